@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"encoding/binary"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	optLen    = 11 // an OPT record without options, its root owner included
+	optionLen = 4  // an option's code and length
+
+	optPadding = 12 // RFC 7830
+	optEDE     = 15 // RFC 8914
+
+	// maxEDEs and maxEDEText bound what an upstream can make us keep and send
+	// on. Text of 200 bytes fits an error to the longest question in 512.
+	maxEDEs    = 8
+	maxEDEText = 200
+)
+
+// EDE is one Extended DNS Error (RFC 8914). Text is UTF-8; what is longer than
+// 200 bytes is cut when it is sent.
+type EDE struct {
+	Code uint16
+	Text string
+}
+
+// nextOption splits the first option off an OPT record's RDATA. Not ok: it runs
+// past the end.
+func nextOption(data []byte) (code uint16, value, rest []byte, ok bool) {
+	if len(data) < optionLen {
+		return 0, nil, nil, false
+	}
+	end := optionLen + int(binary.BigEndian.Uint16(data[2:]))
+	if end > len(data) {
+		return 0, nil, nil, false
+	}
+	return binary.BigEndian.Uint16(data), data[optionLen:end], data[end:], true
+}
+
+// readEDE reads the value of an EDE option. Text that is not UTF-8 loses the
+// bytes that are not; a trailing NUL, which some senders add, goes as well.
+func readEDE(value []byte) (EDE, bool) {
+	if len(value) < 2 {
+		return EDE{}, false
+	}
+	text := value[2:]
+	if len(text) > 2*maxEDEText {
+		text = text[:2*maxEDEText]
+	}
+	s := strings.TrimRight(strings.ToValidUTF8(string(text), ""), "\x00")
+	return EDE{Code: binary.BigEndian.Uint16(value), Text: cut(s)}, true
+}
+
+// cut shortens s to what is sent, between two runes.
+func cut(s string) string {
+	if len(s) <= maxEDEText {
+		return s
+	}
+	n := maxEDEText
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// appendOPT appends an OPT record up to its options, which take size bytes.
+func appendOPT(dst []byte, rcode uint16, do bool, size int) []byte {
+	flags := byte(0)
+	if do {
+		flags = bitDO
+	}
+	return append(dst,
+		0, byte(TypeOPT>>8), byte(TypeOPT),
+		UDPSize>>8, UDPSize&0xFF,
+		byte(rcode>>4), 0, flags, 0, // extended rcode, version 0, flags
+		byte(size>>8), byte(size))
+}
+
+// detail is how much of the EDEs a reply has room for.
+type detail uint8
+
+const (
+	detailNone  detail = iota
+	detailCodes        // without their texts
+	detailFull
+)
+
+// edeSize is how long the options for some EDEs are.
+func edeSize(d detail, ede []EDE) int {
+	if d == detailNone {
+		return 0
+	}
+	n := (optionLen + 2) * len(ede)
+	if d == detailFull {
+		for i := range ede {
+			n += len(cut(ede[i].Text))
+		}
+	}
+	return n
+}
+
+func appendEDE(dst []byte, d detail, ede []EDE) []byte {
+	if d == detailNone {
+		return dst
+	}
+	for i := range ede {
+		text := ""
+		if d == detailFull {
+			text = cut(ede[i].Text)
+		}
+		n := 2 + len(text)
+		dst = append(dst, 0, optEDE, byte(n>>8), byte(n), byte(ede[i].Code>>8), byte(ede[i].Code))
+		dst = append(dst, text...)
+	}
+	return dst
+}
+
+// fit chooses how much of two lists of EDEs goes into room bytes of options.
+func fit(room int, a, b []EDE) detail {
+	for d := detailFull; d > detailNone; d-- {
+		if edeSize(d, a)+edeSize(d, b) <= room {
+			return d
+		}
+	}
+	return detailNone
+}

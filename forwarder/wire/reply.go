@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Reply is an upstream's reply as [ParseReply] checked it. Nothing changes it
+// afterwards, so many may read it at once.
+type Reply struct {
+	// Msg is header, question and records, without OPT and TSIG. It aliases
+	// what was parsed.
+	Msg   []byte
+	QEnd  int      // offset after the question
+	TTLs  []uint16 // offsets in Msg of every record's TTL
+	Rcode uint16   // with OPT's eight bits (RFC 6891 §6.1.3)
+
+	// TTL is for how many seconds the reply may be cached; 0: not at all. It
+	// is the least TTL of its records, and for a negative reply also of its
+	// SOA's MINIMUM (RFC 2308 §5).
+	TTL uint32
+	// Negative: NXDOMAIN, or no record of the type asked for (NODATA), be it
+	// at the end of a chain of CNAMEs.
+	Negative bool
+
+	TC  bool
+	AD  bool
+	EDE []EDE // the upstream's, at most eight
+}
+
+// Clone copies r, so that it outlives the buffer that it was parsed from.
+func (r *Reply) Clone() Reply {
+	c := *r
+	c.Msg = append([]byte(nil), r.Msg...)
+	c.TTLs = append([]uint16(nil), r.TTLs...)
+	c.EDE = append([]EDE(nil), r.EDE...)
+	return c
+}
+
+var (
+	errReplyShort    = errors.New("parse reply: shorter than a header")
+	errReplyLong     = errors.New("parse reply: longer than 65,535 bytes")
+	errReplyQR       = errors.New("parse reply: QR is not set: it is a query")
+	errReplyOpcode   = errors.New("parse reply: opcode is not QUERY")
+	errReplyQuestion = errors.New("parse reply: not exactly one well-formed question")
+	errReplyTrailing = errors.New("parse reply: bytes after the last record")
+
+	errOPTPlace   = errors.New("OPT is misplaced or not the only one")
+	errOPTOwner   = errors.New("OPT is not owned by the root")
+	errOPTOptions = errors.New("an OPT option runs past the record's end")
+	errTSIGPlace  = errors.New("TSIG is not the last record")
+)
+
+var sections = [3]string{"answer", "authority", "additional"}
+
+// ParseReply checks an upstream's reply, all of it: the upstream may be hostile,
+// and what passes here is parsed by clients that are less careful. Every
+// record's boundaries are checked, names in the RDATA of the types known to
+// hold some included (unknown types are opaque, RFC 3597), and a compression
+// pointer has to lead to a name, or the tail of one, that was read before.
+//
+// ParseReply owns msg from here on and changes it: OPT and TSIG, which are hop
+// by hop, are cut out (records that follow an OPT move up, and the pointers in
+// them are mended), TTLs with the top bit set become 0 (RFC 2181 §8), and the
+// TTL of a negative reply's SOA becomes at most its MINIMUM, as RFC 2308 §3
+// asks of its author, so that it counts down with the entry's life.
+func ParseReply(msg []byte) (Reply, error) {
+	switch {
+	case len(msg) < HeaderLen:
+		return Reply{}, errReplyShort
+	case len(msg) > MaxMessage:
+		return Reply{}, errReplyLong
+	case msg[2]&bitQR == 0:
+		return Reply{}, errReplyQR
+	case msg[2]>>opcodeShift&opcodeMask != OpcodeQuery:
+		return Reply{}, errReplyOpcode
+	}
+	q := question(msg)
+	if q == nil {
+		return Reply{}, errReplyQuestion
+	}
+	r := Reply{
+		QEnd:  HeaderLen + len(q),
+		Rcode: uint16(msg[3] & 0x0F),
+		TC:    msg[2]&bitTC != 0,
+		AD:    msg[3]&bitAD != 0,
+	}
+	w := walker{msg: msg, qtype: binary.BigEndian.Uint16(q[len(q)-4:]), ttl: maxTTL, minimum: maxTTL}
+	if _, err := w.name(HeaderLen, r.QEnd); err != nil {
+		return Reply{}, errReplyQuestion // not reached: question read it
+	}
+	if err := w.records(&r); err != nil {
+		return Reply{}, err
+	}
+	r.Msg = w.msg
+	w.finish(&r)
+	return r, nil
+}
+
+// records walks all three sections, cutting OPT and TSIG out on the way.
+func (w *walker) records(r *Reply) error {
+	an := int(binary.BigEndian.Uint16(w.msg[6:]))
+	ns := int(binary.BigEndian.Uint16(w.msg[8:]))
+	ar := int(binary.BigEndian.Uint16(w.msg[10:]))
+	// A record takes eleven bytes or more: counts that lie allocate nothing.
+	if n := min(an+ns+ar, (len(w.msg)-r.QEnd)/(1+fixedLen)); n > 0 {
+		r.TTLs = make([]uint16, 0, n)
+	}
+	off, kept := r.QEnd, ar
+	for s, count := range [3]int{an, ns, ar} {
+		for i := range count {
+			rr, err := w.record(off)
+			if err == nil {
+				switch rr.typ {
+				case TypeOPT:
+					err = w.cutOPT(r, s, off, rr)
+					kept--
+				case TypeTSIG:
+					if s != 2 || i != count-1 || rr.end != len(w.msg) {
+						err = errTSIGPlace
+						break
+					}
+					w.msg = w.msg[:off]
+					kept--
+				default:
+					r.TTLs = append(r.TTLs, uint16(rr.ttl))
+					w.note(s, rr)
+					off = rr.end
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("parse reply: record %d of %s: %w", i+1, sections[s], err)
+			}
+		}
+	}
+	if off != len(w.msg) {
+		return errReplyTrailing
+	}
+	binary.BigEndian.PutUint16(w.msg[10:], uint16(kept))
+	return nil
+}
+
+// cutOPT reads the OPT record at off, and moves what follows it up to its place.
+func (w *walker) cutOPT(r *Reply, section, off int, rr record) error {
+	if section != 2 || w.cutLen != 0 {
+		return errOPTPlace
+	}
+	if w.msg[off] != 0 {
+		return errOPTOwner
+	}
+	r.Rcode |= uint16(w.msg[rr.ttl]) << 4
+	for data := w.msg[rr.data:rr.end]; len(data) > 0; {
+		code, value, rest, ok := nextOption(data)
+		if !ok {
+			return errOPTOptions
+		}
+		if code == optEDE && len(r.EDE) < maxEDEs {
+			if ede, ok := readEDE(value); ok {
+				r.EDE = append(r.EDE, ede)
+			}
+		}
+		data = rest
+	}
+	w.unmark(off) // its owner is gone as well: nothing may point there
+	w.cutAt, w.cutLen = off, rr.end-off
+	w.msg = append(w.msg[:off], w.msg[rr.end:]...)
+	return nil
+}
+
+// maxTTL is the largest TTL there is (RFC 2181 §8).
+const maxTTL = 1<<31 - 1
+
+// note takes from a record what decides how long the reply may be cached.
+func (w *walker) note(section int, rr record) {
+	field := w.msg[rr.ttl : rr.ttl+4]
+	ttl := binary.BigEndian.Uint32(field)
+	if ttl > maxTTL {
+		ttl = 0
+		binary.BigEndian.PutUint32(field, 0)
+	}
+	w.ttl = min(w.ttl, ttl)
+	switch {
+	case section == 0 && (rr.typ == w.qtype || w.qtype == TypeANY):
+		w.answered = true
+	case section == 1 && rr.typ == TypeSOA:
+		w.soa = true
+		minimum := binary.BigEndian.Uint32(w.msg[rr.end-4:])
+		if minimum > maxTTL {
+			minimum = 0
+		}
+		w.minimum = min(w.minimum, minimum)
+	}
+}
+
+// finish decides what the walk means for caching.
+func (w *walker) finish(r *Reply) {
+	r.Negative = r.Rcode == RcodeNXDomain || r.Rcode == RcodeSuccess && !w.answered
+	switch {
+	case r.Rcode != RcodeSuccess && r.Rcode != RcodeNXDomain, r.TC,
+		w.qtype == TypeAXFR, w.qtype == TypeIXFR, len(r.TTLs) == 0:
+		return // an error, a part, or a transfer is nothing to keep
+	case !r.Negative:
+		r.TTL = w.ttl
+	case w.soa:
+		// Without SOA, be it a referral or nothing at all, a negative reply
+		// says not how long it holds: not to be cached (RFC 2308 §5).
+		r.TTL = min(w.ttl, w.minimum)
+		w.lowerSOA(r)
+	}
+}
+
+// lowerSOA makes the TTL of the authority section's SOA at most its MINIMUM.
+func (w *walker) lowerSOA(r *Reply) {
+	for _, off := range r.TTLs {
+		typ := binary.BigEndian.Uint16(w.msg[off-4:])
+		field := w.msg[off : off+4]
+		if typ == TypeSOA && binary.BigEndian.Uint32(field) > w.minimum {
+			binary.BigEndian.PutUint32(field, w.minimum)
+		}
+	}
+}
