@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cache keeps upstream replies as the bytes that they arrived in,
+// bounded in memory. Its only caller is [sotto/forwarder].
+//
+// What it promises:
+//
+//   - [Cache.Get] allocates nothing, takes no lock that a writer holds for
+//     long, and never returns what has expired, or was stored under another key.
+//   - What is kept was checked by [wire.ParseReply], says itself that it may be
+//     cached, and is a copy of the cache's own that nobody changes.
+//   - The memory taken stays at [Config.MaxBytes], overhead included, but for
+//     what was written in the last moments: the eviction policy (W-TinyLFU, of
+//     otter) works behind the writers.
+//
+// Time is passed in. It is read as wall-clock time on purpose: the monotonic
+// clock stands still while a machine is suspended, and a laptop would wake to
+// answers of yesterday. A wall clock that was set back makes what was stored
+// after that moment a miss.
+//
+// Expired entries stay until they are replaced or evicted: that is what
+// serve-stale (RFC 8767) will look for, and the bound holds with them.
+package cache
