@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"sotto/forwarder/cache"
+)
+
+// Defaults of [Config]'s limits.
+const (
+	// DefaultTimeout leaves a margin to glibc's and musl's five seconds, after
+	// which they ask somebody else or give up.
+	DefaultTimeout = 3800 * time.Millisecond
+
+	// DefaultMaxMisses bounds the upstream queries in flight. With the few
+	// kilobytes that each takes, a hung upstream costs tens of megabytes.
+	DefaultMaxMisses = 8192
+
+	// DefaultMaxWaiters bounds the clients that wait for those queries.
+	DefaultMaxWaiters = 65536
+
+	// DefaultMaxConns bounds the TCP connections held; the one idle longest
+	// makes place for a new one.
+	DefaultMaxConns = 4096
+
+	// DefaultTCPIdle is how long a TCP connection without a query in flight is
+	// kept (RFC 7766 §6.2.3: in the order of seconds).
+	DefaultTCPIdle = 20 * time.Second
+)
+
+// Origin is what a client meant when it sent a query to a virtual address.
+type Origin struct {
+	// Addr is the nameserver that the client asked, as it knows it.
+	Addr netip.AddrPort
+	// Workload names who asked: the path of its cgroup below the hierarchy's
+	// root, or "" where that is not known.
+	Workload string
+}
+
+// Event is one answered query, for logs and traces.
+type Event struct {
+	Origin   Origin         // zero where the listener has no Origins
+	Client   netip.AddrPort // the sender, as the listener saw it
+	TCP      bool
+	Name     string // presentation form
+	Type     uint16
+	Class    uint16
+	Rcode    uint16
+	Cached   bool
+	Duration time.Duration // from the query's arrival to its reply's hand-over
+	Err      error         // why an upstream failed, nil otherwise
+}
+
+// Exchanger carries one query to a recursive resolver and returns its reply.
+// The query is whole, with ID 0 and an OPT record of its own; the reply has the
+// query's question, and becomes the caller's. An error that has a method
+// EDE() wire.EDE tells clients why there is no answer. It is called concurrently,
+// and ends when ctx does.
+type Exchanger interface {
+	Exchange(ctx context.Context, query []byte) (reply []byte, err error)
+}
+
+// Config is what a [Forwarder] is made of. The zero value of a limit means its
+// default.
+type Config struct {
+	// Upstream carries cache misses. Required.
+	Upstream Exchanger
+
+	// Cache keeps answers; nil: every query is asked upstream. The caller
+	// closes it.
+	Cache *cache.Cache
+
+	// Origins tells who asked, and whom, from the local address of a query. A
+	// query to an address that it does not know is dropped: nobody was sent
+	// there. Nil: every query is taken (a plain forwarder). It is called once
+	// a query, concurrently, and must not block.
+	Origins func(local netip.Addr) (Origin, bool)
+
+	// Observe, if set, is told of every answered query. It is called
+	// concurrently on the query's path and must not block.
+	Observe func(Event)
+
+	// Timeout bounds the time from a query to its reply.
+	Timeout time.Duration
+
+	MaxMisses  int           // upstream queries in flight
+	MaxWaiters int           // clients waiting for them
+	MaxConns   int           // TCP connections held
+	TCPIdle    time.Duration // how long a TCP client may be idle, send one message, or read nothing
+
+	// Log gets what an operator has to know. Nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// validated returns cfg with its defaults filled in, or what is wrong with it.
+func (cfg Config) validated() (Config, error) {
+	if cfg.Upstream == nil {
+		return cfg, errors.New("make a forwarder: Config.Upstream is nil")
+	}
+	limits := []struct {
+		name string
+		v    *int
+		def  int
+	}{
+		{"MaxMisses", &cfg.MaxMisses, DefaultMaxMisses},
+		{"MaxWaiters", &cfg.MaxWaiters, DefaultMaxWaiters},
+		{"MaxConns", &cfg.MaxConns, DefaultMaxConns},
+	}
+	for _, l := range limits {
+		if *l.v < 0 {
+			return cfg, fmt.Errorf("make a forwarder: Config.%s is %d: want 0 (the default) or more", l.name, *l.v)
+		}
+		if *l.v == 0 {
+			*l.v = l.def
+		}
+	}
+	if cfg.Timeout < 0 || cfg.TCPIdle < 0 {
+		return cfg, errors.New("make a forwarder: a negative time")
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = DefaultTimeout
+	}
+	if cfg.TCPIdle == 0 {
+		cfg.TCPIdle = DefaultTCPIdle
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return cfg, nil
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sotto/forwarder/wire"
+)
+
+// flightShards splits the table of questions in flight, so that listeners on
+// several cores seldom meet at a lock.
+const flightShards = 32
+
+// errOverloaded says that a limit of [Config] was reached.
+var errOverloaded = errors.New("overloaded: too many queries wait for an upstream")
+
+// waiter is a client that waits for a reply. It owns its query.
+type waiter struct {
+	request
+	msg  []byte // backs request.q
+	sink sink
+	f    *Forwarder
+}
+
+// sink takes a waiter's reply. buf holds two bytes of room and then the reply:
+// TCP puts the length there. The sink does not keep buf, and does not block on
+// a slow client.
+type sink interface {
+	send(w *waiter, buf []byte)
+}
+
+// newWaiter copies what r refers to, so that the listener can reuse its buffer.
+func (f *Forwarder) newWaiter(r *request, s sink) *waiter {
+	w := &waiter{request: *r, sink: s, f: f}
+	// The reply needs the header and the question, not what came behind.
+	w.msg = append([]byte(nil), r.q.Msg[:r.q.QEnd]...)
+	w.q.Msg = w.msg
+	w.q.Name = w.msg[wire.HeaderLen : wire.HeaderLen+len(r.q.Name)]
+	return w
+}
+
+// flight is one upstream query and everybody who waits for it.
+type flight struct {
+	key     string
+	query   []byte // as sent upstream
+	waiters []*waiter
+}
+
+// flights are the questions in flight, each asked once.
+type flights struct {
+	cfg     Config
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	seed    maphash.Seed
+	misses  atomic.Int64
+	waiting atomic.Int64
+	shards  [flightShards]struct {
+		sync.Mutex
+		m map[string]*flight
+	}
+}
+
+func newFlights(ctx context.Context, cfg Config) *flights {
+	fs := &flights{cfg: cfg, seed: maphash.MakeSeed()}
+	fs.ctx, fs.cancel = context.WithCancel(ctx)
+	for i := range fs.shards {
+		fs.shards[i].m = make(map[string]*flight)
+	}
+	return fs
+}
+
+// close ends every flight; their waiters get an error.
+func (fs *flights) close() {
+	fs.cancel()
+	fs.wg.Wait()
+}
+
+// join leaves w with the flight of its question, or starts one. A waiter that
+// is one too many is refused at once.
+func (fs *flights) join(w *waiter) {
+	if fs.waiting.Add(1) > int64(fs.cfg.MaxWaiters) {
+		fs.fail(w, errOverloaded)
+		return
+	}
+	var room [wire.MaxKeyLen]byte
+	key := wire.AppendKey(room[:0], &w.q)
+	shard := &fs.shards[maphash.Bytes(fs.seed, key)%flightShards]
+	shard.Lock()
+	if fl := shard.m[string(key)]; fl != nil {
+		fl.waiters = append(fl.waiters, w)
+		shard.Unlock()
+		return
+	}
+	if fs.misses.Add(1) > int64(fs.cfg.MaxMisses) {
+		fs.misses.Add(-1)
+		shard.Unlock()
+		fs.fail(w, errOverloaded)
+		return
+	}
+	fl := &flight{key: string(key), query: wire.AppendQuery(nil, &w.q), waiters: []*waiter{w}}
+	shard.m[fl.key] = fl
+	fs.wg.Add(1)
+	shard.Unlock()
+	go fs.fly(fl, w.start)
+}
+
+// fly asks the upstream and hands its reply to everybody who waits.
+func (fs *flights) fly(fl *flight, start time.Time) {
+	defer fs.wg.Done()
+	ctx, cancel := context.WithDeadline(fs.ctx, start.Add(fs.cfg.Timeout))
+	defer cancel()
+	reply, err := fs.ask(ctx, fl)
+	waiters := fs.land(fl)
+	if err != nil {
+		for _, w := range waiters {
+			fs.fail(w, err)
+		}
+		return
+	}
+	buf := getBuffer()
+	defer putBuffer(buf)
+	for _, w := range waiters {
+		*buf = wire.AppendReply((*buf)[:sinkRoom], &w.q, &reply, 0, w.limit)
+		fs.done(w, *buf, reply.Rcode, nil)
+	}
+}
+
+// ask carries one question upstream, and its answer into the cache.
+func (fs *flights) ask(ctx context.Context, fl *flight) (wire.Reply, error) {
+	msg, err := fs.cfg.Upstream.Exchange(ctx, fl.query)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	reply, err := wire.ParseReply(msg)
+	if err != nil {
+		return reply, err
+	}
+	if !wire.SameQuestion(fl.query, reply.Msg) {
+		return reply, errors.New("the upstream's reply has no question, or another one")
+	}
+	if fs.cfg.Cache != nil {
+		fs.cfg.Cache.Put([]byte(fl.key), &reply, time.Now())
+	}
+	return reply, nil
+}
+
+// land takes the flight off the table: whoever asks from here on finds the
+// cache, or starts another.
+func (fs *flights) land(fl *flight) []*waiter {
+	shard := &fs.shards[maphash.String(fs.seed, fl.key)%flightShards]
+	shard.Lock()
+	delete(shard.m, fl.key)
+	waiters := fl.waiters
+	shard.Unlock()
+	fs.misses.Add(-1)
+	return waiters
+}
+
+// fail answers w with SERVFAIL and the reason.
+func (fs *flights) fail(w *waiter, err error) {
+	buf := getBuffer()
+	defer putBuffer(buf)
+	*buf = wire.AppendError((*buf)[:sinkRoom], &w.q, wire.RcodeServFail, reason(err))
+	fs.done(w, *buf, wire.RcodeServFail, err)
+}
+
+// done hands a reply to its client.
+func (fs *flights) done(w *waiter, buf []byte, rcode uint16, err error) {
+	fs.waiting.Add(-1)
+	w.sink.send(w, buf)
+	w.f.observe(&w.request, rcode, false, err)
+}
+
+// reason is the Extended DNS Error that tells a client why there is no answer.
+// Errors of an upstream know theirs; what else fails is 'other' (code 0).
+func reason(err error) wire.EDE {
+	var explained interface{ EDE() wire.EDE }
+	if errors.As(err, &explained) {
+		return explained.EDE()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return wire.EDE{Code: wire.EDENoReachableAuthority, Text: "no upstream answered in time"}
+	}
+	return wire.EDE{Code: wire.EDEOther, Text: err.Error()}
+}
+
+// sinkRoom is what a reply's buffer keeps free in front, for TCP's length.
+const sinkRoom = 2
+
+// buffers are for replies; a large one is not kept.
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, sinkRoom, 2048)
+	return &b
+}}
+
+func getBuffer() *[]byte { return buffers.Get().(*[]byte) }
+
+func putBuffer(b *[]byte) {
+	if cap(*b) <= 16<<10 {
+		*b = (*b)[:sinkRoom]
+		buffers.Put(b)
+	}
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"sotto/forwarder/wire"
+)
+
+// exchangeFunc is an upstream that fails in a way of the test's choosing.
+type exchangeFunc func(ctx context.Context, query []byte) ([]byte, error)
+
+func (f exchangeFunc) Exchange(ctx context.Context, query []byte) ([]byte, error) {
+	return f(ctx, query)
+}
+
+// TestSharing: many clients with one question make one upstream query, and each
+// gets its own ID and spelling back.
+func TestSharing(t *testing.T) {
+	up := newZoneUpstream(t)
+	at := start(t, Config{Upstream: up, Cache: newCache(t)}, "127.0.0.1:0")
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			name := "delay-300.Example."
+			if i%2 == 0 {
+				name = "DELAY-300.eXAMPLE."
+			}
+			m := question(name, dns.TypeA)
+			r, err := dns.Exchange(m, at.String())
+			if err != nil {
+				t.Errorf("client %d: %v", i, err)
+				return
+			}
+			if r.Id != m.Id || r.Question[0].Name != name || len(r.Answer) != 1 {
+				t.Errorf("client %d asked %d %s and got %d %v", i, m.Id, name, r.Id, r.Question)
+			}
+		})
+	}
+	wg.Wait()
+	if n := up.asked.Load(); n != 1 {
+		t.Errorf("the upstream was asked %d times for one question", n)
+	}
+	// DO is another question: its answer holds signatures.
+	m := question("delay-300.example", dns.TypeA)
+	m.SetEdns0(1232, true)
+	if r := ask(t, "udp", at, m); len(r.Answer) != 2 {
+		t.Errorf("with DO: %v: want the record and its signature", r.Answer)
+	}
+}
+
+// TestFailure: whatever an upstream does, a client hears SERVFAIL with the reason,
+// in time.
+func TestFailure(t *testing.T) {
+	good := newZoneUpstream(t)
+	for _, tc := range []struct {
+		what string
+		up   exchangeFunc
+		code uint16
+		text string
+	}{
+		{"silence", func(ctx context.Context, _ []byte) ([]byte, error) { <-ctx.Done(); return nil, ctx.Err() }, wire.EDENoReachableAuthority, "in time"},
+		{"an error", func(context.Context, []byte) ([]byte, error) { return nil, errors.New("the cable is cut") }, wire.EDEOther, "cable"},
+		{"its own reason", func(context.Context, []byte) ([]byte, error) { return nil, fmt.Errorf("ask: %w", explained{}) }, wire.EDENetworkError, "why"},
+		{"garbage", func(context.Context, []byte) ([]byte, error) { return []byte("garbage, and then some more"), nil }, wire.EDEOther, "parse reply"},
+		{"another question", func(ctx context.Context, q []byte) ([]byte, error) {
+			other, err := question("other.example", dns.TypeA).Pack()
+			if err != nil {
+				return nil, err
+			}
+			return good.Exchange(ctx, other)
+		}, wire.EDEOther, "another"},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			at := start(t, Config{Upstream: tc.up, Cache: newCache(t), Timeout: 300 * time.Millisecond}, "127.0.0.1:0")
+			for _, proto := range []string{"udp", "tcp"} {
+				m := question("a.example", dns.TypeA)
+				m.SetEdns0(1232, false)
+				r := ask(t, proto, at, m)
+				e := ede(r)
+				if r.Rcode != dns.RcodeServerFailure || e == nil || e.InfoCode != tc.code || !strings.Contains(e.ExtraText, tc.text) {
+					t.Errorf("%s: %s with %v: want SERVFAIL with code %d and %q", proto, dns.RcodeToString[r.Rcode], e, tc.code, tc.text)
+				}
+			}
+		})
+	}
+}
+
+type explained struct{}
+
+func (explained) Error() string { return "failed" }
+func (explained) EDE() wire.EDE { return wire.EDE{Code: wire.EDENetworkError, Text: "this is why"} }
+
+// TestOverload: what is over the limits is refused at once, and place that came
+// free is used again.
+func TestOverload(t *testing.T) {
+	release := make(chan struct{})
+	good := newZoneUpstream(t)
+	var asked atomic.Int64
+	up := exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
+		asked.Add(1)
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return good.Exchange(ctx, q)
+	})
+	at := start(t, Config{Upstream: up, MaxMisses: 2, MaxWaiters: 3}, "127.0.0.1:0")
+	replies := make(chan *dns.Msg, 4)
+	askFor := func(name string) {
+		m := question(name, dns.TypeA)
+		m.SetEdns0(1232, false)
+		r, _ := dns.Exchange(m, at.String())
+		replies <- r
+	}
+	go askFor("one.example")
+	go askFor("two.example")
+	waitFor(t, "two flights", func() bool { return asked.Load() == 2 })
+	go askFor("three.example")
+	r := <-replies
+	if e := ede(r); r == nil || r.Rcode != dns.RcodeServerFailure || e == nil || !strings.Contains(e.ExtraText, "overloaded") {
+		t.Fatalf("one too many got %v", r)
+	}
+	close(release)
+	for range 2 {
+		if r := <-replies; r == nil || len(r.Answer) != 1 {
+			t.Errorf("a query within the limits got %v", r)
+		}
+	}
+	if r := ask(t, "udp", at, question("four.example", dns.TypeA)); len(r.Answer) != 1 {
+		t.Errorf("afterwards: %v", r)
+	}
+}

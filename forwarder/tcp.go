@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/forwarder/wire"
+)
+
+const (
+	// maxPipelined is how many queries of one connection are worked on at a
+	// time; a client that sends more is read no further until replies went out.
+	maxPipelined = 128
+
+	// maxUnread is how many bytes of replies may wait for a client to read
+	// them before no more of its queries are read.
+	maxUnread = 256 << 10
+
+	// writeChunk is what a client must take within [Config.TCPIdle], or lose
+	// its connection.
+	writeChunk = 64 << 10
+
+	// acceptPause lets descriptors come free when there is none left.
+	acceptPause = 50 * time.Millisecond
+)
+
+// tcpServer answers the connections of one listener.
+type tcpServer struct {
+	f     *Forwarder
+	l     *net.TCPListener
+	conns sync.WaitGroup
+}
+
+// run accepts until ctx ends, then lets connections finish what they owe.
+func (s *tcpServer) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.l.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	connCtx, cancel := context.WithCancel(ctx)
+	err := s.accept(connCtx)
+	cancel()
+	waitAtMost(&s.conns, drainTime)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// accept starts a goroutine a connection until the listener fails.
+func (s *tcpServer) accept(ctx context.Context) error {
+	for {
+		c, err := s.l.AcceptTCP()
+		switch {
+		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+			s.f.cfg.Log.Warn("accept a TCP connection", "err", err)
+			time.Sleep(acceptPause)
+			continue
+		case errors.Is(err, unix.ECONNABORTED):
+			continue
+		case err != nil:
+			return err
+		}
+		s.conns.Go(func() { newTCPConn(s.f, c).serve(ctx) })
+	}
+}
+
+// tcpConn is one client connection. Its reader hands queries on, in order;
+// replies go out as they come, in any order (RFC 7766 §6.2.1.1), through one
+// writer.
+type tcpConn struct {
+	f      *Forwarder
+	c      *net.TCPConn
+	local  netip.Addr
+	client netip.AddrPort
+
+	places chan struct{}  // one each for queries that are worked on
+	owed   sync.WaitGroup // replies not yet written
+
+	mu      sync.Mutex
+	drained sync.Cond // pending was taken, or will never be
+	pending []byte    // framed replies that wait for the writer
+	count   int       // how many
+	writing bool
+	broken  bool // nothing can be written any more
+}
+
+func newTCPConn(f *Forwarder, c *net.TCPConn) *tcpConn {
+	t := &tcpConn{
+		f: f, c: c, places: make(chan struct{}, maxPipelined),
+		local:  c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap(),
+		client: c.RemoteAddr().(*net.TCPAddr).AddrPort(),
+	}
+	t.drained.L = &t.mu
+	return t
+}
+
+// serve answers until the client is done, idle, slow or wrong, or ctx ends; then
+// it pays what it owes and closes.
+func (t *tcpConn) serve(ctx context.Context) {
+	defer t.c.Close()
+	seat := t.f.conns.enter(t.c)
+	defer t.f.conns.leave(seat)
+	stop := context.AfterFunc(ctx, func() { _ = t.c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	r := bufio.NewReaderSize(t.c, 2048)
+	for ctx.Err() == nil {
+		if t.c.SetReadDeadline(time.Now().Add(t.f.cfg.TCPIdle)) != nil || ctx.Err() != nil {
+			break
+		}
+		msg, err := readFrame(r)
+		if err != nil {
+			if errors.Is(err, errIdle) && len(t.places) > 0 {
+				continue // it waits for us
+			}
+			break
+		}
+		t.f.conns.touch(seat)
+		if !t.handle(msg) {
+			break
+		}
+	}
+	t.owed.Wait()
+}
+
+// errIdle is a read deadline that passed between two messages.
+var errIdle = errors.New("idle")
+
+// readFrame reads one message with its length in front (RFC 1035 §4.2.2). One
+// deadline holds for all of it, so that a byte a second keeps nothing open.
+func readFrame(r *bufio.Reader) ([]byte, error) {
+	var length [2]byte
+	if n, err := io.ReadFull(r, length[:]); err != nil {
+		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, errIdle
+		}
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(length[:]))
+	if n < wire.HeaderLen {
+		return nil, errors.New("a frame shorter than a DNS header")
+	}
+	msg := make([]byte, n)
+	_, err := io.ReadFull(r, msg)
+	return msg, err
+}
+
+// handle takes one query, and reports whether the connection may go on.
+func (t *tcpConn) handle(msg []byte) bool {
+	t.waitDrained()
+	t.places <- struct{}{}
+	t.owed.Add(1)
+	r := request{client: t.client, start: time.Now(), tcp: true}
+	buf := getBuffer()
+	defer putBuffer(buf)
+	var v verdict
+	*buf, v = t.f.answer((*buf)[:sinkRoom], msg, t.local, &r)
+	switch v {
+	case answered:
+		t.queue(*buf)
+	case missed:
+		t.f.flights.join(t.f.newWaiter(&r, t))
+	case dropped:
+		// Whoever sends what no DNS client sends is not kept.
+		t.paid(1)
+		return false
+	}
+	return true
+}
+
+// send takes a waiter's reply.
+func (t *tcpConn) send(_ *waiter, buf []byte) { t.queue(buf) }
+
+// waitDrained waits until the client has read enough of its replies.
+func (t *tcpConn) waitDrained() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.pending) > maxUnread {
+		t.drained.Wait()
+	}
+}
+
+// queue frames the reply behind buf's room and has the writer take it along. It
+// does not keep buf.
+func (t *tcpConn) queue(buf []byte) {
+	binary.BigEndian.PutUint16(buf, uint16(len(buf)-sinkRoom))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.broken {
+		t.paid(1)
+		return
+	}
+	t.pending = append(t.pending, buf...)
+	t.count++
+	if !t.writing {
+		t.writing = true
+		go t.write()
+	}
+}
+
+// write sends what is pending until nothing is, in as few segments as it can.
+func (t *tcpConn) write() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var spare []byte
+	for t.count > 0 {
+		batch, count := t.pending, t.count
+		t.pending, t.count = spare[:0], 0
+		t.drained.Broadcast()
+		t.mu.Unlock()
+		err := t.writeChunks(batch)
+		t.paid(count)
+		t.mu.Lock()
+		spare = batch
+		if err != nil {
+			t.breakOff()
+		}
+	}
+	t.writing = false
+	if cap(t.pending) > writeChunk {
+		t.pending = nil // a long answer's room is not kept for an idle client
+	}
+}
+
+// writeChunks sends b. The client has to take each chunk in time, not all of a
+// long answer.
+func (t *tcpConn) writeChunks(b []byte) error {
+	for len(b) > 0 {
+		n := min(len(b), writeChunk)
+		if err := t.c.SetWriteDeadline(time.Now().Add(t.f.cfg.TCPIdle)); err != nil {
+			return err
+		}
+		if _, err := t.c.Write(b[:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// breakOff gives the connection up; the caller holds t.mu. Reset rather than
+// closed: a client that does not read would keep a closed one for minutes.
+func (t *tcpConn) breakOff() {
+	t.broken = true
+	t.paid(t.count)
+	t.pending, t.count = nil, 0
+	t.drained.Broadcast()
+	_ = t.c.SetLinger(0)
+	_ = t.c.CloseRead()
+}
+
+// paid takes n replies off what is owed and makes place for as many queries.
+func (t *tcpConn) paid(n int) {
+	for range n {
+		<-t.places
+		t.owed.Done()
+	}
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// dialTCP opens a connection to a forwarder of cfg.
+func dialTCP(t *testing.T, cfg Config) *dns.Conn {
+	t.Helper()
+	return redial(t, start(t, cfg, "127.0.0.1:0").String())
+}
+
+func redial(t *testing.T, at string) *dns.Conn {
+	t.Helper()
+	c, err := net.DialTimeout("tcp", at, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	return &dns.Conn{Conn: c}
+}
+
+// TestOutOfOrder: a slow answer does not hold up a fast one (RFC 7766 §6.2.1.1).
+func TestOutOfOrder(t *testing.T) {
+	c := dialTCP(t, Config{Upstream: newZoneUpstream(t)})
+	slow, fast := question("delay-500.example", dns.TypeA), question("fast.example", dns.TypeA)
+	for _, m := range []*dns.Msg{slow, fast} {
+		if err := c.WriteMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []*dns.Msg{fast, slow} {
+		r, err := c.ReadMsg()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Id != want.Id {
+			t.Errorf("%v came before %v", r.Question, want.Question)
+		}
+	}
+}
+
+// TestPipelining sends more queries than are worked on at a time before reading a
+// reply, shuts its half of the connection, and gets every reply.
+func TestPipelining(t *testing.T) {
+	c := dialTCP(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)})
+	const n = 4 * maxPipelined
+	want := map[uint16]bool{}
+	go func() {
+		for i := range n {
+			m := question(fmt.Sprintf("n%d.example", i/2), dns.TypeA)
+			m.Id = uint16(i)
+			if err := c.WriteMsg(m); err != nil {
+				t.Errorf("write %d: %v", i, err)
+			}
+		}
+		c.Conn.(*net.TCPConn).CloseWrite()
+	}()
+	for range n {
+		r, err := c.ReadMsg()
+		if err != nil {
+			t.Fatalf("after %d replies: %v", len(want), err)
+		}
+		if want[r.Id] || len(r.Answer) != 1 {
+			t.Errorf("reply %d again, or %v", r.Id, r.Answer)
+		}
+		want[r.Id] = true
+	}
+	if _, err := c.ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last reply: %v, want the end", err)
+	}
+}
+
+// TestIdle: a connection without a query in flight is closed, one that waits for
+// a slow upstream is not, and a message that takes too long to arrive ends it.
+func TestIdle(t *testing.T) {
+	at := start(t, Config{Upstream: newZoneUpstream(t), TCPIdle: 200 * time.Millisecond}, "127.0.0.1:0").String()
+	slow := redial(t, at)
+	if err := slow.WriteMsg(question("delay-700.example", dns.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := slow.ReadMsg(); err != nil {
+		t.Errorf("the connection did not wait for its reply: %v", err)
+	}
+	if _, err := slow.ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("idle: %v, want the end", err)
+	}
+	drip := redial(t, at)
+	if _, err := drip.Conn.Write([]byte{0}); err != nil { // half a length
+		t.Fatal(err)
+	}
+	if _, err := drip.ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("a byte and no more: %v, want the end", err)
+	}
+}
+
+// TestBadFrames: a frame that holds no header ends the connection, as does what
+// is no query.
+func TestBadFrames(t *testing.T) {
+	at := start(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0").String()
+	for _, frame := range [][]byte{{0, 0}, {0, 3, 1, 2, 3}, append([]byte{0, 12, 1, 2, 0x80}, make([]byte, 9)...)} {
+		c := redial(t, at)
+		if _, err := c.Conn.Write(frame); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Conn.Read(make([]byte, 16)); !errors.Is(err, io.EOF) {
+			t.Errorf("frame % x: read %d bytes, %v: want the end", frame, n, err)
+		}
+	}
+	// 65,535 bytes that mean nothing are answered: the header can be read.
+	c := redial(t, at)
+	big := make([]byte, 2+65535)
+	binary.BigEndian.PutUint16(big, 65535)
+	big[2], big[3] = 7, 7
+	if _, err := c.Conn.Write(big); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.ReadMsg()
+	if err != nil || r.Rcode != dns.RcodeFormatError || r.Id != 0x0707 {
+		t.Errorf("65,535 zeros: %v, %v: want FORMERR", r, err)
+	}
+}
+
+// TestMakePlace: over the limit the connection that is idle longest makes place,
+// so that idle ones cannot keep a new client out.
+func TestMakePlace(t *testing.T) {
+	at := start(t, Config{Upstream: newZoneUpstream(t), MaxConns: 2}, "127.0.0.1:0").String()
+	var conns []*dns.Conn
+	for i := range 3 {
+		c := redial(t, at)
+		if err := c.WriteMsg(question(fmt.Sprintf("n%d.example", i), dns.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ReadMsg(); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		conns = append(conns, c)
+	}
+	if _, err := conns[0].ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("the oldest connection: %v, want the end", err)
+	}
+	for _, c := range conns[1:] {
+		if err := c.WriteMsg(question("again.example", dns.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ReadMsg(); err != nil {
+			t.Errorf("a newer connection: %v", err)
+		}
+	}
+}
+
+// TestSlowReader: who asks for long answers and does not read them is read no
+// further, and then loses the connection.
+func TestSlowReader(t *testing.T) {
+	c := dialTCP(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t), TCPIdle: 300 * time.Millisecond})
+	if err := c.Conn.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the connection to be reset", func() bool {
+		return c.WriteMsg(question("txt-60000.example", dns.TypeTXT)) != nil
+	})
+}
+
+// TestLongReplies: who does read gets them all, also more than may wait at once.
+func TestLongReplies(t *testing.T) {
+	c := dialTCP(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)})
+	const n = 3 * maxPipelined
+	go func() {
+		for range n {
+			if err := c.WriteMsg(question("txt-60000.example", dns.TypeTXT)); err != nil {
+				t.Errorf("write: %v", err)
+			}
+		}
+	}()
+	for i := range n {
+		if r, err := c.ReadMsg(); err != nil || len(r.Answer) != 1 {
+			t.Fatalf("reply %d: %v", i, err)
+		}
+	}
+}
