@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* One per-CPU counter for each verdict that is worth knowing. */
+#ifndef SOTTO_COUNTERS_H
+#define SOTTO_COUNTERS_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+/* Go reads the names from the object's BTF; append only, for pinned maps. */
+enum counter {
+	COUNT_CONNECT,	      /* a connect was led to the listener */
+	COUNT_SEND,	      /* an unconnected send was */
+	COUNT_REPLY,	      /* a datagram's source was put back */
+	COUNT_PEER,	      /* getpeername was answered with the origin */
+	COUNT_OWN,	      /* let through: Sotto's own socket */
+	COUNT_EXCLUDED,	      /* let through: an excluded cgroup */
+	COUNT_SLOT_NEW,	      /* a slot was taken from the queue */
+	COUNT_SLOT_FREED,     /* given back when its last socket went */
+	COUNT_SLOT_COLLECTED, /* given back because it idled */
+	COUNT_SLOT_RACE,      /* two made a slot for the same origin; one gave it back */
+	COUNT_NO_SLOT,	      /* refused: no slot is free */
+	COUNT_OVER_QUOTA,     /* refused: the cgroup holds its share */
+	COUNT_NO_MEMORY,      /* refused: the socket's reference could not be kept */
+	COUNT_UNKNOWN,	      /* not put back: the slot never had an origin */
+	COUNTERS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/* Not inlined, so that the enum is part of the object's BTF. */
+static __attribute__((noinline)) int count(enum counter c)
+{
+	__u32 at = c;
+	__u64 *n = bpf_map_lookup_elem(&counters, &at);
+
+	if (n)
+		__sync_fetch_and_add(n, 1); /* newer kernels may preempt a program */
+	return 0;
+}
+
+#endif
