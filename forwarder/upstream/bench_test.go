@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"testing"
+
+	"sotto/internal/dot"
+)
+
+// BenchmarkMissDoT is the upstream half of a cache miss, through loopback TLS;
+// the server's half is in the numbers too.
+func BenchmarkMissDoT(b *testing.B) {
+	for _, parallel := range []int{1, 64} {
+		b.Run(map[int]string{1: "lone", 64: "busy"}[parallel], func(b *testing.B) {
+			s := serve(b, zone(b), nil)
+			g := group(b, s)
+			q := query("www.example.", typeA)
+			if _, err := g.Exchange(b.Context(), q); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			if parallel == 1 {
+				for b.Loop() {
+					if _, err := g.Exchange(b.Context(), q); err != nil {
+						b.Fatal(err)
+					}
+				}
+			} else {
+				b.SetParallelism(parallel)
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						if _, err := g.Exchange(b.Context(), q); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "q/s")
+			b.ReportMetric(float64(b.N)/float64(g.Stats().Servers[0].Records), "q/record")
+		})
+	}
+}
+
+var _ dot.Handler = (*dot.Zone)(nil)

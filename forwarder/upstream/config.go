@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"syscall"
+	"time"
+)
+
+// Defaults of [Config].
+const (
+	// DefaultMaxConns: one connection carries tens of thousands of queries a
+	// second; the second one is for the moment when the first loses a packet.
+	DefaultMaxConns = 2
+
+	// DefaultMaxInflight leaves most of a connection's 65,536 IDs free, so
+	// that random ones are found at once and hard to guess.
+	DefaultMaxInflight = 4096
+
+	// DefaultTimeout leaves room below the five seconds after which glibc and
+	// musl give up, for the reply to be told.
+	DefaultTimeout = 3500 * time.Millisecond
+
+	// DefaultAttemptTimeout is what one server gets while another could be
+	// asked. A recursive resolver with a cold cache seldom takes longer.
+	DefaultAttemptTimeout = 1500 * time.Millisecond
+
+	// DefaultSilentTimeout is short of DefaultTimeout by enough for a new
+	// connection and an answer, so that a query survives a dead path.
+	DefaultSilentTimeout = 2 * time.Second
+
+	// DefaultWarmTime is for how long after a query a connection is kept, and
+	// reopened when the server closes it.
+	DefaultWarmTime = 3 * time.Minute
+)
+
+// Config is what a [Group] is made of. The zero value of a limit or time means
+// its default.
+type Config struct {
+	// Servers are asked in this order. At least one.
+	Servers []Server
+
+	// RootCAs are the CAs that servers' certificates may come from; nil: the
+	// system's.
+	RootCAs *x509.CertPool
+
+	// Control, if set, is called with every socket before it connects, to mark
+	// it as Sotto's own. Its error fails the dial.
+	Control func(network, address string, c syscall.RawConn) error
+
+	MaxConns    int // connections to one server, those being opened included
+	MaxInflight int // queries in flight on one connection; at most 32,768
+
+	// Timeout bounds an exchange; a nearer deadline of its context counts.
+	Timeout time.Duration
+	// AttemptTimeout bounds what one server gets while another is left.
+	AttemptTimeout time.Duration
+	// SilentTimeout: a connection that owes replies and brings no byte for so
+	// long is dead.
+	SilentTimeout time.Duration
+	// WarmTime: see [DefaultWarmTime]. Only while [Group.Run] runs.
+	WarmTime time.Duration
+
+	// Log gets what an operator has to know: a server that begins to fail, or
+	// is well again. Nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// validated returns cfg with its defaults filled in, or what is wrong with it.
+func (cfg Config) validated() (Config, error) {
+	if len(cfg.Servers) == 0 {
+		return cfg, errors.New("make an upstream: no servers: name at least one")
+	}
+	seen := make(map[string]bool)
+	for _, s := range cfg.Servers {
+		if !s.Addr.IsValid() || s.Addr.Port() == 0 {
+			return cfg, fmt.Errorf("make an upstream: %q is no address with a port", s)
+		}
+		if s.Name != "" {
+			if err := checkName(s.Name); err != nil {
+				return cfg, fmt.Errorf("make an upstream of %s: %w", s.Addr, err)
+			}
+		}
+		if seen[s.key()] {
+			return cfg, fmt.Errorf("make an upstream: %s is named twice: leave one out", s)
+		}
+		seen[s.key()] = true
+	}
+	const maxInflight = 1 << 15 // of 65,536 IDs, so that free ones are found
+	if cfg.MaxConns < 0 || cfg.MaxInflight < 0 || cfg.MaxInflight > maxInflight {
+		return cfg, fmt.Errorf("make an upstream: %d connections with %d queries each: want 0 (the default) or more, and at most %d queries",
+			cfg.MaxConns, cfg.MaxInflight, maxInflight)
+	}
+	setDefault(&cfg.MaxConns, DefaultMaxConns)
+	setDefault(&cfg.MaxInflight, DefaultMaxInflight)
+	for _, t := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{
+		{&cfg.Timeout, DefaultTimeout},
+		{&cfg.AttemptTimeout, DefaultAttemptTimeout},
+		{&cfg.SilentTimeout, DefaultSilentTimeout},
+		{&cfg.WarmTime, DefaultWarmTime},
+	} {
+		if *t.v < 0 {
+			return cfg, errors.New("make an upstream: a negative time")
+		}
+		setDefault(t.v, t.def)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return cfg, nil
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxStrays is how many replies in a row may match no query before the
+// connection is given up. Late replies to queries that were given up are among
+// them, so it is not small.
+const maxStrays = 1024
+
+// conn is one authenticated connection, shared by everybody. Two goroutines run
+// it, one that writes and one that reads; either ends it for both.
+type conn struct {
+	nc     *tls.Conn
+	silent time.Duration   // without a byte for so long, with queries in flight, it is dead
+	ended  func(c *conn)   // called once, before the queries in flight hear of it
+	count  *serverCounters // the server's
+	opened time.Time
+	load   atomic.Int32 // queries in flight
+
+	mu        sync.Mutex
+	table     inflight
+	out       []byte // frames to be written
+	err       error  // why it ended; nil: it lives
+	armed     bool   // the read deadline is set
+	lastSent  time.Time
+	lastReply time.Time // of a reply that matched
+	strays    int       // replies in a row that did not
+	odd       bool      // the latest message was one of them
+
+	wake chan struct{} // there is something to write
+	done chan struct{} // closed at the end
+}
+
+func newConn(nc *tls.Conn, maxInflight int, silent time.Duration, count *serverCounters, ended func(*conn)) *conn {
+	return &conn{
+		nc: nc, silent: silent, ended: ended, count: count, opened: time.Now(),
+		table: newInflight(maxInflight),
+		wake:  make(chan struct{}, 1),
+		done:  make(chan struct{}),
+	}
+}
+
+// run serves the connection until it ends.
+func (c *conn) run() {
+	var wg sync.WaitGroup
+	wg.Go(func() { c.end(c.write()) })
+	c.end(c.read())
+	wg.Wait()
+}
+
+// exchange sends a query and waits for its reply until the deadline. The query
+// is not referred to after the return.
+func (c *conn) exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+	k := calls.Get().(*call)
+	defer k.release()
+	k.query = query
+	sent := time.Now()
+	id, err := c.send(k, sent)
+	if err != nil {
+		return nil, err
+	}
+	k.timer.Reset(until.Sub(sent))
+	select {
+	case <-k.done:
+		return k.reply, k.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-k.timer.C:
+		err = errTimeout
+	}
+	c.mu.Lock()
+	mine := c.table.remove(id, k)
+	odd := c.odd && !c.lastReply.After(sent)
+	c.mu.Unlock()
+	if !mine { // the reply came at the same moment
+		<-k.done
+		return k.reply, k.err
+	}
+	c.load.Add(-1)
+	if odd && !errors.Is(err, context.Canceled) {
+		err = errStrays
+	}
+	return nil, err
+}
+
+// send enters k into the table and its query into what is to be written.
+func (c *conn) send(k *call, now time.Time) (uint16, error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return 0, errGone
+	}
+	id, ok := c.table.add(k)
+	if !ok {
+		c.mu.Unlock()
+		return 0, errFull
+	}
+	c.load.Add(1)
+	c.out = appendFrame(c.out, k.query, id)
+	c.lastSent = now
+	if !c.armed {
+		c.arm(now)
+	}
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return id, nil
+}
+
+// arm gives the server until the deadline to send something. c.mu is held.
+func (c *conn) arm(now time.Time) {
+	c.armed = true
+	_ = c.nc.SetReadDeadline(now.Add(c.silent)) // an error means: closed, which read learns
+}
+
+// write sends what waits, all of it at once: queries that come while a write is
+// going on, or while others are about to be handed in, share a record.
+func (c *conn) write() error {
+	var buf []byte
+	for {
+		select {
+		case <-c.wake:
+		case <-c.done:
+			return nil
+		}
+		// Let those go first who are ready to send. It costs a lone query
+		// nothing, and a busy moment most of its records.
+		runtime.Gosched()
+		for {
+			c.mu.Lock()
+			buf, c.out = c.out, buf[:0]
+			c.mu.Unlock()
+			if len(buf) == 0 {
+				break
+			}
+			if err := c.writeRecords(buf); err != nil {
+				return err
+			}
+		}
+		if cap(buf) > 4*maxRecord {
+			buf = nil // a burst's buffer is not kept
+		}
+	}
+}
+
+func (c *conn) writeRecords(buf []byte) error {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.silent)); err != nil {
+		return err
+	}
+	for len(buf) > 0 {
+		n := min(len(buf), maxRecord)
+		if _, err := c.nc.Write(buf[:n]); err != nil {
+			return silence(err)
+		}
+		c.count.records.Add(1)
+		buf = buf[n:]
+	}
+	return nil
+}
+
+// read takes replies until the connection fails.
+func (c *conn) read() error {
+	r := newFrameReader(watched{c})
+	for {
+		msg, err := r.next()
+		if err != nil {
+			return silence(err)
+		}
+		if err := checkReply(msg); err != nil {
+			return err
+		}
+		if err := c.deliver(msg); err != nil {
+			return err
+		}
+	}
+}
+
+// silence is what a deadline that passed says of the server.
+func silence(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ErrSilent
+	}
+	return err
+}
+
+// watched reads from a connection, and sets before each read how long the
+// server may take: not limited while nothing is asked.
+type watched struct{ c *conn }
+
+func (w watched) Read(p []byte) (int, error) {
+	c := w.c
+	c.mu.Lock()
+	switch {
+	case c.table.len() > 0:
+		c.arm(time.Now())
+	case c.armed:
+		c.armed = false
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
+	c.mu.Unlock()
+	n, err := c.nc.Read(p)
+	if n > 0 {
+		return n, nil // the error comes again
+	}
+	return 0, err
+}
+
+// deliver hands a reply to the call that waits for it.
+func (c *conn) deliver(msg []byte) error {
+	id := uint16(msg[0])<<8 | uint16(msg[1])
+	c.mu.Lock()
+	k := c.table.get(id)
+	if k == nil || !matches(k.query, msg) {
+		c.strays++
+		c.odd = true
+		tooMany := c.strays > maxStrays
+		c.mu.Unlock()
+		c.count.strays.Add(1)
+		if tooMany {
+			return errStrays
+		}
+		return nil
+	}
+	if isBare(msg) {
+		msg = withQuestion(k.query, msg)
+	}
+	c.table.remove(id, k)
+	c.strays, c.odd = 0, false
+	c.lastReply = time.Now()
+	c.mu.Unlock()
+	c.load.Add(-1)
+	msg[0], msg[1] = 0, 0
+	k.finish(msg, nil)
+	return nil
+}
+
+// answeredSince reports whether a reply came after that time.
+func (c *conn) answeredSince(t time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lastReply.After(t)
+}
+
+// proven reports whether the connection was good before a query was sent on it
+// at that time: it brought a reply, or had been open for a while. What is lost
+// on it then says nothing about the server.
+func (c *conn) proven(sent time.Time) bool {
+	const settled = time.Second
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.lastReply.IsZero() || sent.Sub(c.opened) > settled
+}
+
+// idleSince is when the connection was last used; not ok: it is in use.
+func (c *conn) idleSince() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lastSent.IsZero() {
+		return c.opened, true
+	}
+	return c.lastSent, c.table.len() == 0
+}
+
+// end closes the connection for that reason, unless it has ended already. The
+// queries in flight fail, for their callers to send them elsewhere.
+func (c *conn) end(err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	if err == nil {
+		err = io.EOF
+	}
+	c.err = err
+	lost := c.table.drain()
+	c.out = nil
+	c.mu.Unlock()
+	close(c.done)
+	c.ended(c)
+	for _, k := range lost {
+		c.load.Add(-1)
+		k.finish(nil, &lostError{cause: err})
+	}
+	if len(lost) > 0 {
+		c.count.lost.Add(uint64(len(lost)))
+	}
+	// It is gone either way. close_notify could block on a path that is dead.
+	if errors.Is(err, ErrSilent) || errors.Is(err, errNetwork) {
+		_ = c.nc.NetConn().Close()
+		return
+	}
+	_ = c.nc.Close()
+}
+
+// cause is why the connection ended; nil while it lives.
+func (c *conn) cause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"time"
+)
+
+// keepAlive finds out that an idle connection is dead, so that it is reopened
+// before a query needs it, at the cost of a packet in half a minute.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 5 * time.Second, Count: 3}
+
+// dial is one connection being opened. Everybody who needs it waits for done.
+type dial struct {
+	done   chan struct{}
+	cancel context.CancelCauseFunc
+	err    error // set before done is closed
+}
+
+// sessions returns the cache of TLS sessions to resume, a new one if there is
+// none. It has one entry: a server is one name at one address. e.mu is held.
+func (e *endpoint) sessions() tls.ClientSessionCache {
+	if e.cache == nil {
+		e.cache = tls.NewLRUClientSessionCache(1)
+	}
+	return e.cache
+}
+
+// dial opens a connection in the background, or returns the dial in progress.
+// It does not end with the caller, since others wait for it as well; e.mu is
+// held.
+func (e *endpoint) dial(ctx context.Context) *dial {
+	if e.dialing != nil {
+		return e.dialing
+	}
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	d := &dial{done: make(chan struct{}), cancel: cancel}
+	e.dialing = d
+	e.g.wg.Go(func() {
+		defer cancel(nil)
+		began := time.Now()
+		c, err := e.open(ctx)
+		e.opened(d, c, err, began)
+		if c != nil && err == nil {
+			c.run()
+		}
+	})
+	return d
+}
+
+// opened ends a dial: c joins the connections, or err is everybody's.
+func (e *endpoint) opened(d *dial, c *conn, err error, began time.Time) {
+	e.mu.Lock()
+	e.dialing = nil
+	if err == nil && e.closed {
+		err = ErrClosed
+	}
+	if err == nil {
+		e.conns = append(e.conns, c)
+		e.dialErr = nil
+	} else if !errors.Is(err, errNetwork) {
+		e.dialErr, e.dialErrAt = err, time.Now()
+	}
+	d.err = err
+	e.mu.Unlock()
+	close(d.done)
+	switch {
+	case err == nil:
+		e.g.log.Debug("connection opened", "server", e.server.String(), "took", time.Since(began))
+	case errors.Is(err, errNetwork):
+	case errors.Is(err, ErrClosed):
+		if c != nil {
+			_ = c.nc.Close()
+		}
+	default:
+		e.count.dialErrors.Add(1)
+		e.failed(began, err)
+	}
+}
+
+// open connects, does the handshake, and authenticates the server.
+func (e *endpoint) open(ctx context.Context) (*conn, error) {
+	dialCtx, cancel := context.WithTimeout(ctx, e.g.cfg.Timeout)
+	defer cancel()
+	e.mu.Lock()
+	cache := e.sessions()
+	e.mu.Unlock()
+	nc, resumed, err := e.handshake(dialCtx, cache)
+	var untrusted *trustError
+	if resumed && errors.As(err, &untrusted) {
+		// What is not trusted is the certificate of the session's first
+		// handshake; the server may have a new one by now.
+		cache = e.forgetSessions()
+		nc, resumed, err = e.handshake(dialCtx, cache)
+	}
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return nil, err
+	}
+	if resumed {
+		e.count.resumed.Add(1)
+	}
+	return newConn(nc, e.g.cfg.MaxInflight, e.g.cfg.SilentTimeout, &e.count, e.gone), nil
+}
+
+func (e *endpoint) forgetSessions() tls.ClientSessionCache {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cache = nil
+	return e.sessions()
+}
+
+// handshake opens one TLS connection. The sockets are made where the program
+// runs, and have TCP_NODELAY, which is Go's default: queries are coalesced here.
+func (e *endpoint) handshake(ctx context.Context, cache tls.ClientSessionCache) (nc *tls.Conn, resumed bool, err error) {
+	e.count.dials.Add(1)
+	dialer := net.Dialer{Control: e.g.cfg.Control, KeepAliveConfig: keepAlive}
+	raw, err := dialer.DialContext(ctx, "tcp", e.server.Addr.String())
+	if err != nil {
+		return nil, false, err
+	}
+	nc = tls.Client(raw, e.verify.config(cache, &resumed))
+	if err := nc.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, resumed, err
+	}
+	return nc, resumed, nil
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"sotto/forwarder/wire"
+)
+
+const (
+	// rounds is how often the servers are gone through for one query. The
+	// second time is for a server that is just being restarted.
+	rounds = 2
+
+	// roundPause lies between them; it is longer than dialPause, so that the
+	// second round really dials.
+	roundPause = 300 * time.Millisecond
+
+	// minAttempt is what has to be left of the time to ask another server.
+	minAttempt = 20 * time.Millisecond
+
+	// maxBad is how many servers may say SERVFAIL, REFUSED or the like before
+	// that is the answer: what fails at three services is the name's own fault.
+	maxBad = 3
+)
+
+// Exchanger asks a question upstream.
+type Exchanger interface {
+	// Exchange sends a whole DNS query, whose ID does not matter, and returns
+	// the whole reply, whose ID is 0, whose question is the query's but for
+	// its case, and which is the caller's. The query is not kept.
+	Exchange(ctx context.Context, query []byte) (reply []byte, err error)
+}
+
+// Group is a list of servers. Its methods are safe for concurrent use.
+type Group struct {
+	cfg       Config
+	log       *slog.Logger
+	endpoints []*endpoint
+	pick      picker
+	kick      chan struct{}  // the warm keeper has something to look at
+	wg        sync.WaitGroup // dials and connections
+}
+
+var _ Exchanger = (*Group)(nil)
+
+// New returns a Group, which opens no connection before it is asked or run. The
+// caller calls [Group.Close].
+func New(cfg Config) (*Group, error) {
+	cfg, err := cfg.validated()
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{cfg: cfg, log: cfg.Log, pick: failover, kick: make(chan struct{}, 1)}
+	for _, s := range cfg.Servers {
+		g.endpoints = append(g.endpoints, &endpoint{
+			g: g, server: s,
+			verify: &verifier{server: s, roots: cfg.RootCAs, now: time.Now},
+		})
+	}
+	return g, nil
+}
+
+// Exchange asks one server after the other until one has an answer. A reply with
+// an error code (SERVFAIL, REFUSED, …) is given only if no other server does
+// better. Without any reply the error is an [*Error].
+func (g *Group) Exchange(ctx context.Context, query []byte) ([]byte, error) {
+	if len(query) < wire.HeaderLen || len(query) > wire.MaxMessage {
+		return nil, &Error{Reason: errBadQuery.Error(), causes: []error{errBadQuery}}
+	}
+	deadline := time.Now().Add(g.cfg.Timeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	x := exchange{g: g, query: query, deadline: deadline}
+	for round := range rounds {
+		if round > 0 && !x.pause(ctx) {
+			break
+		}
+		if reply := x.round(ctx); reply != nil {
+			return reply, nil
+		}
+		if x.bad != nil {
+			return x.bad, nil
+		}
+	}
+	return nil, join(x.errs)
+}
+
+// exchange is one query on its way through the servers.
+type exchange struct {
+	g        *Group
+	query    []byte
+	deadline time.Time
+
+	bad     []byte   // the first reply with an error code
+	badFrom []string // the names of the servers that sent such
+	bads    int
+	errs    []*Error // of the latest round
+}
+
+// round asks every server once, in the picker's order. It returns a good reply,
+// or nil.
+func (x *exchange) round(ctx context.Context) []byte {
+	var idxRoom [16]int
+	var candRoom [16]candidate
+	now := time.Now()
+	servers := candRoom[:0]
+	for _, e := range x.g.endpoints {
+		servers = append(servers, candidate{until: e.resting.Load()})
+	}
+	order := x.g.pick(idxRoom[:0], servers, now.UnixNano())
+	x.errs = x.errs[:0]
+	for i, n := range order {
+		e := x.g.endpoints[n]
+		if x.knows(e.server.Name) {
+			continue
+		}
+		began := time.Now()
+		left := x.deadline.Sub(began)
+		if i > 0 && left < minAttempt {
+			break
+		}
+		reply, err := e.ask(ctx, x.query, began.Add(x.share(left, len(order)-i)))
+		switch {
+		case err != nil:
+			x.errs = append(x.errs, newError(e.server, time.Since(began), err))
+			if ctx.Err() != nil {
+				return nil
+			}
+		case !isBad(reply):
+			return reply
+		default:
+			if x.bad == nil {
+				x.bad = reply
+			}
+			x.badFrom = append(x.badFrom, e.server.Name)
+			if x.bads++; x.bads >= maxBad {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// share is how long the next server gets: all that is left if it is the last,
+// otherwise so much that two more can be asked.
+func (x *exchange) share(left time.Duration, servers int) time.Duration {
+	if servers == 1 {
+		return left
+	}
+	return min(x.g.cfg.AttemptTimeout, left/time.Duration(min(servers, 3)))
+}
+
+// knows reports whether a server of that name gave an error code already:
+// another address of the same service says the same.
+func (x *exchange) knows(name string) bool {
+	if name == "" {
+		return false
+	}
+	for _, n := range x.badFrom {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+// pause waits between two rounds. Not true: another one cannot help, or comes
+// too late.
+func (x *exchange) pause(ctx context.Context) bool {
+	hope := false
+	for _, e := range x.errs {
+		hope = hope || mayPass(e)
+	}
+	if !hope || time.Until(x.deadline) < roundPause+minAttempt {
+		return false
+	}
+	t := time.NewTimer(roundPause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// mayPass reports whether an error is of the kind that a restarting server
+// causes. One with a bad certificate, or without a route, is as bad a moment
+// later.
+func mayPass(err error) bool {
+	var lost *lostError
+	return errors.As(err, &lost) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// isBad reports whether a reply's code says that the server could not, or would
+// not, answer.
+func isBad(reply []byte) bool {
+	switch rcode(reply) {
+	case wire.RcodeFormErr, wire.RcodeServFail, wire.RcodeNotImp, wire.RcodeRefused:
+		return true
+	}
+	return false
+}
+
+// NetworkChanged tells that addresses or routes are not what they were: failures
+// are forgotten and connections closed, since they may be bound to an address
+// that is gone. Queries in flight are sent again.
+func (g *Group) NetworkChanged() {
+	for _, e := range g.endpoints {
+		e.reset()
+	}
+	g.nudge()
+}
+
+// Stats is the Group at a glance.
+func (g *Group) Stats() Stats {
+	now := time.Now()
+	var s Stats
+	for _, e := range g.endpoints {
+		s.Servers = append(s.Servers, e.stats(now))
+	}
+	return s
+}
+
+// Close ends every connection, with the queries in flight, and waits for that.
+// It is safe to call more than once.
+func (g *Group) Close() error {
+	for _, e := range g.endpoints {
+		e.close()
+	}
+	g.wg.Wait()
+	return nil
+}
