@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"sotto/intercept/netns"
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+// logBuffer is a log that tests read while it is written.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.b.Reset()
+	return l.b.String()
+}
+
+// testNetwork is a network in a lab's host, with an echo in it.
+type testNetwork struct {
+	*network
+	t    *testing.T
+	at   *lab.Host
+	logs *logBuffer
+}
+
+func openNetwork(t *testing.T, at *lab.Host, cfg networkConfig) (*network, error) {
+	t.Helper()
+	var n *network
+	err := at.Do(func() (err error) {
+		n, err = newNetwork(cfg)
+		return err
+	})
+	if err == nil {
+		t.Cleanup(func() {
+			if err := n.close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+		})
+	}
+	return n, err
+}
+
+func testConfig(at *lab.Host) networkConfig {
+	return networkConfig{Name: at.Name + "-sotto", Link: "sotto", Prefix4: defaultPrefix4, Prefix6: defaultPrefix6}
+}
+
+func newTestNetwork(t *testing.T, at *lab.Host) *testNetwork {
+	t.Helper()
+	logs := &logBuffer{}
+	cfg := testConfig(at)
+	cfg.Log = slog.New(slog.NewTextHandler(logs, nil))
+	n, err := openNetwork(t, at, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.ensure(); err != nil {
+		t.Fatal(err)
+	}
+	tn := &testNetwork{network: n, t: t, at: at, logs: logs}
+	tn.echo("198.19.0.7:53")
+	tn.echo("[fd73:6f74:746f::7]:53")
+	return tn
+}
+
+// echo answers datagrams to addr inside the namespace until the test ends.
+func (n *testNetwork) echo(addr string) {
+	n.t.Helper()
+	var pc net.PacketConn
+	if err := n.do(func() (err error) { pc, err = net.ListenPacket("udp", addr); return err }); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { pc.Close() })
+	go func() {
+		buf := make([]byte, 65535)
+		for {
+			m, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			pc.WriteTo(buf[:m], from) // a lost answer fails the test that waits for it
+		}
+	}()
+}
+
+// ask sends size bytes from a host and returns its own address when they came
+// back.
+func ask(from *lab.Host, addr string, size int) (net.IP, error) {
+	var c net.Conn
+	if err := from.Do(func() (err error) { c, err = net.Dial("udp", addr); return err }); err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(2 * time.Second))
+	out, in := bytes.Repeat([]byte("x"), size), make([]byte, 65535)
+	if _, err := c.Write(out); err != nil {
+		return nil, err
+	}
+	m, err := c.Read(in)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(in[:m], out) {
+		return nil, fmt.Errorf("%d bytes came back, want %d", m, size)
+	}
+	return c.LocalAddr().(*net.UDPAddr).IP, nil
+}
+
+const (
+	slot4 = "198.19.0.7:53"
+	slot6 = "[fd73:6f74:746f::7]:53"
+)
+
+// whole tells what of the network does not work.
+func (n *testNetwork) whole() error {
+	var errs []error
+	for addr, want := range map[string]string{slot4: lab.HostAddr4, slot6: lab.HostAddr6} {
+		if src, err := ask(n.at, addr, 64); err != nil {
+			errs = append(errs, err)
+		} else if src.String() != want {
+			errs = append(errs, fmt.Errorf("%s is asked from %s, want %s", addr, src, want))
+		}
+	}
+	for _, p := range n.prefixes() {
+		if !hasRoute(n.t, n.at, p.String(), unix.RTN_UNREACHABLE) {
+			errs = append(errs, fmt.Errorf("%s has no unreachable twin", p))
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.hasName() {
+		errs = append(errs, errors.New("the name leads elsewhere"))
+	}
+	return errors.Join(errs...)
+}
+
+// hasRoute looks for a route of a type in the host's main table.
+func hasRoute(t *testing.T, at *lab.Host, dst string, kind int) bool {
+	t.Helper()
+	routes, err := at.Netlink().RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil && r.Dst.String() == dst && r.Type == kind {
+			return true
+		}
+	}
+	return false
+}
+
+func TestNetworkCarries(t *testing.T) {
+	l, host, _ := testnet.LAN(t)
+	// The strict filter of a cautious administrator must not matter.
+	if err := host.Sysctl("net/ipv4/conf/all/rp_filter", "1", "net/ipv4/conf/default/rp_filter", "1"); err != nil {
+		t.Fatal(err)
+	}
+	containers := testnet.Containers(t, l, host, "c")
+	n := newTestNetwork(t, host)
+	if err := n.whole(); err != nil {
+		t.Error(err)
+	}
+	for _, addr := range []string{slot4, slot6} {
+		if _, err := ask(host, addr, 60000); err != nil {
+			t.Errorf("60,000 bytes to %s: %v", addr, err)
+		}
+		for _, size := range []int{64, 1400} { // an answer is never larger than 1,232
+			if _, err := ask(containers[0], addr, size); err != nil {
+				t.Errorf("%d bytes from a container to %s: %v", size, addr, err)
+			}
+		}
+	}
+	for _, name := range []string{n.hostLink(), n.innerLink()} {
+		h := n.host
+		if name == n.innerLink() {
+			h = n.inner
+		}
+		link, err := h.LinkByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if addrs, err := h.AddrList(link, netlink.FAMILY_ALL); err != nil || len(addrs) != 0 {
+			t.Errorf("%s has addresses: %v, %v; want none", name, addrs, err)
+		}
+	}
+}
+
+func TestNetworkCloseLeavesNothing(t *testing.T) {
+	_, host, _ := testnet.LAN(t)
+	before := hostState(t, host)
+	n := newTestNetwork(t, host)
+	if hostState(t, host) == before {
+		t.Fatal("this test sees nothing")
+	}
+	for range 2 {
+		if err := n.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := hostState(t, host); after != before {
+		t.Errorf("left over:\n%s\nwant:\n%s", after, before)
+	}
+	if _, err := os.Lstat(netns.Path(n.cfg.Name)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the name is left over: %v", err)
+	}
+	if err := n.ensure(); !errors.Is(err, errNetworkClosed) {
+		t.Errorf("ensure after close: %v", err)
+	}
+	if err := n.do(func() error { return nil }); !errors.Is(err, errNetworkClosed) {
+		t.Errorf("do after close: %v", err)
+	}
+}
+
+// hostState writes down the links and routes of a host.
+func hostState(t *testing.T, at *lab.Host) string {
+	t.Helper()
+	links, err := at.Netlink().LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes, err := at.Netlink().RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, l := range links {
+		fmt.Fprintf(&b, "%s %s\n", l.Attrs().Name, l.Type())
+	}
+	for _, r := range routes {
+		if r.Type != unix.RTN_MULTICAST {
+			fmt.Fprintln(&b, r)
+		}
+	}
+	return b.String()
+}
+
+// Without the link, and without anybody repairing it, the prefix is dead: no
+// packet for it follows the default route.
+func TestNetworkFailsClosed(t *testing.T) {
+	_, host, _ := testnet.LAN(t)
+	n := newTestNetwork(t, host)
+	if err := removeLinks(n.host, n.hostLink()); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{slot4, slot6} {
+		if _, err := ask(host, addr, 64); !errors.Is(err, syscall.EHOSTUNREACH) {
+			t.Errorf("asking %s: %v, want EHOSTUNREACH", addr, err)
+		}
+	}
+	if err := n.ensure(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.whole(); err != nil {
+		t.Error(err)
+	}
+}
+
+// An ensure that finds all well changes nothing: no event follows it.
+func TestNetworkEnsureIsQuiet(t *testing.T) {
+	_, host, _ := testnet.LAN(t)
+	n := newTestNetwork(t, host)
+	n.takeRepairs()
+	for _, at := range []*netns.NS{n.home, n.ns} {
+		sock, err := subscribe(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sock.Close()
+		for range 3 {
+			if err := n.ensure(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Events of a change are queued before the change returns.
+		if err := sock.SetReceiveTimeout(&unix.Timeval{Usec: 100_000}); err != nil {
+			t.Fatal(err)
+		}
+		if msgs, _, err := sock.Receive(); !errors.Is(err, unix.EAGAIN) {
+			t.Errorf("an idle ensure caused %d events (%v): %+v", len(msgs), err, msgs)
+		}
+	}
+	if made := n.takeRepairs(); len(made) > 0 {
+		t.Errorf("an idle ensure repaired %v", made)
+	}
+}
+
+// keepRunning runs n until the test ends.
+func (n *testNetwork) keepRunning() {
+	n.t.Helper()
+	ctx, cancel := context.WithCancel(n.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.run(ctx) }()
+	n.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			n.t.Errorf("run: %v", err)
+		}
+	})
+}
+
+// eventually waits until check passes; far longer than the second that a repair
+// may take, because a loaded machine proves nothing.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if err = check(); err == nil {
+			return
+		}
+	}
+	t.Error(err)
+}
