@@ -42,15 +42,15 @@ const (
 
 // Response codes. Those above 15 need an OPT record (RFC 6891 §6.1.3).
 const (
-	RcodeSuccess  uint16 = 0
-	RcodeFormErr  uint16 = 1
-	RcodeServFail uint16 = 2
-	RcodeNXDomain uint16 = 3
-	RcodeNotImp   uint16 = 4
-	RcodeRefused  uint16 = 5
-	RcodeNotAuth  uint16 = 9
-	RcodeBadVers  uint16 = 16
-	RcodeBadCook  uint16 = 23
+	RcodeSuccess   uint16 = 0
+	RcodeFormErr   uint16 = 1
+	RcodeServFail  uint16 = 2
+	RcodeNXDomain  uint16 = 3
+	RcodeNotImp    uint16 = 4
+	RcodeRefused   uint16 = 5
+	RcodeNotAuth   uint16 = 9
+	RcodeBadVers   uint16 = 16
+	RcodeBadCookie uint16 = 23
 )
 
 // Classes.
@@ -64,51 +64,51 @@ const (
 
 // Record types that the forwarder or its tests name.
 const (
-	TypeA     uint16 = 1
-	TypeNS    uint16 = 2
-	TypeMD    uint16 = 3
-	TypeMF    uint16 = 4
-	TypeCNAME uint16 = 5
-	TypeSOA   uint16 = 6
-	TypeMB    uint16 = 7
-	TypeMG    uint16 = 8
-	TypeMR    uint16 = 9
-	TypePTR   uint16 = 12
-	TypeHINFO uint16 = 13
-	TypeMINFO uint16 = 14
-	TypeMX    uint16 = 15
-	TypeTXT   uint16 = 16
-	TypeRP    uint16 = 17
-	TypeAFSDB uint16 = 18
-	TypeRT    uint16 = 21
-	TypeNSAPP uint16 = 23 // NSAP-PTR
-	TypeSIG   uint16 = 24
-	TypePX    uint16 = 26
-	TypeAAAA  uint16 = 28
-	TypeNXT   uint16 = 30
-	TypeSRV   uint16 = 33
-	TypeNAPTR uint16 = 35
-	TypeKX    uint16 = 36
-	TypeDNAME uint16 = 39
-	TypeOPT   uint16 = 41
-	TypeDS    uint16 = 43
-	TypeRRSIG uint16 = 46
-	TypeNSEC  uint16 = 47
-	TypeDNSKE uint16 = 48 // DNSKEY
-	TypeNSEC3 uint16 = 50
-	TypeTLSA  uint16 = 52
-	TypeTALIN uint16 = 58 // TALINK
-	TypeSVCB  uint16 = 64
-	TypeHTTPS uint16 = 65
-	TypeLP    uint16 = 107
-	TypeTKEY  uint16 = 249
-	TypeTSIG  uint16 = 250
-	TypeIXFR  uint16 = 251
-	TypeAXFR  uint16 = 252
-	TypeMAILB uint16 = 253
-	TypeMAILA uint16 = 254
-	TypeANY   uint16 = 255
-	TypeCAA   uint16 = 257
+	TypeA       uint16 = 1
+	TypeNS      uint16 = 2
+	TypeMD      uint16 = 3
+	TypeMF      uint16 = 4
+	TypeCNAME   uint16 = 5
+	TypeSOA     uint16 = 6
+	TypeMB      uint16 = 7
+	TypeMG      uint16 = 8
+	TypeMR      uint16 = 9
+	TypePTR     uint16 = 12
+	TypeHINFO   uint16 = 13
+	TypeMINFO   uint16 = 14
+	TypeMX      uint16 = 15
+	TypeTXT     uint16 = 16
+	TypeRP      uint16 = 17
+	TypeAFSDB   uint16 = 18
+	TypeRT      uint16 = 21
+	TypeNSAPPTR uint16 = 23 // NSAP-PTR
+	TypeSIG     uint16 = 24
+	TypePX      uint16 = 26
+	TypeAAAA    uint16 = 28
+	TypeNXT     uint16 = 30
+	TypeSRV     uint16 = 33
+	TypeNAPTR   uint16 = 35
+	TypeKX      uint16 = 36
+	TypeDNAME   uint16 = 39
+	TypeOPT     uint16 = 41
+	TypeDS      uint16 = 43
+	TypeRRSIG   uint16 = 46
+	TypeNSEC    uint16 = 47
+	TypeDNSKEY  uint16 = 48
+	TypeNSEC3   uint16 = 50
+	TypeTLSA    uint16 = 52
+	TypeTALINK  uint16 = 58
+	TypeSVCB    uint16 = 64
+	TypeHTTPS   uint16 = 65
+	TypeLP      uint16 = 107
+	TypeTKEY    uint16 = 249
+	TypeTSIG    uint16 = 250
+	TypeIXFR    uint16 = 251
+	TypeAXFR    uint16 = 252
+	TypeMAILB   uint16 = 253
+	TypeMAILA   uint16 = 254
+	TypeANY     uint16 = 255
+	TypeCAA     uint16 = 257
 )
 
 // Extended DNS Errors (RFC 8914 §5.2 and the IANA registry).
@@ -145,13 +145,13 @@ var typeNames = map[uint16]string{
 	TypeSOA: "SOA", TypeMB: "MB", TypeMG: "MG", TypeMR: "MR", 10: "NULL",
 	11: "WKS", TypePTR: "PTR", TypeHINFO: "HINFO", TypeMINFO: "MINFO",
 	TypeMX: "MX", TypeTXT: "TXT", TypeRP: "RP", TypeAFSDB: "AFSDB", 19: "X25",
-	20: "ISDN", TypeRT: "RT", TypeNSAPP: "NSAP-PTR", TypeSIG: "SIG", 25: "KEY",
+	20: "ISDN", TypeRT: "RT", TypeNSAPPTR: "NSAP-PTR", TypeSIG: "SIG", 25: "KEY",
 	TypePX: "PX", TypeAAAA: "AAAA", 29: "LOC", TypeNXT: "NXT", TypeSRV: "SRV",
 	TypeNAPTR: "NAPTR", TypeKX: "KX", 37: "CERT", TypeDNAME: "DNAME",
 	TypeOPT: "OPT", 42: "APL", TypeDS: "DS", 44: "SSHFP", 45: "IPSECKEY",
-	TypeRRSIG: "RRSIG", TypeNSEC: "NSEC", TypeDNSKE: "DNSKEY", 49: "DHCID",
+	TypeRRSIG: "RRSIG", TypeNSEC: "NSEC", TypeDNSKEY: "DNSKEY", 49: "DHCID",
 	TypeNSEC3: "NSEC3", 51: "NSEC3PARAM", TypeTLSA: "TLSA", 53: "SMIMEA",
-	55: "HIP", TypeTALIN: "TALINK", 59: "CDS", 60: "CDNSKEY", 61: "OPENPGPKEY",
+	55: "HIP", TypeTALINK: "TALINK", 59: "CDS", 60: "CDNSKEY", 61: "OPENPGPKEY",
 	62: "CSYNC", 63: "ZONEMD", TypeSVCB: "SVCB", TypeHTTPS: "HTTPS", 66: "DSYNC",
 	99: "SPF", 104: "NID", 105: "L32", 106: "L64", TypeLP: "LP", 108: "EUI48",
 	109: "EUI64", TypeTKEY: "TKEY", TypeTSIG: "TSIG", TypeIXFR: "IXFR",

@@ -5,6 +5,7 @@ package wire
 import (
 	"encoding/binary"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -21,8 +22,8 @@ const (
 	maxEDEText = 200
 )
 
-// EDE is one Extended DNS Error (RFC 8914). Text is UTF-8; what is longer than
-// 200 bytes is cut when it is sent.
+// EDE is one Extended DNS Error (RFC 8914). Text is UTF-8, for people; of a longer
+// one the first 200 bytes are sent.
 type EDE struct {
 	Code uint16
 	Text string
@@ -41,8 +42,9 @@ func nextOption(data []byte) (code uint16, value, rest []byte, ok bool) {
 	return binary.BigEndian.Uint16(data), data[optionLen:end], data[end:], true
 }
 
-// readEDE reads the value of an EDE option. Text that is not UTF-8 loses the
-// bytes that are not; a trailing NUL, which some senders add, goes as well.
+// readEDE reads the value of an EDE option. What is not UTF-8, or a control
+// character, is left out of the text: it goes to clients' terminals and to logs.
+// The trailing NUL that some senders add goes with that.
 func readEDE(value []byte) (EDE, bool) {
 	if len(value) < 2 {
 		return EDE{}, false
@@ -51,7 +53,12 @@ func readEDE(value []byte) (EDE, bool) {
 	if len(text) > 2*maxEDEText {
 		text = text[:2*maxEDEText]
 	}
-	s := strings.TrimRight(strings.ToValidUTF8(string(text), ""), "\x00")
+	s := strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, string(text))
 	return EDE{Code: binary.BigEndian.Uint16(value), Text: cut(s)}, true
 }
 

@@ -258,7 +258,7 @@ func AppendKey(dst []byte, q *Query) []byte {
 // SameQuestion tells whether two messages have one and the same question: name
 // (but for case), type and class.
 func SameQuestion(a, b []byte) bool {
-	x, y := question(a), question(b)
+	x, y := questionOf(a), questionOf(b)
 	if x == nil || len(x) != len(y) {
 		return false
 	}
@@ -266,8 +266,8 @@ func SameQuestion(a, b []byte) bool {
 	return sameName(x[:n], y[:n]) && string(x[n:]) == string(y[n:])
 }
 
-// question returns the only question of a message, nil if there is none or more.
-func question(msg []byte) []byte {
+// questionOf returns the only question of a message, nil if there is none or more.
+func questionOf(msg []byte) []byte {
 	if len(msg) < HeaderLen || binary.BigEndian.Uint16(msg[4:]) != 1 {
 		return nil
 	}

@@ -31,15 +31,6 @@ type Reply struct {
 	EDE []EDE // the upstream's, at most eight
 }
 
-// Clone copies r, so that it outlives the buffer that it was parsed from.
-func (r *Reply) Clone() Reply {
-	c := *r
-	c.Msg = append([]byte(nil), r.Msg...)
-	c.TTLs = append([]uint16(nil), r.TTLs...)
-	c.EDE = append([]EDE(nil), r.EDE...)
-	return c
-}
-
 var (
 	errReplyShort    = errors.New("parse reply: shorter than a header")
 	errReplyLong     = errors.New("parse reply: longer than 65,535 bytes")
@@ -78,7 +69,7 @@ func ParseReply(msg []byte) (Reply, error) {
 	case msg[2]>>opcodeShift&opcodeMask != OpcodeQuery:
 		return Reply{}, errReplyOpcode
 	}
-	q := question(msg)
+	q := questionOf(msg)
 	if q == nil {
 		return Reply{}, errReplyQuestion
 	}
@@ -90,7 +81,7 @@ func ParseReply(msg []byte) (Reply, error) {
 	}
 	w := walker{msg: msg, qtype: binary.BigEndian.Uint16(q[len(q)-4:]), ttl: maxTTL, minimum: maxTTL}
 	if _, err := w.name(HeaderLen, r.QEnd); err != nil {
-		return Reply{}, errReplyQuestion // not reached: question read it
+		return Reply{}, errReplyQuestion // not reached: questionOf read it
 	}
 	if err := w.records(&r); err != nil {
 		return Reply{}, err

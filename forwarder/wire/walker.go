@@ -149,11 +149,11 @@ type layout struct {
 // names that clients parse. Zero: opaque.
 func layoutOf(typ uint16) layout {
 	switch typ {
-	case TypeNS, TypeMD, TypeMF, TypeCNAME, TypeMB, TypeMG, TypeMR, TypePTR, TypeNSAPP, TypeDNAME:
+	case TypeNS, TypeMD, TypeMF, TypeCNAME, TypeMB, TypeMG, TypeMR, TypePTR, TypeNSAPPTR, TypeDNAME:
 		return layout{names: 1}
 	case TypeSOA:
 		return layout{names: 2, after: 20}
-	case TypeMINFO, TypeRP, TypeTALIN:
+	case TypeMINFO, TypeRP, TypeTALINK:
 		return layout{names: 2}
 	case TypeMX, TypeAFSDB, TypeRT, TypeKX, TypeLP:
 		return layout{before: 2, names: 1}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/miekg/dns"
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// FuzzParseQuery checks the walker against two libraries: a query that both
+// take, and that breaks none of the rules that neither of them knows, we take
+// as well, and all three find the same question and the same OPT.
+func FuzzParseQuery(f *testing.F) {
+	f.Fuzz(checkQuery)
+}
+
+// TestLongMessages runs the fuzz targets' checks on messages of 65,535 bytes.
+// As seeds these would keep the fuzzing engine busy with making them smaller.
+func TestLongMessages(t *testing.T) {
+	for _, msg := range longSeeds(fRD) {
+		checkQuery(t, msg)
+	}
+	for _, msg := range longSeeds(fQR) {
+		checkReply(t, msg)
+	}
+}
+
+func checkQuery(t *testing.T, msg []byte) {
+	orig := bytes.Clone(msg)
+	q, err := ParseQuery(msg)
+	if !errors.Is(err, ErrIgnore) {
+		checkErrorReply(t, &q, err)
+	}
+	if err == nil {
+		checkAccepted(t, &q)
+	}
+	checkOracles(t, msg, &q, err)
+	if !bytes.Equal(msg, orig) {
+		t.Error("the message was changed")
+	}
+}
+
+// checkErrorReply: whatever the query was, the reply to it is well-formed.
+func checkErrorReply(t *testing.T, q *Query, err error) {
+	for _, rcode := range []uint16{RcodeSuccess, RcodeFormErr, RcodeBadVers} {
+		b := AppendError(nil, q, rcode, EDE{EDEOther, "text"})
+		if len(b) > MaxErrorLen {
+			t.Errorf("error reply of %d bytes", len(b))
+		}
+		m := new(dns.Msg)
+		if e := m.Unpack(b); e != nil {
+			t.Fatalf("error reply %x: %v", b, e)
+		}
+		if err == nil && !SameQuestion(b, q.Msg) {
+			t.Error("error reply to another question")
+		}
+	}
+}
+
+// checkAccepted: what we took can go upstream and into the cache.
+func checkAccepted(t *testing.T, q *Query) {
+	up := AppendQuery(nil, q)
+	again, err := ParseQuery(up)
+	if err != nil || !SameQuestion(up, q.Msg) || again.DO != q.DO || again.CD != q.CD || len(up) > MaxQueryLen || len(up)%128 != 0 {
+		t.Fatalf("upstream query %x: %v", up, err)
+	}
+	if !bytes.Equal(AppendKey(nil, q), AppendKey(nil, &again)) {
+		t.Error("the upstream query has another key")
+	}
+}
+
+// checkOracles compares with dnsmessage and miekg/dns. Known differences, in
+// which the RFCs are on our side and messages are left out here: both libraries
+// take bytes after the last record, pointers that lead nowhere earlier
+// (RFC 1035 §4.1.4), pointers in the question, OPT anywhere, more than one, or
+// with a name (RFC 6891 §6.1.1), and TSIG before other records (RFC 8945 §5.1).
+func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
+	var x dnsmessage.Message
+	m := new(dns.Msg)
+	if x.Unpack(msg) != nil || m.Unpack(msg) != nil || m.Response || len(msg) > MaxMessage {
+		return
+	}
+	if m.Opcode != dns.OpcodeQuery && m.Opcode != dns.OpcodeNotify && m.Opcode != dns.OpcodeUpdate {
+		if err != ErrOpcode {
+			t.Errorf("opcode %d: %v", m.Opcode, err)
+		}
+		return
+	}
+	o := m.IsEdns0()
+	switch {
+	case len(x.Questions) != 1 || len(m.Question) != 1:
+		if err != ErrFormat {
+			t.Errorf("%d questions: %v", len(x.Questions), err)
+		}
+		return
+	case new(dnsmessage.Message).Unpack(msg[:len(msg)-1]) == nil: // bytes follow the last record
+		if err != ErrFormat {
+			t.Errorf("trailing bytes: %v", err)
+		}
+		return
+	case !optAndTSIGInPlace(m), err == ErrFormat && mayHavePointer(msg):
+		return
+	case o != nil && o.Version() != 0:
+		if err != ErrVersion {
+			t.Errorf("EDNS version %d: %v", o.Version(), err)
+		}
+	case err != nil:
+		t.Fatalf("both libraries take what we do not: %v\n%v", err, m)
+	}
+	checkSame(t, m, q)
+}
+
+func mayHavePointer(msg []byte) bool {
+	return slices.ContainsFunc(msg, func(b byte) bool { return b >= 0xC0 })
+}
+
+func optAndTSIGInPlace(m *dns.Msg) bool {
+	for _, rr := range append(append([]dns.RR(nil), m.Answer...), m.Ns...) {
+		if t := rr.Header().Rrtype; t == dns.TypeOPT || t == dns.TypeTSIG {
+			return false
+		}
+	}
+	opts := 0
+	for i, rr := range m.Extra {
+		switch h := rr.Header(); h.Rrtype {
+		case dns.TypeOPT:
+			if opts++; opts > 1 || h.Name != "." {
+				return false
+			}
+		case dns.TypeTSIG:
+			if i != len(m.Extra)-1 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// checkSame compares what miekg/dns read with what we did.
+func checkSame(t *testing.T, m *dns.Msg, q *Query) {
+	var buf [256]byte
+	n, err := dns.PackDomainName(m.Question[0].Name, buf[:], 0, nil, false)
+	if err != nil || !bytes.Equal(buf[:n], q.Name) {
+		t.Errorf("name %q, want %q (%v)", q.Name, buf[:n], err)
+	}
+	if q.Type != m.Question[0].Qtype || q.Class != m.Question[0].Qclass || q.ID != m.Id || int(q.Opcode) != m.Opcode ||
+		q.RD != m.RecursionDesired || q.AD != m.AuthenticatedData || q.CD != m.CheckingDisabled {
+		t.Errorf("%+v, want\n%v", q, m)
+	}
+	o := m.IsEdns0()
+	if (o != nil) != q.EDNS {
+		t.Fatalf("EDNS %v, want %v", q.EDNS, o != nil)
+	}
+	if o != nil && (o.Do() != q.DO || o.Version() != q.Version || max(o.UDPSize(), 512) != q.UDPSize) {
+		t.Errorf("%+v, want %v", q, o)
+	}
+}
+
+// FuzzParseReply: what we take survives. A client's library reads the same
+// records from what we send on as from what we got, but for TTLs.
+func FuzzParseReply(f *testing.F) {
+	f.Fuzz(checkReply)
+}
+
+func checkReply(t *testing.T, msg []byte) {
+	r, err := ParseReply(bytes.Clone(msg))
+	if err != nil {
+		return
+	}
+	q := queryFor(t, msg, r.QEnd)
+	out := AppendReply(nil, &q, &r, 0, 0)
+	again, err := ParseReply(bytes.Clone(out))
+	if err != nil {
+		t.Fatalf("we do not take what we sent: %v\n%x\n%x", err, msg, out)
+	}
+	if r.Rcode > 0xF && len(r.Msg)+optLen > MaxMessage {
+		return // neither can OPT be left out, nor is there room for it
+	}
+	if !slices.Equal(again.TTLs, r.TTLs) || again.TTL != r.TTL || again.Negative != r.Negative ||
+		again.Rcode != r.Rcode || again.TC != r.TC || again.AD != r.AD {
+		t.Errorf("another reply: %+v, %+v", r, again)
+	}
+	want, got := new(dns.Msg), new(dns.Msg)
+	if want.Unpack(msg) != nil {
+		return // odd data of a type that is opaque to us
+	}
+	if err := got.Unpack(out); err != nil {
+		t.Fatalf("miekg/dns read what we got and not what we sent: %v\n%x\n%x", err, msg, out)
+	}
+	sameRecords(t, want, got)
+}
+
+// queryFor is a query with EDNS for the question of a reply.
+func queryFor(t *testing.T, reply []byte, qend int) Query {
+	q, err := ParseQuery(cat(head(fRD|fAD, 1, 0, 0, 1), reply[HeaderLen:qend], opt(1232, 0)))
+	if err != nil {
+		t.Fatalf("the question of an accepted reply: %v", err)
+	}
+	return q
+}
+
+// FuzzAppendReply: a reply of any records, patched for any client at any age,
+// keeps to its limit and stays well-formed; cut, it has no records and says so.
+func FuzzAppendReply(f *testing.F) {
+	long := bytes.Repeat(in(self, TypeA, addr), 80)
+	f.Add(ask(fRD, 0), in(self, TypeA, addr), uint16(1), uint16(0), uint16(0), uint32(10), uint16(512))
+	f.Add(ask(fRD, 1, opt(1232, 0x8000)), long, uint16(80), uint16(0), uint16(0), uint32(299), uint16(1232))
+	f.Add(ask(fRD, 1, opt(512, 0)), long, uint16(20), uint16(30), uint16(30), uint32(1<<32-1), uint16(600))
+	f.Add(ask(fRD, 1, opt(512, 0)), cat(soa(name(), 600, 400), opt(512, 0, option(15, "\x00\x01text")), in(self, TypeMX, u16(1), self)),
+		uint16(0), uint16(1), uint16(2), uint32(5), uint16(0))
+	f.Fuzz(func(t *testing.T, query, records []byte, an, ns, ar uint16, age uint32, limit uint16) {
+		q, err := ParseQuery(query)
+		if err != nil {
+			return
+		}
+		r, err := ParseReply(cat(head(fQR|fAD, 1, an, ns, ar), query[HeaderLen:q.QEnd], records))
+		if err != nil {
+			return
+		}
+		before := bytes.Clone(r.Msg)
+		out := AppendReply([]byte{1, 2, 3}, &q, &r, age, int(limit), EDE{EDEOther, "own text"})[3:]
+		most := MaxMessage
+		if limit > 0 {
+			most = max(int(limit), MinUDPSize)
+		}
+		if len(out) > most {
+			t.Errorf("%d bytes, limit %d", len(out), limit)
+		}
+		if !bytes.Equal(before, r.Msg) {
+			t.Error("the shared reply was changed")
+		}
+		if !bytes.Equal(out[HeaderLen:q.QEnd], query[HeaderLen:q.QEnd]) || ID(out) != q.ID {
+			t.Error("not the client's question and ID")
+		}
+		again, err := ParseReply(bytes.Clone(out))
+		if q.Opcode != OpcodeQuery {
+			return // ParseReply takes no other
+		}
+		if err != nil {
+			t.Fatalf("%v: %x", err, out)
+		}
+		switch {
+		case len(again.TTLs) == len(r.TTLs):
+			checkAges(t, before, again.Msg, r.TTLs, age)
+		case !again.TC || len(again.TTLs) != 0 || binary.BigEndian.Uint32(out[6:]) != 0:
+			t.Errorf("cut, and not said so: %x", out)
+		}
+	})
+}
+
+// checkAges compares TTLs before and after.
+func checkAges(t *testing.T, before, after []byte, ttls []uint16, age uint32) {
+	for _, off := range ttls {
+		a, b := binary.BigEndian.Uint32(before[off:]), binary.BigEndian.Uint32(after[off:])
+		if b != a-min(a, age) {
+			t.Errorf("TTL %d at age %d is %d", a, age, b)
+		}
+	}
+}
