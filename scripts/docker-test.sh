@@ -1,0 +1,251 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Sotto in containers, with a real engine: builds the real Dockerfile, runs compose.yaml's services, asks at port
+# 11222 over UDP and TCP, and seals one container from another. The engine runs beside any other one, in namespaces
+# with no way out; the images that the Dockerfile builds from are made here, since none can be pulled.
+#
+#   sudo ./scripts/docker-test.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+packages=(
+	"dockerd docker.io"
+	"docker docker.io"
+	"iptables iptables"
+	"busybox busybox-static"
+	"dig bind9-dnsutils"
+	"tcpdump tcpdump"
+	"python3 python3" # serves the module cache to the build
+)
+
+readonly BRIDGE=172.30.99.1 LAN=lan LAN_HOST=192.0.2.1 LAN_DNS=192.0.2.53
+readonly UPSTREAM=$LAN_DNS#dns.example
+export COMPOSE_PROJECT_NAME=sotto-test
+
+# ---- images ----------------------------------------------------------------------------------------------
+
+# copy_program ROOT PROGRAM…: with the libraries it is linked with.
+copy_program() {
+	local root=$1 program file
+	shift
+	for program in "$@"; do
+		program=$(type -P "$program")
+		while read -r file; do
+			install -D "$(readlink -f "$file")" "$root$file"
+		done < <(echo "$program" && ldd "$program" 2>/dev/null | grep -o '/[^ ]*')
+	done
+}
+
+# A busybox userland, under the name of the image that the Dockerfile builds from, with this machine's Go.
+import_golang() {
+	local name root=$work/golang
+	name=$(sed -n 's/^FROM \(golang:[^ ]*\) AS build$/\1/p' Dockerfile)
+	[[ -n $name ]] || die "the Dockerfile builds from no golang image any more"
+	busybox_root "$root"
+	install -D /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+	tar -C "$root" -cf "$root.tar" .
+	tar -C "$(go env GOROOT)" --transform 's,^,usr/local/go/,' -rf "$root.tar" bin go.env lib pkg src VERSION
+	docker import -c 'ENV PATH=/usr/local/go/bin:/bin GOTOOLCHAIN=local' "$root.tar" "$name" >/dev/null
+	rm -f "$root.tar"
+	note "$name from this machine's Go and busybox"
+}
+
+import_client() {
+	local root=$work/client
+	busybox_root "$root"
+	copy_program "$root" dig
+	tar -C "$root" -c . | docker import -c 'ENV PATH=/bin:/usr/bin' - client >/dev/null
+	note "client, with dig and busybox"
+}
+
+busybox_root() {
+	mkdir -p "$1/bin" "$1/etc" "$1/tmp" "$1/root"
+	chmod 1777 "$1/tmp"
+	echo 'root:x:0:0::/root:/bin/sh' >"$1/etc/passwd"
+	copy_program "$1" busybox
+	[[ -e $1/bin/busybox ]] || mv "$1$(type -P busybox)" "$1/bin/busybox"
+	chroot "$1" /bin/busybox --install -s /bin
+}
+
+# ---- the machine around it -------------------------------------------------------------------------------
+
+start_engine() {
+	# cgroupfs and a parent of this run's own, so that what the engine leaves behind can be found.
+	dockerd --data-root "$work/data" --exec-root /run/docker --pidfile /run/dockerd.pid --host unix:///run/docker.sock \
+		--bip $BRIDGE/24 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$cgroup" \
+		--default-cgroupns-mode host >"$work/dockerd.log" 2>&1 &
+	engine=$!
+	export DOCKER_HOST=unix:///run/docker.sock
+	wait_for 60 "dockerd (see $work/dockerd.log)" docker version
+	note "$(docker version --format 'client {{.Client.Version}}, engine {{.Server.Version}}'), $(compose version --short)"
+}
+
+# The LAN behind the host: a plain nameserver and a DNS over TLS upstream, at the far end of the only uplink.
+make_lan() {
+	ip netns add $LAN
+	ip link add uplink type veth peer name eth0 netns $LAN
+	ip address add $LAN_HOST/24 dev uplink
+	ip link set uplink up
+	ip -n $LAN address add $LAN_DNS/24 dev eth0
+	ip -n $LAN link set eth0 up
+	ip -n $LAN link set lo up
+	nsenter --net=/run/netns/$LAN bin/sotto demo upstream --listen $LAN_DNS:853 --ca-out "$work/ca.pem" --name dns.example \
+		>"$work/upstream.log" 2>&1 &
+	wait_for 20 "the upstream" test -s "$work/ca.pem"
+	nsenter --net=/run/netns/$LAN bin/sotto serve --listen $LAN_DNS:53 --upstream $UPSTREAM --ca-file "$work/ca.pem" \
+		>"$work/nameserver.log" 2>&1 &
+	wait_for 20 "the LAN's nameserver" dig +time=1 +tries=1 @$LAN_DNS up.example
+}
+
+# Debian 12 has Compose 1, which does not know `cgroup: host`; the engine of this test gives it to every container.
+compose() {
+	if docker compose version >/dev/null 2>&1; then
+		docker compose "$@"
+	elif [[ $(docker-compose version --short) == 1.* ]]; then
+		grep -v '^ *cgroup: host$' compose.yaml | docker-compose --project-directory . -f - "$@"
+	else
+		docker-compose "$@"
+	fi
+}
+
+# ---- what is shown ---------------------------------------------------------------------------------------
+
+# answered WHAT COMMAND…: prints the lines that matter, and fails where there is no answer.
+answered() {
+	local what=$1 out
+	shift
+	out=$("$@" 2>&1) || { printf '%s\n' "$out" >&2 && die "$what: no answer"; }
+	grep -q 'status: NOERROR' <<<"$out" || { printf '%s\n' "$out" >&2 && die "$what: no answer"; }
+	note "$what: $(grep -E '^[^;].*\s(A|TXT)\s' <<<"$out" | head -n1 | xargs), $(grep -o 'SERVER: .*' <<<"$out")"
+}
+
+try_11222() {
+	wait_for 30 "an answer at 11222" dig +time=1 +tries=1 -p 11222 @127.0.0.1 ready.example
+	answered "UDP 11222" dig +notcp -p 11222 @127.0.0.1 "$1-udp.example" A
+	answered "TCP 11222" dig +tcp -p 11222 @127.0.0.1 "$1-tcp.example" A
+}
+
+test_build() {
+	local proxy
+	say "docker build, from the real Dockerfile"
+	python3 -m http.server --bind $BRIDGE --directory "$(go env GOMODCACHE)/cache/download" 8080 >/dev/null 2>&1 &
+	proxy=$!
+	docker build --quiet -t sotto --build-arg GOPROXY=http://$BRIDGE:8080 --build-arg GOSUMDB=off \
+		--build-arg VERSION=docker-test . >"$work/build.log" 2>&1 || { cat "$work/build.log" >&2 && die "docker build failed"; }
+	stop $proxy
+	note "$(docker run --rm sotto version), $(docker image inspect -f '{{.Size}}' sotto | numfmt --to=iec) bytes"
+	! docker run --rm --entrypoint /bin/sh sotto -c true 2>/dev/null || die "there is a shell in the image"
+}
+
+test_forward() {
+	say "compose.yaml's default service"
+	docker volume create --label com.docker.compose.project=sotto-test --label com.docker.compose.volume=ca sotto-test_ca >/dev/null
+	cp "$work/ca.pem" "$work/data/volumes/sotto-test_ca/_data/ca.pem"
+	SOTTO_FLAGS="--upstream $UPSTREAM --ca-file /ca/ca.pem" compose up -d --no-build sotto >"$work/compose.log" 2>&1 ||
+		{ cat "$work/compose.log" >&2 && die "compose up failed"; }
+	try_11222 forward
+	compose down >/dev/null 2>&1
+}
+
+test_offline() {
+	say "compose.yaml's service offline: its own upstream, no LAN, no internet"
+	compose up -d --no-build offline >"$work/compose.log" 2>&1 || { cat "$work/compose.log" >&2 && die "compose up failed"; }
+	try_11222 offline
+	compose --profile offline down --volumes >/dev/null 2>&1
+}
+
+# captured FILTER: how many packets of the running capture match.
+captured() { tcpdump -nr "$work/wire.pcap" "$1" 2>/dev/null | wc -l; }
+saw() { (($(captured "$1") > 0)); }
+capture() {
+	rm -f "$work/wire.pcap"
+	tcpdump -ni uplink -U --immediate-mode -w "$work/wire.pcap" 2>"$work/tcpdump.log" &
+	tcpdump=$!
+	wait_for 10 "tcpdump" grep -q 'listening on' "$work/tcpdump.log"
+}
+
+# client LABEL: the same clients each time; the container is never told that anything changed.
+client() {
+	answered "$1, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS "$1-udp.example" A
+	answered "$1, dig TCP" docker exec client dig +time=3 +tries=1 +tcp @$LAN_DNS "$1-tcp.example" A
+	docker exec client nslookup "$1-nslookup.example" >"$work/nslookup.log" 2>&1 || { cat "$work/nslookup.log" >&2 && die "$1: nslookup"; }
+	note "$1, busybox nslookup: $(grep -v '^$' "$work/nslookup.log" | xargs)"
+}
+
+test_seal() {
+	local path
+	say "one container sealed from another (compose.yaml's service seal, on that container's cgroup)"
+	docker run -d --name client --dns $LAN_DNS client sleep 600 >/dev/null
+	capture
+	client before
+	wait_for 10 "the plain packets" saw 'port 53'
+	stop "$tcpdump"
+	note "before, on the host's uplink: $(captured 'port 53') packets to or from port 53, $(captured 'port 853') for 853"
+
+	path=$(sed -n 's/^0:://p' "/proc/$(docker inspect -f '{{.State.Pid}}' client)/cgroup")
+	# Without these words the whole machine would be sealed, and not this test's container.
+	[[ $path == /"$cgroup"/* ]] || die "the client's cgroup is $path, not below /$cgroup"
+	docker volume create --label com.docker.compose.project=sotto-test --label com.docker.compose.volume=ca sotto-test_ca >/dev/null
+	cp "$work/ca.pem" "$work/data/volumes/sotto-test_ca/_data/ca.pem"
+	export SOTTO_FLAGS="--cgroup $path --upstream $UPSTREAM --ca-file /ca/ca.pem"
+	compose --profile seal config | grep -q -e "--cgroup" || die "compose.yaml does not hand on SOTTO_FLAGS"
+	compose --profile seal up -d --no-build seal >"$work/compose.log" 2>&1 || { cat "$work/compose.log" >&2 && die "compose up failed"; }
+	wait_for 30 "the seal ($(seal_log))" sealed
+	capture
+	client sealed
+	wait_for 10 "the TLS packets" saw 'port 853'
+	stop "$tcpdump"
+	note "sealed, on the host's uplink: $(captured 'port 53') packets to or from port 53, $(captured 'port 853') for 853"
+	! saw 'port 53' || { tcpdump -nr "$work/wire.pcap" 'port 53' 2>/dev/null; die "a plain packet left the host"; }
+	compose --profile seal stop seal >/dev/null 2>&1
+	seal_log >"$work/seal.log" 2>&1
+	[[ $(docker inspect -f '{{.State.ExitCode}}' "$(seal_container)") == 0 ]] || { cat "$work/seal.log" >&2; die "sotto run did not end well"; }
+	! ip -o link | grep sotto || die "sotto run left links"
+	[[ -z $(find /run/netns -name 'sotto*') ]] || die "sotto run left a namespace"
+	answered "after, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS after.example A
+}
+seal_container() { compose --profile seal ps -q seal; }
+seal_log() { docker logs "$(seal_container)" 2>&1; }
+sealed() { seal_log | grep -q 'msg=sealed'; }
+
+inside() {
+	work=$1 cgroup=$2
+	say "a real engine, beside any other"
+	start_engine
+	say "local base images"
+	import_golang
+	import_client
+	test_build
+	make_lan
+	test_forward
+	test_offline
+	test_seal
+	say "stop the engine"
+	docker rm -f client >/dev/null
+	compose --profile seal --profile offline down --volumes >/dev/null 2>&1
+	stop "$engine" 30
+}
+
+# What an engine leaves in each hierarchy: its parent cgroup, empty.
+remove_cgroups() {
+	local dir
+	while read -r dir; do rmdir "$dir" 2>/dev/null || true; done < <(find /sys/fs/cgroup -depth -type d -path "*/$1*" 2>/dev/null)
+}
+
+if [[ ${1:-} == inside ]]; then
+	inside "$2" "$3"
+	exit
+fi
+need_root
+install_missing "${packages[@]}"
+docker compose version >/dev/null 2>&1 || install_missing "docker-compose docker-compose"
+ensure_go
+go mod download
+build
+work=$(mktemp -d /var/tmp/sotto-docker.XXXXXX)
+defer rm -rf --one-file-system "$work"
+defer remove_cgroups "sotto-docker-$$"
+sandbox bash "$0" inside "$work" "sotto-docker-$$"
+say "docker-test: passed in $SECONDS s"

@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# A real `vagrant up` of this tree's Vagrantfile, on a machine without KVM and without internet for the guest: a
+# Debian box is made on the spot, QEMU emulates, and libvirt, the bridge and the guest live in namespaces with no
+# way out. About three minutes; not part of scripts/test.sh. Everything made is gone afterwards but the packages.
+#
+#   sudo ./scripts/vagrant-test.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+packages=(
+	"vagrant vagrant"
+	"/usr/share/doc/vagrant-libvirt vagrant-libvirt"
+	"libvirtd libvirt-daemon-system"
+	"dnsmasq dnsmasq-base"
+	"qemu-img qemu-utils"
+	"qemu-system-x86_64 qemu-system-x86"
+	"mmdebstrap mmdebstrap"
+	"extlinux extlinux"
+	"/usr/lib/EXTLINUX/mbr.bin syslinux-common"
+	"mke2fs e2fsprogs"
+	"rsync rsync"
+	"ssh openssh-client"
+)
+
+# What is in the box besides a bootable Debian: dig and tcpdump, which the guest could not fetch.
+box_packages=linux-image-cloud-amd64,initramfs-tools,zstd,systemd-sysv,dbus,udev,openssh-server,sudo,rsync,iproute2,kmod,procps,bind9-dnsutils,tcpdump
+
+# make_root DIR: the guest's file system. Only what virtio, ssh and vagrant need is added to Debian.
+make_root() {
+	local root=$1 key
+	say "a Debian bookworm root ($(wc -w <<<"${box_packages//,/ }") packages and what they need)"
+	# shellcheck disable=SC2016 # mmdebstrap hands its root to the hook as $1
+	mmdebstrap --quiet --variant=apt --mode=root --include="$box_packages" \
+		--customize-hook='printf "virtio_pci\nvirtio_blk\next4\ncrc32c_generic\n" >>"$1/etc/initramfs-tools/modules"' \
+		--customize-hook='echo MODULES=list >"$1/etc/initramfs-tools/conf.d/modules"' \
+		--customize-hook='chroot "$1" update-initramfs -u' \
+		--customize-hook='chroot "$1" useradd -m -s /bin/bash vagrant' \
+		bookworm "$root"
+	echo 'vagrant ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/vagrant"
+	# The well-known key that vagrant itself brings; the guest is reachable from this run's namespace alone.
+	key=$(dpkg -L vagrant | grep '/keys/vagrant.pub$')
+	install -d -m 700 "$root/home/vagrant/.ssh"
+	install -m 600 "$key" "$root/home/vagrant/.ssh/authorized_keys"
+	chroot "$root" chown -R vagrant: /home/vagrant/.ssh
+	printf '[Match]\nName=eth* en*\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/80-dhcp.network"
+	chroot "$root" systemctl --quiet enable systemd-networkd
+	echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
+	printf 'nameserver 192.0.2.53\n' >"$root/etc/resolv.conf"
+}
+
+# make_disk ROOT IMAGE: ext4 on the bare disk, as extlinux can read it (no 64bit, no metadata_csum).
+make_disk() {
+	local root=$1 image=$2 mnt=$2.mnt
+	say "a bootable disk"
+	cat >"$root/boot/extlinux.conf" <<-'END'
+		DEFAULT linux
+		LABEL linux
+		LINUX /vmlinuz
+		INITRD /initrd.img
+		APPEND root=/dev/vda rw net.ifnames=0 console=ttyS0,115200 mitigations=off
+	END
+	truncate -s 4G "$image"
+	mke2fs -q -t ext4 -O ^64bit,^metadata_csum -d "$root" "$image"
+	mkdir "$mnt"
+	mount -o loop "$image" "$mnt"
+	extlinux --install "$mnt/boot" >/dev/null
+	umount "$mnt"
+}
+
+# make_box IMAGE BOX: everything that emulation needs is in the box's own Vagrantfile, so that the project's stays
+# an ordinary one.
+make_box() {
+	local image=$1 box=$2 dir=$2.d
+	say "a vagrant box"
+	mkdir "$dir"
+	qemu-img convert -q -O qcow2 -c "$image" "$dir/box.img"
+	echo '{"provider":"libvirt","format":"qcow2","virtual_size":4}' >"$dir/metadata.json"
+	cat >"$dir/Vagrantfile" <<-'END'
+		Vagrant.configure("2") do |config|
+		  config.vm.guest = :debian
+		  config.ssh.insert_key = false
+		  config.vm.provider "libvirt" do |v|
+		    v.driver = "qemu"
+		    v.cpu_mode = "maximum"
+		    v.graphics_type = "none"
+		    v.video_type = "none"
+		    v.management_network_mode = "none"
+		  end
+		end
+	END
+	tar -C "$dir" -cf "$box" metadata.json Vagrantfile box.img
+	note "$(du -h "$box" | cut -f1)"
+}
+
+# inside DIR: in the sandbox, so libvirt's state, pools and bridges are this run's own and end with it.
+inside() {
+	local dir=$1 started
+	mkdir -p "$dir/libvirt" "$dir/cache" "$dir/log"
+	mount --bind "$dir/libvirt" /var/lib/libvirt
+	mount --bind "$dir/cache" /var/cache/libvirt
+	mount --bind "$dir/log" /var/log/libvirt
+	mkdir -p /var/lib/libvirt/images
+	# As root, because /dev/kvm exists here and is of no use: libvirt would probe QEMU again and again for it.
+	cat >"$dir/qemu.conf" <<-'END'
+		user = "root"
+		group = "root"
+		security_driver = "none"
+		cgroup_controllers = []
+	END
+	mount --bind "$dir/qemu.conf" /etc/libvirt/qemu.conf
+	virtlogd --daemon
+	libvirtd --daemon
+	wait_for 30 "libvirtd" virsh -c qemu:///system version
+
+	export VAGRANT_HOME=$dir/vagrant VAGRANT_DOTFILE_PATH=$dir/dotfile VAGRANT_CHECKPOINT_DISABLE=1
+	export VAGRANT_DEFAULT_PROVIDER=libvirt SOTTO_OFFLINE=1 HOME=$dir
+	vagrant box add --no-tty --name debian/bookworm64 "$dir/debian.box" | sed 's/^/   /'
+	say "vagrant up"
+	started=$SECONDS
+	vagrant up --no-tty
+	say "vagrant up took $((SECONDS - started)) s; once more, from a terminal in the guest:"
+	vagrant ssh --no-tty -c 'cat /etc/resolv.conf; dig @192.0.2.53 other.example | grep -E "status:|SERVER:"; systemctl is-active sotto' 2>/dev/null
+	say "vagrant destroy"
+	vagrant destroy --no-tty -f
+}
+
+if [[ ${1:-} == inside ]]; then
+	inside "$2"
+	exit
+fi
+need_root
+install_missing "${packages[@]}"
+ensure_go
+say "make dist"
+build_dist
+work=$(mktemp -d /var/tmp/sotto-vagrant.XXXXXX)
+defer rm -rf --one-file-system "$work"
+make_root "$work/root"
+make_disk "$work/root" "$work/disk.img"
+make_box "$work/disk.img" "$work/debian.box"
+rm -rf --one-file-system "$work/root" "$work/disk.img" "$work/debian.box.d"
+sandbox bash "$0" inside "$work"
+say "vagrant-test: passed in $SECONDS s"
