@@ -150,7 +150,7 @@ func reason(s Server, waited time.Duration, err error) string {
 		errors.Is(err, errStrays), errors.Is(err, errNoFrame), errors.Is(err, errNetwork):
 		return strings.TrimPrefix(err.Error(), "lost the connection: ")
 	case isTimeout(err):
-		return fmt.Sprintf("no answer within %s", waited.Round(100*time.Millisecond))
+		return fmt.Sprintf("no answer within %s", waited.Round(10*time.Millisecond))
 	case errors.Is(err, context.Canceled):
 		return "the query was given up"
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -101,52 +102,73 @@ type exchange struct {
 
 	bad     []byte   // the first reply with an error code
 	badFrom []string // the names of the servers that sent such
-	bads    int
-	errs    []*Error // of the latest round
+	errs    []*Error // at most one a server
 }
 
 // round asks every server once, in the picker's order. It returns a good reply,
-// or nil.
+// or nil. Another address of a service that gave an error code probably says
+// the same: it is asked after the rest.
 func (x *exchange) round(ctx context.Context) []byte {
-	var idxRoom [16]int
-	var candRoom [16]candidate
-	now := time.Now()
-	servers := candRoom[:0]
+	var orderRoom [16]int
+	var serverRoom [16]candidate
+	servers := serverRoom[:0]
 	for _, e := range x.g.endpoints {
 		servers = append(servers, candidate{until: e.resting.Load()})
 	}
-	order := x.g.pick(idxRoom[:0], servers, now.UnixNano())
-	x.errs = x.errs[:0]
+	order := x.g.pick(orderRoom[:0], servers, time.Now().UnixNano())
+	var later []int
 	for i, n := range order {
-		e := x.g.endpoints[n]
-		if x.knows(e.server.Name) {
+		if x.knows(x.g.endpoints[n].server.Name) {
+			later = append(later, n)
 			continue
 		}
-		began := time.Now()
-		left := x.deadline.Sub(began)
-		if i > 0 && left < minAttempt {
-			break
-		}
-		reply, err := e.ask(ctx, x.query, began.Add(x.share(left, len(order)-i)))
-		switch {
-		case err != nil:
-			x.errs = append(x.errs, newError(e.server, time.Since(began), err))
-			if ctx.Err() != nil {
-				return nil
-			}
-		case !isBad(reply):
+		if reply, done := x.visit(ctx, n, len(order)-i+len(later), i == 0); done {
 			return reply
-		default:
-			if x.bad == nil {
-				x.bad = reply
-			}
-			x.badFrom = append(x.badFrom, e.server.Name)
-			if x.bads++; x.bads >= maxBad {
-				return nil
-			}
+		}
+	}
+	for i, n := range later {
+		if reply, done := x.visit(ctx, n, len(later)-i, false); done {
+			return reply
 		}
 	}
 	return nil
+}
+
+// visit asks one server while that many are left, this one included. Done: the
+// round is over, with a good reply or without any.
+func (x *exchange) visit(ctx context.Context, n, left int, first bool) (reply []byte, done bool) {
+	e := x.g.endpoints[n]
+	began := time.Now()
+	remaining := x.deadline.Sub(began)
+	if !first && remaining < minAttempt {
+		return nil, true
+	}
+	reply, err := e.ask(ctx, x.query, began.Add(x.share(remaining, left)))
+	switch {
+	case err != nil:
+		x.note(newError(e.server, time.Since(began), err))
+		return nil, ctx.Err() != nil
+	case !isBad(reply):
+		return reply, true
+	case x.bad == nil:
+		x.bad = reply
+	}
+	x.badFrom = append(x.badFrom, e.server.Name)
+	return nil, len(x.badFrom) >= maxBad
+}
+
+// note keeps an error for each server: the latest one, unless that only says
+// that there was no more time.
+func (x *exchange) note(err *Error) {
+	for i, old := range x.errs {
+		if old.Server == err.Server {
+			if err.Code != wire.EDENoReachableAuthority {
+				x.errs[i] = err
+			}
+			return
+		}
+	}
+	x.errs = append(x.errs, err)
 }
 
 // share is how long the next server gets: all that is left if it is the last,
@@ -158,18 +180,9 @@ func (x *exchange) share(left time.Duration, servers int) time.Duration {
 	return min(x.g.cfg.AttemptTimeout, left/time.Duration(min(servers, 3)))
 }
 
-// knows reports whether a server of that name gave an error code already:
-// another address of the same service says the same.
+// knows reports whether a server of that name gave an error code already.
 func (x *exchange) knows(name string) bool {
-	if name == "" {
-		return false
-	}
-	for _, n := range x.badFrom {
-		if n == name {
-			return true
-		}
-	}
-	return false
+	return name != "" && slices.Contains(x.badFrom, name)
 }
 
 // pause waits between two rounds. Not true: another one cannot help, or comes

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+// hasty is a configuration whose times are short, for tests that wait for them.
+func hasty(servers ...*dot.Server) Config {
+	cfg := Config{Timeout: 2 * time.Second, AttemptTimeout: 700 * time.Millisecond, SilentTimeout: 900 * time.Millisecond}
+	for _, s := range servers {
+		cfg.Servers = append(cfg.Servers, Server{Addr: s.Addr(), Name: testName})
+	}
+	return cfg
+}
+
+// TestFaults: whatever the only server does, there is an error in time that says
+// what it is.
+func TestFaults(t *testing.T) {
+	z := zone(t)
+	for _, tc := range []struct {
+		what string
+		h    dot.Handler
+		code uint16
+		want string
+	}{
+		{"silent", dot.Silent(), wire.EDENoReachableAuthority, "the server takes queries and answers none"},
+		{"reset", dot.ResetAll(), wire.EDENetworkError, "the server reset the connection before it answered"},
+		{"close", dot.HandlerFunc(func(*dot.Request) dot.Answer { return dot.Answer{Then: dot.Close} }), wire.EDENetworkError, "the server closed the connection before it answered"},
+		{"garbage", dot.Garbage(), wire.EDENetworkError, "the server sent something that is no DNS message"},
+		{"short", dot.Short(), wire.EDENetworkError, "the server sent something that is no DNS message"},
+		{"wrong ID", dot.WrongID(z), wire.EDENetworkError, "the server's replies do not match the questions"},
+		{"wrong question", dot.WrongQuestion(z), wire.EDENetworkError, "the server's replies do not match the questions"},
+		{"truncated frame", dot.TruncatedFrame(z), wire.EDENetworkError, "the server closed the connection in the middle of a message"},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, tc.h, nil)
+			g := groupOf(t, hasty(s))
+			_, err := ask(t, g, "www.example.")
+			wantEDE(t, err, tc.code, Server{Addr: s.Addr(), Name: testName}.String()+": "+tc.want)
+			if st := g.Stats().Servers[0]; st.InFlight != 0 || st.LastError == "" {
+				t.Errorf("stats %+v, want nothing in flight and an error", st)
+			}
+		})
+	}
+}
+
+// TestFaultsBesideGood: none of it is heard of while another server is well.
+func TestFaultsBesideGood(t *testing.T) {
+	z := zone(t)
+	good := serve(t, z, nil)
+	for what, h := range map[string]dot.Handler{
+		"silent": dot.Silent(), "reset": dot.ResetAll(), "garbage": dot.Garbage(), "short": dot.Short(),
+		"wrong ID": dot.WrongID(z), "wrong question": dot.WrongQuestion(z), "truncated frame": dot.TruncatedFrame(z),
+		"servfail": dot.Rcode(dot.RcodeServFail), "bare refused": dot.HeaderOnly(dot.RcodeRefused),
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			g := groupOf(t, hasty(serve(t, h, nil), good))
+			if r := mustAsk(t, g, "www.example."); rcode(r) != wire.RcodeSuccess {
+				t.Errorf("rcode %d", rcode(r))
+			}
+		})
+	}
+}
+
+// TestHandshakeFaults is for servers that do not even get to TLS.
+func TestHandshakeFaults(t *testing.T) {
+	for _, tc := range []struct {
+		what   string
+		accept func(net.Conn)
+		code   uint16
+		want   string
+	}{
+		{"reset", func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0); c.Close() }, wire.EDENetworkError, "the server reset the connection during the TLS handshake"},
+		{"close", func(c net.Conn) { buf := make([]byte, 4096); _, _ = c.Read(buf); c.Close() }, wire.EDENetworkError, "the server closed the connection during the TLS handshake"},
+		{"plain", func(c net.Conn) {
+			_, _ = c.Write([]byte("220 mail.example ESMTP\r\n"))
+			time.Sleep(50 * time.Millisecond)
+			c.Close()
+		}, wire.EDENetworkError, "does not speak TLS"},
+		{"silent", func(c net.Conn) { time.AfterFunc(4*time.Second, func() { c.Close() }) }, wire.EDENoReachableAuthority, "no answer within "},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, zone(t), func(c *dot.Config) {
+				c.Accept = func(nc net.Conn) bool { go tc.accept(nc); return false }
+			})
+			_, err := ask(t, groupOf(t, hasty(s)), "www.example.")
+			wantEDE(t, err, tc.code, tc.want)
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	l.Close()
+	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: testName}}})
+	_, err = ask(t, g, "www.example.")
+	wantEDE(t, err, wire.EDENetworkError, "connection refused: nothing listens on TCP port ")
+	// A burst while it is down does not become a burst of connections.
+	for range 100 {
+		_, _ = g.Exchange(t.Context(), query("x.example.", typeA)[:11]) // too short: not sent
+	}
+	before := g.Stats().Servers[0].Dials
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	for range 100 {
+		if _, err := g.Exchange(ctx, query("x.example.", typeA)); err == nil {
+			t.Fatal("an answer from nobody")
+		}
+	}
+	if n := g.Stats().Servers[0].Dials - before; n > 3 {
+		t.Errorf("100 queries dialled %d times", n)
+	}
+}
+
+// TestRestart: a server that is away for a moment loses no query.
+func TestRestart(t *testing.T) {
+	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	l.Close()
+	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: testName}}})
+	done := make(chan error, 1)
+	go func() {
+		_, err := g.Exchange(context.Background(), query("www.example.", typeA))
+		done <- err
+	}()
+	eventually(t, "it dials", func() bool { return g.Stats().Servers[0].DialErrors > 0 })
+	serveAt(t, addr, zone(t), nil)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBareError(t *testing.T) {
+	s := serve(t, dot.HeaderOnly(dot.RcodeNotImp), nil)
+	r := mustAsk(t, group(t, s), "www.example.") // has the question back, says ask
+	if rcode(r) != wire.RcodeNotImp {
+		t.Errorf("rcode %d, want NOTIMP", rcode(r))
+	}
+	if _, err := wire.ParseReply(r); err != nil {
+		t.Errorf("the reply does not parse: %v", err)
+	}
+}
+
+// TestCloseAfter: servers that close after every few queries only cost time.
+func TestCloseAfter(t *testing.T) {
+	s := serve(t, dot.CloseAfter(5, zone(t)), nil)
+	g := group(t, s)
+	for range 50 {
+		mustAsk(t, g, "www.example.")
+	}
+	if st := s.Stats(); st.Conns < 10 || st.Queries() < 50 {
+		t.Errorf("server saw %+v", st)
+	}
+}
+
+// TestLostInFlight: queries that were in flight when a connection was reset are
+// sent again, and no caller hears of it.
+func TestLostInFlight(t *testing.T) {
+	z := zone(t)
+	hold := make(chan struct{})
+	defer close(hold)
+	sw := dot.NewSwitch(z)
+	s := serve(t, sw, nil)
+	g := group(t, s)
+	mustAsk(t, g, "first.example.")
+	sw.Set(dot.Hold(hold, z))
+	const n = 20
+	errs := make(chan error, n)
+	for range n {
+		go func() {
+			_, err := ask(t, g, "www.example.")
+			errs <- err
+		}()
+	}
+	eventually(t, "all are in flight", func() bool { return s.Stats().Queries() == n+1 })
+	sw.Set(z)
+	s.EndConns(dot.Reset)
+	for range n {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if st := g.Stats().Servers[0]; st.Resent != n || st.Lost != n || st.LastError != "" {
+		t.Errorf("stats %+v, want %d lost and resent, and no failure", st, n)
+	}
+}
+
+// TestIdleClose: the first query after the server closed an idle connection is
+// answered as any other.
+func TestIdleClose(t *testing.T) {
+	s := serve(t, zone(t), func(c *dot.Config) { c.IdleTimeout = 30 * time.Millisecond })
+	g := group(t, s)
+	for range 5 {
+		mustAsk(t, g, "www.example.")
+		time.Sleep(35 * time.Millisecond) // about when it closes: before, at, after
+	}
+	if st := g.Stats().Servers[0]; st.Failed != 0 || st.LastError != "" {
+		t.Errorf("stats %+v, want no failure", st)
+	}
+}
+
+// TestStrays: unwanted replies beside the right one do no harm.
+func TestStrays(t *testing.T) {
+	z := zone(t)
+	s := serve(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		a := z.Answer(r)
+		wrongID, wrongQ := dot.WrongID(z).Answer(r), dot.WrongQuestion(z).Answer(r)
+		a.Raw = dot.Frame(a.Msg)
+		a.Msg = nil
+		a.Raw = append(append(dot.Frame(wrongID.Msg), dot.Frame(wrongQ.Msg)...), a.Raw...)
+		return a
+	}), nil)
+	g := group(t, s)
+	for range 20 {
+		mustAsk(t, g, "www.example.")
+	}
+	if st := g.Stats().Servers[0]; st.Strays != 40 || st.Dials != 1 {
+		t.Errorf("stats %+v, want 40 strays on one connection", st)
+	}
+}
+
+func TestBadQuery(t *testing.T) {
+	g := group(t, serve(t, zone(t), nil))
+	for _, q := range [][]byte{nil, make([]byte, 11), make([]byte, 65536)} {
+		_, err := g.Exchange(t.Context(), q)
+		if !errors.Is(err, errBadQuery) {
+			t.Errorf("%d bytes: %v", len(q), err)
+		}
+	}
+}

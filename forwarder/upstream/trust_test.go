@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+// TestTrust has what a server may be, and what a client is told when it is not.
+func TestTrust(t *testing.T) {
+	byIP := dot.CertOptions{IPs: []netip.Addr{loopback}}
+	byName := dot.CertOptions{Names: []string{testName, "a.example", "b.example", "c.example"}}
+	expired := dot.CertOptions{Names: []string{testName}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-time.Hour)}
+	future := dot.CertOptions{Names: []string{testName}, NotBefore: time.Now().Add(time.Hour)}
+	stranger, err := dot.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		what string
+		cert dot.CertOptions
+		name string
+		cas  *x509.CertPool // nil: the test's
+		pins []string       // "leaf", "ca" or "other"
+		want string         // in the EDE; "": it is trusted
+	}{
+		{what: "by name", cert: byName, name: testName},
+		{what: "by address", cert: byIP},
+		{what: "wrong name", cert: byName, name: "dns.other.example", want: "its certificate is for dot.example, a.example, b.example and others, not for dns.other.example"},
+		{what: "no name, and a certificate without the address", cert: byName, want: "its certificate is for dot.example, a.example, b.example and others, not for the address: name it as 127.0.0.1:"},
+		{what: "name where the certificate has the address", cert: byIP, name: testName, want: "its certificate is for 127.0.0.1, not for dot.example"},
+		{what: "unknown CA", cert: byName, name: testName, cas: stranger.Pool(), want: "its certificate is from a CA that is not trusted here (Sotto throwaway CA): add the CA with --ca-file"},
+		{what: "expired", cert: expired, name: testName, want: "its certificate expired on " + expired.NotAfter.UTC().Format("2006-01-02")},
+		{what: "expired and unknown CA", cert: expired, name: testName, cas: stranger.Pool(), want: "its certificate expired on"},
+		{what: "not yet valid", cert: future, name: testName, want: "is this machine's clock right?"},
+
+		{what: "name and leaf pin", cert: byName, name: testName, pins: []string{"other", "leaf"}},
+		{what: "name and CA pin", cert: byName, name: testName, pins: []string{"ca"}},
+		{what: "name and wrong pin", cert: byName, name: testName, pins: []string{"other"}, want: "its key is not the one that was pinned: it has sha256/"},
+		{what: "wrong name and leaf pin", cert: byName, name: "dns.other.example", pins: []string{"leaf"}, want: "not for dns.other.example"},
+		{what: "unknown CA, name and leaf pin", cert: byName, name: testName, cas: stranger.Pool(), pins: []string{"leaf"}, want: "a CA that is not trusted here"},
+		{what: "leaf pin alone", cert: byName, cas: stranger.Pool(), pins: []string{"leaf"}},
+		{what: "wrong pin alone", cert: byIP, pins: []string{"other"}, want: "its key is not the one that was pinned"},
+		{what: "leaf pin alone, expired", cert: expired, pins: []string{"leaf"}, want: "its certificate expired on"},
+		{what: "CA pin alone, for the address", cert: byIP, cas: stranger.Pool(), pins: []string{"ca"}},
+		{what: "CA pin alone, for somebody else", cert: byName, cas: stranger.Pool(), pins: []string{"ca"}, want: "not for the address"},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			cert := issue(t, tc.cert)
+			s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = cert })
+			srv := Server{Addr: s.Addr(), Name: tc.name}
+			for _, p := range tc.pins {
+				srv.Pins = append(srv.Pins, map[string]Pin{
+					"leaf": PinOf(cert.Leaf), "ca": PinOf(testCA().Certificate()), "other": PinOf(stranger.Certificate()),
+				}[p])
+			}
+			g := groupOf(t, Config{Servers: []Server{srv}, RootCAs: tc.cas})
+			_, err := ask(t, g, "www.example.")
+			if tc.want == "" {
+				if err != nil {
+					t.Fatalf("not trusted: %v", err)
+				}
+				return
+			}
+			wantEDE(t, err, wire.EDENetworkError, srv.String()+": ", tc.want)
+			if n := s.Stats().Queries(); n != 0 {
+				t.Errorf("%d queries reached a server that is not to be trusted", n)
+			}
+		})
+	}
+}
+
+// wantEDE checks what a client would be told.
+func wantEDE(t *testing.T, err error, code uint16, texts ...string) {
+	t.Helper()
+	var e *Error
+	if !errors.As(err, &e) {
+		t.Fatalf("got %v, want an *Error", err)
+	}
+	ede := e.EDE()
+	if ede.Code != code {
+		t.Errorf("EDE %d %q, want code %d", ede.Code, ede.Text, code)
+	}
+	for _, text := range texts {
+		if !strings.Contains(ede.Text, text) {
+			t.Errorf("EDE %q has no %q", ede.Text, text)
+		}
+	}
+	if len(ede.Text) > maxText || strings.ContainsAny(ede.Text, "\n\r") {
+		t.Errorf("EDE of %d bytes: %q", len(ede.Text), ede.Text)
+	}
+}
+
+// TestCopiedCA: a certificate that matches a pin proves nothing where the leaf
+// is not from it.
+func TestCopiedCA(t *testing.T) {
+	impostor, err := dot.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := impostor.Issue(dot.CertOptions{IPs: []netip.Addr{loopback}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert.Certificate = append(cert.Certificate, testCA().Certificate().Raw)
+	s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = cert })
+	g := groupOf(t, Config{Servers: []Server{{Addr: s.Addr(), Pins: []Pin{PinOf(testCA().Certificate())}}}})
+	_, err = ask(t, g, "www.example.")
+	wantEDE(t, err, wire.EDENetworkError, "a CA that is not trusted here")
+}
+
+// TestHello looks at what the client says before it knows whom it talks to.
+func TestHello(t *testing.T) {
+	for _, tc := range []struct {
+		name, sni string
+	}{{testName, testName}, {"", ""}} {
+		hellos := make(chan *tls.ClientHelloInfo, 1)
+		cert := issue(t, dot.CertOptions{})
+		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+			GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+				hellos <- h
+				return nil, errors.New("seen enough")
+			},
+			Certificates: []tls.Certificate{cert},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				_ = c.(*tls.Conn).Handshake()
+				c.Close()
+			}
+		}()
+		g := groupOf(t, Config{Servers: []Server{{Addr: netip.MustParseAddrPort(l.Addr().String()), Name: tc.name}}})
+		_, err = ask(t, g, "www.example.")
+		l.Close()
+		wantEDE(t, err, wire.EDENetworkError, "the server refused the TLS handshake")
+		h := <-hellos
+		if h.ServerName != tc.sni {
+			t.Errorf("name %q: SNI %q, want %q", tc.name, h.ServerName, tc.sni)
+		}
+		if len(h.SupportedProtos) != 1 || h.SupportedProtos[0] != "dot" {
+			t.Errorf("ALPN %q, want dot", h.SupportedProtos)
+		}
+		for _, v := range h.SupportedVersions {
+			if v < tls.VersionTLS12 {
+				t.Errorf("TLS version %#x is offered", v)
+			}
+		}
+	}
+}
+
+func TestOlderServers(t *testing.T) {
+	s := serve(t, zone(t), func(c *dot.Config) { c.NoALPN, c.MaxVersion = true, tls.VersionTLS12 })
+	mustAsk(t, group(t, s), "www.example.")
+	s = serve(t, zone(t), func(c *dot.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })
+	_, err := ask(t, group(t, s), "www.example.")
+	wantEDE(t, err, wire.EDENetworkError, "the server refused the TLS handshake")
+}
+
+// TestResumption: a later connection resumes the session of an earlier one, in
+// both versions, and is verified all the same.
+func TestResumption(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		s := serve(t, zone(t), func(c *dot.Config) { c.MaxVersion = version })
+		g := group(t, s)
+		for i := range 3 {
+			mustAsk(t, g, "www.example.")
+			if i == 2 {
+				break
+			}
+			s.EndConns(dot.Close)
+			eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
+		}
+		st, gst := s.Stats(), g.Stats().Servers[0]
+		if st.Handshakes != 3 || st.Resumed != 2 || gst.Resumed != 2 {
+			t.Errorf("%#x: %d handshakes, %d resumed (%d as the client saw it), want 3 and 2", version, st.Handshakes, st.Resumed, gst.Resumed)
+		}
+	}
+}
+
+// TestResumedIsVerified: what a session was opened with is checked again when it
+// is resumed, against what is asked for now.
+func TestResumedIsVerified(t *testing.T) {
+	s := serve(t, zone(t), nil)
+	g := group(t, s)
+	mustAsk(t, g, "www.example.")
+	s.EndConns(dot.Close)
+	eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
+
+	e := g.endpoints[0]
+	e.verify = &verifier{roots: testCA().Pool(), now: time.Now,
+		server: Server{Addr: s.Addr(), Name: testName, Pins: []Pin{{1}}}}
+	_, err := ask(t, g, "www.example.")
+	wantEDE(t, err, wire.EDENetworkError, "its key is not the one that was pinned")
+	if n := s.Stats().Queries(); n != 1 {
+		t.Errorf("%d queries reached the server, want the first one alone", n)
+	}
+}
+
+// TestRenewedCertificate: a session whose certificate has expired since gives
+// way to a full handshake, in which the server shows its new one.
+func TestRenewedCertificate(t *testing.T) {
+	short := issue(t, dot.CertOptions{Names: []string{testName}, NotAfter: time.Now().Add(time.Hour)})
+	s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = short })
+	g := group(t, s)
+	mustAsk(t, g, "www.example.")
+	s.EndConns(dot.Close)
+	eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
+
+	s.SetCertificate(issue(t, dot.CertOptions{}))
+	later := func() time.Time { return time.Now().Add(2 * time.Hour) }
+	g.endpoints[0].verify = &verifier{roots: testCA().Pool(), now: later, server: g.endpoints[0].server}
+	mustAsk(t, g, "www.example.")
+}
