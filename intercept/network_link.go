@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -54,18 +55,24 @@ func (n *network) ensureLinks() (veth, error) {
 			return veth{}, fmt.Errorf("find link %s: gone again; something on this machine deletes it", n.hostLink())
 		}
 	}
+	return n.setUp(ends)
+}
+
+// setUp gives both ends their settings and waits until packets pass.
+func (n *network) setUp(ends veth) (veth, error) {
 	for _, end := range []struct {
 		ns   *netns.NS
 		h    *netlink.Handle
 		link netlink.Link
 		set  []string
 	}{{n.home, n.host, ends.host, hostSysctls(n.hostLink())}, {n.ns, n.inner, ends.inner, innerSysctls(n.innerLink())}} {
-		if err := n.setSysctls(end.ns, end.set); err != nil {
+		if err := setSysctls(end.ns, end.set); err != nil {
 			return veth{}, err
 		}
+		var err error
 		attrs := end.link.Attrs()
 		if attrs.MTU != linkMTU {
-			err = errors.Join(err, end.h.LinkSetMTU(end.link, linkMTU))
+			err = end.h.LinkSetMTU(end.link, linkMTU)
 		}
 		if attrs.Flags&net.FlagUp == 0 {
 			err = errors.Join(err, end.h.LinkSetUp(end.link))
@@ -75,8 +82,25 @@ func (n *network) ensureLinks() (veth, error) {
 			return veth{}, fmt.Errorf("set up link %s: %w", attrs.Name, err)
 		}
 	}
-	return ends, nil
+	// The kernel starts a device whose peer came up in a worker of its own,
+	// mostly at once and at most a second later (net/core/link_watch.c); until
+	// then it drops what is sent, and a client would wait for its retry.
+	for deadline := time.Now().Add(3 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		now, err := n.findLinks()
+		if err != nil || now.host == nil {
+			return veth{}, errors.Join(err, fmt.Errorf("set up link %s: it was deleted meanwhile", n.hostLink()))
+		}
+		if running(now.host) && running(now.inner) {
+			return now, nil
+		}
+		if time.Now().After(deadline) {
+			return veth{}, fmt.Errorf("set up link %s: it stays down", n.hostLink())
+		}
+	}
 }
+
+// running tells whether the kernel takes packets for the link.
+func running(l netlink.Link) bool { return l.Attrs().OperState == netlink.OperUp }
 
 // findLinks returns the pair if both ends are there and belong together, and no
 // link otherwise. A link of another kind by that name is an error.
@@ -197,7 +221,7 @@ func innerSysctls(link string) []string {
 
 // setSysctls sets pairs of path and value in a namespace, writing only what
 // differs.
-func (n *network) setSysctls(ns *netns.NS, pairs []string) error {
+func setSysctls(ns *netns.NS, pairs []string) error {
 	return ns.Do(func() error {
 		for i := 0; i+1 < len(pairs); i += 2 {
 			name, optional := strings.CutPrefix(pairs[i], "?")

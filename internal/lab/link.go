@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,7 +21,25 @@ func (l *Lab) Wire(a *Host, aIf string, b *Host, bIf string) error {
 	if err != nil {
 		return fmt.Errorf("wire %s in %s to %s in %s: %w", aIf, a.Name, bIf, b.Name, err)
 	}
-	return errors.Join(a.up(aIf), b.up(bIf))
+	if err := errors.Join(a.up(aIf), b.up(bIf)); err != nil {
+		return err
+	}
+	return errors.Join(a.waitUp(aIf), b.waitUp(bIf))
+}
+
+// waitUp waits until the kernel takes packets for a link. It starts one end of
+// a pair in a worker of its own, up to a second later, and drops until then.
+func (h *Host) waitUp(ifname string) error {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		link, err := h.nl.LinkByName(ifname)
+		if err != nil {
+			return fmt.Errorf("find link %s in %s: %w", ifname, h.Name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+	}
+	return fmt.Errorf("set up link %s in %s: it stays down", ifname, h.Name)
 }
 
 // up sets a link up.

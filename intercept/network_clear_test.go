@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"sotto/intercept/netns"
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+// abandon leaves a network as a killed process does: all it made stays.
+func (n *network) abandon(t *testing.T) {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+	n.inner.Close()
+	n.host.Close()
+	if err := errors.Join(n.ns.Close(), n.home.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a crash left is adopted or replaced, whatever state it is in.
+func TestNetworkAdopts(t *testing.T) {
+	pair := func(name, peer string) func(*testing.T, *lab.Host, string) {
+		return func(t *testing.T, host *lab.Host, _ string) {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = name
+			if err := host.Netlink().LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, leave := range map[string]func(t *testing.T, host *lab.Host, name string){
+		"Everything": func(*testing.T, *lab.Host, string) {},
+		"StaleName": func(t *testing.T, _ *lab.Host, name string) {
+			if err := netns.Delete(name); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(netns.Path(name), nil, 0); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"NoName": func(t *testing.T, _ *lab.Host, name string) {
+			if err := netns.Delete(name); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"NoLink": func(t *testing.T, host *lab.Host, _ string) {
+			if err := removeLinks(host.Netlink(), "sotto0"); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"BothEndsOnTheHost": func(t *testing.T, host *lab.Host, name string) {
+			if err := removeLinks(host.Netlink(), "sotto0"); err != nil {
+				t.Fatal(err)
+			}
+			pair("sotto0", "sotto1")(t, host, name)
+		},
+		"InnerEndOnTheHost": func(t *testing.T, host *lab.Host, name string) {
+			if err := removeLinks(host.Netlink(), "sotto0"); err != nil {
+				t.Fatal(err)
+			}
+			pair("sotto1", "other")(t, host, name)
+		},
+		"OnlyTwins": func(t *testing.T, host *lab.Host, name string) {
+			if err := errors.Join(removeLinks(host.Netlink(), "sotto0"), netns.Delete(name)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, host, _ := testnet.LAN(t)
+			before := hostState(t, host)
+			dead := newTestNetwork(t, host)
+			dead.abandon(t)
+			leave(t, host, dead.cfg.Name)
+			n := newTestNetworkBeside(t, host)
+			if err := n.whole(); err != nil {
+				t.Error(err)
+			}
+			if err := n.close(); err != nil {
+				t.Fatal(err)
+			}
+			if after := hostState(t, host); after != before {
+				t.Errorf("left over:\n%s\nwant:\n%s", after, before)
+			}
+		})
+	}
+}
+
+// newTestNetworkBeside is newTestNetwork in a namespace whose echoes may be
+// running still.
+func newTestNetworkBeside(t *testing.T, host *lab.Host) *testNetwork {
+	t.Helper()
+	n, err := openNetwork(t, host, testConfig(host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.ensure(); err != nil {
+		t.Fatal(err)
+	}
+	tn := &testNetwork{network: n, t: t, at: host, logs: &logBuffer{}}
+	for _, addr := range []string{slot4, slot6} {
+		if _, err := ask(host, addr, 64); err != nil {
+			tn.echo(addr)
+		}
+	}
+	return tn
+}
+
+// A restart with other prefixes takes the old ones' routes away.
+func TestNetworkChangesPrefix(t *testing.T) {
+	_, host, _ := testnet.LAN(t)
+	before := hostState(t, host)
+	newTestNetwork(t, host).abandon(t)
+	cfg := testConfig(host)
+	cfg.Prefix4 = netip.MustParsePrefix("10.99.0.0/16")
+	cfg.Prefix6 = netip.MustParsePrefix("fd99::/64")
+	n, err := openNetwork(t, host, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.ensure(); err != nil {
+		t.Fatal(err)
+	}
+	if state := hostState(t, host); strings.Contains(state, "198.19.0.0") || strings.Contains(state, "fd73:") {
+		t.Errorf("routes to the old prefixes stayed:\n%s", state)
+	}
+	tn := &testNetwork{network: n, t: t, at: host}
+	tn.echo("10.99.0.9:53")
+	if _, err := ask(host, "10.99.0.9:53", 64); err != nil {
+		t.Error(err)
+	}
+	if err := n.close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := hostState(t, host); after != before {
+		t.Errorf("left over:\n%s\nwant:\n%s", after, before)
+	}
+}
+
+func TestNetworkRefuses(t *testing.T) {
+	_, host, _ := testnet.LAN(t)
+	h := host.Netlink()
+	route := func(dst string) *netlink.Route {
+		return &netlink.Route{Dst: ipNet(netip.MustParsePrefix(dst)), LinkIndex: link(t, h, lab.HostIf).Attrs().Index}
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "sotto0"
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	name := testConfig(host).Name
+	for _, tt := range []struct {
+		name     string
+		do, undo func() error
+		want     []string
+	}{
+		{"Route4", func() error { return h.RouteAdd(route("198.19.4.0/24")) }, func() error { return h.RouteDel(route("198.19.4.0/24")) },
+			[]string{"198.19.4.0/24 dev eth0", "set prefix4"}},
+		{"Route6", func() error { return h.RouteAdd(route("fd73:6f74:746f::/64")) }, func() error { return h.RouteDel(route("fd73:6f74:746f::/64")) },
+			[]string{"fd73:6f74:746f::/64 dev eth0", "set prefix6"}},
+		{"Address", func() error { return host.Addr("lo", "198.19.7.7/32") }, func() error {
+			return h.AddrDel(link(t, h, "lo"), &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("198.19.7.7/32"))})
+		}, []string{"local 198.19.7.7/32 dev lo", "set prefix4"}},
+		{"LinkOfAnotherKind", func() error { return h.LinkAdd(bridge) }, func() error { return h.LinkDel(bridge) },
+			[]string{"sotto0", "bridge", "rename"}},
+		{"NamespaceInUse", func() error {
+			ns, err := netns.New(name)
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			inner, err := ns.Netlink()
+			if err != nil {
+				return err
+			}
+			defer inner.Close()
+			a := netlink.NewLinkAttrs()
+			a.Name = "work0"
+			return errors.Join(inner.LinkAdd(&netlink.Bridge{LinkAttrs: a}), inner.LinkSetUp(&netlink.Bridge{LinkAttrs: a}))
+		}, func() error { return netns.Delete(name) }, []string{"work0", "ip netns del " + name}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n, err := openNetwork(t, host, testConfig(host))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.do(); err != nil {
+				t.Fatal(err)
+			}
+			err = n.ensure()
+			for _, want := range tt.want {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("ensure: %v, want %q in it", err, want)
+				}
+			}
+			if err := tt.undo(); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.ensure(); err != nil {
+				t.Errorf("ensure once the way is clear: %v", err)
+			}
+			if err := n.close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestNewNetworkRefuses(t *testing.T) {
+	good := networkConfig{Name: "x", Link: "sotto", Prefix4: defaultPrefix4, Prefix6: defaultPrefix6}
+	for want, change := range map[string]func(*networkConfig){
+		"prefix4":        func(c *networkConfig) { c.Prefix4 = netip.Prefix{} },
+		"prefix6":        func(c *networkConfig) { c.Prefix6 = c.Prefix4 },
+		"link base name": func(c *networkConfig) { c.Link = "fifteen-letters" },
+	} {
+		cfg := good
+		change(&cfg)
+		if _, err := newNetwork(cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("newNetwork: %v, want %q in it", err, want)
+		}
+	}
+}
+
+// Two instances and a foreign route: each gets a number and prefixes of its
+// own, both carry, and clearing one leaves the other alone.
+func TestInstancesSideBySide(t *testing.T) {
+	_, host, _ := testnet.LAN(t)
+	eth := link(t, host.Netlink(), lab.HostIf).Attrs().Index
+	foreign := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("198.18.5.0/24")), LinkIndex: eth}
+	if err := host.Netlink().RouteAdd(foreign); err != nil {
+		t.Fatal(err)
+	}
+	main := newTestNetwork(t, host)
+	before := hostState(t, host)
+	taken := map[string]bool{}
+	open := func() *testNetwork {
+		var in instance
+		err := host.Do(func() (err error) {
+			in, err = pickInstance(func(name string) bool { return taken[name] })
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken[in.name] = true
+		n, err := openNetwork(t, host, networkConfig{
+			Name: host.Name + in.name, Link: in.link, Prefix4: in.prefix4, Prefix6: in.prefix6,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.ensure(); err != nil {
+			t.Fatal(err)
+		}
+		tn := &testNetwork{network: n, t: t, at: host, logs: &logBuffer{}}
+		for _, p := range []netip.Prefix{in.prefix4, in.prefix6} {
+			addr := net.JoinHostPort(nthAddr(p, firstSlotIndex).String(), "53")
+			tn.echo(addr)
+			if _, err := ask(host, addr, 64); err != nil {
+				t.Errorf("%s: %v", in.name, err)
+			}
+		}
+		return tn
+	}
+	first, second := open(), open()
+	if first.cfg.Prefix4.String() != "198.18.0.0/22" || second.cfg.Prefix4.String() != "198.18.8.0/22" {
+		t.Errorf("picked %s and %s; want 198.18.0.0/22, and 198.18.8.0/22 past the foreign route", first.cfg.Prefix4, second.cfg.Prefix4)
+	}
+	for _, n := range []*testNetwork{first, second} {
+		n.abandon(t)
+		for range 2 {
+			err := host.Do(func() error { return clearNetwork(n.cfg.Name, n.cfg.Link, n.cfg.Prefix4, n.cfg.Prefix6) })
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Lstat(netns.Path(n.cfg.Name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left over: %v", n.cfg.Name, err)
+		}
+	}
+	if after := hostState(t, host); after != before {
+		t.Errorf("left over:\n%s\nwant:\n%s", after, before)
+	}
+	if err := main.whole(); err != nil {
+		t.Errorf("the instance that was not cleared: %v", err)
+	}
+	err := host.Do(func() error {
+		_, err := pickInstance(func(string) bool { return true })
+		return err
+	})
+	if err == nil {
+		t.Error("a sixty-fifth instance was picked")
+	}
+}
+
+// Without being told the prefixes, clearing finds them by the link.
+func TestClearFindsPrefixes(t *testing.T) {
+	_, host, _ := testnet.LAN(t)
+	before := hostState(t, host)
+	n := newTestNetwork(t, host)
+	n.abandon(t)
+	if err := host.Do(func() error { return clearNetwork(n.cfg.Name, n.cfg.Link) }); err != nil {
+		t.Fatal(err)
+	}
+	if after := hostState(t, host); after != before {
+		t.Errorf("left over:\n%s\nwant:\n%s", after, before)
+	}
+	if hasRoute(t, host, defaultPrefix4.String(), unix.RTN_UNREACHABLE) {
+		t.Error("the twin is left over")
+	}
+}
