@@ -59,11 +59,11 @@ func join(errs []*Error) *Error {
 	if len(errs) == 1 {
 		return errs[0]
 	}
-	out := &Error{Code: wire.EDENoReachableAuthority}
+	out := &Error{Code: errs[0].Code}
 	var texts []string
 	for _, e := range errs {
-		if e.Code != wire.EDENoReachableAuthority {
-			out.Code = wire.EDENetworkError
+		if e.Code == wire.EDENetworkError {
+			out.Code = e.Code // it says most
 		}
 		out.causes = append(out.causes, e)
 		texts = append(texts, e.text())

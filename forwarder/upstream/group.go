@@ -147,7 +147,7 @@ func (x *exchange) visit(ctx context.Context, n, left int, first bool) (reply []
 	switch {
 	case err != nil:
 		x.note(newError(e.server, time.Since(began), err))
-		return nil, ctx.Err() != nil
+		return nil, ctx.Err() != nil || errors.Is(err, ErrClosed)
 	case !isBad(reply):
 		return reply, true
 	case x.bad == nil:

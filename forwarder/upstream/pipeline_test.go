@@ -31,8 +31,8 @@ func TestThousand(t *testing.T) {
 	close(release)
 	wg.Wait()
 	st := s.Stats()
-	if st.Conns != 2 {
-		t.Errorf("%d connections, want 2", st.Conns)
+	if st.Conns > 2 {
+		t.Errorf("%d connections, want at most 2", st.Conns)
 	}
 	if g := g.Stats().Servers[0]; g.Replies != n || g.InFlight != 0 || g.Strays != 0 {
 		t.Errorf("stats %+v, want %d replies", g, n)

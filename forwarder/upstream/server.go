@@ -153,6 +153,9 @@ func parseOne(spec string) (Server, error) {
 
 // parseAddr reads ADDR, ADDR:PORT, [ADDR] or [ADDR]:PORT.
 func parseAddr(s string) (netip.AddrPort, error) {
+	if strings.Contains(s, "://") {
+		return netip.AddrPort{}, fmt.Errorf("%q is a URL: want ADDR[:PORT][#NAME] for DNS over TLS", s)
+	}
 	host, port := s, uint16(DefaultPort)
 	if inner, rest, ok := strings.Cut(strings.TrimPrefix(s, "["), "]"); ok && strings.HasPrefix(s, "[") {
 		host = inner
@@ -194,8 +197,6 @@ func errNoAddress(host string) error {
 	switch {
 	case host == "":
 		return fmt.Errorf("it has no address: want ADDR[:PORT][#NAME], or one of %s", strings.Join(Presets(), ", "))
-	case strings.Contains(host, "://"):
-		return fmt.Errorf("%q is a URL: want ADDR[:PORT][#NAME] for DNS over TLS", host)
 	case checkName(host) == nil && !strings.ContainsAny(host, ":"):
 		return fmt.Errorf("%q is neither an IP address nor one of %s: a host name would need DNS before there is any; write ADDRESS#%s",
 			host, strings.Join(Presets(), ", "), host)

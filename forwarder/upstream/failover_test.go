@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+// addressed answers every name with an address that says which server it was.
+func addressed(tb testing.TB, last byte) *dot.Zone {
+	tb.Helper()
+	z, err := dot.NewZone(dot.ZoneConfig{A: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, last})}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return z
+}
+
+// who is the server that a reply came from.
+func who(reply []byte) byte {
+	r, err := wire.ParseReply(append([]byte(nil), reply...))
+	if err != nil || len(r.TTLs) != 1 {
+		return 0
+	}
+	return r.Msg[int(r.TTLs[0])+9]
+}
+
+// TestFailover: the first server is asked while it is well, the second while it
+// is not, and the first again.
+func TestFailover(t *testing.T) {
+	first := dot.NewSwitch(addressed(t, 1))
+	s1, s2 := serve(t, first, nil), serve(t, addressed(t, 2), nil)
+	g := group(t, s1, s2)
+	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+		t.Errorf("server %d answered, want 1", got)
+	}
+	first.Set(dot.ResetAll())
+	s1.EndConns(dot.Reset)
+	for range 5 {
+		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+			t.Errorf("server %d answered, want 2", got)
+		}
+	}
+	if st := g.Stats().Servers[0]; st.LastError == "" || st.Rest == 0 {
+		t.Errorf("stats of the failed server %+v", st)
+	}
+	if n := s1.Stats().Queries(); n > 3 {
+		t.Errorf("the failed server got %d queries: it was to be left alone", n)
+	}
+	first.Set(addressed(t, 1))
+	eventually(t, "back to the first", func() bool { return who(mustAsk(t, g, "www.example.")) == 1 })
+	if st := g.Stats().Servers[0]; st.LastError != "" || st.Rest != 0 {
+		t.Errorf("stats of the recovered server %+v", st)
+	}
+}
+
+// TestSilentFirst: a server that takes queries and answers none holds up the
+// first of them, and not those that come after it.
+func TestSilentFirst(t *testing.T) {
+	s1, s2 := serve(t, dot.Silent(), nil), serve(t, addressed(t, 2), nil)
+	g := groupOf(t, hasty(s1, s2))
+	for range 10 {
+		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+			t.Errorf("server %d answered", got)
+		}
+	}
+	// A trial in between is possible where the machine is slow.
+	if n := s1.Stats().Queries(); n > 3 {
+		t.Errorf("the silent server got %d of 10 queries", n)
+	}
+}
+
+// TestSlowName: a name that takes long says nothing about the server, as long as
+// it answers others.
+func TestSlowName(t *testing.T) {
+	s1, s2 := serve(t, addressed(t, 1), nil), serve(t, addressed(t, 2), nil)
+	g := groupOf(t, hasty(s1, s2))
+	mustAsk(t, g, "www.example.")
+	slow := make(chan byte, 1)
+	go func() {
+		reply, _ := ask(t, g, "silent.example.")
+		slow <- who(reply)
+	}()
+	for end := time.Now().Add(900 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+			t.Errorf("server %d answered, want 1: it was given up for one slow name", got)
+		}
+	}
+	<-slow
+}
+
+func TestBadRcodes(t *testing.T) {
+	fail, refuse, good := dot.Rcode(dot.RcodeServFail), dot.Rcode(dot.RcodeRefused), addressed(t, 9)
+	for _, tc := range []struct {
+		what     string
+		handlers []dot.Handler
+		rcode    uint16
+		asked    []uint64 // queries that each server saw
+	}{
+		{"SERVFAIL, then good", []dot.Handler{fail, good}, 0, []uint64{1, 1}},
+		{"REFUSED, SERVFAIL, then good", []dot.Handler{refuse, fail, good}, 0, []uint64{1, 1, 1}},
+		{"NXDOMAIN is an answer", []dot.Handler{dot.Rcode(dot.RcodeNXDomain), good}, wire.RcodeNXDomain, []uint64{1, 0}},
+		{"SERVFAIL everywhere", []dot.Handler{fail, fail}, wire.RcodeServFail, []uint64{1, 1}},
+		{"SERVFAIL, and then a dead one", []dot.Handler{fail, dot.ResetAll()}, wire.RcodeServFail, []uint64{1, 1}},
+		{"a dead one, then SERVFAIL", []dot.Handler{dot.ResetAll(), fail}, wire.RcodeServFail, []uint64{1, 1}},
+		{"three are enough", []dot.Handler{refuse, fail, fail, good}, wire.RcodeRefused, []uint64{1, 1, 1, 0}},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			var servers []*dot.Server
+			for _, h := range tc.handlers {
+				servers = append(servers, serve(t, h, nil))
+			}
+			r := mustAsk(t, group(t, servers...), "www.example.")
+			if rcode(r) != tc.rcode {
+				t.Errorf("rcode %d, want %d", rcode(r), tc.rcode)
+			}
+			for i, s := range servers {
+				if n := s.Stats().Queries(); n != tc.asked[i] {
+					t.Errorf("server %d got %d queries, want %d", i+1, n, tc.asked[i])
+				}
+			}
+		})
+	}
+}
+
+// TestOtherServiceFirst: after a SERVFAIL another service is asked before
+// another address of the same one.
+func TestOtherServiceFirst(t *testing.T) {
+	const other = "other.example"
+	cert := issue(t, dot.CertOptions{Names: []string{testName, other}})
+	use := func(c *dot.Config) { c.Certificate = cert }
+	a1, a2 := serve(t, dot.Rcode(dot.RcodeServFail), use), serve(t, addressed(t, 2), use)
+	b := serve(t, dot.Rcode(dot.RcodeServFail), use)
+	g := groupOf(t, Config{Servers: []Server{{Addr: a1.Addr(), Name: testName}, {Addr: a2.Addr(), Name: testName}, {Addr: b.Addr(), Name: other}}})
+	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+		t.Errorf("server %d answered, want 2", got)
+	}
+	if n := b.Stats().Queries(); n != 1 {
+		t.Errorf("the other service got %d queries, want 1", n)
+	}
+}
+
+// TestAllSilent runs with the real times: a client has to hear within 4 s.
+func TestAllSilent(t *testing.T) {
+	t.Parallel()
+	var servers []*dot.Server
+	for range 3 {
+		servers = append(servers, serve(t, dot.Silent(), nil))
+	}
+	g := group(t, servers...)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	_, err := askCtx(ctx, t, g, "www.example.")
+	if ctx.Err() != nil {
+		t.Error("the error came after the client's patience")
+	}
+	for i, s := range servers {
+		wantEDE(t, err, wire.EDENoReachableAuthority, Server{Addr: s.Addr(), Name: testName}.String()+": no answer within ")
+		if n := s.Stats().Queries(); n == 0 {
+			t.Errorf("server %d was not asked", i+1)
+		}
+	}
+}
+
+// TestShortDeadline: a context's deadline counts where it is nearer, and does
+// not put the server down.
+func TestShortDeadline(t *testing.T) {
+	s := serve(t, dot.Silent(), nil)
+	g := group(t, s)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := askCtx(ctx, t, g, "www.example.")
+	wantEDE(t, err, wire.EDENoReachableAuthority, "no answer within ")
+	if st := g.Stats().Servers[0]; st.LastError != "" {
+		t.Errorf("stats %+v, want no failure after 50 ms", st)
+	}
+}
+
+// TestMixed: the errors of several servers are told together.
+func TestMixed(t *testing.T) {
+	s1 := serve(t, zone(t), func(c *dot.Config) { c.Certificate = issue(t, dot.CertOptions{Names: []string{"x.example"}}) })
+	s2 := serve(t, dot.Garbage(), nil)
+	_, err := ask(t, group(t, s1, s2), "www.example.")
+	wantEDE(t, err, wire.EDENetworkError, "its certificate is for x.example", fmt.Sprintf("%s#%s", s1.Addr(), testName))
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestParseServer(t *testing.T) {
+	for in, want := range map[string]string{
+		"9.9.9.9":                       "9.9.9.9:853",
+		"9.9.9.9:8853":                  "9.9.9.9:8853",
+		"9.9.9.9#dns.quad9.net":         "9.9.9.9:853#dns.quad9.net",
+		"9.9.9.9:8853#DNS.Quad9.net.":   "9.9.9.9:8853#dns.quad9.net",
+		"2620:fe::fe":                   "[2620:fe::fe]:853",
+		"2620:fe::fe#dns.quad9.net":     "[2620:fe::fe]:853#dns.quad9.net",
+		"[2620:fe::fe]":                 "[2620:fe::fe]:853",
+		"[2620:fe::fe]:443#dns.a.b":     "[2620:fe::fe]:443#dns.a.b",
+		"[2620:fe::fe]#dns.quad9.net":   "[2620:fe::fe]:853#dns.quad9.net",
+		"fe80::1%eth0":                  "[fe80::1%eth0]:853",
+		"[fe80::1%eth0]:853#router.lan": "[fe80::1%eth0]:853#router.lan",
+		"::ffff:192.0.2.1":              "192.0.2.1:853",
+		"127.0.0.1:1#a":                 "127.0.0.1:1#a",
+	} {
+		got, err := ParseServer(in)
+		if err != nil || len(got) != 1 || got[0].String() != want {
+			t.Errorf("%q: %v, %v; want %s", in, got, err, want)
+		}
+		if again, err := ParseServer(want); err != nil || again[0].String() != want {
+			t.Errorf("%q does not come back: %v, %v", want, again, err)
+		}
+	}
+}
+
+func TestParseServerErrors(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                          "it has no address: want ADDR[:PORT][#NAME], or one of cloudflare, google, quad9",
+		"#dns.quad9.net":            "it has no address",
+		"dns.quad9.net":             "a host name would need DNS before there is any; write ADDRESS#dns.quad9.net",
+		"dns.quad9.net:853":         "a host name would need DNS",
+		"quad10":                    "neither an IP address nor one of cloudflare, google, quad9",
+		"https://dns.quad9.net/":    "is a URL",
+		"9.9.9":                     "",
+		"9.9.9.9:":                  "is no port",
+		"9.9.9.9:0":                 "is no port: want a number from 1 to 65535",
+		"9.9.9.9:65536":             "is no port",
+		"9.9.9.9:dot":               "is no port",
+		"[2620:fe::fe]:":            "is no port",
+		"[2620:fe::fe]853":          "is no port",
+		"[2620:fe::fe":              "is no IP address",
+		"2620:fe::fe::":             "with an IPv6 address and a port as [ADDR]:PORT",
+		"9.9.9.9#":                  "the name after # is empty",
+		"9.9.9.9#9.9.9.9":           "is an address: leave #9.9.9.9 out",
+		"9.9.9.9#dns..net":          "an empty or an overlong label",
+		"9.9.9.9#dns.quad9.net/x":   "has a '/' in it",
+		"9.9.9.9#a\nb":              "in it",
+		"0.0.0.0":                   "is no server's address",
+		"::":                        "is no server's address",
+		"224.0.0.251":               "is no server's address",
+		"9.9.9.9#" + long(64):       "overlong label",
+		"9.9.9.9#" + long(60) + ".": "",
+	} {
+		got, err := ParseServer(in)
+		if strings.HasSuffix(in, long(60)+".") {
+			if err != nil {
+				t.Errorf("%q: %v", in, err)
+			}
+			continue
+		}
+		if err == nil {
+			t.Errorf("%q: no error, but %v", in, got)
+			continue
+		}
+		if !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "read the upstream ") {
+			t.Errorf("%q: %q has no %q", in, err, want)
+		}
+	}
+}
+
+func long(n int) string { return strings.Repeat("a", n) }
+
+// TestPresets: each has both families, a name everywhere, and DoT's port.
+func TestPresets(t *testing.T) {
+	for _, name := range Presets() {
+		servers, err := ParseServer(strings.ToUpper(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		families := make(map[bool]int)
+		for _, s := range servers {
+			families[s.Addr.Addr().Is4()]++
+			if s.Name == "" || s.Addr.Port() != DefaultPort {
+				t.Errorf("%s: %s", name, s)
+			}
+		}
+		if families[true] != 2 || families[false] != 2 {
+			t.Errorf("%s: %d IPv4 and %d IPv6 servers", name, families[true], families[false])
+		}
+	}
+}
+
+func TestParsePin(t *testing.T) {
+	c := testCA().Certificate()
+	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+	text := "sha256/" + base64.StdEncoding.EncodeToString(sum[:])
+	p, err := ParsePin(text)
+	if err != nil || p != PinOf(c) || p.String() != text {
+		t.Errorf("%q: %v, %v", text, p, err)
+	}
+	for in, want := range map[string]string{
+		"":                   "want sha256/BASE64",
+		text[7:]:             "want sha256/BASE64",
+		"sha1/" + text[7:]:   "want sha256/BASE64",
+		"sha256/***":         "44 characters of base64",
+		"sha256/AAAA":        "it has 3 bytes: want the 32",
+		text[:len(text)-1]:   "44 characters of base64",
+		text + "AAAA":        "",
+		" " + text:           "want sha256/BASE64",
+		"SHA256/" + text[7:]: "want sha256/BASE64",
+	} {
+		if _, err := ParsePin(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", in, err, want)
+		}
+	}
+}
+
+func TestNewChecks(t *testing.T) {
+	s := Server{Addr: netip.MustParseAddrPort("192.0.2.1:853"), Name: testName}
+	for what, cfg := range map[string]Config{
+		"no servers":    {},
+		"no port":       {Servers: []Server{{Addr: netip.AddrPortFrom(loopback, 0)}}},
+		"a bad name":    {Servers: []Server{{Addr: s.Addr, Name: "192.0.2.1"}}},
+		"one twice":     {Servers: []Server{s, s}},
+		"negative":      {Servers: []Server{s}, MaxConns: -1},
+		"too many":      {Servers: []Server{s}, MaxInflight: 1 << 16},
+		"negative time": {Servers: []Server{s}, Timeout: -1},
+	} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
+	pinned := s
+	pinned.Pins = []Pin{{1}}
+	g, err := New(Config{Servers: []Server{s, pinned}, RootCAs: x509.NewCertPool()})
+	if err != nil {
+		t.Fatalf("one address, with and without a pin: %v", err)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+}
