@@ -124,8 +124,8 @@ func TestGetAndAge(t *testing.T) {
 		t.Error("a hit after Flush")
 	}
 	s := c.Stats()
-	if s.Hits != 6 || s.Misses != 5 || s.Entries != 0 || s.Bytes != 0 {
-		t.Errorf("%+v: want 6 hits, 5 misses, nothing held", s)
+	if s.Hits != 6 || s.Misses != 5 || s.Entries != 0 || s.Bytes != 0 || s.Evictions != 0 {
+		t.Errorf("%+v: want 6 hits, 5 misses, nothing held, nothing evicted", s)
 	}
 }
 
@@ -165,10 +165,10 @@ func TestWhatIsKept(t *testing.T) {
 			key := wire.AppendKey(nil, &q)
 			c.Put(key, &r, t0)
 			e, ok := c.Get(key, t0)
+			if ok != (tt.want != 0) || ok != (c.Stats().Entries == 1) {
+				t.Fatalf("kept: %v (%+v)", ok, c.Stats())
+			}
 			if !ok {
-				if tt.want != 0 {
-					t.Fatal("not kept")
-				}
 				return
 			}
 			if got := e.Left(t0); got != tt.want {
@@ -186,6 +186,30 @@ func TestWhatIsKept(t *testing.T) {
 				t.Errorf("EDE %+v", e.Reply.EDE)
 			}
 		})
+	}
+}
+
+// TestCopies: more records than fit an Entry itself, and the copy is whole.
+func TestCopies(t *testing.T) {
+	c := newCache(t, Config{})
+	answer := ""
+	for i := range 3 * fewTTLs {
+		answer += fmt.Sprintf("www.example. %d IN A 192.0.2.%d\n", 100+i, i)
+	}
+	q, r := exchange(t, "www.example.", dns.RcodeSuccess, answer, "", &dns.EDNS0_EDE{InfoCode: 3})
+	key := wire.AppendKey(nil, &q)
+	c.Put(key, &r, t0)
+	want := wire.AppendReply(nil, &q, &r, 7, 0)
+	clear(r.Msg)
+	clear(r.TTLs)
+	clear(r.EDE)
+	clear(key[:5])
+	e, ok := c.Get(wire.AppendKey(nil, &q), t0.Add(7*time.Second))
+	if !ok {
+		t.Fatal("a miss")
+	}
+	if got := wire.AppendReply(nil, &q, &e.Reply, 7, 0); !bytes.Equal(got, want) || e.Reply.EDE[0].Code != 3 {
+		t.Errorf("%x, want %x", got, want)
 	}
 }
 

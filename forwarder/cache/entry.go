@@ -76,11 +76,8 @@ func newEntry(key []byte, r *wire.Reply, now time.Time, least, most uint32) *Ent
 	return e
 }
 
-// clamp brings a TTL into the limits, but for 0, which says: use it once.
+// clamp brings a TTL into the limits. None is 0: Put takes no such reply.
 func clamp(ttl, least, most uint32) uint32 {
-	if ttl == 0 {
-		return 0
-	}
 	return min(max(ttl, least), most)
 }
 

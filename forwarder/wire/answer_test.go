@@ -63,8 +63,8 @@ func TestAppendError(t *testing.T) {
 // TestAppendErrorFitsEveryClient: the longest question and far too much to say.
 func TestAppendErrorFitsEveryClient(t *testing.T) {
 	q := mustQuery(t, cat(head(fRD, 1, 0, 0, 1), longName(), u16(TypeA, ClassIN), opt(512, 0)))
-	long := EDE{1, strings.Repeat("é", 300)}
-	for n, want := range map[int]struct{ options, text int }{1: {1, 200}, 2: {2, 0}, 38: {38, 0}, 39: {0, 0}} {
+	long := EDE{1, "x" + strings.Repeat("é", 300)}
+	for n, want := range map[int]struct{ options, text int }{1: {1, 199}, 2: {2, 0}, 38: {38, 0}, 39: {0, 0}} {
 		ede := make([]EDE, n)
 		for i := range ede {
 			ede[i] = long
@@ -250,6 +250,12 @@ func TestLongestMessages(t *testing.T) {
 		if m := unpack(t, b); len(b) != tt.want || m.Truncated || len(m.Answer) != 1 || (m.IsEdns0() != nil) != tt.opt {
 			t.Errorf("%d bytes, OPT %v", len(b), m.IsEdns0())
 		}
+	}
+	// An extended rcode without OPT would be another one: no records, then.
+	r := mustReply(t, reply(0, 1, 0, 0, in(self, 65280, make([]byte, size))))
+	r.Rcode = RcodeBadCookie
+	if m := unpack(t, AppendReply(nil, &q, &r, 0, 0)); m.Rcode != dns.RcodeBadCookie || !m.Truncated || len(m.Answer) != 0 {
+		t.Errorf("%v", m)
 	}
 }
 

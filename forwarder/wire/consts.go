@@ -64,51 +64,55 @@ const (
 
 // Record types that the forwarder or its tests name.
 const (
-	TypeA       uint16 = 1
-	TypeNS      uint16 = 2
-	TypeMD      uint16 = 3
-	TypeMF      uint16 = 4
-	TypeCNAME   uint16 = 5
-	TypeSOA     uint16 = 6
-	TypeMB      uint16 = 7
-	TypeMG      uint16 = 8
-	TypeMR      uint16 = 9
-	TypePTR     uint16 = 12
-	TypeHINFO   uint16 = 13
-	TypeMINFO   uint16 = 14
-	TypeMX      uint16 = 15
-	TypeTXT     uint16 = 16
-	TypeRP      uint16 = 17
-	TypeAFSDB   uint16 = 18
-	TypeRT      uint16 = 21
-	TypeNSAPPTR uint16 = 23 // NSAP-PTR
-	TypeSIG     uint16 = 24
-	TypePX      uint16 = 26
-	TypeAAAA    uint16 = 28
-	TypeNXT     uint16 = 30
-	TypeSRV     uint16 = 33
-	TypeNAPTR   uint16 = 35
-	TypeKX      uint16 = 36
-	TypeDNAME   uint16 = 39
-	TypeOPT     uint16 = 41
-	TypeDS      uint16 = 43
-	TypeRRSIG   uint16 = 46
-	TypeNSEC    uint16 = 47
-	TypeDNSKEY  uint16 = 48
-	TypeNSEC3   uint16 = 50
-	TypeTLSA    uint16 = 52
-	TypeTALINK  uint16 = 58
-	TypeSVCB    uint16 = 64
-	TypeHTTPS   uint16 = 65
-	TypeLP      uint16 = 107
-	TypeTKEY    uint16 = 249
-	TypeTSIG    uint16 = 250
-	TypeIXFR    uint16 = 251
-	TypeAXFR    uint16 = 252
-	TypeMAILB   uint16 = 253
-	TypeMAILA   uint16 = 254
-	TypeANY     uint16 = 255
-	TypeCAA     uint16 = 257
+	TypeA        uint16 = 1
+	TypeNS       uint16 = 2
+	TypeMD       uint16 = 3
+	TypeMF       uint16 = 4
+	TypeCNAME    uint16 = 5
+	TypeSOA      uint16 = 6
+	TypeMB       uint16 = 7
+	TypeMG       uint16 = 8
+	TypeMR       uint16 = 9
+	TypePTR      uint16 = 12
+	TypeHINFO    uint16 = 13
+	TypeMINFO    uint16 = 14
+	TypeMX       uint16 = 15
+	TypeTXT      uint16 = 16
+	TypeRP       uint16 = 17
+	TypeAFSDB    uint16 = 18
+	TypeRT       uint16 = 21
+	TypeNSAPPTR  uint16 = 23 // NSAP-PTR
+	TypeSIG      uint16 = 24
+	TypePX       uint16 = 26
+	TypeAAAA     uint16 = 28
+	TypeNXT      uint16 = 30
+	TypeSRV      uint16 = 33
+	TypeNAPTR    uint16 = 35
+	TypeKX       uint16 = 36
+	TypeDNAME    uint16 = 39
+	TypeOPT      uint16 = 41
+	TypeDS       uint16 = 43
+	TypeIPSECKEY uint16 = 45
+	TypeRRSIG    uint16 = 46
+	TypeNSEC     uint16 = 47
+	TypeDNSKEY   uint16 = 48
+	TypeNSEC3    uint16 = 50
+	TypeTLSA     uint16 = 52
+	TypeHIP      uint16 = 55
+	TypeTALINK   uint16 = 58
+	TypeSVCB     uint16 = 64
+	TypeHTTPS    uint16 = 65
+	TypeDSYNC    uint16 = 66
+	TypeLP       uint16 = 107
+	TypeTKEY     uint16 = 249
+	TypeTSIG     uint16 = 250
+	TypeIXFR     uint16 = 251
+	TypeAXFR     uint16 = 252
+	TypeMAILB    uint16 = 253
+	TypeMAILA    uint16 = 254
+	TypeANY      uint16 = 255
+	TypeCAA      uint16 = 257
+	TypeAMTRELAY uint16 = 260
 )
 
 // Extended DNS Errors (RFC 8914 §5.2 and the IANA registry).
@@ -148,15 +152,15 @@ var typeNames = map[uint16]string{
 	20: "ISDN", TypeRT: "RT", TypeNSAPPTR: "NSAP-PTR", TypeSIG: "SIG", 25: "KEY",
 	TypePX: "PX", TypeAAAA: "AAAA", 29: "LOC", TypeNXT: "NXT", TypeSRV: "SRV",
 	TypeNAPTR: "NAPTR", TypeKX: "KX", 37: "CERT", TypeDNAME: "DNAME",
-	TypeOPT: "OPT", 42: "APL", TypeDS: "DS", 44: "SSHFP", 45: "IPSECKEY",
+	TypeOPT: "OPT", 42: "APL", TypeDS: "DS", 44: "SSHFP", TypeIPSECKEY: "IPSECKEY",
 	TypeRRSIG: "RRSIG", TypeNSEC: "NSEC", TypeDNSKEY: "DNSKEY", 49: "DHCID",
 	TypeNSEC3: "NSEC3", 51: "NSEC3PARAM", TypeTLSA: "TLSA", 53: "SMIMEA",
-	55: "HIP", TypeTALINK: "TALINK", 59: "CDS", 60: "CDNSKEY", 61: "OPENPGPKEY",
-	62: "CSYNC", 63: "ZONEMD", TypeSVCB: "SVCB", TypeHTTPS: "HTTPS", 66: "DSYNC",
+	TypeHIP: "HIP", TypeTALINK: "TALINK", 59: "CDS", 60: "CDNSKEY", 61: "OPENPGPKEY",
+	62: "CSYNC", 63: "ZONEMD", TypeSVCB: "SVCB", TypeHTTPS: "HTTPS", TypeDSYNC: "DSYNC",
 	99: "SPF", 104: "NID", 105: "L32", 106: "L64", TypeLP: "LP", 108: "EUI48",
 	109: "EUI64", TypeTKEY: "TKEY", TypeTSIG: "TSIG", TypeIXFR: "IXFR",
 	TypeAXFR: "AXFR", TypeMAILB: "MAILB", TypeMAILA: "MAILA", TypeANY: "ANY",
-	256: "URI", TypeCAA: "CAA", 260: "AMTRELAY", 261: "RESINFO",
+	256: "URI", TypeCAA: "CAA", TypeAMTRELAY: "AMTRELAY", 261: "RESINFO",
 	32768: "TA", 32769: "DLV",
 }
 

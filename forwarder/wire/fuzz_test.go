@@ -77,7 +77,8 @@ func checkAccepted(t *testing.T, q *Query) {
 
 // checkOracles compares with dnsmessage and miekg/dns. Known differences, in
 // which the RFCs are on our side and messages are left out here: both libraries
-// take bytes after the last record, pointers that lead nowhere earlier
+// take bytes after the last record (dnsmessage reads an A with RDLENGTH 0 as one
+// of four bytes, miekg/dns mends counts that lie), pointers that lead nowhere earlier
 // (RFC 1035 §4.1.4), pointers in the question, OPT anywhere, more than one, or
 // with a name (RFC 6891 §6.1.1), and TSIG before other records (RFC 8945 §5.1).
 func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
@@ -99,9 +100,9 @@ func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
 			t.Errorf("%d questions: %v", len(x.Questions), err)
 		}
 		return
-	case new(dnsmessage.Message).Unpack(msg[:len(msg)-1]) == nil: // bytes follow the last record
+	case lastRecordEnd(msg) != len(msg):
 		if err != ErrFormat {
-			t.Errorf("trailing bytes: %v", err)
+			t.Errorf("bytes after the last record: %v", err)
 		}
 		return
 	case !optAndTSIGInPlace(m), err == ErrFormat && mayHavePointer(msg):
@@ -114,6 +115,30 @@ func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
 		t.Fatalf("both libraries take what we do not: %v\n%v", err, m)
 	}
 	checkSame(t, m, q)
+}
+
+// lastRecordEnd is where the records that the counts promise end, -1 if they do not.
+func lastRecordEnd(msg []byte) int {
+	off, n := HeaderLen, 0
+	for i := range 4 {
+		n += int(binary.BigEndian.Uint16(msg[4+2*i:]))
+	}
+	for i := range n {
+		_, next, err := dns.UnpackDomainName(msg, off)
+		if err != nil {
+			return -1
+		}
+		if off = next + 4; i > 0 { // one question, then records
+			if off += 6; off > len(msg) {
+				return -1
+			}
+			off += int(binary.BigEndian.Uint16(msg[off-2:]))
+		}
+		if off > len(msg) {
+			return -1
+		}
+	}
+	return off
 }
 
 func mayHavePointer(msg []byte) bool {

@@ -26,16 +26,13 @@ func plainName(msg []byte, off int) (int, error) {
 		n := int(msg[off])
 		switch {
 		case n == 0:
-			if off++; off-start > MaxName {
-				return 0, errNameLen
-			}
-			return off, nil
+			return off + 1, nil
 		case n >= 0xC0:
 			return 0, errQuestionPtr
 		case n > MaxLabel:
 			return 0, errLabelType
 		}
-		if off += 1 + n; off-start >= MaxName {
+		if off += 1 + n; off-start >= MaxName { // no room for the root byte
 			return 0, errNameLen
 		}
 	}
@@ -51,9 +48,6 @@ func skipName(msg []byte, off int) (int, error) {
 		n := int(msg[off])
 		switch {
 		case n == 0:
-			if size+1 > MaxName {
-				return 0, errNameLen
-			}
 			if end == 0 {
 				end = off + 1
 			}

@@ -31,6 +31,7 @@ func TestParseQuery(t *testing.T) {
 		{"IXFR with its SOA, RFC 1995 §3", cat(head(0, 1, 0, 1), example, u16(TypeIXFR, ClassIN), soa(self, 1, 1)), nil},
 		{"unknown type", cat(head(fRD, 1), example, u16(65280, ClassIN)), nil},
 		{"Z bit", ask(fRD|fZ, 0), nil},
+		{"as many pointers as allowed", slowQuery(maxPointers), nil},
 		{"a record after OPT", ask(fRD, 2, opt(512, 0), in(self, TypeA, addr)), nil},
 		{"TSIG last, RFC 8945 §5.1", ask(fRD, 2, opt(512, 0), tsig), nil},
 		{"SIG(0), RFC 2931", ask(fRD, 1, sig0), nil},
@@ -67,6 +68,7 @@ func TestParseQuery(t *testing.T) {
 		{"pointer loop", ask(fRD, 1, in(cat(open("a"), ptr(behind)), TypeA, addr)), ErrFormat},
 		{"forward pointer", ask(fRD, 1, in(ptr(behind+2), TypeA, addr)), ErrFormat},
 		{"pointer into the header", ask(fRD, 1, in(ptr(4), TypeA, addr)), ErrFormat},
+		{"a chain made to be slow", slowQuery(maxPointers + 1), ErrFormat},
 		{"pointer makes the name too long", cat(head(fRD, 1, 0, 0, 1), longName(), u16(TypeA, ClassIN),
 			in(cat(open("y"), self), TypeA, addr)), ErrFormat},
 		{"two OPT, RFC 6891 §6.1.1", ask(fRD, 2, opt(512, 0), opt(512, 0)), ErrFormat},
@@ -115,6 +117,13 @@ func TestParseQuery(t *testing.T) {
 	}
 }
 
+// slowQuery is slowChain as a query.
+func slowQuery(n int) []byte {
+	msg := slowChain(n)
+	msg[2] &^= bitQR
+	return msg
+}
+
 func TestQueryFields(t *testing.T) {
 	msg := cat(head(0x2800|fRD|fAD|fCD, 1, 0, 0, 1), name("WwW", "a.b"), u16(TypeHTTPS, ClassCH), opt(4096, 0x8000))
 	q := mustQuery(t, msg)
@@ -128,6 +137,9 @@ func TestQueryFields(t *testing.T) {
 	q = mustQuery(t, ask(0, 0))
 	if q.RD || q.AD || q.CD || q.EDNS || q.DO || q.UDPSize != 512 {
 		t.Errorf("%+v", q)
+	}
+	if q = mustQuery(t, ask(0, 1, opt(100, 0))); q.UDPSize != 512 {
+		t.Errorf("UDPSize %d, want 512: no less, RFC 6891 §6.2.3", q.UDPSize)
 	}
 	if !mustQuery(t, ask(0, 1, rawRecord(name("k"), TypeTSIG, ClassANY, 0, nil))).Signed ||
 		!mustQuery(t, ask(0, 1, rawRecord(name(), TypeSIG, ClassANY, 0, make([]byte, 19)))).Signed ||
@@ -294,6 +306,11 @@ func TestName(t *testing.T) {
 	}
 	if TypeName(TypeHTTPS) != "HTTPS" || TypeName(65280) != "TYPE65280" {
 		t.Errorf("%s %s", TypeName(TypeHTTPS), TypeName(65280))
+	}
+	for rcode, want := range map[uint16]string{0: "NOERROR", 2: "SERVFAIL", 11: "DSOTYPENI", 16: "BADVERS", 23: "BADCOOKIE", 99: "RCODE99"} {
+		if got := RcodeName(rcode); got != want {
+			t.Errorf("rcode %d is %s, want %s", rcode, got, want)
+		}
 	}
 	for typ, s := range typeNames {
 		if m, ok := dns.TypeToString[typ]; ok && m != s {

@@ -110,7 +110,7 @@ func (w *walker) records(r *Reply) error {
 					err = w.cutOPT(r, s, off, rr)
 					kept--
 				case TypeTSIG:
-					if s != 2 || i != count-1 || rr.end != len(w.msg) {
+					if s != 2 || rr.end != len(w.msg) {
 						err = errTSIGPlace
 						break
 					}
@@ -155,7 +155,6 @@ func (w *walker) cutOPT(r *Reply, section, off int, rr record) error {
 		}
 		data = rest
 	}
-	w.unmark(off) // its owner is gone as well: nothing may point there
 	w.cutAt, w.cutLen = off, rr.end-off
 	w.msg = append(w.msg[:off], w.msg[rr.end:]...)
 	return nil

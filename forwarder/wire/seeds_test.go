@@ -35,6 +35,7 @@ var querySeeds = map[string][]byte{
 	"name-256":            cat(head(fRD, 1), open("y"), longName(), u16(TypeA, ClassIN)),
 	"label-64":            cat(head(fRD, 1), []byte{64}, bytes.Repeat([]byte("x"), 64), []byte{0}, u16(TypeA, ClassIN)),
 	"label-with-dots":     cat(head(fRD, 1), name("a.b", "\x00\xff"), u16(TypeA, ClassIN)),
+	"a-of-no-bytes":       cat(head(fRD, 1, 1), question, in(self, TypeA), addr),
 	"iquery":              cat(head(0x0800, 0, 1), in(name("a"), TypeA, addr)),
 	"notify":              cat(head(0x2000, 1), example, u16(TypeSOA, ClassIN)),
 	"update":              cat(head(0x2800, 1, 0, 1), example, u16(TypeSOA, ClassIN), rawRecord(self, TypeA, ClassANY, 0, nil)),
