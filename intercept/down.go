@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Down takes away what dead instances left on this machine: hooks, cgroups of
+// commands with what still runs in them, links, routes, namespaces, pins, records.
+// It needs no daemon and ends none: living instances are left alone and named in
+// the error, for whoever started them to stop.
+func Down(ctx context.Context, log *slog.Logger) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return down(ctx, log, defaultRunDir, defaultBPFFS)
+}
+
+func down(ctx context.Context, log *slog.Logger, runDir, bpffs string) (err error) {
+	reg, err := openRegistry(runDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, reg.release()) }()
+	all, err := reg.list()
+	if err != nil {
+		return err
+	}
+	known := make(map[string]found)
+	for _, f := range all {
+		known[f.Name] = f
+	}
+	names, err := strayNames(bpffs)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, ok := known[name]; !ok {
+			known[name] = found{record: record{Name: name}}
+		}
+	}
+	var errs []error
+	for _, f := range known {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		if f.alive {
+			errs = append(errs, errRunning(f))
+			continue
+		}
+		if err := clearInstance(reg, f.record, bpffs); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		log.Info("took away what an instance left", "instance", f.Name)
+	}
+	// Gone when it was the last; ENOTEMPTY when not.
+	_ = os.Remove(filepath.Join(bpffs, "sotto"))
+	return errors.Join(errs...)
+}
+
+// clearInstance takes away a dead instance. The caller holds the registry. The
+// order keeps the seal closed: a command's processes end before its hooks go, and
+// the unreachable routes go last. bpffs is where to look when the record is lost.
+func clearInstance(reg *registry, rec record, bpffs string) error {
+	if rec.BPFFS != "" {
+		bpffs = rec.BPFFS
+	}
+	if rec.Ephemeral {
+		for _, g := range rec.Cgroups {
+			if !g.same() {
+				continue // gone, or not the one that Sotto made
+			}
+			if err := errors.Join(killCgroup(g.Path), removeCgroup(g.Path)); err != nil {
+				return fmt.Errorf("clear instance %s: %w", rec.Name, err)
+			}
+		}
+	}
+	if err := removePins(pinDir(bpffs, rec.Name)); err != nil {
+		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
+	}
+	var prefixes []netip.Prefix
+	for _, p := range rec.prefixes() {
+		if p.IsValid() {
+			prefixes = append(prefixes, p)
+		}
+	}
+	if err := clearNetwork(rec.Name, linkBase(rec.Name), prefixes...); err != nil {
+		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
+	}
+	return reg.forget(rec.Name)
+}
+
+// prefixes are the recorded ones, or where the record is lost those that an
+// instance of the name has unless configured.
+func (r record) prefixes() []netip.Prefix {
+	if r.Prefix4.IsValid() || r.Prefix6.IsValid() {
+		return []netip.Prefix{r.Prefix4, r.Prefix6}
+	}
+	if r.Name == defaultName {
+		return []netip.Prefix{defaultPrefix4, defaultPrefix6}
+	}
+	for n := range maxInstances {
+		if in := nthInstance(n); in.name == r.Name {
+			return []netip.Prefix{in.prefix4, in.prefix6}
+		}
+	}
+	return nil
+}
+
+// strayNames returns the names of instances that left pins, a namespace or a link
+// without a record.
+func strayNames(bpffs string) ([]string, error) {
+	var names []string
+	for _, dir := range []string{filepath.Join(bpffs, "sotto"), "/run/netns"} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("look for leftovers: %w", err)
+		}
+		for _, e := range entries {
+			if goodName.MatchString(e.Name()) {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("look for leftovers: %w", err)
+	}
+	for _, l := range links {
+		if name, ok := nameOfLink(l.Name); ok {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// nameOfLink undoes linkBase for what [nthInstance] and the default name make.
+func nameOfLink(link string) (string, bool) {
+	base, ok := strings.CutPrefix(link, "sotto")
+	if !ok || (!strings.HasSuffix(base, "0") && !strings.HasSuffix(base, "1")) {
+		return "", false
+	}
+	base = base[:len(base)-1]
+	if base == "" {
+		return defaultName, true
+	}
+	name := defaultName + "-" + base
+	return name, goodName.MatchString(name)
+}

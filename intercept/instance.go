@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
+
+	"sotto/bpf"
+)
+
+// Instance is one seal: its hooks, slots and network. All methods may be called
+// concurrently, but none other than Origin and Workload after Close.
+type Instance struct {
+	cfg       Config
+	groups    []group // sealed
+	file      *os.File
+	workloads *workloads
+	network   *network
+	kernel    *kernel
+	origins   *origins
+
+	mu sync.Mutex
+	// inherited: an earlier process left hooks, which are not this one's to take
+	// away before Attach put its own programs in them.
+	inherited bool
+	attached  bool
+	closed    bool
+}
+
+// Open makes everything but the hooks: the instance's name and lock, the network,
+// the maps and programs. It is called in the network namespace that the sealed
+// workloads' packets come through, which is the host's. What an earlier process of
+// the same name left is adopted; what dead commands left is cleared.
+//
+// The caller closes the instance, whatever happens next. ctx is only looked at
+// before the work begins, which takes milliseconds.
+func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("open instance: %w", err)
+	}
+	i := &Instance{cfg: cfg}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, i.Close())
+		}
+	}()
+	root, err := CgroupRoot()
+	if err != nil {
+		return nil, err
+	}
+	if i.groups, err = findGroups(cfg.Cgroups); err != nil {
+		return nil, err
+	}
+	if i.workloads, err = newWorkloads(root); err != nil {
+		return nil, err
+	}
+	if i.file, err = claimInstance(&i.cfg, i.groups); err != nil {
+		return nil, err
+	}
+	if i.inherited, err = hooked(pinDir(i.cfg.BPFFS, i.cfg.Name)); err != nil {
+		return nil, err
+	}
+	if err := i.openNetwork(); err != nil {
+		return nil, err
+	}
+	if i.kernel, err = loadKernel(&i.cfg, i.groups, i.workloads); err != nil {
+		return nil, err
+	}
+	if i.origins, err = newOrigins(&i.cfg, i.kernel.Origins); err != nil {
+		return nil, err
+	}
+	return i, i.resetExclusion()
+}
+
+func (i *Instance) openNetwork() (err error) {
+	i.network, err = newNetwork(networkConfig{
+		Name: i.cfg.Name, Link: linkBase(i.cfg.Name),
+		Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6,
+		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange,
+	})
+	if err != nil {
+		return err
+	}
+	return i.network.ensure()
+}
+
+// Name returns the instance's name, also that of its network namespace.
+func (i *Instance) Name() string { return i.cfg.Name }
+
+// Prefixes returns the networks of the virtual addresses.
+func (i *Instance) Prefixes() (v4, v6 netip.Prefix) { return i.cfg.Prefix4, i.cfg.Prefix6 }
+
+// Do runs fn inside the listener's network namespace, on a thread of its own:
+// sockets that it makes belong there.
+func (i *Instance) Do(fn func() error) error { return i.network.do(fn) }
+
+// Attach hooks the programs to the cgroups. The listener must answer by now.
+func (i *Instance) Attach() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed {
+		return errors.New("attach: the instance is closed")
+	}
+	// The hooks go live here.
+	if err := i.kernel.attach(i.groups); err != nil {
+		return explain(err)
+	}
+	i.attached = true
+	// Only now may outer seals let these cgroups through.
+	if i.cfg.Ephemeral {
+		return i.tellOthers(true)
+	}
+	return nil
+}
+
+// Run keeps the instance in order: the network is repaired and follows the host's
+// addresses, idle slots are collected. It returns nil when ctx ends.
+func (i *Instance) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return i.network.run(ctx) })
+	g.Go(func() error { return i.collectIdle(ctx) })
+	return g.Wait()
+}
+
+// Workload returns the path of a cgroup in the hierarchy, as /proc/PID/cgroup shows
+// it; "" for one that was gone before it was first asked for.
+func (i *Instance) Workload(cgroupID uint64) string { return i.workloads.path(cgroupID) }
+
+// Control marks a socket as Sotto's own: the hooks let it through. It is the
+// Control function of a net.Dialer or net.ListenConfig.
+func (i *Instance) Control(_, _ string, c syscall.RawConn) error {
+	var err error
+	ctl := c.Control(func(fd uintptr) {
+		err = i.kernel.Own.Update(int32(fd), uint32(1), ebpf.UpdateAny)
+	})
+	if err = errors.Join(ctl, err); err != nil {
+		return fmt.Errorf("mark own socket: %w", err)
+	}
+	return nil
+}
+
+// Counters returns how often each verdict was given since the hooks' maps were
+// made, which may have been an earlier process.
+func (i *Instance) Counters() map[string]uint64 {
+	out := make(map[string]uint64, len(counterNames))
+	for at, name := range counterNames {
+		var perCPU []uint64
+		if err := i.kernel.Counters.Lookup(uint32(at), &perCPU); err != nil {
+			i.cfg.Log.Warn("cannot read a counter", "counter", name, "err", err)
+			continue
+		}
+		for _, n := range perCPU {
+			out[name] += n
+		}
+	}
+	return out
+}
+
+// counterNames are the names of enum counter in bpf/counters.h.
+var counterNames = [bpf.SottoCounterCOUNTERS]string{
+	bpf.SottoCounterCOUNT_CONNECT:        "connect",
+	bpf.SottoCounterCOUNT_SEND:           "send",
+	bpf.SottoCounterCOUNT_REPLY:          "reply",
+	bpf.SottoCounterCOUNT_PEER:           "peer",
+	bpf.SottoCounterCOUNT_OWN:            "own",
+	bpf.SottoCounterCOUNT_EXCLUDED:       "excluded",
+	bpf.SottoCounterCOUNT_SLOT_NEW:       "slot_new",
+	bpf.SottoCounterCOUNT_SLOT_FREED:     "slot_freed",
+	bpf.SottoCounterCOUNT_SLOT_COLLECTED: "slot_collected",
+	bpf.SottoCounterCOUNT_SLOT_RACE:      "slot_race",
+	bpf.SottoCounterCOUNT_NO_SLOT:        "no_slot",
+	bpf.SottoCounterCOUNT_OVER_QUOTA:     "over_quota",
+	bpf.SottoCounterCOUNT_NO_MEMORY:      "no_memory",
+	bpf.SottoCounterCOUNT_UNKNOWN:        "unknown",
+}
+
+// Close takes everything away that the instance made: hooks first, then network,
+// maps, pins and record. Where an earlier process left hooks and Attach was never
+// reached, all of that stays: a start that failed must not open what a crash kept
+// closed. Close is idempotent.
+func (i *Instance) Close() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed {
+		return nil
+	}
+	i.closed = true
+	var errs []error
+	if i.file != nil && i.inherited && !i.attached {
+		if i.network != nil {
+			errs = append(errs, i.network.leave())
+		}
+	} else if i.file != nil {
+		errs = append(errs, i.takeAway())
+	}
+	if i.kernel != nil {
+		errs = append(errs, i.kernel.Close())
+	}
+	if i.workloads != nil {
+		errs = append(errs, i.workloads.close())
+	}
+	if i.file != nil {
+		errs = append(errs, i.file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// takeAway ends the seal. Where outer instances made way for this one they take
+// over before its hooks go, so that the cgroups are sealed all the while.
+func (i *Instance) takeAway() error {
+	var errs []error
+	if i.cfg.Ephemeral && i.attached {
+		errs = append(errs, i.tellOthers(false))
+	}
+	err := detachAll(pinDir(i.cfg.BPFFS, i.cfg.Name))
+	errs = append(errs, err)
+	if err == nil { // a hook that stays needs the unreachable routes
+		if i.network != nil {
+			errs = append(errs, i.network.close())
+		}
+		errs = append(errs, removePins(pinDir(i.cfg.BPFFS, i.cfg.Name)))
+	}
+	if errors.Join(errs...) != nil {
+		return errors.Join(errs...) // the record stays, for Down
+	}
+	reg, err := openRegistry(i.cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(reg.forget(i.cfg.Name), reg.release())
+}
+
+// leave lets go of the network and changes nothing of it.
+func (n *network) leave() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil
+	}
+	n.closed = true
+	var err error
+	if n.ns != nil {
+		n.inner.Close()
+		err = n.ns.Close()
+		n.ns = nil
+	}
+	n.host.Close()
+	return errors.Join(err, n.home.Close())
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"sotto/bpf"
+)
+
+// Origin is the nameserver that a client meant, and the cgroup that it runs in.
+type Origin struct {
+	Addr     netip.AddrPort
+	CgroupID uint64
+}
+
+// Origin returns what a virtual address stands for, or last stood for. It makes no
+// system call and takes no lock.
+func (i *Instance) Origin(local netip.Addr) (Origin, bool) { return i.origins.find(local) }
+
+// origins is the reverse map, in this process's memory. The programs write it.
+type origins struct {
+	mem    []byte
+	base4  uint32
+	base6  netip.Addr
+	count  uint32
+	prefix netip.Prefix // what has the same 96 bits as base6
+}
+
+// newOrigins maps m. The mapping is undone when nobody can ask any more, and not
+// in Close: a listener that drains may still ask then, and must not fault.
+func newOrigins(cfg *Config, m *ebpf.Map) (*origins, error) {
+	o := &origins{base4: base4(cfg), base6: cfg.Prefix6.Addr(), count: cfg.slotCount()}
+	o.prefix = netip.PrefixFrom(o.base6, 96)
+	page := os.Getpagesize()
+	size := (int(o.count)*originSize + page - 1) / page * page
+	var err error
+	if o.mem, err = unix.Mmap(m.FD(), 0, size, unix.PROT_READ, unix.MAP_SHARED); err != nil {
+		return nil, fmt.Errorf("map the slots into memory: %w", err)
+	}
+	runtime.AddCleanup(o, func(mem []byte) { _ = unix.Munmap(mem) }, o.mem)
+	return o, nil
+}
+
+// originSize is the size of struct origin in bpf/slots.h; the kernel lays out
+// array entries at multiples of eight bytes, which it is.
+const originSize = int(unsafe.Sizeof(bpf.SottoOrigin{}))
+
+// Fields of struct origin in words of eight bytes: two of address; the port with
+// its padding; the cgroup; the generation with its padding.
+type originWords [5]uint64
+
+// A compile error here means that struct origin changed.
+var _ = [1]struct{}{}[originSize-int(unsafe.Sizeof(originWords{}))]
+
+func (o *origins) find(local netip.Addr) (Origin, bool) {
+	idx, ok := o.index(local)
+	if !ok {
+		return Origin{}, false
+	}
+	words, ok := o.read(idx)
+	// What the kernel keeps is laid out as in its memory, so put it back there.
+	var b [8 * 4]byte
+	for at, w := range words[:4] {
+		binary.NativeEndian.PutUint64(b[8*at:], w)
+	}
+	runtime.KeepAlive(o)
+	port := binary.BigEndian.Uint16(b[16:])
+	addr := netip.AddrFrom16([16]byte(b[:16])).Unmap()
+	if !ok || port == 0 || addr.Is4() != local.Unmap().Is4() {
+		return Origin{}, false
+	}
+	return Origin{Addr: netip.AddrPortFrom(addr, port), CgroupID: words[3]}, true
+}
+
+// index returns the slot of a virtual address.
+func (o *origins) index(local netip.Addr) (uint32, bool) {
+	var idx uint32
+	if local = local.Unmap(); local.Is4() {
+		b := local.As4()
+		idx = binary.BigEndian.Uint32(b[:]) - o.base4
+	} else {
+		if !o.prefix.Contains(local.WithZone("")) {
+			return 0, false
+		}
+		b, base := local.As16(), o.base6.As16()
+		idx = binary.BigEndian.Uint32(b[12:]) - binary.BigEndian.Uint32(base[12:])
+	}
+	return idx, idx >= firstSlotIndex && idx < o.count
+}
+
+// reads bounds the tries to see an entry at rest. It is written in less than a
+// microsecond, and rests for minutes.
+const reads = 64
+
+// read copies the entry of a slot. The generation is odd while the programs write
+// it, and another one afterwards; see slot_fill in bpf/slots.h.
+func (o *origins) read(idx uint32) (words originWords, ok bool) {
+	entry := (*originWords)(unsafe.Pointer(&o.mem[int(idx)*originSize]))
+	generation := (*uint32)(unsafe.Pointer(&entry[4]))
+	for range reads {
+		before := atomic.LoadUint32(generation)
+		for i := range entry[:4] {
+			words[i] = atomic.LoadUint64(&entry[i])
+		}
+		if before&1 == 0 && atomic.LoadUint32(generation) == before {
+			return words, true
+		}
+	}
+	return words, false
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+// testSeal is an instance in a lab, with a listener that answers whoever asks with
+// what it knows of him: "ORIGIN by WORKLOAD".
+type testSeal struct {
+	*Instance
+	lab       *lab.Lab
+	host, lan *lab.Host
+	group     *lab.Cgroup
+}
+
+// sealTestConfig is a configuration with names and directories of its own, for a cgroup
+// of the lab.
+func sealTestConfig(t *testing.T, group *lab.Cgroup) Config {
+	t.Helper()
+	cfg := Config{
+		Name: fmt.Sprintf("sotto-t%d", os.Getpid()%10000000), Cgroups: []string{group.Path},
+		Prefix4: netip.MustParsePrefix("198.18.252.0/22"), Prefix6: netip.MustParsePrefix("fd73:6f74:746f:fff::/64"),
+		RunDir: t.TempDir(), BPFFS: t.TempDir(),
+	}
+	// Open mounts it. Detached, since an interrupted test may still have it open.
+	t.Cleanup(func() { _ = unix.Unmount(cfg.BPFFS, unix.MNT_DETACH) })
+	return cfg
+}
+
+// openSeal opens and attaches an instance for a cgroup of a new lab.
+func openSeal(t *testing.T, change func(*Config)) *testSeal {
+	t.Helper()
+	s := &testSeal{}
+	s.lab, s.host, s.lan = testnet.LAN(t)
+	var err error
+	if s.group, err = s.lab.Cgroup("work"); err != nil {
+		t.Fatal(err)
+	}
+	cfg := sealTestConfig(t, s.group)
+	if change != nil {
+		change(&cfg)
+	}
+	s.Instance = openAt(t, s.host, cfg)
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// openAt opens an instance on a host of the lab, until the end of the test.
+func openAt(t *testing.T, at *lab.Host, cfg Config) *Instance {
+	t.Helper()
+	var i *Instance
+	err := at.Do(func() (err error) {
+		i, err = Open(t.Context(), cfg)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := i.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return i
+}
+
+// run keeps the instance in order until the end of the test.
+func (s *testSeal) run(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+}
+
+// client starts a process in the sealed cgroup.
+func (s *testSeal) client(t *testing.T) *client {
+	t.Helper()
+	return startClient(t, s.host, s.group)
+}
+
+// about is what the listener says of a client in the sealed cgroup.
+func (s *testSeal) about(origin string) string {
+	return origin + " by /" + filepath.Base(s.group.Path)
+}
+
+// listen answers in the instance's namespace until the end of the test.
+func listen(t *testing.T, i *Instance) {
+	t.Helper()
+	answer := func(local net.IP) []byte {
+		addr, _ := netip.AddrFromSlice(local)
+		o, ok := i.Origin(addr)
+		if !ok {
+			return []byte("no origin of " + local.String())
+		}
+		return fmt.Appendf(nil, "%s by %s", o.Addr, i.Workload(o.CgroupID))
+	}
+	var conns []io.Closer
+	err := i.Do(func() error {
+		u4, err := net.ListenPacket("udp4", ":53")
+		if err != nil {
+			return err
+		}
+		u6, err := net.ListenPacket("udp6", ":53")
+		if err != nil {
+			return err
+		}
+		tcp, err := net.Listen("tcp", ":53")
+		if err != nil {
+			return err
+		}
+		conns = append(conns, u4, u6, tcp)
+		go serve4(ipv4.NewPacketConn(u4), answer)
+		go serve6(ipv6.NewPacketConn(u6), answer)
+		go serveTCP(tcp, answer)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	})
+}
+
+func serve4(c *ipv4.PacketConn, answer func(net.IP) []byte) {
+	_ = c.SetControlMessage(ipv4.FlagDst, true)
+	b := make([]byte, 512)
+	for {
+		_, cm, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		_, _ = c.WriteTo(answer(cm.Dst), &ipv4.ControlMessage{Src: cm.Dst}, from)
+	}
+}
+
+func serve6(c *ipv6.PacketConn, answer func(net.IP) []byte) {
+	_ = c.SetControlMessage(ipv6.FlagDst, true)
+	b := make([]byte, 512)
+	for {
+		_, cm, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		_, _ = c.WriteTo(answer(cm.Dst), &ipv6.ControlMessage{Src: cm.Dst}, from)
+	}
+}
+
+func serveTCP(l net.Listener, answer func(net.IP) []byte) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			b := make([]byte, 512)
+			if _, err := c.Read(b); err == nil {
+				_, _ = c.Write(answer(c.LocalAddr().(*net.TCPAddr).IP))
+			}
+		}()
+	}
+}
+
+// slots counts those in use, and the references to them.
+func (s *testSeal) slotsUsed(t *testing.T) (used, refs int) {
+	t.Helper()
+	var idx uint32
+	var slot struct{ Lock, Used, Refs, Zero, Last1, Last2 uint32 }
+	it := s.kernel.Slots.Iterate()
+	for it.Next(&idx, &slot) {
+		used += int(slot.Used)
+		refs += int(slot.Refs)
+	}
+	if err := it.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return used, refs
+}
+
+// waitFor waits for something that another process or thread does.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("still not: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// runSealer is a process that seals by the configuration on its stdin, says so, and
+// waits to be killed.
+func runSealer() {
+	var cfg Config
+	err := json.NewDecoder(os.Stdin).Decode(&cfg)
+	if err == nil {
+		var i *Instance
+		if i, err = Open(context.Background(), cfg); err == nil {
+			if err = i.Attach(); err == nil {
+				fmt.Println("sealed")
+				select {}
+			}
+		}
+	}
+	fmt.Println(strings.ReplaceAll(err.Error(), "\n", " "))
+}

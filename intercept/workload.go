@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxWorkloads bounds the names remembered. A host has hundreds of cgroups that
+// ask, not thousands.
+const maxWorkloads = 4096
+
+// fileidKernfs is FILEID_KERNFS of linux/exportfs.h: a handle that is nothing but
+// the cgroup's number.
+const fileidKernfs = 0xfe
+
+// workloads turns cgroup numbers into paths. A cgroup2 directory is never renamed
+// and its number never given away, so what was found stays true, also when the
+// cgroup is gone. For concurrent use.
+type workloads struct {
+	root string
+	dir  *os.File // the root of the hierarchy
+
+	mu    sync.RWMutex
+	paths map[uint64]string
+}
+
+// newWorkloads opens the hierarchy at root. The caller closes it.
+func newWorkloads(root string) (*workloads, error) {
+	dir, err := os.Open(root)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup root: %w", err)
+	}
+	return &workloads{root: root, dir: dir, paths: make(map[uint64]string)}, nil
+}
+
+// path returns the path below the root, "/" for the root itself, and "" for a
+// cgroup that was gone before anybody asked.
+func (w *workloads) path(id uint64) string {
+	w.mu.RLock()
+	path, ok := w.paths[id]
+	w.mu.RUnlock()
+	if ok {
+		return path
+	}
+	path, err := w.find(id)
+	if err != nil {
+		return ""
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.paths) >= maxWorkloads {
+		clear(w.paths)
+	}
+	w.paths[id] = path
+	return path
+}
+
+// gone tells whether there is no such cgroup any more.
+func (w *workloads) gone(id uint64) bool {
+	fd, err := w.open(id)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return err == unix.ESTALE
+}
+
+func (w *workloads) open(id uint64) (int, error) {
+	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
+	return unix.OpenByHandleAt(int(w.dir.Fd()), handle, unix.O_PATH|unix.O_CLOEXEC)
+}
+
+func (w *workloads) find(id uint64) (string, error) {
+	fd, err := w.open(id)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	dir, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "", err
+	}
+	rel, err := filepath.Rel(w.root, strings.TrimSuffix(dir, " (deleted)"))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join("/", rel), nil
+}
+
+func (w *workloads) close() error { return w.dir.Close() }
