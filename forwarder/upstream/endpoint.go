@@ -97,13 +97,12 @@ func (e *endpoint) askUntil(ctx context.Context, query []byte, began, until time
 		}
 		sent := time.Now()
 		reply, err := c.exchange(ctx, query, until)
-		var lost *lostError
 		switch {
 		case err == nil:
 			return reply, nil
 		case errors.Is(err, errGone):
 			// It ended after it was picked; it will not be picked again.
-		case errors.As(err, &lost) && resends < maxResends && (c.proven(sent) || errors.Is(err, errNetwork)):
+		case isLost(err) && resends < maxResends && (c.proven(sent) || errors.Is(err, errNetwork)):
 			resends++
 			e.count.resent.Add(1)
 		case isTimeout(err) && c.answeredSince(began):

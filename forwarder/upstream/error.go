@@ -119,6 +119,11 @@ type lostError struct{ cause error }
 func (e *lostError) Error() string { return "lost the connection: " + e.cause.Error() }
 func (e *lostError) Unwrap() error { return e.cause }
 
+func isLost(err error) bool {
+	var lost *lostError
+	return errors.As(err, &lost)
+}
+
 // newError puts a failure of a server into words.
 func newError(s Server, waited time.Duration, err error) *Error {
 	out := &Error{Server: s.String(), Code: wire.EDENetworkError, causes: []error{err}}
@@ -143,8 +148,6 @@ func reason(s Server, waited time.Duration, err error) string {
 	if errors.As(err, &untrusted) {
 		return untrusted.reason
 	}
-	var lost *lostError
-	isLost := errors.As(err, &lost)
 	switch {
 	case errors.Is(err, ErrSilent), errors.Is(err, ErrClosed), errors.Is(err, errFull),
 		errors.Is(err, errStrays), errors.Is(err, errNoFrame), errors.Is(err, errNetwork):
@@ -158,17 +161,17 @@ func reason(s Server, waited time.Duration, err error) string {
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return "no route to it from this machine"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "the server reset the connection" + during(isLost)
+		return "the server reset the connection" + during(isLost(err))
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "the server closed the connection in the middle of a message"
 	case errors.Is(err, io.EOF):
-		return "the server closed the connection" + during(isLost)
+		return "the server closed the connection" + during(isLost(err))
 	}
 	return handshakeReason(s, err)
 }
 
-func during(isLost bool) string {
-	if isLost {
+func during(lost bool) string {
+	if lost {
 		return " before it answered"
 	}
 	return " during the TLS handshake"

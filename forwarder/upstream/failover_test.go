@@ -51,7 +51,8 @@ func TestFailover(t *testing.T) {
 	if st := g.Stats().Servers[0]; st.LastError == "" || st.Rest == 0 {
 		t.Errorf("stats of the failed server %+v", st)
 	}
-	if n := s1.Stats().Queries(); n > 3 {
+	// One is from before; where the machine is slow, trials come in between.
+	if n := s1.Stats().Queries(); n > 4 {
 		t.Errorf("the failed server got %d queries: it was to be left alone", n)
 	}
 	first.Set(addressed(t, 1))

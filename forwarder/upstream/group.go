@@ -44,7 +44,6 @@ type Group struct {
 	cfg       Config
 	log       *slog.Logger
 	endpoints []*endpoint
-	pick      picker
 	kick      chan struct{}  // the warm keeper has something to look at
 	wg        sync.WaitGroup // dials and connections
 }
@@ -58,7 +57,7 @@ func New(cfg Config) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{cfg: cfg, log: cfg.Log, pick: failover, kick: make(chan struct{}, 1)}
+	g := &Group{cfg: cfg, log: cfg.Log, kick: make(chan struct{}, 1)}
 	for _, s := range cfg.Servers {
 		g.endpoints = append(g.endpoints, &endpoint{
 			g: g, server: s,
@@ -105,7 +104,7 @@ type exchange struct {
 	errs    []*Error // at most one a server
 }
 
-// round asks every server once, in the picker's order. It returns a good reply,
+// round asks every server once, in the order of [failover]. It returns a good reply,
 // or nil. Another address of a service that gave an error code probably says
 // the same: it is asked after the rest.
 func (x *exchange) round(ctx context.Context) []byte {
@@ -115,7 +114,7 @@ func (x *exchange) round(ctx context.Context) []byte {
 	for _, e := range x.g.endpoints {
 		servers = append(servers, candidate{until: e.resting.Load()})
 	}
-	order := x.g.pick(orderRoom[:0], servers, time.Now().UnixNano())
+	order := failover(orderRoom[:0], servers, time.Now().UnixNano())
 	var later []int
 	for i, n := range order {
 		if x.knows(x.g.endpoints[n].server.Name) {
@@ -209,8 +208,7 @@ func (x *exchange) pause(ctx context.Context) bool {
 // causes. One with a bad certificate, or without a route, is as bad a moment
 // later.
 func mayPass(err error) bool {
-	var lost *lostError
-	return errors.As(err, &lost) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+	return isLost(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // isBad reports whether a reply's code says that the server could not, or would

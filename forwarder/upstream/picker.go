@@ -2,20 +2,18 @@
 
 package upstream
 
-// candidate is what a picker knows of a server.
+// candidate is what is known of a server when it is chosen.
 type candidate struct {
 	// until is the time in Unix nanoseconds at which the server's rest after
 	// failures ends; 0: it is healthy.
 	until int64
 }
 
-// picker says in which order servers are asked for one query. It appends the
-// indices of all candidates to dst: also a server that rests is asked before
-// the query fails. It is pure, and called concurrently.
-type picker func(dst []int, servers []candidate, now int64) []int
-
-// failover keeps the configured order, with servers that rest behind the
-// others, the one that rests the shortest first.
+// failover says in which order servers are asked for one query: the configured
+// one, with servers that rest behind the others, the one that rests the shortest
+// first. It appends the indices of all to dst: also a server that rests is asked
+// before the query fails. It is pure, and called concurrently. Other ways of
+// choosing have the same form.
 func failover(dst []int, servers []candidate, now int64) []int {
 	start := len(dst)
 	for i := range servers {

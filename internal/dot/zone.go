@@ -131,7 +131,10 @@ func (z *Zone) firstLabel(q *query) (string, int) {
 			return word, 0
 		}
 	}
-	word, digits, _ := strings.Cut(first, "-")
+	word, digits, ok := strings.Cut(first, "-")
+	if !ok {
+		return "", 0
+	}
 	n, err := strconv.Atoi(digits)
 	if err != nil || n < 0 {
 		return "", 0
