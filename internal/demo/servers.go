@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"sotto/internal/dot"
+	"sotto/internal/lab"
+)
+
+// servers are the LAN's nameservers while they run.
+type servers struct {
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// serve starts the plain nameservers that questions names and a DNS over TLS
+// server, all with the same zone, and writes the CA's certificate to caFile.
+func serve(ctx context.Context, lan *lab.Host, caFile string) (*servers, error) {
+	ca, err := dot.NewCA()
+	if err != nil {
+		return nil, err
+	}
+	cert, err := ca.Issue(dot.CertOptions{Names: []string{upstreamName}})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(caFile, ca.PEM(), 0o644); err != nil {
+		return nil, fmt.Errorf("write the demo's certificate: %w", err)
+	}
+	zone, err := dot.NewZone(dot.ZoneConfig{
+		A: []netip.Addr{netip.MustParseAddr("203.0.113.80")}, AAAA: []netip.Addr{netip.MustParseAddr("2001:db8::80")},
+	})
+	if err != nil {
+		return nil, err
+	}
+	cfg := dot.Config{Handler: zone, Certificate: cert}
+	if err := lan.Do(func() error { return listen(&cfg) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the demo's nameservers: %w", err), closeSockets(cfg))
+	}
+	srv, err := dot.New(cfg)
+	if err != nil {
+		return nil, errors.Join(err, closeSockets(cfg))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s := &servers{cancel: cancel, done: make(chan error, 1)}
+	go func() { s.done <- srv.Serve(ctx) }()
+	return s, nil
+}
+
+// stop ends them.
+func (s *servers) stop() error {
+	s.cancel()
+	return <-s.done
+}
+
+// listen opens the sockets in the calling thread's namespace.
+func listen(cfg *dot.Config) error {
+	for _, q := range questions {
+		addr, ok := strings.CutPrefix(q, "@")
+		if !ok {
+			continue
+		}
+		l, pc, err := dot.ListenPlain(netip.AddrPortFrom(netip.MustParseAddr(addr), 53))
+		if err != nil {
+			return err
+		}
+		cfg.TCP, cfg.UDP = append(cfg.TCP, l), append(cfg.UDP, pc)
+	}
+	l, err := dot.Listen(netip.AddrPortFrom(netip.MustParseAddr(upstreamAddr), 853))
+	if err != nil {
+		return err
+	}
+	cfg.TLS = []net.Listener{l}
+	return nil
+}
+
+// closeSockets closes what no server took over.
+func closeSockets(cfg dot.Config) error {
+	var errs []error
+	for _, l := range append(cfg.TLS, cfg.TCP...) {
+		errs = append(errs, l.Close())
+	}
+	for _, pc := range cfg.UDP {
+		errs = append(errs, pc.Close())
+	}
+	return errors.Join(errs...)
+}
