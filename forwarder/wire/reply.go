@@ -13,10 +13,14 @@ import (
 type Reply struct {
 	// Msg is header, question and records, without OPT and TSIG. It aliases
 	// what was parsed.
-	Msg   []byte
-	QEnd  int      // offset after the question
-	TTLs  []uint16 // offsets in Msg of every record's TTL
-	Rcode uint16   // with OPT's eight bits (RFC 6891 §6.1.3)
+	Msg  []byte
+	QEnd int      // offset after the question
+	TTLs []uint16 // offsets in Msg of every record's TTL
+
+	// Rcode has OPT's eight bits in it (RFC 6891 §6.1.3). BADVERS and BADCOOKIE
+	// speak of the hop between us and the upstream: a failure, to the caller,
+	// and nothing that a client should hear.
+	Rcode uint16
 
 	// TTL is for how many seconds the reply may be cached; 0: not at all. It
 	// is the least TTL of its records, and for a negative reply also of its
