@@ -21,6 +21,17 @@ type dial struct {
 	err    error // set before done is closed
 }
 
+// dialError is the failure of a dial, shared by all who waited for it.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+func isDial(err error) bool {
+	var d *dialError
+	return errors.As(err, &d)
+}
+
 // sessions returns the cache of TLS sessions to resume, a new one if there is
 // none. It has one entry: a server is one name at one address. e.mu is held.
 func (e *endpoint) sessions() tls.ClientSessionCache {
@@ -62,10 +73,12 @@ func (e *endpoint) opened(d *dial, c *conn, err error, began time.Time) {
 	if err == nil {
 		e.conns = append(e.conns, c)
 		e.dialErr = nil
-	} else if !errors.Is(err, errNetwork) {
-		e.dialErr, e.dialErrAt = err, time.Now()
+	} else {
+		d.err = &dialError{err}
+		if !errors.Is(err, errNetwork) {
+			e.dialErr, e.dialErrAt = d.err, time.Now()
+		}
 	}
-	d.err = err
 	e.mu.Unlock()
 	close(d.done)
 	switch {

@@ -26,6 +26,9 @@ const (
 	// server is down, each query tries; this keeps a busy machine from dialling
 	// thousands of times a second.
 	dialPause = 250 * time.Millisecond
+
+	// warnEvery is how often a server that comes and goes is worth a warning.
+	warnEvery = time.Minute
 )
 
 // endpoint is one server: its connections and its health.
@@ -49,6 +52,8 @@ type endpoint struct {
 	cache     tls.ClientSessionCache
 	lastWarm  time.Time // the warm keeper's latest dial
 	closed    bool
+	warned    time.Time // when the latest warning was logged
+	told      bool      // the log's latest word is that it fails
 }
 
 // ask gets the reply to a query from this server, until the deadline.
@@ -72,6 +77,8 @@ func (e *endpoint) ask(ctx context.Context, query []byte, until time.Time) ([]by
 	case isTimeout(err) && (err == errSlow || time.Since(began) < e.g.cfg.AttemptTimeout/3):
 		// The name is slow, or the caller impatient: a third is the least that
 		// the first of many servers gets.
+	case isDial(err):
+		// It was entered once, when the dial failed.
 	default:
 		e.failed(began, err)
 	}
@@ -192,14 +199,14 @@ func (e *endpoint) claim(now time.Time) {
 func (e *endpoint) failed(began time.Time, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	first := e.health.failures == 0
 	now := time.Now()
 	if !e.health.failed(began, now, rand.Float64()) {
 		return
 	}
 	e.resting.Store(e.health.until.UnixNano())
 	e.lastError = reason(e.server, now.Sub(began), err)
-	if first {
+	if !e.told && now.Sub(e.warned) > warnEvery {
+		e.told, e.warned = true, now
 		e.g.log.Warn("upstream fails", "server", e.server.String(), "reason", e.lastError)
 	}
 }
@@ -209,7 +216,8 @@ func (e *endpoint) succeeded() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.resting.Store(0)
-	if e.health.succeeded() {
+	if e.health.succeeded() && e.told {
+		e.told = false
 		e.g.log.Info("upstream is well again", "server", e.server.String())
 	}
 }

@@ -25,14 +25,7 @@ func TestTrust(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tc := range []struct {
-		what string
-		cert dot.CertOptions
-		name string
-		cas  *x509.CertPool // nil: the test's
-		pins []string       // "leaf", "ca" or "other"
-		want string         // in the EDE; "": it is trusted
-	}{
+	for _, tc := range []trustCase{
 		{what: "by name", cert: byName, name: testName},
 		{what: "by address", cert: byIP},
 		{what: "wrong name", cert: byName, name: "dns.other.example", want: "its certificate is for dot.example, a.example, b.example and others, not for dns.other.example"},
@@ -54,28 +47,40 @@ func TestTrust(t *testing.T) {
 		{what: "CA pin alone, for the address", cert: byIP, cas: stranger.Pool(), pins: []string{"ca"}},
 		{what: "CA pin alone, for somebody else", cert: byName, cas: stranger.Pool(), pins: []string{"ca"}, want: "not for the address"},
 	} {
-		t.Run(tc.what, func(t *testing.T) {
-			cert := issue(t, tc.cert)
-			s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = cert })
-			srv := Server{Addr: s.Addr(), Name: tc.name}
-			for _, p := range tc.pins {
-				srv.Pins = append(srv.Pins, map[string]Pin{
-					"leaf": PinOf(cert.Leaf), "ca": PinOf(testCA().Certificate()), "other": PinOf(stranger.Certificate()),
-				}[p])
-			}
-			g := groupOf(t, Config{Servers: []Server{srv}, RootCAs: tc.cas})
-			_, err := ask(t, g, "www.example.")
-			if tc.want == "" {
-				if err != nil {
-					t.Fatalf("not trusted: %v", err)
-				}
-				return
-			}
-			wantEDE(t, err, wire.EDENetworkError, srv.String()+": ", tc.want)
-			if n := s.Stats().Queries(); n != 0 {
-				t.Errorf("%d queries reached a server that is not to be trusted", n)
-			}
-		})
+		t.Run(tc.what, func(t *testing.T) { tc.run(t, stranger) })
+	}
+}
+
+// trustCase is a server's certificate and what the client knows of it.
+type trustCase struct {
+	what string
+	cert dot.CertOptions
+	name string
+	cas  *x509.CertPool // nil: the test's
+	pins []string       // "leaf", "ca" or "other"
+	want string         // in the EDE; "": it is trusted
+}
+
+func (tc *trustCase) run(t *testing.T, stranger *dot.CA) {
+	cert := issue(t, tc.cert)
+	s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = cert })
+	srv := Server{Addr: s.Addr(), Name: tc.name}
+	for _, p := range tc.pins {
+		srv.Pins = append(srv.Pins, map[string]Pin{
+			"leaf": PinOf(cert.Leaf), "ca": PinOf(testCA().Certificate()), "other": PinOf(stranger.Certificate()),
+		}[p])
+	}
+	g := groupOf(t, Config{Servers: []Server{srv}, RootCAs: tc.cas})
+	_, err := ask(t, g, "www.example.")
+	if tc.want == "" {
+		if err != nil {
+			t.Fatalf("not trusted: %v", err)
+		}
+		return
+	}
+	wantEDE(t, err, wire.EDENetworkError, srv.String()+": ", tc.want)
+	if n := s.Stats().Queries(); n != 0 {
+		t.Errorf("%d queries reached a server that is not to be trusted", n)
 	}
 }
 
