@@ -38,7 +38,7 @@ func TestNetworkAdopts(t *testing.T) {
 		return func(t *testing.T, host *lab.Host, _ string) {
 			attrs := netlink.NewLinkAttrs()
 			attrs.Name = name
-			if err := host.Netlink().LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer}); err != nil {
+			if err := netlinkOf(t, host).LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -59,24 +59,24 @@ func TestNetworkAdopts(t *testing.T) {
 			}
 		},
 		"NoLink": func(t *testing.T, host *lab.Host, _ string) {
-			if err := removeLinks(host.Netlink(), "sotto0"); err != nil {
+			if err := removeLinks(netlinkOf(t, host), "sotto0"); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"BothEndsOnTheHost": func(t *testing.T, host *lab.Host, name string) {
-			if err := removeLinks(host.Netlink(), "sotto0"); err != nil {
+			if err := removeLinks(netlinkOf(t, host), "sotto0"); err != nil {
 				t.Fatal(err)
 			}
 			pair("sotto0", "sotto1")(t, host, name)
 		},
 		"InnerEndOnTheHost": func(t *testing.T, host *lab.Host, name string) {
-			if err := removeLinks(host.Netlink(), "sotto0"); err != nil {
+			if err := removeLinks(netlinkOf(t, host), "sotto0"); err != nil {
 				t.Fatal(err)
 			}
 			pair("sotto1", "other")(t, host, name)
 		},
 		"OnlyTwins": func(t *testing.T, host *lab.Host, name string) {
-			if err := errors.Join(removeLinks(host.Netlink(), "sotto0"), netns.Delete(name)); err != nil {
+			if err := errors.Join(removeLinks(netlinkOf(t, host), "sotto0"), netns.Delete(name)); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -154,7 +154,7 @@ func TestNetworkChangesPrefix(t *testing.T) {
 
 func TestNetworkRefuses(t *testing.T) {
 	_, host, _ := testnet.LAN(t)
-	h := host.Netlink()
+	h := netlinkOf(t, host)
 	route := func(dst string) *netlink.Route {
 		return &netlink.Route{Dst: ipNet(netip.MustParsePrefix(dst)), LinkIndex: link(t, h, lab.HostIf).Attrs().Index}
 	}
@@ -238,9 +238,9 @@ func TestNewNetworkRefuses(t *testing.T) {
 // own, both carry, and clearing one leaves the other alone.
 func TestInstancesSideBySide(t *testing.T) {
 	_, host, _ := testnet.LAN(t)
-	eth := link(t, host.Netlink(), lab.HostIf).Attrs().Index
+	eth := link(t, netlinkOf(t, host), lab.HostIf).Attrs().Index
 	foreign := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("198.18.5.0/24")), LinkIndex: eth}
-	if err := host.Netlink().RouteAdd(foreign); err != nil {
+	if err := netlinkOf(t, host).RouteAdd(foreign); err != nil {
 		t.Fatal(err)
 	}
 	main := newTestNetwork(t, host)
@@ -318,7 +318,7 @@ func TestClearFindsPrefixes(t *testing.T) {
 	if after := hostState(t, host); after != before {
 		t.Errorf("left over:\n%s\nwant:\n%s", after, before)
 	}
-	if hasRoute(t, host, defaultPrefix4.String(), unix.RTN_UNREACHABLE) {
+	if hasRoute(t, netlinkOf(t, host), defaultPrefix4.String(), unix.RTN_UNREACHABLE) {
 		t.Error("the twin is left over")
 	}
 }

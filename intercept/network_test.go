@@ -25,6 +25,17 @@ import (
 	"sotto/internal/testnet"
 )
 
+// netlinkOf opens a handle in a host of the lab, closed with the test.
+func netlinkOf(t *testing.T, at *lab.Host) *netlink.Handle {
+	t.Helper()
+	h, err := at.NS.Netlink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	return h
+}
+
 // logBuffer is a log that tests read while it is written.
 type logBuffer struct {
 	mu sync.Mutex
@@ -150,7 +161,7 @@ func (n *testNetwork) whole() error {
 		}
 	}
 	for _, p := range n.prefixes() {
-		if !hasRoute(n.t, n.at, p.String(), unix.RTN_UNREACHABLE) {
+		if !hasRoute(n.t, n.host, p.String(), unix.RTN_UNREACHABLE) {
 			errs = append(errs, fmt.Errorf("%s has no unreachable twin", p))
 		}
 	}
@@ -163,9 +174,9 @@ func (n *testNetwork) whole() error {
 }
 
 // hasRoute looks for a route of a type in the host's main table.
-func hasRoute(t *testing.T, at *lab.Host, dst string, kind int) bool {
+func hasRoute(t *testing.T, h *netlink.Handle, dst string, kind int) bool {
 	t.Helper()
-	routes, err := at.Netlink().RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,11 +253,11 @@ func TestNetworkCloseLeavesNothing(t *testing.T) {
 // hostState writes down the links of a host and the routes that count.
 func hostState(t *testing.T, at *lab.Host) string {
 	t.Helper()
-	links, err := at.Netlink().LinkList()
+	links, err := netlinkOf(t, at).LinkList()
 	if err != nil {
 		t.Fatal(err)
 	}
-	routes, err := at.Netlink().RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	routes, err := netlinkOf(t, at).RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,6 +37,7 @@ func TestNetworkRepairs(t *testing.T) {
 	elsewhere := testnet.Host(t, l, "elsewhere")
 	n := newTestNetwork(t, host)
 	n.keepRunning()
+	h := netlinkOf(t, host)
 	real4 := &netlink.Route{Dst: ipNet(defaultPrefix4), Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}
 	real6 := &netlink.Route{Dst: ipNet(defaultPrefix6), Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST, Priority: 1024}
 
@@ -44,23 +45,23 @@ func TestNetworkRepairs(t *testing.T) {
 		name, log string
 		do        func() error
 	}{
-		{"DeleteLink", "links", func() error { return removeLinks(host.Netlink(), "sotto0") }},
+		{"DeleteLink", "links", func() error { return removeLinks(h, "sotto0") }},
 		{"DeleteInnerLink", "links", func() error { return removeLinks(n.inner, "sotto1") }},
-		{"LinkDown", "state of link sotto0", func() error { return host.Netlink().LinkSetDown(link(t, host.Netlink(), "sotto0")) }},
+		{"LinkDown", "state of link sotto0", func() error { return h.LinkSetDown(link(t, h, "sotto0")) }},
 		{"InnerLinkDown", "state of link sotto1", func() error { return n.inner.LinkSetDown(link(t, n.inner, "sotto1")) }},
 		{"LinkElsewhere", "links", func() error {
-			return host.Netlink().LinkSetNsFd(link(t, host.Netlink(), "sotto0"), elsewhere.NS.Fd())
+			return h.LinkSetNsFd(link(t, h, "sotto0"), elsewhere.NS.Fd())
 		}},
 		{"InnerLinkElsewhere", "links", func() error {
 			return n.inner.LinkSetNsFd(link(t, n.inner, "sotto1"), elsewhere.NS.Fd())
 		}},
 		{"OtherAddress", "links", func() error {
-			return host.Netlink().LinkSetHardwareAddr(link(t, host.Netlink(), "sotto0"), net.HardwareAddr{2, 0, 0, 0, 0, 9})
+			return h.LinkSetHardwareAddr(link(t, h, "sotto0"), net.HardwareAddr{2, 0, 0, 0, 0, 9})
 		}},
-		{"DeleteRoute4", "route 198.19", func() error { return host.Netlink().RouteDel(real4) }},
-		{"DeleteRoute6", "route fd73", func() error { return host.Netlink().RouteDel(real6) }},
-		{"DeleteTwin4", "unreachable route for 198.19", func() error { return host.Netlink().RouteDel(twin(defaultPrefix4)) }},
-		{"DeleteTwin6", "unreachable route for fd73", func() error { return host.Netlink().RouteDel(twin(defaultPrefix6)) }},
+		{"DeleteRoute4", "route 198.19", func() error { return h.RouteDel(real4) }},
+		{"DeleteRoute6", "route fd73", func() error { return h.RouteDel(real6) }},
+		{"DeleteTwin4", "unreachable route for 198.19", func() error { return h.RouteDel(twin(defaultPrefix4)) }},
+		{"DeleteTwin6", "unreachable route for fd73", func() error { return h.RouteDel(twin(defaultPrefix6)) }},
 		{"DeleteInnerRoute", "inner route for 0.0.0.0/0", func() error {
 			return n.inner.RouteDel(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0"))})
 		}},
@@ -105,7 +106,7 @@ func TestNetworkFollowsTheWayOut(t *testing.T) {
 	var changes atomic.Int32
 	n.cfg.OnChange = func() { changes.Add(1) }
 	n.keepRunning()
-	h := host.Netlink()
+	h := netlinkOf(t, host)
 	eth := link(t, h, lab.HostIf)
 	addr := func(cidr string) *netlink.Addr {
 		return &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(cidr)), Flags: unix.IFA_F_NODAD}
@@ -179,7 +180,7 @@ func TestNetworkSeesPolicyRouting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := host.Netlink()
+	h := netlinkOf(t, host)
 	if err := h.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(lab.LANAddr4), Table: 77}); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,9 @@
 // (sockets, netlink handles) or starts (processes) stays in the namespace
 // after it returned.
 //
+// [Links] wires namespaces together for code outside of intercept, which may
+// not use netlink itself: labs for tests and the demo.
+//
 // Making and entering namespaces needs CAP_SYS_ADMIN; naming them needs it in
 // the user namespace that owns the mount namespace. This package imports
 // nothing of Sotto and may be used by anything in it.

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"sotto/intercept/netns"
@@ -67,22 +66,21 @@ type Host struct {
 	Name string    // as ip-netns knows it
 	NS   *netns.NS // closed with the lab
 
-	lab *Lab
-	nl  *netlink.Handle
+	links *netns.Links
 }
 
 // Host adds a machine. The name needs to be unique in the lab only.
 func (l *Lab) Host(name string) (*Host, error) {
-	h := &Host{Name: l.name + "-" + name, lab: l}
+	h := &Host{Name: l.name + "-" + name}
 	var err error
 	if h.NS, err = netns.New(h.Name); err != nil {
 		return nil, err
 	}
 	l.onClose(func() error { return errors.Join(netns.Delete(h.Name), h.NS.Close()) })
-	if h.nl, err = h.NS.Netlink(); err != nil {
+	if h.links, err = h.NS.Links(); err != nil {
 		return nil, err
 	}
-	l.onClose(func() error { h.nl.Close(); return nil })
+	l.onClose(h.links.Close)
 
 	// A new namespace starts from its maker's settings for IPv4 and from the
 	// defaults for IPv6; a lab is the same on every machine.
@@ -94,7 +92,7 @@ func (l *Lab) Host(name string) (*Host, error) {
 	); err != nil {
 		return nil, err
 	}
-	return h, h.up("lo")
+	return h, h.links.Up("lo")
 }
 
 // Do runs fn inside the host, as netns.NS.Do does.

@@ -82,12 +82,12 @@ func (l *Lab) Bridge(ctx context.Context, host *Host, name string, octet byte) (
 	if err != nil {
 		return nil, fmt.Errorf("masquerade behind %s: %w", name, err)
 	}
-	if err := addBridge(host, name); err != nil {
-		return nil, err
+	if err := host.links.Bridge(name); err != nil {
+		return nil, fmt.Errorf("in %s: %w", host.Name, err)
 	}
 	v4, v6 := fmt.Sprintf("10.88.%d.", octet), fmt.Sprintf("fd88:%d::", octet)
 	err = errors.Join(
-		host.up(name), host.Addr(name, v4+"1/24", v6+"1/64"),
+		host.Addr(name, v4+"1/24", v6+"1/64"),
 		host.Sysctl("net/ipv4/ip_forward", "1", "?net/ipv6/conf/all/forwarding", "1"),
 	)
 	if err != nil {
@@ -118,8 +118,8 @@ func (l *Lab) Container(b *Bridge, name string) (*Host, error) {
 	if err := l.Wire(b.host, port, c, "eth0"); err != nil {
 		return nil, err
 	}
-	if err := enslave(b.host, port, b.name); err != nil {
-		return nil, err
+	if err := b.host.links.Enslave(port, b.name); err != nil {
+		return nil, fmt.Errorf("in %s: %w", b.host.Name, err)
 	}
 	err = c.Addr("eth0", fmt.Sprintf("10.88.%d.%d/24", b.octet, b.next), fmt.Sprintf("fd88:%d::%d/64", b.octet, b.next))
 	b.next++
