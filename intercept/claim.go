@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"sotto/intercept/netns"
 )
 
 // claimInstance gives the configured instance its name and prefixes and makes the
@@ -45,9 +47,16 @@ func claimInstance(cfg *Config, groups []group) (_ *os.File, err error) {
 // nameInstance picks what cfg leaves open, and refuses a name that is in use.
 func nameInstance(cfg *Config, all []found) error {
 	if cfg.Name == "" || !cfg.Prefix4.IsValid() || !cfg.Prefix6.IsValid() {
-		taken := func(name string) bool {
-			return slices.ContainsFunc(all, func(f found) bool { return f.Name == name })
+		// A namespace without a record here is of somebody with another RunDir, or a
+		// stray one for Down.
+		used, err := netns.Names()
+		if err != nil {
+			return err
 		}
+		for _, f := range all {
+			used = append(used, f.Name)
+		}
+		taken := func(name string) bool { return slices.Contains(used, name) }
 		in, err := pickInstance(taken)
 		if err != nil {
 			return err

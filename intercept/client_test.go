@@ -179,7 +179,7 @@ func (s sockets) step(f []string) (string, error) {
 		delete(s, f[1])
 		return "ok", unix.Close(fd)
 	case "churn":
-		return churn(arg)
+		return churn(f[1], f[2])
 	case "hold":
 		return s.hold(f[1], arg)
 	}
@@ -253,10 +253,14 @@ func nth(n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{100, 64 + byte(n>>16), byte(n >> 8), byte(n)})
 }
 
-// churn does what Go's resolver does with the addresses it resolved: it connects to
-// each of COUNT, sends nothing and closes.
-func churn(count string) (string, error) {
+// churn does what Go's resolver does with the addresses it resolved: it connects,
+// sends nothing and closes, COUNT times, to DISTINCT addresses in turn.
+func churn(count, distinct string) (string, error) {
 	n, err := strconv.Atoi(count)
+	if err != nil {
+		return "", err
+	}
+	of, err := strconv.Atoi(distinct)
 	if err != nil {
 		return "", err
 	}
@@ -266,7 +270,7 @@ func churn(count string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		err = unix.Connect(fd, &unix.SockaddrInet4{Port: 53, Addr: nth(i).As4()})
+		err = unix.Connect(fd, &unix.SockaddrInet4{Port: 53, Addr: nth(i % of).As4()})
 		_ = unix.Close(fd)
 		if err != nil {
 			return "", fmt.Errorf("after %d: %w", i, err)

@@ -3,8 +3,11 @@
 package intercept
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,7 +41,7 @@ type testSeal struct {
 func sealTestConfig(t *testing.T, group *lab.Cgroup) Config {
 	t.Helper()
 	cfg := Config{
-		Name: fmt.Sprintf("sotto-t%d", os.Getpid()%10000000), Cgroups: []string{group.Path},
+		Name: fmt.Sprintf("sotto-t%d", os.Getpid()%1000000), Cgroups: []string{group.Path},
 		Prefix4: netip.MustParsePrefix("198.18.252.0/22"), Prefix6: netip.MustParsePrefix("fd73:6f74:746f:fff::/64"),
 		RunDir: t.TempDir(), BPFFS: t.TempDir(),
 	}
@@ -218,19 +221,68 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// runSealer is a process that seals by the configuration on its stdin, says so, and
-// waits to be killed.
+// sealOrder is the part of a Config that another process can be given.
+type sealOrder struct {
+	Name             string
+	Ephemeral        bool
+	Cgroups, Exclude []string
+	Prefix4, Prefix6 netip.Prefix
+	RunDir, BPFFS    string
+}
+
+// startSealer starts a process that seals by cfg and waits to be killed.
+func startSealer(t *testing.T, at *lab.Host, cfg Config) *lab.Cmd {
+	t.Helper()
+	order, err := json.Marshal(sealOrder{cfg.Name, cfg.Ephemeral, cfg.Cgroups, cfg.Exclude, cfg.Prefix4, cfg.Prefix6, cfg.RunDir, cfg.BPFFS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := at.Command(t.Context(), nil, os.Args[0])
+	cmd.Env = append(os.Environ(), clientVar+"=seal")
+	cmd.Stdin = bytes.NewReader(order)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { kill(cmd) })
+	lines := bufio.NewScanner(out)
+	if lines.Scan(); lines.Text() != "sealed" {
+		t.Fatalf("the sealing process says: %s", lines.Text())
+	}
+	return cmd
+}
+
+// kill ends a process that this test started, the hard way. It may be called twice.
+func kill(cmd *lab.Cmd) {
+	if cmd.ProcessState == nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+}
+
+// runSealer is that process.
 func runSealer() {
-	var cfg Config
-	err := json.NewDecoder(os.Stdin).Decode(&cfg)
+	var o sealOrder
+	err := json.NewDecoder(os.Stdin).Decode(&o)
 	if err == nil {
-		var i *Instance
-		if i, err = Open(context.Background(), cfg); err == nil {
-			if err = i.Attach(); err == nil {
-				fmt.Println("sealed")
-				select {}
-			}
-		}
+		err = sealAndWait(Config{Name: o.Name, Ephemeral: o.Ephemeral, Cgroups: o.Cgroups, Exclude: o.Exclude,
+			Prefix4: o.Prefix4, Prefix6: o.Prefix6, RunDir: o.RunDir, BPFFS: o.BPFFS})
 	}
 	fmt.Println(strings.ReplaceAll(err.Error(), "\n", " "))
+}
+
+func sealAndWait(cfg Config) error {
+	i, err := Open(context.Background(), cfg)
+	if err != nil {
+		return err
+	}
+	if err := i.Attach(); err != nil {
+		return errors.Join(err, i.Close())
+	}
+	fmt.Println("sealed")
+	time.Sleep(time.Minute) // it is killed long before
+	return errors.New("nobody killed it")
 }

@@ -28,8 +28,9 @@ type workloads struct {
 	root string
 	dir  *os.File // the root of the hierarchy
 
-	mu    sync.RWMutex
-	paths map[uint64]string
+	mu     sync.RWMutex
+	paths  map[uint64]string
+	closed bool
 }
 
 // newWorkloads opens the hierarchy at root. The caller closes it.
@@ -72,7 +73,13 @@ func (w *workloads) gone(id uint64) bool {
 	return err == unix.ESTALE
 }
 
+// open opens a cgroup by its number.
 func (w *workloads) open(id uint64) (int, error) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.closed { // a listener that drains may still ask
+		return 0, unix.EBADF
+	}
 	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
 	return unix.OpenByHandleAt(int(w.dir.Fd()), handle, unix.O_PATH|unix.O_CLOEXEC)
 }
@@ -94,4 +101,10 @@ func (w *workloads) find(id uint64) (string, error) {
 	return filepath.Join("/", rel), nil
 }
 
-func (w *workloads) close() error { return w.dir.Close() }
+// close lets go of the hierarchy. What was found stays known.
+func (w *workloads) close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	return w.dir.Close()
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sotto/intercept/netns"
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+// killed seals a cgroup in another process and kills that with kill -9.
+func killed(t *testing.T, change func(*Config)) (s *testSeal, cfg Config) {
+	t.Helper()
+	s = &testSeal{}
+	s.lab, s.host, s.lan = testnet.LAN(t)
+	var err error
+	if s.group, err = s.lab.Cgroup("work"); err != nil {
+		t.Fatal(err)
+	}
+	cfg = sealTestConfig(t, s.group)
+	if change != nil {
+		change(&cfg)
+	}
+	t.Cleanup(func() {
+		if err := downAt(s.host, cfg); err != nil {
+			t.Errorf("take away what is left: %v", err)
+		}
+	})
+	kill(startSealer(t, s.host, cfg))
+	return s, cfg
+}
+
+func downAt(at *lab.Host, cfg Config) error {
+	return at.Do(func() error {
+		reg, err := openRegistry(cfg.RunDir)
+		if err != nil {
+			return err
+		}
+		defer reg.release()
+		all, err := reg.list()
+		for _, f := range all {
+			if f.alive {
+				err = errors.Join(err, errRunning(f))
+			} else {
+				err = errors.Join(err, clearInstance(reg, f.record, cfg.BPFFS))
+			}
+		}
+		return err
+	})
+}
+
+// nothingLeft fails if any trace of the instance is to be found.
+func nothingLeft(t *testing.T, at *lab.Host, cfg Config) {
+	t.Helper()
+	if _, err := os.Stat(pinDir(cfg.BPFFS, cfg.Name)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("pins are left: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(cfg.RunDir, cfg.Name+recordSuffix)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the record is left: %v", err)
+	}
+	if ns, err := netns.Open(cfg.Name); err == nil {
+		t.Error("the namespace is left")
+		_ = ns.Close()
+	}
+	err := at.Do(func() error {
+		links, err := net.Interfaces()
+		for _, l := range links {
+			if strings.HasPrefix(l.Name, linkBase(cfg.Name)) {
+				t.Errorf("the link %s is left", l.Name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if state := hostState(t, at); strings.Contains(state, cfg.Prefix4.String()) || strings.Contains(state, cfg.Prefix6.String()) {
+		t.Errorf("a route is left:\n%s", state)
+	}
+}
+
+// After kill -9 queries fail; the next start takes over hooks, slots and sockets.
+func TestAdoptAfterKill(t *testing.T) {
+	s, cfg := killed(t, nil)
+	c := s.client(t)
+	c.want(`socket a udp4 => ok
+		connect a 8.8.8.8:53 => ok
+		send a => ok
+		recv a => ECONNREFUSED
+		socket t tcp4 => ok
+		connect t 8.8.8.8:53 => ECONNREFUSED`)
+	// A start that fails, here before the hooks, opens nothing.
+	first := openAt(t, s.host, cfg)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.want("send a => ok\nrecv a => ECONNREFUSED")
+
+	s.Instance = openAt(t, s.host, cfg)
+	if !s.kernel.adopted {
+		t.Error("the maps were not adopted")
+	}
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	// The socket that was connected before has kept its slot.
+	c.want("send a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\npeer a => 8.8.8.8:53")
+	c.want("close t => ok\nclose a => ok\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok\nsend b => ok\nrecv b => " +
+		s.about("9.9.9.9:53") + " from 9.9.9.9:53")
+	if used, refs := s.slotsUsed(t); used != 1 || refs != 1 {
+		t.Errorf("%d slots in use with %d references", used, refs)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, cfg)
+	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\npeer a => 8.8.8.8:53\nsend a => ok\nrecv a => ECONNREFUSED")
+}
+
+// With other prefixes, or a cgroup that is no longer sealed, the maps start anew.
+func TestReplaceAfterKill(t *testing.T) {
+	s, cfg := killed(t, nil)
+	other, err := s.lab.Cgroup("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Cgroups = []string{other.Path}
+	s.Instance = openAt(t, s.host, cfg)
+	if s.kernel.adopted {
+		t.Error("maps of another cgroup were adopted")
+	}
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	c := startClient(t, s.host, other)
+	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => 8.8.8.8:53 by /" +
+		filepath.Base(other.Path) + " from 8.8.8.8:53")
+	before := s.Counters()["connect"]
+	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	if got := s.Counters()["connect"]; got != before {
+		t.Error("a cgroup that is no longer configured is still sealed")
+	}
+}
+
+func TestDownAfterKill(t *testing.T) {
+	s, cfg := killed(t, nil)
+	if err := downAt(s.host, cfg); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, cfg)
+	if err := downAt(s.host, cfg); err != nil {
+		t.Errorf("with nothing there: %v", err)
+	}
+}
+
+// A living instance is neither cleared nor opened twice.
+func TestLivingInstance(t *testing.T) {
+	s := openSeal(t, nil)
+	err := downAt(s.host, s.cfg)
+	if err == nil || !strings.Contains(err.Error(), "is running (process ") {
+		t.Errorf("down: %v", err)
+	}
+	again := s.cfg
+	err = s.host.Do(func() error {
+		i, err := Open(t.Context(), again)
+		if err == nil {
+			return i.Close()
+		}
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "stop it first") {
+		t.Errorf("open twice: %v", err)
+	}
+	s.client(t).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, s.cfg)
+}
+
+// A command whose sotto was killed goes on sealed, and ends with the next start of
+// any instance.
+func TestEphemeralAfterKill(t *testing.T) {
+	var own *Cgroup
+	s, cfg := killed(t, func(cfg *Config) {
+		var err error
+		if own, err = NewCgroup(cfg.Cgroups[0], "command"); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Cgroups, cfg.Ephemeral = []string{own.Path()}, true
+	})
+	group := &lab.Cgroup{Path: own.Path()}
+	left := leaveBehind(t, s, group)
+	next := sealTestConfig(t, s.group)
+	next.Name, next.RunDir = "sotto-next", cfg.RunDir
+	next.Prefix4, next.Prefix6 = nthInstance(60).prefix4, nthInstance(60).prefix6
+	i := openAt(t, s.host, next)
+	if err := left.Wait(); err == nil {
+		t.Error("what the command left behind ended by itself")
+	}
+	if _, err := os.Stat(own.Path()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its cgroup is left: %v", err)
+	}
+	nothingLeft(t, s.host, cfg)
+	if err := i.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, next)
+}
+
+// leaveBehind starts a process in a cgroup that ends only when it is killed.
+func leaveBehind(t *testing.T, s *testSeal, group *lab.Cgroup) *lab.Cmd {
+	t.Helper()
+	cmd := s.host.Command(t.Context(), nil, "sh", "-c", "echo $$ > "+group.Path+"/cgroup.procs && echo in && exec sleep 60")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 3)); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// The innermost seal wins, whichever came first, and the outer one takes over again.
+func TestSealInsideSeal(t *testing.T) {
+	for _, order := range []string{"outer first", "inner first"} {
+		t.Run(order, func(t *testing.T) {
+			s := &testSeal{}
+			s.lab, s.host, s.lan = testnet.LAN(t)
+			var err error
+			if s.group, err = s.lab.Cgroup("work"); err != nil {
+				t.Fatal(err)
+			}
+			below, err := s.lab.Below(s.group, "command")
+			if err != nil {
+				t.Fatal(err)
+			}
+			outerCfg := sealTestConfig(t, s.group)
+			// Named: a sotto that runs elsewhere on this machine may have sotto-0.
+			innerCfg := Config{Name: outerCfg.Name + "i", Ephemeral: true, Cgroups: []string{below.Path}, RunDir: outerCfg.RunDir, BPFFS: outerCfg.BPFFS,
+				Log: slog.New(slog.DiscardHandler)}
+			open := func(cfg Config) *Instance {
+				i := openAt(t, s.host, cfg)
+				listen(t, i)
+				if err := i.Attach(); err != nil {
+					t.Fatal(err)
+				}
+				return i
+			}
+			var outer, inner *Instance
+			if order == "outer first" {
+				outer = open(outerCfg)
+				inner = open(innerCfg)
+			} else {
+				inner = open(innerCfg)
+				outer = open(outerCfg)
+			}
+			// Counted by each: the other one has nothing to do.
+			asks := func(group *lab.Cgroup, by, other *Instance) {
+				t.Helper()
+				mine, theirs := by.Counters()["send"], other.Counters()["send"]
+				startClient(t, s.host, group).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
+					by.Workload(group.ID) + " from 8.8.8.8:53")
+				if by.Counters()["send"] != mine+1 || other.Counters()["send"] != theirs {
+					t.Errorf("%s was not sealed by its own instance alone", group.Path)
+				}
+			}
+			asks(below, inner, outer)
+			asks(s.group, outer, inner)
+			if err := inner.Close(); err != nil {
+				t.Fatal(err)
+			}
+			before := outer.Counters()["send"]
+			startClient(t, s.host, below).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
+				outer.Workload(below.ID) + " from 8.8.8.8:53")
+			if outer.Counters()["send"] != before+1 {
+				t.Error("the outer instance did not take over")
+			}
+		})
+	}
+}

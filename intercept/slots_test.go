@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"sotto/bpf"
+)
+
+// usable is how many slots the test's prefix has: 1,024 addresses less the reserved.
+const usable = 1024 - firstSlotIndex - 1
+
+// Go's resolver connects to every address that it resolved and sends nothing. Far
+// more of that than there are slots leaves all of them free.
+func TestChurnLeavesSlots(t *testing.T) {
+	s := openSeal(t, nil)
+	c := s.client(t)
+	var each int
+	if _, err := fmt.Sscanf(c.do("churn 200000 200000"), "ok %d", &each); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("socket, connect and close of another address each time: %d ns", each)
+	if used, refs := s.slotsUsed(t); used != 0 || refs != 0 {
+		t.Errorf("%d slots in use with %d references after all sockets were closed", used, refs)
+	}
+	if n := s.Counters()["slot_freed"]; n != 200000 {
+		t.Errorf("%d slots were freed", n)
+	}
+	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+}
+
+// One workload takes all it can get; the next still gets slots, and the first gets
+// them again when it let go.
+func TestQuota(t *testing.T) {
+	s := openSeal(t, nil)
+	second, err := s.lab.Below(s.group, "second")
+	if err != nil {
+		t.Fatal(err)
+	}
+	greedy, modest := s.client(t), startClient(t, s.host, second)
+	errno := "ENOBUFS"
+	if !hasSetRetval() {
+		errno = "EPERM"
+	}
+	if got, want := greedy.do("hold g %d", usable), fmt.Sprintf("%d %s", 512, errno); got != want {
+		t.Errorf("held %s, want %s", got, want)
+	}
+	greedy.want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => " + errno)
+	modest.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\npeer a => 8.8.8.8:53")
+	if n := s.Counters()["over_quota"]; n != 2 {
+		t.Errorf("refused for quota %d times", n)
+	}
+	// To nameservers that it has, a workload over its quota still gets.
+	greedy.want("socket b udp4 => ok\nconnect b 100.64.0.1:53 => ok")
+	greedy.end()
+	waitFor(t, "the greedy one's slots are free", func() bool {
+		used, _ := s.slotsUsed(t)
+		return used == 1
+	})
+	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+}
+
+func TestNoSlotLeft(t *testing.T) {
+	s := openSeal(t, func(cfg *Config) { cfg.Quota = usable + 1 })
+	c := s.client(t)
+	errno := "ENOBUFS"
+	if !hasSetRetval() {
+		errno = "EPERM"
+	}
+	if got, want := c.do("hold h %d", usable+1), fmt.Sprintf("%d %s", usable, errno); got != want {
+		t.Errorf("held %s, want %s", got, want)
+	}
+	if n := s.Counters()["no_slot"]; n != 1 {
+		t.Errorf("refused for want of a slot %d times", n)
+	}
+	c.want("socket x udp4 => ok\nsendto x 8.8.8.8:53 => " + errno +
+		"\nclose h0 => ok\nsendto x 8.8.8.8:53 => ok\nrecv x => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+}
+
+// A socket that was refused keeps what it was connected to.
+func TestRefusedConnectKeepsPeer(t *testing.T) {
+	s := openSeal(t, func(cfg *Config) { cfg.Quota = 1 })
+	errno := "ENOBUFS"
+	if !hasSetRetval() {
+		errno = "EPERM"
+	}
+	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nconnect a 9.9.9.9:53 => " + errno +
+		"\npeer a => 8.8.8.8:53\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	if used, refs := s.slotsUsed(t); used != 1 || refs != 1 {
+		t.Errorf("%d slots in use with %d references", used, refs)
+	}
+}
+
+// A slot is given back with the last socket, wherever that socket went.
+func TestReferences(t *testing.T) {
+	s := openSeal(t, nil)
+	c := s.client(t)
+	for _, step := range []struct {
+		do         string
+		used, refs int
+	}{
+		{"socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok", 1, 1},
+		{"connect a 8.8.8.8:53 => ok", 1, 1},
+		{"socket b udp6 => ok\nconnect b 8.8.8.8:53 => ok", 1, 2},
+		{"connect a 9.9.9.9:53 => ok", 2, 2},
+		{"connect a 9.9.9.9:5353 => ok", 1, 1},
+		{"connect a 127.0.0.1:53 => ok", 1, 1},
+		{"connect a 9.9.9.9:53 => ok\nclose a => ok", 1, 1},
+		{"socket t tcp4 => ok\nconnect t 1.1.1.1:53 => ok", 2, 2},
+		{"close t => ok\nclose b => ok", 0, 0},
+	} {
+		c.want(step.do)
+		if used, refs := s.slotsUsed(t); used != step.used || refs != step.refs {
+			t.Errorf("after %q: %d slots in use with %d references, want %d with %d", step.do, used, refs, step.used, step.refs)
+		}
+	}
+}
+
+// What was sent to without connecting is kept for its reply, and collected when it
+// idles; a connected socket keeps its slot for as long as it lives.
+func TestCollect(t *testing.T) {
+	s := openSeal(t, func(cfg *Config) { cfg.Linger = 300 * time.Millisecond })
+	c := s.client(t)
+	c.want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nsendto a 9.9.9.9:53 => ok\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok")
+	if used, refs := s.slotsUsed(t); used != 2 || refs != 1 {
+		t.Fatalf("%d slots in use with %d references", used, refs)
+	}
+	waitFor(t, "one slot is collected", func() bool {
+		if err := s.kernel.collect(); err != nil {
+			t.Fatal(err)
+		}
+		used, _ := s.slotsUsed(t)
+		return used == 1
+	})
+	c.want("send b => ok\nrecv b => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53\nclose b => ok")
+	if used, _ := s.slotsUsed(t); used != 0 {
+		t.Errorf("%d slots in use", used)
+	}
+	if n := s.Counters()["slot_collected"]; n != 1 {
+		t.Errorf("%d slots were collected", n)
+	}
+}
+
+// Cgroups that are gone are forgotten, and their names still known.
+func TestForgetGone(t *testing.T) {
+	s := openSeal(t, nil)
+	root, err := CgroupRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := NewCgroup(s.group.Path, "short-lived")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.Exclude = []string{group.Path()}
+	if err := s.resetExclusion(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.kernel.Quota.Put(group.ID(), uint64(0)); err != nil {
+		t.Fatal(err)
+	}
+	name := group.Path()[len(root):]
+	if got := s.Workload(group.ID()); got != name {
+		t.Errorf("workload %q, want %q", got, name)
+	}
+	if err := s.forgetGone(); err != nil {
+		t.Fatal(err)
+	}
+	var held uint64
+	if err := s.kernel.Quota.Lookup(group.ID(), &held); err != nil {
+		t.Errorf("forgot a cgroup that lives: %v", err)
+	}
+	if err := group.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the cgroup is forgotten", func() bool {
+		if err := s.forgetGone(); err != nil {
+			t.Fatal(err)
+		}
+		excluded, err := s.exclusion().all()
+		return s.kernel.Quota.Lookup(group.ID(), &held) != nil && err == nil && len(excluded) == 0
+	})
+	if got := s.Workload(group.ID()); got != name {
+		t.Errorf("workload %q, want %q still", got, name)
+	}
+}
+
+// Processes that ask the same nameservers at the same moment share slots, and all
+// slots come back.
+func TestConcurrentClients(t *testing.T) {
+	s := openSeal(t, nil)
+	const clients = 8
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	wg.Go(func() { // and the collector meanwhile, and readers of what changes
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := s.kernel.collect(); err != nil {
+				t.Error(err)
+				return
+			}
+			for idx := range uint32(64) {
+				o, ok := s.Origin(nthAddr(s.cfg.Prefix4, firstSlotIndex+idx))
+				if ok && (o.Addr.Port() != 53 || !netip.MustParsePrefix("100.64.0.0/24").Contains(o.Addr.Addr())) {
+					t.Errorf("slot %d stands for %v", idx, o)
+				}
+			}
+		}
+	})
+	all := make([]*client, clients)
+	for i := range all {
+		all[i] = s.client(t)
+	}
+	var work sync.WaitGroup
+	for _, c := range all {
+		work.Go(func() {
+			if got := c.do("churn 20000 3"); got[:2] != "ok" {
+				t.Errorf("churn: %s", got)
+			}
+		})
+	}
+	work.Wait()
+	close(stop)
+	wg.Wait()
+	if used, refs := s.slotsUsed(t); used != 0 || refs != 0 {
+		t.Errorf("%d slots in use with %d references", used, refs)
+	}
+	if got := queued(t, s); got != usable {
+		t.Errorf("%d slots wait in the queue, want %d", got, usable)
+	}
+	n := s.Counters()
+	t.Logf("races: %d, slots made: %d for %d connects", n["slot_race"], n["slot_new"], n["connect"])
+	var key bpf.SottoKey
+	var idx uint32
+	if it := s.kernel.Forward.Iterate(); it.Next(&key, &idx) {
+		t.Errorf("a hint is left: %v to slot %d", key, idx)
+	}
+	var group, held uint64
+	for it := s.kernel.Quota.Iterate(); it.Next(&group, &held); {
+		if held != 0 {
+			t.Errorf("cgroup %d is said to hold %d slots", group, held)
+		}
+	}
+}
+
+// queued empties the queue of free slots, counting; a slot in it twice is an error.
+func queued(t *testing.T, s *testSeal) int {
+	t.Helper()
+	seen := make(map[uint32]bool)
+	for {
+		var idx uint32
+		if err := s.kernel.FreeSlots.LookupAndDelete(nil, &idx); err != nil {
+			return len(seen)
+		}
+		if seen[idx] || idx < firstSlotIndex || idx >= 1023 {
+			t.Errorf("slot %d is in the queue twice, or reserved", idx)
+		}
+		seen[idx] = true
+	}
+}
+
+// The reverse is read from mapped memory, whatever address the listener says.
+func TestOrigin(t *testing.T) {
+	s := openSeal(t, nil)
+	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	want := Origin{Addr: netip.MustParseAddrPort("8.8.8.8:53"), CgroupID: s.group.ID}
+	slot := nthAddr(s.cfg.Prefix4, firstSlotIndex)
+	for _, addr := range []netip.Addr{slot, netip.AddrFrom16(slot.As16())} {
+		if got, ok := s.Origin(addr); !ok || got != want {
+			t.Errorf("%s stands for %v, %t; want %v", addr, got, ok, want)
+		}
+	}
+	for _, addr := range []string{"198.18.252.0", "198.18.252.5", "198.18.255.255", "8.8.8.8", "::1", "fd73:6f74:746f:fff::4", "fd73:6f74:746f:fff:1::4"} {
+		if got, ok := s.Origin(netip.MustParseAddr(addr)); ok {
+			t.Errorf("%s stands for %v", addr, got)
+		}
+	}
+	if got, ok := s.Origin(netip.Addr{}); ok {
+		t.Errorf("no address stands for %v", got)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := s.Origin(slot); !ok { // a draining listener may still ask
+		t.Error("origin is gone with Close")
+	}
+}
