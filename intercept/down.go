@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"sotto/intercept/netns"
 )
 
 // Down takes away what dead instances left on this machine: hooks, cgroups of
@@ -119,18 +121,26 @@ func (r record) prefixes() []netip.Prefix {
 }
 
 // strayNames returns the names of instances that left pins, a namespace or a link
-// without a record.
+// without a record. Pins are Sotto's own place; of namespaces and links only those
+// count whose names Sotto picks itself.
 func strayNames(bpffs string) ([]string, error) {
 	var names []string
-	for _, dir := range []string{filepath.Join(bpffs, "sotto"), "/run/netns"} {
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("look for leftovers: %w", err)
+	pins, err := os.ReadDir(filepath.Join(bpffs, "sotto"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for leftovers: %w", err)
+	}
+	for _, e := range pins {
+		if goodName.MatchString(e.Name()) {
+			names = append(names, e.Name())
 		}
-		for _, e := range entries {
-			if goodName.MatchString(e.Name()) {
-				names = append(names, e.Name())
-			}
+	}
+	spaces, err := netns.Names()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range spaces {
+		if picked(name) {
+			names = append(names, name)
 		}
 	}
 	links, err := net.Interfaces()
@@ -138,23 +148,24 @@ func strayNames(bpffs string) ([]string, error) {
 		return nil, fmt.Errorf("look for leftovers: %w", err)
 	}
 	for _, l := range links {
-		if name, ok := nameOfLink(l.Name); ok {
+		if name := nameOfLink(l.Name); picked(name) {
 			names = append(names, name)
 		}
 	}
 	return names, nil
 }
 
-// nameOfLink undoes linkBase for what [nthInstance] and the default name make.
-func nameOfLink(link string) (string, bool) {
+// picked tells whether a name is one that an instance has unless configured.
+func picked(name string) bool { return len(record{Name: name}.prefixes()) > 0 }
+
+// nameOfLink undoes linkBase for the names that Sotto picks; "" is no link of them.
+func nameOfLink(link string) string {
 	base, ok := strings.CutPrefix(link, "sotto")
 	if !ok || (!strings.HasSuffix(base, "0") && !strings.HasSuffix(base, "1")) {
-		return "", false
+		return ""
 	}
-	base = base[:len(base)-1]
-	if base == "" {
-		return defaultName, true
+	if base = base[:len(base)-1]; base == "" {
+		return defaultName
 	}
-	name := defaultName + "-" + base
-	return name, goodName.MatchString(name)
+	return defaultName + "-" + base
 }
