@@ -120,6 +120,13 @@ func TestNetworkFollowsTheWayOut(t *testing.T) {
 		do                 func() error
 	}{
 		{"AsMade", lab.HostAddr4, lab.HostAddr6, false, func() error { return nil }},
+		{"DocumentationNet", lab.HostAddr4, lab.HostAddr6, false, func() error {
+			// A machine may be at home in a network that is looked up.
+			return errors.Join(h.AddrAdd(eth, addr("192.0.2.77/24")), h.AddrAdd(eth, addr("2001:db8::77/64")))
+		}},
+		{"DocumentationNetGone", lab.HostAddr4, lab.HostAddr6, false, func() error {
+			return errors.Join(h.AddrDel(eth, addr("192.0.2.77/24")), h.AddrDel(eth, addr("2001:db8::77/64")))
+		}},
 		{"Default6Gone", lab.HostAddr4, "", true, func() error { return h.RouteDel(default6) }},
 		{"Default6Back", lab.HostAddr4, lab.HostAddr6, true, func() error { return h.RouteAdd(default6) }},
 		{"Address6Gone", lab.HostAddr4, "", true, func() error {
@@ -147,6 +154,13 @@ func TestNetworkFollowsTheWayOut(t *testing.T) {
 				}
 				return errors.Join(askedFrom(host, slot4, tt.from4), askedFrom(host, slot6, tt.from6))
 			})
+			// Where nothing was to change, the change may be late and wrong.
+			if err := n.ensure(); err != nil {
+				t.Error(err)
+			}
+			if err := errors.Join(askedFrom(host, slot4, tt.from4), askedFrom(host, slot6, tt.from6)); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 	if addrs, err := h.AddrList(link(t, h, "sotto0"), netlink.FAMILY_V4); err != nil || len(addrs) != 0 {
@@ -154,6 +168,32 @@ func TestNetworkFollowsTheWayOut(t *testing.T) {
 	}
 	if logged := n.logs.take(); logged != "" {
 		t.Logf("logged on the way: %s", logged)
+	}
+}
+
+// With IPv6 switched off on the host, IPv4 is carried and the IPv6 prefix dead.
+func TestNetworkWithoutIPv6(t *testing.T) {
+	_, host, _ := testnet.LAN(t)
+	if err := host.Sysctl("?net/ipv6/conf/all/disable_ipv6", "1", "?net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
+		t.Fatal(err)
+	}
+	n, err := openNetwork(t, host, testConfig(host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.ensure(); err != nil {
+		t.Fatal(err)
+	}
+	tn := &testNetwork{network: n, t: t, at: host}
+	tn.echo(slot4)
+	if err := askedFrom(host, slot4, lab.HostAddr4); err != nil {
+		t.Error(err)
+	}
+	if _, err := ask(host, slot6, 64); err == nil {
+		t.Errorf("%s answers on a host without IPv6", slot6)
+	}
+	if err := n.close(); err != nil {
+		t.Error(err)
 	}
 }
 

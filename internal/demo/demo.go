@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,19 +28,34 @@ type Options struct {
 	Client []string
 }
 
-// questions is what is asked each time, in dig's words: over UDP and TCP, over
-// IPv4 and IPv6, of three nameservers.
-var questions = []string{
-	"www.example.com", "A", "@8.8.8.8",
-	"www.example.com", "TXT", "@1.1.1.1", "+tcp",
-	"www.example.com", "AAAA", "@2001:db8::53",
+// questions returns what is asked each time, in dig's words: over UDP and TCP,
+// over IPv4 and IPv6, of three nameservers.
+func questions(ipv6 bool) []string {
+	q := []string{
+		"www.example.com", "A", "@8.8.8.8",
+		"www.example.com", "TXT", "@1.1.1.1", "+tcp",
+	}
+	if ipv6 {
+		q = append(q, "www.example.com", "AAAA", "@2001:db8::53")
+	}
+	return q
+}
+
+// nameservers returns the addresses that are asked.
+func nameservers(questions []string) []netip.Addr {
+	var out []netip.Addr
+	for _, q := range questions {
+		if addr, ok := strings.CutPrefix(q, "@"); ok {
+			out = append(out, netip.MustParseAddr(addr))
+		}
+	}
+	return out
 }
 
 const (
 	secret       = "example.com" // what must not be read on the wire
 	upstreamAddr = "198.51.100.53"
 	upstreamName = "dns.example"
-	asked        = 3 // questions in questions
 
 	// patience bounds each half. Sealing takes well under a second; a machine
 	// that is busy elsewhere may take a while.
@@ -78,25 +94,27 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	servers, err := serve(ctx, lan, filepath.Join(dir, "ca.pem"))
+	asking := questions(lab.HasIPv6())
+	asked := nameservers(asking)
+	servers, err := serve(ctx, lan, asked, filepath.Join(dir, "ca.pem"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, servers.stop()) }()
 
 	ask := append(append([]string{}, client...), "+noall", "+answer", "+stats")
-	ask = append(ask, questions...)
+	ask = append(ask, asking...)
 	seal := []string{opts.Self, "exec", "--upstream", upstreamAddr + "#" + upstreamName, "--ca-file", "ca.pem", "--"}
 	p := printer{w: opts.Stdout, self: opts.Self}
-	p.intro()
+	p.intro(asked)
 
-	p.headline("1. Unsealed: three questions, over UDP and TCP, IPv4 and IPv6.")
+	p.headline("1. Unsealed:")
 	before, err := run(ctx, host, lan, dir, ask)
 	p.half(before)
 	if err != nil {
 		return errors.Join(fmt.Errorf("ask unsealed: %w", err), p.err)
 	}
-	p.headline("2. Sealed: the same command, run by sotto.")
+	p.headline("2. Sealed, the same command under sotto exec:")
 	after, err := run(ctx, host, lan, dir, append(seal, ask...))
 	p.half(after)
 	if err != nil {
@@ -104,7 +122,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	p.headline("What crossed the wire:")
 	p.sideBySide(before.packets, after.packets)
-	if err := judge(before, after); err != nil {
+	if err := judge(before, after, len(asked)); err != nil {
 		return errors.Join(err, p.err)
 	}
 	p.verdict(before, after)
@@ -143,7 +161,7 @@ func run(ctx context.Context, host, lan *lab.Host, dir string, command []string)
 
 // judge compares the halves. It is strict in both directions: a first half
 // that showed nothing in the clear would prove nothing.
-func judge(before, after half) error {
+func judge(before, after half, asked int) error {
 	if n := len(before.answers.servers); n != asked || len(before.answers.records) < asked {
 		return fmt.Errorf("the unsealed half got %d answers, want %d", n, asked)
 	}

@@ -115,6 +115,7 @@ func TestRunCancelled(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
+	const asked = 3
 	output := strings.Repeat("www.example.com.\t300\tIN\tA\t192.0.2.1\n;; SERVER: 8.8.8.8#53(8.8.8.8) (UDP)\n", asked)
 	from, to := netip.MustParseAddrPort("10.77.0.2:1024"), netip.MustParseAddrPort("8.8.8.8:53")
 	plain := capture.Packet{Protocol: unix.IPPROTO_UDP, Src: from, Dst: to, Payload: []byte("x")}
@@ -145,7 +146,7 @@ func TestJudge(t *testing.T) {
 	} {
 		before, after := good()
 		tt.change(&before, &after)
-		err := judge(before, after)
+		err := judge(before, after, asked)
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
 		}
@@ -153,9 +154,12 @@ func TestJudge(t *testing.T) {
 }
 
 func TestParseQuestions(t *testing.T) {
-	got, err := parseQuestions(append([]string{"+noall"}, questions...))
-	if err != nil || len(got) != asked || !got[1].tcp || got[0].tcp || got[2].server.String() != "[2001:db8::53]:53" {
+	got, err := parseQuestions(append([]string{"+noall"}, questions(true)...))
+	if err != nil || len(got) != len(nameservers(questions(true))) || !got[1].tcp || got[0].tcp || got[2].server.String() != "[2001:db8::53]:53" {
 		t.Errorf("parsed to %+v, %v", got, err)
+	}
+	if n4, n6 := len(nameservers(questions(false))), len(got); n4 != n6-1 {
+		t.Errorf("%d questions without IPv6, %d with it", n4, n6)
 	}
 	for _, args := range [][]string{nil, {"A"}, {"@8.8.8.8"}, {"+tcp"}, {"name"}, {"name", "@nameserver"}, {"a", "b", "@8.8.8.8"}} {
 		if got, err := parseQuestions(args); err == nil {

@@ -33,14 +33,19 @@ func (p *printer) line(format string, args ...any) {
 	}
 }
 
-func (p *printer) intro() {
-	p.line(`The same three DNS questions are asked twice, on a network made for this demo. It has no way
-out: nothing here reaches your network or the internet.
+func (p *printer) intro(asked []netip.Addr) {
+	servers := make([]string, len(asked))
+	for i, a := range asked {
+		servers[i] = a.String()
+	}
+	p.line(`The same questions are asked twice, over UDP and TCP, on a network made for this demo. It has no
+way out: nothing here reaches your network or the internet.
 
   host ------------------------ wire ------------------------ LAN
   the program that asks         both captures are             plain nameservers on port 53:
-  (knows nothing of sotto)      made here                     8.8.8.8, 1.1.1.1, 2001:db8::53
-                                                              DNS over TLS, %s:853`, upstreamAddr)
+  (knows nothing of sotto)      made here                     %s
+                                                              DNS over TLS: %s:853`,
+		strings.Join(servers, ", "), upstreamAddr)
 }
 
 func (p *printer) headline(text string) { p.line("\n%s\n", text) }

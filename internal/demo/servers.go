@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 
 	"sotto/internal/dot"
 	"sotto/internal/lab"
@@ -21,9 +20,9 @@ type servers struct {
 	done   chan error
 }
 
-// serve starts the plain nameservers that questions names and a DNS over TLS
-// server, all with the same zone, and writes the CA's certificate to caFile.
-func serve(ctx context.Context, lan *lab.Host, caFile string) (*servers, error) {
+// serve starts plain nameservers and a DNS over TLS server, all with the same
+// zone, and writes the CA's certificate to caFile.
+func serve(ctx context.Context, lan *lab.Host, plain []netip.Addr, caFile string) (*servers, error) {
 	ca, err := dot.NewCA()
 	if err != nil {
 		return nil, err
@@ -42,7 +41,7 @@ func serve(ctx context.Context, lan *lab.Host, caFile string) (*servers, error) 
 		return nil, err
 	}
 	cfg := dot.Config{Handler: zone, Certificate: cert}
-	if err := lan.Do(func() error { return listen(&cfg) }); err != nil {
+	if err := lan.Do(func() error { return listen(&cfg, plain) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the demo's nameservers: %w", err), closeSockets(cfg))
 	}
 	srv, err := dot.New(cfg)
@@ -62,13 +61,9 @@ func (s *servers) stop() error {
 }
 
 // listen opens the sockets in the calling thread's namespace.
-func listen(cfg *dot.Config) error {
-	for _, q := range questions {
-		addr, ok := strings.CutPrefix(q, "@")
-		if !ok {
-			continue
-		}
-		l, pc, err := dot.ListenPlain(netip.AddrPortFrom(netip.MustParseAddr(addr), 53))
+func listen(cfg *dot.Config, plain []netip.Addr) error {
+	for _, addr := range plain {
+		l, pc, err := dot.ListenPlain(netip.AddrPortFrom(addr, 53))
 		if err != nil {
 			return err
 		}

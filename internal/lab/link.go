@@ -5,6 +5,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"os"
 )
 
 // Wire joins two hosts by a veth pair, aIf in a and bIf in b. Packets pass when
@@ -16,11 +17,21 @@ func (l *Lab) Wire(a *Host, aIf string, b *Host, bIf string) error {
 	return nil
 }
 
+// HasIPv6 tells whether this kernel has IPv6. Where it has none (booted with
+// ipv6.disable=1), a lab is IPv4 only: Addr and Route ignore the rest.
+func HasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
+}
+
+// ignored tells whether p is of a family that this kernel does not have.
+func ignored(p netip.Prefix) bool { return p.Addr().Is6() && !HasIPv6() }
+
 // Addr gives a link addresses in CIDR form, usable at once.
 func (h *Host) Addr(ifname string, cidrs ...string) error {
 	for _, c := range cidrs {
 		p, err := netip.ParsePrefix(c)
-		if err == nil {
+		if err == nil && !ignored(p) {
 			err = h.links.Addr(ifname, p)
 		}
 		if err != nil {
@@ -37,7 +48,7 @@ func (h *Host) Route(dst, via string) error {
 		return fmt.Errorf("in %s: %w", h.Name, err)
 	}
 	gw, err := netip.ParseAddr(via)
-	if err == nil {
+	if err == nil && !ignored(p) {
 		err = h.links.Route(p, gw)
 	}
 	if err != nil {
