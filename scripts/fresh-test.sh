@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Are two commands all it takes? Makes a fresh minimal Debian with debootstrap, clones this tree's HEAD into it and
+# Are two commands all it takes? Makes a fresh minimal Debian (or Ubuntu) with debootstrap, clones this tree's HEAD into it and
 # runs scripts/demo.sh and scripts/test.sh there, as root, with no Go and no tool but Debian's own. About twenty
 # minutes; not part of scripts/test.sh. The root shares this machine's kernel and network, nothing else.
 #
 #   sudo ./scripts/fresh-test.sh [SUITE [COMMAND…]]      default: bookworm, ./scripts/demo.sh then ./scripts/test.sh
 #
-#   SOTTO_MIRROR=URL      the Debian mirror (http://deb.debian.org/debian)
+#   SOTTO_MIRROR=URL, SOTTO_DEBOOTSTRAP=WORDS: where from, and what else debootstrap is told. Ubuntu, on Ubuntu:
+#   SOTTO_MIRROR=http://archive.ubuntu.com/ubuntu SOTTO_DEBOOTSTRAP=--components=main,universe scripts/fresh-test.sh noble
 #   SOTTO_SKIP_DOCKER, SOTTO_FUZZTIME: as in scripts/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-
-mirror=${SOTTO_MIRROR:-http://deb.debian.org/debian}
 
 # What this machine needs to get out at all, the fresh one needs too: resolver, apt's proxy, authorities of its own.
 copy_way_out() {
@@ -63,7 +62,9 @@ install_missing "debootstrap debootstrap" "git git"
 work=$(mktemp -d /var/tmp/sotto-fresh.XXXXXX)
 defer rm -rf --one-file-system "$work"
 say "debootstrap --variant=minbase $suite"
-debootstrap --variant=minbase "$suite" "$work/root" "$mirror" >"$work/debootstrap.log" 2>&1 || { tail "$work/debootstrap.log"; die "debootstrap failed"; }
+# shellcheck disable=SC2086 # words
+debootstrap --variant=minbase ${SOTTO_DEBOOTSTRAP:-} "$suite" "$work/root" "${SOTTO_MIRROR:-http://deb.debian.org/debian}" >"$work/debootstrap.log" 2>&1 ||
+	{ tail "$work/debootstrap.log" && die "debootstrap failed"; }
 copy_way_out "$work/root"
 git clone --quiet "file://$PWD" "$work/root/root/sotto"
 say "in the fresh $suite, from a clone of $(git rev-parse --short HEAD): ${*:-./scripts/demo.sh, then ./scripts/test.sh}"

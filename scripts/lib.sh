@@ -260,7 +260,9 @@ sandbox_setup() {
 	umount --recursive --lazy "$kept"
 	rmdir "$kept"
 	mount -t bpf bpf /sys/fs/bpf
-	# Shared, as systemd has it: named network namespaces are mounts below /run that others are to see.
+	# Shared, as systemd has it: named network namespaces are mounts below /run that others are to see. What is
+	# mounted there by the machine itself goes first, for mountinfo would still list it below the new /run.
+	while read -r kept; do umount --lazy "$kept"; done < <(awk '$5 ~ "^/run(/|$)" { print $5 }' /proc/self/mountinfo | sort -r)
 	mount -t tmpfs -o mode=755 tmpfs /run
 	mount --make-shared /run
 	mkdir /run/lock

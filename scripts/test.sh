@@ -47,13 +47,19 @@ clang_packages=(
 )
 
 skipped=()
+# step WHAT COMMAND…: not `COMMAND || die`, inside of which bash would go on after a failed line.
+current=
 step() {
-	local started=$SECONDS what=$1
+	local started=$SECONDS
+	current=$1
 	shift
-	say "$what"
-	"$@" || die "$what: failed"
+	say "$current"
+	"$@"
 	((SECONDS - started < 5)) || note "$((SECONDS - started)) s"
+	current=
 }
+failed_step() { [[ -z $current ]] || printf '%s: FAILED: %s\n' "${0##*/}" "$current" >&2; }
+defer failed_step
 
 check_gofmt() {
 	local wrong
@@ -131,8 +137,14 @@ left_over() {
 }
 
 case ${1:-} in
-privileged) test_privileged && exit ;;
-unprivileged) test_unprivileged "$2" && exit ;;
+privileged)
+	test_privileged
+	exit
+	;;
+unprivileged)
+	test_unprivileged "$2"
+	exit
+	;;
 esac
 
 need_root
