@@ -86,6 +86,11 @@ static __always_inline bool is_exempt(const __be32 addr[4])
 	       (bpf_ntohl(addr[0]) == 0xfd736f74 && bpf_ntohl(addr[1]) >> 16 == 0x746f);
 }
 
+static __always_inline bool is_link_local(const __be32 addr[4])
+{
+	return bpf_ntohl(addr[0]) >> 22 == 0xfe80 >> 6; /* fe80::/10 */
+}
+
 static __always_inline bool is_own(struct bpf_sock *sk)
 {
 	return sk && bpf_sk_storage_get(&own, sk, 0, 0);

@@ -23,6 +23,7 @@ enum counter {
 	COUNT_OVER_QUOTA,     /* refused: the cgroup holds its share */
 	COUNT_NO_MEMORY,      /* refused: the socket's reference could not be kept */
 	COUNT_UNKNOWN,	      /* not put back: the slot never had an origin */
+	COUNT_BOUND,	      /* refused: the socket would send out of one interface only */
 	COUNTERS,
 };
 

@@ -27,14 +27,25 @@ struct {
 	__type(value, __u32);
 } connected SEC(".maps");
 
-/* Fail closed: a query that cannot be sealed is not sent. ENOBUFS says what is
- * missing and is passing; before 5.18 the kernel says EPERM.
+/* Fail closed: a query that cannot be sealed is not sent. Before 5.18 the kernel says
+ * EPERM, whatever the reason.
  */
-static __always_inline int deny(void)
+static __always_inline int deny(int err)
 {
 	if (has_set_retval)
-		bpf_set_retval(-ENOBUFS);
+		bpf_set_retval(-err);
 	return DENY;
+}
+
+/* Whether the packet would leave by an interface that the client chose instead of by
+ * the route to the listener: in the clear, onto a wire.
+ */
+static __always_inline bool is_bound(struct bpf_sock *sk)
+{
+	if (!sk || !sk->bound_dev_if)
+		return false;
+	count(COUNT_BOUND);
+	return true;
 }
 
 static __always_inline void get_addr4(struct bpf_sock_addr *ctx, __be32 addr[4])
@@ -162,9 +173,11 @@ int sotto_connect4(struct bpf_sock_addr *ctx)
 	get_addr4(ctx, key.addr);
 	if (!is_sealed(ctx, &key))
 		return leave_slot(ctx);
+	if (is_bound(ctx->sk))
+		return deny(EHOSTUNREACH);
 	idx = connect_slot(ctx, &key);
 	if (!idx)
-		return deny();
+		return deny(ENOBUFS);
 	to_slot4(ctx, idx);
 	return PASS;
 }
@@ -178,9 +191,11 @@ int sotto_connect6(struct bpf_sock_addr *ctx)
 	get_addr6(ctx, key.addr);
 	if (!is_sealed(ctx, &key))
 		return leave_slot(ctx);
+	if (is_bound(ctx->sk))
+		return deny(EHOSTUNREACH);
 	idx = connect_slot(ctx, &key);
 	if (!idx)
-		return deny();
+		return deny(ENOBUFS);
 	to_slot6(ctx, idx, is_mapped(key.addr));
 	return PASS;
 }
@@ -197,9 +212,11 @@ int sotto_sendmsg4(struct bpf_sock_addr *ctx)
 	get_addr4(ctx, key.addr);
 	if (!is_sealed(ctx, &key))
 		return PASS;
+	if (is_bound(ctx->sk))
+		return deny(EHOSTUNREACH);
 	idx = slot_acquire(&key, false);
 	if (!idx)
-		return deny();
+		return deny(ENOBUFS);
 	to_slot4(ctx, idx);
 	count(COUNT_SEND);
 	return PASS;
@@ -215,9 +232,18 @@ int sotto_sendmsg6(struct bpf_sock_addr *ctx)
 	get_addr6(ctx, key.addr);
 	if (!is_sealed(ctx, &key))
 		return PASS;
+	if (is_bound(ctx->sk))
+		return deny(EHOSTUNREACH);
+	/* The kernel took the scope's interface before it asked, and keeps to it. In
+	 * connect it asks first.
+	 */
+	if (is_link_local(key.addr)) {
+		count(COUNT_BOUND);
+		return deny(EHOSTUNREACH);
+	}
 	idx = slot_acquire(&key, false);
 	if (!idx)
-		return deny();
+		return deny(ENOBUFS);
 	to_slot6(ctx, idx, false);
 	count(COUNT_SEND);
 	return PASS;

@@ -30,7 +30,8 @@ const (
 	SottoCounterCOUNT_OVER_QUOTA     SottoCounter = 11
 	SottoCounterCOUNT_NO_MEMORY      SottoCounter = 12
 	SottoCounterCOUNT_UNKNOWN        SottoCounter = 13
-	SottoCounterCOUNTERS             SottoCounter = 14
+	SottoCounterCOUNT_BOUND          SottoCounter = 14
+	SottoCounterCOUNTERS             SottoCounter = 15
 )
 
 type SottoInstance struct {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -139,6 +140,8 @@ func (s sockets) step(f []string) (string, error) {
 		fd, err := openSocket(arg)
 		s[f[1]] = fd
 		return "ok", err
+	case "bind":
+		return "ok", unix.BindToDevice(fd, arg)
 	case "connect":
 		return "ok", unix.Connect(fd, sockaddr(fd, arg))
 	case "disconnect":
@@ -219,7 +222,11 @@ func sockaddr(fd int, s string) unix.Sockaddr {
 	if family == unix.AF_INET {
 		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
 	}
-	return &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
+	to := &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
+	if l, err := net.InterfaceByName(ap.Addr().Zone()); err == nil {
+		to.ZoneId = uint32(l.Index)
+	}
+	return to
 }
 
 func showAddr(sa unix.Sockaddr) string {

@@ -195,6 +195,35 @@ func TestPorts(t *testing.T) {
 		recv b => [2001:db8::53]:5300W from [2001:db8::53]:5300`, "W", s.about("")))
 }
 
+// A socket that is bound to an interface would carry the query onto a wire, past the
+// route to the listener; so would a scope, where the kernel reads it before it asks.
+func TestBoundToInterface(t *testing.T) {
+	s := openSeal(t, nil)
+	errno := "EHOSTUNREACH"
+	if !hasSetRetval() {
+		errno = "EPERM"
+	}
+	s.client(t).want(strings.NewReplacer("ERR", errno, "W", s.about("")).Replace(`
+		socket a udp4 => ok
+		bind a eth0 => ok
+		sendto a 8.8.8.8:53 => ERR
+		connect a 8.8.8.8:53 => ERR
+		socket b tcp6 => ok
+		bind b eth0 => ok
+		connect b [2001:db8::53]:53 => ERR
+		socket c udp6 => ok
+		bind c eth0 => ok
+		sendto c [2001:db8::53]:53 => ERR
+		socket d udp6 => ok
+		sendto d [fe80::1%eth0]:53 => ERR
+		connect d [fe80::1%eth0]:53 => ok
+		send d => ok
+		recv d => [fe80::1]:53W from [fe80::1]:53`))
+	if n := s.Counters()["bound"]; n != 5 {
+		t.Errorf("refused %d times", n)
+	}
+}
+
 // Excluded cgroups, and all below them, ask the LAN itself.
 func TestExclude(t *testing.T) {
 	var below, beside *lab.Cgroup

@@ -184,6 +184,7 @@ var counterNames = [bpf.SottoCounterCOUNTERS]string{
 	bpf.SottoCounterCOUNT_OVER_QUOTA:     "over_quota",
 	bpf.SottoCounterCOUNT_NO_MEMORY:      "no_memory",
 	bpf.SottoCounterCOUNT_UNKNOWN:        "unknown",
+	bpf.SottoCounterCOUNT_BOUND:          "bound",
 }
 
 // Close takes everything away that the instance made: hooks first, then network,
