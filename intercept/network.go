@@ -61,6 +61,7 @@ type network struct {
 	ns      *netns.NS
 	inner   *netlink.Handle // in ns
 	way     wayOut          // as of the last ensure
+	src     [2]netip.Addr   // the sources in the routes to the prefixes, IPv4's first
 	repairs []string        // what ensure had to make since they were last taken
 }
 

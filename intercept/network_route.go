@@ -146,43 +146,47 @@ func (n *network) ensureRoutes(ends veth) error {
 	if err != nil {
 		return err
 	}
-	p4 := n.cfg.Prefix4
-	err = n.ensureRoute(p4, &netlink.Route{
-		Dst: ipNet(p4), LinkIndex: ends.host.Attrs().Index, Gw: nthAddr(p4, reservedInner).AsSlice(), Flags: unix.RTNH_F_ONLINK,
-		Src: src.AsSlice(), Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN,
-	})
-	if err != nil || !n.has6 {
+	link := ends.host.Attrs().Index
+	if err := n.ensureRoute(n.cfg.Prefix4, link, nthAddr(n.cfg.Prefix4, reservedInner).AsSlice(), src, &n.src[0]); err != nil || !n.has6 {
 		return err
 	}
-	p6 := n.cfg.Prefix6
-	real6 := &netlink.Route{
-		Dst: ipNet(p6), LinkIndex: ends.host.Attrs().Index, Gw: hop6Inner, Flags: unix.RTNH_F_ONLINK,
-		Src: way.v6.src.AsSlice(), Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN,
-	}
 	if way.v6.src.IsValid() {
-		return n.ensureRoute(p6, real6)
+		return n.ensureRoute(n.cfg.Prefix6, link, hop6Inner, way.v6.src, &n.src[1])
 	}
-	real6.Src = nil
-	if err := n.host.RouteDel(real6); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("withdraw route %s: %w", p6, err)
+	n.src[1] = netip.Addr{}
+	err = n.host.RouteDel(realRoute(n.cfg.Prefix6, link, hop6Inner, netip.Addr{}))
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("withdraw route %s: %w", n.cfg.Prefix6, err)
 	}
 	return nil
 }
 
+// realRoute is the route to a prefix. An invalid source is none.
+func realRoute(p netip.Prefix, link int, hop net.IP, src netip.Addr) *netlink.Route {
+	return &netlink.Route{
+		Dst: ipNet(p), LinkIndex: link, Gw: hop, Flags: unix.RTNH_F_ONLINK, Src: src.AsSlice(),
+		Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN,
+	}
+}
+
 // ensureRoute makes one route, unless a look-up shows that it is there and in
 // effect: a dump would cost seconds on a machine that holds the Internet's.
-func (n *network) ensureRoute(p netip.Prefix, want *netlink.Route) error {
-	if n.inEffect(p, want, true) {
+// last is the source that it had; the kernel drops a route whose source goes,
+// so one that is missing while its source changes was nobody's doing.
+func (n *network) ensureRoute(p netip.Prefix, link int, hop net.IP, src netip.Addr, last *netip.Addr) error {
+	want := realRoute(p, link, hop, src)
+	if n.inEffect(p, want) {
+		*last = src
 		return nil
 	}
-	moved := n.inEffect(p, want, false) // only the source address is another
 	if err := n.host.RouteReplace(want); err != nil {
 		return fmt.Errorf("route %s to link %s: %w", p, n.hostLink(), err)
 	}
-	if !moved {
+	if *last == src {
 		n.repaired("route " + p.String())
 	}
-	if !n.inEffect(p, want, false) {
+	*last = src
+	if !n.inEffect(p, want) {
 		return fmt.Errorf("route %s: another routing table comes first (see: ip rule); "+
 			"add a rule with: ip rule add to %s lookup main priority 1", p, p)
 	}
@@ -190,14 +194,14 @@ func (n *network) ensureRoute(p netip.Prefix, want *netlink.Route) error {
 }
 
 // inEffect looks up which route a packet for the prefix takes.
-func (n *network) inEffect(p netip.Prefix, want *netlink.Route, withSource bool) bool {
+func (n *network) inEffect(p netip.Prefix, want *netlink.Route) bool {
 	got, err := n.host.RouteGetWithOptions(nthAddr(p, reservedProbe).AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 	if err != nil || len(got) == 0 {
 		return false // unreachable by the twin, or not routed at all
 	}
 	r := got[0]
 	return r.Type == unix.RTN_UNICAST && r.LinkIndex == want.LinkIndex && r.Gw.Equal(want.Gw) &&
-		r.Dst != nil && r.Dst.String() == want.Dst.String() && (!withSource || r.Src.Equal(want.Src))
+		r.Dst != nil && r.Dst.String() == want.Dst.String() && r.Src.Equal(want.Src)
 }
 
 // ipNet turns a prefix into what netlink takes.
