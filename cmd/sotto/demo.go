@@ -30,7 +30,9 @@ time. Everything is taken away again.`,
 			if err != nil {
 				return fmt.Errorf("find this program's own file: %w", err)
 			}
-			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
+			// A closed terminal or pipe (sotto demo | head) ends the demo in
+			// order, too, instead of leaving its network behind.
+			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
 			defer stop()
 			return demo.Run(ctx, demo.Options{Stdout: e.stdout, Self: self})
 		},

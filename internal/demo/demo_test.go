@@ -5,6 +5,7 @@ package demo
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/intercept/netns"
 	"sotto/internal/capture"
 	"sotto/internal/lab"
 	"sotto/internal/testnet"
@@ -111,6 +113,37 @@ func TestRunCancelled(t *testing.T) {
 	}
 	if err := Run(ctx, Options{Stdout: &bytes.Buffer{}, Self: self, Client: []string{self}}); err == nil {
 		t.Error("a cancelled demo succeeded")
+	}
+}
+
+// A reader that goes away, as head does, leaves nothing behind.
+func TestRunIntoClosedPipe(t *testing.T) {
+	needSeal(t)
+	self, tmp := build(t), t.TempDir()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	cmd := exec.Command(self, "demo")
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	cmd.Stdout = w
+	err = cmd.Run()
+	w.Close()
+	if err == nil {
+		t.Error("the demo succeeded unseen")
+	}
+	if left, err := filepath.Glob(tmp + "/*"); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+	names, err := netns.Names()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, fmt.Sprintf("sottolab-%d-", cmd.Process.Pid)) {
+			t.Errorf("namespace %s is left over", name)
+		}
 	}
 }
 
