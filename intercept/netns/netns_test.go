@@ -17,16 +17,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needRoot is testnet.NeedRoot, which imports this package.
+// needRoot and skip are testnet's, which imports this package.
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		skip(t, "needs root to make network namespaces")
 	}
+}
+
+func skip(t *testing.T, why string) {
+	t.Helper()
 	if os.Getenv("SOTTO_REQUIRE_PRIVILEGED") == "1" {
-		t.Fatal("needs root to make network namespaces, and SOTTO_REQUIRE_PRIVILEGED=1")
+		t.Fatalf("%s, and SOTTO_REQUIRE_PRIVILEGED=1", why)
 	}
-	t.Skip("skipped: needs root to make network namespaces")
+	t.Skipf("skipped: %s", why)
 }
 
 // testName returns a name of this process's own, free again after the test.
@@ -282,7 +286,7 @@ func TestIproute2(t *testing.T) {
 	needRoot(t)
 	ip, err := exec.LookPath("ip")
 	if err != nil {
-		t.Skip("skipped: needs iproute2")
+		skip(t, "needs the program ip")
 	}
 	name := testName(t)
 	if out, err := exec.Command(ip, "netns", "add", name).CombinedOutput(); err != nil {
