@@ -231,7 +231,7 @@ static __always_inline bool slot_collect(__u32 idx, __u64 now)
 	struct slot *s = bpf_map_lookup_elem(&slots, &idx);
 	bool idle = false;
 
-	if (!s || !s->used) /* a peek without the lock: most are free */
+	if (!s)
 		return false;
 	bpf_spin_lock(&s->lock);
 	if (s->used && !s->refs && slot_idle(s, now)) {

@@ -66,8 +66,13 @@ func (c *Cgroup) Close() error {
 
 // killCgroup ends what runs in a cgroup of Sotto's own.
 func killCgroup(dir string) error {
-	// 5.14 has a file for it, which no fork outruns.
-	err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
+	// 5.14 has a file for it, which no fork outruns. Not os.WriteFile: it asks to make
+	// what is not there, which is refused for another reason.
+	f, err := os.OpenFile(filepath.Join(dir, "cgroup.kill"), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.Write([]byte("1"))
+		err = errors.Join(err, f.Close())
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("kill cgroup %s: %w", dir, err)
 	}

@@ -10,14 +10,17 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"sotto/bpf"
 )
 
 // collectEvery is the pause between two collections. A slot idles for a minute
 // before it is collected, so nothing is won by looking more often.
 const collectEvery = 10 * time.Second
 
-// collectRound is COLLECT_ROUND in bpf/sotto.c: slots looked at in one run.
-const collectRound = 256
+// collectBatch is how many slots are read at once.
+const collectBatch = 4096
 
 // collectIdle collects until ctx ends. A failure is told and tried again: the
 // seal holds without it, until no slot is free.
@@ -30,24 +33,49 @@ func (i *Instance) collectIdle(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := errors.Join(i.kernel.collect(), i.forgetGone()); err != nil {
+		if err := errors.Join(i.kernel.collect(i.cfg.Linger), i.forgetGone()); err != nil {
 			i.cfg.Log.Warn("cannot collect idle slots", "err", err)
 		}
 	}
 }
 
-// collect frees slots that idle. The kernel decides, under the lock that a connect
-// takes: user space could not without a race. Programs made for being called need
-// Linux 5.14, so this is a packet program that is given a packet.
-func (k *kernel) collect() error {
-	// 16 bytes in place of an Ethernet header, which the kernel wants to see; then
-	// struct collect's start and padding.
-	packet := make([]byte, 24)
-	for start := uint32(0); start < k.count; start += collectRound {
-		binary.NativeEndian.PutUint32(packet[16:], start)
-		if _, err := k.SottoCollect.Run(&ebpf.RunOptions{Data: packet}); err != nil {
-			return fmt.Errorf("collect slots from %d: %w", start, err)
+// collect frees slots that idle. It looks for them without any lock; the kernel
+// decides for each once more, under the lock that a connect takes.
+func (k *kernel) collect(linger time.Duration) error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("read the clock: %w", err)
+	}
+	idle := func(s *bpf.SottoSlot) bool {
+		return s.Used != 0 && s.Refs == 0 && (s.LastSend == 0 || now.Nano()-int64(s.LastSend) >= int64(linger))
+	}
+	var cursor ebpf.MapBatchCursor
+	keys, slots := make([]uint32, collectBatch), make([]bpf.SottoSlot, collectBatch)
+	for {
+		n, err := k.Slots.BatchLookup(&cursor, keys, slots, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which is the end
+			return fmt.Errorf("read slots: %w", err)
 		}
+		for at := range slots[:n] {
+			if !idle(&slots[at]) {
+				continue
+			}
+			if err := k.collectSlot(keys[at]); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// collectSlot has the kernel free one slot, if it still idles.
+func (k *kernel) collectSlot(idx uint32) error {
+	packet := make([]byte, 24) // struct collect in bpf/sotto.c
+	binary.NativeEndian.PutUint32(packet[16:], idx)
+	if _, err := k.SottoCollect.Run(&ebpf.RunOptions{Data: packet}); err != nil {
+		return fmt.Errorf("collect slot %d: %w", idx, err)
 	}
 	return nil
 }

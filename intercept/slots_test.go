@@ -131,7 +131,7 @@ func TestCollect(t *testing.T) {
 		t.Fatalf("%d slots in use with %d references", used, refs)
 	}
 	waitFor(t, "one slot is collected", func() bool {
-		if err := s.kernel.collect(); err != nil {
+		if err := s.kernel.collect(s.cfg.Linger); err != nil {
 			t.Fatal(err)
 		}
 		used, _ := s.slotsUsed(t)
@@ -204,7 +204,7 @@ func TestConcurrentClients(t *testing.T) {
 				return
 			default:
 			}
-			if err := s.kernel.collect(); err != nil {
+			if err := s.kernel.collect(s.cfg.Linger); err != nil {
 				t.Error(err)
 				return
 			}
