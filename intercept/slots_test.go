@@ -294,3 +294,11 @@ func TestOrigin(t *testing.T) {
 		t.Error("origin is gone with Close")
 	}
 }
+
+// Run collects by itself, and ends without an error.
+func TestRunCollects(t *testing.T) {
+	s := openSeal(t, func(cfg *Config) { cfg.Linger = 100 * time.Millisecond })
+	s.run(t)
+	s.client(t).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok")
+	waitFor(t, "the slot is collected", func() bool { return s.Counters()["slot_collected"] == 1 })
+}
