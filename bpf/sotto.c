@@ -1,8 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 // clang-format off
 //go:build ignore
 
 /* clang-format on */
-// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The kernel half of Sotto: leads DNS of sealed cgroups to the listener, and lets
  * replies carry the nameserver's own address.
  *
