@@ -102,7 +102,7 @@ shown "before" "$interface"
 ((plain > 0)) || die "the unsealed dig was not seen on $interface: the proof would be worth nothing"
 
 say "systemctl enable --now sotto"
-systemctl enable --now --quiet sotto
+systemctl enable --now --quiet sotto || { journalctl --no-pager -o cat -u sotto >&2 && die "sotto did not start; its words are above"; }
 note "$(systemctl show -p ActiveState,SubState,MainPID sotto | xargs)"
 
 shown "after" "$interface"

@@ -103,14 +103,16 @@ inside() {
 	mount --bind "$dir/cache" /var/cache/libvirt
 	mount --bind "$dir/log" /var/log/libvirt
 	mkdir -p /var/lib/libvirt/images
-	# As root, because /dev/kvm exists here and is of no use: libvirt would probe QEMU again and again for it.
-	cat >"$dir/qemu.conf" <<-'END'
+	# Domains, networks and pools that are defined are files here.
+	cp -a /etc/libvirt "$dir/etc"
+	mount --bind "$dir/etc" /etc/libvirt
+	# As root: where /dev/kvm exists and is of no use, libvirt would otherwise probe QEMU again and again for it.
+	cat >/etc/libvirt/qemu.conf <<-'END'
 		user = "root"
 		group = "root"
 		security_driver = "none"
 		cgroup_controllers = []
 	END
-	mount --bind "$dir/qemu.conf" /etc/libvirt/qemu.conf
 	virtlogd --daemon
 	libvirtd --daemon
 	wait_for 30 "libvirtd" virsh -c qemu:///system version
