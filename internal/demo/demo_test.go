@@ -37,7 +37,7 @@ func build(t *testing.T) string {
 // needSeal skips where exec cannot work at all.
 func needSeal(t *testing.T) {
 	t.Helper()
-	testnet.NeedRoot(t)
+	testnet.Machine(t)
 	if _, err := lab.CgroupRoot(); err != nil {
 		testnet.Skip(t, "needs cgroup2 mounted")
 	}
@@ -81,7 +81,7 @@ func TestRun(t *testing.T) {
 // A program that does not seal is found out, and whatever happens nothing is
 // left over.
 func TestRunFindsOut(t *testing.T) {
-	testnet.NeedRoot(t)
+	testnet.Machine(t)
 	client := []string{testnet.NeedTool(t, "dig")}
 	for want, script := range map[string]string{
 		"NOT SEALED":  `while [ "$1" != -- ]; do shift; done; shift; exec "$@"`,

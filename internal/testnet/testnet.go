@@ -42,10 +42,11 @@ func NeedTool(t testing.TB, name string) string {
 	return path
 }
 
-// New makes a lab that goes with the test. It needs root.
+// New makes a lab that goes with the test. It needs root. No other test process has
+// one at the same time.
 func New(t testing.TB) *lab.Lab {
 	t.Helper()
-	NeedRoot(t)
+	Machine(t)
 	l, err := lab.New()
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// clients are programs that ask in ways of which ready-made tools have none: this
+// test binary is one of them when selfEnv says so. They run sealed, check what a
+// program can see, and say what they could not understand by an error.
+var clients = map[string]func(args []string) error{
+	"go-lookups":  goLookups,
+	"four":        fourNameservers,
+	"connected":   connected,
+	"mapped":      mappedAddresses,
+	"pipelined":   pipelinedTCP,
+	"unspec":      unspecFamily,
+	"many":        manyConnects,
+	"dial-unused": dialUnused,
+}
+
+func runClient(name string, args []string) int {
+	f, ok := clients[name]
+	if !ok {
+		fmt.Fprintf(os.Stderr, "no client %q\n", name)
+		return 2
+	}
+	if err := f(args); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return 1
+	}
+	fmt.Println("ok")
+	return 0
+}
+
+// packed is a query for name with an ID of the client's choice.
+func packed(id uint16, name string) []byte {
+	m := new(dns.Msg)
+	m.SetQuestion(name, dns.TypeA)
+	m.Id = id
+	b, err := m.Pack()
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// checkReply reads a reply and tells whether it is the upstream's answer to id.
+func checkReply(b []byte, id uint16) error {
+	m := new(dns.Msg)
+	if err := m.Unpack(b); err != nil {
+		return err
+	}
+	if m.Id != id || len(m.Answer) != 1 {
+		return fmt.Errorf("got ID %d with %v: want ID %d and one record", m.Id, m.Answer, id)
+	}
+	if a, ok := m.Answer[0].(*dns.A); !ok || a.A.String() != sealed4 {
+		return fmt.Errorf("got %v: want %s", m.Answer[0], sealed4)
+	}
+	return nil
+}
+
+// goLookups resolves fifty names at once with Go's own resolver, both families.
+func goLookups([]string) error {
+	r := net.Resolver{PreferGo: true}
+	var wg sync.WaitGroup
+	errs := make(chan error, 50)
+	for i := range 50 {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			addrs, err := r.LookupHost(ctx, fmt.Sprintf("n%d.example.com.", i))
+			slices.Sort(addrs)
+			if err == nil && !slices.Equal(addrs, []string{sealed4, sealed6}) {
+				err = fmt.Errorf("n%d: %v", i, addrs)
+			}
+			if err != nil {
+				errs <- err
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	return <-errs
+}
+
+// udpSocket opens a UDP socket that gives up after five seconds.
+func udpSocket(family int) (int, error) {
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	tv := unix.Timeval{Sec: 5}
+	return fd, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
+}
+
+// sockaddr4 and sockaddr6 are addresses at port 53.
+func sockaddr4(addr string) *unix.SockaddrInet4 {
+	return &unix.SockaddrInet4{Port: 53, Addr: netip.MustParseAddr(addr).As4()}
+}
+
+func sockaddr6(addr string) *unix.SockaddrInet6 {
+	return &unix.SockaddrInet6{Port: 53, Addr: netip.MustParseAddr(addr).As16()}
+}
+
+// source is a socket address as text.
+func source(sa unix.Sockaddr) string {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)).String()
+	}
+	return fmt.Sprintf("%T", sa)
+}
+
+// fourNameservers asks four nameservers from one socket, as musl does, and takes
+// each reply from the one that it asked, four times over.
+func fourNameservers(servers []string) error {
+	fd, err := udpSocket(unix.AF_INET)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for round := range 4 {
+		want := map[uint16]string{}
+		for i, s := range servers {
+			id := uint16(round*100 + i)
+			want[id] = s + ":53"
+			if err := unix.Sendto(fd, packed(id, fmt.Sprintf("r%d-%d.example.", round, i)), 0, sockaddr4(s)); err != nil {
+				return fmt.Errorf("send to %s: %w", s, err)
+			}
+		}
+		for range servers {
+			buf := make([]byte, 4096)
+			n, from, err := unix.Recvfrom(fd, buf, 0)
+			if err != nil {
+				return fmt.Errorf("receive: %w", err)
+			}
+			id := binary.BigEndian.Uint16(buf)
+			if source(from) != want[id] {
+				return fmt.Errorf("the reply to %s came from %s", want[id], source(from))
+			}
+			if err := checkReply(buf[:n], id); err != nil {
+				return err
+			}
+			delete(want, id)
+		}
+	}
+	return nil
+}
+
+// connected asks one nameserver after the other from a connected socket, in the
+// family of the addresses, and sees each as its peer.
+func connected(servers []string) error {
+	family := unix.AF_INET
+	if netip.MustParseAddr(servers[0]).Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := udpSocket(family)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for i, s := range servers {
+		var sa unix.Sockaddr = sockaddr6OrNil(s)
+		if family == unix.AF_INET {
+			sa = sockaddr4(s)
+		}
+		if err := unix.Connect(fd, sa); err != nil {
+			return fmt.Errorf("connect to %s: %w", s, err)
+		}
+		peer, err := unix.Getpeername(fd)
+		if err != nil || source(peer) != source(sa) {
+			return fmt.Errorf("connected to %s, the peer is %s, %v", s, source(peer), err)
+		}
+		if err := askConnected(fd, uint16(i), source(sa)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sockaddr6OrNil(addr string) unix.Sockaddr {
+	if !netip.MustParseAddr(addr).Is6() {
+		return nil
+	}
+	return sockaddr6(addr)
+}
+
+// askConnected asks by send, by sendmsg with nothing but a control message, and
+// by write, and takes the reply with its source.
+func askConnected(fd int, id uint16, from string) error {
+	q := packed(id, fmt.Sprintf("c%d.example.", id))
+	ttl := make([]byte, unix.CmsgSpace(4))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&ttl[0]))
+	h.Level, h.Type = unix.IPPROTO_IP, unix.IP_TTL
+	h.SetLen(unix.CmsgLen(4))
+	ttl[unix.CmsgLen(0)] = 60
+	sends := map[string]func() error{
+		"write":   func() error { _, err := unix.Write(fd, q); return err },
+		"send":    func() error { return unix.Send(fd, q, 0) },
+		"control": func() error { return unix.Sendmsg(fd, q, ttl, nil, 0) },
+	}
+	if family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && family == unix.AF_INET6 {
+		delete(sends, "control") // IP_TTL is IPv4's
+	}
+	for how, send := range sends {
+		if err := send(); err != nil {
+			return fmt.Errorf("%s to %s: %w", how, from, err)
+		}
+		buf := make([]byte, 4096)
+		n, sa, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			return fmt.Errorf("receive after %s to %s: %w", how, from, err)
+		}
+		if source(sa) != from {
+			return fmt.Errorf("the reply of %s came from %s", from, source(sa))
+		}
+		if err := checkReply(buf[:n], id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mappedAddresses asks IPv4 nameservers from an IPv6 socket, connected and not.
+func mappedAddresses(servers []string) error {
+	for i, s := range servers {
+		sa := sockaddr6("::ffff:" + s)
+		fd, err := udpSocket(unix.AF_INET6)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.Sendto(fd, packed(uint16(i), "mapped.example."), 0, sa); err != nil {
+			return fmt.Errorf("send to %s: %w", s, err)
+		}
+		buf := make([]byte, 4096)
+		n, from, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			return fmt.Errorf("receive: %w", err)
+		}
+		if source(from) != source(sa) {
+			return fmt.Errorf("asked %s, the reply came from %s", source(sa), source(from))
+		}
+		if err := checkReply(buf[:n], uint16(i)); err != nil {
+			return err
+		}
+		if err := unix.Connect(fd, sa); err != nil {
+			return fmt.Errorf("connect to %s: %w", source(sa), err)
+		}
+		peer, err := unix.Getpeername(fd)
+		if err != nil || source(peer) != source(sa) {
+			return fmt.Errorf("connected to %s, the peer is %s, %v", source(sa), source(peer), err)
+		}
+		if err := askConnected(fd, uint16(100+i), source(sa)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pipelinedTCP sends twenty queries before it reads, on one connection.
+func pipelinedTCP(servers []string) error {
+	for _, s := range servers {
+		at := netip.AddrPortFrom(netip.MustParseAddr(s), 53)
+		c, err := net.DialTimeout("tcp", at.String(), 5*time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if c.RemoteAddr().String() != at.String() {
+			return fmt.Errorf("connected to %s, the peer is %s", at, c.RemoteAddr())
+		}
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		var all bytes.Buffer
+		for id := range uint16(20) {
+			q := packed(id, fmt.Sprintf("t%d.example.", id))
+			all.Write(binary.BigEndian.AppendUint16(nil, uint16(len(q))))
+			all.Write(q)
+		}
+		if _, err := c.Write(all.Bytes()); err != nil {
+			return err
+		}
+		seen := map[uint16]bool{}
+		for range 20 {
+			var length uint16
+			if err := binary.Read(c, binary.BigEndian, &length); err != nil {
+				return fmt.Errorf("after %d replies: %w", len(seen), err)
+			}
+			buf := make([]byte, length)
+			if _, err := io.ReadFull(c, buf); err != nil {
+				return err
+			}
+			id := binary.BigEndian.Uint16(buf)
+			if seen[id] {
+				return fmt.Errorf("two replies with ID %d", id)
+			}
+			seen[id] = true
+			if err := checkReply(buf, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unspecFamily sends to an address whose family says AF_UNSPEC, which udp(7)
+// takes on an AF_INET socket: a real query, to be sealed like any.
+func unspecFamily(servers []string) error {
+	fd, err := udpSocket(unix.AF_INET)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	sa := unix.RawSockaddrInet4{Family: unix.AF_UNSPEC, Addr: netip.MustParseAddr(servers[0]).As4()}
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:], 53)
+	q := packed(7, "unspec.example.")
+	_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&q[0])), uintptr(len(q)), 0, uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
+	if errno != 0 {
+		return fmt.Errorf("send: %w", errno)
+	}
+	buf := make([]byte, 4096)
+	n, from, err := unix.Recvfrom(fd, buf, 0)
+	if err != nil {
+		return fmt.Errorf("receive: %w", err)
+	}
+	if source(from) != servers[0]+":53" {
+		return fmt.Errorf("asked %s, the reply came from %s", servers[0], source(from))
+	}
+	return checkReply(buf[:n], 7)
+}
+
+// manyConnects connects a UDP socket to port 53 of 200,000 addresses, each only
+// once and sending nothing, as Go's address sorting does with what it resolved;
+// then it asks for real.
+func manyConnects(servers []string) error {
+	for i := range 200_000 {
+		fd, err := udpSocket(unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		sa := &unix.SockaddrInet4{Port: 53, Addr: [4]byte{100, byte(64 + i>>16), byte(i >> 8), byte(i)}}
+		err = unix.Connect(fd, sa)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("connect %d: %w", i, err)
+		}
+	}
+	return connected(servers)
+}
+
+// dialUnused connects to more nameservers than there are slots, and keeps them all.
+// It reports how many it got, and then waits for its standard input to end.
+func dialUnused(args []string) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	got := 0
+	for i := range int(limit.Cur) - 100 {
+		fd, err := udpSocket(unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		sa := &unix.SockaddrInet4{Port: 53, Addr: [4]byte{100, 64, byte(i >> 8), byte(i)}}
+		if err := unix.Connect(fd, sa); err != nil {
+			unix.Close(fd)
+			break
+		}
+		got++
+	}
+	fmt.Printf("holding %d\n", got)
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}

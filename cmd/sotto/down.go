@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"sotto/intercept"
+)
+
+func (e *env) downVerb() *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "take every trace of Sotto off this machine",
+		Long: `Take away what a killed Sotto left: hooks, maps, namespaces, links, routes and
+cgroups. It needs no daemon, and ends none: one that runs is named, to be stopped
+first.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := needRoot("down"); err != nil {
+				return err
+			}
+			log, err := e.logger(defaultSettings())
+			if err != nil {
+				return err
+			}
+			return intercept.Down(c.Context(), log)
+		},
+	}
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"sotto/intercept"
+)
+
+// What a shell says of a command that it could not start.
+const (
+	exitCannotRun = 126
+	exitNotFound  = 127
+)
+
+func (e *env) execVerb() *cobra.Command {
+	var o options
+	var user string
+	c := &cobra.Command{
+		Use:   "exec [flags] -- CMD ARG…",
+		Short: "seal one command",
+		Long: `Run CMD in a cgroup of its own whose DNS is sealed, and exit with its status. The
+seal holds for everything that CMD starts, and ends with CMD: what still runs in
+its cgroup then is killed. Standard input, output, error and the terminal are CMD's.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("no command to seal: sotto exec -- CMD ARG…")
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			s := defaultSettings()
+			s.LogLevel = "warn" // stderr is the command's
+			o.override(c, &s)
+			return e.exec(c.Context(), s, user, args)
+		},
+	}
+	c.Flags().SetInterspersed(false)
+	c.Flags().StringVar(&user, "user", "", "run CMD as this `user` (name or number), with its groups")
+	o.upstreamFlags(c.Flags())
+	return c
+}
+
+// exec runs args sealed, and returns its status as an [exitError].
+func (e *env) exec(ctx context.Context, s settings, user string, args []string) (err error) {
+	log, err := e.logger(s)
+	if err != nil {
+		return err
+	}
+	if err := needRoot("exec"); err != nil {
+		return err
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	if cmd.Err != nil {
+		return e.cannotStart(args[0], cmd.Err)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.stdin, e.stdout, e.stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	if err := runAs(cmd, user); err != nil {
+		return err
+	}
+	// From here to the end of CMD signals are its own business.
+	sigs := catchSignals()
+	defer sigs.stop()
+	own, err := intercept.OwnCgroup()
+	if err != nil {
+		return err
+	}
+	cg, err := intercept.NewCgroup(own, fmt.Sprintf("sotto-exec-%d", os.Getpid()))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cg.Close()) }()
+	l, err := openSeal(ctx, s, intercept.Config{Ephemeral: true, Cgroups: []string{cg.Path()}}, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	return e.execSealed(ctx, l, cg, cmd, sigs, log)
+}
+
+// execSealed serves while cmd runs in cg. Whatever cmd left behind is ended
+// before the caller takes the seal away: it must not go on unsealed.
+func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log *slog.Logger) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	attached := make(chan struct{})
+	served := make(chan error, 1)
+	go func() {
+		served <- l.run(ctx, func() error {
+			if err := l.inst.Attach(); err != nil {
+				return err
+			}
+			close(attached)
+			return nil
+		})
+	}()
+	select {
+	case <-attached:
+	case err := <-served:
+		return err
+	}
+	status := e.runCommand(cg, cmd, sigs)
+	if err := cg.Kill(); err != nil {
+		log.Error("end what the command left behind", "err", err)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		log.Error("answering queries ended early", "err", err)
+	}
+	return status
+}
+
+// runCommand starts cmd in cg and waits for it.
+func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals) error {
+	cmd.SysProcAttr.UseCgroupFD = true
+	cmd.SysProcAttr.CgroupFD = cg.FD()
+	if err := cmd.Start(); err != nil {
+		return e.cannotStart(cmd.Args[0], err)
+	}
+	sigs.passTo(cmd.Process)
+	err := cmd.Wait()
+	var ended *exec.ExitError
+	if err != nil && !errors.As(err, &ended) {
+		return fmt.Errorf("run %s: %w", cmd.Args[0], err)
+	}
+	ws := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	switch {
+	case ws.Signaled():
+		return exitError(128 + int(ws.Signal()))
+	case ws.ExitStatus() != 0:
+		return exitError(ws.ExitStatus())
+	}
+	return nil
+}
+
+// cannotStart says why a command did not start, and returns the status that a
+// shell gives for it.
+func (e *env) cannotStart(name string, err error) error {
+	fmt.Fprintf(e.stderr, "sotto: run %s: %v\n", name, err)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return exitError(exitNotFound)
+	}
+	return exitError(exitCannotRun)
+}

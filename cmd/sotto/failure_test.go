@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"sotto/internal/dot"
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+// TestFailures: whatever is wrong with the upstream, a sealed client hears SERVFAIL
+// with the reason, in time, and nothing goes out in the clear in its stead.
+func TestFailures(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	testnet.NeedTool(t, "dig")
+	other, err := dot.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	zone := w.zone(sealed4, sealed6)
+	good := dot.CertOptions{Names: []string{upstreamName}, IPs: []netip.Addr{netip.MustParseAddr(lab.LANAddr4)}}
+	wrongName := dot.CertOptions{Names: []string{"other.example"}}
+	expired := good
+	expired.NotBefore, expired.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)
+	for _, tc := range []struct {
+		name    string
+		ca      *dot.CA
+		cert    dot.CertOptions
+		handler dot.Handler
+		want    string // in the Extended DNS Error's text
+	}{
+		{"wrong name", w.ca, wrongName, zone, "other.example"},
+		{"unknown authority", other, good, zone, "not trusted"},
+		{"expired", w.ca, expired, zone, "expired"},
+		{"silent", w.ca, good, dot.Silent(), ""},
+		{"reset", w.ca, good, dot.ResetAll(), ""},
+		{"garbage", w.ca, good, dot.Garbage(), ""},
+		{"too short", w.ca, good, dot.Short(), ""},
+		{"another question", w.ca, good, dot.WrongQuestion(zone), ""},
+		{"another ID", w.ca, good, dot.WrongID(zone), ""},
+		{"truncated frame", w.ca, good, dot.TruncatedFrame(zone), ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cert, err := tc.ca.Issue(tc.cert)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.upstream.SetCertificate(cert)
+			w.handler.Set(tc.handler)
+			start := time.Now()
+			stdout, stderr, status := w.exec("dig", "+tries=1", "+timeout=5", "@8.8.8.8", "www.example.com")
+			took := time.Since(start)
+			if status != 0 || !strings.Contains(stdout, "status: SERVFAIL") || !strings.Contains(stdout, "EDE: ") || !strings.Contains(stdout, tc.want) {
+				t.Errorf("status %d: want SERVFAIL with an EDE that says %q\n%s%s", status, tc.want, stdout, stderr)
+			}
+			if i := strings.Index(stdout, "EDE: "); i >= 0 {
+				line, _, _ := strings.Cut(stdout[i:], "\n")
+				t.Logf("%v, the whole command: %s", took.Round(10*time.Millisecond), line)
+			}
+		})
+	}
+}
+
+// TestFailover: the second upstream answers for the first.
+func TestFailover(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	args := []string{"exec", "--upstream", "10.77.0.99#" + upstreamName} // nobody is there
+	args = append(append(args, w.upstreamArgs()...), "--", "dig", "+short", "+tries=1", "@8.8.8.8", "www.example.com")
+	stdout, stderr, status := w.sotto(args...)
+	if status != 0 || stdout != sealed4+"\n" {
+		t.Errorf("status %d: %q %q", status, stdout, stderr)
+	}
+}
+
+// TestPins: the right key is asked, another is not.
+func TestPins(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	pin := spkiPin(w.ca.Certificate())
+	for _, tc := range []struct{ pin, want string }{
+		{pin, sealed4}, {"sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "pin"},
+	} {
+		args := append(append([]string{"exec", "--pin", tc.pin}, w.upstreamArgs()...), "--", "dig", "+tries=1", "@8.8.8.8", "www.example.com")
+		stdout, stderr, status := w.sotto(args...)
+		if status != 0 || !strings.Contains(stdout, tc.want) {
+			t.Errorf("pin %s: status %d, no %q in\n%s%s", tc.pin, status, tc.want, stdout, stderr)
+		}
+	}
+}

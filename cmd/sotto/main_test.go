@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// selfEnv has this test binary be another program: sotto itself, or one of the
+// clients in clients_test.go. So the program that is tested is the one that was
+// built for the tests, race detector included.
+const selfEnv = "SOTTO_TEST_SELF"
+
+func TestMain(m *testing.M) {
+	switch self := os.Getenv(selfEnv); self {
+	case "":
+		os.Exit(m.Run())
+	case "sotto":
+		// What it starts in turn is itself.
+		if err := os.Unsetenv(selfEnv); err != nil {
+			panic(err)
+		}
+		main()
+	default:
+		os.Exit(runClient(self, os.Args[1:]))
+	}
+}
+
+// call runs one command line in process.
+func call(t *testing.T, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	e := &env{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, getenv: func(string) string { return "" }}
+	status = e.main(context.Background(), args)
+	return out.String(), errs.String(), status
+}
+
+// TestUsage: a mistake is told with its mend, on stderr, with status 2.
+func TestUsage(t *testing.T) {
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "bad.toml")
+	write(t, bad, "cache-mib = 1\nupstreams = [\"quad9\"]\n")
+	wrong := filepath.Join(dir, "wrong.toml")
+	write(t, wrong, "cache-mib = \"much\"\n")
+	notCA := filepath.Join(dir, "ca.pem")
+	write(t, notCA, "not a certificate\n")
+	for _, tc := range []struct {
+		args   string
+		status int
+		want   string
+	}{
+		{"frobnicate", exitUsage, "frobnicate"},
+		{"serve --frobnicate", exitUsage, "--frobnicate"},
+		{"serve extra", exitUsage, "extra"},
+		{"exec", exitUsage, "sotto exec -- CMD"},
+		{"serve --listen 127.0.0.1", exitUsage, "want ADDR:PORT"},
+		{"serve --listen localhost:53", exitUsage, "no IP address"},
+		{"serve --listen 127.0.0.1:99999", exitUsage, "port number"},
+		{"serve --log-level loud", exitUsage, "want debug, info, warn or error"},
+		{"serve --cache-mib -1 --listen 127.0.0.1:0", exitUsage, "cache-mib"},
+		{"serve --upstream dns.example --listen 127.0.0.1:0", exitUsage, "dns.example"},
+		{"serve --pin sha256/short --listen 127.0.0.1:0", exitUsage, "short"},
+		{"serve --config " + bad, exitFailure, `bad.toml:2:1: there is no setting "upstreams"`},
+		{"serve --config " + wrong, exitFailure, "wrong.toml:1:"},
+		{"serve --config /nowhere.toml", exitFailure, "/nowhere.toml"},
+		{"serve --ca-file /nowhere.pem --listen 127.0.0.1:0", exitFailure, "/nowhere.pem"},
+		{"serve --ca-file " + notCA + " --listen 127.0.0.1:0", exitFailure, "holds no PEM certificate"},
+		{"serve --listen 192.0.2.99:0", exitFailure, "192.0.2.99"},
+	} {
+		t.Run(tc.args, func(t *testing.T) {
+			stdout, stderr, status := call(t, strings.Fields(tc.args)...)
+			if status != tc.status || stdout != "" || !strings.Contains(stderr, tc.want) || !strings.HasPrefix(stderr, "sotto: ") {
+				t.Errorf("status %d, stdout %q, stderr %q: want status %d and %q", status, stdout, stderr, tc.status, tc.want)
+			}
+		})
+	}
+}
+
+// TestHelp: every verb explains itself on stdout.
+func TestHelp(t *testing.T) {
+	for _, verb := range []string{"", "exec", "run", "serve", "demo", "demo upstream", "down", "version", "completion"} {
+		stdout, stderr, status := call(t, append(strings.Fields(verb), "--help")...)
+		if status != 0 || stderr != "" || !strings.Contains(stdout, "sotto "+verb) {
+			t.Errorf("sotto %s --help: status %d, stderr %q, stdout %q", verb, status, stderr, stdout)
+		}
+	}
+	if stdout, _, status := call(t, "version"); status != 0 || !strings.HasPrefix(stdout, "sotto ") {
+		t.Errorf("sotto version: %q, status %d", stdout, status)
+	}
+	if stdout, _, status := call(t, "completion", "bash"); status != 0 || !strings.Contains(stdout, "complete") {
+		t.Errorf("sotto completion bash: status %d, %d bytes", status, len(stdout))
+	}
+}
+
+// TestNeedsRoot: whoever is not root is told what it is needed for.
+func TestNeedsRoot(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("this process is root")
+	}
+	for _, args := range []string{"exec -- true", "run", "down", "demo"} {
+		_, stderr, status := call(t, strings.Fields(args)...)
+		if status != exitFailure || !strings.Contains(stderr, "sudo sotto") {
+			t.Errorf("sotto %s: status %d, %q", args, status, stderr)
+		}
+	}
+}
+
+// TestReference: the commented reference is read, and says the defaults.
+func TestReference(t *testing.T) {
+	got, err := loadSettings("../../docs/sotto.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaultSettings()
+	if fmt.Sprint(got.Upstream, got.Listen, got.CacheMiB, got.LogLevel) != fmt.Sprint(want.Upstream, want.Listen, want.CacheMiB, want.LogLevel) {
+		t.Errorf("docs/sotto.toml says %+v: the defaults are %+v", got, want)
+	}
+	text, err := os.ReadFile("../../docs/sotto.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range settingNames() {
+		if !strings.Contains(string(text), "\n"+key+" = ") {
+			t.Errorf("docs/sotto.toml does not explain %s", key)
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// settingNames are the keys that a configuration may have.
+func settingNames() []string {
+	var names []string
+	typ := reflect.TypeFor[settings]()
+	for i := range typ.NumField() {
+		names = append(names, typ.Field(i).Tag.Get("toml"))
+	}
+	return names
+}

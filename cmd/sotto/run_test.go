@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"sotto/intercept/netns"
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+func spkiPin(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+	return "sha256/" + base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// runArgs have `run` seal the cgroups given.
+func (w *world) runArgs(groups ...*lab.Cgroup) []string {
+	args := append([]string{"run", "--log-queries"}, w.upstreamArgs()...)
+	for _, g := range groups {
+		args = append(args, "--cgroup", g.Path)
+	}
+	return args
+}
+
+// cgroup makes a cgroup that goes with the world.
+func (w *world) cgroup(name string) *lab.Cgroup {
+	w.t.Helper()
+	g, err := w.lab.Cgroup(name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return g
+}
+
+// dig asks from a host in a cgroup and returns what it printed.
+func (w *world) dig(h *lab.Host, g *lab.Cgroup, args ...string) string {
+	w.t.Helper()
+	out, err := h.Command(w.t.Context(), g, testnet.NeedTool(w.t, "dig"), append([]string{"+tries=1", "+timeout=4"}, args...)...).CombinedOutput()
+	if err != nil {
+		return err.Error() + "\n" + string(out)
+	}
+	return string(out)
+}
+
+// What `run` and `exec` call their namespaces, and what shows in a list of links
+// or routes that something there is theirs. Other tests' names are others.
+var (
+	instanceName = regexp.MustCompile(`^sotto(-[0-9]+)?$`)
+	madeBySotto  = regexp.MustCompile(`\bsotto[0-9]+\b|\b198\.1[89]\.|fd73:6f74`)
+)
+
+// nothingLeft fails the test if Sotto left anything in this world or on this
+// machine.
+func (w *world) nothingLeft() {
+	w.t.Helper()
+	names, err := netns.Names()
+	if err != nil {
+		w.t.Error(err)
+	}
+	for _, n := range names {
+		if instanceName.MatchString(n) {
+			w.t.Errorf("namespace %s is left", n)
+		}
+	}
+	for what, args := range map[string][]string{"link": {"-o", "link"}, "route": {"route"}, "route ": {"-6", "route"}} {
+		out, err := w.host.Command(w.t.Context(), nil, "ip", args...).CombinedOutput()
+		if err != nil {
+			w.t.Errorf("ip %v: %v", args, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if madeBySotto.MatchString(line) {
+				w.t.Errorf("%s left: %s", what, line)
+			}
+		}
+	}
+	root, err := lab.CgroupRoot()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, pattern := range []string{root + "/sotto-exec-*", "/sys/fs/bpf/sotto/*", "/run/sotto/*.lock"} {
+		left, err := filepath.Glob(pattern)
+		if err != nil || len(left) > 0 {
+			w.t.Errorf("left: %v, %v", left, err)
+		}
+	}
+}
+
+// TestRun seals a cgroup: what runs in it and below, on the host and in a
+// container behind a masquerading bridge, and nothing else. The listener tells
+// workloads and nameservers apart.
+func TestRun(t *testing.T) {
+	w := newWorld(t)
+	containers := testnet.Containers(t, w.lab, w.host, "one", "two")
+	a, b, free := w.cgroup("a"), w.cgroup("b"), w.cgroup("free")
+	below, err := w.lab.Below(a, "below")
+	if err != nil {
+		t.Fatal(err)
+	}
+	excluded, err := w.lab.Below(a, "excluded")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.start("sealed", append(w.runArgs(a, b), "--exclude", excluded.Path)...)
+	for _, tc := range []struct {
+		who    string
+		h      *lab.Host
+		g      *lab.Cgroup
+		server string
+		name   string
+		want   string
+	}{
+		{"on the host", w.host, a, "8.8.8.8", "h1.example", sealed4},
+		{"on the host, IPv6", w.host, a, "2001:db8::53", "h2.example", sealed4},
+		{"below", w.host, below, "1.1.1.1", "h3.example", sealed4},
+		{"container one", containers[0], a, "8.8.8.8", "c1.example", sealed4},
+		{"container one, IPv6", containers[0], a, "2001:db8::54", "c2.example", sealed4},
+		{"container two", containers[1], b, "8.8.8.8", "c3.example", sealed4},
+		{"excluded", w.host, excluded, "8.8.8.8", "x1.example", plain4},
+		{"outside", w.host, free, "8.8.8.8", "x2.example", plain4},
+	} {
+		t.Run(tc.who, func(t *testing.T) {
+			for _, proto := range []string{"+notcp", "+tcp"} {
+				out := w.dig(tc.h, tc.g, proto, "@"+tc.server, tc.name)
+				if !strings.Contains(out, tc.want) || !strings.Contains(out, "SERVER: "+tc.server+"#53") {
+					t.Errorf("%s: no %s from %s in\n%s", proto, tc.want, tc.server, out)
+				}
+			}
+			logged := func() bool {
+				for line := range strings.Lines(p.log()) {
+					if strings.Contains(line, "name="+tc.name) && strings.Contains(line, tc.server) && strings.Contains(line, filepath.Base(tc.g.Path)) {
+						return true
+					}
+				}
+				return false
+			}
+			if tc.want == sealed4 {
+				w.until("the log to name workload and nameserver", logged)
+			} else if strings.Contains(p.log(), tc.name) {
+				t.Errorf("%s was caught", tc.name)
+			}
+		})
+	}
+	w.stop(p)
+	if out := w.dig(w.host, a, "@8.8.8.8", "after.example"); !strings.Contains(out, plain4) {
+		t.Errorf("after a clean stop the seal is still there:\n%s", out)
+	}
+	w.nothingLeft()
+}
+
+// TestExecInsideRun: an exec in a sealed cgroup seals its command itself.
+func TestExecInsideRun(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("outer")
+	p := w.start("sealed", w.runArgs(g)...)
+	cmd := w.self(t.Context(), "sotto", append(append([]string{"exec"}, w.upstreamArgs()...), "--", "dig", "+short", "@8.8.8.8", "inner.example")...)
+	cmd.SysProcAttr = w.host.Command(t.Context(), g, "true").SysProcAttr
+	out, err := cmd.CombinedOutput()
+	if err != nil || string(out) != sealed4+"\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if strings.Contains(p.log(), "inner.example") {
+		t.Error("the outer seal answered what the inner one caught")
+	}
+	if out := w.dig(w.host, g, "@8.8.8.8", "outer.example"); !strings.Contains(out, sealed4) {
+		t.Errorf("the outer seal no longer answers:\n%s", out)
+	}
+	w.stop(p)
+	w.nothingLeft()
+}
+
+// TestKilled: after kill -9 queries fail and none goes out in the clear; the next
+// start takes over; `down` takes everything away.
+func TestKilled(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	answered := func() bool { return strings.Contains(w.dig(w.host, g, "+short", "@8.8.8.8", "a.example"), sealed4) }
+	p := w.start("sealed", w.runArgs(g)...)
+	if !answered() {
+		t.Fatal("not answered")
+	}
+	if _, stderr, status := w.sotto("down"); status == 0 || !strings.Contains(stderr, "sotto") {
+		t.Errorf("down while it runs: status %d, %q: want an error that names it", status, stderr)
+	}
+	if !answered() {
+		t.Error("down broke the seal of a living daemon")
+	}
+	w.kill(p)
+	for _, server := range []string{"8.8.8.8", "1.2.3.4", "2001:db8::53"} {
+		if out := w.dig(w.host, g, "+timeout=1", "@"+server, "dead.example"); strings.Contains(out, "ANSWER SECTION") {
+			t.Errorf("with Sotto dead %s answered:\n%s", server, out)
+		}
+	}
+	p = w.start("sealed", w.runArgs(g)...)
+	if !answered() {
+		t.Error("not answered after a restart")
+	}
+	w.kill(p)
+	if _, stderr, status := w.sotto("down"); status != 0 {
+		t.Errorf("down: status %d, %q", status, stderr)
+	}
+	w.nothingLeft()
+}
+
+// TestExecKilled: kill -9 of exec leaves its command failing closed; whatever
+// comes next clears it away.
+func TestExecKilled(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	dig := testnet.NeedTool(t, "dig")
+	out := filepath.Join(t.TempDir(), "out")
+	script := "echo ready; while :; do " + dig + " +short +tries=1 +timeout=1 @8.8.8.8 k.example >>" + out + " 2>&1; sleep 0.05; done"
+	p := w.start("ready", append(append([]string{"exec"}, w.upstreamArgs()...), "--", "sh", "-c", script)...)
+	read := func() string { b, _ := os.ReadFile(out); return string(b) }
+	w.until("the command to resolve", func() bool { return strings.Contains(read(), sealed4) })
+	w.kill(p)
+	before := strings.Count(read(), sealed4)
+	w.until("its queries to fail", func() bool {
+		return strings.Contains(read(), "timed out") || strings.Contains(read(), "no servers") || strings.Contains(read(), "error")
+	})
+	if n := strings.Count(read(), sealed4); n > before+1 { // one may have been on its way
+		t.Errorf("%d answers after Sotto was killed", n-before)
+	}
+	if stdout, stderr, status := w.exec(dig, "+short", "@8.8.8.8", "again.example"); status != 0 || stdout != sealed4+"\n" {
+		t.Errorf("the next exec: status %d, %q %q", status, stdout, stderr)
+	}
+	if _, stderr, status := w.sotto("down"); status != 0 {
+		t.Errorf("down: status %d, %q", status, stderr)
+	}
+	w.nothingLeft()
+}
+
+// TestRepair: somebody deletes the link, the namespace or a route; queries fail
+// closed meanwhile, and resolve again soon.
+func TestRepair(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	p := w.start("sealed", w.runArgs(g)...)
+	answered := func() bool {
+		return strings.Contains(w.dig(w.host, g, "+short", "+timeout=1", "@8.8.8.8", "a.example"), sealed4)
+	}
+	if !answered() {
+		t.Fatal("not answered")
+	}
+	for _, args := range [][]string{
+		{"link", "del", "sotto0"},
+		{"link", "set", "sotto0", "down"},
+		{"route", "del", "198.19.0.0/16", "dev", "sotto0"},
+		{"netns", "del", "sotto"},
+		{"-n", "sotto", "link", "del", "sotto1"},
+		{"-n", "sotto", "route", "flush", "table", "local"},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			if out, err := w.host.Command(t.Context(), nil, "ip", args...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %v: %v: %s", args, err, out)
+			}
+			start := time.Now()
+			w.until("an answer", answered)
+			t.Logf("answered again after %v", time.Since(start).Round(10*time.Millisecond))
+		})
+	}
+	w.stop(p)
+	w.nothingLeft()
+}

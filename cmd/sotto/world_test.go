@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sotto/internal/capture"
+	"sotto/internal/dot"
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+// What the two nameservers of a world say, so that an answer tells who gave it.
+const (
+	sealed4, sealed6 = "192.0.2.1", "2001:db8::1"
+	plain4, plain6   = "203.0.113.66", "2001:db8:bad::66"
+
+	upstreamName = "dns.example"
+	upstreamAddr = lab.LANAddr4 + ":853"
+)
+
+// world is a host whose only way leads to a LAN. There a DNS over TLS server is
+// the upstream, and plain nameservers wait at every well-known address for what
+// nobody caught. A capture on the LAN's end of the wire sees everything.
+type world struct {
+	t         *testing.T
+	lab       *lab.Lab
+	host, lan *lab.Host
+	upstream  *dot.Server
+	handler   *dot.Switch
+	ca        *dot.CA
+	caFile    string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	l, host, lan := testnet.LAN(t)
+	ca, err := dot.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, lab: l, host: host, lan: lan, ca: ca, caFile: filepath.Join(t.TempDir(), "ca.pem")}
+	write(t, w.caFile, string(ca.PEM()))
+	w.handler = dot.NewSwitch(w.zone(sealed4, sealed6))
+	w.startUpstream()
+	w.startPlain()
+	return w
+}
+
+func (w *world) zone(a, aaaa string) *dot.Zone {
+	w.t.Helper()
+	zone, err := dot.NewZone(dot.ZoneConfig{A: []netip.Addr{netip.MustParseAddr(a)}, AAAA: []netip.Addr{netip.MustParseAddr(aaaa)}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return zone
+}
+
+// startUpstream serves TLS on the LAN, whatever w.handler says.
+func (w *world) startUpstream() {
+	w.t.Helper()
+	cert, err := w.ca.Issue(dot.CertOptions{Names: []string{upstreamName}, IPs: []netip.Addr{netip.MustParseAddr(lab.LANAddr4)}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cfg := dot.Config{Handler: w.handler, Certificate: cert, LogQueries: 10000}
+	err = w.lan.Do(func() error {
+		l, err := dot.Listen(netip.MustParseAddrPort("[::]:853"))
+		cfg.TLS = []net.Listener{l}
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.upstream = w.serve(cfg)
+}
+
+// startPlain answers in the clear at every nameserver's address.
+func (w *world) startPlain() {
+	w.t.Helper()
+	cfg := dot.Config{Handler: w.zone(plain4, plain6)}
+	err := w.lan.Do(func() error {
+		for _, addr := range lab.Nameservers {
+			l, pc, err := dot.ListenPlain(netip.AddrPortFrom(netip.MustParseAddr(addr), 53))
+			if err != nil {
+				return err
+			}
+			cfg.TCP, cfg.UDP = append(cfg.TCP, l), append(cfg.UDP, pc)
+		}
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.serve(cfg)
+}
+
+func (w *world) serve(cfg dot.Config) *dot.Server {
+	w.t.Helper()
+	srv, err := dot.New(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx) }()
+	w.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Errorf("serve the LAN: %v", err)
+		}
+	})
+	return srv
+}
+
+// watch captures the wire until the test ends, and fails it if a single packet to
+// or from port 53 crossed.
+func (w *world) watch() *capture.Capture {
+	w.t.Helper()
+	c, err := capture.Start(w.lan.NS, lab.LANIf)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		packets, err := c.Stop()
+		if err != nil {
+			w.t.Errorf("capture: %v", err)
+		}
+		for _, p := range capture.Plain(packets) {
+			w.t.Errorf("crossed the wire in the clear: %v", p)
+		}
+	})
+	return c
+}
+
+// self prepares this program as another in the host.
+func (w *world) self(ctx context.Context, as string, args ...string) *lab.Cmd {
+	cmd := w.host.Command(ctx, nil, executable(), args...)
+	// The race detector would have every process wait a second before it ends.
+	cmd.Env = append(os.Environ(), selfEnv+"="+as, "GORACE=atexit_sleep_ms=0")
+	return cmd
+}
+
+// upstreamArgs name the world's upstream.
+func (w *world) upstreamArgs() []string {
+	return []string{"--upstream", upstreamAddr + "#" + upstreamName, "--ca-file", w.caFile}
+}
+
+// exec runs a command sealed, and returns what it printed and its status.
+func (w *world) exec(args ...string) (stdout, stderr string, status int) {
+	w.t.Helper()
+	return w.sotto(append(append([]string{"exec"}, w.upstreamArgs()...), append([]string{"--"}, args...)...)...)
+}
+
+// sotto runs one call of the command in the host.
+func (w *world) sotto(args ...string) (stdout, stderr string, status int) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := w.self(ctx, "sotto", args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		w.t.Fatalf("sotto %v: %v\n%s", args, err, errs.String())
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// client is the command line that has this program be one of the Go clients.
+func client(name string, args ...string) []string {
+	return append([]string{"env", selfEnv + "=" + name, executable()}, args...)
+}
+
+// executable is this test binary.
+func executable() string {
+	path, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return path
+}
+
+// resolvConf is the start of a command line whose program sees the nameservers
+// given as its resolv.conf.
+func (w *world) resolvConf(nameservers ...string) []string {
+	w.t.Helper()
+	path := filepath.Join(w.t.TempDir(), "resolv.conf")
+	write(w.t, path, "nameserver "+strings.Join(nameservers, "\nnameserver ")+"\noptions timeout:3 attempts:1\n")
+	return []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, path}
+}
+
+// process is a sotto that runs beside the test.
+type process struct {
+	cmd  *lab.Cmd
+	done chan struct{} // closed when it ended
+	err  error
+
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.Write(b)
+}
+
+// log is what it wrote so far.
+func (p *process) log() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.String()
+}
+
+// start starts sotto beside the test and waits until it printed ready. It is
+// killed with the test, if it still runs.
+func (w *world) start(ready string, args ...string) *process {
+	w.t.Helper()
+	p := &process{cmd: w.self(context.Background(), "sotto", args...), done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.WaitDelay = time.Second // what it started may hold its output after it was killed
+	if err := p.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		if p.err = p.cmd.Wait(); errors.Is(p.err, exec.ErrWaitDelay) {
+			p.err = nil
+		}
+		close(p.done)
+	}()
+	w.t.Cleanup(func() {
+		_ = p.cmd.Process.Kill() // it may have ended
+		<-p.done
+		if w.t.Failed() {
+			w.t.Logf("sotto %v wrote:\n%s", args, p.log())
+		}
+	})
+	w.until("sotto to say "+ready, func() bool {
+		select {
+		case <-p.done:
+			w.t.Fatalf("sotto %v ended: %v\n%s", args, p.err, p.log())
+		default:
+		}
+		return strings.Contains(p.log(), ready)
+	})
+	return p
+}
+
+// stop ends p as a service manager would, and fails the test if that took long or
+// failed.
+func (w *world) stop(p *process) {
+	w.t.Helper()
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		w.t.Errorf("stop: %v", err)
+	}
+	select {
+	case <-p.done:
+		if p.err != nil {
+			w.t.Errorf("stopped: %v", p.err)
+		}
+	case <-time.After(20 * time.Second):
+		w.t.Error("it did not stop within 20 s")
+	}
+}
+
+// kill ends p as a crash would.
+func (w *world) kill(p *process) {
+	w.t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		w.t.Fatal(err)
+	}
+	<-p.done
+}
+
+// until waits until what is true, and ends the test if it never is.
+func (w *world) until(what string, is func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if is() {
+			return
+		}
+	}
+	w.t.Fatalf("waited for %s in vain", what)
+}
