@@ -33,6 +33,7 @@ type Instance struct {
 	// away before Attach put its own programs in them.
 	inherited bool
 	attached  bool
+	detached  bool // again
 	closed    bool
 }
 
@@ -125,6 +126,34 @@ func (i *Instance) Attach() error {
 	return nil
 }
 
+// Detach takes the hooks away and leaves everything else: from here on queries go
+// where they were sent. A clean stop begins with it, so that no query is led to a
+// listener that is gone. It is idempotent, and does nothing before Attach.
+func (i *Instance) Detach() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed || !i.attached {
+		return nil
+	}
+	return i.detach()
+}
+
+// detach ends the seal. Where outer instances made way for this one they take over
+// before its hooks go, so that the cgroups are sealed all the while.
+func (i *Instance) detach() error {
+	if i.detached {
+		return nil
+	}
+	var errs []error
+	if i.cfg.Ephemeral && i.attached {
+		errs = append(errs, i.tellOthers(false))
+	}
+	errs = append(errs, detachAll(pinDir(i.cfg.BPFFS, i.cfg.Name)))
+	err := errors.Join(errs...)
+	i.detached = err == nil
+	return err
+}
+
 // Run keeps the instance in order: the network is repaired and follows the host's
 // addresses, idle slots are collected. It returns nil when ctx ends.
 func (i *Instance) Run(ctx context.Context) error {
@@ -194,17 +223,32 @@ var counterNames = [bpf.SottoCounterCOUNTERS]string{
 func (i *Instance) Close() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	return i.close(i.inherited && !i.attached)
+}
+
+// Abandon lets go of the instance and leaves it in the kernel, as a crash does:
+// what is sealed stays closed until another process adopts it, or Down. It is for
+// a failure that nobody asked for. Close afterwards does nothing.
+func (i *Instance) Abandon() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.close(true)
+}
+
+// close releases what the process holds; unless all of it is to stay, what the
+// kernel holds goes before. i.mu is held.
+func (i *Instance) close(stay bool) error {
 	if i.closed {
 		return nil
 	}
 	i.closed = true
 	var errs []error
-	if i.file != nil && i.inherited && !i.attached {
-		if i.network != nil {
-			errs = append(errs, i.network.leave())
-		}
-	} else if i.file != nil {
+	switch {
+	case i.file == nil: // nothing was made
+	case !stay:
 		errs = append(errs, i.takeAway())
+	case i.network != nil:
+		errs = append(errs, i.network.leave())
 	}
 	if i.kernel != nil {
 		errs = append(errs, i.kernel.Close())
@@ -218,23 +262,19 @@ func (i *Instance) Close() error {
 	return errors.Join(errs...)
 }
 
-// takeAway ends the seal. Where outer instances made way for this one they take
-// over before its hooks go, so that the cgroups are sealed all the while.
+// takeAway ends the seal and clears what it stood on.
 func (i *Instance) takeAway() error {
+	// A hook that stays needs the unreachable routes, and the record stays for Down.
+	if err := i.detach(); err != nil {
+		return err
+	}
 	var errs []error
-	if i.cfg.Ephemeral && i.attached {
-		errs = append(errs, i.tellOthers(false))
+	if i.network != nil {
+		errs = append(errs, i.network.close())
 	}
-	err := detachAll(pinDir(i.cfg.BPFFS, i.cfg.Name))
-	errs = append(errs, err)
-	if err == nil { // a hook that stays needs the unreachable routes
-		if i.network != nil {
-			errs = append(errs, i.network.close())
-		}
-		errs = append(errs, removePins(pinDir(i.cfg.BPFFS, i.cfg.Name)))
-	}
-	if errors.Join(errs...) != nil {
-		return errors.Join(errs...) // the record stays, for Down
+	errs = append(errs, removePins(pinDir(i.cfg.BPFFS, i.cfg.Name)))
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	reg, err := openRegistry(i.cfg.RunDir)
 	if err != nil {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/signal"
 
 	"github.com/spf13/cobra"
@@ -45,7 +46,7 @@ relative to its root (app.slice). A cgroup means all below it too.`,
 }
 
 // run seals until a signal ends it.
-func (e *env) run(ctx context.Context, s settings) (err error) {
+func (e *env) run(ctx context.Context, s settings) error {
 	log, err := e.logger(s)
 	if err != nil {
 		return err
@@ -62,17 +63,22 @@ func (e *env) run(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.Close()) }()
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
-	return l.run(ctx, func() error {
+	attached := false
+	err = l.run(ctx, func() error {
 		if err := l.inst.Attach(); err != nil {
 			return err
 		}
+		attached = true
 		log.Info("sealed", "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
 		notifyReady(e.getenv)
 		return nil
 	})
+	if err != nil && attached {
+		return errors.Join(fmt.Errorf("%w; the seal stays closed: 'sotto run' takes over, 'sotto down' takes it away", err), l.abandon())
+	}
+	return errors.Join(err, l.Close())
 }
 
 // sealConfig resolves the cgroups that s names; none means the root.

@@ -71,30 +71,48 @@ func (l *seal) listen(ctx context.Context) (*forwarder.Sockets, error) {
 	return sockets, nil
 }
 
-// run answers and keeps the machine's side in order until ctx ends. live is
-// called once, when queries would be answered: the moment to attach the hooks.
+// run answers and keeps the machine's side in order until ctx ends; then the hooks
+// go before the listener does. live is called once, when queries would be answered:
+// the moment to attach the hooks. An error that it returns is a failure that nobody
+// asked for, and the hooks, if they were attached, still are.
 func (l *seal) run(ctx context.Context, live func() error) error {
 	sockets, err := l.listen(ctx)
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.r.upstreams.Run(ctx) })
-	g.Go(func() error { return l.inst.Run(ctx) })
-	g.Go(func() error { return l.r.Serve(ctx, sockets) })
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, failing := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.r.upstreams.Run(serving) })
+	g.Go(func() error { return l.r.Serve(serving, sockets) })
+	g.Go(func() error { return l.inst.Run(failing) })
 	g.Go(live)
+	g.Go(func() error {
+		<-failing.Done()
+		defer stop()
+		if ctx.Err() == nil {
+			return nil // not asked to stop: stay closed
+		}
+		return l.inst.Detach()
+	})
 	return g.Wait()
 }
 
-// Close takes everything away. The resolver goes first: its dials use the
-// instance.
-func (l *seal) Close() error {
+// Close takes everything away.
+func (l *seal) Close() error { return l.end((*intercept.Instance).Close) }
+
+// abandon ends the process's part and leaves the hooks, so that queries fail
+// rather than leave in the clear.
+func (l *seal) abandon() error { return l.end((*intercept.Instance).Abandon) }
+
+// end closes the resolver first: its dials use the instance.
+func (l *seal) end(inst func(*intercept.Instance) error) error {
 	var errs []error
 	if l.r != nil {
 		errs = append(errs, l.r.Close())
 	}
 	if l.inst != nil {
-		errs = append(errs, l.inst.Close())
+		errs = append(errs, inst(l.inst))
 	}
 	return errors.Join(errs...)
 }
