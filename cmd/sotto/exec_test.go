@@ -29,43 +29,43 @@ func TestPlainWithoutSeal(t *testing.T) {
 	}
 }
 
-// TestRealClients runs programs that nobody here wrote, sealed: each gets its
-// answer from the nameserver that it asked, as far as it can tell, and not one
-// packet crosses the wire in the clear.
-func TestRealClients(t *testing.T) {
-	w := newWorld(t)
-	w.watch()
-	for _, tc := range []struct {
-		name string
-		args string
-		want []string
-	}{
-		{"dig UDP 4", "dig @8.8.8.8 www.example.com", []string{"SERVER: 8.8.8.8#53(8.8.8.8) (UDP)", sealed4}},
-		{"dig TCP 4", "dig +tcp @1.1.1.1 www.example.com", []string{"SERVER: 1.1.1.1#53(1.1.1.1) (TCP)", sealed4}},
-		{"dig UDP 6", "dig @2001:db8::53 www.example.com AAAA", []string{"SERVER: 2001:db8::53#53(2001:db8::53) (UDP)", sealed6}},
-		{"dig TCP 6", "dig +tcp @2001:db8::53 www.example.com AAAA", []string{"SERVER: 2001:db8::53#53(2001:db8::53) (TCP)", sealed6}},
-		{"dig DNSSEC", "dig +dnssec @8.8.8.8 www.example.com", []string{"RRSIG", "flags: do"}},
-		{"dig long TXT", "dig @8.8.8.8 txt-1500.example.com TXT", []string{"Truncated, retrying in TCP mode", "(TCP)", "MSG SIZE  rcvd: 1"}},
-		{"dig longest TXT", "dig +tcp @8.8.8.8 txt-65000.example.com TXT", []string{"MSG SIZE  rcvd: 65"}},
-		{"dig HTTPS", "dig @8.8.8.8 www.example.com HTTPS", []string{"HTTPS\t", "NOERROR"}},
-		{"dig spelling", "dig @8.8.8.8 WwW.eXaMpLe.CoM", []string{"WwW.eXaMpLe.CoM."}},
-		{"dig NXDOMAIN", "dig @8.8.8.8 nxdomain.example.com", []string{"NXDOMAIN", "SOA"}},
-		{"dig cookie", "dig +cookie=0123456789abcdef @8.8.8.8 www.example.com", []string{sealed4}},
-		{"dig many servers", "dig a.example.com @8.8.8.8 b.example.com @9.9.9.9 +tcp c.example.com @1.1.1.1", []string{"SERVER: 8.8.8.8#53", "SERVER: 9.9.9.9#53", "SERVER: 1.1.1.1#53"}},
-		{"kdig UDP", "kdig @1.1.1.1 www.example.com", []string{"From 1.1.1.1@53(UDP)", sealed4}},
-		{"kdig TCP 6", "kdig +tcp @2001:db8::54 www.example.com AAAA", []string{"From 2001:db8::54@53(TCP)", sealed6}},
-		{"drill", "drill www.example.com @8.8.8.8", []string{"SERVER: 8.8.8.8", sealed4}},
-		{"drill TCP", "drill -t www.example.com @9.9.9.9", []string{"SERVER: 9.9.9.9", sealed4}},
-		{"host", "host www.example.com 8.8.8.8", []string{"Address: 8.8.8.8#53", sealed4, sealed6}},
-		{"host TCP", "host -T www.example.com 2001:db8::53", []string{"Address: 2001:db8::53#53", sealed4}},
-		{"nslookup", "busybox nslookup www.example.com 8.8.8.8", []string{"8.8.8.8:53", sealed4}},
-		{"dnspython", "/usr/bin/python3 testdata/clients/dnspython.py 8.8.8.8 www.example.com", []string{"udp " + sealed4, "tcp " + sealed4, "txt ", "https "}},
-		{"dnspython 6", "/usr/bin/python3 testdata/clients/dnspython.py 2001:db8::53 www.example.com", []string{"udp " + sealed4, "tcp " + sealed4}},
-	} {
+// realClients are programs that nobody here wrote, each with what it must print:
+// its answer, from the nameserver that it asked, as far as it can tell.
+var realClients = []struct {
+	name string
+	args string
+	want []string
+}{
+	{"dig UDP 4", "dig @8.8.8.8 www.example.com", []string{"SERVER: 8.8.8.8#53(8.8.8.8) (UDP)", sealed4}},
+	{"dig TCP 4", "dig +tcp @1.1.1.1 www.example.com", []string{"SERVER: 1.1.1.1#53(1.1.1.1) (TCP)", sealed4}},
+	{"dig UDP 6", "dig @2001:db8::53 www.example.com AAAA", []string{"SERVER: 2001:db8::53#53(2001:db8::53) (UDP)", sealed6}},
+	{"dig TCP 6", "dig +tcp @2001:db8::53 www.example.com AAAA", []string{"SERVER: 2001:db8::53#53(2001:db8::53) (TCP)", sealed6}},
+	{"dig DNSSEC", "dig +dnssec @8.8.8.8 www.example.com", []string{"RRSIG", "flags: do"}},
+	{"dig long TXT", "dig @8.8.8.8 txt-1500.example.com TXT", []string{"Truncated, retrying in TCP mode", "(TCP)", "MSG SIZE  rcvd: 1"}},
+	{"dig longest TXT", "dig +tcp @8.8.8.8 txt-65000.example.com TXT", []string{"MSG SIZE  rcvd: 65"}},
+	{"dig HTTPS", "dig @8.8.8.8 www.example.com HTTPS", []string{"HTTPS\t", "NOERROR"}},
+	{"dig spelling", "dig @8.8.8.8 WwW.eXaMpLe.CoM", []string{"WwW.eXaMpLe.CoM."}},
+	{"dig NXDOMAIN", "dig @8.8.8.8 nxdomain.example.com", []string{"NXDOMAIN", "SOA"}},
+	{"dig cookie", "dig +cookie=0123456789abcdef @8.8.8.8 www.example.com", []string{sealed4}},
+	{"dig many servers", "dig a.example.com @8.8.8.8 b.example.com @9.9.9.9 +tcp c.example.com @1.1.1.1", []string{"SERVER: 8.8.8.8#53", "SERVER: 9.9.9.9#53", "SERVER: 1.1.1.1#53"}},
+	{"kdig UDP", "kdig @1.1.1.1 www.example.com", []string{"From 1.1.1.1@53(UDP)", sealed4}},
+	{"kdig TCP 6", "kdig +tcp @2001:db8::54 www.example.com AAAA", []string{"From 2001:db8::54@53(TCP)", sealed6}},
+	{"drill", "drill www.example.com @8.8.8.8", []string{"SERVER: 8.8.8.8", sealed4}},
+	{"drill TCP", "drill -t www.example.com @9.9.9.9", []string{"SERVER: 9.9.9.9", sealed4}},
+	{"host", "host www.example.com 8.8.8.8", []string{"Address: 8.8.8.8#53", sealed4, sealed6}},
+	{"host TCP", "host -T www.example.com 2001:db8::53", []string{"Address: 2001:db8::53#53", sealed4}},
+	{"nslookup", "busybox nslookup www.example.com 8.8.8.8", []string{"8.8.8.8:53", sealed4}},
+	{"dnspython", "/usr/bin/python3 testdata/clients/dnspython.py 8.8.8.8 www.example.com", []string{"udp " + sealed4, "tcp " + sealed4, "txt ", "https "}},
+	{"dnspython 6", "/usr/bin/python3 testdata/clients/dnspython.py 2001:db8::53 www.example.com", []string{"udp " + sealed4, "tcp " + sealed4}},
+}
+
+// askWithRealClients runs each of them by do.
+func askWithRealClients(t *testing.T, do func(args ...string) (stdout, stderr string, status int)) {
+	for _, tc := range realClients {
 		t.Run(tc.name, func(t *testing.T) {
 			args := strings.Fields(tc.args)
 			testnet.NeedTool(t, args[0])
-			stdout, stderr, status := w.exec(args...)
+			stdout, stderr, status := do(args...)
 			if status != 0 {
 				t.Errorf("status %d\n%s%s", status, stdout, stderr)
 			}
@@ -76,6 +76,14 @@ func TestRealClients(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRealClients runs real programs sealed, and not one packet crosses the wire in
+// the clear.
+func TestRealClients(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	askWithRealClients(t, w.exec)
 	for _, l := range w.upstream.Log() {
 		if l.Transport.String() != "tls" {
 			t.Errorf("the upstream was asked over %s", l.Transport)
@@ -140,19 +148,22 @@ func TestLibraries(t *testing.T) {
 	})
 }
 
+// oddClients are those of clients_test.go, with the nameservers that they ask.
+var oddClients = [][]string{
+	{"four", "8.8.8.8", "8.8.4.4", "1.1.1.1", "9.9.9.9"},
+	{"connected", "8.8.8.8", "1.1.1.1", "8.8.8.8"},
+	{"connected", "2001:db8::53", "2001:db8::54"},
+	{"mapped", "8.8.8.8", "1.1.1.1"},
+	{"pipelined", "8.8.8.8", "2001:db8::53"},
+	{"unspec", "8.8.8.8"},
+	{"many", "8.8.8.8"},
+}
+
 // TestSockets asks in ways that few programs do and every program may.
 func TestSockets(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
-	for _, tc := range [][]string{
-		{"four", "8.8.8.8", "8.8.4.4", "1.1.1.1", "9.9.9.9"},
-		{"connected", "8.8.8.8", "1.1.1.1", "8.8.8.8"},
-		{"connected", "2001:db8::53", "2001:db8::54"},
-		{"mapped", "8.8.8.8", "1.1.1.1"},
-		{"pipelined", "8.8.8.8", "2001:db8::53"},
-		{"unspec", "8.8.8.8"},
-		{"many", "8.8.8.8"},
-	} {
+	for _, tc := range oddClients {
 		t.Run(strings.Join(tc, " "), func(t *testing.T) {
 			stdout, stderr, status := w.exec(client(tc[0], tc[1:]...)...)
 			if status != 0 || stdout != "ok\n" {

@@ -3,9 +3,12 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -154,6 +157,91 @@ func TestRun(t *testing.T) {
 	if out := w.dig(w.host, a, "@8.8.8.8", "after.example"); !strings.Contains(out, plain4) {
 		t.Errorf("after a clean stop the seal is still there:\n%s", out)
 	}
+	w.nothingLeft()
+}
+
+// TestRunClients has the same programs ask as exec's tests do, from a container
+// behind a masquerading bridge whose cgroup `run` seals.
+func TestRunClients(t *testing.T) {
+	w := newWorld(t)
+	container := testnet.Containers(t, w.lab, w.host, "one")[0]
+	g := w.cgroup("container")
+	p := w.start("sealed", w.runArgs(g)...)
+	w.watch()
+	run := func(args ...string) (string, string, int) {
+		t.Helper()
+		cmd := container.Command(t.Context(), g, args[0], args[1:]...)
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		if err := cmd.Run(); err != nil {
+			t.Logf("%v: %v", args, err)
+		}
+		return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+	}
+	askWithRealClients(t, run)
+	for _, tc := range oddClients {
+		t.Run(strings.Join(tc, " "), func(t *testing.T) {
+			if stdout, stderr, status := run(client(tc[0], tc[1:]...)...); status != 0 || stdout != "ok\n" {
+				t.Errorf("status %d: %s%s", status, stdout, stderr)
+			}
+		})
+	}
+	for _, nameservers := range [][]string{{"8.8.8.8"}, {"2001:db8::53", "9.9.9.9"}} {
+		t.Run("libraries "+strings.Join(nameservers, " "), func(t *testing.T) {
+			conf := w.resolvConf(nameservers...)
+			stdout, stderr, status := run(append(conf, client("go-lookups")...)...)
+			if status != 0 || stdout != "ok\n" {
+				t.Errorf("Go: status %d: %s%s", status, stdout, stderr)
+			}
+			stdout, stderr, status = run(append(conf, "getent", "ahosts", "libc.example.com")...)
+			if status != 0 || !strings.Contains(stdout, sealed4) || !strings.Contains(stdout, sealed6) {
+				t.Errorf("getent: status %d: %s%s", status, stdout, stderr)
+			}
+		})
+	}
+	w.stop(p)
+	w.nothingLeft()
+}
+
+// TestGreedy: a workload that takes all the slots it can get, and keeps them, has
+// them refused at its quota; others resolve as before.
+func TestGreedy(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	greedy, modest := w.cgroup("greedy"), w.cgroup("modest")
+	config := filepath.Join(t.TempDir(), "sotto.toml")
+	write(t, config, "prefix4 = \"198.19.4.0/24\"\n") // 251 slots
+	p := w.start("sealed", append(w.runArgs(greedy, modest), "--config", config)...)
+	hog := w.host.Command(t.Context(), greedy, executable())
+	hog.Env = append(os.Environ(), selfEnv+"=dial-unused")
+	stdin, err := hog.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := hog.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := hog.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var held int
+	if _, err := fmt.Fscanf(stdout, "holding %d\n", &held); err != nil || held == 0 || held >= 251 {
+		t.Errorf("the greedy workload holds %d slots of 251, %v", held, err)
+	}
+	if out := w.dig(w.host, modest, "+short", "@8.8.8.8", "modest.example"); !strings.Contains(out, sealed4) {
+		t.Errorf("the other does not resolve:\n%s", out)
+	}
+	if out := w.dig(w.host, greedy, "+short", "@8.8.8.8", "greedy.example"); strings.Contains(out, sealed4) || strings.Contains(out, plain4) {
+		t.Errorf("over its quota it still gets slots:\n%s", out)
+	}
+	if err := errors.Join(stdin.Close(), hog.Wait()); err != nil {
+		t.Errorf("the greedy workload: %v", err)
+	}
+	if out := w.dig(w.host, greedy, "+short", "@8.8.8.8", "greedy.example"); !strings.Contains(out, sealed4) {
+		t.Errorf("its slots did not come back:\n%s", out)
+	}
+	w.stop(p)
 	w.nothingLeft()
 }
 
