@@ -40,7 +40,7 @@ its cgroup then is killed. Standard input, output, error and the terminal are CM
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			s := defaultSettings()
-			s.LogLevel = "warn" // stderr is the command's
+			s.LogLevel = "error" // stderr is the command's
 			o.override(c, &s)
 			return e.exec(c.Context(), s, user, args)
 		},

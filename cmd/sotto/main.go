@@ -52,7 +52,7 @@ func (e *env) main(ctx context.Context, args []string) int {
 	root := e.root()
 	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	verb, err := root.ExecuteContextC(ctx)
 	var status exitError
 	var usage usageError
 	switch {
@@ -62,7 +62,7 @@ func (e *env) main(ctx context.Context, args []string) int {
 		return int(status)
 	case errors.As(err, &usage) || !started:
 		// What fails before a verb begins is a wrong flag, verb or argument.
-		fmt.Fprintf(e.stderr, "sotto: %v\nSee 'sotto --help'.\n", err)
+		fmt.Fprintf(e.stderr, "sotto: %v\nSee '%s --help'.\n", err, verb.CommandPath())
 		return exitUsage
 	}
 	fmt.Fprintf(e.stderr, "sotto: %v\n", err)
