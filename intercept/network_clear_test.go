@@ -114,11 +114,24 @@ func newTestNetworkBeside(t *testing.T, host *lab.Host) *testNetwork {
 	}
 	tn := &testNetwork{network: n, t: t, at: host, logs: &logBuffer{}}
 	for _, addr := range []string{slot4, slot6} {
-		if _, err := ask(host, addr, 64); err != nil {
+		if !tn.hasEcho(addr) {
 			tn.echo(addr)
 		}
 	}
 	return tn
+}
+
+// hasEcho tells whether the namespace has its echo at an address: then nobody else
+// can bind it.
+func (n *testNetwork) hasEcho(addr string) bool {
+	n.t.Helper()
+	var pc net.PacketConn
+	err := n.do(func() (err error) { pc, err = net.ListenPacket("udp", addr); return err })
+	if err != nil {
+		return true
+	}
+	pc.Close()
+	return false
 }
 
 // A restart with other prefixes takes the old ones' routes away.
