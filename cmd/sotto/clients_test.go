@@ -32,6 +32,7 @@ var clients = map[string]func(args []string) error{
 	"unspec":      unspecFamily,
 	"many":        manyConnects,
 	"dial-unused": dialUnused,
+	"bound":       boundToInterface,
 }
 
 func runClient(name string, args []string) int {
@@ -389,4 +390,57 @@ func dialUnused(args []string) error {
 	fmt.Printf("holding %d\n", got)
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+// boundToInterface asks from sockets that have an interface chosen for them, by
+// SO_BINDTODEVICE and IP_UNICAST_IF (as systemd-resolved does). Neither may get an
+// answer: it could only come from somebody whom the query reached in the clear.
+func boundToInterface(servers []string) error {
+	link, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return err
+	}
+	index := binary.NativeEndian.Uint32(binary.BigEndian.AppendUint32(nil, uint32(link.Index)))
+	for how, set := range map[string]func(fd int) error{
+		"SO_BINDTODEVICE": func(fd int) error { return unix.BindToDevice(fd, link.Name) },
+		"IP_UNICAST_IF":   func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_UNICAST_IF, int(index)) },
+	} {
+		for _, connects := range []bool{false, true} {
+			if err := askBound(set, servers[0], connects); err != nil {
+				return fmt.Errorf("%s, connected %v: %w", how, connects, err)
+			}
+		}
+	}
+	return nil
+}
+
+func askBound(set func(fd int) error, server string, connects bool) error {
+	fd, err := udpSocket(unix.AF_INET)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	tv := unix.Timeval{Usec: 300_000}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return err
+	}
+	if err := set(fd); err != nil {
+		return err
+	}
+	sa := sockaddr4(server)
+	if connects {
+		if unix.Connect(fd, sa) != nil {
+			return nil // refused
+		}
+		_, err = unix.Write(fd, packed(1, "bound.example."))
+	} else {
+		err = unix.Sendto(fd, packed(1, "bound.example."), 0, sa)
+	}
+	if err != nil {
+		return nil // refused
+	}
+	if n, _, err := unix.Recvfrom(fd, make([]byte, 512), 0); err == nil {
+		return fmt.Errorf("%d bytes of an answer", n)
+	}
+	return nil
 }

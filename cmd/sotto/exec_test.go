@@ -173,6 +173,16 @@ func TestSockets(t *testing.T) {
 	}
 }
 
+// TestBoundToInterface: what the hooks cannot lead to the listener gets no answer,
+// and does not leave in the clear.
+func TestBoundToInterface(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	if stdout, stderr, status := w.exec(client("bound", "8.8.8.8")...); status != 0 || stdout != "ok\n" {
+		t.Errorf("status %d: %s%s", status, stdout, stderr)
+	}
+}
+
 // TestExecIsItsCommand: exit status, signals, user, environment, input and output
 // are the command's.
 func TestExecIsItsCommand(t *testing.T) {
