@@ -88,7 +88,8 @@ check_unprivileged() {
 		cp "$1" "$mine/test" && chmod 755 "$mine" "$mine/test" || exit
 		shift
 		setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs \
-			env HOME="$SOTTO_NOBODY" GOCACHE="$SOTTO_NOBODY/cache" TMPDIR="$SOTTO_NOBODY" GOMODCACHE="$SOTTO_GOMOD" "$mine/test" "$@"
+			env HOME="$SOTTO_NOBODY" GOCACHE="$SOTTO_NOBODY/cache" TMPDIR="$SOTTO_NOBODY" GOMODCACHE="$SOTTO_GOMOD" \
+			PATH="$SOTTO_GOROOT/bin:$PATH" GOTOOLCHAIN=local "$mine/test" "$@"
 		status=$?
 		rm -rf "$mine"
 		exit $status
@@ -98,15 +99,19 @@ check_unprivileged() {
 	sandbox bash "$0" unprivileged "$work" >"$log" 2>&1 ||
 		{ grep -E -B30 -- '--- FAIL|^FAIL|panic:' "$log" >&2 || cat "$log" >&2; return 1; }
 	# The line above a skip says why.
-	grep -B1 -E '^ *--- SKIP' "$log" | sed -n 's/^ *[a-z_0-9]*\.go:[0-9]*: //p' | sort | uniq -c | sed 's/^ */   skipped × /'
+	grep -B1 -E '^ *--- SKIP' "$log" | sed -n 's/^ *[a-z_0-9]*\.go:[0-9]*: //p' | sort | uniq -c | sed 's/^ */   /'
 	note "$(grep -c -E '^--- PASS' "$log" || true) tests passed as nobody, $(grep -c -E '^--- SKIP' "$log" || true) skipped"
 }
 
 test_unprivileged() {
 	export SOTTO_NOBODY=$1/nobody SOTTO_GOMOD=$1/gomod GOPROXY=off GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 	unset SOTTO_REQUIRE_PRIVILEGED
-	# Tests may call the go command, and root's module cache lies where nobody may not look.
-	mount -o bind,ro "$(go env GOMODCACHE)" "$SOTTO_GOMOD"
+	# Tests may call the go command, and root's module cache, in which a toolchain that was fetched lies too, is
+	# where nobody may not look.
+	local cache goroot
+	cache=$(go env GOMODCACHE) goroot=$(go env GOROOT)
+	mount -o bind,ro "$cache" "$SOTTO_GOMOD"
+	export SOTTO_GOROOT=${goroot/#$cache/$SOTTO_GOMOD}
 	cd "$1/unprivileged"
 	go test -count=1 -timeout=10m -v -exec "$1/as-nobody" ./...
 }
