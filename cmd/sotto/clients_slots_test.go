@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// manyConnects connects a UDP socket to port 53 of 200,000 addresses, each only
+// once and sending nothing, as Go's address sorting does with what it resolved;
+// then it asks for real.
+func manyConnects(servers []string) error {
+	for i := range 200_000 {
+		fd, err := udpSocket(unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		sa := &unix.SockaddrInet4{Port: 53, Addr: [4]byte{100, byte(64 + i>>16), byte(i >> 8), byte(i)}}
+		err = unix.Connect(fd, sa)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("connect %d: %w", i, err)
+		}
+	}
+	return connected(servers)
+}
+
+// dialUnused connects to more nameservers than there are slots, and keeps them all.
+// It reports how many it got, and then waits for its standard input to end.
+func dialUnused(args []string) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	got := 0
+	for i := range int(limit.Cur) - 100 {
+		fd, err := udpSocket(unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		sa := &unix.SockaddrInet4{Port: 53, Addr: [4]byte{100, 64, byte(i >> 8), byte(i)}}
+		if err := unix.Connect(fd, sa); err != nil {
+			unix.Close(fd)
+			break
+		}
+		got++
+	}
+	fmt.Printf("holding %d\n", got)
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// boundToInterface asks from sockets that have an interface chosen for them, by
+// SO_BINDTODEVICE and IP_UNICAST_IF (as systemd-resolved does). Neither may get an
+// answer: it could only come from somebody whom the query reached in the clear.
+func boundToInterface(servers []string) error {
+	link, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return err
+	}
+	index := binary.NativeEndian.Uint32(binary.BigEndian.AppendUint32(nil, uint32(link.Index)))
+	for how, set := range map[string]func(fd int) error{
+		"SO_BINDTODEVICE": func(fd int) error { return unix.BindToDevice(fd, link.Name) },
+		"IP_UNICAST_IF":   func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_UNICAST_IF, int(index)) },
+	} {
+		for _, connects := range []bool{false, true} {
+			if err := askBound(set, servers[0], connects); err != nil {
+				return fmt.Errorf("%s, connected %v: %w", how, connects, err)
+			}
+		}
+	}
+	return nil
+}
+
+func askBound(set func(fd int) error, server string, connects bool) error {
+	fd, err := udpSocket(unix.AF_INET)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	tv := unix.Timeval{Usec: 300_000}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return err
+	}
+	if err := set(fd); err != nil {
+		return err
+	}
+	sa := sockaddr4(server)
+	if connects {
+		if unix.Connect(fd, sa) != nil {
+			return nil // refused
+		}
+		_, err = unix.Write(fd, packed(1, "bound.example."))
+	} else {
+		err = unix.Sendto(fd, packed(1, "bound.example."), 0, sa)
+	}
+	if err != nil {
+		return nil // refused
+	}
+	if n, _, err := unix.Recvfrom(fd, make([]byte, 512), 0); err == nil {
+		return fmt.Errorf("%d bytes of an answer", n)
+	}
+	return nil
+}
