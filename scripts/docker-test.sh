@@ -278,5 +278,5 @@ build
 work=$(mktemp -d /var/tmp/sotto-docker.XXXXXX)
 defer rm -rf --one-file-system "$work"
 defer remove_cgroups "sotto-docker-$$"
-sandbox bash "$0" inside "$work" "sotto-docker-$$"
+sandbox_pid bash "$0" inside "$work" "sotto-docker-$$"
 say "docker-test: passed in $SECONDS s"

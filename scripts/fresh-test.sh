@@ -25,7 +25,7 @@ copy_way_out() {
 	fi
 }
 
-# inside ROOT COMMAND…: mounts and processes of its own, gone with it. /run is the fresh root's.
+# inside ROOT COMMAND…: mounts of its own, gone with it. /run is the fresh root's.
 inside() {
 	local root=$1
 	shift
@@ -68,6 +68,6 @@ debootstrap --variant=minbase ${SOTTO_DEBOOTSTRAP:-} "$suite" "$work/root" "${SO
 copy_way_out "$work/root"
 git clone --quiet "file://$PWD" "$work/root/root/sotto"
 say "in the fresh $suite, from a clone of $(git rev-parse --short HEAD): ${*:-./scripts/demo.sh, then ./scripts/test.sh}"
-unshare --mount --pid --fork --kill-child --propagation private \
+unshare --mount --propagation private \
 	bash "$0" inside "$work/root" "${*:-./scripts/demo.sh; ./scripts/test.sh}"
 say "fresh-test $suite: passed in $SECONDS s"

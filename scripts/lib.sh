@@ -236,16 +236,23 @@ build_dist() {
 
 # ---- isolation -------------------------------------------------------------------------------------------
 
-# sandbox COMMAND…: runs COMMAND in network, mount and process namespaces of its own. There is no way out of
-# them: a query that escapes every interception hits ENETUNREACH, not a nameserver. Links, rules, mounts, pins,
-# named namespaces and stray processes end with them, so neither a crash nor a kill leaves any on the machine;
-# only cgroups and files outside of /run are the machine's own.
-sandbox() {
-	local self
-	self=$(dirname "${BASH_SOURCE[0]}")/lib.sh
+# sandbox COMMAND…: runs COMMAND in network and mount namespaces of its own. There is no way out of them: a query
+# that escapes every interception hits ENETUNREACH, not a nameserver. Links, rules, mounts, pins and named
+# namespaces end with them, so neither a crash nor a kill leaves any on the machine; only cgroups and files outside
+# of /run are the machine's own.
+sandbox() { _sandbox unshare --net --mount --propagation private -- "$@"; }
+
+# sandbox_pid COMMAND…: with a process namespace too, so that daemons end with it. Not for the tests: they tell the
+# leftovers of a dead run from a living one's by process id.
+sandbox_pid() { _sandbox unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- "$@"; }
+
+_sandbox() {
+	local enter=()
+	while [[ $1 != -- ]]; do enter+=("$1") && shift; done
+	shift
 	# shellcheck disable=SC2016 # expanded by the inner shell
-	unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
-		bash -c 'set -euo pipefail; . "$1"; shift; sandbox_setup; "$@"' "$0" "$self" "$@"
+	"${enter[@]}" bash -c 'set -euo pipefail; . "$1"; shift; sandbox_setup; "$@"' \
+		"$0" "$(dirname "${BASH_SOURCE[0]}")/lib.sh" "$@"
 }
 
 sandbox_setup() {
