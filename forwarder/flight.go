@@ -5,6 +5,7 @@ package forwarder
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
@@ -144,6 +145,10 @@ func (fs *flights) ask(ctx context.Context, fl *flight) (wire.Reply, error) {
 	}
 	if !wire.SameQuestion(fl.query, reply.Msg) {
 		return reply, errors.New("the upstream's reply has no question, or another one")
+	}
+	if reply.Rcode > 0x0F {
+		// BADVERS, BADCOOKIE: between us and the upstream, and not about the name.
+		return reply, fmt.Errorf("the upstream refused how it was asked, with %s", wire.RcodeName(reply.Rcode))
 	}
 	if fs.cfg.Cache != nil {
 		fs.cfg.Cache.Put([]byte(fl.key), &reply, time.Now())

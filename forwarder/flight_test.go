@@ -80,6 +80,16 @@ func TestFailure(t *testing.T) {
 			}
 			return good.Exchange(ctx, other)
 		}, wire.EDEOther, "another"},
+		{"a refusal of our EDNS", func(_ context.Context, q []byte) ([]byte, error) {
+			m := new(dns.Msg)
+			if err := m.Unpack(q); err != nil {
+				return nil, err
+			}
+			m.Extra = nil
+			m.SetRcode(m, dns.RcodeBadVers)
+			m.SetEdns0(1232, false)
+			return m.Pack()
+		}, wire.EDEOther, "BADVERS"},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			at := start(t, Config{Upstream: tc.up, Cache: newCache(t), Timeout: 300 * time.Millisecond}, "127.0.0.1:0")

@@ -97,6 +97,25 @@ func TestSlowName(t *testing.T) {
 	<-slow
 }
 
+// badVers refuses the version of EDNS, a code of which all is in the OPT record;
+// bare: without the question.
+func badVers(bare bool) dot.Handler {
+	return dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		msg := append([]byte(nil), r.Query...)
+		msg[2] |= 0x80
+		end := wire.HeaderLen
+		if bare {
+			msg[5] = 0
+		} else {
+			for msg[end] != 0 {
+				end += 1 + int(msg[end])
+			}
+			end += 5
+		}
+		return dot.Answer{Msg: append(msg[:end], 0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0)}
+	})
+}
+
 func TestBadRcodes(t *testing.T) {
 	fail, refuse, good := dot.Rcode(dot.RcodeServFail), dot.Rcode(dot.RcodeRefused), addressed(t, 9)
 	for _, tc := range []struct {
@@ -108,6 +127,10 @@ func TestBadRcodes(t *testing.T) {
 		{"SERVFAIL, then good", []dot.Handler{fail, good}, 0, []uint64{1, 1}},
 		{"REFUSED, SERVFAIL, then good", []dot.Handler{refuse, fail, good}, 0, []uint64{1, 1, 1}},
 		{"NXDOMAIN is an answer", []dot.Handler{dot.Rcode(dot.RcodeNXDomain), good}, wire.RcodeNXDomain, []uint64{1, 0}},
+		{"BADVERS, then good", []dot.Handler{badVers(false), good}, 0, []uint64{1, 1}},
+		{"BADVERS without a question, then good", []dot.Handler{badVers(true), good}, 0, []uint64{1, 1}},
+		{"BADVERS without a question, alone", []dot.Handler{badVers(true)}, wire.RcodeServFail, []uint64{1}},
+		{"NOTAUTH, then good", []dot.Handler{dot.Rcode(9), good}, 0, []uint64{1, 1}},
 		{"SERVFAIL everywhere", []dot.Handler{fail, fail}, wire.RcodeServFail, []uint64{1, 1}},
 		{"SERVFAIL, and then a dead one", []dot.Handler{fail, dot.ResetAll()}, wire.RcodeServFail, []uint64{1, 1}},
 		{"a dead one, then SERVFAIL", []dot.Handler{dot.ResetAll(), fail}, wire.RcodeServFail, []uint64{1, 1}},
@@ -119,8 +142,8 @@ func TestBadRcodes(t *testing.T) {
 				servers = append(servers, serve(t, h, nil))
 			}
 			r := mustAsk(t, group(t, servers...), "www.example.")
-			if rcode(r) != tc.rcode {
-				t.Errorf("rcode %d, want %d", rcode(r), tc.rcode)
+			if wire.Rcode(r) != tc.rcode {
+				t.Errorf("rcode %d, want %d", wire.Rcode(r), tc.rcode)
 			}
 			for i, s := range servers {
 				if n := s.Stats().Queries(); n != tc.asked[i] {

@@ -67,8 +67,8 @@ func TestFaultsBesideGood(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			g := groupOf(t, hasty(serve(t, h, nil), good))
-			if r := mustAsk(t, g, "www.example."); rcode(r) != wire.RcodeSuccess {
-				t.Errorf("rcode %d", rcode(r))
+			if r := mustAsk(t, g, "www.example."); wire.Rcode(r) != wire.RcodeSuccess {
+				t.Errorf("rcode %d", wire.Rcode(r))
 			}
 		})
 	}
@@ -155,8 +155,8 @@ func TestRestart(t *testing.T) {
 func TestBareError(t *testing.T) {
 	s := serve(t, dot.HeaderOnly(dot.RcodeNotImp), nil)
 	r := mustAsk(t, group(t, s), "www.example.") // has the question back, says ask
-	if rcode(r) != wire.RcodeNotImp {
-		t.Errorf("rcode %d, want NOTIMP", rcode(r))
+	if wire.Rcode(r) != wire.RcodeNotImp {
+		t.Errorf("rcode %d, want NOTIMP", wire.Rcode(r))
 	}
 	if _, err := wire.ParseReply(r); err != nil {
 		t.Errorf("the reply does not parse: %v", err)

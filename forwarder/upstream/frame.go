@@ -79,10 +79,12 @@ func matches(query, reply []byte) bool {
 // isBare reports whether reply is an error without a question and records, an
 // OPT record excepted.
 func isBare(reply []byte) bool {
-	return isZero(reply[4:10]) && rcode(reply) != wire.RcodeSuccess
+	return isZero(reply[4:10]) && wire.Rcode(reply) != wire.RcodeSuccess
 }
 
-// withQuestion gives a bare reply the question of its query.
+// withQuestion gives a bare reply the question of its query, and takes its OPT:
+// a code that had a part there (BADVERS) becomes SERVFAIL, rather than what is
+// left of it.
 func withQuestion(query, reply []byte) []byte {
 	end := wire.HeaderLen
 	for end < len(query) && query[end] != 0 {
@@ -92,13 +94,14 @@ func withQuestion(query, reply []byte) []byte {
 	if end > len(query) {
 		return reply
 	}
+	extended := wire.Rcode(reply) > 0x0F
 	out := append(reply[:wire.HeaderLen:wire.HeaderLen], query[wire.HeaderLen:end]...)
 	copy(out[4:], []byte{0, 1, 0, 0, 0, 0, 0, 0}) // one question, no records
+	if extended {
+		out[3] = out[3]&0xF0 | byte(wire.RcodeServFail)
+	}
 	return out
 }
-
-// rcode is the response code without OPT's part.
-func rcode(msg []byte) uint16 { return uint16(msg[3] & 0x0f) }
 
 func isZero(b []byte) bool {
 	for _, c := range b {

@@ -81,7 +81,7 @@ func TestMatches(t *testing.T) {
 	}
 	for _, b := range [][]byte{bare, withOPT} {
 		r := withQuestion(q, b)
-		if !wire.SameQuestion(q, r) || rcode(r) != wire.RcodeServFail {
+		if !wire.SameQuestion(q, r) || wire.Rcode(r) != wire.RcodeServFail {
 			t.Errorf("a bare reply became %x", r)
 		}
 		if _, err := wire.ParseReply(r); err != nil {

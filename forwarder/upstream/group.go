@@ -31,14 +31,6 @@ const (
 	maxBad = 3
 )
 
-// Exchanger asks a question upstream.
-type Exchanger interface {
-	// Exchange sends a whole DNS query, whose ID does not matter, and returns
-	// the whole reply, whose ID is 0, whose question is the query's but for
-	// its case, and which is the caller's. The query is not kept.
-	Exchange(ctx context.Context, query []byte) (reply []byte, err error)
-}
-
 // Group is a list of servers. Its methods are safe for concurrent use.
 type Group struct {
 	cfg       Config
@@ -47,8 +39,6 @@ type Group struct {
 	kick      chan struct{}  // the warm keeper has something to look at
 	wg        sync.WaitGroup // dials and connections
 }
-
-var _ Exchanger = (*Group)(nil)
 
 // New returns a Group, which opens no connection before it is asked or run. The
 // caller calls [Group.Close].
@@ -67,9 +57,12 @@ func New(cfg Config) (*Group, error) {
 	return g, nil
 }
 
-// Exchange asks one server after the other until one has an answer. A reply with
-// an error code (SERVFAIL, REFUSED, …) is given only if no other server does
-// better. Without any reply the error is an [*Error].
+// Exchange sends a whole DNS query, whose ID does not matter, to one server after
+// the other until one has an answer, and returns the whole reply, whose ID is 0,
+// whose question is the query's but for its case, and which is the caller's. A
+// reply with an error code (SERVFAIL, REFUSED, …) is given only if no other
+// server does better. Without any reply the error is an [*Error]. The query is
+// not kept.
 func (g *Group) Exchange(ctx context.Context, query []byte) ([]byte, error) {
 	if len(query) < wire.HeaderLen || len(query) > wire.MaxMessage {
 		return nil, &Error{Reason: errBadQuery.Error(), causes: []error{errBadQuery}}
@@ -212,13 +205,14 @@ func mayPass(err error) bool {
 }
 
 // isBad reports whether a reply's code says that the server could not, or would
-// not, answer.
+// not, answer. YXDOMAIN is an answer: of a DNAME whose target is too long (RFC
+// 6672 §2.2).
 func isBad(reply []byte) bool {
-	switch rcode(reply) {
-	case wire.RcodeFormErr, wire.RcodeServFail, wire.RcodeNotImp, wire.RcodeRefused:
-		return true
+	switch wire.Rcode(reply) {
+	case wire.RcodeSuccess, wire.RcodeNXDomain, wire.RcodeYXDomain:
+		return false
 	}
-	return false
+	return true
 }
 
 // NetworkChanged tells that addresses or routes are not what they were: failures

@@ -48,6 +48,7 @@ const (
 	RcodeNXDomain  uint16 = 3
 	RcodeNotImp    uint16 = 4
 	RcodeRefused   uint16 = 5
+	RcodeYXDomain  uint16 = 6
 	RcodeNotAuth   uint16 = 9
 	RcodeBadVers   uint16 = 16
 	RcodeBadCookie uint16 = 23
