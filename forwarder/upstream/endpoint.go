@@ -222,6 +222,16 @@ func (e *endpoint) succeeded() {
 	}
 }
 
+// restarting reports whether the server was well until a moment ago.
+func (e *endpoint) restarting(now time.Time) bool {
+	if e.count.replies.Load() == 0 {
+		return false // it never was
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.health.failures == 0 || now.Sub(e.health.first) < restartTime
+}
+
 // reset forgets failures and ends every connection: the network changed.
 func (e *endpoint) reset() {
 	e.mu.Lock()

@@ -152,6 +152,45 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestLongRestart: a server that was well is waited for until it is back, and
+// all that were asked meanwhile get their answers.
+func TestLongRestart(t *testing.T) {
+	t.Parallel()
+	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	first, err := dot.New(dot.Config{Handler: zone(t), TLS: []net.Listener{l}, Certificate: issue(t, dot.CertOptions{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- first.Serve(ctx) }()
+	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: testName}}})
+	mustAsk(t, g, "www.example.")
+	stop()
+	if err := <-served; err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 10)
+	for range cap(done) {
+		go func() {
+			_, err := g.Exchange(context.Background(), query("www.example.", typeA))
+			done <- err
+		}()
+	}
+	// Longer than two rounds.
+	eventually(t, "it is dialled again and again", func() bool { return g.Stats().Servers[0].DialErrors > 3 })
+	serveAt(t, addr, zone(t), nil)
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestBareError(t *testing.T) {
 	s := serve(t, dot.HeaderOnly(dot.RcodeNotImp), nil)
 	r := mustAsk(t, group(t, s), "www.example.") // has the question back, says ask

@@ -5,6 +5,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -15,13 +16,14 @@ import (
 )
 
 const (
-	// rounds is how often the servers are gone through for one query. The
-	// second time is for a server that is just being restarted.
-	rounds = 2
-
-	// roundPause lies between them; it is longer than dialPause, so that the
-	// second round really dials.
+	// roundPause lies between two rounds through the servers; it is longer than
+	// dialPause, so that the next round really dials.
 	roundPause = 300 * time.Millisecond
+
+	// restartTime is how long a server that was well may be away before its
+	// queries no longer wait for it. A resolver that is restarted under load
+	// is back within it.
+	restartTime = 3 * time.Second
 
 	// minAttempt is what has to be left of the time to ask another server.
 	minAttempt = 20 * time.Millisecond
@@ -72,10 +74,8 @@ func (g *Group) Exchange(ctx context.Context, query []byte) ([]byte, error) {
 		deadline = d
 	}
 	x := exchange{g: g, query: query, deadline: deadline}
-	for round := range rounds {
-		if round > 0 && !x.pause(ctx) {
-			break
-		}
+	for ; x.rounds == 0 || x.pause(ctx); x.rounds++ {
+		x.hope = false
 		if reply := x.round(ctx); reply != nil {
 			return reply, nil
 		}
@@ -95,6 +95,9 @@ type exchange struct {
 	bad     []byte   // the first reply with an error code
 	badFrom []string // the names of the servers that sent such
 	errs    []*Error // at most one a server
+
+	rounds int  // gone through
+	hope   bool // the latest round says that another one may help
 }
 
 // round asks every server once, in the order of [failover]. It returns a good reply,
@@ -139,6 +142,7 @@ func (x *exchange) visit(ctx context.Context, n, left int, first bool) (reply []
 	switch {
 	case err != nil:
 		x.note(newError(e.server, time.Since(began), err))
+		x.hope = x.hope || mayPass(err) && (x.rounds == 0 || e.restarting(time.Now()))
 		return nil, ctx.Err() != nil || errors.Is(err, ErrClosed)
 	case !isBad(reply):
 		return reply, true
@@ -180,11 +184,7 @@ func (x *exchange) knows(name string) bool {
 // pause waits between two rounds. Not true: another one cannot help, or comes
 // too late.
 func (x *exchange) pause(ctx context.Context) bool {
-	hope := false
-	for _, e := range x.errs {
-		hope = hope || mayPass(e)
-	}
-	if !hope || time.Until(x.deadline) < roundPause+minAttempt {
+	if !x.hope || time.Until(x.deadline) < roundPause+minAttempt {
 		return false
 	}
 	t := time.NewTimer(roundPause)
@@ -201,7 +201,8 @@ func (x *exchange) pause(ctx context.Context) bool {
 // causes. One with a bad certificate, or without a route, is as bad a moment
 // later.
 func mayPass(err error) bool {
-	return isLost(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+	return isLost(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) ||
+		isDial(err) && errors.Is(err, io.EOF)
 }
 
 // isBad reports whether a reply's code says that the server could not, or would

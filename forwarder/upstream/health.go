@@ -16,6 +16,7 @@ const (
 // health is what is known of a server's failures. The zero value is healthy.
 type health struct {
 	failures int       // in a row
+	first    time.Time // of them
 	last     time.Time // the latest failure
 	until    time.Time // it rests until then
 }
@@ -27,6 +28,9 @@ type health struct {
 func (h *health) failed(began, now time.Time, random float64) bool {
 	if h.failures > 0 && !began.After(h.last) {
 		return false
+	}
+	if h.failures == 0 {
+		h.first = now
 	}
 	h.failures++
 	h.last = now
