@@ -141,7 +141,7 @@ func TestRunIntoClosedPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, fmt.Sprintf("sottolab-%d-", cmd.Process.Pid)) {
+		if strings.HasPrefix(name, fmt.Sprintf("sottolab-%d.", cmd.Process.Pid)) {
 			t.Errorf("namespace %s is left over", name)
 		}
 	}

@@ -9,7 +9,7 @@
 // runs in, so a packet that should have been caught meets a nameserver of the
 // lab or an error, never a real network.
 //
-// Names carry the process id, so labs running side by side do not meet. Close
+// Names carry the process and its PID namespace, so labs side by side do not meet. Close
 // takes everything away; what a killed process left is taken away by the next
 // New. Making a lab needs root.
 package lab

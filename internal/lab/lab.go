@@ -18,8 +18,18 @@ import (
 )
 
 // namePrefix starts the name of every namespace and cgroup of a lab:
-// sottolab-PID-N-NAME.
+// sottolab-PID.PIDNS-N-NAME.
 const namePrefix = "sottolab-"
+
+// pidNamespace ends the PID in those names: cgroups are shared between PID
+// namespaces, and a number of another one says nothing about who lives.
+var pidNamespace = sync.OnceValue(func() string {
+	link, err := os.Readlink("/proc/self/ns/pid") // pid:[4026531836]
+	if err != nil {
+		return ".unknown"
+	}
+	return "." + strings.Trim(link, "pid:[]")
+})
 
 // counter keeps the labs and cgroups of one process apart.
 var counter atomic.Uint64
@@ -38,7 +48,7 @@ func New() (*Lab, error) {
 	if err := sweep(); err != nil {
 		return nil, err
 	}
-	return &Lab{name: fmt.Sprintf("%s%d-%d", namePrefix, os.Getpid(), counter.Add(1))}, nil
+	return &Lab{name: fmt.Sprintf("%s%d%s-%d", namePrefix, os.Getpid(), pidNamespace(), counter.Add(1))}, nil
 }
 
 // Close takes everything away, last made first. It is idempotent.
@@ -137,13 +147,18 @@ func sweep() error {
 	return errors.Join(errs...)
 }
 
-// leftover tells whether name belongs to a lab of a process that is gone.
+// leftover tells whether name belongs to a lab of a process that is gone from this
+// PID namespace.
 func leftover(name string) bool {
 	rest, ok := strings.CutPrefix(name, namePrefix)
 	if !ok {
 		return false
 	}
-	digits, _, _ := strings.Cut(rest, "-")
+	process, _, _ := strings.Cut(rest, "-")
+	digits, ok := strings.CutSuffix(process, pidNamespace())
+	if !ok {
+		return false
+	}
 	pid, err := strconv.Atoi(digits)
 	if err != nil || pid <= 1 {
 		return false

@@ -159,7 +159,7 @@ func TestCloseAndSweep(t *testing.T) {
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
 	}
-	name := fmt.Sprintf("sottolab-%d-1-h", dead.Process.Pid)
+	name := strings.Replace(host.Name, fmt.Sprintf("-%d.", os.Getpid()), fmt.Sprintf("-%d.", dead.Process.Pid), 1)
 	ns, err := netns.New(name)
 	if err != nil {
 		t.Fatal(err)
