@@ -88,7 +88,7 @@ check_unprivileged() {
 		cp "$1" "$mine/test" && chmod 755 "$mine" "$mine/test" || exit
 		shift
 		setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs \
-			env HOME="$SOTTO_NOBODY" GOCACHE="$SOTTO_NOBODY/cache" TMPDIR="$SOTTO_NOBODY" GOMODCACHE="$SOTTO_GOMOD" \
+			env -u GOROOT HOME="$SOTTO_NOBODY" GOCACHE="$SOTTO_NOBODY/cache" TMPDIR="$SOTTO_NOBODY" GOMODCACHE="$SOTTO_GOMOD" \
 			PATH="$SOTTO_GOROOT/bin:$PATH" GOTOOLCHAIN=local "$mine/test" "$@"
 		status=$?
 		rm -rf "$mine"
