@@ -19,6 +19,10 @@ func policy(q *wire.Query, err error) (rcode uint16, ede []wire.EDE, final bool)
 		return wire.RcodeNotImp, nil, true
 	case err != nil:
 		return wire.RcodeFormErr, nil, true
+	case q.Signed:
+		// The key is for the nameserver that was meant. An unsigned answer would
+		// be dropped by its client, which would then wait for a better one.
+		return wire.RcodeNotAuth, []wire.EDE{{Code: wire.EDENotSupported, Text: "signed queries (TSIG) are not forwarded"}}, true
 	case q.Opcode != wire.OpcodeQuery:
 		// NOTIFY and UPDATE are for an authoritative server, never for a
 		// recursive one behind TLS.

@@ -257,3 +257,42 @@ func waitFor(t *testing.T, what string, is func() bool) {
 	}
 	t.Fatalf("waited for %s in vain", what)
 }
+
+// TestSigned: who signs a query hears at once, in words that its library knows,
+// that nobody here has the key.
+func TestSigned(t *testing.T) {
+	up := newZoneUpstream(t)
+	at := start(t, Config{Upstream: up}, "127.0.0.1:0")
+	m := question("a.example", dns.TypeA)
+	m.SetEdns0(1232, false)
+	m.SetTsig("key.", dns.HmacSHA256, 300, 1)
+	b, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("udp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, 4096)
+	n, err := c.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := new(dns.Msg)
+	if err := r.Unpack(buf[:n]); err != nil {
+		t.Fatal(err)
+	}
+	sig, e := r.IsTsig(), ede(r)
+	if r.Rcode != dns.RcodeNotAuth || sig == nil || sig.Error != dns.RcodeBadKey || e == nil || e.InfoCode != dns.ExtendedErrorCodeNotSupported {
+		t.Errorf("got %v", r)
+	}
+	if n := up.asked.Load(); n != 0 {
+		t.Errorf("the upstream was asked %d times", n)
+	}
+}

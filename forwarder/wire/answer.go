@@ -13,6 +13,9 @@ import "encoding/binary"
 // come from, and without one nobody caches it (RFC 2308 §2.2 and §5), which is
 // right for an answer that is our policy and not the name's owner's, such as
 // that of resolver.arpa (RFC 9462 §6.4).
+//
+// With [RcodeNotAuth] to a signed query it ends in the TSIG record that says
+// BADKEY (RFC 8945 §5.2.1): what a client that signs can make sense of.
 func AppendError(dst []byte, q *Query, rcode uint16, ede ...EDE) []byte {
 	start := len(dst)
 	dst = appendHeader(dst, q, rcode)
@@ -20,13 +23,16 @@ func AppendError(dst []byte, q *Query, rcode uint16, ede ...EDE) []byte {
 		dst[start+5] = 1
 		dst = append(dst, q.Msg[HeaderLen:q.QEnd]...)
 	}
-	if !q.EDNS {
-		return dst
+	if q.EDNS {
+		dst[start+11] = 1
+		d := fit(MaxErrorLen-(len(dst)-start)-optLen, ede, nil)
+		dst = appendOPT(dst, rcode, q.DO, edeSize(d, ede))
+		dst = appendEDE(dst, d, ede)
 	}
-	dst[start+11] = 1
-	d := fit(MaxErrorLen-(len(dst)-start)-optLen, ede, nil)
-	dst = appendOPT(dst, rcode, q.DO, edeSize(d, ede))
-	return appendEDE(dst, d, ede)
+	if rcode == RcodeNotAuth && q.Signed {
+		dst = appendBadKey(dst, start, q)
+	}
+	return dst
 }
 
 // appendHeader appends the header of a reply to q with all counts zero.
@@ -35,10 +41,11 @@ func appendHeader(dst []byte, q *Query, rcode uint16) []byte {
 }
 
 // flags2 and flags3 are the header bytes of a reply to q. AA and Z stay clear:
-// we are no authority (RFC 1035 §4.1.1).
+// we are no authority (RFC 1035 §4.1.1). Only for QUERY it is known what the
+// flags mean; UPDATE, for one, has none of them (RFC 2136 §2.2).
 func flags2(q *Query) byte {
 	b := byte(bitQR) | q.Opcode<<opcodeShift
-	if q.RD {
+	if q.RD && q.Opcode == OpcodeQuery {
 		b |= bitRD
 	}
 	return b
@@ -50,7 +57,11 @@ func flags3(q *Query, rcode uint16) byte {
 		// something else: BADVERS would be NOERROR.
 		rcode = RcodeServFail
 	}
-	b := byte(bitRA) | byte(rcode&0x0F)
+	b := byte(rcode & 0x0F)
+	if q.Opcode != OpcodeQuery {
+		return b
+	}
+	b |= bitRA
 	if q.CD {
 		b |= bitCD
 	}

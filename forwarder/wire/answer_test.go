@@ -55,8 +55,45 @@ func TestAppendError(t *testing.T) {
 	}
 	// Also what could not be read gets a header, RFC 1035 §4.1.1.
 	q, err := ParseQuery(head(0x7800|fRD, 9, 9))
-	if b := AppendError(nil, &q, RcodeNotImp); err != ErrOpcode || !bytes.Equal(b, head(0xF800|fRD|fRA|4, 0)) {
+	if b := AppendError(nil, &q, RcodeNotImp); err != ErrOpcode || !bytes.Equal(b, head(0xF800|4, 0)) {
 		t.Errorf("%v, %x", err, b)
+	}
+}
+
+// TestBadKey: who signed a query hears that its key is not known, in the form
+// that RFC 8945 §5.3.2 gives to that.
+func TestBadKey(t *testing.T) {
+	for _, tc := range []struct {
+		what string
+		msg  []byte
+		key  string
+		opt  bool
+	}{
+		{"plain", ask(fRD, 1, signature(name("key"), "mac")), "key.", false},
+		{"with EDNS", ask(fRD, 2, opt(1232, 0), signature(name("a", "key"), "mac")), "a.key.", true},
+		{"a compressed key name", ask(fRD, 1, signature(cat(open("key"), ptr(HeaderLen+4)), "mac")), "key.example.com.", false},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			q := mustQuery(t, tc.msg)
+			m := unpack(t, AppendError([]byte("room"), &q, RcodeNotAuth, EDE{EDENotSupported, "why"})[4:])
+			sig := m.IsTsig()
+			if m.Rcode != dns.RcodeNotAuth || (m.IsEdns0() != nil) != tc.opt || sig == nil {
+				t.Fatalf("got %v", m)
+			}
+			if sig.Hdr.Name != tc.key || sig.Algorithm != dns.HmacSHA256 || sig.TimeSigned != 0x12345678 || sig.Fudge != 300 ||
+				sig.MACSize != 0 || sig.OrigId != 0x1234 || sig.Error != dns.RcodeBadKey || sig.OtherLen != 0 {
+				t.Errorf("got %v", sig)
+			}
+		})
+	}
+	// Other errors are not about the key, and what has no room stays away.
+	q := mustQuery(t, ask(fRD, 1, signature(name("key"), "mac")))
+	if m := unpack(t, AppendError(nil, &q, RcodeRefused)); m.IsTsig() != nil {
+		t.Errorf("got %v", m)
+	}
+	q = mustQuery(t, cat(head(fRD, 1, 0, 0, 1), longName(), u16(TypeA, ClassIN), signature(longName(), "")))
+	if b := AppendError(nil, &q, RcodeNotAuth); len(b) > MaxErrorLen || unpack(t, b).Rcode != dns.RcodeNotAuth {
+		t.Errorf("%d bytes", len(b))
 	}
 }
 

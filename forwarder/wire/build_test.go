@@ -78,6 +78,12 @@ func opt(size uint16, ttl uint32, options ...[]byte) []byte {
 	return rawRecord([]byte{0}, TypeOPT, size, ttl, cat(options...))
 }
 
+// signature is a TSIG record by HMAC-SHA256.
+func signature(key []byte, mac string) []byte {
+	return rawRecord(key, TypeTSIG, ClassANY, 0, cat(name("hmac-sha256"), u16(0, 0x1234, 0x5678, 300),
+		u16(uint16(len(mac))), []byte(mac), u16(0x1234, 0, 0)))
+}
+
 func option(code uint16, value string) []byte {
 	return cat(u16(code, uint16(len(value))), []byte(value))
 }

@@ -48,7 +48,7 @@ func checkQuery(t *testing.T, msg []byte) {
 
 // checkErrorReply: whatever the query was, the reply to it is well-formed.
 func checkErrorReply(t *testing.T, q *Query, err error) {
-	for _, rcode := range []uint16{RcodeSuccess, RcodeFormErr, RcodeBadVers} {
+	for _, rcode := range []uint16{RcodeSuccess, RcodeFormErr, RcodeNotAuth, RcodeBadVers} {
 		b := AppendError(nil, q, rcode, EDE{EDEOther, "text"})
 		if len(b) > MaxErrorLen {
 			t.Errorf("error reply of %d bytes", len(b))
@@ -104,6 +104,8 @@ func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
 		if err != ErrFormat {
 			t.Errorf("bytes after the last record: %v", err)
 		}
+		return
+	case err == ErrFormat && m.IsTsig() != nil: // dnsmessage does not look into it
 		return
 	case !optAndTSIGInPlace(m), err == ErrFormat && mayHavePointer(msg):
 		return

@@ -79,6 +79,22 @@ func skipName(msg []byte, off int) (int, error) {
 	return 0, errNameEnd
 }
 
+// appendPlain appends the name at off, which [skipName] has taken, without its
+// pointers.
+func appendPlain(dst, msg []byte, off int) []byte {
+	for {
+		switch n := int(msg[off]); {
+		case n == 0:
+			return append(dst, 0)
+		case n >= 0xC0:
+			off = n&0x3F<<8 | int(msg[off+1])
+		default:
+			dst = append(dst, msg[off:off+1+n]...)
+			off += 1 + n
+		}
+	}
+}
+
 // lower is ASCII's, the only case folding in DNS (RFC 4343 §3). It may run over
 // a whole wire name: a label's length is at most 63, and 'A' is 65.
 func lower(c byte) byte {

@@ -55,10 +55,13 @@ type Query struct {
 	UDPSize uint16 // what the client takes over UDP: as sent, at least 512
 	DO      bool
 
-	// Signed: the query ends in TSIG or SIG(0). A forwarder that has no key
-	// can neither check nor pass on a signature (RFC 8945 §5.5), so policy
-	// decides; the reply of AppendReply is unsigned.
+	// Signed: the query ends in TSIG. Who has no key can neither check nor make
+	// a signature, and RFC 8945 §5.5 would have a forwarder pass the message on
+	// unchanged, which EDNS hop by hop and TLS to somebody else rule out. So
+	// policy decides; the reply of AppendReply is unsigned, and its client drops
+	// it. (SIG(0) on a query need not be looked at: RFC 2931 §2.)
 	Signed bool
+	tsig   tsig
 }
 
 // UDPLimit is how long a UDP reply to q may be.
@@ -74,7 +77,8 @@ func (q *Query) UDPLimit() int { return int(min(max(q.UDPSize, MinUDPSize), UDPS
 //     somebody smuggles. NSD and Knot refuse them as well.
 //   - One OPT at the most, owned by the root, in the additional section, with
 //     options that fill its RDATA exactly (RFC 6891 §6.1.1).
-//   - TSIG only as the last record (RFC 8945 §5.1).
+//   - TSIG only as the last record (RFC 8945 §5.1), and one that can be read
+//     (§5.2).
 //
 // The opcode comes first: what is neither QUERY, NOTIFY nor UPDATE gets
 // [ErrOpcode], well-formed or not, since only its opcode says what its form is.
@@ -139,10 +143,9 @@ func (q *Query) walk() error {
 			if left != 1 || ar == 0 {
 				return ErrFormat
 			}
-			q.Signed = true
-		case rr.typ == TypeSIG && left == 1 && ar > 0:
-			// SIG(0) covers no type (RFC 2931 §3).
-			q.Signed = rr.end-rr.data >= 2 && msg[rr.data] == 0 && msg[rr.data+1] == 0
+			if q.tsig, q.Signed = readTSIG(msg, off, rr); !q.Signed {
+				return ErrFormat
+			}
 		}
 		off = rr.end
 	}
