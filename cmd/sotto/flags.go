@@ -22,7 +22,7 @@ func (o *options) upstreamFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&o.given.Upstream, "upstream", "u", nil,
 		"a preset (quad9, cloudflare, google) or ADDR[:PORT][#NAME], port 853; again for more, asked in order (default quad9, cloudflare)")
 	fs.StringVar(&o.given.CAFile, "ca-file", "", "PEM `file` of certificate authorities to trust besides the system's")
-	fs.StringArrayVar(&o.given.Pins, "pin", nil, "accept only a certificate with this key, as sha256/BASE64; again for more")
+	fs.StringArrayVar(&o.given.Pins, "pin", nil, "accept only servers with this key, as `sha256/BASE64`; again for more")
 	fs.IntVar(&o.given.CacheMiB, "cache-mib", 0, "memory for cached answers in `MiB` (default 64)")
 	fs.StringVar(&o.given.LogLevel, "log-level", "", "debug, info, warn or error")
 	fs.BoolVar(&o.given.LogQueries, "log-queries", false, "log every query: who asked whom for what, and what came of it")
