@@ -92,7 +92,7 @@ type Config struct {
 
 	MaxMisses  int           // upstream queries in flight
 	MaxWaiters int           // clients waiting for them
-	MaxConns   int           // TCP connections held
+	MaxConns   int           // TCP connections held; at most three quarters of the open files allowed
 	TCPIdle    time.Duration // how long a TCP client may be idle, send one message, or read nothing
 
 	// Log gets what an operator has to know. Nil: nothing is logged.

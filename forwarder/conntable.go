@@ -6,6 +6,8 @@ import (
 	"container/list"
 	"net"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // connTable bounds the TCP connections held. When it is full, the one whose last
@@ -17,7 +19,14 @@ type connTable struct {
 	order *list.List // of *net.TCPConn, most recently used first
 }
 
+// newConnTable returns a table of at most limit connections, or of as many as
+// leave a quarter of the process's descriptors to others: without one for an
+// upstream's connection there would be no answer for anybody.
 func newConnTable(limit int) *connTable {
+	var files unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) == nil {
+		limit = int(min(uint64(limit), max(1, files.Cur/4*3)))
+	}
 	return &connTable{max: limit, order: list.New()}
 }
 
@@ -26,10 +35,24 @@ func (t *connTable) enter(c *net.TCPConn) *list.Element {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.order.Len() >= t.max {
-		oldest := t.order.Remove(t.order.Back()).(*net.TCPConn)
-		_ = oldest.CloseRead() // its own goroutine pays what it owes and closes it
+		t.evict()
 	}
 	return t.order.PushFront(c)
+}
+
+// makePlace puts one connection out, if there is any: descriptors have run out.
+func (t *connTable) makePlace() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.order.Len() > 0 {
+		t.evict()
+	}
+}
+
+// evict puts the connection out whose last query is longest ago; t.mu is held.
+func (t *connTable) evict() {
+	oldest := t.order.Remove(t.order.Back()).(*net.TCPConn)
+	_ = oldest.CloseRead() // its own goroutine pays what it owes and closes it
 }
 
 // touch says that a query came on the connection.

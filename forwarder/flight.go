@@ -83,12 +83,12 @@ func (fs *flights) close() {
 	fs.wg.Wait()
 }
 
-// join leaves w with the flight of its question, or starts one. A waiter that
-// is one too many is refused at once.
-func (fs *flights) join(w *waiter) {
+// join leaves w with the flight of its question, or starts one. Not true: w is
+// one too many, and its listener refuses it ([Forwarder.refuse]).
+func (fs *flights) join(w *waiter) bool {
 	if fs.waiting.Add(1) > int64(fs.cfg.MaxWaiters) {
-		fs.fail(w, errOverloaded)
-		return
+		fs.waiting.Add(-1)
+		return false
 	}
 	var room [wire.MaxKeyLen]byte
 	key := wire.AppendKey(room[:0], &w.q)
@@ -97,19 +97,20 @@ func (fs *flights) join(w *waiter) {
 	if fl := shard.m[string(key)]; fl != nil {
 		fl.waiters = append(fl.waiters, w)
 		shard.Unlock()
-		return
+		return true
 	}
 	if fs.misses.Add(1) > int64(fs.cfg.MaxMisses) {
 		fs.misses.Add(-1)
 		shard.Unlock()
-		fs.fail(w, errOverloaded)
-		return
+		fs.waiting.Add(-1)
+		return false
 	}
 	fl := &flight{key: string(key), query: wire.AppendQuery(nil, &w.q), waiters: []*waiter{w}}
 	shard.m[fl.key] = fl
 	fs.wg.Add(1)
 	shard.Unlock()
 	go fs.fly(fl, w.start)
+	return true
 }
 
 // fly asks the upstream and hands its reply to everybody who waits.

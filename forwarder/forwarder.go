@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,7 @@ type Forwarder struct {
 	cfg     Config
 	flights *flights
 	conns   *connTable
+	unread  atomic.Int64 // bytes of replies that wait for TCP clients to read them
 }
 
 // New returns a Forwarder, which runs nothing until [Forwarder.Serve]. The
@@ -118,6 +120,13 @@ func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
 	dst = wire.AppendReply(dst, &r.q, &e.Reply, e.Age(r.start), r.limit)
 	f.observe(r, e.Reply.Rcode, true, nil)
 	return dst, answered
+}
+
+// refuse appends the reply to a query that is one too many.
+func (f *Forwarder) refuse(dst []byte, r *request) []byte {
+	dst = wire.AppendError(dst, &r.q, wire.RcodeServFail, reason(errOverloaded))
+	f.observe(r, wire.RcodeServFail, false, errOverloaded)
+	return dst
 }
 
 // observe tells of one reply.

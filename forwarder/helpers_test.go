@@ -62,6 +62,13 @@ func newCache(tb testing.TB) *cache.Cache {
 // anything went wrong. It returns where.
 func start(tb testing.TB, cfg Config, at string) netip.AddrPort {
 	tb.Helper()
+	_, addr := startForwarder(tb, cfg, at)
+	return addr
+}
+
+// startForwarder is start for tests that look inside.
+func startForwarder(tb testing.TB, cfg Config, at string) (*Forwarder, netip.AddrPort) {
+	tb.Helper()
 	f, err := New(context.Background(), cfg)
 	if err != nil {
 		tb.Fatal(err)
@@ -82,7 +89,7 @@ func start(tb testing.TB, cfg Config, at string) netip.AddrPort {
 			tb.Errorf("Close: %v", err)
 		}
 	})
-	return netip.AddrPortFrom(netip.MustParseAddrPort(at).Addr(), s.Addr().Port())
+	return f, netip.AddrPortFrom(netip.MustParseAddrPort(at).Addr(), s.Addr().Port())
 }
 
 // question is a recursive query for name.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,19 +29,32 @@ const (
 	// them before no more of its queries are read.
 	maxUnread = 256 << 10
 
+	// maxAllUnread is how many may wait for all clients together. Over it, who
+	// lets more than fairUnread wait loses the connection: a client that reads
+	// never has so much for longer than a moment.
+	maxAllUnread = 32 << 20
+	fairUnread   = 32 << 10
+
+	// firstRead is how much room a message gets before more of it has come than
+	// that: a length alone must not cost 64 KiB. Hardly a query is longer.
+	firstRead = 512
+
 	// writeChunk is what a client must take within [Config.TCPIdle], or lose
 	// its connection.
 	writeChunk = 64 << 10
 
-	// acceptPause lets descriptors come free when there is none left.
+	// acceptPause lets descriptors come free when there is none left; warnEvery
+	// is how often that is told.
 	acceptPause = 50 * time.Millisecond
+	warnEvery   = time.Minute
 )
 
 // tcpServer answers the connections of one listener.
 type tcpServer struct {
-	f     *Forwarder
-	l     *net.TCPListener
-	conns sync.WaitGroup
+	f      *Forwarder
+	l      *net.TCPListener
+	conns  sync.WaitGroup
+	warned time.Time // when the latest warning was logged
 }
 
 // run accepts until ctx ends, then lets connections finish what they owe.
@@ -63,7 +77,11 @@ func (s *tcpServer) accept(ctx context.Context) error {
 		c, err := s.l.AcceptTCP()
 		switch {
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-			s.f.cfg.Log.Warn("accept a TCP connection", "err", err)
+			if time.Since(s.warned) > warnEvery {
+				s.warned = time.Now()
+				s.f.cfg.Log.Warn("accept a TCP connection: raise the limit of open files (LimitNOFILE, ulimit -n)", "err", err)
+			}
+			s.f.conns.makePlace()
 			time.Sleep(acceptPause)
 			continue
 		case errors.Is(err, unix.ECONNABORTED):
@@ -91,6 +109,7 @@ type tcpConn struct {
 	drained sync.Cond // pending was taken, or will never be
 	pending []byte    // framed replies that wait for the writer
 	count   int       // how many
+	unread  int       // bytes of pending and of what is being written
 	writing bool
 	broken  bool // nothing can be written any more
 }
@@ -150,9 +169,16 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 	if n < wire.HeaderLen {
 		return nil, errors.New("a frame shorter than a DNS header")
 	}
-	msg := make([]byte, n)
-	_, err := io.ReadFull(r, msg)
-	return msg, err
+	msg := make([]byte, min(n, firstRead))
+	for have := 0; ; {
+		if _, err := io.ReadFull(r, msg[have:]); err != nil {
+			return nil, err
+		}
+		if have = len(msg); have == n {
+			return msg, nil
+		}
+		msg = slices.Grow(msg, min(n-have, have))[:min(n, 2*have)]
+	}
 }
 
 // handle takes one query, and reports whether the connection may go on.
@@ -169,7 +195,10 @@ func (t *tcpConn) handle(msg []byte) bool {
 	case answered:
 		t.queue(*buf)
 	case missed:
-		t.f.flights.join(t.f.newWaiter(&r, t))
+		if !t.f.flights.join(t.f.newWaiter(&r, t)) {
+			*buf = t.f.refuse(*buf, &r)
+			t.queue(*buf)
+		}
 	case dropped:
 		// Whoever sends what no DNS client sends is not kept.
 		t.paid(1)
@@ -202,6 +231,12 @@ func (t *tcpConn) queue(buf []byte) {
 	}
 	t.pending = append(t.pending, buf...)
 	t.count++
+	unfair := t.unread > fairUnread // not counting this one: it may be long
+	t.unread += len(buf)
+	if t.f.unread.Add(int64(len(buf))) > maxAllUnread && unfair {
+		t.breakOff()
+		return
+	}
 	if !t.writing {
 		t.writing = true
 		go t.write()
@@ -221,6 +256,7 @@ func (t *tcpConn) write() {
 		err := t.writeChunks(batch)
 		t.paid(count)
 		t.mu.Lock()
+		t.taken(len(batch))
 		spare = batch
 		if err != nil {
 			t.breakOff()
@@ -248,15 +284,23 @@ func (t *tcpConn) writeChunks(b []byte) error {
 	return nil
 }
 
-// breakOff gives the connection up; the caller holds t.mu. Reset rather than
-// closed: a client that does not read would keep a closed one for minutes.
+// taken takes n bytes off what waits for the client; the caller holds t.mu.
+func (t *tcpConn) taken(n int) {
+	t.unread -= n
+	t.f.unread.Add(-int64(n))
+}
+
+// breakOff gives the connection up, also what is being written; the caller holds
+// t.mu. Reset rather than closed: a client that does not read would keep a
+// closed one for minutes.
 func (t *tcpConn) breakOff() {
 	t.broken = true
 	t.paid(t.count)
+	t.taken(len(t.pending))
 	t.pending, t.count = nil, 0
 	t.drained.Broadcast()
 	_ = t.c.SetLinger(0)
-	_ = t.c.CloseRead()
+	_ = t.c.Close()
 }
 
 // paid takes n replies off what is owed and makes place for as many queries.

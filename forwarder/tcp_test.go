@@ -3,11 +3,15 @@
 package forwarder
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"runtime"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,6 +174,84 @@ func TestSlowReader(t *testing.T) {
 	waitFor(t, "the connection to be reset", func() bool {
 		return c.WriteMsg(question("txt-60000.example", dns.TypeTXT)) != nil
 	})
+}
+
+// TestHogs: many clients that do not read their long answers cost no more than
+// what is meant for all of them, and those who read are answered.
+func TestHogs(t *testing.T) {
+	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
+	query, err := question("txt-60000.example", dns.TypeTXT).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	frames := bytes.Repeat(append(binary.BigEndian.AppendUint16(nil, uint16(len(query))), query...), maxPipelined)
+	// Each may have one reply more than what is fair.
+	const hogs, reply = 200, 61_000
+	var wg sync.WaitGroup
+	for range hogs {
+		c := redial(t, at.String())
+		if err := c.Conn.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() { _, _ = c.Conn.Write(frames) }) // may be reset
+	}
+	wg.Wait()
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if n := f.unread.Load(); n > maxAllUnread+hogs*(fairUnread+reply) {
+			t.Fatalf("%d MiB wait for clients that do not read", n>>20)
+		}
+	}
+	if r := ask(t, "tcp", at, question("txt-60000.example", dns.TypeTXT)); len(r.Answer) != 1 {
+		t.Errorf("who reads gets %v", r)
+	}
+}
+
+// TestLengthAlone: a length costs no more room than has come.
+func TestLengthAlone(t *testing.T) {
+	const clients = 200
+	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0")
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range clients {
+		if _, err := redial(t, at.String()).Conn.Write([]byte{0xFF, 0xFF, 0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, "the connections to be read", func() bool {
+		f.conns.mu.Lock()
+		defer f.conns.mu.Unlock()
+		return f.conns.order.Len() == clients
+	})
+	time.Sleep(50 * time.Millisecond) // for the last ones to get to their byte
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if n := int64(after.HeapAlloc) - int64(before.HeapAlloc); n > clients*32<<10 {
+		t.Errorf("%d bytes for each client that sent three", n/clients)
+	}
+}
+
+// TestLongQuery: a query of any length is read, in whatever pieces it comes.
+func TestLongQuery(t *testing.T) {
+	at := start(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0").String()
+	for _, size := range []int{100, 500, 511, 512, 513, 1024, 5000, 65000} {
+		m := question("a.example", dns.TypeA)
+		m.SetEdns0(1232, false)
+		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_PADDING{Padding: make([]byte, size-42)})
+		b, err := m.Pack()
+		if err != nil || len(b) != size {
+			t.Fatalf("%d bytes, %v", len(b), err)
+		}
+		c := redial(t, at)
+		for piece := range slices.Chunk(append(binary.BigEndian.AppendUint16(nil, uint16(size)), b...), 1+size/3) {
+			if _, err := c.Conn.Write(piece); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r, err := c.ReadMsg(); err != nil || len(r.Answer) != 1 {
+			t.Errorf("%d bytes: %v, %v", size, r, err)
+		}
+	}
 }
 
 // TestLongReplies: who does read gets them all, also more than may wait at once.

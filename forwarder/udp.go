@@ -132,12 +132,15 @@ func (s *udpServer) handle(b *udpBuffers, i int, now time.Time) {
 	}
 	r := request{client: from.AddrPort(), start: now}
 	reply, v := s.f.answer(b.replies[i][:0], m.Buffers[0][:m.N], local, &r)
-	switch v {
-	case answered:
-		b.out = append(b.out, ipv4.Message{Buffers: [][]byte{reply}, OOB: oob, Addr: from})
-	case missed:
+	if v == missed {
 		s.owed.Add(1)
-		s.f.flights.join(s.f.newWaiter(&r, &udpSink{s: s, from: from, oob: append([]byte(nil), oob...)}))
+		if !s.f.flights.join(s.f.newWaiter(&r, &udpSink{s: s, from: from, oob: append([]byte(nil), oob...)})) {
+			s.owed.Done()
+			reply, v = s.f.refuse(reply, &r), answered
+		}
+	}
+	if v == answered {
+		b.out = append(b.out, ipv4.Message{Buffers: [][]byte{reply}, OOB: oob, Addr: from})
 	}
 }
 

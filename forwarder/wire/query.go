@@ -59,7 +59,7 @@ type Query struct {
 	// a signature, and RFC 8945 §5.5 would have a forwarder pass the message on
 	// unchanged, which EDNS hop by hop and TLS to somebody else rule out. So
 	// policy decides; the reply of AppendReply is unsigned, and its client drops
-	// it. (SIG(0) on a query need not be looked at: RFC 2931 §2.)
+	// it. (SIG(0) on a query need not be looked at: RFC 2931.)
 	Signed bool
 	tsig   tsig
 }
