@@ -113,13 +113,25 @@ func (n *network) ensureNeighbours(h *netlink.Handle, link netlink.Link, mac net
 		if hasNeighbour(known, ip, mac) {
 			continue
 		}
-		err = h.NeighSet(&netlink.Neigh{
-			LinkIndex: link.Attrs().Index, Family: family, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac,
-		})
-		if err != nil {
-			return fmt.Errorf("set neighbour %s on %s: %w", ip, link.Attrs().Name, err)
+		if err := setNeighbour(h, link, mac, ip); err != nil {
+			return err
 		}
 		n.repaired("neighbour on " + link.Attrs().Name)
+	}
+	return nil
+}
+
+// setNeighbour makes one permanent entry, or replaces what is there.
+func setNeighbour(h *netlink.Handle, link netlink.Link, mac net.HardwareAddr, ip net.IP) error {
+	family := netlink.FAMILY_V6
+	if ip.To4() != nil {
+		family = netlink.FAMILY_V4
+	}
+	err := h.NeighSet(&netlink.Neigh{
+		LinkIndex: link.Attrs().Index, Family: family, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac,
+	})
+	if err != nil {
+		return fmt.Errorf("set neighbour %s on %s: %w", ip, link.Attrs().Name, err)
 	}
 	return nil
 }

@@ -120,6 +120,12 @@ func (n *network) ensureSource(link netlink.Link, fromDefault netip.Addr) (netip
 		if err := n.host.AddrDel(link, own); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return netip.Addr{}, fmt.Errorf("take the address %s off %s: %w", reserved, n.hostLink(), err)
 		}
+		// With its last address a link loses its IPv4 neighbours, the permanent
+		// ones too (fib_disable_ip in net/ipv4/fib_frontend.c).
+		inner := nthAddr(n.cfg.Prefix4, reservedInner).AsSlice()
+		if err := setNeighbour(n.host, link, macInner, inner); err != nil {
+			return netip.Addr{}, err
+		}
 	}
 	return src, nil
 }

@@ -173,6 +173,46 @@ func TestNetworkFollowsTheWayOut(t *testing.T) {
 	}
 }
 
+// The link that loses the fallback address keeps its permanent neighbours, and
+// nothing is left for the next look to repair.
+func TestNetworkKeepsNeighbours(t *testing.T) {
+	_, host, _ := testnet.LAN(t)
+	n := newTestNetwork(t, host)
+	h := netlinkOf(t, host)
+	eth := link(t, h, lab.HostIf)
+	own := &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(lab.HostAddr4 + "/24"))}
+	default4 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(lab.LANAddr4)}
+	for _, tt := range []struct {
+		name     string
+		fallback int
+		do       func() error
+	}{
+		{"NoAddressAtAll", 1, func() error { return h.AddrDel(eth, own) }},
+		{"AddressBack", 0, func() error { return errors.Join(h.AddrAdd(eth, own), h.RouteAdd(default4)) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n.takeRepairs()
+			if err := errors.Join(tt.do(), n.ensure()); err != nil {
+				t.Fatal(err)
+			}
+			sotto0 := link(t, h, "sotto0")
+			if addrs, err := h.AddrList(sotto0, netlink.FAMILY_V4); err != nil || len(addrs) != tt.fallback {
+				t.Errorf("addresses on the link: %v, %v; want %d", addrs, err, tt.fallback)
+			}
+			known, err := h.NeighList(sotto0.Attrs().Index, netlink.FAMILY_V4)
+			if err != nil || !hasNeighbour(known, nthAddr(defaultPrefix4, reservedInner).AsSlice(), macInner) {
+				t.Errorf("the other end is no permanent neighbour: %v, %v", known, err)
+			}
+			if err := n.ensure(); err != nil {
+				t.Fatal(err)
+			}
+			if made := n.takeRepairs(); len(made) > 0 {
+				t.Errorf("following the host's addresses is no repair, yet it made: %v", made)
+			}
+		})
+	}
+}
+
 // With IPv6 switched off on the host, IPv4 is carried and the IPv6 prefix dead.
 func TestNetworkWithoutIPv6(t *testing.T) {
 	_, host, _ := testnet.LAN(t)
