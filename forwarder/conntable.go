@@ -40,11 +40,12 @@ func (t *connTable) enter(c *net.TCPConn) *list.Element {
 	return t.order.PushFront(c)
 }
 
-// makePlace puts one connection out, if there is any: descriptors have run out.
+// makePlace puts one connection in eight out, and one at least if there is any:
+// descriptors have run out, and more clients wait.
 func (t *connTable) makePlace() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.order.Len() > 0 {
+	for range (t.order.Len() + 7) / 8 {
 		t.evict()
 	}
 }
