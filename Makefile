@@ -2,7 +2,7 @@
 #
 # Short names for what is written out elsewhere: the scripts are the thing itself.
 
-.PHONY: build dist test demo generate bench docker fmt clean
+.PHONY: build dist test vm-test demo generate bench docker fmt clean
 
 build: ## bin/sotto, static
 	CGO_ENABLED=0 go build -trimpath -o bin/sotto ./cmd/sotto
@@ -12,6 +12,9 @@ dist: ## dist/sotto, stripped: what `vagrant up` installs in its guest
 
 test: ## everything, as root
 	sudo ./scripts/test.sh
+
+vm-test: ## other kernels, in QEMU: a few minutes each
+	sudo ./scripts/vm-test.sh
 
 demo: ## see it work, with no internet
 	sudo ./scripts/demo.sh
