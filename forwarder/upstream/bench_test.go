@@ -40,7 +40,7 @@ func BenchmarkMissDoT(b *testing.B) {
 			}
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "q/s")
-			b.ReportMetric(float64(b.N)/float64(g.Stats().Servers[0].Records), "q/record")
+			b.ReportMetric(float64(b.N)/float64(g.Stats().Servers[0].Writes), "q/write")
 		})
 	}
 }

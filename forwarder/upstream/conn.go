@@ -23,6 +23,7 @@ const maxStrays = 1024
 // it, one that writes and one that reads; either ends it for both.
 type conn struct {
 	nc     *tls.Conn
+	raw    *gather         // below nc
 	silent time.Duration   // without a byte for so long, with queries in flight, it is dead
 	ended  func(c *conn)   // called once, before the queries in flight hear of it
 	count  *serverCounters // the server's
@@ -43,9 +44,9 @@ type conn struct {
 	done chan struct{} // closed at the end
 }
 
-func newConn(nc *tls.Conn, maxInflight int, silent time.Duration, count *serverCounters, ended func(*conn)) *conn {
+func newConn(nc *tls.Conn, raw *gather, maxInflight int, silent time.Duration, count *serverCounters, ended func(*conn)) *conn {
 	return &conn{
-		nc: nc, silent: silent, ended: ended, count: count, opened: time.Now(),
+		nc: nc, raw: raw, silent: silent, ended: ended, count: count, opened: time.Now(),
 		table: newInflight(maxInflight),
 		wake:  make(chan struct{}, 1),
 		done:  make(chan struct{}),
@@ -128,7 +129,7 @@ func (c *conn) arm(now time.Time) {
 }
 
 // write sends what waits, all of it at once: queries that come while a write is
-// going on, or while others are about to be handed in, share a record.
+// going on, or while others are about to be handed in, share a system call.
 func (c *conn) write() error {
 	var buf []byte
 	for {
@@ -138,7 +139,7 @@ func (c *conn) write() error {
 			return nil
 		}
 		// Let those go first who are ready to send. It costs a lone query
-		// nothing, and a busy moment most of its records.
+		// nothing, and a busy moment most of its writes.
 		runtime.Gosched()
 		for {
 			c.mu.Lock()
@@ -147,27 +148,34 @@ func (c *conn) write() error {
 			if len(buf) == 0 {
 				break
 			}
-			if err := c.writeRecords(buf); err != nil {
+			if err := c.writeFrames(buf); err != nil {
 				return err
 			}
 		}
-		if cap(buf) > 4*maxRecord {
+		if cap(buf) > 4*maxGather {
 			buf = nil // a burst's buffer is not kept
 		}
 	}
 }
 
-func (c *conn) writeRecords(buf []byte) error {
+// writeFrames sends queries, a TLS record for each (see [gather]).
+func (c *conn) writeFrames(frames []byte) error {
 	if err := c.nc.SetWriteDeadline(time.Now().Add(c.silent)); err != nil {
 		return err
 	}
-	for len(buf) > 0 {
-		n := min(len(buf), maxRecord)
-		if _, err := c.nc.Write(buf[:n]); err != nil {
+	for len(frames) > 0 {
+		c.raw.hold()
+		for gathered := 0; len(frames) > 0 && gathered < maxGather; {
+			n := 2 + int(frames[0])<<8 + int(frames[1])
+			if _, err := c.nc.Write(frames[:n]); err != nil {
+				return silence(err)
+			}
+			frames, gathered = frames[n:], gathered+n
+		}
+		if err := c.raw.flush(); err != nil {
 			return silence(err)
 		}
-		c.count.records.Add(1)
-		buf = buf[n:]
+		c.count.writes.Add(1)
 	}
 	return nil
 }

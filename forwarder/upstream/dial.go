@@ -102,13 +102,13 @@ func (e *endpoint) open(ctx context.Context) (*conn, error) {
 	e.mu.Lock()
 	cache := e.sessions()
 	e.mu.Unlock()
-	nc, resumed, err := e.handshake(dialCtx, cache)
+	nc, raw, resumed, err := e.handshake(dialCtx, cache)
 	var untrusted *trustError
 	if resumed && errors.As(err, &untrusted) {
 		// What is not trusted is the certificate of the session's first
 		// handshake; the server may have a new one by now.
 		cache = e.forgetSessions()
-		nc, resumed, err = e.handshake(dialCtx, cache)
+		nc, raw, resumed, err = e.handshake(dialCtx, cache)
 	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -119,7 +119,7 @@ func (e *endpoint) open(ctx context.Context) (*conn, error) {
 	if resumed {
 		e.count.resumed.Add(1)
 	}
-	return newConn(nc, e.g.cfg.MaxInflight, e.g.cfg.SilentTimeout, &e.count, e.gone), nil
+	return newConn(nc, raw, e.g.cfg.MaxInflight, e.g.cfg.SilentTimeout, &e.count, e.gone), nil
 }
 
 func (e *endpoint) forgetSessions() tls.ClientSessionCache {
@@ -131,17 +131,18 @@ func (e *endpoint) forgetSessions() tls.ClientSessionCache {
 
 // handshake opens one TLS connection. The sockets are made where the program
 // runs, and have TCP_NODELAY, which is Go's default: queries are coalesced here.
-func (e *endpoint) handshake(ctx context.Context, cache tls.ClientSessionCache) (nc *tls.Conn, resumed bool, err error) {
+func (e *endpoint) handshake(ctx context.Context, cache tls.ClientSessionCache) (nc *tls.Conn, raw *gather, resumed bool, err error) {
 	e.count.dials.Add(1)
 	dialer := net.Dialer{Control: e.g.cfg.Control, KeepAliveConfig: keepAlive}
-	raw, err := dialer.DialContext(ctx, "tcp", e.server.Addr.String())
+	socket, err := dialer.DialContext(ctx, "tcp", e.server.Addr.String())
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
+	raw = &gather{Conn: socket}
 	nc = tls.Client(raw, e.verify.config(cache, &resumed))
 	if err := nc.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
-		return nil, resumed, err
+		return nil, nil, resumed, err
 	}
-	return nc, resumed, nil
+	return nc, raw, resumed, nil
 }

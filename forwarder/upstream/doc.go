@@ -5,7 +5,7 @@
 //
 // A [Group] is a list of servers. Each has few connections (one, and a second
 // when the first is busy) that everybody shares: queries are pipelined, those
-// that wait at the same time leave in one TLS record, and replies are taken in
+// that wait at the same time leave in one system call, and replies are taken in
 // any order (RFC 7766 §6.2.1.1), each matched by ID and question. Connections
 // are kept warm, and reopened with a resumed session before a query needs them.
 //

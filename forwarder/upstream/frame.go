@@ -11,8 +11,13 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// maxRecord is the most plaintext that one TLS record carries (RFC 8446 §5.1).
-const maxRecord = 16 << 10
+const (
+	// maxRecord is the most plaintext that one TLS record carries (RFC 8446 §5.1).
+	maxRecord = 16 << 10
+
+	// maxGather is about how much leaves in one system call.
+	maxGather = 16 << 10
+)
 
 var errNoFrame = errors.New("the server sent something that is no DNS message")
 

@@ -24,7 +24,7 @@ type ServerStats struct {
 	Resent  uint64 // queries sent again on another connection to it
 	Lost    uint64 // queries in flight when a connection ended
 	Strays  uint64 // replies that matched no query
-	Records uint64 // writes, one TLS record each
+	Writes  uint64 // system calls that queries left in
 
 	Dials      uint64 // connections tried
 	DialErrors uint64 // of them, those that failed
@@ -42,7 +42,7 @@ type ServerStats struct {
 type serverCounters struct {
 	queries, replies, failed atomic.Uint64
 	resent, lost, strays     atomic.Uint64
-	records                  atomic.Uint64
+	writes                   atomic.Uint64
 	dials, dialErrors        atomic.Uint64
 	resumed                  atomic.Uint64
 }
@@ -53,8 +53,8 @@ func (e *endpoint) stats(now time.Time) ServerStats {
 		Server:  e.server.String(),
 		Queries: e.count.queries.Load(), Replies: e.count.replies.Load(), Failed: e.count.failed.Load(),
 		Resent: e.count.resent.Load(), Lost: e.count.lost.Load(), Strays: e.count.strays.Load(),
-		Records: e.count.records.Load(),
-		Dials:   e.count.dials.Load(), DialErrors: e.count.dialErrors.Load(),
+		Writes: e.count.writes.Load(),
+		Dials:  e.count.dials.Load(), DialErrors: e.count.dialErrors.Load(),
 		Resumed: e.count.resumed.Load(),
 	}
 	e.mu.Lock()

@@ -49,10 +49,7 @@ func (v *verifier) config(sessions tls.ClientSessionCache, resumed *bool) *tls.C
 			*resumed = cs.DidResume
 			return v.verify(cs.PeerCertificates)
 		},
-		// One write is one record: small records first, for the sake of web
-		// pages' first bytes, would tear apart what was coalesced.
-		DynamicRecordSizingDisabled: true,
-		Time:                        v.now,
+		Time: v.now,
 	}
 }
 
