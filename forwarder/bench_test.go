@@ -3,6 +3,7 @@
 package forwarder
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"testing"
@@ -81,5 +82,35 @@ func BenchmarkUDPHit(b *testing.B) {
 			}
 		}
 		sent += n
+	}
+}
+
+// BenchmarkUDPMiss is a question that nobody asked before, through a socket and
+// to an upstream that answers at once.
+func BenchmarkUDPMiss(b *testing.B) {
+	up := exchangeFunc(func(_ context.Context, q []byte) ([]byte, error) {
+		reply := append([]byte(nil), q...)
+		reply[2] |= 0x80
+		return reply, nil
+	})
+	at := start(b, Config{Upstream: up}, "127.0.0.1:0")
+	query, err := question("www.example.com", dns.TypeA).Pack()
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, err := net.Dial("udp", at.String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	buf := make([]byte, 4096)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Write(query); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.Read(buf); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

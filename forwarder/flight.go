@@ -24,10 +24,13 @@ var errOverloaded = errors.New("overloaded: too many queries wait for an upstrea
 // waiter is a client that waits for a reply. It owns its query.
 type waiter struct {
 	request
-	msg  []byte // backs request.q
 	sink sink
 	f    *Forwarder
+	room [usualQuery]byte // backs request.q, unless that is longer
 }
+
+// usualQuery is a header and a question that is not very long.
+const usualQuery = 96
 
 // sink takes a waiter's reply. buf holds two bytes of room and then the reply:
 // TCP puts the length there. The sink does not keep buf, and does not block on
@@ -36,15 +39,18 @@ type sink interface {
 	send(w *waiter, buf []byte)
 }
 
-// newWaiter copies what r refers to, so that the listener can reuse its buffer.
-func (f *Forwarder) newWaiter(r *request, s sink) *waiter {
-	w := &waiter{request: *r, sink: s, f: f}
+// init has w wait for the answer to r, and copies what r refers to, so that the
+// listener can reuse its buffer.
+func (w *waiter) init(f *Forwarder, r *request, s sink) *waiter {
+	w.request, w.sink, w.f = *r, s, f
 	// The reply needs the header and the question, not what came behind.
-	w.msg = append([]byte(nil), r.q.Msg[:r.q.QEnd]...)
-	w.q.Msg = w.msg
-	w.q.Name = w.msg[wire.HeaderLen : wire.HeaderLen+len(r.q.Name)]
+	w.q.Msg = append(w.room[:0], r.q.Msg[:r.q.QEnd]...)
+	w.q.Name = w.q.Msg[wire.HeaderLen : wire.HeaderLen+len(r.q.Name)]
 	return w
 }
+
+// paddedQuery is how long an upstream query usually is, padding included.
+const paddedQuery = 128
 
 // flight is one upstream query and everybody who waits for it.
 type flight struct {
@@ -105,7 +111,7 @@ func (fs *flights) join(w *waiter) bool {
 		fs.waiting.Add(-1)
 		return false
 	}
-	fl := &flight{key: string(key), query: wire.AppendQuery(nil, &w.q), waiters: []*waiter{w}}
+	fl := &flight{key: string(key), query: wire.AppendQuery(make([]byte, 0, paddedQuery), &w.q), waiters: []*waiter{w}}
 	shard.m[fl.key] = fl
 	fs.wg.Add(1)
 	shard.Unlock()

@@ -195,7 +195,7 @@ func (t *tcpConn) handle(msg []byte) bool {
 	case answered:
 		t.queue(*buf)
 	case missed:
-		if !t.f.flights.join(t.f.newWaiter(&r, t)) {
+		if !t.f.flights.join(new(waiter).init(t.f, &r, t)) {
 			*buf = t.f.refuse(*buf, &r)
 			t.queue(*buf)
 		}

@@ -28,6 +28,9 @@ const (
 	// oobSize holds one packet info of either family.
 	oobSize = 64
 
+	// maxSpare is how much room for replies is kept between two bursts.
+	maxSpare = 1024
+
 	// maxUnsent bounds the replies that wait for a socket that takes none.
 	maxUnsent = 16384
 )
@@ -134,7 +137,7 @@ func (s *udpServer) handle(b *udpBuffers, i int, now time.Time) {
 	reply, v := s.f.answer(b.replies[i][:0], m.Buffers[0][:m.N], local, &r)
 	if v == missed {
 		s.owed.Add(1)
-		if !s.f.flights.join(s.f.newWaiter(&r, &udpSink{s: s, from: from, oob: append([]byte(nil), oob...)})) {
+		if !s.f.flights.join(s.newMiss(&r, from, oob)) {
 			s.owed.Done()
 			reply, v = s.f.refuse(reply, &r), answered
 		}
@@ -144,16 +147,24 @@ func (s *udpServer) handle(b *udpBuffers, i int, now time.Time) {
 	}
 }
 
-// udpSink sends one miss's reply from the address that was asked.
-type udpSink struct {
+// udpMiss is a waiter and where its reply goes, from the address that was asked.
+type udpMiss struct {
+	waiter
 	s    *udpServer
 	from *net.UDPAddr
 	oob  []byte
+	room [oobSize]byte // backs oob
 }
 
-func (k *udpSink) send(_ *waiter, buf []byte) {
-	k.s.out.send(append([]byte(nil), buf[sinkRoom:]...), k.oob, k.from)
-	k.s.owed.Done()
+func (s *udpServer) newMiss(r *request, from *net.UDPAddr, oob []byte) *waiter {
+	m := &udpMiss{s: s, from: from}
+	m.oob = append(m.room[:0], oob...)
+	return m.waiter.init(s.f, r, m)
+}
+
+func (m *udpMiss) send(_ *waiter, buf []byte) {
+	m.s.out.send(append([]byte(nil), buf[sinkRoom:]...), m.oob, m.from)
+	m.s.owed.Done()
 }
 
 // udpOutbox joins replies that are ready at the same time into one system call:
@@ -162,6 +173,7 @@ type udpOutbox struct {
 	conn    batchConn
 	mu      sync.Mutex
 	pending []ipv4.Message
+	spare   []ipv4.Message // room for the next ones
 	writing bool
 }
 
@@ -179,10 +191,13 @@ func (o *udpOutbox) send(msg, oob []byte, to *net.UDPAddr) {
 	o.writing = true
 	for len(o.pending) > 0 {
 		batch := o.pending
-		o.pending = nil
+		o.pending, o.spare = o.spare, nil
 		o.mu.Unlock()
 		writeAll(o.conn, batch)
 		o.mu.Lock()
+		if clear(batch); cap(batch) <= maxSpare {
+			o.spare = batch[:0]
+		}
 	}
 	o.writing = false
 }
