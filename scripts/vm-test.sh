@@ -84,7 +84,7 @@ apt_of() {
 get_kernel() {
 	local suite=$1 dir=$work/apt-$1 root=$work/$1 other wanted deb
 	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/debs" "$root"
-	for other in "$suite:debian" "${@:2}"; do
+	for other in "$suite:${mirror##*/}" "${@:2}"; do
 		printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s/%s %s main\n' \
 			"${mirror%/*}" "${other#*:}" "${other%:*}"
 	done >"$dir/sources.list"
