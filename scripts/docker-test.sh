@@ -219,7 +219,9 @@ test_seal() {
 	export SOTTO_FLAGS="--cgroup $path --upstream $UPSTREAM --ca-file /ca/ca.pem"
 	compose --profile seal config | grep -q -e "--cgroup" || die "compose.yaml does not hand on SOTTO_FLAGS"
 	compose --profile seal up -d --no-build seal >"$work/compose.log" 2>&1 || { cat "$work/compose.log" >&2 && die "compose up failed"; }
-	wait_for 30 "the seal ($(seal_log))" sealed
+	# By its id from here on: Compose 2 no longer lists a container once it has stopped.
+	seal=$(compose --profile seal ps -q seal)
+	wait_for 30 "the seal" sealed
 	capture
 	client sealed
 	wait_for 10 "the TLS packets" saw 'port 853'
@@ -227,15 +229,12 @@ test_seal() {
 	note "sealed, on the host's uplink: $(captured 'port 53') packets to or from port 53, $(captured 'port 853') for 853"
 	! saw 'port 53' || { tcpdump -nr "$work/wire.pcap" 'port 53' 2>/dev/null; die "a plain packet left the host"; }
 	compose --profile seal stop seal >/dev/null 2>&1
-	seal_log >"$work/seal.log" 2>&1
-	[[ $(docker inspect -f '{{.State.ExitCode}}' "$(seal_container)") == 0 ]] || { cat "$work/seal.log" >&2; die "sotto run did not end well"; }
+	[[ $(docker inspect -f '{{.State.ExitCode}}' "$seal") == 0 ]] || { docker logs "$seal" >&2 && die "sotto run did not end well"; }
 	! ip -o link | grep sotto || die "sotto run left links"
 	[[ -z $(find /run/netns -name 'sotto*') ]] || die "sotto run left a namespace"
 	answered "after, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS after.example A
 }
-seal_container() { compose --profile seal ps -q seal; }
-seal_log() { docker logs "$(seal_container)" 2>&1; }
-sealed() { seal_log | grep -q 'msg=sealed'; }
+sealed() { docker logs "$seal" 2>&1 | grep -q 'msg=sealed'; }
 
 inside() {
 	work=$1 cgroup=$2
