@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 
 packages=(
 	"dockerd docker.io"
+	"ip iproute2"
 	"iptables iptables"
 	"busybox busybox-static"
 	"dig bind9-dnsutils"

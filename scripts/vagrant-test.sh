@@ -21,6 +21,7 @@ packages=(
 	"extlinux extlinux"
 	"/usr/lib/EXTLINUX/mbr.bin syslinux-common"
 	"mke2fs e2fsprogs"
+	"ip iproute2"
 	"rsync rsync"
 	"ssh openssh-client"
 )
