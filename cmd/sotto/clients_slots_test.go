@@ -3,10 +3,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -58,7 +60,8 @@ func dialUnused(args []string) error {
 
 // boundToInterface asks from sockets that have an interface chosen for them, by
 // SO_BINDTODEVICE and IP_UNICAST_IF (as systemd-resolved does). Neither may get an
-// answer: it could only come from somebody whom the query reached in the clear.
+// answer from somebody whom the query reached in the clear. A sealed one is none of
+// those: until Linux 6.1 connect ignores IP_UNICAST_IF and leads to the listener.
 func boundToInterface(servers []string) error {
 	link, err := net.InterfaceByName("eth0")
 	if err != nil {
@@ -103,8 +106,10 @@ func askBound(set func(fd int) error, server string, connects bool) error {
 	if err != nil {
 		return nil // refused
 	}
-	if n, _, err := unix.Recvfrom(fd, make([]byte, 512), 0); err == nil {
-		return fmt.Errorf("%d bytes of an answer", n)
+	answer := make([]byte, 512)
+	n, _, err := unix.Recvfrom(fd, answer, 0)
+	if sealed := netip.MustParseAddr(sealed4); err == nil && !bytes.Contains(answer[:n], sealed.AsSlice()) {
+		return fmt.Errorf("%d bytes of an answer that is not the upstream's", n)
 	}
 	return nil
 }

@@ -42,6 +42,9 @@ type world struct {
 	handler   *dot.Switch
 	ca        *dot.CA
 	caFile    string
+
+	mu   sync.Mutex
+	pids []int // of the sottos that ran
 }
 
 func newWorld(t *testing.T) *world {
@@ -177,7 +180,15 @@ func (w *world) sotto(args ...string) (stdout, stderr string, status int) {
 	if err != nil && !errors.As(err, &exit) {
 		w.t.Fatalf("sotto %v: %v\n%s", args, err, errs.String())
 	}
+	w.ran(cmd)
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// ran remembers a sotto, for nothingLeft.
+func (w *world) ran(cmd *lab.Cmd) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pids = append(w.pids, cmd.Process.Pid)
 }
 
 // client is the command line that has this program be one of the Go clients.
@@ -236,6 +247,7 @@ func (w *world) start(ready string, args ...string) *process {
 	if err := p.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
+	w.ran(p.cmd)
 	go func() {
 		if p.err = p.cmd.Wait(); errors.Is(p.err, exec.ErrWaitDelay) {
 			p.err = nil
