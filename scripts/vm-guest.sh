@@ -19,7 +19,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount --make-rshared /
 mkdir -p /run/lock /var/tmp
-echo 1 >/proc/sys/kernel/printk # the console is for what is said below
+echo 5 >/proc/sys/kernel/printk # warnings and worse, beside what is said below
 
 say() { echo "@@ $*"; }
 

@@ -205,7 +205,7 @@ boot() {
 	# mitigations=off: emulated, they cost time and protect nobody.
 	nice -n 10 qemu-system-x86_64 -accel "$accel" -cpu "$cpu" -smp 2 -m 2048 -nodefaults -no-user-config -nic none \
 		-display none -no-reboot -serial "file:$log" -kernel "$vmlinuz" -initrd "$work/initrd" \
-		-append "console=ttyS0,115200 quiet panic=-1 mitigations=off" >"$work/qemu.log" 2>&1 </dev/null &
+		-append "console=ttyS0,115200 loglevel=5 panic=-1 softlockup_panic=1 softlockup_all_cpu_backtrace=1 mitigations=off" >"$work/qemu.log" 2>&1 </dev/null &
 	pid=$!
 	defer stop "$pid"
 	end=$((SECONDS + limit))
