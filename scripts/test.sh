@@ -67,6 +67,12 @@ check_gofmt() {
 	[[ -z $wrong ]] || { printf '%s\n' "$wrong" "run: gofmt -w ." >&2 && return 1; }
 }
 
+# makes_same_bytes: another build of clang 14, or newer headers, make other bytes of the same sources.
+makes_same_bytes() (
+	. /etc/os-release
+	[[ ${ID:-} == debian && ${VERSION_ID:-} == 12 ]] && dpkg-query -W -f '${Version}' linux-libc-dev | grep -q '^6\.1\.'
+)
+
 # check_generated: in a copy, so that the tree stays as it is and need not be a git one.
 check_generated() {
 	mkdir "$work/regenerated"
@@ -178,7 +184,11 @@ step "go mod tidy -diff" go mod tidy -diff
 step "shellcheck" shellcheck -x -S warning scripts/*.sh
 if [[ -n $has_clang ]]; then
 	step "clang-format-$CLANG" clang-format-$CLANG --dry-run -Werror bpf/*.[ch]
-	step "go generate ./bpf, and compare" check_generated
+	if makes_same_bytes; then
+		step "go generate ./bpf, and compare" check_generated
+	else
+		skipped+=("regenerated objects: they reproduce with the clang and kernel headers of Debian 12")
+	fi
 fi
 step "go test as nobody" check_unprivileged
 step "fuzz, ${SOTTO_FUZZTIME:-10s} each" fuzz
