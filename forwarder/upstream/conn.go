@@ -172,10 +172,10 @@ func (c *conn) writeFrames(frames []byte) error {
 			}
 			frames, gathered = frames[n:], gathered+n
 		}
+		c.count.writes.Add(1) // before the replies can come
 		if err := c.raw.flush(); err != nil {
 			return silence(err)
 		}
-		c.count.writes.Add(1)
 	}
 	return nil
 }
