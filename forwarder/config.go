@@ -61,10 +61,11 @@ type Event struct {
 // Exchanger carries one query to a recursive resolver and returns its reply.
 // The query is whole, with ID 0 and an OPT record of its own; the reply has the
 // query's question, and becomes the caller's. An error that has a method
-// EDE() wire.EDE tells clients why there is no answer. It is called concurrently,
-// and ends when ctx does.
+// EDE() wire.EDE tells clients why there is no answer. It is called concurrently.
+// It returns by the time until, which is no deadline of ctx because a context with
+// one costs more than the rest of a miss, and ends when ctx does.
 type Exchanger interface {
-	Exchange(ctx context.Context, query []byte) (reply []byte, err error)
+	Exchange(ctx context.Context, query []byte, until time.Time) (reply []byte, err error)
 }
 
 // Config is what a [Forwarder] is made of. The zero value of a limit means its

@@ -122,9 +122,7 @@ func (fs *flights) join(w *waiter) bool {
 // fly asks the upstream and hands its reply to everybody who waits.
 func (fs *flights) fly(fl *flight, start time.Time) {
 	defer fs.wg.Done()
-	ctx, cancel := context.WithDeadline(fs.ctx, start.Add(fs.cfg.Timeout))
-	defer cancel()
-	reply, err := fs.ask(ctx, fl)
+	reply, err := fs.ask(fl, start.Add(fs.cfg.Timeout))
 	waiters := fs.land(fl)
 	if err != nil {
 		for _, w := range waiters {
@@ -141,8 +139,8 @@ func (fs *flights) fly(fl *flight, start time.Time) {
 }
 
 // ask carries one question upstream, and its answer into the cache.
-func (fs *flights) ask(ctx context.Context, fl *flight) (wire.Reply, error) {
-	msg, err := fs.cfg.Upstream.Exchange(ctx, fl.query)
+func (fs *flights) ask(fl *flight, until time.Time) (wire.Reply, error) {
+	msg, err := fs.cfg.Upstream.Exchange(fs.ctx, fl.query, until)
 	if err != nil {
 		return wire.Reply{}, err
 	}

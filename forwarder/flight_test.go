@@ -17,10 +17,13 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// exchangeFunc is an upstream that fails in a way of the test's choosing.
+// exchangeFunc is an upstream that fails in a way of the test's choosing. Its ctx
+// ends at the deadline.
 type exchangeFunc func(ctx context.Context, query []byte) ([]byte, error)
 
-func (f exchangeFunc) Exchange(ctx context.Context, query []byte) ([]byte, error) {
+func (f exchangeFunc) Exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
 	return f(ctx, query)
 }
 
@@ -78,7 +81,7 @@ func TestFailure(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			return good.Exchange(ctx, other)
+			return good.answer(ctx, other)
 		}, wire.EDEOther, "another"},
 		{"a refusal of our EDNS", func(_ context.Context, q []byte) ([]byte, error) {
 			m := new(dns.Msg)
@@ -123,7 +126,7 @@ func TestOverload(t *testing.T) {
 		case <-release:
 		case <-ctx.Done():
 		}
-		return good.Exchange(ctx, q)
+		return good.answer(ctx, q)
 	})
 	at := start(t, Config{Upstream: up, MaxMisses: 2, MaxWaiters: 3}, "127.0.0.1:0")
 	replies := make(chan *dns.Msg, 4)

@@ -31,7 +31,11 @@ func newZoneUpstream(tb testing.TB) *zoneUpstream {
 	return &zoneUpstream{zone: zone}
 }
 
-func (z *zoneUpstream) Exchange(ctx context.Context, query []byte) ([]byte, error) {
+func (z *zoneUpstream) Exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+	return exchangeFunc(z.answer).Exchange(ctx, query, until)
+}
+
+func (z *zoneUpstream) answer(ctx context.Context, query []byte) ([]byte, error) {
 	z.asked.Add(1)
 	a := z.zone.Answer(&dot.Request{Query: query, Transport: dot.TLS})
 	if a.Msg == nil {

@@ -16,14 +16,14 @@ func BenchmarkMissDoT(b *testing.B) {
 			s := serve(b, zone(b), nil)
 			g := group(b, s)
 			q := query("www.example.", typeA)
-			if _, err := g.Exchange(b.Context(), q); err != nil {
+			if _, err := g.Exchange(b.Context(), q, inAWhile()); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()
 			b.ResetTimer()
 			if parallel == 1 {
 				for b.Loop() {
-					if _, err := g.Exchange(b.Context(), q); err != nil {
+					if _, err := g.Exchange(b.Context(), q, inAWhile()); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -31,7 +31,7 @@ func BenchmarkMissDoT(b *testing.B) {
 				b.SetParallelism(parallel)
 				b.RunParallel(func(pb *testing.PB) {
 					for pb.Next() {
-						if _, err := g.Exchange(b.Context(), q); err != nil {
+						if _, err := g.Exchange(b.Context(), q, inAWhile()); err != nil {
 							b.Error(err)
 							return
 						}

@@ -33,29 +33,29 @@ func isDial(err error) bool {
 }
 
 // sessions returns the cache of TLS sessions to resume, a new one if there is
-// none. It has one entry: a server is one name at one address. e.mu is held.
-func (e *endpoint) sessions() tls.ClientSessionCache {
-	if e.cache == nil {
-		e.cache = tls.NewLRUClientSessionCache(1)
+// none. It has one entry: a server is one name at one address. p.mu is held.
+func (p *pool) sessions() tls.ClientSessionCache {
+	if p.cache == nil {
+		p.cache = tls.NewLRUClientSessionCache(1)
 	}
-	return e.cache
+	return p.cache
 }
 
 // dial opens a connection in the background, or returns the dial in progress.
-// It does not end with the caller, since others wait for it as well; e.mu is
+// It does not end with the caller, since others wait for it as well; p.mu is
 // held.
-func (e *endpoint) dial(ctx context.Context) *dial {
-	if e.dialing != nil {
-		return e.dialing
+func (p *pool) dial(ctx context.Context) *dial {
+	if p.dialing != nil {
+		return p.dialing
 	}
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	d := &dial{done: make(chan struct{}), cancel: cancel}
-	e.dialing = d
-	e.g.wg.Go(func() {
+	p.dialing = d
+	p.wg.Go(func() {
 		defer cancel(nil)
 		began := time.Now()
-		c, err := e.open(ctx)
-		e.opened(d, c, err, began)
+		c, err := p.open(ctx)
+		p.opened(d, c, err, began)
 		if c != nil && err == nil {
 			c.run()
 		}
@@ -64,51 +64,51 @@ func (e *endpoint) dial(ctx context.Context) *dial {
 }
 
 // opened ends a dial: c joins the connections, or err is everybody's.
-func (e *endpoint) opened(d *dial, c *conn, err error, began time.Time) {
-	e.mu.Lock()
-	e.dialing = nil
-	if err == nil && e.closed {
+func (p *pool) opened(d *dial, c *conn, err error, began time.Time) {
+	p.mu.Lock()
+	p.dialing = nil
+	if err == nil && p.closed {
 		err = ErrClosed
 	}
 	if err == nil {
-		e.conns = append(e.conns, c)
-		e.dialErr = nil
+		p.conns = append(p.conns, c)
+		p.dialErr = nil
 	} else {
 		d.err = &dialError{err}
 		if !errors.Is(err, errNetwork) {
-			e.dialErr, e.dialErrAt = d.err, time.Now()
+			p.dialErr, p.dialErrAt = d.err, time.Now()
 		}
 	}
-	e.mu.Unlock()
+	p.mu.Unlock()
 	close(d.done)
 	switch {
 	case err == nil:
-		e.g.log.Debug("connection opened", "server", e.server.String(), "took", time.Since(began))
+		p.log.Debug("connection opened", "server", p.server.String(), "took", time.Since(began))
 	case errors.Is(err, errNetwork):
 	case errors.Is(err, ErrClosed):
 		if c != nil {
 			_ = c.nc.Close()
 		}
 	default:
-		e.count.dialErrors.Add(1)
-		e.failed(began, err)
+		p.count.dialErrors.Add(1)
+		p.failed(began, err)
 	}
 }
 
 // open connects, does the handshake, and authenticates the server.
-func (e *endpoint) open(ctx context.Context) (*conn, error) {
-	dialCtx, cancel := context.WithTimeout(ctx, e.g.cfg.Timeout)
+func (p *pool) open(ctx context.Context) (*conn, error) {
+	dialCtx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
-	e.mu.Lock()
-	cache := e.sessions()
-	e.mu.Unlock()
-	nc, raw, resumed, err := e.handshake(dialCtx, cache)
+	p.mu.Lock()
+	cache := p.sessions()
+	p.mu.Unlock()
+	nc, raw, resumed, err := p.handshake(dialCtx, cache)
 	var untrusted *trustError
 	if resumed && errors.As(err, &untrusted) {
 		// What is not trusted is the certificate of the session's first
 		// handshake; the server may have a new one by now.
-		cache = e.forgetSessions()
-		nc, raw, resumed, err = e.handshake(dialCtx, cache)
+		cache = p.forgetSessions()
+		nc, raw, resumed, err = p.handshake(dialCtx, cache)
 	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -117,29 +117,29 @@ func (e *endpoint) open(ctx context.Context) (*conn, error) {
 		return nil, err
 	}
 	if resumed {
-		e.count.resumed.Add(1)
+		p.count.resumed.Add(1)
 	}
-	return newConn(nc, raw, e.g.cfg.MaxInflight, e.g.cfg.SilentTimeout, &e.count, e.gone), nil
+	return newConn(nc, raw, p.cfg.MaxInflight, p.cfg.SilentTimeout, p.count, p.gone), nil
 }
 
-func (e *endpoint) forgetSessions() tls.ClientSessionCache {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.cache = nil
-	return e.sessions()
+func (p *pool) forgetSessions() tls.ClientSessionCache {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cache = nil
+	return p.sessions()
 }
 
 // handshake opens one TLS connection. The sockets are made where the program
 // runs, and have TCP_NODELAY, which is Go's default: queries are coalesced here.
-func (e *endpoint) handshake(ctx context.Context, cache tls.ClientSessionCache) (nc *tls.Conn, raw *gather, resumed bool, err error) {
-	e.count.dials.Add(1)
-	dialer := net.Dialer{Control: e.g.cfg.Control, KeepAliveConfig: keepAlive}
-	socket, err := dialer.DialContext(ctx, "tcp", e.server.Addr.String())
+func (p *pool) handshake(ctx context.Context, cache tls.ClientSessionCache) (nc *tls.Conn, raw *gather, resumed bool, err error) {
+	p.count.dials.Add(1)
+	dialer := net.Dialer{Control: p.cfg.Control, KeepAliveConfig: keepAlive}
+	socket, err := dialer.DialContext(ctx, "tcp", p.server.Addr.String())
 	if err != nil {
 		return nil, nil, false, err
 	}
 	raw = &gather{Conn: socket}
-	nc = tls.Client(raw, e.verify.config(cache, &resumed))
+	nc = tls.Client(raw, p.verify.config(cache, &resumed))
 	if err := nc.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, nil, resumed, err

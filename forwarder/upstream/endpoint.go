@@ -4,38 +4,44 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-const (
-	// busyLoad is how many queries in flight make a connection busy enough for
-	// another one: replies behind a lost packet would wait for that many.
-	busyLoad = 64
+// warnEvery is how often a server that comes and goes is worth a warning.
+const warnEvery = time.Minute
 
-	// maxResends bounds how often one query is sent to one server again, after
-	// connections that worked were closed with it in flight.
-	maxResends = 4
+// transport carries queries to one server, and owns its connections. It knows
+// nothing of other servers: which one is asked, and when it rests, is its caller's.
+type transport interface {
+	// exchange sends a query and returns its reply, by the time until. Of its
+	// errors [errSlow] says that the name is slow and not the server, and one
+	// of [isDial] was told by the transport itself.
+	exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error)
 
-	// dialPause is how long a failed dial speaks for the next ones. While every
-	// server is down, each query tries; this keeps a busy machine from dialling
-	// thousands of times a second.
-	dialPause = 250 * time.Millisecond
+	// keep is called now and then: it closes what is idle and, if a query is to
+	// be expected, opens a connection where there is none.
+	keep(ctx context.Context, now time.Time, expected bool)
 
-	// warnEvery is how often a server that comes and goes is worth a warning.
-	warnEvery = time.Minute
-)
+	// reset ends every connection, since the network changed: queries in flight
+	// are sent again on new ones.
+	reset()
 
-// endpoint is one server: its connections and its health.
+	// close ends every connection for good.
+	close()
+
+	// stats enters what the transport knows of its connections.
+	stats(s *ServerStats)
+}
+
+// endpoint is one server: its transport and its health.
 type endpoint struct {
 	g      *Group
 	server Server
-	verify *verifier
+	link   transport
 	count  serverCounters
 
 	// resting is health.until for the picker, in Unix nanoseconds; 0: healthy.
@@ -43,17 +49,20 @@ type endpoint struct {
 	lastUse atomic.Int64 // the latest query, in Unix nanoseconds
 
 	mu        sync.Mutex
-	conns     []*conn
-	dialing   *dial // in progress, nil otherwise
 	health    health
 	lastError string
-	dialErr   error // of the latest dial, if it failed
-	dialErrAt time.Time
-	cache     tls.ClientSessionCache
-	lastWarm  time.Time // the warm keeper's latest dial
-	closed    bool
 	warned    time.Time // when the latest warning was logged
 	told      bool      // the log's latest word is that it fails
+}
+
+func newEndpoint(g *Group, s Server) *endpoint {
+	e := &endpoint{g: g, server: s}
+	e.link = &pool{
+		cfg: &g.cfg, log: g.log, server: s, count: &e.count, wg: &g.wg,
+		verify: &verifier{server: s, roots: g.cfg.RootCAs, now: time.Now},
+		failed: e.failed, nudge: g.nudge,
+	}
+	return e
 }
 
 // ask gets the reply to a query from this server, until the deadline.
@@ -64,7 +73,7 @@ func (e *endpoint) ask(ctx context.Context, query []byte, until time.Time) ([]by
 	if e.resting.Load() != 0 {
 		e.claim(began)
 	}
-	reply, err := e.askUntil(ctx, query, began, until)
+	reply, err := e.link.exchange(ctx, query, until)
 	switch {
 	case err == nil:
 		e.count.replies.Add(1)
@@ -84,106 +93,6 @@ func (e *endpoint) ask(ctx context.Context, query []byte, until time.Time) ([]by
 	}
 	e.count.failed.Add(1)
 	return nil, err
-}
-
-// errSlow is a query that timed out while others on its connection did not: the
-// name is slow, not the server.
-var errSlow error = &slowError{}
-
-type slowError struct{}
-
-func (*slowError) Error() string        { return errTimeout.Error() }
-func (*slowError) Is(target error) bool { return target == errTimeout }
-
-// askUntil asks, and asks again when a connection proves to be stale.
-func (e *endpoint) askUntil(ctx context.Context, query []byte, began, until time.Time) ([]byte, error) {
-	for resends := 0; ; {
-		c, err := e.conn(ctx, until)
-		if err != nil {
-			return nil, err
-		}
-		sent := time.Now()
-		reply, err := c.exchange(ctx, query, until)
-		switch {
-		case err == nil:
-			return reply, nil
-		case errors.Is(err, errGone):
-			// It ended after it was picked; it will not be picked again.
-		case isLost(err) && resends < maxResends && (c.proven(sent) || errors.Is(err, errNetwork)):
-			resends++
-			e.count.resent.Add(1)
-		case isTimeout(err) && c.answeredSince(began):
-			return nil, errSlow
-		default:
-			return nil, err
-		}
-		if !time.Now().Before(until) {
-			return nil, errTimeout
-		}
-	}
-}
-
-// conn picks the connection for a query, and waits for one that is being opened
-// if there is none.
-func (e *endpoint) conn(ctx context.Context, until time.Time) (*conn, error) {
-	for {
-		c, d, err := e.pick(ctx)
-		if c != nil || err != nil {
-			return c, err
-		}
-		t := time.NewTimer(time.Until(until))
-		select {
-		case <-d.done:
-			t.Stop()
-		case <-ctx.Done():
-			t.Stop()
-			return nil, ctx.Err()
-		case <-t.C:
-			return nil, errTimeout
-		}
-		// Everybody who waited for a dial shares its failure, but not that of
-		// one which was cut short by a change of the network.
-		if d.err != nil && !errors.Is(d.err, errNetwork) {
-			return nil, d.err
-		}
-	}
-}
-
-// pick returns the least busy connection or, if there is none, the dial to wait
-// for. A connection that is busy has another one opened beside it.
-func (e *endpoint) pick(ctx context.Context) (*conn, *dial, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return nil, nil, ErrClosed
-	}
-	var best *conn
-	for _, c := range e.conns {
-		if best == nil || c.load.Load() < best.load.Load() {
-			best = c
-		}
-	}
-	if best == nil {
-		if e.dialing == nil && e.dialErr != nil && time.Since(e.dialErrAt) < dialPause {
-			return nil, nil, e.dialErr
-		}
-		return nil, e.dial(ctx), nil
-	}
-	if best.load.Load() >= busyLoad && len(e.conns) < e.g.cfg.MaxConns && e.dialing == nil &&
-		time.Since(e.dialErrAt) > dialPause {
-		e.dial(ctx)
-	}
-	return best, nil, nil
-}
-
-// gone takes a connection off the list, and has the warm keeper look whether to
-// open another.
-func (e *endpoint) gone(c *conn) {
-	e.mu.Lock()
-	e.conns = slices.DeleteFunc(e.conns, func(x *conn) bool { return x == c })
-	e.mu.Unlock()
-	e.g.log.Debug("connection ended", "server", e.server.String(), "err", c.cause())
-	e.g.nudge()
 }
 
 // claim makes this query the trial of a server whose rest is over.
@@ -232,34 +141,21 @@ func (e *endpoint) restarting(now time.Time) bool {
 	return e.health.failures == 0 || now.Sub(e.health.first) < restartTime
 }
 
+// keep looks after the connections. One is to be expected to be needed while the
+// server does not rest, and was asked lately.
+func (e *endpoint) keep(ctx context.Context, now time.Time) {
+	used := time.Unix(0, e.lastUse.Load())
+	e.mu.Lock()
+	rests := now.Before(e.health.until)
+	e.mu.Unlock()
+	e.link.keep(ctx, now, !rests && now.Sub(used) <= e.g.cfg.WarmTime)
+}
+
 // reset forgets failures and ends every connection: the network changed.
 func (e *endpoint) reset() {
 	e.mu.Lock()
 	e.health = health{}
 	e.resting.Store(0)
-	e.dialErr = nil
-	conns := slices.Clone(e.conns)
-	d := e.dialing
 	e.mu.Unlock()
-	if d != nil {
-		d.cancel(errNetwork)
-	}
-	for _, c := range conns {
-		c.end(errNetwork)
-	}
-}
-
-// close ends every connection, and lets no other be opened.
-func (e *endpoint) close() {
-	e.mu.Lock()
-	e.closed = true
-	conns := slices.Clone(e.conns)
-	d := e.dialing
-	e.mu.Unlock()
-	if d != nil {
-		d.cancel(ErrClosed)
-	}
-	for _, c := range conns {
-		c.end(ErrClosed)
-	}
+	e.link.reset()
 }

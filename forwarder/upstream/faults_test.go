@@ -117,7 +117,7 @@ func TestRefused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	for range 100 {
-		if _, err := g.Exchange(ctx, query("x.example.", typeA)); err == nil {
+		if _, err := g.Exchange(ctx, query("x.example.", typeA), inAWhile()); err == nil {
 			t.Fatal("an answer from nobody")
 		}
 	}
@@ -142,7 +142,7 @@ func TestRestart(t *testing.T) {
 	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: testName}}})
 	done := make(chan error, 1)
 	go func() {
-		_, err := g.Exchange(context.Background(), query("www.example.", typeA))
+		_, err := g.Exchange(context.Background(), query("www.example.", typeA), inAWhile())
 		done <- err
 	}()
 	eventually(t, "it dials", func() bool { return g.Stats().Servers[0].DialErrors > 0 })
@@ -177,7 +177,7 @@ func TestLongRestart(t *testing.T) {
 	done := make(chan error, 10)
 	for range cap(done) {
 		go func() {
-			_, err := g.Exchange(context.Background(), query("www.example.", typeA))
+			_, err := g.Exchange(context.Background(), query("www.example.", typeA), inAWhile())
 			done <- err
 		}()
 	}
@@ -283,7 +283,7 @@ func TestStrays(t *testing.T) {
 func TestBadQuery(t *testing.T) {
 	g := group(t, serve(t, zone(t), nil))
 	for _, q := range [][]byte{nil, make([]byte, 11), make([]byte, 65536)} {
-		_, err := g.Exchange(t.Context(), q)
+		_, err := g.Exchange(t.Context(), q, inAWhile())
 		if !errors.Is(err, errBadQuery) {
 			t.Errorf("%d bytes: %v", len(q), err)
 		}

@@ -51,10 +51,7 @@ func New(cfg Config) (*Group, error) {
 	}
 	g := &Group{cfg: cfg, log: cfg.Log, kick: make(chan struct{}, 1)}
 	for _, s := range cfg.Servers {
-		g.endpoints = append(g.endpoints, &endpoint{
-			g: g, server: s,
-			verify: &verifier{server: s, roots: cfg.RootCAs, now: time.Now},
-		})
+		g.endpoints = append(g.endpoints, newEndpoint(g, s))
 	}
 	return g, nil
 }
@@ -63,15 +60,16 @@ func New(cfg Config) (*Group, error) {
 // the other until one has an answer, and returns the whole reply, whose ID is 0,
 // whose question is the query's but for its case, and which is the caller's. A
 // reply with an error code (SERVFAIL, REFUSED, …) is given only if no other
-// server does better. Without any reply the error is an [*Error]. The query is
-// not kept.
-func (g *Group) Exchange(ctx context.Context, query []byte) ([]byte, error) {
+// server does better. Without any reply the error is an [*Error]. It returns by
+// the time until, or [Config.Timeout] from now, if that is sooner. The query is not
+// kept.
+func (g *Group) Exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
 	if len(query) < wire.HeaderLen || len(query) > wire.MaxMessage {
 		return nil, &Error{Reason: errBadQuery.Error(), causes: []error{errBadQuery}}
 	}
 	deadline := time.Now().Add(g.cfg.Timeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
+	if until.Before(deadline) {
+		deadline = until
 	}
 	x := exchange{g: g, query: query, deadline: deadline}
 	for ; x.rounds == 0 || x.pause(ctx); x.rounds++ {
@@ -240,7 +238,7 @@ func (g *Group) Stats() Stats {
 // It is safe to call more than once.
 func (g *Group) Close() error {
 	for _, e := range g.endpoints {
-		e.close()
+		e.link.close()
 	}
 	g.wg.Wait()
 	return nil

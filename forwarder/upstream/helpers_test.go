@@ -145,10 +145,13 @@ func ask(tb testing.TB, g *Group, name string) ([]byte, error) {
 	return askCtx(ctx, tb, g, name)
 }
 
+// inAWhile is a deadline beyond what the Config of any test sets.
+func inAWhile() time.Time { return time.Now().Add(10 * time.Second) }
+
 func askCtx(ctx context.Context, tb testing.TB, g *Group, name string) ([]byte, error) {
 	tb.Helper()
 	q := query(name, typeA)
-	reply, err := g.Exchange(ctx, q)
+	reply, err := g.Exchange(ctx, q, inAWhile())
 	if err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
@@ -185,3 +188,6 @@ func eventually(tb testing.TB, what string, ok func() bool) {
 	}
 	tb.Fatalf("never: %s", what)
 }
+
+// poolOf is the transport of the first server.
+func poolOf(g *Group) *pool { return g.endpoints[0].link.(*pool) }

@@ -114,7 +114,7 @@ func TestRunWarms(t *testing.T) {
 	go func() { done <- g.Run(ctx) }()
 	eventually(t, "a connection is open", func() bool { return g.Stats().Servers[0].Conns == 1 })
 	mustAsk(t, g, "www.example.")
-	g.endpoints[0].setLastWarm(time.Time{}) // as if it had been open for a while
+	poolOf(g).setLastWarm(time.Time{}) // as if it had been open for a while
 	s.EndConns(dot.Close)
 	eventually(t, "another one is", func() bool { return s.Stats().Handshakes == 2 && g.Stats().Servers[0].Conns == 1 })
 	mustAsk(t, g, "www.example.")
@@ -130,10 +130,10 @@ func TestRunWarms(t *testing.T) {
 	}
 }
 
-func (e *endpoint) setLastWarm(at time.Time) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.lastWarm = at
+func (p *pool) setLastWarm(at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lastWarm = at
 }
 
 // TestSweep: what nobody uses is closed, a second connection sooner.
@@ -146,18 +146,18 @@ func TestSweep(t *testing.T) {
 		wg.Go(func() { _, _ = ask(t, g, "www.example.") })
 	}
 	eventually(t, "two connections are open", func() bool { return g.Stats().Servers[0].Conns == 2 })
-	e := g.endpoints[0]
-	e.sweep(time.Now().Add(time.Hour))
+	p := poolOf(g)
+	p.sweep(time.Now().Add(time.Hour))
 	if n := g.Stats().Servers[0].Conns; n == 0 {
 		t.Error("a connection with queries in flight was closed")
 	}
 	close(release)
 	wg.Wait()
-	e.sweep(time.Now().Add(extraIdle + time.Second))
+	p.sweep(time.Now().Add(extraIdle + time.Second))
 	if n := g.Stats().Servers[0].Conns; n != 1 {
 		t.Errorf("%d connections after a while, want 1", n)
 	}
-	e.sweep(time.Now().Add(DefaultWarmTime + time.Second))
+	p.sweep(time.Now().Add(DefaultWarmTime + time.Second))
 	if n := g.Stats().Servers[0].Conns; n != 0 {
 		t.Errorf("%d connections after a long while, want none", n)
 	}

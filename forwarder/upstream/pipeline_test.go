@@ -96,7 +96,7 @@ func TestCoalescing(t *testing.T) {
 	s := serve(t, zone(t), nil)
 	g := group(t, s)
 	mustAsk(t, g, "www.example.")
-	c := g.endpoints[0].conns[0]
+	c := poolOf(g).conns[0]
 	before, writes := s.Stats().Reads, g.Stats().Servers[0].Writes
 
 	// Hold up the writer's next look at the queue until all are in it.
@@ -146,7 +146,7 @@ func TestLargeReplies(t *testing.T) {
 		for range 10 {
 			wg.Go(func() {
 				q := query(name, typeTXT)
-				r, err := g.Exchange(t.Context(), q)
+				r, err := g.Exchange(t.Context(), q, inAWhile())
 				if err != nil || len(r) < want || !wire.SameQuestion(q, r) {
 					t.Errorf("%s: %d bytes, %v", name, len(r), err)
 				}

@@ -57,12 +57,9 @@ func (e *endpoint) stats(now time.Time) ServerStats {
 		Dials:  e.count.dials.Load(), DialErrors: e.count.dialErrors.Load(),
 		Resumed: e.count.resumed.Load(),
 	}
+	e.link.stats(&s)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s.Conns = len(e.conns)
-	for _, c := range e.conns {
-		s.InFlight += int(c.load.Load())
-	}
 	s.Rest = max(0, e.health.until.Sub(now))
 	if e.health.failures > 0 {
 		s.LastError = e.lastError

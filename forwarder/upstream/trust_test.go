@@ -203,8 +203,7 @@ func TestResumedIsVerified(t *testing.T) {
 	s.EndConns(dot.Close)
 	eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
 
-	e := g.endpoints[0]
-	e.verify = &verifier{roots: testCA().Pool(), now: time.Now,
+	poolOf(g).verify = &verifier{roots: testCA().Pool(), now: time.Now,
 		server: Server{Addr: s.Addr(), Name: testName, Pins: []Pin{{1}}}}
 	_, err := ask(t, g, "www.example.")
 	wantEDE(t, err, wire.EDENetworkError, "its key is not the one that was pinned")
@@ -225,6 +224,6 @@ func TestRenewedCertificate(t *testing.T) {
 
 	s.SetCertificate(issue(t, dot.CertOptions{}))
 	later := func() time.Time { return time.Now().Add(2 * time.Hour) }
-	g.endpoints[0].verify = &verifier{roots: testCA().Pool(), now: later, server: g.endpoints[0].server}
+	poolOf(g).verify = &verifier{roots: testCA().Pool(), now: later, server: g.endpoints[0].server}
 	mustAsk(t, g, "www.example.")
 }

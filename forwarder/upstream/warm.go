@@ -30,8 +30,7 @@ func (g *Group) Run(ctx context.Context) error {
 	for {
 		now := time.Now()
 		for _, e := range g.endpoints {
-			e.sweep(now)
-			e.warm(ctx, now)
+			e.keep(ctx, now)
 		}
 		select {
 		case <-ctx.Done():
@@ -50,27 +49,25 @@ func (g *Group) nudge() {
 	}
 }
 
-// warm opens a connection if there is none and one will be wanted.
-func (e *endpoint) warm(ctx context.Context, now time.Time) {
-	used := time.Unix(0, e.lastUse.Load())
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed || len(e.conns) > 0 || e.dialing != nil || now.Sub(used) > e.g.cfg.WarmTime {
+// keep closes connections that nobody used for long, and opens one if there is
+// none and one is expected to be needed.
+func (p *pool) keep(ctx context.Context, now time.Time, expected bool) {
+	p.sweep(now)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !expected || p.closed || len(p.conns) > 0 || p.dialing != nil || now.Sub(p.lastWarm) < settle {
 		return
 	}
-	if now.Before(e.health.until) || now.Sub(e.lastWarm) < settle {
-		return
-	}
-	e.lastWarm = now
-	e.dial(ctx)
+	p.lastWarm = now
+	p.dial(ctx)
 }
 
 // sweep closes connections that nobody used for long.
-func (e *endpoint) sweep(now time.Time) {
-	e.mu.Lock()
+func (p *pool) sweep(now time.Time) {
+	p.mu.Lock()
 	var idle []*conn
-	for i, c := range e.conns {
-		limit := e.g.cfg.WarmTime
+	for i, c := range p.conns {
+		limit := p.cfg.WarmTime
 		if i > 0 {
 			limit = extraIdle
 		}
@@ -78,7 +75,7 @@ func (e *endpoint) sweep(now time.Time) {
 			idle = append(idle, c)
 		}
 	}
-	e.mu.Unlock()
+	p.mu.Unlock()
 	for _, c := range idle {
 		c.end(errIdle)
 	}
