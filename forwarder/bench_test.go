@@ -45,7 +45,7 @@ func fill(tb testing.TB, f *Forwarder, name string) []byte {
 		tb.Fatal(err)
 	}
 	key := wire.AppendKey(nil, &q)
-	if _, err := f.flights.ask(&flight{key: string(key), query: wire.AppendQuery(nil, &q)}, time.Now().Add(time.Second)); err != nil {
+	if _, err := f.flights.ask(&flight{key: string(key), up: f.cfg.Upstream, query: wire.AppendQuery(nil, &q)}, time.Now().Add(time.Second)); err != nil {
 		tb.Fatal(err)
 	}
 	return query

@@ -71,8 +71,16 @@ type Exchanger interface {
 // Config is what a [Forwarder] is made of. The zero value of a limit means its
 // default.
 type Config struct {
-	// Upstream carries cache misses. Required.
+	// Upstream carries cache misses, unless Route names another one. Required.
 	Upstream Exchanger
+
+	// Route decides about each query; nil: all are forwarded to Upstream.
+	// [Forwarder.SetRouter] changes it.
+	Route Router
+
+	// Nameserver carries queries to the nameserver that was meant, for routes
+	// that say [ToOrigin]. Nil: such queries fail.
+	Nameserver Nameserver
 
 	// Cache keeps answers; nil: every query is asked upstream. The caller
 	// closes it.

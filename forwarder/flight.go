@@ -21,6 +21,9 @@ const flightShards = 32
 // errOverloaded says that a limit of [Config] was reached.
 var errOverloaded = errors.New("overloaded: too many queries wait for an upstream")
 
+// errClosed is for who comes while the forwarder ends.
+var errClosed = errors.New("the forwarder is ending")
+
 // waiter is a client that waits for a reply. It owns its query.
 type waiter struct {
 	request
@@ -32,19 +35,26 @@ type waiter struct {
 // usualQuery is a header and a question that is not very long.
 const usualQuery = 96
 
-// sink takes a waiter's reply. buf holds two bytes of room and then the reply:
-// TCP puts the length there. The sink does not keep buf, and does not block on
-// a slow client.
+// sink takes a waiter's reply. buf holds two bytes of room and then the reply: TCP
+// puts the length there. The sink does not keep buf.
 type sink interface {
+	// send takes the only reply, or the end of a transfer's: then buf has
+	// nothing behind its room. It does not block on a slow client.
 	send(w *waiter, buf []byte)
+	// part takes a message of a transfer, waiting for the client to read what
+	// went before. Not true: there is nobody to take it.
+	part(buf []byte) bool
 }
 
 // init has w wait for the answer to r, and copies what r refers to, so that the
 // listener can reuse its buffer.
 func (w *waiter) init(f *Forwarder, r *request, s sink) *waiter {
 	w.request, w.sink, w.f = *r, s, f
-	// The reply needs the header and the question, not what came behind.
-	w.q.Msg = append(w.room[:0], r.q.Msg[:r.q.QEnd]...)
+	end := r.q.QEnd // the reply needs the header and the question, not what came behind
+	if r.route.Action == ToOrigin {
+		end = len(r.q.Msg)
+	}
+	w.q.Msg = append(w.room[:0], r.q.Msg[:end]...)
 	w.q.Name = w.q.Msg[wire.HeaderLen : wire.HeaderLen+len(r.q.Name)]
 	return w
 }
@@ -54,8 +64,11 @@ const paddedQuery = 128
 
 // flight is one upstream query and everybody who waits for it.
 type flight struct {
+	fs      *flights
 	key     string
 	query   []byte // as sent upstream
+	up      Exchanger
+	start   time.Time
 	waiters []*waiter
 }
 
@@ -64,7 +77,7 @@ type flights struct {
 	cfg     Config
 	ctx     context.Context
 	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	crew    *crew
 	seed    maphash.Seed
 	misses  atomic.Int64
 	waiting atomic.Int64
@@ -75,7 +88,7 @@ type flights struct {
 }
 
 func newFlights(ctx context.Context, cfg Config) *flights {
-	fs := &flights{cfg: cfg, seed: maphash.MakeSeed()}
+	fs := &flights{cfg: cfg, seed: maphash.MakeSeed(), crew: newCrew()}
 	fs.ctx, fs.cancel = context.WithCancel(ctx)
 	for i := range fs.shards {
 		fs.shards[i].m = make(map[string]*flight)
@@ -86,7 +99,7 @@ func newFlights(ctx context.Context, cfg Config) *flights {
 // close ends every flight; their waiters get an error.
 func (fs *flights) close() {
 	fs.cancel()
-	fs.wg.Wait()
+	fs.crew.close()
 }
 
 // join leaves w with the flight of its question, or starts one. Not true: w is
@@ -96,8 +109,15 @@ func (fs *flights) join(w *waiter) bool {
 		fs.waiting.Add(-1)
 		return false
 	}
-	var room [wire.MaxKeyLen]byte
-	key := wire.AppendKey(room[:0], &w.q)
+	if w.route.Action == ToOrigin {
+		if !fs.crew.run(&relay{fs, w}) {
+			fs.waiting.Add(-1)
+			return false
+		}
+		return true
+	}
+	var room [wire.MaxKeyLen + maxScope]byte
+	key := w.appendKey(room[:0])
 	shard := &fs.shards[maphash.Bytes(fs.seed, key)%flightShards]
 	shard.Lock()
 	if fl := shard.m[string(key)]; fl != nil {
@@ -111,18 +131,28 @@ func (fs *flights) join(w *waiter) bool {
 		fs.waiting.Add(-1)
 		return false
 	}
-	fl := &flight{key: string(key), query: wire.AppendQuery(make([]byte, 0, paddedQuery), &w.q), waiters: []*waiter{w}}
+	fl := &flight{
+		fs: fs, key: string(key), query: wire.AppendQuery(make([]byte, 0, paddedQuery), &w.q),
+		up: w.route.Upstream, start: w.start, waiters: []*waiter{w},
+	}
 	shard.m[fl.key] = fl
-	fs.wg.Add(1)
 	shard.Unlock()
-	go fs.fly(fl, w.start)
+	if !fs.crew.run(fl) {
+		for _, other := range fs.land(fl) {
+			if other != w {
+				fs.fail(other, errClosed)
+			}
+		}
+		fs.waiting.Add(-1)
+		return false
+	}
 	return true
 }
 
-// fly asks the upstream and hands its reply to everybody who waits.
-func (fs *flights) fly(fl *flight, start time.Time) {
-	defer fs.wg.Done()
-	reply, err := fs.ask(fl, start.Add(fs.cfg.Timeout))
+// run asks the upstream and hands its reply to everybody who waits.
+func (fl *flight) run() {
+	fs := fl.fs
+	reply, err := fs.ask(fl, fl.start.Add(fs.cfg.Timeout))
 	waiters := fs.land(fl)
 	if err != nil {
 		for _, w := range waiters {
@@ -140,7 +170,7 @@ func (fs *flights) fly(fl *flight, start time.Time) {
 
 // ask carries one question upstream, and its answer into the cache.
 func (fs *flights) ask(fl *flight, until time.Time) (wire.Reply, error) {
-	msg, err := fs.cfg.Upstream.Exchange(fs.ctx, fl.query, until)
+	msg, err := fl.up.Exchange(fs.ctx, fl.query, until)
 	if err != nil {
 		return wire.Reply{}, err
 	}

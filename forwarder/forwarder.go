@@ -26,6 +26,7 @@ type Forwarder struct {
 	cfg     Config
 	flights *flights
 	conns   *connTable
+	router  atomic.Pointer[Router]
 	unread  atomic.Int64 // bytes of replies that wait for TCP clients to read them
 }
 
@@ -37,7 +38,9 @@ func New(ctx context.Context, cfg Config) (*Forwarder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Forwarder{cfg: cfg, flights: newFlights(ctx, cfg), conns: newConnTable(cfg.MaxConns)}, nil
+	f := &Forwarder{cfg: cfg, flights: newFlights(ctx, cfg), conns: newConnTable(cfg.MaxConns)}
+	f.SetRouter(cfg.Route)
+	return f, nil
 }
 
 // Close ends the upstream queries in flight and waits for them. It is called
@@ -76,6 +79,7 @@ const (
 type request struct {
 	q      wire.Query
 	origin Origin
+	route  Route
 	client netip.AddrPort
 	start  time.Time
 	limit  int // the longest reply in bytes, 0: no limit but the protocol's
@@ -99,10 +103,16 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 	if !r.tcp {
 		r.limit = r.q.UDPLimit()
 	}
-	if rcode, ede, final := policy(&r.q, err); final {
+	if err == nil {
+		r.route = f.route(&r.q, &r.origin)
+	}
+	if rcode, ede, final := f.policy(r, err); final {
 		dst = wire.AppendError(dst, &r.q, rcode, ede...)
 		f.observe(r, rcode, false, nil)
 		return dst, answered
+	}
+	if r.route.Action == ToOrigin {
+		return dst, missed
 	}
 	return f.fromCache(dst, r)
 }
@@ -112,8 +122,8 @@ func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
 	if f.cfg.Cache == nil {
 		return dst, missed
 	}
-	var room [wire.MaxKeyLen]byte
-	e, ok := f.cfg.Cache.Get(wire.AppendKey(room[:0], &r.q), r.start)
+	var room [wire.MaxKeyLen + maxScope]byte
+	e, ok := f.cfg.Cache.Get(r.appendKey(room[:0]), r.start)
 	if !ok {
 		return dst, missed
 	}

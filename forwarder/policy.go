@@ -5,13 +5,14 @@ package forwarder
 import (
 	"bytes"
 	"errors"
+	"fmt"
 
 	"sotto/forwarder/wire"
 )
 
 // policy tells whether a query is answered here without asking anybody, and
 // how. err is what [wire.ParseQuery] said of it.
-func policy(q *wire.Query, err error) (rcode uint16, ede []wire.EDE, final bool) {
+func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE, final bool) {
 	switch {
 	case errors.Is(err, wire.ErrVersion):
 		return wire.RcodeBadVers, nil, true
@@ -19,6 +20,25 @@ func policy(q *wire.Query, err error) (rcode uint16, ede []wire.EDE, final bool)
 		return wire.RcodeNotImp, nil, true
 	case err != nil:
 		return wire.RcodeFormErr, nil, true
+	}
+	switch r.route.Action {
+	case Refuse:
+		return refuse(wire.EDEBlocked, fmt.Sprintf("refused by rule %d", r.route.Rule))
+	case NoData:
+		return wire.RcodeSuccess, []wire.EDE{{Code: wire.EDEBlocked, Text: fmt.Sprintf("answered by rule %d", r.route.Rule)}}, true
+	case ToOrigin:
+		if f.cfg.Nameserver == nil || !r.origin.Addr.IsValid() {
+			return refuse(wire.EDEOther, fmt.Sprintf("rule %d sends it to the nameserver that was meant, which is not known here", r.route.Rule))
+		}
+		return 0, nil, false // whatever it is, it goes to the very server that it is for
+	}
+	return forwardable(&r.q, r.route.Rule > 0)
+}
+
+// forwardable tells how to answer what no recursive server behind TLS can be
+// asked. ruled: a rule says to forward it, so that its name has no special meaning.
+func forwardable(q *wire.Query, ruled bool) (rcode uint16, ede []wire.EDE, final bool) {
+	switch {
 	case q.Signed:
 		// The key is for the nameserver that was meant. An unsigned answer would
 		// be dropped by its client, which would then wait for a better one.
@@ -33,9 +53,7 @@ func policy(q *wire.Query, err error) (rcode uint16, ede []wire.EDE, final bool)
 		// A question for what the nameserver itself holds: the upstream that
 		// would answer is not the one that was meant (RFC 8914 §4.21).
 		return refuse(wire.EDENotAuthoritative, "queries without recursion desired are not forwarded")
-	case isResolverArpa(q.Name):
-		// Discovery of designated resolvers (RFC 9462) would lead clients
-		// around the seal: there is none (§4: NODATA).
+	case !ruled && leadsAround(q.Name):
 		return wire.RcodeSuccess, nil, true
 	}
 	return 0, nil, false
@@ -45,12 +63,24 @@ func refuse(code uint16, text string) (uint16, []wire.EDE, bool) {
 	return wire.RcodeRefused, []wire.EDE{{Code: code, Text: text}}, true
 }
 
-var resolverArpa = []byte("\x08resolver\x04arpa\x00")
+var (
+	resolverArpa = []byte("\x08resolver\x04arpa\x00")
+	canary       = []byte("\x13use-application-dns\x03net\x00")
+)
 
-// isResolverArpa reports whether the wire name is resolver.arpa. or below it.
-func isResolverArpa(name []byte) bool {
-	cut := len(name) - len(resolverArpa)
-	if cut < 0 || !bytes.EqualFold(name[cut:], resolverArpa) {
+// leadsAround reports whether the wire name is one by which clients find a way
+// around the seal. NODATA tells them that there is none: for resolver.arpa, the
+// discovery of designated resolvers, by RFC 9462 §4; for use-application-dns.net,
+// by which browsers ask whether their own DNS over HTTPS is welcome, by Mozilla's
+// convention (https://support.mozilla.org/kb/canary-domain-use-application-dnsnet).
+func leadsAround(name []byte) bool {
+	return isWithin(name, resolverArpa) || isWithin(name, canary)
+}
+
+// isWithin reports whether the wire name is zone, which is lower-case, or below it.
+func isWithin(name, zone []byte) bool {
+	cut := len(name) - len(zone)
+	if cut < 0 || !bytes.EqualFold(name[cut:], zone) {
 		return false
 	}
 	// The suffix must begin at a label, not inside one.

@@ -193,11 +193,11 @@ func (t *tcpConn) handle(msg []byte) bool {
 	*buf, v = t.f.answer((*buf)[:sinkRoom], msg, t.local, &r)
 	switch v {
 	case answered:
-		t.queue(*buf)
+		t.queue(*buf, true)
 	case missed:
 		if !t.f.flights.join(new(waiter).init(t.f, &r, t)) {
 			*buf = t.f.refuse(*buf, &r)
-			t.queue(*buf)
+			t.queue(*buf, true)
 		}
 	case dropped:
 		// Whoever sends what no DNS client sends is not kept.
@@ -208,7 +208,13 @@ func (t *tcpConn) handle(msg []byte) bool {
 }
 
 // send takes a waiter's reply.
-func (t *tcpConn) send(_ *waiter, buf []byte) { t.queue(buf) }
+func (t *tcpConn) send(_ *waiter, buf []byte) { t.queue(buf, true) }
+
+// part takes one message of several.
+func (t *tcpConn) part(buf []byte) bool {
+	t.waitDrained()
+	return t.queue(buf, false)
+}
 
 // waitDrained waits until the client has read enough of its replies.
 func (t *tcpConn) waitDrained() {
@@ -219,28 +225,36 @@ func (t *tcpConn) waitDrained() {
 	}
 }
 
-// queue frames the reply behind buf's room and has the writer take it along. It
+// queue frames the reply behind buf's room, if there is one, and has the writer take
+// it along; last: with it a query is answered. Not true: the connection is broken. It
 // does not keep buf.
-func (t *tcpConn) queue(buf []byte) {
+func (t *tcpConn) queue(buf []byte, last bool) bool {
 	binary.BigEndian.PutUint16(buf, uint16(len(buf)-sinkRoom))
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if last {
+		t.count++
+	}
 	if t.broken {
-		t.paid(1)
-		return
+		t.paid(t.count)
+		t.count = 0
+		return false
+	}
+	if len(buf) == sinkRoom {
+		buf = nil
 	}
 	t.pending = append(t.pending, buf...)
-	t.count++
 	unfair := t.unread > fairUnread // not counting this one: it may be long
 	t.unread += len(buf)
 	if t.f.unread.Add(int64(len(buf))) > maxAllUnread && unfair {
 		t.breakOff()
-		return
+		return false
 	}
 	if !t.writing {
 		t.writing = true
 		go t.write()
 	}
+	return true
 }
 
 // write sends what is pending until nothing is, in as few segments as it can.
@@ -248,7 +262,7 @@ func (t *tcpConn) write() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var spare []byte
-	for t.count > 0 {
+	for t.count > 0 || len(t.pending) > 0 {
 		batch, count := t.pending, t.count
 		t.pending, t.count = spare[:0], 0
 		t.drained.Broadcast()

@@ -167,6 +167,9 @@ func (m *udpMiss) send(_ *waiter, buf []byte) {
 	m.s.owed.Done()
 }
 
+// part refuses: a transfer over UDP is one message, or none (RFC 1995 §4).
+func (m *udpMiss) part([]byte) bool { return false }
+
 // udpOutbox joins replies that are ready at the same time into one system call:
 // the first to come writes, and goes on for those who came meanwhile.
 type udpOutbox struct {

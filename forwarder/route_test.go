@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"sotto/forwarder/wire"
+)
+
+// byLabel routes by the question's first label.
+func byLabel(routes map[string]Route) Router {
+	return func(q *wire.Query, _ *Origin) Route {
+		return routes[string(q.Name[1:1+q.Name[0]])]
+	}
+}
+
+// TestRoutes: refusals and NODATA say which rule they are of, and what a rule
+// forwards has no special meaning.
+func TestRoutes(t *testing.T) {
+	up := newZoneUpstream(t)
+	at := start(t, Config{Upstream: up, Cache: newCache(t), Route: byLabel(map[string]Route{
+		"bad":      {Action: Refuse, Rule: 3},
+		"empty":    {Action: NoData, Rule: 4},
+		"nowhere":  {Action: ToOrigin, Rule: 5},
+		"resolver": {Rule: 6},
+	})}, "127.0.0.1:0")
+	for _, tc := range []struct {
+		name    string
+		rcode   int
+		answers int
+		text    string
+	}{
+		{"good.example", dns.RcodeSuccess, 1, ""},
+		{"bad.example", dns.RcodeRefused, 0, "rule 3"},
+		{"empty.example", dns.RcodeSuccess, 0, "rule 4"},
+		{"nowhere.example", dns.RcodeRefused, 0, "rule 5"},
+		{"resolver.arpa", dns.RcodeSuccess, 1, ""},                // by its rule
+		{"x.resolver.arpa", dns.RcodeSuccess, 0, ""},              // by what it means
+		{"use-application-dns.net", dns.RcodeSuccess, 0, ""},      //
+		{"xuse-application-dns.net", dns.RcodeSuccess, 1, ""},     // another name
+		{"deep.use-application-dns.net", dns.RcodeSuccess, 0, ""}, //
+	} {
+		for _, proto := range []string{"udp", "tcp"} {
+			m := question(tc.name, dns.TypeA)
+			m.SetEdns0(1232, false)
+			r := ask(t, proto, at, m)
+			text := ""
+			if e := ede(r); e != nil {
+				text = e.ExtraText
+			}
+			if r.Rcode != tc.rcode || len(r.Answer) != tc.answers || (text == "") != (tc.text == "") || !strings.Contains(text, tc.text) {
+				t.Errorf("%s over %s: %s, %d records, %q", tc.name, proto, dns.RcodeToString[r.Rcode], len(r.Answer), text)
+			}
+		}
+	}
+}
+
+// TestScopes: what one upstream answered is no answer in another's scope, and a
+// router that is changed takes effect at once.
+func TestScopes(t *testing.T) {
+	one, two := newZoneUpstream(t), newZoneUpstream(t)
+	f, at := startForwarder(t, Config{Upstream: one, Cache: newCache(t)}, "127.0.0.1:0")
+	m := question("www.example.com", dns.TypeA)
+	for range 3 {
+		ask(t, "udp", at, m)
+	}
+	f.SetRouter(func(*wire.Query, *Origin) Route { return Route{Upstream: two, Scope: "two"} })
+	for range 3 {
+		ask(t, "udp", at, m)
+	}
+	if a, b := one.asked.Load(), two.asked.Load(); a != 1 || b != 1 {
+		t.Errorf("the upstreams were asked %d and %d times, want once each", a, b)
+	}
+	f.SetRouter(nil)
+	ask(t, "udp", at, m)
+	if a := one.asked.Load(); a != 1 {
+		t.Errorf("the first upstream was asked %d times: its answer is cached", a)
+	}
+}
