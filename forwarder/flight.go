@@ -214,8 +214,14 @@ func (fs *flights) fail(w *waiter, err error) {
 // done hands a reply to its client.
 func (fs *flights) done(w *waiter, buf []byte, rcode uint16, err error) {
 	fs.waiting.Add(-1)
+	observe := fs.cfg.Observe
+	if observe == nil {
+		w.sink.send(w, buf)
+		return
+	}
+	event := w.event(rcode, false, err) // w is reused once it was sent
 	w.sink.send(w, buf)
-	w.f.observe(&w.request, rcode, false, err)
+	observe(event)
 }
 
 // reason is the Extended DNS Error that tells a client why there is no answer.

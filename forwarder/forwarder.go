@@ -56,8 +56,13 @@ func (f *Forwarder) Close() error {
 func (f *Forwarder) Serve(ctx context.Context, s *Sockets) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, u := range s.udp {
-		srv := newUDPServer(f, u)
-		g.Go(func() error { return srv.run(ctx) })
+		g.Go(func() error {
+			srv, err := newUDPServer(f, u)
+			if err != nil {
+				return err
+			}
+			return srv.run(ctx)
+		})
 	}
 	for _, l := range s.tcp {
 		srv := &tcpServer{f: f, l: l}
@@ -141,14 +146,17 @@ func (f *Forwarder) refuse(dst []byte, r *request) []byte {
 
 // observe tells of one reply.
 func (f *Forwarder) observe(r *request, rcode uint16, cached bool, err error) {
-	if f.cfg.Observe == nil {
-		return
+	if f.cfg.Observe != nil {
+		f.cfg.Observe(r.event(rcode, cached, err))
 	}
-	f.cfg.Observe(Event{
+}
+
+func (r *request) event(rcode uint16, cached bool, err error) Event {
+	return Event{
 		Origin: r.origin, Client: r.client, TCP: r.tcp,
 		Name: wire.Name(r.q.Name), Type: r.q.Type, Class: r.q.Class,
 		Rcode: rcode, Cached: cached, Duration: time.Since(r.start), Err: err,
-	})
+	}
 }
 
 // waitAtMost waits for wg, but not longer than d.

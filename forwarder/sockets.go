@@ -95,8 +95,10 @@ func (s *Sockets) open(ctx context.Context, addr netip.AddrPort) error {
 	}
 	u := pc.(*net.UDPConn)
 	s.udp = append(s.udp, u)
-	if err := askLocalAddress(u, network); err != nil {
-		return fmt.Errorf("listen on %s/udp: ask for local addresses: %w", addr, err)
+	if _, one := boundTo(u); !one {
+		if err := askLocalAddress(u, network); err != nil {
+			return fmt.Errorf("listen on %s/udp: ask for local addresses: %w", addr, err)
+		}
 	}
 	bound := netip.AddrPortFrom(addr.Addr(), uint16(u.LocalAddr().(*net.UDPAddr).Port))
 	l, err := lc.Listen(ctx, "tcp"+network, bound.String())

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The system calls that move many datagrams at once are called from here and not
+// through x/net, which allocates three times for each datagram: addresses stay the
+// kernel's bytes, since a reply goes to where its query came from.
+
+const (
+	// udpBatch is how many messages one system call moves at most.
+	udpBatch = 32
+
+	// oobSize holds one packet info of either family.
+	oobSize = 64
+)
+
+// sockaddr is a struct sockaddr_in or sockaddr_in6.
+type sockaddr [unix.SizeofSockaddrInet6]byte
+
+// addrPort is the address in Go's terms; invalid if it is of neither family.
+func (s *sockaddr) addrPort() netip.AddrPort {
+	port := binary.BigEndian.Uint16(s[2:])
+	switch binary.NativeEndian.Uint16(s[:]) {
+	case unix.AF_INET:
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(s[4:8])), port)
+	case unix.AF_INET6:
+		addr := netip.AddrFrom16([16]byte(s[8:24]))
+		if scope := binary.NativeEndian.Uint32(s[24:]); scope != 0 {
+			addr = addr.WithZone(strconv.FormatUint(uint64(scope), 10))
+		}
+		return netip.AddrPortFrom(addr, port)
+	}
+	return netip.AddrPort{}
+}
+
+// port is the address's port, at the same place in both families.
+func (s *sockaddr) port() uint16 { return binary.BigEndian.Uint16(s[2:]) }
+
+// mmsghdr is the kernel's struct (socket.h): what is moved, and how much was.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
+}
+
+// batch is a system call's worth of messages and where they are. It is used by one
+// goroutine at a time, and lives on the heap, which does not move.
+type batch struct {
+	conn syscall.RawConn
+	hdrs [udpBatch]mmsghdr
+	iovs [udpBatch]unix.Iovec
+
+	// What a call was asked for and came to, for call, which allocates nothing
+	// because it was made once.
+	trap     uintptr
+	from, to int
+	n        int
+	errno    syscall.Errno
+	call     func(fd uintptr) bool
+}
+
+// init readies b for a socket; b must not be copied afterwards.
+func (b *batch) init(conn syscall.RawConn) {
+	b.conn = conn
+	b.call = func(fd uintptr) bool {
+		n, _, errno := unix.Syscall6(b.trap, fd, uintptr(unsafe.Pointer(&b.hdrs[b.from])), uintptr(b.to-b.from), unix.MSG_DONTWAIT, 0, 0)
+		b.n, b.errno = int(n), errno
+		return errno != unix.EAGAIN
+	}
+	for i := range b.hdrs {
+		b.hdrs[i].hdr.Iov = &b.iovs[i]
+		b.hdrs[i].hdr.SetIovlen(1)
+	}
+}
+
+// set says what the i-th message is made of. name and oob may be nil.
+func (b *batch) set(i int, data []byte, name *sockaddr, namelen uint32, oob []byte) {
+	b.iovs[i].Base = unsafe.SliceData(data)
+	b.iovs[i].SetLen(len(data))
+	h := &b.hdrs[i].hdr
+	h.Name, h.Namelen = (*byte)(unsafe.Pointer(name)), namelen
+	h.Control = unsafe.SliceData(oob)
+	h.SetControllen(len(oob))
+}
+
+// receive waits for messages and returns how many came.
+func (b *batch) receive() (int, error) {
+	b.trap, b.from, b.to = unix.SYS_RECVMMSG, 0, udpBatch
+	if err := b.conn.Read(b.call); err != nil {
+		return 0, err
+	}
+	if b.errno != 0 {
+		return 0, os.NewSyscallError("recvmmsg", b.errno)
+	}
+	return b.n, nil
+}
+
+// send sends the first n messages. One that the kernel refuses (no route back, say)
+// is lost, as UDP may lose any; those behind it are not.
+func (b *batch) send(n int) {
+	b.trap = unix.SYS_SENDMMSG
+	for b.from, b.to = 0, n; b.from < n; {
+		if err := b.conn.Write(b.call); err != nil {
+			return // closed
+		}
+		switch {
+		case b.errno == unix.EINTR:
+		case b.errno != 0 || b.n <= 0:
+			b.from++
+		default:
+			b.from += b.n
+		}
+	}
+}
+
+// transient reports errors of earlier datagrams that a socket gives to whoever
+// reads next (udp(7)): they say nothing of the socket itself.
+func transient(err error) bool {
+	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EHOSTUNREACH) ||
+		errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINTR)
+}
+
+// boundTo is the address that a socket is bound to; not ok: it is bound to all of
+// its family, and each message has to tell which one it was sent to.
+func boundTo(u *net.UDPConn) (netip.Addr, bool) {
+	addr := u.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
+	return addr.Unmap(), !addr.IsUnspecified()
+}
+
+// localAddress reads the packet info that came with a query, and makes it the
+// one that its reply goes out with: from the same address, by whatever
+// interface the route back says.
+func localAddress(oob []byte) (netip.Addr, bool) {
+	hdr, data, _, err := unix.ParseOneSocketControlMessage(oob)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	switch {
+	case hdr.Level == unix.IPPROTO_IP && hdr.Type == unix.IP_PKTINFO && len(data) >= 12:
+		// struct in_pktinfo: ifindex, spec_dst (the source of a reply), addr.
+		clear(data[:4])
+		return netip.AddrFrom4([4]byte(data[8:12])), true
+	case hdr.Level == unix.IPPROTO_IPV6 && hdr.Type == unix.IPV6_PKTINFO && len(data) >= 20:
+		// struct in6_pktinfo: addr, ifindex. A link-local address means nothing
+		// without its interface.
+		local := netip.AddrFrom16([16]byte(data[:16]))
+		if !local.IsLinkLocalUnicast() {
+			clear(data[16:20])
+		}
+		return local, true
+	}
+	return netip.Addr{}, false
+}
