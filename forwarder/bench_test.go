@@ -44,8 +44,10 @@ func fill(tb testing.TB, f *Forwarder, name string) []byte {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	key := wire.AppendKey(nil, &q)
-	if _, err := f.flights.ask(&flight{key: string(key), up: f.cfg.Upstream, query: wire.AppendQuery(nil, &q)}, time.Now().Add(time.Second)); err != nil {
+	r := request{q: q}
+	r.route = f.route(&q, &r.origin)
+	fl := &flight{key: string(r.appendKey(nil)), up: r.route.Upstream, query: wire.AppendQuery(nil, &q)}
+	if _, err := f.flights.ask(fl, time.Now().Add(time.Second)); err != nil {
 		tb.Fatal(err)
 	}
 	return query

@@ -70,6 +70,9 @@ type flight struct {
 	up      Exchanger
 	start   time.Time
 	waiters []*waiter
+
+	first     [1]*waiter        // backs waiters, which are seldom more
+	queryRoom [paddedQuery]byte // backs query, unless that is longer
 }
 
 // flights are the questions in flight, each asked once.
@@ -131,10 +134,9 @@ func (fs *flights) join(w *waiter) bool {
 		fs.waiting.Add(-1)
 		return false
 	}
-	fl := &flight{
-		fs: fs, key: string(key), query: wire.AppendQuery(make([]byte, 0, paddedQuery), &w.q),
-		up: w.route.Upstream, start: w.start, waiters: []*waiter{w},
-	}
+	fl := &flight{fs: fs, key: string(key), up: w.route.Upstream, start: w.start}
+	fl.query = wire.AppendQuery(fl.queryRoom[:0], &w.q)
+	fl.waiters = append(fl.first[:0], w)
 	shard.m[fl.key] = fl
 	shard.Unlock()
 	if !fs.crew.run(fl) {

@@ -34,6 +34,7 @@ type udpIn struct {
 	names   [udpBatch]sockaddr
 	oobs    [udpBatch][oobSize]byte
 	data    [udpBatch][]byte
+	reqs    [udpBatch]request // not on the stack: a router's arguments would escape
 	replies [udpBatch][wire.UDPSize]byte
 }
 
@@ -113,13 +114,14 @@ func (s *udpServer) handle(i int, now time.Time, place int) bool {
 	} else {
 		oob = nil
 	}
-	r := request{client: from.addrPort(), start: now}
-	reply, v := s.f.answer(in.replies[i][:0], in.data[i][:hdr.n], local, &r)
+	r := &in.reqs[i]
+	*r = request{client: from.addrPort(), start: now}
+	reply, v := s.f.answer(in.replies[i][:0], in.data[i][:hdr.n], local, r)
 	if v == missed {
 		s.owed.Add(1)
-		if !s.f.flights.join(s.newMiss(&r, from, hdr.hdr.Namelen, oob)) {
+		if !s.f.flights.join(s.newMiss(r, from, hdr.hdr.Namelen, oob)) {
 			s.owed.Done()
-			reply, v = s.f.refuse(reply, &r), answered
+			reply, v = s.f.refuse(reply, r), answered
 		}
 	}
 	if v != answered {
