@@ -5,18 +5,41 @@ package forwarder
 import (
 	"container/list"
 	"net"
+	"net/netip"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
+const (
+	// clientShare is the part of the connections that one client may hold. On
+	// loopback, and behind a container network's address translation, many
+	// programs are one client: so it is a large part, and never a small number.
+	clientShare = 4
+	clientLeast = 64
+
+	// clientBits6 is what makes two IPv6 addresses one client: whoever has one
+	// address usually has the whole /64.
+	clientBits6 = 64
+)
+
 // connTable bounds the TCP connections held. When it is full, the one whose last
-// query is longest ago makes place, so that idle connections of one client
-// cannot keep others out.
+// query is longest ago makes place, so that idle connections cannot keep others
+// out; a client that holds its share makes place for itself.
 type connTable struct {
-	max   int
-	mu    sync.Mutex
-	order *list.List // of *net.TCPConn, most recently used first
+	max     int
+	fair    int
+	mu      sync.Mutex
+	order   *list.List // of *seat, most recently used first
+	clients map[netip.Prefix]*list.List
+}
+
+// seat is a connection's place in the table.
+type seat struct {
+	c      *net.TCPConn
+	client netip.Prefix
+	all    *list.Element // in order; nil: it was put out, or has left
+	own    *list.Element // in its client's list
 }
 
 // newConnTable returns a table of at most limit connections, or of as many as
@@ -27,17 +50,41 @@ func newConnTable(limit int) *connTable {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) == nil {
 		limit = int(min(uint64(limit), max(1, files.Cur/4*3)))
 	}
-	return &connTable{max: limit, order: list.New()}
+	return &connTable{
+		max: limit, fair: min(limit, max(clientLeast, limit/clientShare)),
+		order: list.New(), clients: make(map[netip.Prefix]*list.List),
+	}
 }
 
-// enter adds c and returns its place.
-func (t *connTable) enter(c *net.TCPConn) *list.Element {
+// clientOf is who counts as one client with addr.
+func clientOf(addr netip.Addr) netip.Prefix {
+	addr = addr.Unmap().WithZone("")
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = clientBits6
+	}
+	p, _ := addr.Prefix(bits) // fails for no bits of these
+	return p
+}
+
+// enter gives a client's connection a place.
+func (t *connTable) enter(c *net.TCPConn, client netip.Addr) *seat {
+	s := &seat{c: c, client: clientOf(client)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.order.Len() >= t.max {
-		t.evict()
+	own := t.clients[s.client]
+	switch {
+	case own != nil && own.Len() >= t.fair:
+		t.evict(own)
+	case t.order.Len() >= t.max:
+		t.evict(t.order)
 	}
-	return t.order.PushFront(c)
+	if own = t.clients[s.client]; own == nil {
+		own = list.New()
+		t.clients[s.client] = own
+	}
+	s.all, s.own = t.order.PushFront(s), own.PushFront(s)
+	return s
 }
 
 // makePlace puts one connection in eight out, and one at least if there is any:
@@ -46,26 +93,45 @@ func (t *connTable) makePlace() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for range (t.order.Len() + 7) / 8 {
-		t.evict()
+		t.evict(t.order)
 	}
 }
 
-// evict puts the connection out whose last query is longest ago; t.mu is held.
-func (t *connTable) evict() {
-	oldest := t.order.Remove(t.order.Back()).(*net.TCPConn)
-	_ = oldest.CloseRead() // its own goroutine pays what it owes and closes it
+// evict puts that connection of the list out whose last query is longest ago;
+// t.mu is held.
+func (t *connTable) evict(from *list.List) {
+	s := from.Back().Value.(*seat)
+	t.remove(s)
+	_ = s.c.CloseRead() // its own goroutine pays what it owes and closes it
+}
+
+// remove takes s off, if it is still there; t.mu is held.
+func (t *connTable) remove(s *seat) {
+	if s.all == nil {
+		return
+	}
+	own := t.clients[s.client]
+	t.order.Remove(s.all)
+	own.Remove(s.own)
+	s.all, s.own = nil, nil
+	if own.Len() == 0 {
+		delete(t.clients, s.client)
+	}
 }
 
 // touch says that a query came on the connection.
-func (t *connTable) touch(e *list.Element) {
+func (t *connTable) touch(s *seat) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.order.MoveToFront(e) // nothing, if it was put out
+	if s.all != nil {
+		t.order.MoveToFront(s.all)
+		t.clients[s.client].MoveToFront(s.own)
+	}
 }
 
 // leave takes the connection off.
-func (t *connTable) leave(e *list.Element) {
+func (t *connTable) leave(s *seat) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.order.Remove(e)
+	t.remove(s)
 }

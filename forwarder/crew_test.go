@@ -54,7 +54,7 @@ func TestCrewDismisses(t *testing.T) {
 		c.run(jobFunc(wg.Done))
 	}
 	wg.Wait()
-	eventually(t, "all goroutines but retire's are gone", func() bool {
+	waitFor(t, "all goroutines but retire's to go", func() bool {
 		c.dismiss(c.idle.Load())
 		c.mu.Lock()
 		defer c.mu.Unlock()

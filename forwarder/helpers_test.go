@@ -125,13 +125,3 @@ func ede(r *dns.Msg) *dns.EDNS0_EDE {
 	}
 	return nil
 }
-
-// eventually waits for a condition that other goroutines bring about.
-func eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			tb.Fatalf("it never came that %s", what)
-		}
-	}
-}

@@ -128,7 +128,7 @@ func newTCPConn(f *Forwarder, c *net.TCPConn) *tcpConn {
 // it pays what it owes and closes.
 func (t *tcpConn) serve(ctx context.Context) {
 	defer t.c.Close()
-	seat := t.f.conns.enter(t.c)
+	seat := t.f.conns.enter(t.c, t.client.Addr())
 	defer t.f.conns.leave(seat)
 	stop := context.AfterFunc(ctx, func() { _ = t.c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()

@@ -164,6 +164,44 @@ func TestMakePlace(t *testing.T) {
 	}
 }
 
+// TestClientShare: a client that holds more than its share of the connections
+// makes place for itself, and not at the cost of others.
+func TestClientShare(t *testing.T) {
+	at := start(t, Config{Upstream: newZoneUpstream(t), MaxConns: 4 * clientLeast}, "127.0.0.1:0")
+	from := func(client string) *dns.Conn {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}, Timeout: 5 * time.Second}
+		c, err := d.Dial("tcp", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		return &dns.Conn{Conn: c}
+	}
+	mustAnswer := func(c *dns.Conn) {
+		t.Helper()
+		if err := c.WriteMsg(question("www.example", dns.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ReadMsg(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := from("127.0.0.2")
+	mustAnswer(other) // the longest idle of all, from here on
+	var conns []*dns.Conn
+	for range clientLeast + 1 {
+		c := from("127.0.0.3")
+		mustAnswer(c)
+		conns = append(conns, c)
+	}
+	if _, err := conns[0].ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("the client's oldest connection: %v, want the end", err)
+	}
+	mustAnswer(conns[1])
+	mustAnswer(other)
+}
+
 // TestSlowReader: who asks for long answers and does not read them is read no
 // further, and then loses the connection.
 func TestSlowReader(t *testing.T) {
