@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"sotto/forwarder/cache"
 	"sotto/forwarder/wire"
 )
 
@@ -128,12 +129,12 @@ func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
 		return dst, missed
 	}
 	var room [wire.MaxKeyLen + maxScope]byte
-	e, ok := f.cfg.Cache.Get(r.appendKey(room[:0]), r.start)
-	if !ok {
+	var a cache.Answer
+	if f.cfg.Cache.Get(r.appendKey(room[:0]), r.start, &a) != cache.Fresh {
 		return dst, missed
 	}
-	dst = wire.AppendReply(dst, &r.q, &e.Reply, e.Age(r.start), r.limit)
-	f.observe(r, e.Reply.Rcode, true, nil)
+	dst = a.Append(dst, &r.q, r.limit)
+	f.observe(r, a.Reply.Rcode, true, nil)
 	return dst, answered
 }
 

@@ -3,9 +3,9 @@
 package cache
 
 import (
-	"errors"
 	"fmt"
 	"hash/maphash"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -14,76 +14,27 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// Defaults of [Config].
-const (
-	// DefaultMaxBytes holds some 200,000 usual answers.
-	DefaultMaxBytes = 64 << 20
-	// DefaultMaxTTL is a day, as in unbound: nobody has to wait longer for a
-	// mistake in a zone to go away.
-	DefaultMaxTTL = 24 * time.Hour
-	// DefaultMaxNegativeTTL is what RFC 2308 §5 found to work well.
-	DefaultMaxNegativeTTL = time.Hour
-
-	// minBytes is the least MaxBytes that makes sense: it takes every answer
-	// that came over UDP.
-	minBytes = 128 << 10
-	// fairShare is the part of MaxBytes that one entry may take, so that no
-	// upstream throws everything else out with a few replies of 65,535 bytes.
-	fairShare = 64
-)
-
-// Config is what a [Cache] is made of. The zero value of a field is its default.
-type Config struct {
-	MaxBytes       int64         // memory bound, overhead included
-	MinTTL         time.Duration // raises shorter TTLs but 0, which forbids caching; default: none
-	MaxTTL         time.Duration // lowers longer TTLs
-	MaxNegativeTTL time.Duration // the same for NXDOMAIN and NODATA
-}
-
-// validated returns cfg with its defaults filled in, or what is wrong with it.
-func (cfg Config) validated() (Config, error) {
-	if cfg.MaxBytes == 0 {
-		cfg.MaxBytes = DefaultMaxBytes
-	}
-	if cfg.MaxTTL == 0 {
-		cfg.MaxTTL = max(DefaultMaxTTL, cfg.MinTTL)
-	}
-	if cfg.MaxNegativeTTL == 0 {
-		cfg.MaxNegativeTTL = min(max(DefaultMaxNegativeTTL, cfg.MinTTL), cfg.MaxTTL)
-	}
-	switch {
-	case cfg.MaxBytes < minBytes:
-		return cfg, fmt.Errorf("make a cache: Config.MaxBytes is %d: want 0 (the default, %d) or at least %d",
-			cfg.MaxBytes, DefaultMaxBytes, minBytes)
-	case cfg.MinTTL < 0 || cfg.MaxTTL < 0 || cfg.MaxNegativeTTL < 0:
-		return cfg, errors.New("make a cache: a TTL of Config is negative")
-	case cfg.MinTTL > cfg.MaxTTL:
-		return cfg, fmt.Errorf("make a cache: Config.MinTTL (%v) is above Config.MaxTTL (%v)", cfg.MinTTL, cfg.MaxTTL)
-	case cfg.MinTTL > cfg.MaxNegativeTTL:
-		return cfg, fmt.Errorf("make a cache: Config.MinTTL (%v) is above Config.MaxNegativeTTL (%v)", cfg.MinTTL, cfg.MaxNegativeTTL)
-	case cfg.MaxTTL < time.Second || cfg.MaxNegativeTTL < time.Second:
-		return cfg, errors.New("make a cache: Config.MaxTTL or MaxNegativeTTL is below a second, the least that DNS can say")
-	}
-	return cfg, nil
-}
-
 // Cache keeps replies. It is safe for concurrent use.
 type Cache struct {
-	cfg  Config
+	cfg  atomic.Pointer[Config]
 	seed maphash.Seed // random, so that nobody can aim at a collision
 	// Entries are found by a hash of their key, so that a look-up by bytes
 	// makes no string; the key itself is compared after.
-	data  *otter.Cache[uint64, *Entry]
-	count *stats.Counter
+	data       *otter.Cache[uint64, *entry]
+	count      *stats.Counter
+	stale      atomic.Uint64
+	prefetches atomic.Uint64
 }
 
 // Stats is what a cache did and holds. Counters only grow.
 type Stats struct {
-	Entries   int   // held, expired ones included
-	Bytes     int64 // that they take
-	Hits      uint64
-	Misses    uint64
-	Evictions uint64 // for want of room
+	Entries    int    // held, expired ones included
+	Bytes      int64  // that they take
+	Hits       uint64 // look-ups that found a fresh answer
+	Stale      uint64 // that found a stale one
+	Misses     uint64 // that found neither
+	Prefetches uint64 // that were asked to refresh what they found
+	Evictions  uint64 // for want of room
 }
 
 // evictions lets otter count evictions only: what it takes for a hit may be
@@ -99,12 +50,13 @@ func New(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{cfg: cfg, seed: maphash.MakeSeed(), count: stats.NewCounter()}
+	c := &Cache{seed: maphash.MakeSeed(), count: stats.NewCounter()}
+	c.cfg.Store(&cfg)
 	// No ExpiryCalculator: an entry knows when it expires, from the time that
 	// is passed in, and otter then runs no goroutine but for short maintenance.
-	c.data, err = otter.New(&otter.Options[uint64, *Entry]{
+	c.data, err = otter.New(&otter.Options[uint64, *entry]{
 		MaximumWeight: uint64(cfg.MaxBytes),
-		Weigher:       func(_ uint64, e *Entry) uint32 { return e.weight },
+		Weigher:       func(_ uint64, e *entry) uint32 { return e.weight() },
 		StatsRecorder: evictions{c.count},
 	})
 	if err != nil {
@@ -113,34 +65,92 @@ func New(cfg Config) (*Cache, error) {
 	return c, nil
 }
 
-// Get returns the entry stored under key (of [wire.AppendKey]) that holds at
-// now. The entry is shared: read only.
-func (c *Cache) Get(key []byte, now time.Time) (*Entry, bool) {
+// Configure changes the limits of a cache in use, and evicts what no longer fits.
+// Limits on TTLs hold for what is stored from here on. An invalid cfg changes
+// nothing.
+func (c *Cache) Configure(cfg Config) error {
+	cfg, err := cfg.validated()
+	if err != nil {
+		return err
+	}
+	c.cfg.Store(&cfg)
+	c.data.SetMaximum(uint64(cfg.MaxBytes))
+	return nil
+}
+
+// Get looks for the answer stored under key that is of use at now, and puts it
+// into a, which is left as it was on a Miss. It allocates nothing.
+func (c *Cache) Get(key []byte, now time.Time, a *Answer) State {
 	e, ok := c.data.GetIfPresent(maphash.Bytes(c.seed, key))
-	if !ok || string(e.key) != string(key) || !e.fresh(now) {
+	if !ok || !e.hasKey(key) {
 		c.count.RecordMisses(1)
-		return nil, false
+		return Miss
+	}
+	cfg, n := c.cfg.Load(), now.UnixNano()
+	s := e.state(n, cfg.MaxStale)
+	if s == Miss {
+		c.count.RecordMisses(1)
+		return Miss
+	}
+	a.fill(e, s, n)
+	if s == Stale {
+		c.stale.Add(1)
+		a.Failed = e.failedLately(n)
+		return Stale
 	}
 	c.count.RecordHits(1)
-	return e, true
+	if cfg.Prefetch && !e.failure() && e.askedAgain(n) {
+		c.prefetches.Add(1)
+		a.Refresh = true
+	}
+	return Fresh
 }
 
 // Put stores a copy of r under key, for as long as r and the configuration
-// allow. What may not be cached (an error, a truncated reply, TTL 0) changes
-// nothing: a SERVFAIL never replaces good data, not even expired.
+// allow. key is that of [wire.AppendKey] for r's question, with or without
+// something of the caller's behind it; a reply to another question is not
+// stored. What may not be cached (most errors, a truncated reply, TTL 0) changes
+// nothing.
+//
+// A SERVFAIL is kept for a few seconds, but never in place of an answer that is
+// fresh or stale: over one it means the same as [Cache.Failed].
 func (c *Cache) Put(key []byte, r *wire.Reply, now time.Time) {
-	if r.TTL == 0 || r.TC || r.Rcode != wire.RcodeSuccess && r.Rcode != wire.RcodeNXDomain {
+	if r.TC || !keyFits(key, r) {
 		return
 	}
-	if int64(minWeight+len(key)+len(r.Msg)) > c.cfg.MaxBytes/fairShare {
+	cfg := c.cfg.Load()
+	if int64(entryLen(key, r)+otterBytes) > cfg.MaxBytes/fairShare {
 		return
 	}
-	least, most := seconds(c.cfg.MinTTL), seconds(c.cfg.MaxTTL)
-	if r.Negative {
-		most = seconds(c.cfg.MaxNegativeTTL)
+	switch {
+	case r.Rcode == wire.RcodeServFail:
+		c.putFailure(cfg, key, r, now)
+	case r.TTL != 0 && (r.Rcode == wire.RcodeSuccess || r.Rcode == wire.RcodeNXDomain):
+		limit := func(ttl uint32) uint32 { return cfg.ttl(ttl, r.Negative) }
+		c.data.Set(maphash.Bytes(c.seed, key), newEntry(key, r, now, limit(r.TTL), limit))
 	}
-	e := newEntry(key, r, now, least, most)
-	c.data.Set(maphash.Bytes(c.seed, key), e)
+}
+
+// putFailure stores a SERVFAIL, unless there is something better.
+func (c *Cache) putFailure(cfg *Config, key []byte, r *wire.Reply, now time.Time) {
+	limit := func(ttl uint32) uint32 { return min(ttl, failureTTL) }
+	failure := newEntry(key, r, now, failureTTL, limit)
+	n := now.UnixNano()
+	c.data.Compute(maphash.Bytes(c.seed, key), func(old *entry, found bool) (*entry, otter.ComputeOp) {
+		if found && !old.failure() && old.hasKey(key) && old.state(n, cfg.MaxStale) != Miss {
+			old.fail(n)
+			return old, otter.CancelOp
+		}
+		return failure, otter.WriteOp
+	})
+}
+
+// Failed notes that the answer stored under key, if there is one, could not be
+// refreshed: for half a minute, [Answer.Failed] says so once it is stale.
+func (c *Cache) Failed(key []byte, now time.Time) {
+	if e, ok := c.data.GetEntryQuietly(maphash.Bytes(c.seed, key)); ok && e.Value.hasKey(key) {
+		e.Value.fail(now.UnixNano())
+	}
 }
 
 // Flush drops every entry.
@@ -159,16 +169,12 @@ func (c *Cache) Stats() Stats {
 	c.data.CleanUp()
 	s := c.count.Snapshot()
 	return Stats{
-		Bytes:     int64(c.data.WeightedSize()),
-		Entries:   c.data.EstimatedSize(),
-		Hits:      s.Hits,
-		Misses:    s.Misses,
-		Evictions: s.Evictions,
+		Bytes:      int64(c.data.WeightedSize()),
+		Entries:    c.data.EstimatedSize(),
+		Hits:       s.Hits,
+		Stale:      c.stale.Load(),
+		Misses:     s.Misses,
+		Prefetches: c.prefetches.Load(),
+		Evictions:  s.Evictions,
 	}
-}
-
-// seconds is d as a TTL.
-func seconds(d time.Duration) uint32 {
-	const maxTTL = 1<<31 - 1 // RFC 2181 §8
-	return uint32(min(d/time.Second, maxTTL))
 }

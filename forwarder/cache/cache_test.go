@@ -6,8 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"runtime"
-	"sync"
+	"hash/maphash"
 	"testing"
 	"time"
 
@@ -16,71 +15,12 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// t0 is when the tests' fake clock starts.
-var t0 = time.Unix(1_700_000_000, 0)
-
-// exchange returns the parsed query for name and the upstream's reply to it.
-func exchange(t testing.TB, name string, rcode int, answer, ns string, ede ...dns.EDNS0) (wire.Query, wire.Reply) {
-	t.Helper()
-	m := new(dns.Msg)
-	m.SetQuestion(name, dns.TypeA)
-	b, err := m.Pack()
-	if err != nil {
-		t.Fatal(err)
-	}
-	q, err := wire.ParseQuery(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp := new(dns.Msg)
-	resp.SetRcode(m, rcode)
-	resp.Compress = true
-	for _, s := range []struct {
-		text string
-		to   *[]dns.RR
-	}{{answer, &resp.Answer}, {ns, &resp.Ns}} {
-		zp := dns.NewZoneParser(bytes.NewReader([]byte(s.text)), "", "")
-		for rr, ok := zp.Next(); ok; rr, ok = zp.Next() {
-			*s.to = append(*s.to, rr)
-		}
-		if err := zp.Err(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(ede) > 0 {
-		resp.SetEdns0(1232, false)
-		resp.IsEdns0().Option = ede
-	}
-	if b, err = resp.Pack(); err != nil {
-		t.Fatal(err)
-	}
-	r, err := wire.ParseReply(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q, r
-}
-
-func newCache(t testing.TB, cfg Config) *Cache {
-	t.Helper()
-	c, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
-}
-
-const (
-	positive = "www.example. 300 IN A 192.0.2.1\n"
-	negative = "example. 600 IN SOA ns. host. 1 2 3 4 400\n"
-)
-
 func TestGetAndAge(t *testing.T) {
 	c := newCache(t, Config{})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
 	key := wire.AppendKey(nil, &q)
-	if _, ok := c.Get(key, t0); ok {
+	var a Answer
+	if c.Get(key, t0, &a) != Miss {
 		t.Fatal("a hit in an empty cache")
 	}
 	c.Put(key, &r, t0)
@@ -89,43 +29,36 @@ func TestGetAndAge(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		after time.Duration
-		ttl   uint32
-		hit   bool
+		ttl   uint32 // 0: a miss
 	}{
-		{0, 300, true},
-		{999 * time.Millisecond, 300, true},
-		{100 * time.Second, 200, true},
-		{299*time.Second + 999*time.Millisecond, 1, true},
-		{300 * time.Second, 0, false},
-		{time.Hour, 0, false},
-		{-time.Second, 300, true}, // a reader that read its clock before the writer
-		{-time.Hour, 0, false},    // the clock was set back
+		{0, 300},
+		{999 * time.Millisecond, 300},
+		{100 * time.Second, 200},
+		{299*time.Second + 999*time.Millisecond, 1},
+		{300 * time.Second, 0},
+		{time.Hour, 0},
+		{-time.Second, 300}, // a reader that read its clock before the writer
+		{-time.Hour, 0},     // the clock was set back
 	} {
-		e, ok := c.Get(key, t0.Add(tt.after))
-		if ok != tt.hit {
-			t.Errorf("after %v: hit is %v, want %v", tt.after, ok, tt.hit)
+		s := c.Get(key, t0.Add(tt.after), &a)
+		if (s == Fresh) != (tt.ttl != 0) || s == Stale {
+			t.Errorf("after %v: state %v, want TTL %d", tt.after, s, tt.ttl)
 		}
-		if !ok {
+		if s != Fresh {
 			continue
 		}
-		m := new(dns.Msg)
-		if err := m.Unpack(wire.AppendReply(nil, &q, &e.Reply, e.Age(t0.Add(tt.after)), 0)); err != nil {
-			t.Fatal(err)
-		}
+		m := unpack(t, a.Append(nil, &q, 0))
 		if got := m.Answer[0].Header().Ttl; got != tt.ttl {
 			t.Errorf("after %v: TTL %d, want %d", tt.after, got, tt.ttl)
 		}
 	}
-	if e, _ := c.Get(key, t0.Add(time.Minute)); e.Left(t0.Add(time.Minute)) != 4*time.Minute {
-		t.Errorf("left after a minute: %v, want 4m", e.Left(t0.Add(time.Minute)))
-	}
 	c.Flush()
-	if _, ok := c.Get(key, t0); ok {
+	if c.Get(key, t0, &a) != Miss {
 		t.Error("a hit after Flush")
 	}
 	s := c.Stats()
-	if s.Hits != 6 || s.Misses != 5 || s.Entries != 0 || s.Bytes != 0 || s.Evictions != 0 {
-		t.Errorf("%+v: want 6 hits, 5 misses, nothing held, nothing evicted", s)
+	if s.Hits != 5 || s.Misses != 5 || s.Stale != 0 || s.Entries != 0 || s.Bytes != 0 || s.Evictions != 0 {
+		t.Errorf("%+v: want 5 hits, 5 misses, nothing held, nothing evicted", s)
 	}
 }
 
@@ -144,9 +77,11 @@ func TestWhatIsKept(t *testing.T) {
 		{name: "NXDOMAIN, RFC 2308 §5", rcode: dns.RcodeNameError, ns: negative, want: 400 * time.Second},
 		{name: "NODATA", ns: negative, want: 400 * time.Second},
 		{name: "NXDOMAIN without SOA", rcode: dns.RcodeNameError},
-		{name: "SERVFAIL", rcode: dns.RcodeServerFailure, answer: positive},
-		{name: "SERVFAIL that claims a TTL", rcode: dns.RcodeServerFailure, answer: positive,
-			edit: func(r *wire.Reply) { r.TTL = 300 }},
+		{name: "SERVFAIL, RFC 9520 §3.2", rcode: dns.RcodeServerFailure, answer: positive, want: 5 * time.Second},
+		{name: "SERVFAIL with MinTTL", rcode: dns.RcodeServerFailure, cfg: Config{MinTTL: time.Minute}, want: 5 * time.Second},
+		{name: "SERVFAIL with TC", rcode: dns.RcodeServerFailure, edit: func(r *wire.Reply) { r.TC = true }},
+		{name: "REFUSED", rcode: dns.RcodeRefused, answer: positive},
+		{name: "REFUSED that claims a TTL", rcode: dns.RcodeRefused, answer: positive, edit: func(r *wire.Reply) { r.TTL = 300 }},
 		{name: "TC that claims a TTL", answer: positive, edit: func(r *wire.Reply) { r.TC = true }},
 		{name: "TTL 0", answer: "www.example. 0 IN A 192.0.2.1\n", cfg: Config{MinTTL: time.Minute}},
 		{name: "MinTTL", answer: positive, cfg: Config{MinTTL: time.Hour}, want: time.Hour},
@@ -164,69 +99,111 @@ func TestWhatIsKept(t *testing.T) {
 			}
 			key := wire.AppendKey(nil, &q)
 			c.Put(key, &r, t0)
-			e, ok := c.Get(key, t0)
-			if ok != (tt.want != 0) || ok != (c.Stats().Entries == 1) {
-				t.Fatalf("kept: %v (%+v)", ok, c.Stats())
+			var a Answer
+			s := c.Get(key, t0, &a)
+			if (s == Fresh) != (tt.want != 0) || (s == Fresh) != (c.Stats().Entries == 1) {
+				t.Fatalf("state %v (%+v)", s, c.Stats())
 			}
-			if !ok {
+			if s != Fresh {
 				return
 			}
-			if got := e.Left(t0); got != tt.want {
-				t.Errorf("kept for %v, want %v", got, tt.want)
+			if c.Get(key, t0.Add(tt.want-1), &a) != Fresh || c.Get(key, t0.Add(tt.want), &a) != Miss {
+				t.Errorf("not kept for %v", tt.want)
 			}
 			// A client counts from what it is told: never longer than we do,
 			// and with a raised TTL not less.
-			for _, off := range e.Reply.TTLs {
-				ttl := time.Duration(binary.BigEndian.Uint32(e.Reply.Msg[off:])) * time.Second
+			for _, off := range a.Reply.TTLs {
+				ttl := time.Duration(binary.BigEndian.Uint32(a.Reply.Msg[off:])) * time.Second
 				if ttl != tt.want {
 					t.Errorf("a record's TTL is %v, want %v", ttl, tt.want)
 				}
 			}
-			if len(e.Reply.EDE) != 1 || e.Reply.EDE[0].Text != "why" {
-				t.Errorf("EDE %+v", e.Reply.EDE)
+			if r.Negative != a.Reply.Negative || r.Rcode != a.Reply.Rcode {
+				t.Errorf("kept as %+v", a.Reply)
 			}
 		})
 	}
 }
 
-// TestCopies: more records than fit an Entry itself, and the copy is whole.
+// TestCopies: what comes out is what went in, whatever becomes of that.
 func TestCopies(t *testing.T) {
 	c := newCache(t, Config{})
 	answer := ""
-	for i := range 3 * fewTTLs {
+	for i := range 24 {
 		answer += fmt.Sprintf("www.example. %d IN A 192.0.2.%d\n", 100+i, i)
 	}
-	q, r := exchange(t, "www.example.", dns.RcodeSuccess, answer, "", &dns.EDNS0_EDE{InfoCode: 3})
+	q, r := exchange(t, "WWW.example.", dns.RcodeSuccess, answer, "",
+		&dns.EDNS0_EDE{InfoCode: 3, ExtraText: "why"}, &dns.EDNS0_EDE{InfoCode: 4}, &dns.EDNS0_EDE{InfoCode: 5, ExtraText: "and"})
+	q.EDNS, q.AD, r.AD = true, true, true
 	key := wire.AppendKey(nil, &q)
 	c.Put(key, &r, t0)
-	want := wire.AppendReply(nil, &q, &r, 7, 0)
+	own := wire.EDE{Code: 13, Text: "ours"}
+	want := wire.AppendReply(nil, &q, &r, 7, 0, own)
 	clear(r.Msg)
 	clear(r.TTLs)
 	clear(r.EDE)
 	clear(key[:5])
-	e, ok := c.Get(wire.AppendKey(nil, &q), t0.Add(7*time.Second))
-	if !ok {
+	var a Answer
+	if c.Get(wire.AppendKey(nil, &q), t0.Add(7*time.Second), &a) != Fresh {
 		t.Fatal("a miss")
 	}
-	if got := wire.AppendReply(nil, &q, &e.Reply, 7, 0); !bytes.Equal(got, want) || e.Reply.EDE[0].Code != 3 {
+	if got := a.Append(nil, &q, 0, own); !bytes.Equal(got, want) {
 		t.Errorf("%x, want %x", got, want)
 	}
 }
 
-func TestServFailNeverReplacesGoodData(t *testing.T) {
+// TestLongEDE: more text than an entry has room for is cut, and nothing else lost.
+func TestLongEDE(t *testing.T) {
 	c := newCache(t, Config{})
-	q, good := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
-	_, bad := exchange(t, "www.example.", dns.RcodeServerFailure, "", "")
-	key := wire.AppendKey(nil, &q)
-	c.Put(key, &good, t0)
-	c.Put(key, &bad, t0.Add(time.Second))
-	if e, ok := c.Get(key, t0.Add(2*time.Second)); !ok || e.Reply.Rcode != wire.RcodeSuccess {
-		t.Error("the good answer is gone")
+	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
+	q.EDNS = true
+	for i := range 10 {
+		r.EDE = append(r.EDE, wire.EDE{Code: uint16(i), Text: string(bytes.Repeat([]byte{'x'}, 100*i))})
 	}
-	// A later good answer does replace it, and starts its own count.
-	c.Put(key, &good, t0.Add(200*time.Second))
-	if e, ok := c.Get(key, t0.Add(400*time.Second)); !ok || e.Age(t0.Add(400*time.Second)) != 200 {
-		t.Error("the newer answer did not take the older one's place")
+	c.Put(wire.AppendKey(nil, &q), &r, t0)
+	var a Answer
+	if c.Get(wire.AppendKey(nil, &q), t0, &a) != Fresh {
+		t.Fatal("a miss")
+	}
+	r.EDE = r.EDE[:maxEDEs]
+	if got, want := a.Append(nil, &q, 0), wire.AppendReply(nil, &q, &r, 0, 0); !bytes.Equal(got, want) {
+		t.Errorf("%x, want %x", got, want)
+	}
+}
+
+// TestKeys: each key has its own answer, and a reply to another question is not
+// taken for any.
+func TestKeys(t *testing.T) {
+	c := newCache(t, Config{})
+	q, r := exchange(t, "wWw.Example.", dns.RcodeSuccess, positive, "")
+	key := wire.AppendKey(nil, &q)
+	scope := append(bytes.Clone(key), bytes.Repeat([]byte{7}, 80)...)
+	var a Answer
+	c.Put(key, &r, t0)
+	if c.Get(key, t0, &a) != Fresh || c.Get(scope, t0, &a) != Miss {
+		t.Error("a key and one with a suffix are not told apart")
+	}
+	c.Put(scope, &r, t0)
+	c.Flush()
+	c.Put(scope, &r, t0)
+	if c.Get(scope, t0, &a) != Fresh || c.Get(key, t0, &a) != Miss {
+		t.Error("a key with a suffix and one without are not told apart")
+	}
+	c.Flush()
+	for name, bad := range map[string][]byte{
+		"empty":              nil,
+		"shorter":            key[:len(key)-2],
+		"another name":       append([]byte("\x03xww"), key[4:]...),
+		"another type":       append(append(bytes.Clone(key[:len(key)-5]), 0, 0x41), key[len(key)-3:]...),
+		"a suffix too long":  append(bytes.Clone(key), make([]byte, 255)...),
+		"upper case":         append([]byte("\x03WWW"), key[4:]...),
+		"without the labels": key[5:],
+	} {
+		c.Put(bad, &r, t0)
+		if n := c.Stats().Entries; n != 0 {
+			t.Errorf("%s: stored", name)
+			c.Flush()
+		}
 	}
 }
 
@@ -236,11 +213,21 @@ func TestCollisionIsAMiss(t *testing.T) {
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
 	key := wire.AppendKey(nil, &q)
 	c.Put(key, &r, t0)
-	e, _ := c.Get(key, t0)
-	e.key = append([]byte(nil), key...)
-	e.key[len(key)-1] ^= 1
-	if _, ok := c.Get(key, t0); ok {
-		t.Error("answered from another key's entry")
+	var a Answer
+	c.Get(key, t0, &a)
+	for i := range len(key) - 1 {
+		stored := &a.Reply.Msg[wire.HeaderLen+i] // where all of the key is but its end
+		*stored ^= 1
+		if c.Get(key, t0, &a) != Miss {
+			t.Errorf("answered from the entry of a key that differs at %d", i)
+		}
+		*stored ^= 1
+	}
+	other := append(bytes.Clone(key[:len(key)-1]), key[len(key)-1]^1)
+	e, _ := c.data.GetIfPresent(maphash.Bytes(c.seed, key))
+	c.data.Set(maphash.Bytes(c.seed, other), e)
+	if c.Get(other, t0, &a) != Miss {
+		t.Error("answered from the entry of a key with another end")
 	}
 }
 
@@ -250,7 +237,7 @@ func TestBoundHolds(t *testing.T) {
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
 	key := wire.AppendKey(nil, &q)
 	for i := range 20_000 {
-		binary.BigEndian.PutUint32(key, uint32(i))
+		number(key, &r, i)
 		c.Put(key, &r, t0)
 	}
 	s := c.Stats()
@@ -260,144 +247,76 @@ func TestBoundHolds(t *testing.T) {
 	if s.Evictions == 0 || s.Entries >= 20_000 || s.Entries == 0 {
 		t.Errorf("%+v", s)
 	}
+	if err := c.Configure(Config{MaxBytes: bound / 4}); err != nil {
+		t.Fatal(err)
+	}
+	if less := c.Stats(); less.Bytes > bound/4 || less.Bytes < bound/8 || less.Evictions <= s.Evictions {
+		t.Errorf("%+v after the bound was lowered to %d", less, bound/4)
+	}
 }
 
 func TestBigEntryIsNotKept(t *testing.T) {
 	c := newCache(t, Config{MaxBytes: 1 << 20})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
-	r.Msg = append(r.Msg, make([]byte, 1<<20/fairShare)...)
 	key := wire.AppendKey(nil, &q)
-	c.Put(key, &r, t0)
-	if _, ok := c.Get(key, t0); ok {
+	room := 1<<20/fairShare - otterBytes - entryLen(key, &r)
+	r.Msg = append(r.Msg, make([]byte, room)...)
+	var a Answer
+	if c.Put(key, &r, t0); c.Get(key, t0, &a) != Fresh {
+		t.Error("an entry of just its fair share was not kept")
+	}
+	c.Flush()
+	r.Msg = append(r.Msg, 0)
+	if c.Put(key, &r, t0); c.Get(key, t0, &a) != Miss {
 		t.Error("an entry above its fair share was kept")
 	}
 }
 
-// TestBytesAreHonest compares what the cache says it takes with what the heap
-// grew by.
-func TestBytesAreHonest(t *testing.T) {
-	for _, records := range []int{1, 20} {
-		answer := ""
-		for i := range records {
-			answer += fmt.Sprintf("www.example. 300 IN A 192.0.2.%d\n", i)
-		}
-		q, r := exchange(t, "www.example.", dns.RcodeSuccess, answer, "")
-		key := wire.AppendKey(nil, &q)
-		before := heap()
-		c := newCache(t, Config{MaxBytes: 1 << 30})
-		const n = 50_000
-		for i := range n {
-			binary.BigEndian.PutUint32(key, uint32(i))
-			c.Put(key, &r, t0)
-		}
-		s := c.Stats()
-		took := int64(heap() - before)
-		t.Logf("%d records: %d bytes an entry by the cache's count, %d by the heap's", records, s.Bytes/n, took/n)
-		if s.Entries != n || s.Bytes < took*3/4 || s.Bytes > took*3/2 {
-			t.Errorf("%d records: the cache counts %d bytes, the heap %d", records, s.Bytes, took)
-		}
-		runtime.KeepAlive(c)
-	}
-}
-
-func heap() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
-}
-
 func TestConfig(t *testing.T) {
+	c := newCache(t, Config{MaxTTL: time.Minute})
 	for _, cfg := range []Config{
 		{MaxBytes: -1},
 		{MaxBytes: 100},
 		{MinTTL: -1},
 		{MaxTTL: -1},
 		{MaxNegativeTTL: -1},
+		{MaxStale: -1},
 		{MaxTTL: time.Millisecond},
 		{MinTTL: time.Hour, MaxTTL: time.Minute},
 		{MinTTL: time.Hour, MaxNegativeTTL: time.Minute},
 	} {
 		if _, err := New(cfg); err == nil {
-			t.Errorf("%+v: no error", cfg)
+			t.Errorf("New(%+v): no error", cfg)
 		}
+		if err := c.Configure(cfg); err == nil {
+			t.Errorf("Configure(%+v): no error", cfg)
+		}
+	}
+	if got := c.cfg.Load().MaxTTL; got != time.Minute {
+		t.Errorf("an invalid configuration changed MaxTTL to %v", got)
 	}
 	newCache(t, Config{MinTTL: 48 * time.Hour}) // above the defaults: they give way
 }
 
-func TestConcurrentUse(t *testing.T) {
-	c := newCache(t, Config{MaxBytes: 256 << 10})
-	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
-	var wg sync.WaitGroup
-	for g := range 4 {
-		wg.Go(func() {
-			key := wire.AppendKey(nil, &q)
-			var buf []byte
-			for i := range 5000 {
-				binary.BigEndian.PutUint32(key, uint32(i*(g+1)%1500))
-				if e, ok := c.Get(key, t0); ok {
-					buf = wire.AppendReply(buf[:0], &q, &e.Reply, e.Age(t0), 0)
-				} else {
-					c.Put(key, &r, t0)
-				}
-				if i == 2500 && g == 0 {
-					c.Flush()
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if s := c.Stats(); s.Hits+s.Misses != 20_000 || s.Bytes > 256<<10 {
-		t.Errorf("%+v", s)
-	}
-}
-
-func TestHitAllocatesNothing(t *testing.T) {
+// TestConfigure: limits hold for what comes after, MaxStale and Prefetch at once.
+func TestConfigure(t *testing.T) {
 	c := newCache(t, Config{})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
-	c.Put(wire.AppendKey(nil, &q), &r, t0)
-	out, key := make([]byte, 0, 2048), make([]byte, 0, wire.MaxKeyLen)
-	if n := testing.AllocsPerRun(1000, func() { out, key = hit(t, c, q.Msg, out, key) }); n != 0 {
-		t.Errorf("a cache hit takes %v allocations", n)
+	key := wire.AppendKey(nil, &q)
+	c.Put(key, &r, t0)
+	var a Answer
+	at := t0.Add(301 * time.Second)
+	if c.Get(key, at, &a) != Miss {
+		t.Error("stale though that is off")
 	}
-}
-
-// hit is the whole way of a query that is answered from the cache.
-func hit(t testing.TB, c *Cache, msg, out, key []byte) ([]byte, []byte) {
-	q, err := wire.ParseQuery(msg)
-	if err != nil {
+	if err := c.Configure(Config{MaxTTL: time.Minute, MaxStale: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	now := t0.Add(10 * time.Second)
-	key = wire.AppendKey(key[:0], &q)
-	e, ok := c.Get(key, now)
-	if !ok {
-		t.Fatal("a miss")
+	if c.Get(key, t0.Add(299*time.Second), &a) != Fresh || c.Get(key, at, &a) != Stale {
+		t.Error("the new configuration changed a stored TTL, or MaxStale does not hold")
 	}
-	return wire.AppendReply(out[:0], &q, &e.Reply, e.Age(now), q.UDPLimit()), key
-}
-
-func BenchmarkCacheHit(b *testing.B) {
-	c := newCache(b, Config{})
-	q, r := exchange(b, "www.example.", dns.RcodeSuccess, positive, "")
-	c.Put(wire.AppendKey(nil, &q), &r, t0)
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		out, key := make([]byte, 0, 2048), make([]byte, 0, wire.MaxKeyLen)
-		for pb.Next() {
-			out, key = hit(b, c, q.Msg, out, key)
-		}
-	})
-}
-
-func BenchmarkPut(b *testing.B) {
-	c := newCache(b, Config{})
-	q, r := exchange(b, "www.example.", dns.RcodeSuccess, positive, "")
-	key := wire.AppendKey(nil, &q)
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		binary.BigEndian.PutUint32(key, uint32(i))
-		c.Put(key, &r, t0)
+	c.Put(key, &r, t0)
+	if c.Get(key, t0.Add(61*time.Second), &a) != Stale {
+		t.Error("the new MaxTTL does not hold")
 	}
 }

@@ -72,7 +72,8 @@ func flags3(q *Query, rcode uint16) byte {
 // question byte for byte (so that its spelling comes back, which 0x20 clients
 // check), RD and CD as sent, RA set, AA clear, AD only if it is true and the
 // client showed that it knows AD (RFC 6840 §5.8), TTLs counted down by age
-// seconds, and an OPT of our own only if q had one.
+// seconds (those of a stale reply become [StaleTTL], whatever they were), and an
+// OPT of our own only if q had one.
 //
 // A limit above 0 is that of UDP (see [Query.UDPLimit]; below 512 it counts as
 // 512): to what does not fit, EDE texts are lost first, then EDEs, and at last
@@ -116,7 +117,10 @@ func AppendReply(dst []byte, q *Query, r *Reply, age uint32, limit int, ede ...E
 	if r.AD && (q.AD || q.DO) {
 		msg[3] |= bitAD
 	}
-	if age > 0 {
+	switch {
+	case r.Stale:
+		setTTLs(msg, r.TTLs, StaleTTL)
+	case age > 0:
 		countDown(msg, r.TTLs, age)
 	}
 	if !opt {
@@ -136,6 +140,15 @@ func countDown(msg []byte, ttls []uint16, age uint32) {
 		field := msg[off : off+4]
 		ttl := binary.BigEndian.Uint32(field)
 		binary.BigEndian.PutUint32(field, ttl-min(ttl, age))
+	}
+}
+
+// setTTLs gives every record of msg one TTL. In a stale reply some records may
+// not have expired; they get no more than the others do, for they will be fetched
+// together.
+func setTTLs(msg []byte, ttls []uint16, ttl uint32) {
+	for _, off := range ttls {
+		binary.BigEndian.PutUint32(msg[off:off+4], ttl)
 	}
 }
 

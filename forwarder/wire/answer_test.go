@@ -194,6 +194,29 @@ func TestTTLsCountDown(t *testing.T) {
 	}
 }
 
+// TestStaleTTLs: whatever the TTLs and the age are, a client hears 30 seconds
+// (RFC 8767 §4), and OPT keeps its flags.
+func TestStaleTTLs(t *testing.T) {
+	r := mustReply(t, reply(0, 1, 1, 1,
+		rawRecord(self, TypeA, ClassIN, 300, addr), soa(name(), 100, 50), rawRecord(self, TypeA, ClassIN, 7, addr)))
+	if r.Stale {
+		t.Error("an upstream's reply is stale")
+	}
+	r.Stale = true
+	q := mustQuery(t, ask(fRD, 1, opt(512, 0x8000)))
+	for _, age := range []uint32{0, 100, 1<<32 - 1} {
+		m := unpack(t, AppendReply(nil, &q, &r, age, 0, EDE{EDEStaleAnswer, ""}))
+		for _, rr := range []dns.RR{m.Answer[0], m.Ns[0], m.Extra[0]} {
+			if got := rr.Header().Ttl; got != StaleTTL {
+				t.Errorf("age %d: TTL %d, want %d", age, got, StaleTTL)
+			}
+		}
+		if o := m.IsEdns0(); o == nil || !o.Do() || o.Version() != 0 {
+			t.Errorf("OPT is %v", o)
+		}
+	}
+}
+
 func TestTruncation(t *testing.T) {
 	txt := func(n int) []byte { return in(self, TypeTXT, make([]byte, n)) }
 	plain := mustQuery(t, ask(fRD, 0))

@@ -28,6 +28,10 @@ const (
 	MaxQueryLen = 384
 	// MaxKeyLen is the most that AppendKey writes.
 	MaxKeyLen = MaxName + 5
+	// StaleTTL is the TTL of every record in a stale reply, in seconds (RFC 8767
+	// §4): short enough that the client soon hears of the real answer, long
+	// enough that it does not ask again and again meanwhile.
+	StaleTTL = 30
 )
 
 // Opcodes (RFC 1035, 1996, 2136, 8490).

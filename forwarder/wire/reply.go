@@ -29,6 +29,9 @@ type Reply struct {
 	// Negative: NXDOMAIN, or no record of the type asked for (NODATA), be it
 	// at the end of a chain of CNAMEs.
 	Negative bool
+	// Stale: the reply is past its TTL and given all the same (RFC 8767), for
+	// want of a newer one. ParseReply leaves it false; a cache sets it.
+	Stale bool
 
 	TC  bool
 	AD  bool

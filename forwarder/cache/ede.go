@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cache
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"sotto/forwarder/wire"
+)
+
+const (
+	// edeHead is what stands before an EDE's text in an entry: its code, and
+	// the text's length in one byte. (No more than 200 bytes are ever sent.)
+	edeHead    = 3
+	maxEDEText = 255
+	// maxEDEs is how many [wire.ParseReply] keeps.
+	maxEDEs = 8
+)
+
+// edesLen is how many bytes packEDEs writes.
+func edesLen(ede []wire.EDE) int {
+	n := 0
+	for i := range ede {
+		n += edeHead + min(len(ede[i].Text), maxEDEText)
+	}
+	return n
+}
+
+// packEDEs writes ede to dst, which is as long as that takes.
+func packEDEs(dst []byte, ede []wire.EDE) {
+	for i := range ede {
+		binary.BigEndian.PutUint16(dst, ede[i].Code)
+		n := copy(dst[edeHead:], ede[i].Text[:min(len(ede[i].Text), maxEDEText)])
+		dst[2] = byte(n)
+		dst = dst[edeHead+n:]
+	}
+}
+
+// unpackEDEs reads what packEDEs wrote into room. The texts alias packed, which
+// nobody changes.
+func unpackEDEs(room *[maxEDEs]wire.EDE, packed []byte) []wire.EDE {
+	n := 0
+	for ; n < len(room) && len(packed) >= edeHead; n++ {
+		end := edeHead + int(packed[2])
+		text := packed[edeHead:end]
+		room[n] = wire.EDE{Code: binary.BigEndian.Uint16(packed), Text: unsafe.String(unsafe.SliceData(text), len(text))}
+		packed = packed[end:]
+	}
+	return room[:n]
+}
