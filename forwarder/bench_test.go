@@ -46,7 +46,7 @@ func fill(tb testing.TB, f *Forwarder, name string) []byte {
 	}
 	r := request{q: q}
 	r.route = f.route(&q, &r.origin)
-	fl := &flight{key: string(r.appendKey(nil)), up: r.route.Upstream, query: wire.AppendQuery(nil, &q)}
+	fl := &flight{key: r.appendKey(nil), up: r.route.Upstream, query: wire.AppendQuery(nil, &q)}
 	if _, err := f.flights.ask(fl, time.Now().Add(time.Second)); err != nil {
 		tb.Fatal(err)
 	}

@@ -19,6 +19,9 @@ const (
 	// which they ask somebody else or give up.
 	DefaultTimeout = 3800 * time.Millisecond
 
+	// DefaultStaleAfter is RFC 8767 §5's client response timer.
+	DefaultStaleAfter = 1800 * time.Millisecond
+
 	// DefaultMaxMisses bounds the upstream queries in flight. With the few
 	// kilobytes that each takes, a hung upstream costs tens of megabytes.
 	DefaultMaxMisses = 8192
@@ -99,6 +102,10 @@ type Config struct {
 	// Timeout bounds the time from a query to its reply.
 	Timeout time.Duration
 
+	// StaleAfter is how long a client waits for the upstream while the cache has
+	// an expired answer, if its Config says that it keeps some.
+	StaleAfter time.Duration
+
 	MaxMisses  int           // upstream queries in flight
 	MaxWaiters int           // clients waiting for them
 	MaxConns   int           // TCP connections held; at most three quarters of the open files allowed
@@ -130,14 +137,17 @@ func (cfg Config) validated() (Config, error) {
 			*l.v = l.def
 		}
 	}
-	if cfg.Timeout < 0 || cfg.TCPIdle < 0 {
-		return cfg, errors.New("make a forwarder: a negative time")
-	}
-	if cfg.Timeout == 0 {
-		cfg.Timeout = DefaultTimeout
-	}
-	if cfg.TCPIdle == 0 {
-		cfg.TCPIdle = DefaultTCPIdle
+	times := []struct {
+		v   *time.Duration
+		def time.Duration
+	}{{&cfg.Timeout, DefaultTimeout}, {&cfg.StaleAfter, DefaultStaleAfter}, {&cfg.TCPIdle, DefaultTCPIdle}}
+	for _, t := range times {
+		if *t.v < 0 {
+			return cfg, errors.New("make a forwarder: a negative time")
+		}
+		if *t.v == 0 {
+			*t.v = t.def
+		}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

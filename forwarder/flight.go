@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,9 @@ const flightShards = 32
 
 // errOverloaded says that a limit of [Config] was reached.
 var errOverloaded = errors.New("overloaded: too many queries wait for an upstream")
+
+// errStaleGone: what was stale was evicted before the upstream answered.
+var errStaleGone = errors.New("no upstream answered in time, and the stale answer is gone")
 
 // errClosed is for who comes while the forwarder ends.
 var errClosed = errors.New("the forwarder is ending")
@@ -65,14 +69,16 @@ const paddedQuery = 128
 // flight is one upstream query and everybody who waits for it.
 type flight struct {
 	fs      *flights
-	key     string
+	key     []byte
 	query   []byte // as sent upstream
 	up      Exchanger
 	start   time.Time
 	waiters []*waiter
+	timer   *time.Timer // runs late; nil: there is nothing stale
 
 	first     [1]*waiter        // backs waiters, which are seldom more
 	queryRoom [paddedQuery]byte // backs query, unless that is longer
+	keyRoom   [usualQuery]byte  // backs key, likewise
 }
 
 // flights are the questions in flight, each asked once.
@@ -84,10 +90,12 @@ type flights struct {
 	seed    maphash.Seed
 	misses  atomic.Int64
 	waiting atomic.Int64
-	shards  [flightShards]struct {
-		sync.Mutex
-		m map[string]*flight
-	}
+	shards  [flightShards]flightShard
+}
+
+type flightShard struct {
+	sync.Mutex
+	m map[string]*flight
 }
 
 func newFlights(ctx context.Context, cfg Config) *flights {
@@ -121,23 +129,24 @@ func (fs *flights) join(w *waiter) bool {
 	}
 	var room [wire.MaxKeyLen + maxScope]byte
 	key := w.appendKey(room[:0])
-	shard := &fs.shards[maphash.Bytes(fs.seed, key)%flightShards]
+	shard := fs.shard(key)
 	shard.Lock()
 	if fl := shard.m[string(key)]; fl != nil {
 		fl.waiters = append(fl.waiters, w)
 		shard.Unlock()
 		return true
 	}
-	if fs.misses.Add(1) > int64(fs.cfg.MaxMisses) {
-		fs.misses.Add(-1)
+	fl := fs.newFlight(&w.request, key)
+	if fl == nil {
 		shard.Unlock()
 		fs.waiting.Add(-1)
 		return false
 	}
-	fl := &flight{fs: fs, key: string(key), up: w.route.Upstream, start: w.start}
-	fl.query = wire.AppendQuery(fl.queryRoom[:0], &w.q)
 	fl.waiters = append(fl.first[:0], w)
-	shard.m[fl.key] = fl
+	if w.stale {
+		fl.timer = time.AfterFunc(time.Until(w.start.Add(fs.cfg.StaleAfter)), fl.late)
+	}
+	shard.m[string(key)] = fl
 	shard.Unlock()
 	if !fs.crew.run(fl) {
 		for _, other := range fs.land(fl) {
@@ -151,11 +160,48 @@ func (fs *flights) join(w *waiter) bool {
 	return true
 }
 
+// refresh asks again for what the cache has, with nobody waiting. Where that cannot
+// be, somebody will come when the answer has expired.
+func (fs *flights) refresh(r *request, key []byte) {
+	shard := fs.shard(key)
+	shard.Lock()
+	if shard.m[string(key)] != nil {
+		shard.Unlock()
+		return
+	}
+	fl := fs.newFlight(r, key)
+	if fl == nil {
+		shard.Unlock()
+		return
+	}
+	shard.m[string(key)] = fl
+	shard.Unlock()
+	if !fs.crew.run(fl) {
+		fs.land(fl)
+	}
+}
+
+// newFlight returns a flight for r's question, or nil if it is one too many. The
+// shard of key is locked.
+func (fs *flights) newFlight(r *request, key []byte) *flight {
+	if fs.misses.Add(1) > int64(fs.cfg.MaxMisses) {
+		fs.misses.Add(-1)
+		return nil
+	}
+	fl := &flight{fs: fs, up: r.route.Upstream, start: r.start}
+	fl.key = append(fl.keyRoom[:0], key...)
+	fl.query = wire.AppendQuery(fl.queryRoom[:0], &r.q)
+	return fl
+}
+
 // run asks the upstream and hands its reply to everybody who waits.
 func (fl *flight) run() {
 	fs := fl.fs
 	reply, err := fs.ask(fl, fl.start.Add(fs.cfg.Timeout))
 	waiters := fs.land(fl)
+	if err != nil || reply.Rcode == wire.RcodeServFail || reply.Rcode == wire.RcodeRefused {
+		waiters = fs.unrefreshed(fl, waiters)
+	}
 	if err != nil {
 		for _, w := range waiters {
 			fs.fail(w, err)
@@ -168,6 +214,16 @@ func (fl *flight) run() {
 		*buf = wire.AppendReply((*buf)[:sinkRoom], &w.q, &reply, 0, w.limit)
 		fs.done(w, *buf, reply.Rcode, nil)
 	}
+}
+
+// unrefreshed notes that what is stale could not be refreshed, gives it to those who
+// wait, and returns those for whom there is nothing (RFC 8767 §5).
+func (fs *flights) unrefreshed(fl *flight, waiters []*waiter) []*waiter {
+	if fs.cfg.Cache == nil {
+		return waiters
+	}
+	fs.cfg.Cache.Failed(fl.key, time.Now())
+	return slices.DeleteFunc(waiters, fs.serveStale)
 }
 
 // ask carries one question upstream, and its answer into the cache.
@@ -188,19 +244,27 @@ func (fs *flights) ask(fl *flight, until time.Time) (wire.Reply, error) {
 		return reply, fmt.Errorf("the upstream refused how it was asked, with %s", wire.RcodeName(reply.Rcode))
 	}
 	if fs.cfg.Cache != nil {
-		fs.cfg.Cache.Put([]byte(fl.key), &reply, time.Now())
+		fs.cfg.Cache.Put(fl.key, &reply, time.Now())
 	}
 	return reply, nil
+}
+
+// shard is where the flight of that key is, if there is one.
+func (fs *flights) shard(key []byte) *flightShard {
+	return &fs.shards[maphash.Bytes(fs.seed, key)%flightShards]
 }
 
 // land takes the flight off the table: whoever asks from here on finds the
 // cache, or starts another.
 func (fs *flights) land(fl *flight) []*waiter {
-	shard := &fs.shards[maphash.String(fs.seed, fl.key)%flightShards]
+	shard := fs.shard(fl.key)
 	shard.Lock()
-	delete(shard.m, fl.key)
+	delete(shard.m, string(fl.key))
 	waiters := fl.waiters
 	shard.Unlock()
+	if fl.timer != nil {
+		fl.timer.Stop() // if it runs already, it finds nobody
+	}
 	fs.misses.Add(-1)
 	return waiters
 }

@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"sotto/forwarder/cache"
 	"sotto/forwarder/wire"
 )
 
@@ -90,6 +89,7 @@ type request struct {
 	start  time.Time
 	limit  int // the longest reply in bytes, 0: no limit but the protocol's
 	tcp    bool
+	stale  bool // the cache has an expired answer, for when the upstream has none
 }
 
 // answer reads the query in msg, which arrived at local, into r, and appends
@@ -123,23 +123,11 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 	return f.fromCache(dst, r)
 }
 
-// fromCache answers r from the cache, if it can.
-func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
-	if f.cfg.Cache == nil {
-		return dst, missed
-	}
-	var room [wire.MaxKeyLen + maxScope]byte
-	var a cache.Answer
-	if f.cfg.Cache.Get(r.appendKey(room[:0]), r.start, &a) != cache.Fresh {
-		return dst, missed
-	}
-	dst = a.Append(dst, &r.q, r.limit)
-	f.observe(r, a.Reply.Rcode, true, nil)
-	return dst, answered
-}
-
 // refuse appends the reply to a query that is one too many.
 func (f *Forwarder) refuse(dst []byte, r *request) []byte {
+	if reply, ok := f.appendStale(dst, r); ok {
+		return reply
+	}
 	dst = wire.AppendError(dst, &r.q, wire.RcodeServFail, reason(errOverloaded))
 	f.observe(r, wire.RcodeServFail, false, errOverloaded)
 	return dst
