@@ -60,14 +60,14 @@ type Answer struct {
 	// given at once, without asking the upstream (RFC 8767 §5).
 	Failed bool
 
-	edes []byte
+	entry *entry
 }
 
 // Append appends the answer as [wire.AppendReply] does: for the client that
 // sent q, in at most limit bytes, with the EDEs of ours and those that the
 // upstream sent.
 func (a *Answer) Append(dst []byte, q *wire.Query, limit int, ede ...wire.EDE) []byte {
-	if len(a.edes) > 0 {
+	if a.entry != nil && a.entry.edes > 0 {
 		return a.appendWithEDEs(dst, q, limit, ede)
 	}
 	return wire.AppendReply(dst, q, &a.Reply, a.Age, limit, ede...)
@@ -78,27 +78,28 @@ func (a *Answer) Append(dst []byte, q *wire.Query, limit int, ede ...wire.EDE) [
 func (a *Answer) appendWithEDEs(dst []byte, q *wire.Query, limit int, ede []wire.EDE) []byte {
 	var room [maxEDEs]wire.EDE
 	r := a.Reply
-	r.EDE = unpackEDEs(&room, a.edes)
+	_, _, packed := a.entry.tail()
+	r.EDE = unpackEDEs(&room, packed)
 	return wire.AppendReply(dst, q, &r, a.Age, limit, ede...)
 }
 
-// fill makes a the answer that e gives at now in state s.
-func (a *Answer) fill(e *entry, s State, now int64) {
-	msg, _, edes := e.tail()
-	*a = Answer{
-		Reply: wire.Reply{
-			Msg:      msg,
-			QEnd:     int(e.qend),
-			TTLs:     e.offsets(),
-			Rcode:    e.rcode(),
-			TTL:      e.ttl,
-			Negative: e.flags&flagNegative != 0,
-			Stale:    s == Stale,
-			AD:       e.flags&flagAD != 0,
-		},
-		Age:  e.age(now),
-		edes: edes,
-	}
+// fill makes a the answer that e gives at now while it is fresh. It is on the path of
+// every hit: fields are set one by one, since a whole Answer would be made
+// first and then copied.
+func (a *Answer) fill(e *entry, now int64) {
+	a.Reply.Msg, _, _ = e.tail()
+	a.Reply.QEnd = int(e.qend)
+	a.Reply.TTLs = e.offsets()
+	a.Reply.Rcode = e.rcode()
+	a.Reply.TTL = e.ttl
+	a.Reply.Negative = e.flags&flagNegative != 0
+	a.Reply.Stale = false
+	a.Reply.TC = false
+	a.Reply.AD = e.flags&flagAD != 0
+	a.Reply.EDE = nil
+	a.Age = e.age(now)
+	a.Refresh, a.Failed = false, false
+	a.entry = e
 }
 
 // askedAgain notes a hit on e, and tells whether it is the one that has to

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
-	"github.com/maypok86/otter/v2/stats"
 
 	"sotto/forwarder/wire"
 )
@@ -20,10 +19,9 @@ type Cache struct {
 	seed maphash.Seed // random, so that nobody can aim at a collision
 	// Entries are found by a hash of their key, so that a look-up by bytes
 	// makes no string; the key itself is compared after.
-	data       *otter.Cache[uint64, *entry]
-	count      *stats.Counter
-	stale      atomic.Uint64
-	prefetches atomic.Uint64
+	data    *otter.Cache[uint64, *entry]
+	count   counters
+	evicted atomic.Uint64
 }
 
 // Stats is what a cache did and holds. Counters only grow.
@@ -37,27 +35,26 @@ type Stats struct {
 	Evictions  uint64 // for want of room
 }
 
-// evictions lets otter count evictions only: what it takes for a hit may be
-// expired, or another key.
-type evictions struct{ *stats.Counter }
-
-func (evictions) RecordHits(int)   {}
-func (evictions) RecordMisses(int) {}
-
 // New returns an empty cache. [Cache.Close] releases it.
 func New(cfg Config) (*Cache, error) {
 	cfg, err := cfg.validated()
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{seed: maphash.MakeSeed(), count: stats.NewCounter()}
+	c := &Cache{seed: maphash.MakeSeed()}
 	c.cfg.Store(&cfg)
 	// No ExpiryCalculator: an entry knows when it expires, from the time that
 	// is passed in, and otter then runs no goroutine but for short maintenance.
+	// No StatsRecorder: what otter takes for a hit may be expired, or another
+	// key, and it would be called at every one.
 	c.data, err = otter.New(&otter.Options[uint64, *entry]{
 		MaximumWeight: uint64(cfg.MaxBytes),
 		Weigher:       func(_ uint64, e *entry) uint32 { return e.weight() },
-		StatsRecorder: evictions{c.count},
+		OnAtomicDeletion: func(e otter.DeletionEvent[uint64, *entry]) {
+			if e.WasEvicted() {
+				c.evicted.Add(1)
+			}
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make a cache: %w", err)
@@ -81,29 +78,28 @@ func (c *Cache) Configure(cfg Config) error {
 // Get looks for the answer stored under key that is of use at now, and puts it
 // into a, which is left as it was on a Miss. It allocates nothing.
 func (c *Cache) Get(key []byte, now time.Time, a *Answer) State {
+	count := c.count.of(a)
 	e, ok := c.data.GetIfPresent(maphash.Bytes(c.seed, key))
 	if !ok || !e.hasKey(key) {
-		c.count.RecordMisses(1)
+		count.found[Miss].Add(1)
 		return Miss
 	}
 	cfg, n := c.cfg.Load(), now.UnixNano()
 	s := e.state(n, cfg.MaxStale)
-	if s == Miss {
-		c.count.RecordMisses(1)
-		return Miss
-	}
-	a.fill(e, s, n)
-	if s == Stale {
-		c.stale.Add(1)
+	count.found[s].Add(1)
+	switch s {
+	case Fresh:
+		a.fill(e, n)
+		if cfg.Prefetch && e.askedAgain(n) {
+			count.prefetches.Add(1)
+			a.Refresh = true
+		}
+	case Stale:
+		a.fill(e, n)
+		a.Reply.Stale = true
 		a.Failed = e.failedLately(n)
-		return Stale
 	}
-	c.count.RecordHits(1)
-	if cfg.Prefetch && !e.failure() && e.askedAgain(n) {
-		c.prefetches.Add(1)
-		a.Refresh = true
-	}
-	return Fresh
+	return s
 }
 
 // Put stores a copy of r under key, for as long as r and the configuration
@@ -115,33 +111,45 @@ func (c *Cache) Get(key []byte, now time.Time, a *Answer) State {
 // A SERVFAIL is kept for a few seconds, but never in place of an answer that is
 // fresh or stale: over one it means the same as [Cache.Failed].
 func (c *Cache) Put(key []byte, r *wire.Reply, now time.Time) {
-	if r.TC || !keyFits(key, r) {
-		return
-	}
 	cfg := c.cfg.Load()
-	if int64(entryLen(key, r)+otterBytes) > cfg.MaxBytes/fairShare {
+	if !keyFits(key, r) || !cfg.fits(key, r) {
 		return
 	}
 	switch {
-	case r.Rcode == wire.RcodeServFail:
+	case keeps(r):
+		c.data.Set(maphash.Bytes(c.seed, key), cfg.newEntry(key, r, now))
+	case r.Rcode == wire.RcodeServFail && !r.TC:
 		c.putFailure(cfg, key, r, now)
-	case r.TTL != 0 && (r.Rcode == wire.RcodeSuccess || r.Rcode == wire.RcodeNXDomain):
-		limit := func(ttl uint32) uint32 { return cfg.ttl(ttl, r.Negative) }
-		c.data.Set(maphash.Bytes(c.seed, key), newEntry(key, r, now, limit(r.TTL), limit))
 	}
+}
+
+// keeps tells whether r is an answer that may be kept: what it says itself, but
+// for errors, which claim no more than that.
+func keeps(r *wire.Reply) bool {
+	return r.TTL != 0 && !r.TC && (r.Rcode == wire.RcodeSuccess || r.Rcode == wire.RcodeNXDomain)
+}
+
+// fits tells whether r, under key, takes no more than its fair share.
+func (cfg *Config) fits(key []byte, r *wire.Reply) bool {
+	return int64(entryLen(key, r)+otterBytes) <= cfg.MaxBytes/fairShare
+}
+
+// newEntry makes an entry of r, within the limits of cfg.
+func (cfg *Config) newEntry(key []byte, r *wire.Reply, stored time.Time) *entry {
+	limit := func(ttl uint32) uint32 { return cfg.ttl(ttl, r.Negative) }
+	return newEntry(key, r, stored, limit(r.TTL), limit)
 }
 
 // putFailure stores a SERVFAIL, unless there is something better.
 func (c *Cache) putFailure(cfg *Config, key []byte, r *wire.Reply, now time.Time) {
 	limit := func(ttl uint32) uint32 { return min(ttl, failureTTL) }
-	failure := newEntry(key, r, now, failureTTL, limit)
 	n := now.UnixNano()
 	c.data.Compute(maphash.Bytes(c.seed, key), func(old *entry, found bool) (*entry, otter.ComputeOp) {
 		if found && !old.failure() && old.hasKey(key) && old.state(n, cfg.MaxStale) != Miss {
 			old.fail(n)
 			return old, otter.CancelOp
 		}
-		return failure, otter.WriteOp
+		return newEntry(key, r, now, failureTTL, limit), otter.WriteOp
 	})
 }
 
@@ -167,14 +175,11 @@ func (c *Cache) Close() {
 // waits for eviction's lock: not for the path of a query.
 func (c *Cache) Stats() Stats {
 	c.data.CleanUp()
-	s := c.count.Snapshot()
-	return Stats{
-		Bytes:      int64(c.data.WeightedSize()),
-		Entries:    c.data.EstimatedSize(),
-		Hits:       s.Hits,
-		Stale:      c.stale.Load(),
-		Misses:     s.Misses,
-		Prefetches: c.prefetches.Load(),
-		Evictions:  s.Evictions,
+	s := Stats{
+		Bytes:     int64(c.data.WeightedSize()),
+		Entries:   c.data.EstimatedSize(),
+		Evictions: c.evicted.Load(),
 	}
+	c.count.addTo(&s)
+	return s
 }
