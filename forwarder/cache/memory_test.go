@@ -3,6 +3,7 @@
 package cache
 
 import (
+	"bytes"
 	"fmt"
 	"runtime"
 	"sync"
@@ -80,6 +81,14 @@ func TestConcurrentUse(t *testing.T) {
 					}
 				case i == 2501 && g == 0:
 					c.Flush()
+				case i%1000 == 1:
+					var file bytes.Buffer
+					if err := c.Save(&file, now); err != nil {
+						t.Error(err)
+					}
+					if _, err := c.Load(&file, now); err != nil {
+						t.Error(err)
+					}
 				}
 			}
 		})
