@@ -5,6 +5,7 @@ package cache
 import (
 	"fmt"
 	"hash/maphash"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 // Cache keeps replies. It is safe for concurrent use.
 type Cache struct {
 	cfg  atomic.Pointer[Config]
+	mu   sync.Mutex   // held by Configure
 	seed maphash.Seed // random, so that nobody can aim at a collision
 	// Entries are found by a hash of their key, so that a look-up by bytes
 	// makes no string; the key itself is compared after.
@@ -70,6 +72,8 @@ func (c *Cache) Configure(cfg Config) error {
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.cfg.Store(&cfg)
 	c.data.SetMaximum(uint64(cfg.MaxBytes))
 	return nil

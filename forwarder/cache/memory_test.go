@@ -42,6 +42,27 @@ func TestBytesAreHonest(t *testing.T) {
 	}
 }
 
+// TestFullCacheIsHonest: a cache that is full, and goes on being filled, takes the
+// memory that it was given.
+func TestFullCacheIsHonest(t *testing.T) {
+	const bound = 4 << 20
+	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
+	key := wire.AppendKey(nil, &q)
+	before := heap()
+	c := newCache(t, Config{MaxBytes: bound})
+	for i := range 50_000 { // as many as there are numbers, about
+		number(key, &r, i)
+		c.Put(key, &r, t0)
+	}
+	s := c.Stats()
+	took := int64(heap() - before)
+	t.Logf("%d entries: %d bytes by the cache's count, %d by the heap's", s.Entries, s.Bytes, took)
+	if s.Bytes > bound || s.Bytes < bound*9/10 || took > bound*11/10 {
+		t.Errorf("the cache counts %d bytes, the heap %d: want %d", s.Bytes, took, bound)
+	}
+	runtime.KeepAlive(c)
+}
+
 func heap() uint64 {
 	runtime.GC()
 	runtime.GC()
@@ -146,5 +167,30 @@ func BenchmarkPut(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		number(key, &r, i)
 		c.Put(key, &r, t0)
+	}
+}
+
+// BenchmarkEntryMemory is not about time: it reports what an entry takes, by the
+// heap's count and by ours, in a cache of a million small ones.
+func BenchmarkEntryMemory(b *testing.B) {
+	const n = 1_000_000
+	q, r := exchange(b, "r0-0000000.example.", dns.RcodeSuccess, "r0-0000000.example. 300 IN A 192.0.2.1\n", "")
+	key := wire.AppendKey(nil, &q)
+	for b.Loop() {
+		before := heap()
+		c := newCache(b, Config{MaxBytes: 1 << 30})
+		for i := range n {
+			label := fmt.Sprintf("r0-%07d", i)
+			copy(key[1:], label)
+			copy(r.Msg[wire.HeaderLen+1:], label)
+			c.Put(key, &r, t0)
+		}
+		s := c.Stats()
+		if s.Entries != n {
+			b.Fatalf("%d entries", s.Entries)
+		}
+		b.ReportMetric(float64(heap()-before)/n, "heap-B/entry")
+		b.ReportMetric(float64(s.Bytes)/n, "counted-B/entry")
+		c.Close()
 	}
 }

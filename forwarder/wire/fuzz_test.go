@@ -278,7 +278,24 @@ func FuzzAppendReply(f *testing.F) {
 		case !again.TC || len(again.TTLs) != 0 || binary.BigEndian.Uint32(out[6:]) != 0:
 			t.Errorf("cut, and not said so: %x", out)
 		}
+		r.Stale = true
+		checkStale(t, AppendReply(nil, &q, &r, age, int(limit)))
 	})
+}
+
+// checkStale: a stale reply is a reply too, and every TTL in it is StaleTTL, but
+// for those that ParseReply lowers.
+func checkStale(t *testing.T, out []byte) {
+	r, err := ParseReply(out)
+	if err != nil {
+		t.Fatalf("stale: %v: %x", err, out)
+	}
+	for _, off := range r.TTLs {
+		typ, ttl := binary.BigEndian.Uint16(r.Msg[off-4:]), binary.BigEndian.Uint32(r.Msg[off:])
+		if ttl != StaleTTL && (typ != TypeSOA || ttl > StaleTTL) {
+			t.Errorf("stale: TTL %d", ttl)
+		}
+	}
 }
 
 // checkAges compares TTLs before and after.
