@@ -106,6 +106,24 @@ func (c *Cache) Get(key []byte, now time.Time, a *Answer) State {
 	return s
 }
 
+// Peek is Get for a question that Get was asked already, such as that of a client
+// who waited for a refresh in vain: nothing is counted, and nobody is asked to
+// refresh.
+func (c *Cache) Peek(key []byte, now time.Time, a *Answer) State {
+	found, ok := c.data.GetEntryQuietly(maphash.Bytes(c.seed, key))
+	if !ok || !found.Value.hasKey(key) {
+		return Miss
+	}
+	e, n := found.Value, now.UnixNano()
+	s := e.state(n, c.cfg.Load().MaxStale)
+	if s != Miss {
+		a.fill(e, n)
+		a.Reply.Stale = s == Stale
+		a.Failed = a.Reply.Stale && e.failedLately(n)
+	}
+	return s
+}
+
 // Put stores a copy of r under key, for as long as r and the configuration
 // allow. key is that of [wire.AppendKey] for r's question, with or without
 // something of the caller's behind it; a reply to another question is not

@@ -186,3 +186,40 @@ func TestStatsOfStates(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// TestPeek: it finds what Get finds, and leaves no trace.
+func TestPeek(t *testing.T) {
+	c := newCache(t, Config{MaxStale: time.Hour, Prefetch: true})
+	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
+	key := wire.AppendKey(nil, &q)
+	c.Put(key, &r, t0)
+	c.Failed(key, t0.Add(299*time.Second))
+	before := c.Stats()
+	var a Answer
+	for range 5 { // popular, if anybody counted
+		if s := c.Peek(key, t0.Add(299*time.Second), &a); s != Fresh || a.Refresh || a.Failed || a.Reply.Stale {
+			t.Fatalf("state %v, %+v; want a fresh answer and no refresh", s, a)
+		}
+	}
+	if s := c.Peek(key, t0.Add(301*time.Second), &a); s != Stale || !a.Failed {
+		t.Errorf("state %v, %+v; want a stale answer whose refresh failed", s, a)
+	}
+	if m := unpack(t, a.Append(nil, &q, 0)); m.Answer[0].Header().Ttl != 30 {
+		t.Errorf("%v", m)
+	}
+	if s := c.Peek(key, t0.Add(3900*time.Second), &a); s != Miss {
+		t.Errorf("state %v of what was dropped", s)
+	}
+	key[len(key)-1] ^= 1
+	if s := c.Peek(key, t0, &a); s != Miss {
+		t.Errorf("state %v of what was never stored", s)
+	}
+	if after := c.Stats(); after != before {
+		t.Errorf("%+v, and %+v before", after, before)
+	}
+	key[len(key)-1] ^= 1
+	c.Get(key, t0.Add(299*time.Second), &a)
+	if a.Refresh {
+		t.Error("Peek counts as asking")
+	}
+}
