@@ -229,6 +229,12 @@ func TestCollisionIsAMiss(t *testing.T) {
 	if c.Get(other, t0, &a) != Miss {
 		t.Error("answered from the entry of a key with another end")
 	}
+	// A failure may take its place: to its own key it is worth nothing there.
+	_, bad := exchange(t, "www.example.", dns.RcodeServerFailure, "", "")
+	c.Put(other, &bad, t0)
+	if c.Get(other, t0, &a) != Fresh || a.Reply.Rcode != wire.RcodeServFail {
+		t.Error("a failure gave way to another key's entry")
+	}
 }
 
 func TestBoundHolds(t *testing.T) {

@@ -168,6 +168,13 @@ func TestLoadLimits(t *testing.T) {
 	}
 	checkGet(t, c, &q, 1, t0.Add(20*time.Second), event{state: Fresh, ttl: 50})
 
+	q, r = exchange(t, "www.example.", dns.RcodeSuccess, strings.Repeat(positive, 200), "")
+	old.Put(key, &r, t0)
+	small := newCache(t, Config{MaxBytes: minBytes})
+	if n, err := small.Load(bytes.NewReader(saved(t, old, t0)), t0); n != 0 || err != nil {
+		t.Errorf("%d entries taken above their fair share, %v", n, err)
+	}
+
 	r.Msg = append(r.Msg, make([]byte, 10)...) // nothing that ParseReply takes
 	c.Put(key, &r, t0)
 	if n, err := newCache(t, Config{}).Load(bytes.NewReader(saved(t, c, t0)), t0); n != 0 || err == nil {
