@@ -16,6 +16,9 @@
 //     goes with it.
 //   - [ParseReply] walks what an upstream sent, which may be hostile, down to
 //     the names inside RDATA; [AppendReply] makes it fit for one client.
+//   - [AppendParsed] and [ParseType] read what people write, the reverse of
+//     [AppendName] and [TypeName]; [EachRecord] lists the records of a message
+//     that is passed on as it is.
 //   - [AppendKey] gives the key under which a reply may be shared, and
 //     [SameQuestion] tells whether a reply belongs to a query.
 //
