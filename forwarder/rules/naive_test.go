@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"sotto/forwarder/wire"
+)
+
+// naive is what Match has to agree with: every rule in turn, every name in turn,
+// with another reader of names, and regular expressions for globs.
+func naive(rules []Rule, q Query) int {
+	return slices.IndexFunc(rules, func(r Rule) bool { return naiveTakes(&r, &q) })
+}
+
+func naiveTakes(r *Rule, q *Query) bool {
+	asked := labels(q.Name)
+	if len(r.Names) > 0 && !slices.ContainsFunc(r.Names, func(s string) bool { return naiveName(s, asked) }) {
+		return false
+	}
+	if len(r.Types) > 0 && !slices.ContainsFunc(r.Types, func(s string) bool { return s == wire.TypeName(q.Type) }) {
+		return false
+	}
+	origin := q.Origin.Addr().Unmap().WithZone("")
+	if len(r.Origins) > 0 && !slices.ContainsFunc(r.Origins, func(p netip.Prefix) bool { return p.Contains(origin) }) {
+		return false
+	}
+	path := strings.TrimPrefix(q.Workload, "/")
+	return len(r.Workloads) == 0 || q.Workload != "" &&
+		slices.ContainsFunc(r.Workloads, func(s string) bool { return naiveGlob(s).MatchString(path) })
+}
+
+// labels splits a wire name.
+func labels(b []byte) []string {
+	var out []string
+	for len(b) > 0 && b[0] != 0 {
+		out = append(out, strings.ToLower(string(b[1:1+b[0]])))
+		b = b[1+b[0]:]
+	}
+	return out
+}
+
+func naiveName(s string, asked []string) bool {
+	s, exact := strings.CutPrefix(s, "=")
+	var room [256]byte
+	n, err := dns.PackDomainName(dns.Fqdn(s), room[:], 0, nil, false)
+	if err != nil {
+		panic(err)
+	}
+	want := labels(room[:n])
+	if exact && len(want) != len(asked) || len(want) > len(asked) {
+		return false
+	}
+	return slices.Equal(want, asked[len(asked)-len(want):])
+}
+
+var naiveGlobs = map[string]*regexp.Regexp{}
+
+func naiveGlob(s string) *regexp.Regexp {
+	if re := naiveGlobs[s]; re != nil {
+		return re
+	}
+	path := strings.TrimPrefix(s, "/")
+	expr := "^(?s:"
+	for i := 0; i < len(path); i++ {
+		rest := path[i:]
+		switch {
+		case strings.HasPrefix(rest, "**/") && (i == 0 || path[i-1] == '/'):
+			expr += "(.*/)?"
+			i += 2
+		case rest == "/**":
+			expr += "(/.*)?"
+			i += 2
+		case strings.HasPrefix(rest, "**"):
+			expr += ".*"
+			i++
+		case rest[0] == '*':
+			expr += "[^/]*"
+		case rest[0] == '?':
+			expr += "[^/]"
+		default:
+			expr += regexp.QuoteMeta(rest[:1])
+		}
+	}
+	re := regexp.MustCompile(expr + ")$")
+	naiveGlobs[s] = re
+	return re
+}
+
+// dice makes rules and queries of random bytes. The words are few, so that much
+// coincides.
+type dice struct{ data []byte }
+
+func (d *dice) roll(n int) int {
+	if len(d.data) == 0 {
+		return 0
+	}
+	v := int(d.data[0]) % n
+	d.data = d.data[1:]
+	return v
+}
+
+func pick[T any](d *dice, from ...T) T { return from[d.roll(len(from))] }
+
+func several[T any](d *dice, one func() T) []T {
+	var out []T
+	for range max(0, d.roll(5)-1) {
+		out = append(out, one())
+	}
+	return out
+}
+
+func (d *dice) text() string {
+	s := pick(d, "", "", "=")
+	for range d.roll(4) {
+		s += pick(d, "a", "B", "b", `a\.b`, `\000`, "c") + "."
+	}
+	if s == "" || s == "=" {
+		s += "."
+	}
+	return s
+}
+
+func (d *dice) path(words ...string) string {
+	s := ""
+	for range 1 + d.roll(7) {
+		s += pick(d, words...)
+	}
+	return s
+}
+
+func (d *dice) rule() Rule {
+	return Rule{
+		Names: several(d, d.text),
+		Types: several(d, func() string { return pick(d, "A", "AAAA", "TYPE65280") }),
+		Origins: several(d, func() netip.Prefix {
+			return netip.MustParsePrefix(pick(d, "10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32", "fe80::/10", "10.1.2.3/32"))
+		}),
+		Workloads: several(d, func() string { return d.path("a", "b", "/", "*", "**", "?", `\x2d`) }),
+	}
+}
+
+func (d *dice) query() Query {
+	q := Query{Type: pick(d, wire.TypeA, wire.TypeAAAA, 65280)}
+	q.Name, _ = wire.AppendParsed(nil, strings.TrimPrefix(d.text(), "="))
+	if d.roll(4) > 0 {
+		q.Workload = d.path("a", "b", "/", `\x2d`)
+	}
+	addr := pick(d, "", "10.1.2.3", "::ffff:10.9.9.9", "2001:db8::1", "fe80::1%eth0", "192.0.2.1")
+	if addr != "" {
+		q.Origin = netip.AddrPortFrom(netip.MustParseAddr(addr), 53)
+	}
+	return q
+}
+
+// compare checks Match, Use and Shadowed on what data stands for.
+func compare(t *testing.T, data []byte) {
+	d := &dice{data}
+	var rules []Rule
+	for i := range d.roll(8) {
+		r := d.rule()
+		// Patterns that are refused are for other tests.
+		r.Workloads = slices.DeleteFunc(r.Workloads, func(s string) bool { _, err := compileGlob(s); return err != nil })
+		r.Use = fmt.Sprint(i)
+		rules = append(rules, r)
+	}
+	s, err := Compile(rules)
+	if err != nil {
+		t.Fatalf("%+v: %v", rules, err)
+	}
+	for range 16 {
+		q := d.query()
+		want := naive(rules, q)
+		got := s.Match(q)
+		if got != want {
+			t.Fatalf("rules %+v\nquery %+v\nmatches %d: want %d", rules, q, got, want)
+		}
+		if got >= 0 && s.Use(got) != fmt.Sprint(got) {
+			t.Errorf("rule %d has the use %q", got, s.Use(got))
+		}
+		if slices.Contains(s.Shadowed(), got) {
+			t.Fatalf("rules %+v\nquery %+v\nmatches %d, which is said to be shadowed", rules, q, got)
+		}
+	}
+}
+
+func FuzzMatch(f *testing.F) {
+	for i := range uint64(8) {
+		f.Add(randomBytes(i, 300))
+	}
+	f.Fuzz(compare)
+}
+
+func TestMatchLikeNaive(t *testing.T) {
+	for i := range uint64(3000) {
+		compare(t, randomBytes(i, 400))
+	}
+}
+
+func randomBytes(seed uint64, n int) []byte {
+	r := rand.New(rand.NewPCG(seed, 1))
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+// FuzzGlob compares globs with regular expressions.
+func FuzzGlob(f *testing.F) {
+	for _, s := range []string{"system.slice/docker-*.scope", "**/x", "a/**", "a**b*c?", "*a*b", "**/a/**/b*"} {
+		f.Add(s, "a/b/x")
+	}
+	f.Fuzz(func(t *testing.T, pattern, path string) {
+		g, err := compileGlob(pattern)
+		if err != nil || len(pattern) > 100 || bytes.ContainsFunc([]byte(pattern+path), func(r rune) bool { return r >= 0x80 }) {
+			return // regular expressions are about runes, paths about bytes
+		}
+		clear(naiveGlobs)
+		if got, want := g.match(path), naiveGlob(pattern).MatchString(path); got != want {
+			t.Errorf("%q on %q: %v, want %v", pattern, path, got, want)
+		}
+	})
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"sotto/forwarder/wire"
+)
+
+// noRule is a number that no rule has.
+const noRule = math.MaxUint32
+
+// node is one rule in the list of those that have a name, in ascending order.
+// Lists share their tails, and names with the same rules the whole list, so a
+// million names of one rule need one node.
+type node struct {
+	rule  uint32
+	next  uint32 // the next node; 0: none
+	exact bool   // it is for the name alone, and not for those below
+
+	// all is the first rule from here on that takes whatever is asked at the
+	// name and below; self the first that does at the name.
+	all, self uint32
+}
+
+// Set is a list of rules, compiled.
+type Set struct {
+	rules    []conditions
+	uses     []string
+	names    table
+	nodes    []node // the first is no node: it ends lists
+	shadowed []int
+}
+
+// Compile checks rules and makes a Set of them, which does not refer to them.
+// The error is an [*Error] unless the rules are too many.
+func Compile(rules []Rule) (*Set, error) {
+	s := &Set{
+		rules: make([]conditions, len(rules)),
+		uses:  make([]string, len(rules)),
+		nodes: []node{{all: noRule, self: noRule}},
+	}
+	names, size := 0, 0
+	for i := range rules {
+		r := &rules[i]
+		c, err := r.compile(i + 1)
+		if err != nil {
+			return nil, err
+		}
+		s.rules[i], s.uses[i] = c, r.Use
+		for _, n := range namesOf(r) {
+			names++
+			size += entryLen(len(n))
+		}
+	}
+	if len(rules) >= math.MaxInt32 || size >= maxArena {
+		return nil, errors.New("compile the rules: they have more than 4 GB of names: shorten a list")
+	}
+	s.names = newTable(names, size)
+	// From the last to the first, so that each goes in front of its lists.
+	for i := len(rules) - 1; i >= 0; i-- {
+		if err := s.enter(i, namesOf(&rules[i])); err != nil {
+			return nil, err
+		}
+	}
+	s.findShadowed(rules)
+	return s, nil
+}
+
+// everything is the names of a rule that has none.
+var everything = []string{"."}
+
+func namesOf(r *Rule) []string {
+	if len(r.Names) == 0 {
+		return everything
+	}
+	return r.Names
+}
+
+// enter puts rule i in front of the lists of its names.
+func (s *Set) enter(i int, names []string) error {
+	var room [wire.MaxName]byte
+	made := [2]map[uint32]uint32{{}, {}} // the nodes of this rule by their next: below, exact
+	for _, text := range names {
+		name, exact, err := appendName(room[:0], text)
+		if err != nil {
+			return &Error{i + 1, "names", err}
+		}
+		at := s.names.add(name)
+		next := s.names.list(at)
+		if n := s.nodes[next]; next != 0 && n.rule == uint32(i) && n.exact == exact {
+			continue // the rule has the name twice
+		}
+		memo := made[0]
+		if exact {
+			memo = made[1]
+		}
+		id, ok := memo[next]
+		if !ok {
+			id = s.node(uint32(i), exact, next)
+			memo[next] = id
+		}
+		s.names.setList(at, id)
+	}
+	return nil
+}
+
+// node makes the node that puts a rule in front of a list.
+func (s *Set) node(rule uint32, exact bool, next uint32) uint32 {
+	rest := s.nodes[next]
+	n := node{rule: rule, next: next, exact: exact, all: rest.all, self: rest.self}
+	if s.rules[rule].none() {
+		n.self = rule
+		if !exact {
+			n.all = rule
+			n.next = 0 // nothing comes by it
+		}
+	}
+	s.nodes = append(s.nodes, n)
+	return uint32(len(s.nodes) - 1)
+}
+
+// Len is the number of rules.
+func (s *Set) Len() int { return len(s.rules) }
+
+// Use is the Use of the rule at an index that Match returned.
+func (s *Set) Use(i int) string { return s.uses[i] }
+
+// Match returns the index of the first rule that takes q, or -1 if none does, as
+// for a name that is not well-formed.
+func (s *Set) Match(q Query) int {
+	var n name
+	if len(s.rules) == 0 || !n.read(q.Name) {
+		return -1
+	}
+	a := q.asked()
+	best := uint32(noRule)
+	for w := s.names.walk(&n); w.next(); {
+		if w.list != 0 {
+			best = s.first(w.list, w.whole(), best, &a)
+		}
+	}
+	if best == noRule {
+		return -1
+	}
+	return int(best)
+}
+
+// first returns the first rule of a list that takes a query, unless best comes
+// before. whole: the list is of the very name asked for.
+func (s *Set) first(list uint32, whole bool, best uint32, a *asked) uint32 {
+	for list != 0 {
+		n := &s.nodes[list]
+		if n.rule >= best {
+			return best
+		}
+		if (whole || !n.exact) && s.rules[n.rule].met(a) {
+			return n.rule
+		}
+		list = n.next
+	}
+	return best
+}
+
+// Shadowed are the indexes of rules that nothing can fall under: each of their
+// names is covered by an earlier rule without other conditions. They are not
+// wrong, but hardly what was meant.
+func (s *Set) Shadowed() []int { return slices.Clone(s.shadowed) }
+
+func (s *Set) findShadowed(rules []Rule) {
+	// Only behind a rule without conditions can there be any.
+	first := slices.IndexFunc(s.rules, func(c conditions) bool { return c.none() })
+	if first < 0 {
+		return
+	}
+	for i := first + 1; i < len(rules); i++ {
+		if !slices.ContainsFunc(namesOf(&rules[i]), func(text string) bool { return !s.covered(i, text) }) {
+			s.shadowed = append(s.shadowed, i)
+		}
+	}
+}
+
+// covered reports whether rules before i take all that has a name of rule i.
+func (s *Set) covered(i int, text string) bool {
+	var room [wire.MaxName]byte
+	b, exact, err := appendName(room[:0], text)
+	var n name
+	if err != nil || !n.read(b) {
+		return false // not reached: the name was entered
+	}
+	for w := s.names.walk(&n); w.next(); {
+		by := s.nodes[w.list].all
+		if exact && w.whole() {
+			by = s.nodes[w.list].self
+		}
+		if by < uint32(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// String says how large the set is, for logs.
+func (s *Set) String() string {
+	return fmt.Sprintf("%d rules, %d names", len(s.rules), s.names.count)
+}
