@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plain
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+func TestExchange(t *testing.T) {
+	for _, at := range []string{"127.0.0.1", "::1", "::ffff:127.0.0.1"} {
+		both(t, func(t *testing.T, tcp bool) {
+			addr := netip.MustParseAddr(at)
+			s := serve(t, addr.Unmap(), zone(t))
+			query := ask(t, "www.Example.", dns.TypeAAAA)
+			orig := bytes.Clone(query)
+			reply, err := client(t, Config{}).Exchange(t.Context(), netip.AddrPortFrom(addr, s.Addr().Port()), query, tcp, inAWhile())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !wire.SameQuestion(query, reply) || wire.ID(reply) != 0 {
+				t.Errorf("reply %x", reply)
+			}
+			if r, err := wire.ParseReply(reply); err != nil || len(r.TTLs) != 1 {
+				t.Errorf("%d records, %v", len(r.TTLs), err)
+			}
+			if got := s.Log()[0].Query; !sameButID(query, got) || !bytes.Equal(query, orig) {
+				t.Errorf("sent %x: want %x but for the ID", got, orig)
+			}
+		})
+	}
+}
+
+// TestAsItIs: whatever a client says to its nameserver arrives, and so does what
+// comes back.
+func TestAsItIs(t *testing.T) {
+	s := serve(t, loopback, echo())
+	c := client(t, Config{})
+	plainly := new(dns.Msg).SetQuestion("a.example.", dns.TypeA)
+	plainly.RecursionDesired = false
+	edns := new(dns.Msg).SetQuestion("a.example.", dns.TypeA)
+	edns.SetEdns0(4096, true)
+	edns.IsEdns0().Option = append(edns.IsEdns0().Option,
+		&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0123456789abcdef"},
+		&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: []byte{192, 0, 2, 0}})
+	update := new(dns.Msg).SetUpdate("example.")
+	update.Insert([]dns.RR{&dns.A{Hdr: dns.RR_Header{Name: "a.example.", Rrtype: dns.TypeA, Class: dns.ClassINET}, A: []byte{192, 0, 2, 1}}})
+	signed := new(dns.Msg).SetQuestion("a.example.", dns.TypeA)
+	signed.SetTsig("key.", dns.HmacSHA256, 300, time.Now().Unix())
+	msgs := map[string]*dns.Msg{"RD=0": plainly, "EDNS": edns, "NOTIFY": new(dns.Msg).SetNotify("example."), "UPDATE": update, "TSIG": signed}
+	for name, m := range msgs {
+		both(t, func(t *testing.T, tcp bool) {
+			query := pack(t, m)
+			reply, err := c.Exchange(t.Context(), s.Addr(), query, tcp, inAWhile())
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			reply[2] &^= bitQR
+			if !sameButID(query, reply) || wire.ID(reply) != 0 {
+				t.Errorf("%s: sent and came back\n%x: want\n%x", name, reply, query)
+			}
+		})
+	}
+}
+
+func TestIDsAndPortsAreRandom(t *testing.T) {
+	const n = 100
+	s := serve(t, loopback, zone(t))
+	c := client(t, Config{})
+	for range n {
+		if _, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), false, inAWhile()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids, ports, near := map[uint16]bool{}, map[uint16]bool{}, 0
+	log := s.Log()
+	for i, q := range log {
+		ids[wire.ID(q.Query)] = true
+		ports[q.Remote.Port()] = true
+		if i > 0 {
+			if d := int(q.Remote.Port()) - int(log[i-1].Remote.Port()); -4 < d && d < 4 {
+				near++
+			}
+		}
+	}
+	// Of 100 draws from 28,000 hardly one pair is the same, and none in sequence.
+	if len(ids) < n-5 || len(ports) < n-10 || near > 5 {
+		t.Errorf("%d IDs, %d ports, %d of them close to the one before", len(ids), len(ports), near)
+	}
+}
+
+func TestTruncated(t *testing.T) {
+	s := serve(t, loopback, zone(t))
+	c := client(t, Config{})
+	query := ask(t, "txt-20000.example.", dns.TypeTXT)
+	reply, err := c.Exchange(t.Context(), s.Addr(), query, false, inAWhile())
+	if err != nil || reply[2]&2 == 0 {
+		t.Fatalf("%x, %v: want TC", reply, err)
+	}
+	reply, err = c.Exchange(t.Context(), s.Addr(), query, true, inAWhile())
+	if err != nil || len(reply) < 20000 || reply[2]&2 != 0 {
+		t.Errorf("%d bytes, %v", len(reply), err)
+	}
+}
+
+// TestLong: the longest replies that there can be.
+func TestLong(t *testing.T) {
+	const maxUDP = 65507 // less IPv4's and UDP's headers
+	s := serve(t, loopback, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		n := wire.MaxMessage
+		if r.Transport == dot.UDP {
+			n = maxUDP
+		}
+		msg := append(bytes.Clone(r.Query), make([]byte, n-len(r.Query))...)
+		msg[2] |= bitQR
+		return dot.Answer{Msg: msg}
+	}))
+	c := client(t, Config{})
+	for tcp, want := range map[bool]int{false: maxUDP, true: wire.MaxMessage} {
+		reply, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		if err != nil || len(reply) != want {
+			t.Errorf("tcp %v: %d bytes, %v", tcp, len(reply), err)
+		}
+	}
+	long := append(ask(t, "a.", dns.TypeA), make([]byte, 65500)...)
+	_, err := c.Exchange(t.Context(), s.Addr(), long, false, inAWhile())
+	fails(t, err, wire.EDEOther, syscall.EMSGSIZE, "the query is too long for a datagram: ask over TCP")
+	if reply, err := c.Exchange(t.Context(), s.Addr(), long, true, inAWhile()); err != nil || len(reply) != wire.MaxMessage {
+		t.Errorf("%d bytes, %v", len(reply), err)
+	}
+}
+
+// TestBareReplies: a server that could not read a query need not repeat it, one
+// that could has to.
+func TestBareReplies(t *testing.T) {
+	both(t, func(t *testing.T, tcp bool) {
+		h := dot.NewSwitch(dot.HeaderOnly(dot.RcodeRefused))
+		s := serve(t, loopback, h)
+		c := client(t, Config{})
+		reply, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		if err != nil || wire.Rcode(reply) != wire.RcodeRefused {
+			t.Fatalf("%x, %v", reply, err)
+		}
+		h.Set(dot.HeaderOnly(dot.RcodeSuccess))
+		if reply, err = c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, soon()); err == nil {
+			t.Errorf("%x was taken", reply)
+		}
+		update := pack(t, new(dns.Msg).SetUpdate("example."))
+		if _, err := c.Exchange(t.Context(), s.Addr(), update, tcp, inAWhile()); err != nil {
+			t.Errorf("UPDATE: %v", err)
+		}
+	})
+}
+
+// TestResend: what is lost is sent again from the same socket, an UPDATE is not.
+func TestResend(t *testing.T) {
+	h := dot.NewSwitch(dot.Silent())
+	s := serve(t, loopback, h)
+	c := client(t, Config{})
+	c.resend = []time.Duration{20 * time.Millisecond, 60 * time.Millisecond, time.Hour}
+	_, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), false, time.Now().Add(2*time.Second))
+	if !isTimeout(err) {
+		t.Fatal(err)
+	}
+	log := s.Log()
+	if len(log) != 3 || !bytes.Equal(log[0].Query, log[2].Query) || log[0].Remote != log[2].Remote {
+		t.Errorf("sent %+v: want the same three times", log)
+	}
+	var e *Error
+	if !errors.As(err, &e) || e.Code != wire.EDENoReachableAuthority || !strings.HasPrefix(e.Reason, "no answer within 2") {
+		t.Errorf("%v", err)
+	}
+	_, err = c.Exchange(t.Context(), s.Addr(), pack(t, new(dns.Msg).SetUpdate("example.")), false, soon())
+	if n := len(s.Log()) - 3; !isTimeout(err) || n != 1 {
+		t.Errorf("%v: an UPDATE was sent %d times", err, n)
+	}
+	var seen sync.Map
+	z := zone(t)
+	h.Set(dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		if _, again := seen.LoadOrStore(r.Remote, true); !again {
+			return dot.Answer{}
+		}
+		return z.Answer(r)
+	}))
+	if _, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), false, inAWhile()); err != nil {
+		t.Errorf("one lost: %v", err)
+	}
+	if len(resendAfter) != 2 || resendAfter[0] < 500*time.Millisecond || resendAfter[1] > 3*time.Second {
+		t.Errorf("sent again after %v", resendAfter)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	both(t, func(t *testing.T, tcp bool) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s := serve(t, loopback, dot.HandlerFunc(func(*dot.Request) dot.Answer { cancel(); return dot.Answer{} }))
+		began := time.Now()
+		_, err := client(t, Config{}).Exchange(ctx, s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		fails(t, err, wire.EDEOther, context.Canceled, "the query was given up")
+		if time.Since(began) > 20*time.Second {
+			t.Error("it took as long as without")
+		}
+		_, err = client(t, Config{}).Exchange(ctx, s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("begun after the end: %v", err)
+		}
+	})
+}
+
+// TestPast: a deadline that has passed asks nobody.
+func TestPast(t *testing.T) {
+	both(t, func(t *testing.T, tcp bool) {
+		s := serve(t, loopback, zone(t))
+		_, err := client(t, Config{}).Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, time.Now().Add(-time.Second))
+		if !isTimeout(err) || s.Stats().Queries() != 0 {
+			t.Errorf("%v, %d queries", err, s.Stats().Queries())
+		}
+	})
+}
+
+func TestOverloaded(t *testing.T) {
+	release := make(chan struct{})
+	z := zone(t)
+	s := serve(t, loopback, dot.Hold(release, z))
+	c := client(t, Config{MaxInflight: 4})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			if _, err := c.Exchange(t.Context(), s.Addr(), ask(t, fmt.Sprintf("a%d.", i), dns.TypeA), i%2 == 0, inAWhile()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for c.queries.taken.Load() < 4 {
+		time.Sleep(time.Millisecond)
+	}
+	for _, tcp := range []bool{false, true} {
+		_, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		fails(t, err, wire.EDEOther, ErrOverloaded, "overloaded: too many queries wait for nameservers")
+	}
+	err := c.Transfer(t.Context(), s.Addr(), ask(t, "a.", dns.TypeAXFR), inAWhile(), nil)
+	fails(t, err, wire.EDEOther, ErrOverloaded, "overloaded: too many queries wait for nameservers")
+	close(release)
+	wg.Wait()
+	if _, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), false, inAWhile()); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+	if c.queries.taken.Load() != 0 || c.transfers.taken.Load() != 0 {
+		t.Error("places were not given back")
+	}
+	if _, err := New(Config{MaxInflight: -1}); err == nil {
+		t.Error("a negative MaxInflight was taken")
+	}
+}
+
+// TestControl: every socket is marked before it connects, and none that could not
+// be is used.
+func TestControl(t *testing.T) {
+	both(t, func(t *testing.T, tcp bool) {
+		s := serve(t, loopback, zone(t))
+		calls := 0
+		c := client(t, Config{Control: func(_, _ string, rc syscall.RawConn) error {
+			calls++
+			return rc.Control(func(fd uintptr) {
+				if _, err := syscall.Getpeername(int(fd)); !errors.Is(err, syscall.ENOTCONN) {
+					t.Errorf("it is connected already: %v", err)
+				}
+			})
+		}})
+		if _, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile()); err != nil || calls != 1 {
+			t.Errorf("%d calls, %v", calls, err)
+		}
+		no := errors.New("no\nway")
+		c = client(t, Config{Control: func(string, string, syscall.RawConn) error { return no }})
+		_, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		fails(t, err, wire.EDEOther, no, "mark the socket as Sotto's own: no way")
+		if n := s.Stats().Queries(); n != 1 {
+			t.Errorf("%d queries were sent", n)
+		}
+	})
+}
+
+func TestMisuse(t *testing.T) {
+	c := client(t, Config{})
+	at := netip.AddrPortFrom(loopback, 53)
+	for name, f := range map[string]func() error{
+		"short": func() error {
+			_, err := c.Exchange(t.Context(), at, make([]byte, 11), false, inAWhile())
+			return err
+		},
+		"long": func() error {
+			_, err := c.Exchange(t.Context(), at, make([]byte, 65536), true, inAWhile())
+			return err
+		},
+		"reply": func() error {
+			_, err := c.Exchange(t.Context(), at, []byte("\x00\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00"), false, inAWhile())
+			return err
+		},
+		"no address": func() error {
+			_, err := c.Exchange(t.Context(), netip.AddrPort{}, ask(t, "a.", 1), false, inAWhile())
+			return err
+		},
+		"no port": func() error {
+			_, err := c.Exchange(t.Context(), netip.AddrPortFrom(loopback, 0), ask(t, "a.", 1), false, inAWhile())
+			return err
+		},
+		"no transfer": func() error { return c.Transfer(t.Context(), at, ask(t, "a.", 1), inAWhile(), nil) },
+	} {
+		var e *Error
+		if err := f(); !errors.As(err, &e) || e.Code != wire.EDEOther || !isAny(err, errNowhere, errNoQuery, errNoTransfer) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func BenchmarkExchange(b *testing.B) {
+	s := serve(b, loopback, zone(b))
+	c := client(b, Config{})
+	query := ask(b, "www.example.", dns.TypeA)
+	for name, tcp := range map[string]bool{"udp": false, "tcp": true} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.Exchange(b.Context(), s.Addr(), query, tcp, inAWhile()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plain
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+var loopback = netip.MustParseAddr("127.0.0.1")
+
+// serve answers over UDP and TCP until the test ends.
+func serve(tb testing.TB, at netip.Addr, h dot.Handler) *dot.Server {
+	tb.Helper()
+	l, pc, err := dot.ListenPlain(netip.AddrPortFrom(at, 0))
+	if err != nil {
+		tb.Skipf("no socket on %s: %v", at, err)
+	}
+	s, err := dot.New(dot.Config{Handler: h, TCP: []net.Listener{l}, UDP: []net.PacketConn{pc}, LogQueries: 1000})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx) }()
+	tb.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			tb.Errorf("serve: %v", err)
+		}
+	})
+	return s
+}
+
+func zone(tb testing.TB) *dot.Zone {
+	tb.Helper()
+	z, err := dot.NewZone(dot.ZoneConfig{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return z
+}
+
+// echo answers with the query as a reply.
+func echo() dot.Handler {
+	return dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		msg := append([]byte(nil), r.Query...)
+		msg[2] |= bitQR
+		return dot.Answer{Msg: msg}
+	})
+}
+
+func client(tb testing.TB, cfg Config) *Client {
+	tb.Helper()
+	c, err := New(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c
+}
+
+func pack(tb testing.TB, m *dns.Msg) []byte {
+	tb.Helper()
+	b, err := m.Pack()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+// ask is a query as a client sends it.
+func ask(tb testing.TB, name string, typ uint16) []byte {
+	tb.Helper()
+	m := new(dns.Msg).SetQuestion(name, typ)
+	m.Id = 0x1234
+	return pack(tb, m)
+}
+
+// inAWhile is later than any test that passes takes.
+func inAWhile() time.Time { return time.Now().Add(30 * time.Second) }
+
+// soon is for what is to time out.
+func soon() time.Time { return time.Now().Add(300 * time.Millisecond) }
+
+// fails checks an error's kind.
+func fails(tb testing.TB, err error, code uint16, cause error, text string) {
+	tb.Helper()
+	var e *Error
+	if !errors.As(err, &e) {
+		tb.Fatalf("%v is no *Error", err)
+	}
+	if ede := e.EDE(); ede.Code != code || len(ede.Text) > 200 || ede.Text != e.Server.String()+": "+e.Reason {
+		tb.Errorf("%v: EDE %+v, want code %d", err, ede, code)
+	}
+	if cause != nil && !errors.Is(err, cause) {
+		tb.Errorf("%v: not because of %v", err, cause)
+	}
+	if e.Reason != text {
+		tb.Errorf("%q: want %q", e.Reason, text)
+	}
+}
+
+// both runs a test over UDP and over TCP.
+func both(t *testing.T, test func(t *testing.T, tcp bool)) {
+	t.Run("udp", func(t *testing.T) { test(t, false) })
+	t.Run("tcp", func(t *testing.T) { test(t, true) })
+}
+
+// sameButID reports whether b is a but for the ID.
+func sameButID(a, b []byte) bool {
+	return len(a) == len(b) && len(a) >= wire.HeaderLen && string(a[2:]) == string(b[2:])
+}

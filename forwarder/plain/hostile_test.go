@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plain
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+// udpServer calls answer with every datagram until the test ends.
+func udpServer(t *testing.T, answer func(query []byte, send func(msg []byte), from netip.AddrPort)) netip.AddrPort {
+	t.Helper()
+	pc, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 65535)
+		for {
+			n, from, err := pc.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			answer(bytes.Clone(buf[:n]), func(msg []byte) { _, _ = pc.WriteToUDPAddrPort(msg, from) }, from)
+		}
+	}()
+	t.Cleanup(func() { _ = pc.Close(); <-done })
+	return pc.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+// variants are what is no reply to the query, by what is wrong with it.
+func variants(query []byte) map[string][]byte {
+	out := map[string][]byte{"empty": {}, "short": query[:11]}
+	change := func(name string, f func(msg []byte)) {
+		msg := bytes.Clone(query)
+		msg[2] |= bitQR
+		f(msg)
+		out[name] = msg
+	}
+	change("ID", func(m []byte) { m[1] ^= 1 })
+	change("name", func(m []byte) { m[13] ^= 1 })
+	change("type", func(m []byte) { m[len(m)-3] ^= 1 })
+	change("opcode", func(m []byte) { m[2] ^= 8 })
+	change("query", func(m []byte) { m[2] &^= bitQR })
+	change("two questions", func(m []byte) { m[5] = 2 })
+	change("no question", func(m []byte) { m[5] = 0 })
+	return out
+}
+
+// TestStraysAreIgnored: what does not match is passed over, and the reply behind
+// it is taken.
+func TestStraysAreIgnored(t *testing.T) {
+	good := "\x00\x00the reply"
+	at := udpServer(t, func(query []byte, send func([]byte), _ netip.AddrPort) {
+		for _, msg := range variants(query) {
+			send(msg)
+		}
+		query[2] |= bitQR
+		send(append(query, good...))
+	})
+	query := ask(t, "abc.", dns.TypeA)
+	reply, err := client(t, Config{}).Exchange(t.Context(), at, query, false, inAWhile())
+	if err != nil || !bytes.HasSuffix(reply, []byte(good)) {
+		t.Fatalf("%q, %v", reply, err)
+	}
+	for name, msg := range variants(query) {
+		if matches(query, msg) {
+			t.Errorf("wrong %s: taken for a reply", name)
+		}
+	}
+}
+
+// TestOffPath: a reply that is right in every way, but from another address, does
+// not get through.
+func TestOffPath(t *testing.T) {
+	forger, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = forger.Close() }()
+	at := udpServer(t, func(query []byte, send func([]byte), from netip.AddrPort) {
+		query[2] |= bitQR
+		_, _ = forger.WriteToUDPAddrPort(append(bytes.Clone(query), "forged"...), from)
+		send(append(query, "right"...))
+	})
+	reply, err := client(t, Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), false, inAWhile())
+	if err != nil || !bytes.HasSuffix(reply, []byte("right")) {
+		t.Errorf("%q, %v", reply, err)
+	}
+}
+
+// TestFlood: who guesses at IDs gets few guesses, and is logged, but not each time.
+func TestFlood(t *testing.T) {
+	at := udpServer(t, func(query []byte, send func([]byte), _ netip.AddrPort) {
+		query[2] |= bitQR
+		for i := range maxStrays + 1 {
+			guess := bytes.Clone(query)
+			wire.SetID(guess, wire.ID(query)+uint16(i)+1)
+			send(guess)
+		}
+		send(query)
+	})
+	var log bytes.Buffer
+	c := client(t, Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 3 {
+		_, err := c.Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), false, inAWhile())
+		fails(t, err, wire.EDENetworkError, errStrays, errStrays.Error())
+	}
+	if n := strings.Count(log.String(), "nameserver="+at.String()); n != 1 {
+		t.Errorf("logged %d times: %s", n, log.String())
+	}
+}
+
+func TestRefused(t *testing.T) {
+	l, pc, err := dot.ListenPlain(netip.AddrPortFrom(loopback, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	_, _ = l.Close(), pc.Close()
+	both(t, func(t *testing.T, tcp bool) {
+		began := time.Now()
+		_, err = client(t, Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		network := map[bool]string{false: "udp", true: "tcp"}[tcp]
+		_, port, _ := net.SplitHostPort(at.String())
+		fails(t, err, wire.EDENetworkError, syscall.ECONNREFUSED, "connection refused: nothing listens on port "+port+"/"+network+" there")
+		if time.Since(began) > 20*time.Second {
+			t.Error("it took as long as silence")
+		}
+	})
+}
+
+// TestBadConnections: what servers do to connections ends at once, with its name.
+func TestBadConnections(t *testing.T) {
+	z := zone(t)
+	const closed = "the nameserver closed the connection "
+	for name, c := range map[string]struct {
+		h     dot.Handler
+		cause error
+		text  string
+	}{
+		"reset":     {dot.ResetAll(), syscall.ECONNRESET, "the nameserver reset the connection"},
+		"close":     {dot.CloseAfter(1, dot.Silent()), io.EOF, closed + "before the answer's end"},
+		"truncated": {dot.TruncatedFrame(z), io.ErrUnexpectedEOF, closed + "in the middle of a message"},
+		"short":     {dot.Short(), errNoFrame, errNoFrame.Error() + ": a frame of 3 bytes"},
+		"strays": {dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+			return dot.Answer{Raw: bytes.Repeat(dot.Frame(variants(r.Query)["ID"]), maxStrayFrames+1)}
+		}), errStrays, errStrays.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, loopback, c.h)
+			_, err := client(t, Config{}).Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), true, inAWhile())
+			fails(t, err, wire.EDENetworkError, c.cause, c.text)
+			err = client(t, Config{}).Transfer(t.Context(), s.Addr(), ask(t, "a.", dns.TypeAXFR), inAWhile(), nil)
+			fails(t, err, wire.EDENetworkError, c.cause, c.text)
+		})
+	}
+	s := serve(t, loopback, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		a := z.Answer(r)
+		a.Raw, a.Msg = append(dot.Frame(variants(r.Query)["name"]), dot.Frame(a.Msg)...), nil
+		return a
+	}))
+	if _, err := client(t, Config{}).Exchange(t.Context(), s.Addr(), ask(t, "abc.", dns.TypeA), true, inAWhile()); err != nil {
+		t.Errorf("a reply behind a stray: %v", err)
+	}
+}
+
+// TestNothingIsLeft: sockets go with their queries, however these end.
+func TestNothingIsLeft(t *testing.T) {
+	s := serve(t, loopback, dot.ResetAll())
+	silent := serve(t, loopback, dot.Silent())
+	c := client(t, Config{})
+	before := descriptors(t)
+	for range 20 {
+		_, _ = c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), true, inAWhile())
+		_, _ = c.Exchange(t.Context(), silent.Addr(), ask(t, "a.", dns.TypeA), false, time.Now().Add(5*time.Millisecond))
+		_, _ = c.Exchange(t.Context(), silent.Addr(), ask(t, "a.", dns.TypeA), true, time.Now().Add(5*time.Millisecond))
+		_ = c.Transfer(t.Context(), silent.Addr(), ask(t, "a.", dns.TypeAXFR), time.Now().Add(5*time.Millisecond), nil)
+	}
+	for end := inAWhile(); descriptors(t) > before; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) { // the server closes its own when it sees the end
+			t.Fatalf("%d descriptors, %d before", descriptors(t), before)
+		}
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip(err)
+	}
+	return len(fds)
+}
