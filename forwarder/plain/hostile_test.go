@@ -4,11 +4,13 @@ package plain
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
@@ -145,6 +147,43 @@ func TestRefused(t *testing.T) {
 	})
 }
 
+// TestSilentConnect: a server that does not even take the connection is given up at
+// the deadline. Here it is one whose queue of connections is full.
+func TestSilentConnect(t *testing.T) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Close(fd) }()
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: loopback.As4()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.AddrPortFrom(loopback, uint16(name.(*syscall.SockaddrInet4).Port))
+	for range 8 {
+		conn, err := net.DialTimeout("tcp", at.String(), 200*time.Millisecond)
+		if err != nil {
+			break
+		}
+		defer func() { _ = conn.Close() }()
+	}
+	began := time.Now()
+	_, err = client(t, Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), true, soon())
+	var e *Error
+	if !isTimeout(err) || !errors.As(err, &e) || e.Code != wire.EDENoReachableAuthority {
+		t.Error(err)
+	}
+	if time.Since(began) > 30*time.Second {
+		t.Error("it took the kernel's time")
+	}
+}
+
 // TestBadConnections: what servers do to connections ends at once, with its name.
 func TestBadConnections(t *testing.T) {
 	z := zone(t)
@@ -185,6 +224,7 @@ func TestNothingIsLeft(t *testing.T) {
 	s := serve(t, loopback, dot.ResetAll())
 	silent := serve(t, loopback, dot.Silent())
 	c := client(t, Config{})
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it closes what is forgotten
 	before := descriptors(t)
 	for range 20 {
 		_, _ = c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), true, inAWhile())

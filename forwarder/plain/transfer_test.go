@@ -130,9 +130,13 @@ func TestTransferTimes(t *testing.T) {
 		t.Errorf("silence inside: %d messages, %v", len(got), err)
 	}
 	c = client(t, Config{})
-	c.most = 50 * time.Millisecond
+	c.idle, c.most = time.Minute, 50*time.Millisecond
+	began := time.Now()
 	if got, err = collect(t.Context(), c, slowly, axfr(t), inAWhile()); !isTimeout(err) || len(got) != 1 {
 		t.Errorf("too long: %d messages, %v", len(got), err)
+	}
+	if time.Since(began) > 30*time.Second {
+		t.Error("it ended by being idle")
 	}
 	silent := serve(t, loopback, dot.Silent())
 	if got, err = collect(t.Context(), client(t, Config{}), silent, axfr(t), soon()); !isTimeout(err) || len(got) != 0 {

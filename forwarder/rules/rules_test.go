@@ -166,6 +166,9 @@ func TestCompact(t *testing.T) {
 	if per := one.bytes() / n; per > 48 {
 		t.Errorf("%d bytes a name", per)
 	}
+	if n := s.nodes[len(s.nodes)-1]; n.rule != 0 || n.next != 0 {
+		t.Errorf("%+v: a rule that takes everything has others behind it", n)
+	}
 	many := make([]Rule, 10_000)
 	for i := range many {
 		many[i].Workloads = []string{fmt.Sprintf("w%d", i)}
@@ -185,6 +188,21 @@ func blockList(n int) []string {
 		out[i] = fmt.Sprintf("ads%d.tracker%d.example", i, i%977)
 	}
 	return out
+}
+
+// TestTags: two names with one hash are two names.
+func TestTags(t *testing.T) {
+	tab := newTable(4, 100)
+	const h = 42
+	a, b := wireName(t, "a.example"), wireName(t, "b.example")
+	*tab.find(h, a) = slot{tag: h, at: 1}
+	tab.arena = append(append(tab.arena, 0, 0, 0, 0), a...)
+	if s := tab.find(h, b); s.at != 0 {
+		t.Errorf("b is found where a is: %+v", *s)
+	}
+	if s := tab.find(h, a); s.at != 1 {
+		t.Errorf("a is not found: %+v", *s)
+	}
 }
 
 func TestMatchAllocatesNothing(t *testing.T) {
