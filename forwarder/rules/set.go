@@ -57,7 +57,7 @@ func Compile(rules []Rule) (*Set, error) {
 			size += entryLen(len(n))
 		}
 	}
-	if len(rules) >= math.MaxInt32 || size >= maxArena {
+	if len(rules) >= math.MaxInt32 || uint64(size) >= maxArena {
 		return nil, errors.New("compile the rules: they have more than 4 GB of names: shorten a list")
 	}
 	s.names = newTable(names, size)
