@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestBuckets(t *testing.T) {
+	last := 0
+	for d := time.Duration(0); d < 15*time.Second; d = d*21/20 + 1000 {
+		i := bucketOf(d)
+		start, end := bucketStart(i), bucketStart(i+1)
+		if d < start || d >= end {
+			t.Fatalf("%v is in bucket %d, from %v to %v", d, i, start, end)
+		}
+		if i < last {
+			t.Fatalf("%v is in bucket %d, after %d", d, i, last)
+		}
+		if i >= histSub && end-start > start/histSub {
+			t.Fatalf("bucket %d is %v wide at %v", i, end-start, start)
+		}
+		last = i
+	}
+	for _, d := range []time.Duration{-time.Second, time.Hour} {
+		if i := bucketOf(d); i < 0 || i >= histOctaves*histSub {
+			t.Errorf("%v is in bucket %d", d, i)
+		}
+	}
+}
+
+// TestQuantiles compares with exact quantiles of random data.
+func TestQuantiles(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for what, next := range map[string]func() time.Duration{
+		"uniform":    func() time.Duration { return time.Duration(rng.Int64N(int64(100 * time.Millisecond))) },
+		"log-normal": func() time.Duration { return time.Duration(20e6 * math.Exp(rng.NormFloat64())) },
+		"two humps": func() time.Duration {
+			d := 20*time.Millisecond + time.Duration(rng.Int64N(int64(2*time.Millisecond)))
+			if rng.IntN(10) == 0 {
+				d += 200 * time.Millisecond
+			}
+			return d
+		},
+		"constant": func() time.Duration { return 3 * time.Millisecond },
+	} {
+		for halves := range 50 {
+			var h histogram
+			var exact []time.Duration
+			for range histHalf * (1 + halves%2) {
+				d := next()
+				h.add(d)
+				exact = append(exact, d)
+			}
+			slices.Sort(exact)
+			for _, q := range []float64{0.5, 0.9, 0.95} {
+				// Between two neighbours the answer is a matter of taste.
+				at := int(q * float64(len(exact)))
+				low, high := float64(exact[at-2])*7/8, float64(exact[at+1])*9/8
+				if got := float64(h.quantile(q)); got < low-float64(histUnit) || got > high+float64(histUnit) {
+					t.Errorf("%s: p%v is %v, want between %v and %v", what, 100*q,
+						time.Duration(got), time.Duration(low), time.Duration(high))
+				}
+			}
+		}
+	}
+	var none histogram
+	if got := none.quantile(0.95); got != 0 {
+		t.Errorf("of nothing, p95 is %v", got)
+	}
+}
+
+// TestForgets: what was long ago weighs nothing.
+func TestForgets(t *testing.T) {
+	var h histogram
+	for range 100 * histHalf {
+		h.add(20 * time.Millisecond)
+	}
+	for range 2 * histHalf {
+		h.add(100 * time.Millisecond)
+	}
+	if got := h.quantile(0.5); got < 80*time.Millisecond {
+		t.Errorf("the median is %v still", got)
+	}
+	if n := h.total(); n < histHalf || n > 2*histHalf {
+		t.Errorf("%d replies are kept, want from %d to twice as many", n, histHalf)
+	}
+}
+
+func TestUsual(t *testing.T) {
+	var ts times
+	ts.enter(20*time.Millisecond, false, false)
+	if ts.usual != 20*time.Millisecond {
+		t.Errorf("after one reply it is %v", ts.usual)
+	}
+	ts.enter(3*time.Second, false, false)
+	if ts.usual > 30*time.Millisecond {
+		t.Errorf("one slow name makes it %v", ts.usual)
+	}
+	for range 30 {
+		ts.enter(3*time.Second, false, false)
+	}
+	if ts.usual < time.Second {
+		t.Errorf("of a server that became slow it is %v", ts.usual)
+	}
+	for range 80 {
+		ts.enter(20*time.Millisecond, false, false)
+	}
+	if ts.usual > 21*time.Millisecond {
+		t.Errorf("of one that became fast again it is %v", ts.usual)
+	}
+	for range 5 {
+		ts.enter(time.Millisecond, false, true)
+	}
+	if ts.usual > 2*time.Millisecond {
+		t.Errorf("of one that is asked now and then it is %v after five times", ts.usual)
+	}
+}
+
+// TestLateWithATail: where one in twenty is slow, a second server is asked long
+// before the slow ones come, whichever side of p95 they fall on.
+func TestLateWithATail(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 8))
+	var ts times
+	early := 0
+	for i := range 20_000 {
+		d := 20*time.Millisecond + time.Duration(rng.Int64N(int64(time.Millisecond)))
+		if rng.IntN(20) == 0 {
+			d += 200 * time.Millisecond
+		}
+		ts.enter(d, false, false)
+		switch {
+		case i+1 < minReplies:
+			if ts.late != 2*ts.usual {
+				t.Fatalf("after %d replies %v is late, want twice %v", i+1, ts.late, ts.usual)
+			}
+		case ts.late <= 50*time.Millisecond:
+			early++
+		}
+	}
+	if early < 19_500 {
+		t.Errorf("a reply was late within 50 ms for %d of 20,000 queries alone", early)
+	}
+	if ts.late < 20*time.Millisecond {
+		t.Errorf("%v is late, which most replies are", ts.late)
+	}
+}
+
+// TestPatience: a server that is slow and not silent is soon not mistaken for
+// silent any more, until it is fast again.
+func TestPatience(t *testing.T) {
+	m := &meter{}
+	if m.wait() != int64(silentAfter) {
+		t.Errorf("it begins with %v", time.Duration(m.wait()))
+	}
+	const slow = 300 * time.Millisecond
+	now, alarms := int64(time.Hour), 0
+	for range 100 {
+		if sent := now; m.wait() < int64(slow) {
+			alarms++
+			if !m.suspect(sent+m.wait()) || !m.isSuspect() {
+				t.Error("it is not suspected")
+			}
+		}
+		now += int64(slow)
+		m.heard.Store(now)
+		if m.isSuspect() {
+			t.Error("it is suspected after a byte")
+		}
+		m.replied(now-int64(slow), now)
+	}
+	if alarms != 1 {
+		t.Errorf("%d alarms, want the first alone", alarms)
+	}
+	for range 100 {
+		now += int64(time.Millisecond)
+		m.replied(now-int64(time.Millisecond), now)
+	}
+	if w := time.Duration(m.wait()); w > silentAfter*21/20 {
+		t.Errorf("with fast replies it stays at %v", w)
+	}
+	// A path that was dead for long does not make the next silence last longer.
+	m.suspect(now + 1)
+	m.replied(now, now+int64(5*time.Second))
+	if w := time.Duration(m.wait()); w > silentAfter*3/2 {
+		t.Errorf("after a long silence it is %v", w)
+	}
+	m.replied(now, now+int64(9*time.Second))
+	before := time.Duration(m.usual.Load())
+	m.replied(now+int64(9*time.Second), now+int64(11*time.Second)) // two seconds after the one before
+	if step := time.Duration(m.usual.Load()) - before; step < before {
+		t.Errorf("a reply after a long time moves %v by %v, want half of the way", before, step)
+	}
+	m.forget()
+	if m.isSuspect() || m.usual.Load() != 0 || m.wait() != int64(silentAfter) {
+		t.Error("something is remembered")
+	}
+}
+
+func BenchmarkReplied(b *testing.B) {
+	m := &meter{}
+	rng := rand.New(rand.NewPCG(9, 10))
+	b.ReportAllocs()
+	for b.Loop() {
+		m.replied(0, rng.Int64N(int64(300*time.Millisecond)))
+	}
+}
