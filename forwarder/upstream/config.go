@@ -33,6 +33,10 @@ const (
 	// connection and an answer, so that a query survives a dead path.
 	DefaultSilentTimeout = 2 * time.Second
 
+	// DefaultHedgeShare keeps what hedging adds below a tenth, and pays for the
+	// one in twenty that p95 leaves over, and for looking at other servers.
+	DefaultHedgeShare = 0.08
+
 	// DefaultWarmTime is for how long after a query a connection is kept, and
 	// reopened when the server closes it.
 	DefaultWarmTime = 3 * time.Minute
@@ -41,8 +45,14 @@ const (
 // Config is what a [Group] is made of. The zero value of a limit or time means
 // its default.
 type Config struct {
-	// Servers are asked in this order. At least one.
+	// Servers are asked in the order that Policy makes of this one. At least one.
 	Servers []Server
+
+	// Policy is how servers are chosen; "": [Failover].
+	Policy Policy
+	// HedgeShare is how many queries [Hedged] may add, as a share of those that
+	// come in: more than 0, and at most 1.
+	HedgeShare float64
 
 	// RootCAs are the CAs that servers' certificates may come from; nil: the
 	// system's.
@@ -94,6 +104,14 @@ func (cfg Config) validated() (Config, error) {
 	if cfg.MaxConns < 0 || cfg.MaxInflight < 0 || cfg.MaxInflight > maxInflight {
 		return cfg, fmt.Errorf("make an upstream: %d connections with %d queries each: want 0 (the default) or more, and at most %d queries",
 			cfg.MaxConns, cfg.MaxInflight, maxInflight)
+	}
+	setDefault(&cfg.Policy, Failover)
+	if _, err := ParsePolicy(string(cfg.Policy)); err != nil {
+		return cfg, fmt.Errorf("make an upstream: %w", err)
+	}
+	setDefault(&cfg.HedgeShare, DefaultHedgeShare)
+	if !(cfg.HedgeShare > 0 && cfg.HedgeShare <= 1) { // NaN is neither
+		return cfg, fmt.Errorf("make an upstream: a hedge share of %v: want more than 0 and at most 1, or the policy failover for no hedges", cfg.HedgeShare)
 	}
 	setDefault(&cfg.MaxConns, DefaultMaxConns)
 	setDefault(&cfg.MaxInflight, DefaultMaxInflight)

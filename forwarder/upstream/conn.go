@@ -15,8 +15,8 @@ import (
 )
 
 // maxStrays is how many replies in a row may match no query before the
-// connection is given up. Late replies to queries that were given up are among
-// them, so it is not small.
+// connection is given up. Late replies to queries of which too many were given up
+// are among them, so it is not small.
 const maxStrays = 1024
 
 // conn is one authenticated connection, shared by everybody. Two goroutines run
@@ -29,6 +29,8 @@ type conn struct {
 	count  *serverCounters // the server's
 	opened time.Time
 	load   atomic.Int32 // queries in flight
+	heard  atomic.Int64 // when the latest byte came, in ticks; 0: none did
+	readAt time.Time    // the same, for the reader alone
 
 	mu        sync.Mutex
 	table     inflight
@@ -61,36 +63,30 @@ func (c *conn) run() {
 	wg.Wait()
 }
 
-// exchange sends a query and waits for its reply until the deadline. The query
-// is not referred to after the return.
-func (c *conn) exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+// exchange sends a query and waits with w for its reply until the deadline. The
+// query is not referred to after the return.
+func (c *conn) exchange(ctx context.Context, query []byte, until time.Time, w *waiter) ([]byte, error) {
 	k := calls.Get().(*call)
 	defer k.release()
-	k.query = query
-	sent := time.Now()
-	id, err := c.send(k, sent)
+	now := time.Now()
+	k.query, k.sent = query, ticks(now)
+	id, err := c.send(k, now)
 	if err != nil {
 		return nil, err
 	}
-	k.timer.Reset(until.Sub(sent))
-	select {
-	case <-k.done:
+	if err = w.await(ctx, k.done, now, until, &c.heard); err == nil {
 		return k.reply, k.err
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-k.timer.C:
-		err = errTimeout
 	}
 	c.mu.Lock()
-	mine := c.table.remove(id, k)
-	odd := c.odd && !c.lastReply.After(sent)
+	mine := c.table.abandon(id, k)
+	odd := c.odd && !c.lastReply.After(now)
 	c.mu.Unlock()
 	if !mine { // the reply came at the same moment
 		<-k.done
 		return k.reply, k.err
 	}
 	c.load.Add(-1)
-	if odd && !errors.Is(err, context.Canceled) {
+	if odd && isTimeout(err) {
 		err = errStrays
 	}
 	return nil, err
@@ -222,6 +218,10 @@ func (w watched) Read(p []byte) (int, error) {
 	c.mu.Unlock()
 	n, err := c.nc.Read(p)
 	if n > 0 {
+		c.readAt = time.Now()
+		now := ticks(c.readAt)
+		c.heard.Store(now)
+		c.count.meter.heard.Store(now)
 		return n, nil // the error comes again
 	}
 	return 0, err
@@ -232,6 +232,15 @@ func (c *conn) deliver(msg []byte) error {
 	id := uint16(msg[0])<<8 | uint16(msg[1])
 	c.mu.Lock()
 	k := c.table.get(id)
+	if k == nil {
+		if sent, ok := c.table.late(id); ok { // nobody waits any more, but it is no stray
+			c.strays, c.odd = 0, false
+			c.mu.Unlock()
+			c.count.late.Add(1)
+			c.count.meter.replied(sent, ticks(c.readAt))
+			return nil
+		}
+	}
 	if k == nil || !matches(k.query, msg) {
 		c.strays++
 		c.odd = true
@@ -248,9 +257,10 @@ func (c *conn) deliver(msg []byte) error {
 	}
 	c.table.remove(id, k)
 	c.strays, c.odd = 0, false
-	c.lastReply = time.Now()
+	c.lastReply = c.readAt
 	c.mu.Unlock()
 	c.load.Add(-1)
+	c.count.meter.replied(k.sent, ticks(c.readAt))
 	msg[0], msg[1] = 0, 0
 	k.finish(msg, nil)
 	return nil

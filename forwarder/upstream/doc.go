@@ -3,7 +3,7 @@
 // Package upstream asks DNS servers over TLS (RFC 7858, RFC 8310), and nothing
 // but TLS: where a server cannot be authenticated there is no answer.
 //
-// A [Group] is a list of servers. Each has few connections (one, and a second
+// A [Group] is a list of servers, asked as its [Policy] says. Each has few connections (one, and a second
 // when the first is busy) that everybody shares: queries are pipelined, those
 // that wait at the same time leave in one system call, and replies are taken in
 // any order (RFC 7766 §6.2.1.1), each matched by ID and question. Connections
@@ -19,10 +19,20 @@
 //     flight, is not the caller's trouble: they are sent again.
 //   - A server that fails, or answers SERVFAIL, is not the last word while another
 //     can be asked in time.
+//   - A server that falls silent, on a connection or while one is opened, is not
+//     waited for alone: within 225 ms another one is asked as well, and later
+//     queries go elsewhere until it sends something. A name that takes long while
+//     others are answered is no silence. Where a server is known to take longer
+//     than that, its silence is too.
+//   - A server that failed is tried again by a probe, not by a caller's query, as
+//     long as another is well; and only while there are queries.
 //   - Failure is an [*Error] whose EDE tells in words what to mend.
 //
 // The package knows nothing of clients, caches or rules, and is called by
-// sotto/forwarder alone. Who is asked first is decided by a pure function
-// (picker.go), as are back-off (health.go), framing (frame.go) and the table of
-// queries in flight (inflight.go).
+// sotto/forwarder alone. What decides is pure: who is asked first (picker.go),
+// when a reply is late and when a server silent (meter.go, histogram.go), what
+// hedging may cost (budget.go), back-off (health.go), framing (frame.go) and the
+// table of queries in flight (inflight.go). A query goes through the servers in
+// its caller's goroutine (exchange.go); only a second server beside the first
+// costs another one (race.go).
 package upstream

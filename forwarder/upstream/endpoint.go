@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"sotto/forwarder/wire"
 )
 
 // warnEvery is how often a server that comes and goes is worth a warning.
@@ -17,10 +19,12 @@ const warnEvery = time.Minute
 // transport carries queries to one server, and owns its connections. It knows
 // nothing of other servers: which one is asked, and when it rests, is its caller's.
 type transport interface {
-	// exchange sends a query and returns its reply, by the time until. Of its
-	// errors [errSlow] says that the name is slow and not the server, and one
-	// of [isDial] was told by the transport itself.
-	exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error)
+	// exchange sends a query and returns its reply, by the time until. It waits
+	// with w alone, and hands on w's errors. Of its own errors [errSlow] says
+	// that the name is slow and not the server, and one of [isDial] was told by
+	// the transport itself. It enters when a byte comes, and how long each reply
+	// took, into the server's meter: also of those that nobody waits for any more.
+	exchange(ctx context.Context, query []byte, until time.Time, w *waiter) ([]byte, error)
 
 	// keep is called now and then: it closes what is idle and, if a query is to
 	// be expected, opens a connection where there is none.
@@ -47,6 +51,8 @@ type endpoint struct {
 	// resting is health.until for the picker, in Unix nanoseconds; 0: healthy.
 	resting atomic.Int64
 	lastUse atomic.Int64 // the latest query, in Unix nanoseconds
+	scouted atomic.Bool  // a query is out to measure it
+	probed  atomic.Bool  // one is, to see whether it is well
 
 	mu        sync.Mutex
 	health    health
@@ -65,15 +71,17 @@ func newEndpoint(g *Group, s Server) *endpoint {
 	return e
 }
 
+// candidate is what the policy has to know of the server.
+func (e *endpoint) candidate() candidate {
+	m := &e.count.meter
+	return candidate{until: e.resting.Load(), suspect: m.isSuspect(), usual: time.Duration(m.usual.Load())}
+}
+
 // ask gets the reply to a query from this server, until the deadline.
-func (e *endpoint) ask(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+func (e *endpoint) ask(ctx context.Context, query []byte, began, until time.Time, w *waiter) ([]byte, error) {
 	e.count.queries.Add(1)
-	began := time.Now()
 	e.lastUse.Store(began.UnixNano())
-	if e.resting.Load() != 0 {
-		e.claim(began)
-	}
-	reply, err := e.link.exchange(ctx, query, until)
+	reply, err := e.link.exchange(ctx, query, until, w)
 	switch {
 	case err == nil:
 		e.count.replies.Add(1)
@@ -81,7 +89,10 @@ func (e *endpoint) ask(ctx context.Context, query []byte, until time.Time) ([]by
 			e.succeeded()
 		}
 		return reply, nil
-	case errors.Is(err, errFull), errors.Is(err, context.Canceled), errors.Is(err, ErrClosed):
+	case err == errBeaten, errors.Is(err, context.Canceled):
+		e.count.abandoned.Add(1)
+		return nil, err
+	case errors.Is(err, errFull), errors.Is(err, ErrClosed):
 		// None of it is the server's fault.
 	case isTimeout(err) && (err == errSlow || time.Since(began) < e.g.cfg.AttemptTimeout/3):
 		// The name is slow, or the caller impatient: a third is the least that
@@ -95,14 +106,70 @@ func (e *endpoint) ask(ctx context.Context, query []byte, until time.Time) ([]by
 	return nil, err
 }
 
-// claim makes this query the trial of a server whose rest is over.
-func (e *endpoint) claim(now time.Time) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.health.claim(now, e.g.cfg.AttemptTimeout) {
-		e.resting.Store(e.health.until.UnixNano())
+// silent takes the server for silent until it sends something. A probe, which
+// every server answers at once, tells a slow name from a dead path, and makes a
+// failure of what stays silent.
+func (e *endpoint) silent(ctx context.Context, now int64) {
+	if e.resting.Load() == 0 && e.count.meter.suspect(now) {
+		e.count.suspicions.Add(1)
+		e.probe(ctx)
 	}
 }
+
+// mend has a server that is not well looked at, if it is time for that. It is
+// called for queries that go elsewhere: while there are none, nobody has to know.
+func (e *endpoint) mend(ctx context.Context, now time.Time, c *candidate) {
+	switch {
+	case c.until == 0 && c.suspect, c.until != 0 && c.until <= now.UnixNano() && e.claim(now):
+		e.probe(ctx)
+	}
+}
+
+// claim reports whether the server's rest is over, and whoever asks is to see
+// whether it is well.
+func (e *endpoint) claim(now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.health.claim(now, e.g.cfg.AttemptTimeout) {
+		return false
+	}
+	e.resting.Store(e.health.until.UnixNano())
+	return true
+}
+
+// probe sees in the background whether the server is well, unless that is going
+// on. It outlives the query that was its occasion.
+func (e *endpoint) probe(ctx context.Context) {
+	if !e.probed.CompareAndSwap(false, true) {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	ok := e.g.spawn(func() {
+		defer e.probed.Store(false)
+		e.count.probes.Add(1)
+		w := waiter{timer: newTimer()}
+		defer w.timer.Stop()
+		began := time.Now()
+		_, err := e.ask(ctx, probeQuery, began, began.Add(e.g.cfg.AttemptTimeout), &w)
+		if errors.Is(err, errFull) {
+			e.failed(began, ErrSilent) // as many queries as it may have, and it is silent
+		}
+	})
+	if !ok {
+		e.probed.Store(false)
+	}
+}
+
+// probeQuery asks for the root's name servers, which is what every resolver has
+// to know. Any reply will do.
+var probeQuery = func() []byte {
+	root := []byte{0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1}
+	q, err := wire.ParseQuery(root)
+	if err != nil {
+		panic(err)
+	}
+	return wire.AppendQuery(nil, &q)
+}()
 
 // failed enters a failure of an attempt that began then.
 func (e *endpoint) failed(began time.Time, err error) {
@@ -157,5 +224,6 @@ func (e *endpoint) reset() {
 	e.health = health{}
 	e.resting.Store(0)
 	e.mu.Unlock()
+	e.count.meter.forget()
 	e.link.reset()
 }

@@ -186,7 +186,7 @@ func TestAllSilent(t *testing.T) {
 		t.Error("the error came after the client's patience")
 	}
 	for i, s := range servers {
-		wantEDE(t, err, wire.EDENoReachableAuthority, Server{Addr: s.Addr(), Name: testName}.String()+": no answer within ")
+		wantEDE(t, err, wire.EDENoReachableAuthority, Server{Addr: s.Addr(), Name: testName}.String()+": ")
 		if n := s.Stats().Queries(); n == 0 {
 			t.Errorf("server %d was not asked", i+1)
 		}

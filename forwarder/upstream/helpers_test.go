@@ -3,6 +3,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -151,7 +152,9 @@ func inAWhile() time.Time { return time.Now().Add(10 * time.Second) }
 func askCtx(ctx context.Context, tb testing.TB, g *Group, name string) ([]byte, error) {
 	tb.Helper()
 	q := query(name, typeA)
-	reply, err := g.Exchange(ctx, q, inAWhile())
+	given := bytes.Clone(q)
+	reply, err := g.Exchange(ctx, given, inAWhile())
+	clear(given) // it is the caller's again, which -race holds
 	if err != nil {
 		var e *Error
 		if !errors.As(err, &e) {

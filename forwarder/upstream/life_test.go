@@ -44,10 +44,13 @@ func TestCancel(t *testing.T) {
 	}
 	sw.Set(z)
 	close(hold)
-	eventually(t, "the late replies come", func() bool { return g.Stats().Servers[0].Strays == n })
+	eventually(t, "the late replies come", func() bool { return g.Stats().Servers[0].Late == n })
 	mustAsk(t, g, "www.example.")
 	if st := s.Stats(); st.Conns != 1 {
 		t.Errorf("%d connections, want the one", st.Conns)
+	}
+	if st := g.Stats().Servers[0]; st.Strays != 0 || st.Abandoned != n || st.Failed != 0 {
+		t.Errorf("stats %+v, want %d abandoned, of which none is a stray", st, n)
 	}
 }
 
@@ -124,6 +127,24 @@ func TestRunWarms(t *testing.T) {
 	if n := other.Stats().Conns; n != 0 {
 		t.Errorf("%d connections to a server that nobody asked", n)
 	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// TestRunWarmsAll: where any server may be the first to be asked, all are warm.
+func TestRunWarmsAll(t *testing.T) {
+	cfg := hasty(serve(t, zone(t), nil), serve(t, zone(t), nil))
+	cfg.Policy = Random
+	g := groupOf(t, cfg)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	eventually(t, "both are warm", func() bool {
+		st := g.Stats().Servers
+		return st[0].Conns == 1 && st[1].Conns == 1
+	})
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Run: %v", err)

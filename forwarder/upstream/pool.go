@@ -51,15 +51,15 @@ type pool struct {
 }
 
 // exchange asks, and asks again when a connection proves to be stale.
-func (p *pool) exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+func (p *pool) exchange(ctx context.Context, query []byte, until time.Time, w *waiter) ([]byte, error) {
 	began := time.Now()
 	for resends := 0; ; {
-		c, err := p.conn(ctx, until)
+		c, err := p.conn(ctx, until, w)
 		if err != nil {
 			return nil, err
 		}
 		sent := time.Now()
-		reply, err := c.exchange(ctx, query, until)
+		reply, err := c.exchange(ctx, query, until, w)
 		switch {
 		case err == nil:
 			return reply, nil
@@ -90,21 +90,14 @@ func (*slowError) Is(target error) bool { return target == errTimeout }
 
 // conn picks the connection for a query, and waits for one that is being opened
 // if there is none.
-func (p *pool) conn(ctx context.Context, until time.Time) (*conn, error) {
+func (p *pool) conn(ctx context.Context, until time.Time, w *waiter) (*conn, error) {
 	for {
 		c, d, err := p.pick(ctx)
 		if c != nil || err != nil {
 			return c, err
 		}
-		t := time.NewTimer(time.Until(until))
-		select {
-		case <-d.done:
-			t.Stop()
-		case <-ctx.Done():
-			t.Stop()
-			return nil, ctx.Err()
-		case <-t.C:
-			return nil, errTimeout
+		if err := w.await(ctx, d.done, time.Now(), until, nil); err != nil {
+			return nil, err
 		}
 		// Everybody who waited for a dial shares its failure, but not that of
 		// one which was cut short by a change of the network.

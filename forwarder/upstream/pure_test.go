@@ -3,43 +3,9 @@
 package upstream
 
 import (
-	"slices"
 	"testing"
 	"time"
 )
-
-func TestFailoverOrder(t *testing.T) {
-	for _, tc := range []struct {
-		until []int64
-		now   int64
-		want  []int
-	}{
-		{[]int64{0, 0, 0}, 10, []int{0, 1, 2}},
-		{[]int64{20, 0, 0}, 10, []int{1, 2, 0}},
-		{[]int64{20, 0, 15}, 10, []int{1, 2, 0}},
-		{[]int64{10, 0}, 10, []int{0, 1}}, // its rest is over
-		{[]int64{30, 20, 25}, 10, []int{1, 2, 0}},
-		{[]int64{20, 20, 11}, 10, []int{2, 0, 1}},
-		{nil, 10, nil},
-	} {
-		var servers []candidate
-		for _, u := range tc.until {
-			servers = append(servers, candidate{until: u})
-		}
-		got := failover(nil, servers, tc.now)
-		// Only the resting ones are sorted by time.
-		if !slices.Equal(got, tc.want) {
-			t.Errorf("until %v at %d: order %v, want %v", tc.until, tc.now, got, tc.want)
-		}
-	}
-}
-
-func TestFailoverAppends(t *testing.T) {
-	got := failover([]int{7}, []candidate{{until: 5}, {until: 3}}, 1)
-	if !slices.Equal(got, []int{7, 1, 0}) {
-		t.Errorf("got %v", got)
-	}
-}
 
 func TestHealth(t *testing.T) {
 	start := time.Unix(1000, 0)

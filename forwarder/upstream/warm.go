@@ -19,12 +19,17 @@ const (
 	settle = time.Second
 )
 
-// Run keeps connections warm until ctx ends, and then returns nil: the first
-// server's from the start, and those of every server that was asked lately. It
-// closes what is idle. A Group works without it, at the cost of a handshake
-// whenever the server closed the connection.
+// Run keeps connections warm until ctx ends, and then returns nil: from the start
+// those of the servers that the policy begins with (the first one, or any), and
+// those of every server that was asked lately. It closes what is idle. A Group
+// works without it, at the cost of a handshake whenever the server closed the
+// connection.
 func (g *Group) Run(ctx context.Context) error {
-	g.endpoints[0].lastUse.CompareAndSwap(0, time.Now().UnixNano())
+	for i, e := range g.endpoints {
+		if i == 0 || g.cfg.Policy != Failover {
+			e.lastUse.CompareAndSwap(0, time.Now().UnixNano())
+		}
+	}
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+// The addresses that tell a reply which was held up from one that was not.
+const inTime, heldUp = 1, 2
+
+// sometimesSlow answers after 20 ms, and one query in twenty after 220 ms. What
+// it answers tells which it was.
+func sometimesSlow(tb testing.TB, seed uint64) dot.Handler {
+	fast, slow := addressed(tb, inTime), addressed(tb, heldUp)
+	var mu sync.Mutex
+	rng := rand.New(rand.NewPCG(seed, seed))
+	return dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		mu.Lock()
+		isSlow := rng.IntN(20) == 0
+		mu.Unlock()
+		if isSlow {
+			return dot.Delay(220*time.Millisecond, slow).Answer(r)
+		}
+		return dot.Delay(20*time.Millisecond, fast).Answer(r)
+	})
+}
+
+// load asks n times, some at once, and counts the replies that were held up.
+// Every query has to be answered.
+func load(t *testing.T, g *Group, n int) (slow int) {
+	t.Helper()
+	const clients = 20
+	var late, asked atomic.Int64
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			for i := asked.Add(1); i <= int64(n); i = asked.Add(1) {
+				reply, err := ask(t, g, fmt.Sprintf("n%d.example.", i))
+				if err != nil {
+					t.Errorf("query %d: %v", i, err)
+				} else if who(reply) == heldUp {
+					late.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return int(late.Load())
+}
+
+// TestHedgedCutsTheTail: of two servers that are slow now and then, each on its
+// own, failover lets clients feel every time, hedging hardly any, for few queries
+// more. What is counted is replies that were held up, rather than time, since the
+// machine has slow moments as well.
+func TestHedgedCutsTheTail(t *testing.T) {
+	t.Parallel()
+	const n = 2000
+	tail := make(map[Policy]int)
+	for i, p := range []Policy{Failover, Hedged} {
+		s1, s2 := serve(t, sometimesSlow(t, uint64(2*i+1)), nil), serve(t, sometimesSlow(t, uint64(2*i+2)), nil)
+		g := groupOf(t, patient(p, s1, s2))
+		tail[p] = load(t, g, n)
+		st := g.Stats().Servers
+		if asked := s1.Stats().Queries() + s2.Stats().Queries(); asked > n*110/100 {
+			t.Errorf("%s: %d queries reached the servers, want at most a tenth over %d", p, asked, n)
+		}
+		if hedges := st[0].Hedges + st[1].Hedges; (hedges > 0) != (p == Hedged) {
+			t.Errorf("%s: %d hedges", p, hedges)
+		}
+		if p == Hedged && st[0].HedgesWon+st[1].HedgesWon == 0 {
+			t.Error("no hedge ever won")
+		}
+	}
+	t.Logf("replies that were held up: %v", tail)
+	if tail[Failover] < n*3/100 {
+		t.Errorf("failover: %d of %d are slow, want about one in twenty: it is to wait for a slow name", tail[Failover], n)
+	}
+	if tail[Hedged]*3 > tail[Failover] {
+		t.Errorf("%d replies are slow with hedging, %d without", tail[Hedged], tail[Failover])
+	}
+}
+
+// TestHedgesAreCapped: where everything is late, hedging adds its share and no
+// more.
+func TestHedgesAreCapped(t *testing.T) {
+	t.Parallel()
+	const n = 600
+	z := zone(t)
+	sw1, sw2 := dot.NewSwitch(dot.Delay(5*time.Millisecond, z)), dot.NewSwitch(dot.Delay(5*time.Millisecond, z))
+	cfg := hasty(serve(t, sw1, nil), serve(t, sw2, nil))
+	cfg.Policy, cfg.HedgeShare = Hedged, 0.05
+	g := groupOf(t, cfg)
+	load(t, g, n)
+	sw1.Set(dot.Delay(150*time.Millisecond, z))
+	sw2.Set(dot.Delay(150*time.Millisecond, z))
+	load(t, g, n)
+	st := g.Stats().Servers
+	hedges := st[0].Hedges + st[1].Hedges
+	if hedges == 0 || hedges > 2*n*5/100 {
+		t.Errorf("%d hedges with %d queries, want some, and at most one in twenty", hedges, 2*n)
+	}
+}
+
+// TestFastestFollows: the server that is faster gets the queries, and when that
+// changes it is noticed.
+func TestFastestFollows(t *testing.T) {
+	t.Parallel()
+	sw1, sw2 := dot.NewSwitch(dot.Delay(40*time.Millisecond, addressed(t, 1))), dot.NewSwitch(addressed(t, 2))
+	cfg := hasty(serve(t, sw1, nil), serve(t, sw2, nil))
+	cfg.Policy = Fastest
+	g := groupOf(t, cfg)
+	want := func(server byte) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("server %d is asked", server), func() bool {
+			load(t, g, 200)
+			for range 10 {
+				if who(mustAsk(t, g, "www.example.")) != server {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	want(2)
+	sw1.Set(addressed(t, 1))
+	sw2.Set(dot.Delay(40*time.Millisecond, addressed(t, 2)))
+	want(1)
+	if st := g.Stats().Servers; st[0].EWMA == 0 || st[1].EWMA == 0 || st[0].P95 == 0 {
+		t.Errorf("stats %+v have no times", st)
+	}
+}
+
+func TestRandomSpreads(t *testing.T) {
+	s1, s2 := serve(t, addressed(t, 1), nil), serve(t, addressed(t, 2), nil)
+	cfg := hasty(s1, s2)
+	cfg.Policy = Random
+	g := groupOf(t, cfg)
+	for range 200 {
+		mustAsk(t, g, "www.example.")
+	}
+	if a, b := s1.Stats().Queries(), s2.Stats().Queries(); a < 60 || b < 60 {
+		t.Errorf("the servers got %d and %d of 200 queries", a, b)
+	}
+}
+
+// hedging is a Group whose servers are connected, and known well enough for a
+// delay of the first to be noticed, with a budget that pays for it.
+func hedging(t *testing.T, servers ...*dot.Server) *Group {
+	t.Helper()
+	cfg := hasty(servers...)
+	cfg.Policy, cfg.HedgeShare = Hedged, 1
+	g := groupOf(t, cfg)
+	for i, e := range g.endpoints {
+		e.link.keep(t.Context(), time.Now(), true)
+		eventually(t, "it is connected", func() bool { return g.Stats().Servers[i].Conns == 1 })
+		for range minReplies {
+			e.count.meter.replied(0, int64(time.Duration(1+i)*time.Millisecond))
+		}
+	}
+	return g
+}
+
+// TestGoodWinsTheRace: an error code does not settle a query while a server is
+// left that may do better.
+func TestGoodWinsTheRace(t *testing.T) {
+	fail := dot.Rcode(dot.RcodeServFail)
+	for _, tc := range []struct {
+		what          string
+		first, second dot.Handler
+		rcode         uint16
+		server        byte
+	}{
+		{"the late one is good", dot.Delay(150*time.Millisecond, addressed(t, 1)), fail, 0, 1},
+		{"the hedge is good", dot.Delay(300*time.Millisecond, fail), addressed(t, 2), 0, 2},
+		{"both fail", dot.Delay(200*time.Millisecond, fail), dot.Delay(20*time.Millisecond, dot.Rcode(dot.RcodeRefused)), dot.RcodeRefused, 0},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			t.Parallel()
+			g := hedging(t, serve(t, tc.first, nil), serve(t, tc.second, nil))
+			r := mustAsk(t, g, "www.example.")
+			if wire.Rcode(r) != tc.rcode || tc.rcode == 0 && who(r) != tc.server {
+				t.Errorf("rcode %d from server %d, want %d from %d", wire.Rcode(r), who(r), tc.rcode, tc.server)
+			}
+			if st := g.Stats().Servers[1]; st.Hedges != 1 || (st.HedgesWon == 1) != (tc.server == 2) {
+				t.Errorf("stats %+v, want one hedge", st)
+			}
+		})
+	}
+}
+
+// TestLosersAreNoStrays: a server that is always too late keeps its connection,
+// however many of its replies nobody waits for, and they tell how slow it is.
+func TestLosersAreNoStrays(t *testing.T) {
+	s1, s2 := serve(t, dot.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil)
+	g := hedging(t, s1, s2)
+	mustAsk(t, g, "www.example.")
+	eventually(t, "its reply comes", func() bool { return g.Stats().Servers[0].Late == 1 })
+	if st := g.Stats().Servers[0]; st.Strays != 0 || st.Conns != 1 || st.Abandoned != 1 || st.Failed != 0 || st.LastError != "" {
+		t.Errorf("stats of the loser %+v", st)
+	}
+	if ewma := g.Stats().Servers[0].EWMA; ewma < 1200*time.Microsecond {
+		t.Errorf("its EWMA is %v still: the late reply is not in it", ewma)
+	}
+}
+
+// TestNoHedgeToTheIll: a server that rests is no second one.
+func TestNoHedgeToTheIll(t *testing.T) {
+	g := hedging(t, serve(t, dot.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil))
+	g.endpoints[1].probed.Store(true) // no probe makes it well
+	g.endpoints[1].failed(time.Now(), errTimeout)
+	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+		t.Errorf("server %d answered, want 1", got)
+	}
+	if st := g.Stats().Servers[1]; st.Queries != 0 || st.Hedges != 0 {
+		t.Errorf("stats of the one that rests %+v", st)
+	}
+}
+
+// TestLoserBeside: the attempt beside the first server ends when that one answers
+// after all.
+func TestLoserBeside(t *testing.T) {
+	g := hedging(t, serve(t, dot.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, dot.Silent(), nil))
+	reply, err := g.Exchange(t.Context(), query("www.example.", typeA), inAWhile()) // the context goes on
+	if err != nil || who(reply) != 1 {
+		t.Errorf("server %d answered, want 1: %v", who(reply), err)
+	}
+	eventually(t, "the hedge is given up", func() bool {
+		st := g.Stats().Servers[1]
+		return st.Hedges == 1 && st.HedgesWon == 0 && st.Abandoned == 1 && st.InFlight == 0
+	})
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+// patient is a configuration in which a silent server costs four seconds and a
+// half, unless its silence is noticed.
+func patient(p Policy, servers ...*dot.Server) Config {
+	cfg := hasty(servers...)
+	cfg.Policy = p
+	cfg.Timeout, cfg.AttemptTimeout, cfg.SilentTimeout = 9*time.Second, 9*time.Second, 9*time.Second
+	return cfg
+}
+
+// patience is what a client may wait at most in these tests: far more than
+// promised, for the sake of busy machines, and less than without the promise.
+const patience = 3 * time.Second
+
+// TestSilence: whatever the policy, when one of two servers falls silent on
+// connections that stay, nobody waits long, nobody gets an error, and queries
+// soon go to the other one.
+func TestSilence(t *testing.T) {
+	for _, p := range []Policy{Failover, Fastest, Random, Hedged} {
+		t.Run(string(p), func(t *testing.T) {
+			t.Parallel()
+			first := dot.NewSwitch(addressed(t, 1))
+			s1, s2 := serve(t, first, nil), serve(t, dot.Delay(5*time.Millisecond, addressed(t, 2)), nil)
+			g := groupOf(t, patient(p, s1, s2))
+			load(t, g, 200)
+			var worst atomic.Int64
+			ctx, stop := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			defer func() {
+				stop()
+				wg.Wait()
+			}()
+			for range 10 {
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						began := time.Now()
+						mustNot(t, g)
+						for took := int64(time.Since(began)); ; {
+							if old := worst.Load(); took <= old || worst.CompareAndSwap(old, took) {
+								break
+							}
+						}
+						time.Sleep(time.Millisecond)
+					}
+				})
+			}
+			first.Set(dot.Silent())
+			eventually(t, "its silence is noticed", func() bool { return g.Stats().Servers[0].Suspicions > 0 })
+			time.Sleep(20 * time.Millisecond)
+			stop()
+			wg.Wait()
+			if w := time.Duration(worst.Load()); w > patience {
+				t.Errorf("a client waited %v", w)
+			}
+			before := s1.Stats().Queries()
+			for range 50 {
+				if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+					t.Fatalf("server %d answered", got)
+				}
+			}
+			// Scouts stay away as well; a probe now and then is all it gets.
+			if n := s1.Stats().Queries() - before; n > 3 {
+				t.Errorf("the silent server got %d of 50 queries", n)
+			}
+		})
+	}
+}
+
+// mustNot asks, and must not get an error.
+func mustNot(t *testing.T, g *Group) {
+	if _, err := ask(t, g, "www.example."); err != nil {
+		t.Errorf("an error: %v", err)
+	}
+}
+
+// TestSilenceEnds: the next byte from a server ends all suspicion, and it is
+// asked again at once.
+func TestSilenceEnds(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	first := dot.NewSwitch(addressed(t, 1))
+	s1, s2 := serve(t, first, nil), serve(t, addressed(t, 2), nil)
+	g := groupOf(t, patient(Failover, s1, s2))
+	mustAsk(t, g, "www.example.")
+	first.Set(dot.Hold(release, addressed(t, 1)))
+	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+		t.Errorf("server %d answered, want 2", got)
+	}
+	if st := g.Stats().Servers[0]; !st.Suspect || st.Suspicions == 0 || st.Rest != 0 || st.Abandoned == 0 || st.Failed != 0 {
+		t.Errorf("stats %+v, want that it is suspected, and no failure", st)
+	}
+	close(release)
+	first.Set(addressed(t, 1))
+	eventually(t, "the suspicion ends", func() bool { return !g.Stats().Servers[0].Suspect })
+	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+		t.Errorf("server %d answered, want 1 again", got)
+	}
+	if n := s1.Stats().Conns; n != 1 {
+		t.Errorf("%d connections to the first server, want the one", n)
+	}
+}
+
+// TestSilenceBecomesFailure: a probe that stays without a reply makes a failure of
+// the suspicion, with a rest, and the next probe after it finds the server well.
+func TestSilenceBecomesFailure(t *testing.T) {
+	t.Parallel()
+	first := dot.NewSwitch(dot.Silent())
+	g := groupOf(t, hasty(serve(t, first, nil), serve(t, addressed(t, 2), nil)))
+	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+		t.Errorf("server %d answered, want 2", got)
+	}
+	eventually(t, "it is held to fail", func() bool { return g.Stats().Servers[0].LastError != "" })
+	first.Set(addressed(t, 1))
+	eventually(t, "back to the first", func() bool { return who(mustAsk(t, g, "www.example.")) == 1 })
+}
+
+// TestSilentChain: of four servers the last one alone is good. Each is asked
+// when the one before it is silent, or says that it failed.
+func TestSilentChain(t *testing.T) {
+	t.Parallel()
+	servers := []*dot.Server{
+		serve(t, dot.Silent(), nil), serve(t, dot.Silent(), nil),
+		serve(t, dot.Rcode(dot.RcodeServFail), nil), serve(t, addressed(t, 4), nil),
+	}
+	g := groupOf(t, patient(Failover, servers...))
+	began := time.Now()
+	if got := who(mustAsk(t, g, "www.example.")); got != 4 {
+		t.Errorf("server %d answered, want 4", got)
+	}
+	if took := time.Since(began); took > patience {
+		t.Errorf("it took %v", took)
+	}
+	if st := g.Stats().Servers; !st[0].Suspect || !st[1].Suspect || st[2].Suspect {
+		t.Errorf("stats %+v, want the first two to be suspected", st)
+	}
+}
+
+// TestFailedBesideSilent: when the server asked in a silent one's place fails, the
+// one after it is asked at once, and not when the next alarm is due.
+func TestFailedBesideSilent(t *testing.T) {
+	t.Parallel()
+	g := groupOf(t, patient(Failover,
+		serve(t, dot.Silent(), nil), serve(t, dot.Rcode(dot.RcodeServFail), nil), serve(t, addressed(t, 3), nil)))
+	g.endpoints[0].count.meter.patience.Store(int64(time.Second))
+	began := time.Now()
+	if got := who(mustAsk(t, g, "www.example.")); got != 3 {
+		t.Errorf("server %d answered, want 3", got)
+	}
+	if took := time.Since(began); took > 1900*time.Millisecond {
+		t.Errorf("it took %v, want little more than the second until the first alarm", took)
+	}
+}
+
+// blackHole is an address that swallows SYNs: a listener whose backlog is full.
+func blackHole(t *testing.T) netip.AddrPort {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.AddrPortFrom(loopback, uint16(name.(*syscall.SockaddrInet4).Port))
+	for range 16 {
+		c, err := net.DialTimeout("tcp", at.String(), 300*time.Millisecond)
+		if err != nil {
+			return at
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+	t.Fatal("the backlog does not fill")
+	return at
+}
+
+// TestDialSilence: a server whose address swallows everything is not waited for
+// while there is another.
+func TestDialSilence(t *testing.T) {
+	t.Parallel()
+	hole := blackHole(t)
+	cfg := patient(Failover, serve(t, addressed(t, 2), nil))
+	cfg.Servers = append([]Server{{Addr: hole, Name: testName}}, cfg.Servers...)
+	g := groupOf(t, cfg)
+	for range 5 {
+		began := time.Now()
+		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+			t.Errorf("server %d answered", got)
+		}
+		if took := time.Since(began); took > patience {
+			t.Errorf("it took %v", took)
+		}
+	}
+	// The first query found it out: its attempt was given up, and did not fail.
+	if st := g.Stats().Servers[0]; !st.Suspect || st.Abandoned == 0 || st.Failed != 0 {
+		t.Errorf("stats of the hole %+v", st)
+	}
+}
+
+// TestSilenceIsPrepared: the connection to the next server is opened while the
+// first one is still waited for.
+func TestSilenceIsPrepared(t *testing.T) {
+	t.Parallel()
+	s2 := serve(t, addressed(t, 2), nil)
+	g := groupOf(t, patient(Failover, serve(t, dot.Delay(silentAfter*3/4, addressed(t, 1)), nil), s2))
+	mustAsk(t, g, "www.example.")
+	eventually(t, "it is dialled", func() bool { return s2.Stats().Handshakes == 1 })
+}
+
+// TestProbe: after a failure no client's query is the trial, however long it
+// takes until the server is well.
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	const typeNS = 2
+	first := dot.NewSwitch(dot.ResetAll())
+	s1 := serve(t, first, func(c *dot.Config) { c.LogQueries = 1000 })
+	g := groupOf(t, hasty(s1, serve(t, addressed(t, 2), nil)))
+	eventually(t, "three probes", func() bool {
+		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+			t.Fatalf("server %d answered", got)
+		}
+		return g.Stats().Servers[0].Probes >= 3
+	})
+	rest := g.Stats().Servers[0].Rest
+	first.Set(addressed(t, 1))
+	eventually(t, "back to the first", func() bool { return who(mustAsk(t, g, "www.example.")) == 1 })
+	if rest > 4*backoffBase*5/4 {
+		t.Errorf("it rested %v after three probes", rest)
+	}
+	clients := 0
+	log := s1.Log()
+	for i, q := range log {
+		if q.Type != typeNS {
+			clients++
+			if i != 0 && i != len(log)-1 {
+				t.Errorf("query %d of %d to a server that is down is a client's: %q", i+1, len(log), q.Name)
+			}
+		}
+	}
+	if clients != 2 {
+		t.Errorf("%d queries of clients, want the first and the last", clients)
+	}
+}
+
+// TestCancelRace: a client that goes away ends what was asked beside its first
+// server too.
+func TestCancelRace(t *testing.T) {
+	t.Parallel()
+	s1, s2 := serve(t, dot.Silent(), nil), serve(t, dot.Silent(), nil)
+	g := groupOf(t, patient(Failover, s1, s2))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := askCtx(ctx, t, g, "www.example.")
+		done <- err
+	}()
+	eventually(t, "both are asked", func() bool { return s2.Stats().Queries() > 0 })
+	cancel()
+	wantEDE(t, <-done, wire.EDEOther, "the query was given up")
+	eventually(t, "nothing but the probe is in flight", func() bool {
+		st := g.Stats().Servers
+		return st[0].InFlight <= 1 && st[1].InFlight == 0 && st[0].Abandoned == 1 && st[1].Abandoned == 1
+	})
+}
+
+// TestHeldUp: a timer that fires late tells of the machine, not of the server.
+func TestHeldUp(t *testing.T) {
+	for late, want := range map[time.Duration]bool{0: false, time.Millisecond: false, hiccup: false, hiccup + 1: true, time.Hour: true} {
+		if got := wasHeldUp(1000, 1000+int64(late)); got != want {
+			t.Errorf("%v late: %v", late, got)
+		}
+	}
+}
