@@ -121,3 +121,39 @@ func TestIDsAreRandom(t *testing.T) {
 		t.Errorf("%d of 100 IDs are the same, %d follow each other", same, next)
 	}
 }
+
+// TestAbandoned: what was given up is remembered once, up to a limit, and an ID
+// that is used again belongs to the new query.
+func TestAbandoned(t *testing.T) {
+	table := newInflight(1 << 15)
+	give := func(sent int64) uint16 {
+		k := &call{sent: sent}
+		id, ok := table.add(k)
+		if !ok || !table.abandon(id, k) || table.abandon(id, k) {
+			t.Fatal("a call is given up, once")
+		}
+		return id
+	}
+	id := give(7)
+	if sent, ok := table.late(id); !ok || sent != 7 {
+		t.Errorf("its reply is late: %v, sent at %d", ok, sent)
+	}
+	if _, ok := table.late(id); ok {
+		t.Error("and so is a second one")
+	}
+	for range 2 * maxGone {
+		give(1)
+	}
+	if n := len(table.gone); n > maxGone || n < maxGone*9/10 {
+		t.Errorf("%d are remembered, want about %d", n, maxGone)
+	}
+	if table.len() != 0 {
+		t.Errorf("%d are in flight", table.len())
+	}
+	for range 1 << 15 {
+		id, _ := table.add(&call{})
+		if _, ok := table.late(id); ok {
+			t.Fatalf("ID %d is in flight, and a reply to it is late", id)
+		}
+	}
+}
