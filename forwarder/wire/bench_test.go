@@ -24,6 +24,7 @@ func TestNothingIsAllocated(t *testing.T) {
 		"AppendReply, with EDE": func() { buf = AppendReply(buf[:0], &q, &r, 10, 512, EDE{EDEOther, "text"}) },
 		"AppendName":            func() { buf = AppendName(buf[:0], q.Name) },
 		"SameQuestion":          func() { _ = SameQuestion(msg, r.Msg) },
+		"Keepalive":             func() { _, _ = Keepalive(replySeeds["keepalive"]) },
 	} {
 		if n := testing.AllocsPerRun(100, fn); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
@@ -110,5 +111,16 @@ func BenchmarkAppendReply(b *testing.B) {
 				buf = AppendReply(buf[:0], &q, &r, 10, 1232)
 			}
 		})
+	}
+}
+
+// BenchmarkKeepalive: every reply is looked through.
+func BenchmarkKeepalive(b *testing.B) {
+	msg := replySeeds["keepalive"]
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := Keepalive(msg); !ok {
+			b.Fatal("not found")
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/net/dns/dnsmessage"
@@ -196,6 +197,7 @@ func FuzzParseReply(f *testing.F) {
 }
 
 func checkReply(t *testing.T, msg []byte) {
+	timeout, told := Keepalive(msg)
 	r, err := ParseReply(bytes.Clone(msg))
 	if err != nil {
 		return
@@ -217,6 +219,7 @@ func checkReply(t *testing.T, msg []byte) {
 	if want.Unpack(msg) != nil {
 		return // odd data of a type that is opaque to us
 	}
+	checkKeepalive(t, want, timeout, told)
 	if err := got.Unpack(out); err != nil {
 		t.Fatalf("miekg/dns read what we got and not what we sent: %v\n%x\n%x", err, msg, out)
 	}
@@ -305,5 +308,21 @@ func checkAges(t *testing.T, before, after []byte, ttls []uint16, age uint32) {
 		if b != a-min(a, age) {
 			t.Errorf("TTL %d at age %d is %d", a, age, b)
 		}
+	}
+}
+
+// checkKeepalive compares what a reply says of its connection with what miekg/dns
+// finds, which takes an option without a value as 0.
+func checkKeepalive(t *testing.T, m *dns.Msg, timeout time.Duration, told bool) {
+	var found []time.Duration
+	if opt := m.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if k, ok := o.(*dns.EDNS0_TCP_KEEPALIVE); ok {
+				found = append(found, time.Duration(k.Timeout)*100*time.Millisecond)
+			}
+		}
+	}
+	if told && !slices.Contains(found, timeout) || !told && slices.Max(append(found, 0)) != 0 {
+		t.Errorf("keepalive of %v (%v), want one of %v", timeout, told, found)
 	}
 }

@@ -13,8 +13,9 @@ const (
 	optLen    = 11 // an OPT record without options, its root owner included
 	optionLen = 4  // an option's code and length
 
-	optPadding = 12 // RFC 7830
-	optEDE     = 15 // RFC 8914
+	optKeepalive = 11 // RFC 7828
+	optPadding   = 12 // RFC 7830
+	optEDE       = 15 // RFC 8914
 
 	// maxEDEs and maxEDEText bound what an upstream can make us keep and send
 	// on. Text of 200 bytes fits an error to the longest question in 512.

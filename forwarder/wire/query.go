@@ -220,11 +220,13 @@ func readFixed(msg []byte, off int) (record, error) {
 	return rr, nil
 }
 
-// AppendQuery appends the query that goes upstream for q: ID 0 for the
-// connection to fill in ([SetID]), RD=1, AD=1 (so that the reply's AD means
+// AppendQuery appends the query that goes upstream for q, over a stream: ID 0 for
+// the connection to fill in ([SetID]), RD=1, AD=1 (so that the reply's AD means
 // something, RFC 6840 §5.7), CD as sent, q's question, and an OPT of our own
-// with DO as sent, padded to a multiple of 128 bytes (RFC 8467 §4.1). No
-// cookie, no client subnet. q must have been parsed without an error.
+// with DO as sent, the wish to hear how long the connection is kept (RFC 7828, which
+// has it over streams alone, see [Keepalive]), and padded to a multiple of 128 bytes
+// (RFC 8467 §4.1). No cookie, no client subnet. q must have been parsed without an
+// error.
 func AppendQuery(dst []byte, q *Query) []byte {
 	flags := byte(bitAD)
 	if q.CD {
@@ -232,10 +234,13 @@ func AppendQuery(dst []byte, q *Query) []byte {
 	}
 	dst = append(dst, 0, 0, bitRD, flags, 0, 1, 0, 0, 0, 0, 0, 1)
 	dst = append(dst, q.Msg[HeaderLen:q.QEnd]...)
-	const block = 128
-	pad := -(q.QEnd + optLen + optionLen) & (block - 1)
-	dst = appendOPT(dst, 0, q.DO, optionLen+pad)
-	dst = append(dst, 0, optPadding, 0, byte(pad))
+	const (
+		block   = 128
+		options = 2 * optionLen // both without a value, so far
+	)
+	pad := -(q.QEnd + optLen + options) & (block - 1)
+	dst = appendOPT(dst, 0, q.DO, options+pad)
+	dst = append(dst, 0, optKeepalive, 0, 0, 0, optPadding, 0, byte(pad))
 	return append(dst, zeros[:pad]...)
 }
 

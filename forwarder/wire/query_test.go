@@ -194,7 +194,7 @@ func TestAppendQuery(t *testing.T) {
 				t.Errorf("message:\n%v", m)
 			}
 			if o == nil || o.UDPSize() != 1232 || o.Do() != tt.do || o.Version() != 0 ||
-				len(o.Option) != 1 || o.Option[0].Option() != dns.EDNS0PADDING {
+				len(o.Option) != 2 || o.Option[0].Option() != dns.EDNS0TCPKEEPALIVE || o.Option[1].Option() != dns.EDNS0PADDING {
 				t.Errorf("OPT: %v", o)
 			}
 			if _, err := ParseQuery(b); err != nil {

@@ -56,6 +56,7 @@ var replySeeds = map[string][]byte{
 	"option-past-rdlen":  reply(0, 0, 0, 1, opt(512, 0, u16(10, 9), []byte("12345678"))),
 	"nxdomain":           reply(3, 0, 1, 0, soa(name("com"), 600, 400)),
 	"ttl-top-bit":        reply(0, 1, 0, 0, rawRecord(self, TypeA, ClassIN, 1<<31|5, addr)),
+	"keepalive":          reply(0, 1, 0, 1, in(self, TypeA, addr), opt(1232, 0, option(10, "12345678"), option(11, "\x00\x64"))),
 	"extended-rcode":     reply(0, 0, 0, 1, opt(512, 1<<24)),
 	"truncated":          reply(fTC, 0, 0, 0),
 	"name-255":           cat(head(fQR, 1, 1), longName(), u16(TypeA, ClassIN), in(self, TypeA, addr)),

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"testing"
+	"time"
+)
+
+func TestKeepalive(t *testing.T) {
+	a := in(self, TypeA, addr)
+	ten := option(11, "\x00\x64")
+	for _, tt := range []struct {
+		name string
+		msg  []byte
+		want time.Duration
+		ok   bool
+	}{
+		{"ten seconds", reply(0, 1, 0, 1, a, opt(1232, 0, ten)), 10 * time.Second, true},
+		{"now", reply(0, 1, 0, 1, a, opt(1232, 0, option(11, "\x00\x00"))), 0, true},
+		{"the most", reply(0, 0, 0, 1, opt(1232, 0, option(11, "\xff\xff"))), 6553500 * time.Millisecond, true},
+		{"behind other options", reply(0, 1, 0, 1, a, opt(1232, 0, option(10, "12345678"), ten, option(12, "\x00"))), 10 * time.Second, true},
+		{"OPT before other records", reply(0, 0, 1, 2, soa(name("com"), 1, 1), opt(1232, 0, ten), a), 10 * time.Second, true},
+		{"no question", cat(head(fQR, 0, 0, 0, 1), opt(1232, 0, ten)), 10 * time.Second, true},
+		{"owner written out", reply(0, 1, 0, 1, in(name("www", "example"), TypeA, addr), opt(1232, 0, ten)), 10 * time.Second, true},
+
+		{"no OPT", reply(0, 1, 0, 0, a), 0, false},
+		{"no such option", reply(0, 1, 0, 1, a, opt(1232, 0, option(10, "12345678"))), 0, false},
+		{"no options", reply(0, 1, 0, 1, a, opt(1232, 0)), 0, false},
+		{"without a value, as a client sends it", reply(0, 0, 0, 1, opt(1232, 0, option(11, ""))), 0, false},
+		{"of three bytes", reply(0, 0, 0, 1, opt(1232, 0, option(11, "\x00\x64\x00"))), 0, false},
+		{"the same bytes in another record", reply(0, 0, 0, 1, in(self, TypeTXT, ten)), 0, false},
+		{"option past the record", reply(0, 0, 0, 1, opt(1232, 0, u16(10, 9), []byte("12345678"))), 0, false},
+		{"record past the message", reply(0, 0, 0, 1, opt(1232, 0, ten)[:13]), 0, false},
+		{"ARCOUNT lies", reply(0, 1, 0, 1, a), 0, false},
+		{"counts lie by the most", cat(head(fQR, 65535, 65535, 65535, 65535), question), 0, false},
+		{"short", reply(0, 0, 0, 1)[:11], 0, false},
+		{"cut in the question", reply(0, 0, 0, 1)[:16], 0, false},
+	} {
+		if got, ok := Keepalive(tt.msg); got != tt.want || ok != tt.ok {
+			t.Errorf("%s: %v, %v; want %v, %v", tt.name, got, ok, tt.want, tt.ok)
+		}
+	}
+}
