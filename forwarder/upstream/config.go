@@ -40,6 +40,10 @@ const (
 	// DefaultWarmTime is for how long after a query a connection is kept, and
 	// reopened when the server closes it.
 	DefaultWarmTime = 3 * time.Minute
+
+	// DefaultMaxAge is long enough for a handshake now and then to cost nothing, and
+	// short enough for a moved service to be followed within the hour.
+	DefaultMaxAge = time.Hour
 )
 
 // Config is what a [Group] is made of. The zero value of a limit or time means
@@ -58,11 +62,17 @@ type Config struct {
 	// system's.
 	RootCAs *x509.CertPool
 
+	// Profile says what becomes of a server that cannot be authenticated. The zero
+	// value refuses it.
+	Profile Profile
+
 	// Control, if set, is called with every socket before it connects, to mark
 	// it as Sotto's own. Its error fails the dial.
 	Control func(network, address string, c syscall.RawConn) error
 
-	MaxConns    int // connections to one server, those being opened included
+	// MaxConns bounds the connections to one server, those being opened included; not
+	// those that get no new queries any more, and end with the ones they have.
+	MaxConns    int
 	MaxInflight int // queries in flight on one connection; at most 32,768
 
 	// Timeout bounds an exchange; a nearer deadline of its context counts.
@@ -75,6 +85,13 @@ type Config struct {
 	// WarmTime: see [DefaultWarmTime]. Only while [Group.Run] runs.
 	WarmTime time.Duration
 
+	// MaxAge: a connection that has been open for so long, or up to a quarter less (so
+	// that not all are renewed as one), is replaced: a new one is opened first, the old
+	// one gets no new queries and is closed when it owes no reply. A server's load
+	// balancing, key changes and forgetting of clients need that. Only while
+	// [Group.Run] runs.
+	MaxAge time.Duration
+
 	// Log gets what an operator has to know: a server that begins to fail, or
 	// is well again. Nil: nothing is logged.
 	Log *slog.Logger
@@ -85,20 +102,11 @@ func (cfg Config) validated() (Config, error) {
 	if len(cfg.Servers) == 0 {
 		return cfg, errors.New("make an upstream: no servers: name at least one")
 	}
-	seen := make(map[string]bool)
-	for _, s := range cfg.Servers {
-		if !s.Addr.IsValid() || s.Addr.Port() == 0 {
-			return cfg, fmt.Errorf("make an upstream: %q is no address with a port", s)
-		}
-		if s.Name != "" {
-			if err := checkName(s.Name); err != nil {
-				return cfg, fmt.Errorf("make an upstream of %s: %w", s.Addr, err)
-			}
-		}
-		if seen[s.key()] {
-			return cfg, fmt.Errorf("make an upstream: %s is named twice: leave one out", s)
-		}
-		seen[s.key()] = true
+	if err := checkServers(cfg.Servers); err != nil {
+		return cfg, fmt.Errorf("make an upstream: %w", err)
+	}
+	if cfg.Profile != Strict && cfg.Profile != Opportunistic {
+		return cfg, fmt.Errorf("make an upstream: there is no profile %d", cfg.Profile)
 	}
 	const maxInflight = 1 << 15 // of 65,536 IDs, so that free ones are found
 	if cfg.MaxConns < 0 || cfg.MaxInflight < 0 || cfg.MaxInflight > maxInflight {
@@ -123,6 +131,7 @@ func (cfg Config) validated() (Config, error) {
 		{&cfg.AttemptTimeout, DefaultAttemptTimeout},
 		{&cfg.SilentTimeout, DefaultSilentTimeout},
 		{&cfg.WarmTime, DefaultWarmTime},
+		{&cfg.MaxAge, DefaultMaxAge},
 	} {
 		if *t.v < 0 {
 			return cfg, errors.New("make an upstream: a negative time")
@@ -133,6 +142,30 @@ func (cfg Config) validated() (Config, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return cfg, nil
+}
+
+// checkServers says what is wrong with a list of servers.
+func checkServers(servers []Server) error {
+	seen := make(map[string]bool)
+	for _, s := range servers {
+		for _, a := range s.addrs() {
+			if !a.IsValid() || a.Port() == 0 {
+				return fmt.Errorf("%q is no address with a port", a)
+			}
+		}
+		if s.Name != "" {
+			if err := checkName(s.Name); err != nil {
+				return fmt.Errorf("%s: %w", s.Addr, err)
+			}
+		}
+		for _, key := range s.keys() {
+			if seen[key] {
+				return fmt.Errorf("%s is named twice: leave one out", s)
+			}
+			seen[key] = true
+		}
+	}
+	return nil
 }
 
 func setDefault[T comparable](v *T, def T) {

@@ -7,11 +7,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"sotto/forwarder/wire"
 )
 
 // maxStrays is how many replies in a row may match no query before the
@@ -22,21 +25,26 @@ const maxStrays = 1024
 // conn is one authenticated connection, shared by everybody. Two goroutines run
 // it, one that writes and one that reads; either ends it for both.
 type conn struct {
-	nc     *tls.Conn
-	raw    *gather         // below nc
-	silent time.Duration   // without a byte for so long, with queries in flight, it is dead
-	ended  func(c *conn)   // called once, before the queries in flight hear of it
-	count  *serverCounters // the server's
-	opened time.Time
-	load   atomic.Int32 // queries in flight
-	heard  atomic.Int64 // when the latest byte came, in ticks; 0: none did
-	readAt time.Time    // the same, for the reader alone
+	nc      *tls.Conn
+	raw     *gather         // below nc
+	silent  time.Duration   // without a byte for so long, with queries in flight, it is dead
+	ended   func(c *conn)   // called once, before the queries in flight hear of it
+	count   *serverCounters // the server's
+	opened  time.Time
+	old     time.Time    // when it is to be replaced
+	aged    bool         // it waits for its replacement; the pool's, under its lock
+	load    atomic.Int32 // queries in flight
+	retired atomic.Bool  // it takes no more queries; set under mu
+	heard   atomic.Int64 // when the latest byte came, in ticks; 0: none did
+	readAt  time.Time    // the same, for the reader alone
 
 	mu        sync.Mutex
 	table     inflight
-	out       []byte // frames to be written
-	err       error  // why it ended; nil: it lives
-	armed     bool   // the read deadline is set
+	out       []byte        // frames to be written
+	err       error         // why it ended; nil: it lives
+	armed     bool          // silence is being timed
+	patience  time.Time     // until when, if armed
+	idle      time.Duration // the server closes it when it is unused for so long; 0: not known
 	lastSent  time.Time
 	lastReply time.Time // of a reply that matched
 	strays    int       // replies in a row that did not
@@ -46,10 +54,12 @@ type conn struct {
 	done chan struct{} // closed at the end
 }
 
-func newConn(nc *tls.Conn, raw *gather, maxInflight int, silent time.Duration, count *serverCounters, ended func(*conn)) *conn {
+func newConn(cfg *Config, nc *tls.Conn, raw *gather, count *serverCounters, ended func(*conn)) *conn {
+	now := time.Now()
 	return &conn{
-		nc: nc, raw: raw, silent: silent, ended: ended, count: count, opened: time.Now(),
-		table: newInflight(maxInflight),
+		nc: nc, raw: raw, silent: cfg.SilentTimeout, ended: ended, count: count,
+		opened: now, old: now.Add(lifetime(cfg.MaxAge, rand.Float64())),
+		table: newInflight(cfg.MaxInflight),
 		wake:  make(chan struct{}, 1),
 		done:  make(chan struct{}),
 	}
@@ -79,6 +89,7 @@ func (c *conn) exchange(ctx context.Context, query []byte, until time.Time, w *w
 	}
 	c.mu.Lock()
 	mine := c.table.abandon(id, k)
+	c.leave()
 	odd := c.odd && !c.lastReply.After(now)
 	c.mu.Unlock()
 	if !mine { // the reply came at the same moment
@@ -95,7 +106,7 @@ func (c *conn) exchange(ctx context.Context, query []byte, until time.Time, w *w
 // send enters k into the table and its query into what is to be written.
 func (c *conn) send(k *call, now time.Time) (uint16, error) {
 	c.mu.Lock()
-	if c.err != nil {
+	if c.err != nil || c.retired.Load() {
 		c.mu.Unlock()
 		return 0, errGone
 	}
@@ -116,12 +127,6 @@ func (c *conn) send(k *call, now time.Time) (uint16, error) {
 	default:
 	}
 	return id, nil
-}
-
-// arm gives the server until the deadline to send something. c.mu is held.
-func (c *conn) arm(now time.Time) {
-	c.armed = true
-	_ = c.nc.SetReadDeadline(now.Add(c.silent)) // an error means: closed, which read learns
 }
 
 // write sends what waits, all of it at once: queries that come while a write is
@@ -201,35 +206,10 @@ func silence(err error) error {
 	return err
 }
 
-// watched reads from a connection, and sets before each read how long the
-// server may take: not limited while nothing is asked.
-type watched struct{ c *conn }
-
-func (w watched) Read(p []byte) (int, error) {
-	c := w.c
-	c.mu.Lock()
-	switch {
-	case c.table.len() > 0:
-		c.arm(time.Now())
-	case c.armed:
-		c.armed = false
-		_ = c.nc.SetReadDeadline(time.Time{})
-	}
-	c.mu.Unlock()
-	n, err := c.nc.Read(p)
-	if n > 0 {
-		c.readAt = time.Now()
-		now := ticks(c.readAt)
-		c.heard.Store(now)
-		c.count.meter.heard.Store(now)
-		return n, nil // the error comes again
-	}
-	return 0, err
-}
-
 // deliver hands a reply to the call that waits for it.
 func (c *conn) deliver(msg []byte) error {
 	id := uint16(msg[0])<<8 | uint16(msg[1])
+	idle, told := wire.Keepalive(msg)
 	c.mu.Lock()
 	k := c.table.get(id)
 	if k == nil {
@@ -258,6 +238,9 @@ func (c *conn) deliver(msg []byte) error {
 	c.table.remove(id, k)
 	c.strays, c.odd = 0, false
 	c.lastReply = c.readAt
+	if told {
+		c.keepFor(idle)
+	}
 	c.mu.Unlock()
 	c.load.Add(-1)
 	c.count.meter.replied(k.sent, ticks(c.readAt))
@@ -281,16 +264,6 @@ func (c *conn) proven(sent time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !c.lastReply.IsZero() || sent.Sub(c.opened) > settled
-}
-
-// idleSince is when the connection was last used; not ok: it is in use.
-func (c *conn) idleSince() (time.Time, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.lastSent.IsZero() {
-		return c.opened, true
-	}
-	return c.lastSent, c.table.len() == 0
 }
 
 // end closes the connection for that reason, unless it has ended already. The

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -30,15 +31,6 @@ func (e *dialError) Unwrap() error { return e.err }
 func isDial(err error) bool {
 	var d *dialError
 	return errors.As(err, &d)
-}
-
-// sessions returns the cache of TLS sessions to resume, a new one if there is
-// none. It has one entry: a server is one name at one address. p.mu is held.
-func (p *pool) sessions() tls.ClientSessionCache {
-	if p.cache == nil {
-		p.cache = tls.NewLRUClientSessionCache(1)
-	}
-	return p.cache
 }
 
 // dial opens a connection in the background, or returns the dial in progress.
@@ -71,6 +63,7 @@ func (p *pool) opened(d *dial, c *conn, err error, began time.Time) {
 		err = ErrClosed
 	}
 	if err == nil {
+		p.retireAged()
 		p.conns = append(p.conns, c)
 		p.dialErr = nil
 	} else {
@@ -90,59 +83,97 @@ func (p *pool) opened(d *dial, c *conn, err error, began time.Time) {
 			_ = c.nc.Close()
 		}
 	default:
-		p.count.dialErrors.Add(1)
 		p.failed(began, err)
 	}
 }
 
-// open connects, does the handshake, and authenticates the server.
+// open connects to one of the server's addresses.
 func (p *pool) open(ctx context.Context) (*conn, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
-	p.mu.Lock()
-	cache := p.sessions()
-	p.mu.Unlock()
-	nc, raw, resumed, err := p.handshake(dialCtx, cache)
-	var untrusted *trustError
-	if resumed && errors.As(err, &untrusted) {
-		// What is not trusted is the certificate of the session's first
-		// handshake; the server may have a new one by now.
-		cache = p.forgetSessions()
-		nc, raw, resumed, err = p.handshake(dialCtx, cache)
-	}
+	h, err := p.race(dialCtx)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		return nil, err
 	}
-	if resumed {
+	if h.resumed {
 		p.count.resumed.Add(1)
 	}
-	return newConn(nc, raw, p.cfg.MaxInflight, p.cfg.SilentTimeout, p.count, p.gone), nil
+	p.won(h)
+	return newConn(p.cfg, h.nc, h.raw, p.count, p.gone), nil
 }
 
-func (p *pool) forgetSessions() tls.ClientSessionCache {
+// won remembers the address that worked, and tells of a server that had to be
+// taken unauthenticated: once, and again when the reason is another.
+func (p *pool) won(h *handshake) {
+	reason := ""
+	if h.untrusted != nil {
+		reason = h.untrusted.reason
+	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cache = nil
-	return p.sessions()
+	p.best = h.addr
+	before := p.untrusted
+	p.untrusted = reason
+	p.mu.Unlock()
+	switch {
+	case reason == before:
+	case reason != "":
+		p.log.Warn("upstream is not authenticated, and used nevertheless (profile opportunistic)",
+			"server", p.server.String(), "reason", reason)
+	default:
+		p.log.Info("upstream is authenticated now", "server", p.server.String())
+	}
 }
 
-// handshake opens one TLS connection. The sockets are made where the program
-// runs, and have TCP_NODELAY, which is Go's default: queries are coalesced here.
-func (p *pool) handshake(ctx context.Context, cache tls.ClientSessionCache) (nc *tls.Conn, raw *gather, resumed bool, err error) {
+// secure opens one TLS connection to that address, and authenticates the server.
+func (p *pool) secure(ctx context.Context, addr netip.AddrPort) (*handshake, error) {
+	h := &handshake{addr: addr, sessions: p.sessionsOf(addr)}
+	err := p.connect(ctx, h)
+	var untrusted *trustError
+	if h.resumed && errors.As(err, &untrusted) {
+		// What is not trusted is the certificate of the session's first
+		// handshake; the server may have a new one by now.
+		h.sessions.clear()
+		h = &handshake{addr: addr, sessions: h.sessions}
+		err = p.connect(ctx, h)
+	}
+	if err == nil {
+		return h, nil
+	}
+	if cause := context.Cause(ctx); cause == nil || errors.Is(cause, context.DeadlineExceeded) {
+		p.count.dialErrors.Add(1) // it failed; it was not called off
+	}
+	if len(p.server.Also) > 0 {
+		err = &addrError{addr: addr, err: err}
+	}
+	return nil, err
+}
+
+// connect does what secure says, once. The sockets are made where the program runs,
+// and have TCP_NODELAY, which is Go's default: queries are coalesced here.
+func (p *pool) connect(ctx context.Context, h *handshake) error {
 	p.count.dials.Add(1)
 	dialer := net.Dialer{Control: p.cfg.Control, KeepAliveConfig: keepAlive}
-	socket, err := dialer.DialContext(ctx, "tcp", p.server.Addr.String())
+	socket, err := dialer.DialContext(ctx, "tcp", h.addr.String())
 	if err != nil {
-		return nil, nil, false, err
+		return err
 	}
-	raw = &gather{Conn: socket}
-	nc = tls.Client(raw, p.verify.config(cache, &resumed))
-	if err := nc.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
-		return nil, nil, resumed, err
+	h.raw = &gather{Conn: socket}
+	h.nc = tls.Client(h.raw, p.verify.config(h))
+	if err := h.nc.HandshakeContext(ctx); err != nil {
+		_ = h.raw.Close()
+		return err
 	}
-	return nc, raw, resumed, nil
+	return nil
 }
+
+// addrError is the failure of one of a server's several addresses.
+type addrError struct {
+	addr netip.AddrPort
+	err  error
+}
+
+func (e *addrError) Error() string { return e.addr.String() + ": " + e.err.Error() }
+func (e *addrError) Unwrap() error { return e.err }

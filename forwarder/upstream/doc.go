@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package upstream asks DNS servers over TLS (RFC 7858, RFC 8310), and nothing
-// but TLS: where a server cannot be authenticated there is no answer.
+// but TLS: where a server cannot be authenticated there is no answer, unless the
+// configuration names the profile [Opportunistic].
 //
 // A [Group] is a list of servers, asked as its [Policy] says. Each has few connections (one, and a second
 // when the first is busy) that everybody shares: queries are pipelined, those
 // that wait at the same time leave in one system call, and replies are taken in
 // any order (RFC 7766 §6.2.1.1), each matched by ID and question. Connections
 // are kept warm, and reopened with a resumed session before a query needs them.
+// They are closed shortly before their server would (RFC 7828), and replaced when
+// they grow old. A server's several addresses are raced (RFC 8305).
 //
 // What it promises a caller of [Group.Exchange]:
 //
 //   - The reply has the question that was asked, and came from a server that was
-//     authenticated on this very connection, resumed or not.
+//     authenticated on this very connection, resumed or not. (Opportunistic: where it
+//     was not, that is in the log and in [Stats].)
 //   - The deadline bounds everything: waiting for a connection, dial, handshake,
 //     write and read.
 //   - A connection that turns out dead, or is closed by its server with queries in
@@ -32,7 +36,8 @@
 // sotto/forwarder alone. What decides is pure: who is asked first (picker.go),
 // when a reply is late and when a server silent (meter.go, histogram.go), what
 // hedging may cost (budget.go), back-off (health.go), framing (frame.go) and the
-// table of queries in flight (inflight.go). A query goes through the servers in
+// table of queries in flight (inflight.go), and in which order a server's addresses are
+// tried (addrs.go). A query goes through the servers in
 // its caller's goroutine (exchange.go); only a second server beside the first
 // costs another one (race.go).
 package upstream

@@ -65,7 +65,7 @@ func newEndpoint(g *Group, s Server) *endpoint {
 	e := &endpoint{g: g, server: s}
 	e.link = &pool{
 		cfg: &g.cfg, log: g.log, server: s, count: &e.count, wg: &g.wg,
-		verify: &verifier{server: s, roots: g.cfg.RootCAs, now: time.Now},
+		verify: &verifier{server: s, profile: g.cfg.Profile, roots: g.cfg.RootCAs, now: time.Now},
 		failed: e.failed, nudge: g.nudge,
 	}
 	return e

@@ -110,6 +110,8 @@ var (
 	errGone     = errors.New("the connection is gone")
 	errNetwork  = errors.New("the network changed")
 	errIdle     = errors.New("the connection was idle")
+	errRetired  = errors.New("the connection was replaced, or not wanted any longer by its server")
+	errOutrun   = errors.New("another address was faster")
 	errBadQuery = errors.New("the query is no DNS message")
 )
 
@@ -144,6 +146,10 @@ func isTimeout(err error) bool {
 
 // reason says what to make of err, a failure to ask s.
 func reason(s Server, waited time.Duration, err error) string {
+	var at *addrError
+	if errors.As(err, &at) {
+		return reason(Server{Addr: at.addr, Name: s.Name}, waited, at.err) + " (" + at.addr.Addr().String() + ")"
+	}
 	var untrusted *trustError
 	if errors.As(err, &untrusted) {
 		return untrusted.reason

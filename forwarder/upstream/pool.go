@@ -4,9 +4,9 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -45,8 +45,10 @@ type pool struct {
 	dialing   *dial // in progress, nil otherwise
 	dialErr   error // of the latest dial, if it failed
 	dialErrAt time.Time
-	cache     tls.ClientSessionCache
-	lastWarm  time.Time // when keep dialled last
+	sessions  map[netip.AddrPort]*sessions
+	best      netip.AddrPort // the address that worked last; zero: none yet
+	untrusted string         // why the latest connection is to a server not authenticated
+	lastWarm  time.Time      // when keep dialled last
 	closed    bool
 }
 
@@ -116,7 +118,12 @@ func (p *pool) pick(ctx context.Context) (*conn, *dial, error) {
 		return nil, nil, ErrClosed
 	}
 	var best *conn
+	live := 0
 	for _, c := range p.conns {
+		if c.retired.Load() {
+			continue
+		}
+		live++
 		if best == nil || c.load.Load() < best.load.Load() {
 			best = c
 		}
@@ -127,7 +134,7 @@ func (p *pool) pick(ctx context.Context) (*conn, *dial, error) {
 		}
 		return nil, p.dial(ctx), nil
 	}
-	if best.load.Load() >= busyLoad && len(p.conns) < p.cfg.MaxConns && p.dialing == nil &&
+	if best.load.Load() >= busyLoad && live < p.cfg.MaxConns && p.dialing == nil &&
 		time.Since(p.dialErrAt) > dialPause {
 		p.dial(ctx)
 	}
@@ -148,6 +155,7 @@ func (p *pool) gone(c *conn) {
 func (p *pool) reset() {
 	p.mu.Lock()
 	p.dialErr = nil
+	p.best = netip.AddrPort{} // it was this network's
 	p.mu.Unlock()
 	p.endAll(errNetwork)
 }
@@ -178,7 +186,7 @@ func (p *pool) endAll(err error) {
 func (p *pool) stats(s *ServerStats) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.Conns = len(p.conns)
+	s.Conns, s.Unauthenticated = len(p.conns), p.untrusted
 	for _, c := range p.conns {
 		s.InFlight += int(c.load.Load())
 	}

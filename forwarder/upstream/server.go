@@ -17,10 +17,20 @@ import (
 // DefaultPort is that of DNS over TLS (RFC 7858 §3.1).
 const DefaultPort = 853
 
+// syntax is what a server looks like, for errors.
+const syntax = "ADDR[:PORT][,ADDR[:PORT]...][#NAME]"
+
 // Server is one DNS-over-TLS server and how it is authenticated.
 type Server struct {
 	// Addr is where it listens.
 	Addr netip.AddrPort
+
+	// Also are further addresses of this same server, as a rule one of the other
+	// family. They are raced (RFC 8305): the one that worked last is tried first, at
+	// the start an IPv6 one, and the next 250 ms later, or as soon as one fails. The
+	// first on which TLS is established and the server authenticated is used. Each has
+	// to pass the same authentication.
+	Also []netip.AddrPort
 
 	// Name is its authentication domain name (RFC 8310 §2), sent as SNI and
 	// looked for in its certificate. Without one the certificate has to be for
@@ -37,17 +47,30 @@ type Server struct {
 
 // String is the server in the form that [ParseServer] reads.
 func (s Server) String() string {
-	if s.Name == "" {
-		return s.Addr.String()
+	text := s.Addr.String()
+	for _, a := range s.Also {
+		text += "," + a.String()
 	}
-	return s.Addr.String() + "#" + s.Name
+	if s.Name != "" {
+		text += "#" + s.Name
+	}
+	return text
 }
 
-// key tells servers apart: those with one key may share connections.
-func (s Server) key() string {
+// addrs are all of its addresses.
+func (s Server) addrs() []netip.AddrPort {
+	return append([]netip.AddrPort{s.Addr}, s.Also...)
+}
+
+// keys tell servers apart: those that have one in common are, there, the same.
+func (s Server) keys() []string {
 	pins := slices.Clone(s.Pins)
 	slices.SortFunc(pins, func(a, b Pin) int { return strings.Compare(string(a[:]), string(b[:])) })
-	return fmt.Sprintf("%s %x", s, pins)
+	var keys []string
+	for _, a := range s.addrs() {
+		keys = append(keys, fmt.Sprintf("%s#%s %x", a, s.Name, pins))
+	}
+	return keys
 }
 
 // Pin is the SHA-256 of a SubjectPublicKeyInfo.
@@ -84,41 +107,16 @@ func ParsePin(s string) (Pin, error) {
 	return p, nil
 }
 
-// presets are services by name. Their order is that of failing over: both
-// families' first addresses, then the second ones.
-var presets = map[string][]string{
-	// https://developers.cloudflare.com/1.1.1.1/ip-addresses/ and, for the
-	// name, https://developers.cloudflare.com/1.1.1.1/encryption/dns-over-tls/
-	"cloudflare": {
-		"1.1.1.1#one.one.one.one", "[2606:4700:4700::1111]#one.one.one.one",
-		"1.0.0.1#one.one.one.one", "[2606:4700:4700::1001]#one.one.one.one",
-	},
-	// https://developers.google.com/speed/public-dns/docs/using for the
-	// addresses, …/docs/dns-over-tls for the name.
-	"google": {
-		"8.8.8.8#dns.google", "[2001:4860:4860::8888]#dns.google",
-		"8.8.4.4#dns.google", "[2001:4860:4860::8844]#dns.google",
-	},
-	// https://quad9.net/service/service-addresses-and-features/ (the
-	// recommended service: malware blocking, DNSSEC, no client subnet).
-	"quad9": {
-		"9.9.9.9#dns.quad9.net", "[2620:fe::fe]#dns.quad9.net",
-		"149.112.112.112#dns.quad9.net", "[2620:fe::9]#dns.quad9.net",
-	},
-}
-
-// Presets are the names that [ParseServer] knows.
-func Presets() []string {
-	names := make([]string, 0, len(presets))
-	for name := range presets {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// ParseServer reads a preset ("quad9"), which stands for several servers, or
-// ADDR[:PORT][#NAME], where an IPv6 address with a port is in brackets.
+// ParseServer reads a preset ("quad9"), which stands for several servers, or one
+// server as
+//
+//	ADDR[:PORT][,ADDR[:PORT]...][#NAME]
+//
+// where an IPv6 address with a port is in brackets. Several addresses are those of
+// one and the same server, and raced (see [Server.Also]): "192.0.2.1,2001:db8::1#dns.example",
+// "192.0.2.1:8853,[2001:db8::1]:8853#dns.example". The port is 853 where none is
+// written; it is written with each address or with none, so that nobody takes the
+// last one's for everybody's.
 func ParseServer(s string) ([]Server, error) {
 	specs, ok := presets[strings.ToLower(s)]
 	if !ok {
@@ -137,51 +135,77 @@ func ParseServer(s string) ([]Server, error) {
 
 func parseOne(spec string) (Server, error) {
 	where, name, hasName := strings.Cut(spec, "#")
-	addr, err := parseAddr(where)
+	addrs, err := parseAddrs(where)
 	if err != nil {
 		return Server{}, err
 	}
+	srv := Server{Addr: addrs[0], Also: addrs[1:]}
 	if !hasName {
-		return Server{Addr: addr}, nil
+		return srv, nil
 	}
-	name = strings.TrimSuffix(name, ".")
-	if err := checkName(name); err != nil {
-		return Server{}, err
-	}
-	return Server{Addr: addr, Name: strings.ToLower(name)}, nil
+	srv.Name = strings.ToLower(strings.TrimSuffix(name, "."))
+	return srv, checkName(srv.Name)
 }
 
-// parseAddr reads ADDR, ADDR:PORT, [ADDR] or [ADDR]:PORT.
-func parseAddr(s string) (netip.AddrPort, error) {
-	if strings.Contains(s, "://") {
-		return netip.AddrPort{}, fmt.Errorf("%q is a URL: want ADDR[:PORT][#NAME] for DNS over TLS", s)
-	}
-	host, port := s, uint16(DefaultPort)
-	if inner, rest, ok := strings.Cut(strings.TrimPrefix(s, "["), "]"); ok && strings.HasPrefix(s, "[") {
-		host = inner
-		if rest != "" {
-			p, err := parsePort(strings.TrimPrefix(rest, ":"))
-			if err != nil || rest[0] != ':' {
-				return netip.AddrPort{}, fmt.Errorf("%q is no port: want a number from 1 to 65535", rest)
-			}
-			port = p
-		}
-	} else if strings.Count(s, ":") == 1 {
-		before, after, _ := strings.Cut(s, ":")
-		p, err := parsePort(after)
+// parseAddrs reads addresses between commas.
+func parseAddrs(s string) ([]netip.AddrPort, error) {
+	var addrs []netip.AddrPort
+	ports := 0
+	for part := range strings.SplitSeq(s, ",") {
+		addr, hasPort, err := parseAddr(part)
 		if err != nil {
-			return netip.AddrPort{}, fmt.Errorf("%q is no port: want a number from 1 to 65535", after)
+			return nil, err
 		}
-		host, port = before, p
+		if slices.Contains(addrs, addr) {
+			return nil, fmt.Errorf("%s is in it twice: leave one out", addr)
+		}
+		if hasPort {
+			ports++
+		}
+		addrs = append(addrs, addr)
 	}
-	addr, err := netip.ParseAddr(host)
+	if ports != 0 && ports != len(addrs) {
+		return nil, fmt.Errorf("%q has a port with some addresses and with others none: write it with each, like 192.0.2.1:8853,[2001:db8::1]:8853", s)
+	}
+	return addrs, nil
+}
+
+// parseAddr reads ADDR, ADDR:PORT, [ADDR] or [ADDR]:PORT, and tells whether there
+// was a port.
+func parseAddr(s string) (addr netip.AddrPort, hasPort bool, err error) {
+	if strings.Contains(s, "://") {
+		return addr, false, fmt.Errorf("%q is a URL: want %s for DNS over TLS", s, syntax)
+	}
+	host, port, hasPort := splitPort(s)
+	p := uint16(DefaultPort)
+	if hasPort {
+		if p, err = parsePort(port); err != nil {
+			return addr, false, fmt.Errorf("%q is no port: want a number from 1 to 65535", port)
+		}
+	}
+	ip, err := netip.ParseAddr(host)
 	if err != nil {
-		return netip.AddrPort{}, errNoAddress(host)
+		return addr, false, errNoAddress(host)
 	}
-	if addr.IsUnspecified() || addr.IsMulticast() {
-		return netip.AddrPort{}, fmt.Errorf("%s is no server's address: want a unicast one", addr)
+	if ip.IsUnspecified() || ip.IsMulticast() {
+		return addr, false, fmt.Errorf("%s is no server's address: want a unicast one", ip)
 	}
-	return netip.AddrPortFrom(addr.Unmap(), port), nil
+	return netip.AddrPortFrom(ip.Unmap(), p), hasPort, nil
+}
+
+// splitPort takes the port, or what stands in its place, off an address.
+func splitPort(s string) (host, port string, hasPort bool) {
+	if inner, rest, ok := strings.Cut(s, "]"); ok && strings.HasPrefix(s, "[") {
+		port, colon := strings.CutPrefix(rest, ":")
+		if !colon {
+			port = "]" + rest // which is no number, and told as it is
+		}
+		return inner[1:], port, rest != ""
+	}
+	if strings.Count(s, ":") == 1 {
+		return strings.Cut(s, ":")
+	}
+	return s, "", false
 }
 
 func parsePort(s string) (uint16, error) {
@@ -194,14 +218,16 @@ func parsePort(s string) (uint16, error) {
 
 // errNoAddress says what is wrong with something that is not an IP address.
 func errNoAddress(host string) error {
-	switch {
+	switch gone, isGone := gonePresets[strings.ToLower(host)]; {
+	case isGone:
+		return errors.New(gone)
 	case host == "":
-		return fmt.Errorf("it has no address: want ADDR[:PORT][#NAME], or one of %s", strings.Join(Presets(), ", "))
+		return fmt.Errorf("it has no address: want %s, or one of %s", syntax, strings.Join(Presets(), ", "))
 	case checkName(host) == nil && !strings.ContainsAny(host, ":"):
 		return fmt.Errorf("%q is neither an IP address nor one of %s: a host name would need DNS before there is any; write ADDRESS#%s",
 			host, strings.Join(Presets(), ", "), host)
 	}
-	return fmt.Errorf("%q is no IP address: want ADDR[:PORT][#NAME], with an IPv6 address and a port as [ADDR]:PORT", host)
+	return fmt.Errorf("%q is no IP address: want %s, with an IPv6 address and a port as [ADDR]:PORT", host, syntax)
 }
 
 // checkName says what keeps a name from being in a certificate (RFC 6125).

@@ -26,6 +26,11 @@ func TestParseServer(t *testing.T) {
 		"[fe80::1%eth0]:853#router.lan": "[fe80::1%eth0]:853#router.lan",
 		"::ffff:192.0.2.1":              "192.0.2.1:853",
 		"127.0.0.1:1#a":                 "127.0.0.1:1#a",
+
+		"192.0.2.1,2001:db8::1#dns.example":                  "192.0.2.1:853,[2001:db8::1]:853#dns.example",
+		"192.0.2.1:8853,[2001:db8::1]:8853#DNS.example.":     "192.0.2.1:8853,[2001:db8::1]:8853#dns.example",
+		"[2001:db8::1]:853,192.0.2.1:8853":                   "[2001:db8::1]:853,192.0.2.1:8853",
+		"192.0.2.1,192.0.2.2,[2001:db8::1],2001:db8::2#a.bc": "192.0.2.1:853,192.0.2.2:853,[2001:db8::1]:853,[2001:db8::2]:853#a.bc",
 	} {
 		got, err := ParseServer(in)
 		if err != nil || len(got) != 1 || got[0].String() != want {
@@ -39,11 +44,11 @@ func TestParseServer(t *testing.T) {
 
 func TestParseServerErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                          "it has no address: want ADDR[:PORT][#NAME], or one of cloudflare, google, quad9",
+		"":                          "it has no address: want ADDR[:PORT][,ADDR[:PORT]...][#NAME], or one of adguard, ",
 		"#dns.quad9.net":            "it has no address",
 		"dns.quad9.net":             "a host name would need DNS before there is any; write ADDRESS#dns.quad9.net",
 		"dns.quad9.net:853":         "a host name would need DNS",
-		"quad10":                    "neither an IP address nor one of cloudflare, google, quad9",
+		"quad10":                    "neither an IP address nor one of adguard, ",
 		"https://dns.quad9.net/":    "is a URL",
 		"9.9.9":                     "",
 		"9.9.9.9:":                  "is no port",
@@ -64,6 +69,19 @@ func TestParseServerErrors(t *testing.T) {
 		"224.0.0.251":               "is no server's address",
 		"9.9.9.9#" + long(64):       "overlong label",
 		"9.9.9.9#" + long(60) + ".": "",
+		"mullvad":                   "shut its public DNS servers down on 2 November 2026",
+
+		"192.0.2.1,":                        "it has no address",
+		",192.0.2.1":                        "it has no address",
+		"192.0.2.1,dns.example":             "a host name would need DNS",
+		"192.0.2.1,quad9":                   "a host name would need DNS",
+		"192.0.2.1, 192.0.2.2":              "is no IP address",
+		"192.0.2.1,192.0.2.1":               "192.0.2.1:853 is in it twice",
+		"192.0.2.1,::ffff:192.0.2.1":        "192.0.2.1:853 is in it twice",
+		"192.0.2.1,192.0.2.2:8853":          "a port with some addresses and with others none: write it with each",
+		"192.0.2.1:8853,2001:db8::1#a.bc":   "a port with some addresses and with others none",
+		"192.0.2.1#a.bc,192.0.2.2#a.bc":     "has a ',' in it",
+		"192.0.2.1:8853,[2001:db8::1]:0#ab": "is no port",
 	} {
 		got, err := ParseServer(in)
 		if strings.HasSuffix(in, long(60)+".") {
@@ -83,26 +101,6 @@ func TestParseServerErrors(t *testing.T) {
 }
 
 func long(n int) string { return strings.Repeat("a", n) }
-
-// TestPresets: each has both families, a name everywhere, and DoT's port.
-func TestPresets(t *testing.T) {
-	for _, name := range Presets() {
-		servers, err := ParseServer(strings.ToUpper(name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		families := make(map[bool]int)
-		for _, s := range servers {
-			families[s.Addr.Addr().Is4()]++
-			if s.Name == "" || s.Addr.Port() != DefaultPort {
-				t.Errorf("%s: %s", name, s)
-			}
-		}
-		if families[true] != 2 || families[false] != 2 {
-			t.Errorf("%s: %d IPv4 and %d IPv6 servers", name, families[true], families[false])
-		}
-	}
-}
 
 func TestParsePin(t *testing.T) {
 	c := testCA().Certificate()
@@ -131,8 +129,14 @@ func TestParsePin(t *testing.T) {
 
 func TestNewChecks(t *testing.T) {
 	s := Server{Addr: netip.MustParseAddrPort("192.0.2.1:853"), Name: testName}
+	also := s
+	also.Also = []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::1]:853")}
 	for what, cfg := range map[string]Config{
 		"no servers":    {},
+		"shared by two": {Servers: []Server{s, also}},
+		"itself, too":   {Servers: []Server{{Addr: s.Addr, Also: []netip.AddrPort{s.Addr}, Name: testName}}},
+		"no port, also": {Servers: []Server{{Addr: s.Addr, Also: []netip.AddrPort{{}}, Name: testName}}},
+		"no profile":    {Servers: []Server{s}, Profile: 9},
 		"no port":       {Servers: []Server{{Addr: netip.AddrPortFrom(loopback, 0)}}},
 		"a bad name":    {Servers: []Server{{Addr: s.Addr, Name: "192.0.2.1"}}},
 		"one twice":     {Servers: []Server{s, s}},

@@ -44,6 +44,10 @@ type ServerStats struct {
 	Probes     uint64 // queries sent to see whether it is well; among Queries
 	Suspect    bool   // it is silent now
 
+	// Unauthenticated is why the server of the latest connection, which the profile
+	// [Opportunistic] let pass, could not be authenticated; "": it was.
+	Unauthenticated string
+
 	// Rest is how long the server will still be asked only after the others,
 	// since it failed; 0: it is well, or may be tried again.
 	Rest time.Duration

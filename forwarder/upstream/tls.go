@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -27,45 +28,58 @@ func (e *trustError) Unwrap() error { return e.err }
 
 // verifier authenticates one server.
 type verifier struct {
-	server Server
-	roots  *x509.CertPool // nil: the system's
-	now    func() time.Time
+	server  Server
+	profile Profile
+	roots   *x509.CertPool // nil: the system's
+	now     func() time.Time
 }
 
-// config returns the TLS configuration for one connection. crypto/tls leaves
-// the verification to verify, in VerifyConnection: that is called for resumed
+// config returns the TLS configuration for one handshake. crypto/tls leaves
+// the verification to admit, in VerifyConnection: that is called for resumed
 // sessions as well, and sees the certificates of the session's first handshake.
-func (v *verifier) config(sessions tls.ClientSessionCache, resumed *bool) *tls.Config {
+func (v *verifier) config(h *handshake) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, // RFC 8310 §9
 		NextProtos: []string{alpn},
-		// Empty without a name: crypto/tls then sends no SNI, and the cache
-		// keys sessions by address.
+		// Empty without a name: crypto/tls then sends no SNI.
 		ServerName:         v.server.Name,
-		ClientSessionCache: sessions,
-		// All of the certificate's checks are in verify.
+		ClientSessionCache: h,
+		// All of the certificate's checks are in admit.
 		InsecureSkipVerify: true, //nolint:gosec // see VerifyConnection
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			*resumed = cs.DidResume
-			return v.verify(cs.PeerCertificates)
+			h.resumed = cs.DidResume
+			return v.admit(h, cs.PeerCertificates)
 		},
 		Time: v.now,
 	}
 }
 
-// verify authenticates the server by the chain that it showed.
-func (v *verifier) verify(chain []*x509.Certificate) error {
+// admit says whether the connection may be used: the server is authenticated or,
+// where the profile allows it, it is not, which h is told. A resumed session is
+// never used without: the server may have a better certificate by now.
+func (v *verifier) admit(h *handshake, chain []*x509.Certificate) error {
+	err := v.verify(h.addr.Addr(), chain)
+	var untrusted *trustError
+	if v.profile == Opportunistic && len(v.server.Pins) == 0 && !h.resumed && errors.As(err, &untrusted) {
+		h.untrusted = untrusted
+		return nil
+	}
+	return err
+}
+
+// verify authenticates the server at that address by the chain that it showed.
+func (v *verifier) verify(addr netip.Addr, chain []*x509.Certificate) error {
 	if len(chain) == 0 {
 		return &trustError{reason: "the server shows no certificate"}
 	}
 	if v.server.Name == "" && len(v.server.Pins) > 0 {
-		return v.verifyPinned(chain)
+		return v.verifyPinned(addr, chain)
 	}
 	chains, err := v.verifyChain(chain, v.roots)
 	if err != nil {
 		return err
 	}
-	if err := v.verifyName(chain[0]); err != nil {
+	if err := v.verifyName(addr, chain[0]); err != nil {
 		return err
 	}
 	if len(v.server.Pins) > 0 && !v.hasPin(chains) {
@@ -78,7 +92,7 @@ func (v *verifier) verify(chain []*x509.Certificate) error {
 // the leaf is enough: the server proved that it has the key. One that matches
 // another certificate is worth nothing unless that one issued the leaf, and for
 // this address: anybody can show a copy of it.
-func (v *verifier) verifyPinned(chain []*x509.Certificate) error {
+func (v *verifier) verifyPinned(addr netip.Addr, chain []*x509.Certificate) error {
 	leaf := chain[0]
 	if slices.Contains(v.server.Pins, PinOf(leaf)) {
 		return v.verifyTime(leaf)
@@ -97,7 +111,7 @@ func (v *verifier) verifyPinned(chain []*x509.Certificate) error {
 	if _, err := v.verifyChain(chain, pinned); err != nil {
 		return err
 	}
-	return v.verifyName(leaf)
+	return v.verifyName(addr, leaf)
 }
 
 // verifyChain builds the chains from the leaf to a root.
@@ -159,11 +173,11 @@ func (v *verifier) verifyTime(c *x509.Certificate) error {
 }
 
 // verifyName checks that the leaf is for the server's name or, where it has
-// none, for its address.
-func (v *verifier) verifyName(leaf *x509.Certificate) error {
+// none, for the address that was dialled.
+func (v *verifier) verifyName(addr netip.Addr, leaf *x509.Certificate) error {
 	want := v.server.Name
 	if want == "" {
-		want = v.server.Addr.Addr().WithZone("").String()
+		want = addr.WithZone("").String()
 	}
 	err := leaf.VerifyHostname(want)
 	if err == nil {
@@ -172,7 +186,7 @@ func (v *verifier) verifyName(leaf *x509.Certificate) error {
 	names := subjects(leaf)
 	if v.server.Name == "" {
 		return &trustError{
-			reason: fmt.Sprintf("its certificate is for %s, not for the address: name it as %s#NAME", names, v.server.Addr),
+			reason: fmt.Sprintf("its certificate is for %s, not for the address: name it as %s#NAME", names, v.server),
 			err:    err,
 		}
 	}

@@ -54,29 +54,56 @@ func (g *Group) nudge() {
 	}
 }
 
-// keep closes connections that nobody used for long, and opens one if there is
-// none and one is expected to be needed.
+// keep closes connections that nobody used for long, and opens one if one is
+// expected to be needed and there is none, or none but such as have grown old.
 func (p *pool) keep(ctx context.Context, now time.Time, expected bool) {
 	p.sweep(now)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !expected || p.closed || len(p.conns) > 0 || p.dialing != nil || now.Sub(p.lastWarm) < settle {
+	if !expected || p.closed || p.dialing != nil || now.Sub(p.lastWarm) < settle {
 		return
 	}
-	p.lastWarm = now
-	p.dial(ctx)
+	live, aged := 0, 0
+	for _, c := range p.conns {
+		if c.retired.Load() {
+			continue
+		}
+		live++
+		if !now.Before(c.old) {
+			c.aged = true
+			aged++
+		}
+	}
+	if live == 0 || aged > 0 {
+		p.lastWarm = now
+		p.dial(ctx)
+	}
+}
+
+// retireAged lets connections go whose replacement is there. p.mu is held.
+func (p *pool) retireAged() {
+	for _, c := range p.conns {
+		if c.aged {
+			c.retire()
+		}
+	}
 }
 
 // sweep closes connections that nobody used for long.
 func (p *pool) sweep(now time.Time) {
 	p.mu.Lock()
 	var idle []*conn
-	for i, c := range p.conns {
+	live := 0
+	for _, c := range p.conns {
+		if c.retired.Load() {
+			continue
+		}
 		limit := p.cfg.WarmTime
-		if i > 0 {
+		if live > 0 {
 			limit = extraIdle
 		}
-		if since, unused := c.idleSince(); unused && now.Sub(since) > limit {
+		live++
+		if c.retireUnused(now, limit) {
 			idle = append(idle, c)
 		}
 	}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// TestPresets: each is two servers with both families (one service has one server),
+// at DoT's port, with a name that a certificate can be for, and no address serves two
+// servers of one preset. Names are typed, so they are to be lower case.
+func TestPresets(t *testing.T) {
+	one := map[string]bool{"digitalcourage": true}
+	if len(Presets()) != len(presets) || len(presets) < 15 {
+		t.Errorf("%d names of %d presets", len(Presets()), len(presets))
+	}
+	for _, name := range Presets() {
+		servers, err := ParseServer(strings.ToUpper(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := 2; len(servers) != want && !one[name] {
+			t.Errorf("%s: %d servers, want %d", name, len(servers), want)
+		}
+		if checkName(name) != nil || name != strings.ToLower(name) {
+			t.Errorf("%q is no name to type", name)
+		}
+		seen := make(map[netip.Addr]bool)
+		for i, s := range servers {
+			if s.Name == "" || checkName(s.Name) != nil || !strings.Contains(s.Name, ".") || s.Name != servers[0].Name {
+				t.Errorf("%s: %s", name, s)
+			}
+			if s.String() == presets[name][i] {
+				t.Errorf("%s: %s has a port, which is DoT's without", name, s)
+			}
+			families := [2]int{}
+			for _, a := range s.addrs() {
+				if a.Port() != DefaultPort || seen[a.Addr()] || !a.Addr().IsGlobalUnicast() || a.Addr().IsPrivate() {
+					t.Errorf("%s: %s", name, a)
+				}
+				seen[a.Addr()] = true
+				families[family(a)]++
+			}
+			if families != [2]int{1, 1} {
+				t.Errorf("%s: %d IPv6 and %d IPv4 addresses in %s", name, families[0], families[1], s)
+			}
+		}
+		if _, err := New(Config{Servers: servers}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestPresetsApart: two presets share no address, or one of them is not what its
+// name says. (Control D tells its variants apart by name, and has one here.)
+func TestPresetsApart(t *testing.T) {
+	of := make(map[netip.AddrPort]string)
+	for _, name := range Presets() {
+		servers, err := ParseServer(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range servers {
+			for _, a := range s.addrs() {
+				if other := of[a]; other != "" {
+					t.Errorf("%s is in %s and in %s", a, other, name)
+				}
+				of[a] = name
+			}
+		}
+	}
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+func TestRaceOrder(t *testing.T) {
+	for _, tc := range []struct{ addrs, best, want string }{
+		{"a4", "", "a4"},
+		{"a4 a6", "", "a6 a4"},
+		{"a6 a4", "", "a6 a4"},
+		{"a4 b4 a6 b6", "", "a6 a4 b6 b4"},
+		{"a4 b4 c4 a6", "", "a6 a4 b4 c4"},
+		{"a4 b4", "", "a4 b4"},
+		{"a4 a6", "a4", "a4 a6"},
+		{"a4 b4 a6 b6", "b4", "b4 a6 a4 b6"},
+		{"a4 b4 a6 b6", "b6", "b6 a4 a6 b4"},
+		{"a4 a6", "c4", "a6 a4"}, // no longer one of them
+	} {
+		var addrs []netip.AddrPort
+		name := make(map[netip.AddrPort]string)
+		parse := func(s string) netip.AddrPort {
+			a := netip.MustParseAddrPort(map[byte]string{'4': "192.0.2.1", '6': "[2001:db8::1]"}[s[1]] + ":" + string('1'+s[0]-'a'))
+			name[a] = s
+			return a
+		}
+		for f := range strings.FieldsSeq(tc.addrs) {
+			addrs = append(addrs, parse(f))
+		}
+		var best netip.AddrPort
+		if tc.best != "" {
+			best = parse(tc.best)
+		}
+		var got []string
+		for _, a := range raceOrder(slices.Clone(addrs), best) {
+			got = append(got, name[a])
+		}
+		if s := strings.Join(got, " "); s != tc.want {
+			t.Errorf("%s, best %q: %s, want %s", tc.addrs, tc.best, s, tc.want)
+		}
+	}
+}
+
+// racers makes one server of several, which has the addresses of all.
+func racers(servers ...*dot.Server) Server {
+	s := Server{Addr: servers[0].Addr(), Name: testName}
+	for _, other := range servers[1:] {
+		s.Also = append(s.Also, other.Addr())
+	}
+	return s
+}
+
+// hung accepts connections and leaves them at that, until the test ends.
+func hung(t *testing.T, count *atomic.Int32) *dot.Server {
+	return serve(t, zone(t), func(c *dot.Config) {
+		c.Accept = func(nc net.Conn) bool {
+			count.Add(1)
+			t.Cleanup(func() { nc.Close() })
+			return false
+		}
+	})
+}
+
+// TestRaceSilent: an address that accepts and then says nothing delays the first
+// query by one attempt and the later ones by none; and the attempt is given up.
+func TestRaceSilent(t *testing.T) {
+	closed := make(chan error, 1)
+	silent := serve(t, zone(t), func(c *dot.Config) {
+		c.Accept = func(nc net.Conn) bool {
+			go func() {
+				buf := make([]byte, 4096)
+				for {
+					if _, err := nc.Read(buf); err != nil {
+						nc.Close()
+						closed <- err
+						return
+					}
+				}
+			}()
+			return false
+		}
+	})
+	good := serve(t, zone(t), nil)
+	g := groupOf(t, Config{Servers: []Server{racers(silent, good)}})
+	mustAsk(t, g, "www.example.")
+	<-closed // although nobody waited for it
+	good.EndConns(dot.Close)
+	eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
+	mustAsk(t, g, "www.example.")
+	st := g.Stats().Servers[0]
+	if st.Dials != 3 || st.DialErrors != 0 || st.Conns != 1 || st.Failed != 0 || st.Resumed != 1 {
+		t.Errorf("stats %+v, want three dials, of which one was called off, and a session resumed", st)
+	}
+	if n := silent.Stats().Conns; n != 1 {
+		t.Errorf("%d connections to the silent address, want the first time's", n)
+	}
+}
+
+// TestRaceFailed: an address that refuses, and one whose server is not to be
+// trusted, are passed over at once.
+func TestRaceFailed(t *testing.T) {
+	other := serve(t, zone(t), func(c *dot.Config) { c.Certificate = issue(t, dot.CertOptions{Names: []string{"other.example"}}) })
+	good := serve(t, zone(t), nil)
+	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	s := racers(other, good)
+	s.Also = append([]netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, s.Also...)
+	g := groupOf(t, Config{Servers: []Server{s}})
+	mustAsk(t, g, "www.example.")
+	if st := g.Stats().Servers[0]; st.Dials != 3 || st.DialErrors != 2 || st.LastError != "" {
+		t.Errorf("stats %+v, want three dials, two failed, and a server that is well", st)
+	}
+	if n := other.Stats().Queries(); n != 0 {
+		t.Errorf("%d queries to a server that is not to be trusted", n)
+	}
+}
+
+// TestRaceAllFail: the client hears of the first failure that is more than a missing
+// route, and at which address it was.
+func TestRaceAllFail(t *testing.T) {
+	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	refusing := netip.MustParseAddrPort(l.Addr().String())
+	unreachable := netip.MustParseAddrPort("[2001:db8::1]:853")
+	s := Server{Addr: refusing, Also: []netip.AddrPort{unreachable}, Name: testName}
+	g := groupOf(t, Config{Servers: []Server{s}, Control: func(_, address string, _ syscall.RawConn) error {
+		if address == unreachable.String() {
+			return syscall.ENETUNREACH
+		}
+		return nil
+	}})
+	_, err = ask(t, g, "www.example.")
+	wantEDE(t, err, wire.EDENetworkError, s.String()+": connection refused: nothing listens on TCP port ", "there (127.0.0.1)")
+	if st := g.Stats().Servers[0]; st.Dials != st.DialErrors || st.Dials < 2 {
+		t.Errorf("stats %+v, want that each dial failed", st)
+	}
+	s.Addr = netip.MustParseAddrPort("192.0.2.1:853")
+	g = groupOf(t, Config{Servers: []Server{s}, Control: func(string, string, syscall.RawConn) error { return syscall.ENETUNREACH }})
+	_, err = ask(t, g, "www.example.")
+	wantEDE(t, err, wire.EDENetworkError, "no route to it from this machine (2001:db8::1)")
+}
+
+// TestRaceTimeout: when every address is silent, the time is not exceeded, and
+// nothing is left behind.
+func TestRaceTimeout(t *testing.T) {
+	var accepted atomic.Int32
+	cfg := hasty()
+	cfg.Servers = []Server{racers(hung(t, &accepted), hung(t, &accepted), hung(t, &accepted))}
+	cfg.AttemptTimeout, cfg.Timeout = time.Second, time.Second
+	cfg.RootCAs = testCA().Pool()
+	g, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = ask(t, g, "www.example.")
+	wantEDE(t, err, wire.EDENoReachableAuthority, "no answer within ")
+	if n := accepted.Load(); n < 2 {
+		t.Errorf("%d addresses were tried", n)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	if left := methodsRunning(); left != "" {
+		t.Errorf("goroutines are left:\n%s", left)
+	}
+}
+
+// TestRaceClose: closing ends a race that is on.
+func TestRaceClose(t *testing.T) {
+	var accepted atomic.Int32
+	g, err := New(Config{Servers: []Server{racers(hung(t, &accepted), hung(t, &accepted))}, RootCAs: testCA().Pool()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := ask(t, g, "www.example.")
+		done <- err
+	}()
+	eventually(t, "both are tried", func() bool { return accepted.Load() == 2 })
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	wantEDE(t, <-done, wire.EDEOther, "the upstreams are closed")
+	if left := methodsRunning(); left != "" {
+		t.Errorf("goroutines are left:\n%s", left)
+	}
+}
+
+// TestRaceNewNetwork: what worked best did so on another network.
+func TestRaceNewNetwork(t *testing.T) {
+	first, second := serve(t, zone(t), nil), serve(t, zone(t), nil)
+	g := groupOf(t, Config{Servers: []Server{racers(first, second)}})
+	p := poolOf(g)
+	p.mu.Lock()
+	p.best = second.Addr()
+	p.mu.Unlock()
+	mustAsk(t, g, "www.example.")
+	if first.Stats().Conns != 0 || second.Stats().Conns != 1 {
+		t.Error("the address that worked last is not the first one tried")
+	}
+	g.NetworkChanged()
+	mustAsk(t, g, "www.example.")
+	if first.Stats().Conns != 1 {
+		t.Error("the order is not the configured one after the network changed")
+	}
+}
+
+// TestRaceFamilies is the usual case: one address of each family.
+func TestRaceFamilies(t *testing.T) {
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Skipf("skipped: no IPv6 loopback here: %v", err)
+	}
+	l.Close()
+	six := serveAt(t, netip.MustParseAddrPort("[::1]:0"), zone(t), nil)
+	four := serve(t, zone(t), nil)
+	g := groupOf(t, Config{Servers: []Server{racers(four, six)}})
+	mustAsk(t, g, "www.example.")
+	if six.Stats().Conns != 1 || four.Stats().Conns != 0 {
+		t.Errorf("%d connections over IPv6, %d over IPv4, want the first alone", six.Stats().Conns, four.Stats().Conns)
+	}
+}
+
+// TestRaceByAddress: without a name each address is looked for in the certificate
+// that is shown there, and a session of one is not offered to the other.
+func TestRaceByAddress(t *testing.T) {
+	elsewhere := netip.MustParseAddr("127.0.0.2")
+	only := func(ip netip.Addr) func(*dot.Config) {
+		return func(c *dot.Config) { c.Certificate = issue(t, dot.CertOptions{IPs: []netip.Addr{ip}}) }
+	}
+	wrong := serve(t, zone(t), only(elsewhere))
+	right := serveAt(t, netip.AddrPortFrom(elsewhere, 0), zone(t), only(elsewhere))
+	s := racers(wrong, right)
+	s.Name = ""
+	g := groupOf(t, Config{Servers: []Server{s}})
+	mustAsk(t, g, "www.example.")
+	if wrong.Stats().Queries() != 0 || right.Stats().Queries() != 1 {
+		t.Error("a certificate for another address was taken")
+	}
+}
