@@ -32,6 +32,11 @@ packages=(
 	"/usr/include/ares.h libc-ares-dev"
 	"python3 python3"
 	"/usr/lib/python3/dist-packages/dns/__init__.py python3-dnspython"
+	# DNS-over-TLS servers that nobody here wrote
+	"nsd nsd"
+	"unbound unbound"
+	"kresd knot-resolver"
+	"dnsdist dnsdist"
 	# these scripts
 	"shellcheck shellcheck"
 )
