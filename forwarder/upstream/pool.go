@@ -18,8 +18,10 @@ const (
 	busyLoad = 64
 
 	// maxResends bounds how often one query is sent to one server again, after
-	// connections that worked were closed with it in flight.
-	maxResends = 4
+	// connections that worked were closed with it in flight. A server that closes
+	// each after a hundred queries and then resets it, as dnsdist may, lets a query
+	// among a hundred in flight be unlucky five times in a row.
+	maxResends = 16
 
 	// dialPause is how long a failed dial speaks for the next ones. While every
 	// server is down, each query tries; this keeps a busy machine from dialling
