@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -131,6 +132,13 @@ func (p *pool) won(h *handshake) {
 func (p *pool) secure(ctx context.Context, addr netip.AddrPort) (*handshake, error) {
 	h := &handshake{addr: addr, sessions: p.sessionsOf(addr)}
 	err := p.connect(ctx, h)
+	if errors.Is(err, syscall.EINPROGRESS) {
+		// TCP Fast Open: the kernel meant to send the first bytes with the SYN, and
+		// then could not. From now on it is not asked for that.
+		p.slowOpen.Store(true)
+		h = &handshake{addr: addr, sessions: h.sessions}
+		err = p.connect(ctx, h)
+	}
 	var untrusted *trustError
 	if h.resumed && errors.As(err, &untrusted) {
 		// What is not trusted is the certificate of the session's first
@@ -155,7 +163,7 @@ func (p *pool) secure(ctx context.Context, addr netip.AddrPort) (*handshake, err
 // and have TCP_NODELAY, which is Go's default: queries are coalesced here.
 func (p *pool) connect(ctx context.Context, h *handshake) error {
 	p.count.dials.Add(1)
-	dialer := net.Dialer{Control: p.cfg.Control, KeepAliveConfig: keepAlive}
+	dialer := net.Dialer{Control: p.control, KeepAliveConfig: keepAlive}
 	socket, err := dialer.DialContext(ctx, "tcp", h.addr.String())
 	if err != nil {
 		return err
@@ -165,6 +173,19 @@ func (p *pool) connect(ctx context.Context, h *handshake) error {
 	if err := h.nc.HandshakeContext(ctx); err != nil {
 		_ = h.raw.Close()
 		return err
+	}
+	return nil
+}
+
+// control prepares a socket before it connects.
+func (p *pool) control(network, address string, c syscall.RawConn) error {
+	if p.cfg.Control != nil {
+		if err := p.cfg.Control(network, address, c); err != nil {
+			return err
+		}
+	}
+	if !p.slowOpen.Load() {
+		fastOpen(c)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -41,6 +42,8 @@ type pool struct {
 	failed func(began time.Time, err error)
 	// nudge has [transport.keep] called soon.
 	nudge func()
+
+	slowOpen atomic.Bool // no TCP Fast Open
 
 	mu        sync.Mutex
 	conns     []*conn

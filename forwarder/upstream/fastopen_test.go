@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+	"sotto/internal/testnet"
+)
+
+// insideVar tells the test binary that it runs in a namespace with TCP Fast Open.
+const insideVar = "SOTTO_TEST_FASTOPEN"
+
+// TestFastOpen runs itself again in a network namespace of its own, where servers
+// have TCP Fast Open too; that is a setting of the namespace's.
+func TestFastOpen(t *testing.T) {
+	if os.Getenv(insideVar) != "" {
+		fastOpenInside(t)
+		return
+	}
+	testnet.NeedRoot(t)
+	h := testnet.Host(t, testnet.New(t), "fastopen")
+	// Clients, servers, and servers that do not ask for it (0x400).
+	if err := h.Sysctl("net/ipv4/tcp_fastopen", "1027"); err != nil {
+		t.Fatal(err)
+	}
+	cmd := h.Command(t.Context(), nil, os.Args[0], "-test.run=^TestFastOpen$", "-test.v")
+	cmd.Env = append(os.Environ(), insideVar+"=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	t.Logf("%s", out)
+}
+
+// fastOpenInside: a connection that is reopened sends its first bytes with the SYN.
+func fastOpenInside(t *testing.T) {
+	s := serve(t, zone(t), nil)
+	g := group(t, s)
+	for i := range 4 {
+		mustAsk(t, g, "www.example.")
+		if early := withSYN(t, g); early != (i > 0) {
+			t.Errorf("connection %d: data with the SYN: %v", i, early)
+		}
+		s.EndConns(dot.Close)
+		eventually(t, "it ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
+	}
+	if st := g.Stats().Servers[0]; st.Dials != 4 || st.DialErrors != 0 || st.Resumed != 3 {
+		t.Errorf("stats %+v, want four connections, three of them resumed", st)
+	}
+	// With a cookie connect cannot fail any more, and the handshake says the same.
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ask(t, g, "www.example.")
+	wantEDE(t, err, wire.EDENetworkError, "connection refused: nothing listens on TCP port ")
+	// Nor does that keep the other address waiting.
+	other := serve(t, zone(t), nil)
+	both := racers(s, other)
+	g = groupOf(t, Config{Servers: []Server{both}})
+	mustAsk(t, g, "www.example.")
+	if n := other.Stats().Queries(); n != 1 {
+		t.Errorf("%d queries to the address that is well", n)
+	}
+}
+
+// withSYN reports whether the connection that is open sent data with its SYN, and had
+// it acknowledged.
+func withSYN(t *testing.T, g *Group) (early bool) {
+	const synData = 32 // TCPI_OPT_SYN_DATA
+	p := poolOf(g)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	raw, err := p.conns[0].raw.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		early = info.Options&synData != 0
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return early
+}
+
+// TestFastOpenFails: a kernel that cannot do after all what it promised costs one
+// attempt, and is not asked again.
+func TestFastOpenFails(t *testing.T) {
+	var dials atomic.Int32
+	s := serve(t, zone(t), nil)
+	g := groupOf(t, Config{
+		Servers: []Server{{Addr: s.Addr(), Name: testName}},
+		Control: func(string, string, syscall.RawConn) error {
+			if dials.Add(1) == 1 {
+				return syscall.EINPROGRESS
+			}
+			return nil
+		},
+	})
+	mustAsk(t, g, "www.example.")
+	if st := g.Stats().Servers[0]; st.Dials != 2 || st.DialErrors != 0 || st.Failed != 0 || !poolOf(g).slowOpen.Load() {
+		t.Errorf("stats %+v, want a second attempt without", st)
+	}
+}
