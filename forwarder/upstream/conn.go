@@ -69,7 +69,7 @@ func newConn(cfg *Config, nc *tls.Conn, raw *gather, count *serverCounters, ende
 func (c *conn) run() {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.end(c.write()) })
-	c.end(c.read())
+	c.end(c.read(watched{c}))
 	wg.Wait()
 }
 
@@ -181,9 +181,9 @@ func (c *conn) writeFrames(frames []byte) error {
 	return nil
 }
 
-// read takes replies until the connection fails.
-func (c *conn) read() error {
-	r := newFrameReader(watched{c})
+// read takes replies until the stream fails.
+func (c *conn) read(stream io.Reader) error {
+	r := newFrameReader(stream)
 	for {
 		msg, err := r.next()
 		if err != nil {
