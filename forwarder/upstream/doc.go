@@ -4,9 +4,9 @@
 // but TLS: where a server cannot be authenticated there is no answer, unless the
 // configuration names the profile [Opportunistic].
 //
-// A [Group] is a list of servers, asked as its [Policy] says. Each has few connections (one, and a second
-// when the first is busy) that everybody shares: queries are pipelined, those
-// that wait at the same time leave in one system call, and replies are taken in
+// A [Group] is a list of servers, asked as its [Policy] says. Each has few
+// connections (one, and a second when the first is busy) that everybody shares:
+// queries are pipelined, those that wait at the same time leave in one system call, and replies are taken in
 // any order (RFC 7766 §6.2.1.1), each matched by ID and question. Connections
 // are kept warm, and reopened with a resumed session before a query needs them.
 // They are closed shortly before their server would (RFC 7828), and replaced when
@@ -33,11 +33,10 @@
 //   - Failure is an [*Error] whose EDE tells in words what to mend.
 //
 // The package knows nothing of clients, caches or rules, and is called by
-// sotto/forwarder alone. What decides is pure: who is asked first (picker.go),
-// when a reply is late and when a server silent (meter.go, histogram.go), what
-// hedging may cost (budget.go), back-off (health.go), framing (frame.go) and the
-// table of queries in flight (inflight.go), and in which order a server's addresses are
-// tried (addrs.go). A query goes through the servers in
-// its caller's goroutine (exchange.go); only a second server beside the first
-// costs another one (race.go).
+// sotto/forwarder alone. What decides is pure: who is asked first (picker.go), when
+// a reply is late and a server silent (meter.go, histogram.go), what hedging may
+// cost (budget.go), back-off (health.go), framing (frame.go), the table of queries
+// in flight (inflight.go) and the order of a server's addresses (addrs.go). A query
+// goes through the servers in its caller's goroutine (exchange.go); only a second
+// server beside the first costs another one (race.go).
 package upstream

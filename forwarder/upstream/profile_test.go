@@ -3,6 +3,7 @@
 package upstream
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -68,8 +69,16 @@ func TestOpportunistic(t *testing.T) {
 // another reason, and says when it is over. Each connection is a full handshake until
 // then, so that it is noticed.
 func TestOpportunisticIsTold(t *testing.T) {
+	for version, name := range map[uint16]string{tls.VersionTLS12: "TLS 1.2", tls.VersionTLS13: "TLS 1.3"} {
+		t.Run(name, func(t *testing.T) { opportunisticIsTold(t, version) })
+	}
+}
+
+func opportunisticIsTold(t *testing.T, version uint16) {
 	var out lockedBuffer
-	s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = issue(t, dot.CertOptions{Names: []string{"other.example"}}) })
+	s := serve(t, zone(t), func(c *dot.Config) {
+		c.Certificate, c.MaxVersion = issue(t, dot.CertOptions{Names: []string{"other.example"}}), version
+	})
 	g := groupOf(t, Config{
 		Servers: []Server{{Addr: s.Addr(), Name: testName}}, Profile: Opportunistic,
 		Log: slog.New(slog.NewTextHandler(&out, nil)),
