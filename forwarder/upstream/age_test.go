@@ -326,6 +326,32 @@ func TestReopenedBeforeNeeded(t *testing.T) {
 	}
 }
 
+// TestKeptWarm: where the server keeps idle connections but for a moment, there is a
+// new one soon again and again, and yet not in a loop.
+func TestKeptWarm(t *testing.T) {
+	var units atomic.Int32
+	units.Store(1)
+	s := serve(t, keepalive(&units, zone(t)), func(c *dot.Config) { c.IdleTimeout = 100 * time.Millisecond })
+	g := group(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	mustAsk(t, g, "www.example.")
+	began := time.Now()
+	before := s.Stats().Handshakes
+	eventually(t, "three more connections", func() bool { return s.Stats().Handshakes == before+3 })
+	if d := time.Since(began); d < 2*settle {
+		t.Errorf("three connections within %v", d)
+	}
+	if n := s.Stats().Queries(); n != 1 {
+		t.Errorf("%d queries, want the one", n)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSessionsOfTwoConnections: a second connection beside the first, and one that is reopened,
 // both resume, in either version of TLS.
 func TestSessionsOfTwoConnections(t *testing.T) {

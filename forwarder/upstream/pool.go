@@ -54,6 +54,7 @@ type pool struct {
 	best      netip.AddrPort // the address that worked last; zero: none yet
 	untrusted string         // why the latest connection is to a server not authenticated
 	lastWarm  time.Time      // when keep dialled last
+	looking   bool           // keep is to be called again soon
 	closed    bool
 }
 

@@ -15,7 +15,8 @@ const (
 	extraIdle = 30 * time.Second
 
 	// settle keeps a server that closes every new connection from being dialled
-	// in a loop by the warm keeper.
+	// in a loop by the warm keeper. Some close theirs after two idle seconds, and
+	// are to be found open by the next query nevertheless.
 	settle = time.Second
 )
 
@@ -60,7 +61,7 @@ func (p *pool) keep(ctx context.Context, now time.Time, expected bool) {
 	p.sweep(now)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !expected || p.closed || p.dialing != nil || now.Sub(p.lastWarm) < settle {
+	if !expected || p.closed || p.dialing != nil {
 		return
 	}
 	live, aged := 0, 0
@@ -74,10 +75,29 @@ func (p *pool) keep(ctx context.Context, now time.Time, expected bool) {
 			aged++
 		}
 	}
-	if live == 0 || aged > 0 {
-		p.lastWarm = now
-		p.dial(ctx)
+	if live > 0 && aged == 0 {
+		return
 	}
+	if wait := settle - now.Sub(p.lastWarm); wait > 0 {
+		p.lookAgain(wait)
+		return
+	}
+	p.lastWarm = now
+	p.dial(ctx)
+}
+
+// lookAgain has keep called after that time. p.mu is held.
+func (p *pool) lookAgain(wait time.Duration) {
+	if p.looking {
+		return
+	}
+	p.looking = true
+	time.AfterFunc(wait, func() {
+		p.mu.Lock()
+		p.looking = false
+		p.mu.Unlock()
+		p.nudge()
+	})
 }
 
 // retireAged lets connections go whose replacement is there. p.mu is held.
