@@ -33,8 +33,10 @@ type conn struct {
 	opened  time.Time
 	old     time.Time    // when it is to be replaced
 	aged    bool         // it waits for its replacement; the pool's, under its lock
+	limit   int          // of queries that it takes; 0: not known
 	load    atomic.Int32 // queries in flight
 	retired atomic.Bool  // it takes no more queries; set under mu
+	worn    atomic.Bool  // half of its queries are used up
 	heard   atomic.Int64 // when the latest byte came, in ticks; 0: none did
 	readAt  time.Time    // the same, for the reader alone
 
@@ -47,6 +49,9 @@ type conn struct {
 	idle      time.Duration // the server closes it when it is unused for so long; 0: not known
 	lastSent  time.Time
 	lastReply time.Time // of a reply that matched
+	sent      int       // queries
+	replies   int       // that matched
+	cut       bool      // the server closed it with queries in flight
 	strays    int       // replies in a row that did not
 	odd       bool      // the latest message was one of them
 
@@ -68,7 +73,7 @@ func newConn(cfg *Config, nc *tls.Conn, raw *gather, count *serverCounters, ende
 // run serves the connection until it ends.
 func (c *conn) run() {
 	var wg sync.WaitGroup
-	wg.Go(func() { c.end(c.write()) })
+	wg.Go(func() { c.writeEnded(c.write()) })
 	c.end(c.read(watched{c}))
 	wg.Wait()
 }
@@ -118,6 +123,7 @@ func (c *conn) send(k *call, now time.Time) (uint16, error) {
 	c.load.Add(1)
 	c.out = appendFrame(c.out, k.query, id)
 	c.lastSent = now
+	c.countSent()
 	if !c.armed {
 		c.arm(now)
 	}
@@ -237,6 +243,7 @@ func (c *conn) deliver(msg []byte) error {
 	}
 	c.table.remove(id, k)
 	c.strays, c.odd = 0, false
+	c.replies++
 	c.lastReply = c.readAt
 	if told {
 		c.keepFor(idle)
@@ -279,6 +286,7 @@ func (c *conn) end(err error) {
 	}
 	c.err = err
 	lost := c.table.drain()
+	c.cut = len(lost) > 0 && isCut(err)
 	c.out = nil
 	c.mu.Unlock()
 	close(c.done)
@@ -298,9 +306,13 @@ func (c *conn) end(err error) {
 	_ = c.nc.Close()
 }
 
-// cause is why the connection ended; nil while it lives.
-func (c *conn) cause() error {
+// obituary is after how many replies the server cut the connection, else 0, and
+// why it ended.
+func (c *conn) obituary() (cutAfter int, cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.err
+	if c.cut {
+		cutAfter = c.replies
+	}
+	return cutAfter, c.err
 }

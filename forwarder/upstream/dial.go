@@ -103,7 +103,11 @@ func (p *pool) open(ctx context.Context) (*conn, error) {
 		p.count.resumed.Add(1)
 	}
 	p.won(h)
-	return newConn(p.cfg, h.nc, h.raw, p.count, p.gone), nil
+	c := newConn(p.cfg, h.nc, h.raw, p.count, p.gone)
+	p.mu.Lock()
+	c.limit = p.limit.at(time.Now())
+	p.mu.Unlock()
+	return c, nil
 }
 
 // won remembers the address that worked, and tells of a server that had to be

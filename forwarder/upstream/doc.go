@@ -10,7 +10,8 @@
 // any order (RFC 7766 §6.2.1.1), each matched by ID and question. Connections
 // are kept warm, and reopened with a resumed session before a query needs them.
 // They are closed shortly before their server would (RFC 7828), and replaced when
-// they grow old. A server's several addresses are raced (RFC 8305).
+// they grow old, or have carried as many queries as their server is seen to take.
+// A server's several addresses are raced (RFC 8305).
 //
 // What it promises a caller of [Group.Exchange]:
 //
@@ -36,7 +37,7 @@
 // sotto/forwarder alone. What decides is pure: who is asked first (picker.go), when
 // a reply is late and a server silent (meter.go, histogram.go), what hedging may
 // cost (budget.go), back-off (health.go), framing (frame.go), the table of queries
-// in flight (inflight.go) and the order of a server's addresses (addrs.go). A query
-// goes through the servers in its caller's goroutine (exchange.go); only a second
+// in flight (inflight.go), a server's query limit (limit.go) and the order of its
+// addresses (addrs.go). A query goes through the servers in its caller's goroutine (exchange.go); only a second
 // server beside the first costs another one (race.go).
 package upstream

@@ -105,6 +105,32 @@ func beforehand(timeout time.Duration) time.Duration {
 	return timeout - min(max(timeout/4, 50*time.Millisecond), time.Second)
 }
 
+// writeEnded ends the connection, unless its server did. Then replies may lie here
+// that were sent before, which the reader takes until it meets the end, at once: a
+// write fails like that when a reset has come.
+func (c *conn) writeEnded(err error) {
+	if !isCut(err) {
+		c.end(err)
+		return
+	}
+	c.mu.Lock()
+	c.retired.Store(true)
+	c.mu.Unlock()
+}
+
+// countSent counts a query, and retires the connection with the last one that it
+// takes. c.mu is held.
+func (c *conn) countSent() {
+	c.sent++
+	if c.limit == 0 {
+		return
+	}
+	c.worn.Store(c.sent >= c.limit/2)
+	if c.sent >= c.limit {
+		c.retired.Store(true)
+	}
+}
+
 // leave has a retired connection end when the last query has been given up. c.mu is
 // held.
 func (c *conn) leave() {

@@ -51,6 +51,7 @@ type pool struct {
 	dialErr   error // of the latest dial, if it failed
 	dialErrAt time.Time
 	sessions  map[netip.AddrPort]*sessions
+	limit     queryLimit
 	best      netip.AddrPort // the address that worked last; zero: none yet
 	untrusted string         // why the latest connection is to a server not authenticated
 	lastWarm  time.Time      // when keep dialled last
@@ -116,7 +117,8 @@ func (p *pool) conn(ctx context.Context, until time.Time, w *waiter) (*conn, err
 }
 
 // pick returns the least busy connection or, if there is none, the dial to wait
-// for. A connection that is busy has another one opened beside it.
+// for. A connection that is busy has another one opened beside it, and so have those
+// that are half used up.
 func (p *pool) pick(ctx context.Context) (*conn, *dial, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -124,12 +126,15 @@ func (p *pool) pick(ctx context.Context) (*conn, *dial, error) {
 		return nil, nil, ErrClosed
 	}
 	var best *conn
-	live := 0
+	live, fresh := 0, 0
 	for _, c := range p.conns {
 		if c.retired.Load() {
 			continue
 		}
 		live++
+		if !c.worn.Load() {
+			fresh++
+		}
 		if best == nil || c.load.Load() < best.load.Load() {
 			best = c
 		}
@@ -140,8 +145,8 @@ func (p *pool) pick(ctx context.Context) (*conn, *dial, error) {
 		}
 		return nil, p.dial(ctx), nil
 	}
-	if best.load.Load() >= busyLoad && live < p.cfg.MaxConns && p.dialing == nil &&
-		time.Since(p.dialErrAt) > dialPause {
+	busy := best.load.Load() >= busyLoad && live < p.cfg.MaxConns
+	if (busy || fresh == 0) && p.dialing == nil && time.Since(p.dialErrAt) > dialPause {
 		p.dial(ctx)
 	}
 	return best, nil, nil
@@ -150,10 +155,12 @@ func (p *pool) pick(ctx context.Context) (*conn, *dial, error) {
 // gone takes a connection off the list, and has the warm keeper look whether to
 // open another.
 func (p *pool) gone(c *conn) {
+	cutAfter, cause := c.obituary()
 	p.mu.Lock()
 	p.conns = slices.DeleteFunc(p.conns, func(x *conn) bool { return x == c })
+	p.limit.cut(cutAfter, time.Now())
 	p.mu.Unlock()
-	p.log.Debug("connection ended", "server", p.server.String(), "err", c.cause())
+	p.log.Debug("connection ended", "server", p.server.String(), "err", cause)
 	p.nudge()
 }
 
@@ -161,7 +168,7 @@ func (p *pool) gone(c *conn) {
 func (p *pool) reset() {
 	p.mu.Lock()
 	p.dialErr = nil
-	p.best = netip.AddrPort{} // it was this network's
+	p.best, p.limit = netip.AddrPort{}, queryLimit{} // they were that network's
 	p.mu.Unlock()
 	p.endAll(errNetwork)
 }
