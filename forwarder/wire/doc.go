@@ -14,6 +14,7 @@
 //   - [AppendQuery] makes of a client's query the one that goes upstream: EDNS
 //     is hop by hop (RFC 6891 §6.2.6), so nothing of the client's OPT but DO
 //     goes with it.
+//   - [Keepalive] finds what a reply says of the connection that it came over.
 //   - [ParseReply] walks what an upstream sent, which may be hostile, down to
 //     the names inside RDATA; [AppendReply] makes it fit for one client.
 //   - [AppendParsed] and [ParseType] read what people write, the reverse of
