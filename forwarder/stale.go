@@ -57,7 +57,7 @@ func (f *Forwarder) appendStale(dst []byte, r *request) ([]byte, bool) {
 	}
 	var room [wire.MaxKeyLen + maxScope]byte
 	var a cache.Answer
-	if f.cfg.Cache.Get(r.appendKey(room[:0]), time.Now(), &a) == cache.Miss {
+	if f.cfg.Cache.Peek(r.appendKey(room[:0]), time.Now(), &a) == cache.Miss {
 		return dst, false
 	}
 	return f.appendCached(dst, r, &a), true

@@ -38,6 +38,6 @@
 // a reply is late and a server silent (meter.go, histogram.go), what hedging may
 // cost (budget.go), back-off (health.go), framing (frame.go), the table of queries
 // in flight (inflight.go), a server's query limit (limit.go) and the order of its
-// addresses (addrs.go). A query goes through the servers in its caller's goroutine (exchange.go); only a second
-// server beside the first costs another one (race.go).
+// addresses (addrs.go). A query goes through the servers in its caller's goroutine
+// (exchange.go); only a second server beside the first costs another (race.go).
 package upstream
