@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func listen(t *testing.T, path string) *Listener {
+	t.Helper()
+	l, err := Listen(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// serve answers on path until the function that it returns is called.
+func serve(t *testing.T, path string, reload func(context.Context) error) (stop func()) {
+	t.Helper()
+	l := listen(t, path)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.Serve(ctx, Handlers{Reload: reload}) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	}
+}
+
+// TestReload: who asks learns what came of it.
+func TestReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "control.sock")
+	var asked atomic.Int64
+	var answer atomic.Pointer[error]
+	stop := serve(t, path, func(context.Context) error {
+		asked.Add(1)
+		if err := answer.Load(); err != nil {
+			return *err
+		}
+		return nil
+	})
+	for path, want := range map[string]os.FileMode{path: os.ModeSocket | 0o600, filepath.Dir(path): os.ModeDir | 0o700} {
+		if info, err := os.Lstat(path); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v: want mode %v", path, info.Mode(), err, want)
+		}
+	}
+	if err := Reload(t.Context(), path); err != nil || asked.Load() != 1 {
+		t.Errorf("%v, asked %d times", err, asked.Load())
+	}
+	wrong := errors.New("sotto.toml:3:1: there is a mistake: mend it")
+	answer.Store(&wrong)
+	if err := Reload(t.Context(), path); err == nil || err.Error() != wrong.Error() || asked.Load() != 2 {
+		t.Errorf("%v, asked %d times: want %v", err, asked.Load(), wrong)
+	}
+	stop()
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after a clean stop: %v", err)
+	}
+	if err := Reload(t.Context(), path); !errors.Is(err, ErrNobody) || !strings.Contains(err.Error(), path) {
+		t.Errorf("with nobody there: %v", err)
+	}
+}
+
+// TestReloadOnly: nothing else can be asked for, and no other way.
+func TestReloadOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	defer serve(t, path, func(context.Context) error { t.Error("reloaded"); return nil })()
+	for request, want := range map[string]string{
+		"GET /reload HTTP/1.0\r\n\r\n":   "405",
+		"POST / HTTP/1.0\r\n\r\n":        "404",
+		"POST /reload\r\n\r\n":           "400",
+		"\x00\x01\r\n\r\n":               "400",
+		"POST /reloads HTTP/1.0\r\n\r\n": "404",
+	} {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Write([]byte(request)); err != nil {
+			t.Error(err)
+		}
+		buf := make([]byte, 64)
+		n, err := c.Read(buf)
+		if _, status, _ := strings.Cut(string(buf[:n]), " "); !strings.HasPrefix(status, want) {
+			t.Errorf("%q: %q, %v: want status %s", request, buf[:n], err, want)
+		}
+		c.Close()
+	}
+}
+
+// TestTakeOver: a dead process's socket is replaced; a living one's, and what is
+// no socket, stays.
+func TestTakeOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	dead := listen(t, path)
+	if err := dead.l.Close(); err != nil { // as a kill would: the name stays
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Fatal(err)
+	}
+	alive := listen(t, path)
+	if _, err := Listen(t.Context(), path); err == nil || !errors.Is(err, errAlive) || !strings.Contains(err.Error(), path) {
+		t.Errorf("beside a living one: %v", err)
+	}
+	if err := dead.Close(); err != nil {
+		t.Errorf("close the dead one: %v", err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the dead one's end took the living one's socket: %v", err)
+	}
+	if err := errors.Join(alive.Close(), alive.Close(), Remove(path)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after its own end: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "is no socket") {
+		t.Errorf("over a file: %v", err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
+		t.Errorf("the file is gone: %q, %v", text, err)
+	}
+	long := filepath.Join(t.TempDir(), strings.Repeat("x", maxPath))
+	if _, err := Listen(t.Context(), long); err == nil || !strings.Contains(err.Error(), "shorter") {
+		t.Errorf("a long path: %v", err)
+	}
+}
+
+// TestEndsWhileAsked: a reload that takes for ever does not keep the process, and
+// is told to give up.
+func TestEndsWhileAsked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	began, gaveUp := make(chan struct{}), make(chan struct{})
+	stop := serve(t, path, func(ctx context.Context) error {
+		close(began)
+		<-ctx.Done()
+		close(gaveUp)
+		return ctx.Err()
+	})
+	heard := make(chan error, 1)
+	go func() { heard <- Reload(t.Context(), path) }()
+	<-began
+	stop()
+	if err := <-heard; err == nil {
+		t.Error("a reload that never was is reported as done")
+	}
+	<-gaveUp
+}
