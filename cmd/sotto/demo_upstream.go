@@ -29,13 +29,13 @@ an authority made for this run and valid for a day; its own certificate is writt
 to FILE, for --ca-file. Never give this server to a network that is not your own.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			addrs, err := listenAddrs([]string{listen})
+			addr, err := listenAddr(listen)
 			if err != nil {
-				return err
+				return usageError{err}
 			}
 			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
-			return e.demoUpstream(ctx, addrs[0], caOut, name)
+			return e.demoUpstream(ctx, addr, caOut, name)
 		},
 	}
 	c.Flags().StringVar(&listen, "listen", "127.0.0.1:853", "`address` and port to answer on")

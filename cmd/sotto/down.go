@@ -3,9 +3,12 @@
 package main
 
 import (
+	"log/slog"
+
 	"github.com/spf13/cobra"
 
 	"sotto/intercept"
+	"sotto/internal/control"
 )
 
 func (e *env) downVerb() *cobra.Command {
@@ -20,11 +23,10 @@ first.`,
 			if err := needRoot("down"); err != nil {
 				return err
 			}
-			log, err := e.logger(defaultSettings())
-			if err != nil {
+			if err := intercept.Down(c.Context(), e.logger(slog.LevelInfo)); err != nil {
 				return err
 			}
-			return intercept.Down(c.Context(), log)
+			return control.Remove(defaultControl)
 		},
 	}
 }

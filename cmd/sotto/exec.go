@@ -42,7 +42,11 @@ its cgroup then is killed. Standard input, output, error and the terminal are CM
 			s := defaultSettings()
 			s.LogLevel = "error" // stderr is the command's
 			o.override(c, &s)
-			return e.exec(c.Context(), s, user, args)
+			p, err := s.plan(planFor{read: readFile})
+			if err != nil {
+				return err
+			}
+			return e.exec(c.Context(), p, user, args)
 		},
 	}
 	c.Flags().SetInterspersed(false)
@@ -52,11 +56,8 @@ its cgroup then is killed. Standard input, output, error and the terminal are CM
 }
 
 // exec runs args sealed, and returns its status as an [exitError].
-func (e *env) exec(ctx context.Context, s settings, user string, args []string) (err error) {
-	log, err := e.logger(s)
-	if err != nil {
-		return err
-	}
+func (e *env) exec(ctx context.Context, p plan, user string, args []string) (err error) {
+	log := e.logger(p.level)
 	if err := needRoot("exec"); err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (e *env) exec(ctx context.Context, s settings, user string, args []string) 
 		return err
 	}
 	defer func() { err = errors.Join(err, cg.Close()) }()
-	l, err := openSeal(ctx, s, intercept.Config{Ephemeral: true, Cgroups: []string{cg.Path()}}, log)
+	l, err := openSeal(ctx, p, intercept.Config{Ephemeral: true, Cgroups: []string{cg.Path()}}, log)
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd
 	attached := make(chan struct{})
 	served := make(chan error, 1)
 	go func() {
-		served <- l.run(ctx, func() error {
+		served <- l.run(ctx, func(context.Context) error {
 			if err := l.inst.Attach(); err != nil {
 				return err
 			}

@@ -90,6 +90,6 @@ and images stay as they are.
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
-	root.AddCommand(e.execVerb(), e.runVerb(), e.serveVerb(), e.demoVerb(), e.downVerb(), e.versionVerb())
+	root.AddCommand(e.execVerb(), e.runVerb(), e.serveVerb(), e.reloadVerb(), e.demoVerb(), e.downVerb(), e.versionVerb())
 	return root
 }

@@ -5,10 +5,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 )
@@ -85,7 +83,7 @@ func TestUsage(t *testing.T) {
 
 // TestHelp: every verb explains itself on stdout.
 func TestHelp(t *testing.T) {
-	for _, verb := range []string{"", "exec", "run", "serve", "demo", "demo upstream", "down", "version", "completion"} {
+	for _, verb := range []string{"", "exec", "run", "serve", "demo", "demo upstream", "reload", "down", "version", "completion"} {
 		stdout, stderr, status := call(t, append(strings.Fields(verb), "--help")...)
 		if status != 0 || stderr != "" || !strings.Contains(stdout, "sotto "+verb) {
 			t.Errorf("sotto %s --help: status %d, stderr %q, stdout %q", verb, status, stderr, stdout)
@@ -112,40 +110,9 @@ func TestNeedsRoot(t *testing.T) {
 	}
 }
 
-// TestReference: the commented reference is read, and says the defaults.
-func TestReference(t *testing.T) {
-	got, err := loadSettings("../../docs/sotto.toml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := defaultSettings()
-	if fmt.Sprint(got.Upstream, got.Listen, got.CacheMiB, got.LogLevel) != fmt.Sprint(want.Upstream, want.Listen, want.CacheMiB, want.LogLevel) {
-		t.Errorf("docs/sotto.toml says %+v: the defaults are %+v", got, want)
-	}
-	text, err := os.ReadFile("../../docs/sotto.toml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, key := range settingNames() {
-		if !strings.Contains(string(text), "\n"+key+" = ") {
-			t.Errorf("docs/sotto.toml does not explain %s", key)
-		}
-	}
-}
-
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// settingNames are the keys that a configuration may have.
-func settingNames() []string {
-	var names []string
-	typ := reflect.TypeFor[settings]()
-	for i := range typ.NumField() {
-		names = append(names, typ.Field(i).Tag.Get("toml"))
-	}
-	return names
 }

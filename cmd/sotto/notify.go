@@ -2,12 +2,28 @@
 
 package main
 
-import "net"
+import (
+	"fmt"
+	"net"
+	"time"
 
-// notifyReady tells a service manager that waits for it that Sotto is up
-// (sd_notify(3)). Without one it does nothing; a manager that can't be told
-// would time out and say so itself.
-func notifyReady(getenv func(string) string) {
+	"golang.org/x/sys/unix"
+)
+
+// What a service manager is told (sd_notify(3)).
+const stateReady = "READY=1"
+
+// stateReloading is to be followed by stateReady. The time tells the manager that
+// it is not about an earlier reload.
+func stateReloading() string {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // every kernel has that clock
+	return fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", time.Duration(now.Nano()).Microseconds())
+}
+
+// notify tells a service manager that waits for it how Sotto is. Without one it
+// does nothing; a manager that can't be told would time out and say so itself.
+func notify(getenv func(string) string, state string) {
 	path := getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return
@@ -17,5 +33,5 @@ func notifyReady(getenv func(string) string) {
 		return
 	}
 	defer c.Close()
-	_, _ = c.Write([]byte("READY=1"))
+	_, _ = c.Write([]byte(state))
 }

@@ -4,26 +4,32 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"syscall"
+
+	"golang.org/x/sync/errgroup"
 
 	"sotto/forwarder"
 	"sotto/forwarder/cache"
-	"sotto/forwarder/upstream"
+	"sotto/forwarder/plain"
 	"sotto/forwarder/wire"
 )
 
 // resolver is the DNS half of every verb: a forwarder with its cache and its
-// upstreams.
+// upstream groups.
 type resolver struct {
 	*forwarder.Forwarder
-	upstreams *upstream.Group
-	cache     *cache.Cache
+	groups *groups
+	cache  *cache.Cache
+	asked  chan change // of Run
+}
+
+// change asks [resolver.Run] for what another plan describes.
+type change struct {
+	to   plan
+	done chan<- error
 }
 
 // seam is what the kernel half gives the DNS half. Both are nil for `serve`.
@@ -32,38 +38,97 @@ type seam struct {
 	control func(network, address string, c syscall.RawConn) error
 }
 
-// newResolver builds what s describes. It asks nobody yet: a machine whose
+// newResolver builds what a plan describes. It asks nobody yet: a machine whose
 // network comes up later is no error. The caller closes it; ctx should outlive
 // the serving.
-func newResolver(ctx context.Context, s settings, k seam, log *slog.Logger) (_ *resolver, err error) {
-	r := &resolver{}
+func newResolver(ctx context.Context, p plan, k seam, log *slog.Logger) (_ *resolver, err error) {
+	r := &resolver{groups: newGroups(k.control, log), asked: make(chan change)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	ucfg, err := upstreamConfig(s)
+	table, err := r.groups.prepare(p.groups)
 	if err != nil {
 		return nil, err
 	}
-	ucfg.Control, ucfg.Log = k.control, log
-	if r.upstreams, err = upstream.New(ucfg); err != nil {
-		return nil, err
-	}
-	if s.CacheMiB < 0 {
-		return nil, usagef("cache-mib is %d: want 0 (no cache) or more", s.CacheMiB)
-	}
-	if s.CacheMiB > 0 {
-		if r.cache, err = cache.New(cache.Config{MaxBytes: int64(s.CacheMiB) << 20}); err != nil {
+	r.groups.commit(table)
+	if p.cache.MaxBytes > 0 {
+		if r.cache, err = cache.New(p.cache); err != nil {
 			return nil, err
 		}
 	}
-	fcfg := forwarder.Config{Upstream: r.upstreams, Cache: r.cache, Origins: k.origins, Log: log}
-	if s.LogQueries {
-		fcfg.Observe = logQueries(log)
+	cfg := forwarder.Config{
+		Upstream: table[defaultGroup], // the router names one for every query
+		Route:    newRouter(p.rules, table),
+		Cache:    r.cache, Origins: k.origins, Log: log,
+		MaxMisses: p.maxQueries, MaxWaiters: p.maxWaiting, MaxConns: p.maxTCP,
 	}
-	r.Forwarder, err = forwarder.New(ctx, fcfg)
+	if k.control != nil {
+		// Only what leaves a marked socket would not be caught again.
+		if cfg.Nameserver, err = plain.New(plain.Config{Control: k.control, Log: log}); err != nil {
+			return nil, err
+		}
+	}
+	if p.logQueries {
+		cfg.Observe = logQueries(log)
+	}
+	r.Forwarder, err = forwarder.New(ctx, cfg)
 	return r, err
+}
+
+// Run keeps the groups' connections, and makes the changes that are asked for,
+// until ctx ends.
+func (r *resolver) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	start := func() {
+		r.groups.start(ctx, func(inForce context.Context, m *member) { g.Go(func() error { return m.run(ctx, inForce) }) })
+	}
+	start()
+	g.Go(func() error {
+		for {
+			select {
+			case c := <-r.asked:
+				c.done <- r.apply(c.to, start)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// change has what p describes take the place of what is in force, while Run
+// runs. With an error everything is as it was.
+func (r *resolver) change(ctx context.Context, p plan) error {
+	done := make(chan error, 1)
+	select {
+	case r.asked <- change{p, done}:
+		return <-done
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// apply makes what can fail first. The router is swapped in one step: each query
+// is answered by the old plan or by the new one.
+func (r *resolver) apply(p plan, start func()) error {
+	table, err := r.groups.prepare(p.groups)
+	if err != nil {
+		return err
+	}
+	if r.cache != nil {
+		if err := r.cache.Configure(p.cache); err != nil {
+			return errors.Join(err, table.closeNew())
+		}
+	}
+	retired := r.groups.commit(table)
+	start()
+	r.SetRouter(newRouter(p.rules, table))
+	for _, m := range retired {
+		m.retire()
+	}
+	return nil
 }
 
 // Close ends what is in flight and frees everything.
@@ -72,61 +137,11 @@ func (r *resolver) Close() error {
 	if r.Forwarder != nil {
 		errs = append(errs, r.Forwarder.Close())
 	}
-	if r.upstreams != nil {
-		errs = append(errs, r.upstreams.Close())
-	}
+	errs = append(errs, r.groups.Close())
 	if r.cache != nil {
 		r.cache.Close()
 	}
 	return errors.Join(errs...)
-}
-
-// upstreamConfig reads the servers, pins and authorities that s names.
-func upstreamConfig(s settings) (upstream.Config, error) {
-	var cfg upstream.Config
-	var pins []upstream.Pin
-	for _, text := range s.Pins {
-		pin, err := upstream.ParsePin(text)
-		if err != nil {
-			return cfg, usageError{err}
-		}
-		pins = append(pins, pin)
-	}
-	if len(s.Upstream) == 0 {
-		return cfg, usagef("no upstream: name one, such as quad9 or 192.0.2.1#dns.example")
-	}
-	for _, text := range s.Upstream {
-		servers, err := upstream.ParseServer(text)
-		if err != nil {
-			return cfg, usageError{err}
-		}
-		for i := range servers {
-			servers[i].Pins = pins
-		}
-		cfg.Servers = append(cfg.Servers, servers...)
-	}
-	var err error
-	cfg.RootCAs, err = authorities(s.CAFile)
-	return cfg, err
-}
-
-// authorities returns the system's certificate authorities and those in file.
-func authorities(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil // the system's, as crypto/tls finds them
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read certificate authorities: %w", err)
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool() // a machine without any has the file's alone
-	}
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("read certificate authorities: %s holds no PEM certificate", file)
-	}
-	return pool, nil
 }
 
 // logQueries returns an observer that writes a line a query.

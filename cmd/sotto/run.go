@@ -31,60 +31,81 @@ PATH is a directory of the cgroup2 hierarchy, absolute (/sys/fs/cgroup/app.slice
 relative to its root (app.slice). A cgroup means all below it too.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := o.settings(c)
-			if err != nil {
-				return err
+			load := o.loader(c, planFor{read: readFile})
+			if o.check {
+				return e.check(load, func(s settings, p plan) error {
+					_, err := sealConfig(s, p)
+					return err
+				})
 			}
-			return e.run(c.Context(), s)
+			return e.run(c.Context(), load)
 		},
 	}
 	c.Flags().StringArrayVar(&o.given.Cgroups, "cgroup", nil, "seal the cgroup at `PATH`, not the whole host; again for more")
 	c.Flags().StringArrayVar(&o.given.Exclude, "exclude", nil, "leave the cgroup at `PATH` and all below alone; again for more")
 	o.upstreamFlags(c.Flags())
-	o.configFlag(c.Flags())
+	o.fileFlags(c.Flags())
 	return c
 }
 
 // run seals until a signal ends it.
-func (e *env) run(ctx context.Context, s settings) error {
-	log, err := e.logger(s)
+func (e *env) run(ctx context.Context, load loader) error {
+	hup := catchReloads()
+	defer signal.Stop(hup)
+	s, p, err := load()
 	if err != nil {
 		return err
 	}
 	if err := needRoot("run"); err != nil {
 		return err
 	}
-	cfg, err := sealConfig(s)
+	cfg, err := sealConfig(s, p)
 	if err != nil {
 		return err
 	}
 	cfg.Name = runName
-	l, err := openSeal(ctx, s, cfg, log)
+	st := e.steering(load, p, fixedOfSeal)
+	l, err := openSeal(ctx, p, cfg, st.log)
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	st.r = l.r
+	st.restore()
+	if err := st.listen(ctx); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer st.close()
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	attached := false
-	err = l.run(ctx, func() error {
+	err = l.run(ctx, func(ctx context.Context) error {
 		if err := l.inst.Attach(); err != nil {
 			return err
 		}
 		attached = true
-		log.Info("sealed", "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
-		notifyReady(e.getenv)
-		return nil
+		st.log.Info("sealed", "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
+		st.notify(stateReady)
+		return st.run(ctx, hup)
 	})
 	if err != nil && attached {
 		return errors.Join(fmt.Errorf("%w; the seal stays closed: 'sotto run' takes over, 'sotto down' takes it away", err), l.abandon())
 	}
+	if err == nil {
+		st.keep()
+	}
 	return errors.Join(err, l.Close())
 }
 
-// sealConfig resolves the cgroups that s names; none means the root.
-func sealConfig(s settings) (cfg intercept.Config, err error) {
-	cfg.Ports, cfg.Prefix4, cfg.Prefix6 = s.Ports, s.Prefix4, s.Prefix6
-	if len(s.Cgroups) == 0 {
+// fixedOfSeal is what the kernel half was told at the start.
+func fixedOfSeal(p plan) []fixed {
+	return []fixed{{"cgroups", p.cgroups}, {"exclude", p.exclude}, {"ports", p.ports}, {"prefix4", p.prefix4}, {"prefix6", p.prefix6}}
+}
+
+// sealConfig resolves the cgroups that a plan names; none means the root. s is
+// what the plan is of.
+func sealConfig(s settings, p plan) (cfg intercept.Config, err error) {
+	cfg.Ports, cfg.Prefix4, cfg.Prefix6 = p.ports, p.prefix4, p.prefix6
+	if len(p.cgroups) == 0 {
 		root, err := intercept.CgroupRoot()
 		if err != nil {
 			return cfg, err
@@ -92,13 +113,14 @@ func sealConfig(s settings) (cfg intercept.Config, err error) {
 		cfg.Cgroups = []string{root}
 	}
 	for _, list := range []struct {
+		key  string
 		from []string
 		to   *[]string
-	}{{s.Cgroups, &cfg.Cgroups}, {s.Exclude, &cfg.Exclude}} {
-		for _, path := range list.from {
+	}{{"cgroups", p.cgroups, &cfg.Cgroups}, {"exclude", p.exclude, &cfg.Exclude}} {
+		for i, path := range list.from {
 			dir, err := intercept.FindCgroup(path)
 			if err != nil {
-				return cfg, err
+				return cfg, s.at(fmt.Sprintf("%s[%d]", list.key, i), err)
 			}
 			*list.to = append(*list.to, dir)
 		}

@@ -90,7 +90,7 @@ func (w *world) nothingLeft() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	patterns := []string{"/sys/fs/bpf/sotto/*", "/run/sotto/*.lock"}
+	patterns := []string{"/sys/fs/bpf/sotto/*", "/run/sotto/*.lock", "/run/sotto/*.sock"}
 	for _, pid := range w.pids { // cgroups may be shared with who has files of his own
 		patterns = append(patterns, fmt.Sprintf("%s/sotto-exec-%d", root, pid))
 	}

@@ -28,23 +28,19 @@ const listenPort = 53
 
 // openSeal makes everything but the hooks: nothing is caught before
 // [seal.attach]. The caller closes it.
-func openSeal(ctx context.Context, s settings, cfg intercept.Config, log *slog.Logger) (_ *seal, err error) {
+func openSeal(ctx context.Context, p plan, cfg intercept.Config, log *slog.Logger) (_ *seal, err error) {
 	l := &seal{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
 		}
 	}()
-	// What a person got wrong is said before anything is made.
-	if _, err := upstreamConfig(s); err != nil {
-		return nil, err
-	}
 	cfg.Log = log
-	cfg.OnNetworkChange = func() { l.r.upstreams.NetworkChanged() } // called from Run
+	cfg.OnNetworkChange = func() { l.r.groups.NetworkChanged() } // called from Run
 	if l.inst, err = intercept.Open(ctx, cfg); err != nil {
 		return nil, err
 	}
-	l.r, err = newResolver(ctx, s, seam{origins: l.origin, control: l.inst.Control}, log)
+	l.r, err = newResolver(ctx, p, seam{origins: l.origin, control: l.inst.Control}, log)
 	return l, err
 }
 
@@ -73,9 +69,10 @@ func (l *seal) listen(ctx context.Context) (*forwarder.Sockets, error) {
 
 // run answers and keeps the machine's side in order until ctx ends; then the hooks
 // go before the listener does. live is called once, when queries would be answered:
-// the moment to attach the hooks. An error that it returns is a failure that nobody
-// asked for, and the hooks, if they were attached, still are.
-func (l *seal) run(ctx context.Context, live func() error) error {
+// the moment to attach the hooks; it may go on until its context ends. An error that
+// it returns is a failure that nobody asked for, and the hooks, if they were attached,
+// still are.
+func (l *seal) run(ctx context.Context, live func(context.Context) error) error {
 	sockets, err := l.listen(ctx)
 	if err != nil {
 		return err
@@ -83,10 +80,10 @@ func (l *seal) run(ctx context.Context, live func() error) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, failing := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.r.upstreams.Run(serving) })
+	g.Go(func() error { return l.r.Run(serving) })
 	g.Go(func() error { return l.r.Serve(serving, sockets) })
 	g.Go(func() error { return l.inst.Run(failing) })
-	g.Go(live)
+	g.Go(func() error { return live(failing) })
 	g.Go(func() error {
 		<-failing.Done()
 		defer stop()

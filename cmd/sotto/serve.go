@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os/signal"
@@ -28,52 +29,60 @@ TLS, until stopped. ADDR is an address and a port (127.0.0.1:5300, [::1]:5300), 
 a port on every address of both families (:5300).`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := o.settings(c)
-			if err != nil {
-				return err
+			load := o.loader(c, planFor{serve: true, read: readFile})
+			if o.check {
+				return e.check(load, nil)
 			}
-			return e.serve(c.Context(), s)
+			return e.serve(c.Context(), load)
 		},
 	}
 	c.Flags().StringArrayVarP(&o.given.Listen, "listen", "l", nil, "`address` and port to answer on; again for more (default 127.0.0.1:53)")
 	o.upstreamFlags(c.Flags())
-	o.configFlag(c.Flags())
+	o.fileFlags(c.Flags())
 	return c
 }
 
 // serve answers until a signal ends it.
-func (e *env) serve(ctx context.Context, s settings) (err error) {
-	log, err := e.logger(s)
+func (e *env) serve(ctx context.Context, load loader) (err error) {
+	hup := catchReloads()
+	defer signal.Stop(hup)
+	_, p, err := load()
 	if err != nil {
 		return err
 	}
-	addrs, err := listenAddrs(s.Listen)
-	if err != nil {
+	st := e.steering(load, p, func(p plan) []fixed { return []fixed{{"listen", p.listen}} })
+	if st.r, err = newResolver(ctx, p, seam{}, st.log); err != nil {
 		return err
 	}
-	r, err := newResolver(ctx, s, seam{}, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
+	defer func() { err = errors.Join(err, st.r.Close()) }()
+	st.restore()
 	var bound []*forwarder.Sockets
-	for _, a := range addrs {
+	for _, a := range p.listen {
 		sockets, err := forwarder.Listen(ctx, a, runtime.GOMAXPROCS(0))
 		if err != nil {
 			return errors.Join(err, closeAll(bound))
 		}
-		log.Info("answering", "address", netip.AddrPortFrom(a.Addr(), sockets.Addr().Port()))
+		st.log.Info("answering", "address", netip.AddrPortFrom(a.Addr(), sockets.Addr().Port()))
 		bound = append(bound, sockets)
 	}
+	if err := st.listen(ctx); err != nil {
+		return errors.Join(err, closeAll(bound))
+	}
+	defer st.close()
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.upstreams.Run(ctx) })
+	g.Go(func() error { return st.r.Run(ctx) })
+	g.Go(func() error { return st.run(ctx, hup) })
 	for _, sockets := range bound {
-		g.Go(func() error { return r.Serve(ctx, sockets) })
+		g.Go(func() error { return st.r.Serve(ctx, sockets) })
 	}
-	notifyReady(e.getenv)
-	return g.Wait()
+	st.notify(stateReady)
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	st.keep()
+	return nil
 }
 
 func closeAll(all []*forwarder.Sockets) error {
@@ -84,29 +93,22 @@ func closeAll(all []*forwarder.Sockets) error {
 	return errors.Join(errs...)
 }
 
-// listenAddrs reads addresses with ports; a port alone means every address of
+// listenAddr reads an address with its port; a port alone means every address of
 // both families.
-func listenAddrs(texts []string) ([]netip.AddrPort, error) {
-	var addrs []netip.AddrPort
-	for _, text := range texts {
-		host, port, err := net.SplitHostPort(text)
-		if err != nil {
-			return nil, usagef("listen address %q: want ADDR:PORT, such as 127.0.0.1:5300, [::1]:5300 or :5300", text)
-		}
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			return nil, usagef("listen address %q: %q is no port number (0 to 65535)", text, port)
-		}
-		addr := netip.IPv6Unspecified()
-		if host != "" {
-			if addr, err = netip.ParseAddr(host); err != nil {
-				return nil, usagef("listen address %q: %q is no IP address: a name would need DNS to be known", text, host)
-			}
-		}
-		addrs = append(addrs, netip.AddrPortFrom(addr, uint16(n)))
+func listenAddr(text string) (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("listen address %q: want ADDR:PORT, such as 127.0.0.1:5300, [::1]:5300 or :5300", text)
 	}
-	if len(addrs) == 0 {
-		return nil, usagef("no address to listen on: give one with --listen")
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("listen address %q: %q is no port number (0 to 65535)", text, port)
 	}
-	return addrs, nil
+	addr := netip.IPv6Unspecified()
+	if host != "" {
+		if addr, err = netip.ParseAddr(host); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("listen address %q: %q is no IP address: a name would need DNS to be known", text, host)
+		}
+	}
+	return netip.AddrPortFrom(addr, uint16(n)), nil
 }

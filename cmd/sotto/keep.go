@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+// restore fills the cache with what an earlier Sotto kept. Whatever is wrong with
+// that, the cache only has to be learnt again: no reason not to start.
+func (st *steering) restore() {
+	file := st.now.cacheFile
+	if file == "" || st.r.cache == nil {
+		return
+	}
+	switch n, err := st.r.cache.LoadFile(file, time.Now()); {
+	case err != nil:
+		st.log.Warn(fmt.Sprintf("the cache begins without what %s should hold; if it is no file of Sotto's, move it away or set cache-file to another: a clean stop writes it anew", file), "err", err)
+	case n > 0:
+		st.log.Info("cache restored", "file", file, "answers", n)
+	}
+}
+
+// keep writes the cache for the next start, when nobody asks any more.
+func (st *steering) keep() {
+	file := st.now.cacheFile
+	if file == "" || st.r.cache == nil {
+		return
+	}
+	if err := st.r.cache.SaveFile(file, time.Now()); err != nil {
+		st.log.Warn(fmt.Sprintf("the next start finds no cache; see that user %d may write %s and its directory, or set cache-file to another", os.Getuid(), file), "err", err)
+	}
+}

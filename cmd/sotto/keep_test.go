@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sotto/internal/dot"
+)
+
+// TestCacheFile: what was learnt before a clean stop is known after the start, each
+// group's answers to itself; a file that is not Sotto's is a warning.
+func TestCacheFile(t *testing.T) {
+	ca, err := dot.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	caFile, file := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cache")
+	write(t, caFile, string(ca.PEM()))
+	a, b := startServer(t, ca, "192.0.2.1"), startServer(t, ca, "192.0.2.2")
+	config := func(keep, first, second string) string {
+		return fmt.Sprintf("upstream = [%q]\nca-file = %q\ncache-file = %q\n[[group]]\nname = \"other\"\nupstream = [%q]\nca-file = %q\n[[rule]]\nname = \"other.example\"\nuse = \"other\"\n",
+			first, caFile, keep, second, caFile)
+	}
+	check := func(s *serving, names map[string]string) {
+		t.Helper()
+		for name, want := range names {
+			if got, err := s.ask("udp", name); err != nil || got != want {
+				t.Errorf("%s: %s, %v: want %s", name, got, err, want)
+			}
+		}
+	}
+	known := map[string]string{"one.example": a.answer, "one.other.example": b.answer}
+	// The setting may come with a reload.
+	s, stop := startServing(t, config("", a.spec, b.spec))
+	check(s, known)
+	s.configure(config(file, a.spec, b.spec))
+	if _, stderr, status := call(t, "reload", "--control", s.control); status != 0 {
+		t.Fatalf("status %d, %q", status, stderr)
+	}
+	stop()
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%v, %v", info, err)
+	}
+
+	s, stop = startServing(t, config(file, "127.0.0.1:1", "127.0.0.1:1"))
+	check(s, known)
+	check(s, map[string]string{"two.example": "SERVFAIL"})
+	stop()
+
+	write(t, file, "not a cache")
+	s, stop = startServing(t, config(file, a.spec, b.spec))
+	if log := s.log(); !strings.Contains(log, "level=WARN") || !strings.Contains(log, file) {
+		t.Errorf("no warning of the file:\n%s", log)
+	}
+	check(s, known)
+	stop()
+	s, stop = startServing(t, config(filepath.Join(dir, "nowhere", "cache"), a.spec, b.spec))
+	check(s, known)
+	stop()
+	if log := s.log(); !strings.Contains(log, "the next start finds no cache") {
+		t.Errorf("no warning of the directory:\n%s", log)
+	}
+}

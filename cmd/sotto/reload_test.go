@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/dot"
+)
+
+// server is a DNS over TLS server on loopback that answers every question with one
+// address, and some of them late.
+type server struct {
+	*dot.Server
+	spec   string // as in a configuration
+	answer string
+}
+
+func startServer(t *testing.T, ca *dot.CA, answer string) *server {
+	t.Helper()
+	zone, err := dot.NewZone(dot.ZoneConfig{A: []netip.Addr{netip.MustParseAddr(answer)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n atomic.Int64
+	handler := dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		if n.Add(1)%8 == 0 { // so that there is always something in flight
+			return dot.Delay(300*time.Millisecond, zone).Answer(r)
+		}
+		return zone.Answer(r)
+	})
+	cert, err := ca.Issue(dot.CertOptions{Names: []string{upstreamName}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := dot.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := dot.New(dot.Config{Handler: handler, TLS: []net.Listener{l}, Certificate: cert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	// It serves, with all its goroutines, once it has accepted somebody.
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a server to accept", func() bool { return srv.Stats().Conns > 0 })
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it to forget who left", func() bool { return srv.Stats().Open == 0 })
+	return &server{srv, l.Addr().String() + "#" + upstreamName, answer}
+}
+
+// serving is `sotto serve` within this process.
+type serving struct {
+	t       *testing.T
+	config  string // its file
+	control string
+	addr    string
+
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+func (s *serving) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.Write(b)
+}
+
+func (s *serving) log() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.String()
+}
+
+// nobody is an upstream that is not there: no test may ever ask the default ones.
+const nobody = "upstream = [\"127.0.0.1:1\"]\n"
+
+// configure writes what the next reload finds, from its third line on.
+func (s *serving) configure(text string) {
+	s.t.Helper()
+	head := fmt.Sprintf("control = %q\n", s.control)
+	if strings.HasPrefix(text, "upstream = ") || strings.Contains(text, "\nupstream = ") {
+		head += "\n"
+	} else {
+		head += nobody
+	}
+	write(s.t, s.config, head+text)
+}
+
+var answering = regexp.MustCompile(`msg=answering address=(\S+)`)
+
+// startServing runs until the function that it returns is called.
+func startServing(t *testing.T, text string) (s *serving, stop func()) {
+	t.Helper()
+	dir := t.TempDir()
+	s = &serving{t: t, config: filepath.Join(dir, "sotto.toml"), control: filepath.Join(dir, "control.sock")}
+	s.configure(text)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan int, 1)
+	e := &env{stdin: strings.NewReader(""), stdout: s, stderr: s, getenv: func(string) string { return "" }}
+	go func() { done <- e.main(ctx, []string{"serve", "--listen", "127.0.0.1:0", "--config", s.config}) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if status := <-done; status != 0 {
+			t.Errorf("serve: status %d", status)
+		}
+		if t.Failed() {
+			t.Logf("serve wrote:\n%s", s.log())
+		}
+	})
+	t.Cleanup(stop)
+	eventually(t, "serve to answer and to be told things", func() bool {
+		if m := answering.FindStringSubmatch(s.log()); m != nil {
+			s.addr = m[1]
+		}
+		_, err := os.Lstat(s.control)
+		return s.addr != "" && err == nil
+	})
+	return s, stop
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited for %s in vain", what)
+		}
+	}
+}
+
+// ask returns the address in the answer.
+func (s *serving) ask(proto, name string) (string, error) {
+	m := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
+	c := dns.Client{Net: proto, Timeout: 10 * time.Second}
+	r, _, err := c.Exchange(m, s.addr)
+	if err != nil {
+		return "", err
+	}
+	if r.Rcode != dns.RcodeSuccess || len(r.Answer) != 1 {
+		return dns.RcodeToString[r.Rcode], nil
+	}
+	return r.Answer[0].(*dns.A).A.String(), nil
+}
+
+// underLoad has clients ask until over is called, over UDP and TCP, and never the
+// same twice; half of the names are below other.example. Each has to hear one of the
+// answers.
+func underLoad(t *testing.T, s *serving, answers ...string) (asked *atomic.Int64, over func()) {
+	t.Helper()
+	var load sync.WaitGroup
+	asked = &atomic.Int64{}
+	end := make(chan struct{})
+	for i := range 8 {
+		load.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-end:
+					return
+				default:
+				}
+				proto, below := "udp", "example"
+				if n%7 == 0 {
+					proto = "tcp"
+				}
+				if n%2 == 0 {
+					below = "other.example"
+				}
+				got, err := s.ask(proto, fmt.Sprintf("n%d-%d.%s", i, n, below))
+				if asked.Add(1); err != nil || !slices.Contains(answers, got) {
+					t.Errorf("query %d of client %d over %s: %q, %v", n, i, proto, got, err)
+				}
+			}
+		})
+	}
+	over = sync.OnceFunc(func() { close(end); load.Wait() })
+	t.Cleanup(over)
+	return asked, over
+}
+
+// TestReload: under load the configuration is changed again and again, by signal
+// and through the socket, to right ones and wrong ones. No query is lost or fails,
+// each is answered by one of the configurations, and nothing is left of the old ones.
+func TestReload(t *testing.T) {
+	ca, err := dot.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	caFile := filepath.Join(t.TempDir(), "ca.pem")
+	write(t, caFile, string(ca.PEM()))
+	a, b := startServer(t, ca, "192.0.2.1"), startServer(t, ca, "192.0.2.2")
+	// Names below other.example are for the other group.
+	config := func(first, second *server) string {
+		return fmt.Sprintf("ca-file = %q\nupstream = [%q]\n[[group]]\nname = \"other\"\nca-file = %q\nupstream = [%q]\npolicy = \"random\"\n"+
+			"[[rule]]\nname = \"other.example\"\nuse = \"other\"\n", caFile, first.spec, caFile, second.spec)
+	}
+	right := []string{config(a, b), config(b, a)}
+	wrong := []string{"cache-mib = [", "[[rule]]\nuse = \"nobody\"\n", "ca-file = \"/nowhere.pem\"\n", "max-tcp = 7\n" + right[0]}
+
+	signal.Stop(catchReloads()) // has the runtime start its goroutine for signals, which stays
+	before := runtime.NumGoroutine()
+	s, stop := startServing(t, right[0])
+	for _, name := range []string{"warm.example", "warm.other.example"} {
+		if got, err := s.ask("udp", name); err != nil || got == "SERVFAIL" {
+			t.Fatalf("%s: %s, %v", name, got, err)
+		}
+	}
+	atStart := runtime.NumGoroutine()
+
+	asked, over := underLoad(t, s, a.answer, b.answer)
+	reloads := 0
+	for i := range 20 {
+		quota := asked.Load() + 150
+		eventually(t, "queries between two changes", func() bool { return asked.Load() >= quota || t.Failed() })
+		s.configure(wrong[i%len(wrong)])
+		if stdout, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || stdout != "" || stderr == "" {
+			t.Errorf("a wrong configuration: status %d, %q %q", status, stdout, stderr)
+		}
+		s.configure(right[(i+1)%2])
+		if i%2 == 0 {
+			if stdout, stderr, status := call(t, "reload", "--config", s.config); status != 0 || stdout != "reloaded\n" || stderr != "" {
+				t.Errorf("reload %d: status %d, %q %q", i, status, stdout, stderr)
+			}
+		} else if err := unix.Kill(os.Getpid(), unix.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		reloads++
+		eventually(t, "the new configuration", func() bool { return strings.Count(s.log(), "msg=reloaded") >= reloads })
+		// What comes now is answered by the new one.
+		want := []*server{a, b}[(i+1)%2].answer
+		if got, err := s.ask("udp", fmt.Sprintf("after-%d.example", i)); err != nil || got != want {
+			t.Errorf("after reload %d: %s, %v: want %s", i, got, err, want)
+		}
+	}
+	over()
+	if n := strings.Count(s.log(), "level=ERROR"); n != reloads {
+		t.Errorf("%d errors in the log: want one for each of the %d wrong configurations", n, reloads)
+	}
+	t.Logf("%d queries during %d reloads", asked.Load(), reloads)
+
+	// One connection for each group in force, and what serves them.
+	eventually(t, "the connections of old groups to be closed", func() bool { return a.Stats().Open <= 2 && b.Stats().Open <= 2 })
+	eventually(t, "the goroutines of old groups to end", func() bool { return runtime.NumGoroutine() <= atStart+8 })
+	stop()
+	eventually(t, "everything to end", func() bool { return runtime.NumGoroutine() <= before && a.Stats().Open+b.Stats().Open == 0 })
+	if _, err := os.Lstat(s.control); !os.IsNotExist(err) {
+		t.Errorf("the control socket is left: %v", err)
+	}
+}
+
+// TestReloadKeepsGroups: a group that did not change keeps its connection, and the
+// log level follows.
+func TestReloadKeepsGroups(t *testing.T) {
+	ca, err := dot.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	caFile := filepath.Join(t.TempDir(), "ca.pem")
+	write(t, caFile, string(ca.PEM()))
+	a, b := startServer(t, ca, "192.0.2.1"), startServer(t, ca, "192.0.2.2")
+	base := fmt.Sprintf("ca-file = %q\nupstream = [%q]\n", caFile, a.spec)
+	s, _ := startServing(t, base)
+	if got, err := s.ask("udp", "one.example"); err != nil || got != a.answer {
+		t.Fatalf("%s, %v", got, err)
+	}
+	conns := a.Stats().Conns
+	reload := func(text, name, want string) {
+		t.Helper()
+		s.configure(text)
+		if _, stderr, status := call(t, "reload", "--control", s.control); status != 0 {
+			t.Fatalf("status %d, %q", status, stderr)
+		}
+		if got, err := s.ask("udp", name); err != nil || got != want {
+			t.Errorf("%s: %s, %v: want %s", name, got, err, want)
+		}
+	}
+	other := fmt.Sprintf("[[group]]\nname = \"other\"\nca-file = %q\nupstream = [%q]\n", caFile, b.spec)
+	reload(base+other+"[[rule]]\nname = \"two.example\"\nuse = \"other\"\n", "two.example", b.answer)
+	// The name of a group is no part of what it is.
+	reload(base+"[[group]]\nname = \"same\"\n"+base+"[[rule]]\nname = \"three.example\"\nuse = \"same\"\n", "three.example", a.answer)
+	reload("log-level = \"error\"\n"+base+"[[rule]]\nname = \"four.example\"\nuse = \"refuse\"\n", "four.example", "REFUSED")
+	if now := a.Stats().Conns; now != conns {
+		t.Errorf("%d connections to a group that stayed the same: want %d", now, conns)
+	}
+	lines := strings.Count(s.log(), "\n")
+	reload("log-level = \"error\"\n"+base, "five.example", a.answer)
+	if now := strings.Count(s.log(), "\n"); now != lines {
+		t.Errorf("at level error it logs a success:\n%s", s.log())
+	}
+	// What changes the file of authorities changes the group.
+	write(t, caFile, "# another text\n"+string(ca.PEM()))
+	reload(base, "six.example", a.answer)
+	if now := a.Stats().Conns; now == conns {
+		t.Error("with other authorities the connections stay")
+	}
+}
+
+// TestReloadSaysWhy: a wrong configuration is refused with its place and reason, in
+// the log and to whoever asked, and the old one stays whole.
+func TestReloadSaysWhy(t *testing.T) {
+	s, _ := startServing(t, "[[rule]]\nname = \"old.example\"\nuse = \"refuse\"\n")
+	for text, want := range map[string]string{
+		"cache-mib = \"x\"\n": ":3:13: this is not what it takes",
+		"cache-mib = [":       ":3:13: toml:",
+		"max-waiting = 5\n":   ":3:15: max-waiting: it changed",
+		"cache-mib = 0\n":     ":3:13: cache-mib: it changed",
+		"[[rule]]\nname = \"new.example\"\nuse = \"no\"\n":        `:5:7: use: there is no group "no"`,
+		"[[rule]]\nname = \"new.example\"\nuse = \"origin\"\n":    ":5:7: use: 'sotto serve' does not know",
+		"ca-file = \"/nowhere.pem\"\n":                            ":3:11: ca-file: read certificate authorities",
+		"log-queries = true\nlog-level = \"debug\"\n":             ":3:15: log-queries: it changed",
+		"[[rule]]\nname = \"new.example\"\nuse = \"refuse\"\nx=1": `:6:1: there is no setting "x" here`,
+	} {
+		s.configure(text)
+		logged := strings.Count(s.log(), "level=ERROR")
+		_, stderr, status := call(t, "reload", "--control", s.control)
+		if status != exitFailure || !strings.Contains(stderr, s.config+want) {
+			t.Errorf("%q: status %d, %q: want %q", text, status, stderr, want)
+		}
+		if log := s.log(); strings.Count(log, "level=ERROR") != logged+1 || !strings.Contains(log, filepath.Base(s.config)+want[:3]) {
+			t.Errorf("%q: not in the log:\n%s", text, log)
+		}
+	}
+	if got, err := s.ask("udp", "old.example"); err != nil || got != "REFUSED" {
+		t.Errorf("the old rule is gone: %s, %v", got, err)
+	}
+	// A setting that is no longer in the file changed as well.
+	write(t, s.config, nobody)
+	if _, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || !strings.Contains(stderr, "control: it changed") {
+		t.Errorf("status %d, %q", status, stderr)
+	}
+	if err := os.Remove(s.config); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || !strings.Contains(stderr, s.config) {
+		t.Errorf("without the file: status %d, %q", status, stderr)
+	}
+}
+
+// TestReloadNobody: with nobody to ask, `reload` says so.
+func TestReloadNobody(t *testing.T) {
+	dir := t.TempDir()
+	sock := filepath.Join(dir, "control.sock")
+	off := filepath.Join(dir, "off.toml")
+	write(t, off, "control = \"off\"\n")
+	for args, want := range map[string]string{
+		"reload --control " + sock:            "no Sotto listens on " + sock,
+		"reload --config " + off:              "send the process SIGHUP",
+		"reload --config " + dir + "/nowhere": "nowhere",
+	} {
+		if _, stderr, status := call(t, strings.Fields(args)...); status != exitFailure || !strings.Contains(stderr, want) {
+			t.Errorf("%s: status %d, %q", args, status, stderr)
+		}
+	}
+}

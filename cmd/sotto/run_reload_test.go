@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestRunReload: a sealed host takes on another configuration without its seal
+// being touched, at `sotto reload` and at SIGHUP, and refuses what it cannot do.
+func TestRunReload(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	config := filepath.Join(t.TempDir(), "sotto.toml")
+	base := fmt.Sprintf("upstream = [%q]\nca-file = %q\n", upstreamAddr+"#"+upstreamName, w.caFile)
+	refuse := base + fmt.Sprintf("[[rule]]\nworkload = \"**/%s\"\nname = \"no.example\"\nuse = \"refuse\"\n", filepath.Base(g.Path))
+	write(t, config, base)
+	p := w.start("sealed", "run", "--config", config, "--cgroup", g.Path)
+	asked := 0
+	check := func(what, want string) {
+		t.Helper()
+		asked++
+		if out := w.dig(w.host, g, "@8.8.8.8", fmt.Sprintf("n%d.no.example", asked)); !strings.Contains(out, want) {
+			t.Errorf("%s: no %s in\n%s", what, want, out)
+		}
+	}
+	check("at first", sealed4)
+
+	write(t, config, refuse)
+	if stdout, stderr, status := w.sotto("reload"); status != 0 || stdout != "reloaded\n" {
+		t.Errorf("reload: status %d, %q, %q", status, stdout, stderr)
+	}
+	check("with a rule for the workload", "status: REFUSED")
+
+	write(t, config, base+"prefix4 = \"198.19.4.0/24\"\n")
+	if _, stderr, status := w.sotto("reload"); status != exitFailure || !strings.Contains(stderr, config+":3:11: prefix4: it changed") {
+		t.Errorf("reload with another prefix: status %d, %q", status, stderr)
+	}
+	check("after a configuration that cannot be", "status: REFUSED")
+
+	write(t, config, base)
+	before := strings.Count(p.log(), "msg=reloaded")
+	if err := p.cmd.Process.Signal(unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	w.until("SIGHUP to reload", func() bool { return strings.Count(p.log(), "msg=reloaded") > before })
+	check("after SIGHUP", sealed4)
+
+	if _, stderr, status := w.sotto("serve", "--control", defaultControl, "--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1"); status != exitFailure || !strings.Contains(stderr, "a Sotto that runs listens there") {
+		t.Errorf("another at the same socket: status %d, %q", status, stderr)
+	}
+	w.kill(p)
+	if _, err := os.Lstat(defaultControl); err != nil {
+		t.Errorf("a killed one's socket: %v", err)
+	}
+	p = w.start("sealed", "run", "--config", config, "--cgroup", g.Path)
+	if _, stderr, status := w.sotto("reload", "--config", config); status != 0 {
+		t.Errorf("reload after a crash: status %d, %q", status, stderr)
+	}
+	w.stop(p)
+	if _, err := os.Lstat(defaultControl); !os.IsNotExist(err) {
+		t.Errorf("after a clean stop the control socket is left: %v", err)
+	}
+	w.nothingLeft()
+}
+
+// TestRunOrigin: what a rule sends to the nameserver that was meant goes there, in
+// plain DNS, over UDP and TCP; nothing else does.
+func TestRunOrigin(t *testing.T) {
+	w := newWorld(t)
+	g := w.cgroup("workload")
+	config := filepath.Join(t.TempDir(), "sotto.toml")
+	write(t, config, "[[rule]]\nname = \"home.example\"\norigin = [\"8.8.8.8\", \"2001:db8::/32\"]\nuse = \"origin\"\n")
+	p := w.start("sealed", append(w.runArgs(g), "--config", config)...)
+	for _, tc := range []struct{ server, name, want string }{
+		{"8.8.8.8", "printer.home.example", plain4},
+		{"2001:db8::53", "printer.home.example", plain4},
+		{"1.1.1.1", "printer.home.example", sealed4},
+		{"8.8.8.8", "www.example", sealed4},
+	} {
+		for _, proto := range []string{"+notcp", "+tcp"} {
+			out := w.dig(w.host, g, proto, "@"+tc.server, tc.name)
+			if !strings.Contains(out, tc.want) || !strings.Contains(out, "SERVER: "+tc.server+"#53") {
+				t.Errorf("%s at %s, %s: no %s in\n%s", tc.name, tc.server, proto, tc.want, out)
+			}
+		}
+	}
+	w.stop(p)
+	w.nothingLeft()
+}
