@@ -13,15 +13,22 @@ import (
 	"time"
 )
 
-// answerTimeout stands for the latency of a query that was not answered.
-const answerTimeout = 3 * time.Second
+const (
+	// answerTimeout stands for the latency of a query that was not answered.
+	answerTimeout = time.Second
+
+	// patience is how many unanswered queries a forwarder may have before it is
+	// asked no more; all that it would have been asked then count as unanswered.
+	patience = 3
+)
 
 // asked is one forwarder that is asked after pauses.
 type asked struct {
-	name  string
-	conn  net.Conn
-	n     int
-	after []time.Duration // the first query after each pause
+	name   string
+	conn   net.Conn
+	n      int
+	failed int             // queries that were not answered
+	after  []time.Duration // the first query after each pause
 }
 
 // idleVerb asks every forwarder a few times, pauses, and times the next query of
@@ -76,26 +83,35 @@ func idleVerb(ctx context.Context, args []string) error {
 // ask sends a query for a name that nobody asked for before, and returns how long
 // its answer took.
 func (a *asked) ask() time.Duration {
+	if a.failed >= patience {
+		return answerTimeout
+	}
+	took, ok := a.exchange()
+	if !ok {
+		a.failed++
+		return answerTimeout
+	}
+	return took
+}
+
+func (a *asked) exchange() (took time.Duration, ok bool) {
 	a.n++
 	q := appendQuery(nil, fmt.Sprintf("idle-%s-%d.bench.example", strings.ReplaceAll(a.name, ".", "-"), a.n))
 	q[0], q[1] = byte(a.n>>8), byte(a.n)
 	started := time.Now()
 	_ = a.conn.SetDeadline(started.Add(answerTimeout))
 	if _, err := a.conn.Write(q); err != nil {
-		return answerTimeout
+		return 0, false
 	}
 	buf := make([]byte, 4096)
 	for {
 		n, err := a.conn.Read(buf)
-		took := time.Since(started)
+		took = time.Since(started)
 		switch {
 		case err != nil:
-			return answerTimeout
+			return 0, false
 		case n > 2 && buf[0] == q[0] && buf[1] == q[1]:
-			if !answered(buf[:n]) {
-				return answerTimeout
-			}
-			return took
+			return took, answered(buf[:n])
 		}
 	}
 }

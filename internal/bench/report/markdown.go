@@ -122,8 +122,9 @@ cache, so it has no hits and no entries, and all of its latencies are those of m
 `
 
 const checksIntro = `No name is asked for twice in a forwarder's life but those of the hits, so each answered
-miss should have cost the upstream at least one query; a query counts as answered only
-with NOERROR. Where the upstream used up a core it was the limit, and not the forwarder.
+miss should have cost the upstream at least one query (counted while the cache was
+filled for the memory figures); a query counts as answered only with NOERROR. Where the
+upstream used up a core it was the limit, and not the forwarder.
 What was lost is mostly the first moment of the runs with 1,000 outstanding: dnsperf
 sends them all at once, and a forwarder that leaves its socket's receive buffer as the
 kernel makes it has room for about 280.
@@ -157,7 +158,9 @@ const method = `
   still held is tried with a sample, which the upstream should see nothing of.
 - **After an idle close**: each forwarder runs before an nsd that closes a connection
   after 2 s, and before one that keeps it. Ten queries, 5 s of silence, one query: the
-  median of ten such, for either upstream.
+  median of ten such, for either upstream. On a new connection this nsd's first answer
+  waits for a delayed acknowledgement, about 40 ms; who connects again before it is
+  asked does not see that.
 
 Not measured: systemd-resolved, which answers on its own machine's addresses only and
 wants systemd and D-Bus to run.
