@@ -2,7 +2,7 @@
 #
 # Short names for what is written out elsewhere: the scripts are the thing itself.
 
-.PHONY: build dist test vm-test demo generate bench docker fmt clean
+.PHONY: build dist test vm-test demo generate bench compare docker fmt clean
 
 build: ## bin/sotto, static
 	CGO_ENABLED=0 go build -trimpath -o bin/sotto ./cmd/sotto
@@ -24,6 +24,9 @@ generate: ## the kernel half's objects and bindings (clang 14)
 
 bench: ## one benchmark a piece, with allocations
 	go test -run='^$$' -bench=. -benchmem ./...
+
+compare: ## `sotto serve` beside its peers: half an hour; writes docs/BENCHMARKS.md
+	sudo ./scripts/bench.sh
 
 docker: ## the image `sotto`
 	docker build -t sotto .

@@ -186,7 +186,7 @@ step "gofmt" check_gofmt
 step "go vet" go vet ./...
 step "staticcheck" go tool staticcheck ./...
 step "go mod tidy -diff" go mod tidy -diff
-step "shellcheck" shellcheck -x -S warning scripts/*.sh
+step "shellcheck" shellcheck -x -S warning scripts/*.sh scripts/*/*.sh
 if [[ -n $has_clang ]]; then
 	step "clang-format-$CLANG" clang-format-$CLANG --dry-run -Werror bpf/*.[ch]
 	if makes_same_bytes; then

@@ -1,0 +1,245 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Compares `sotto serve` with its peers, and writes docs/BENCHMARKS.md and docs/benchmarks.svg. Every forwarder gets
+# the same upstream and the same load, in namespaces with no way out; how each is configured is in
+# scripts/bench/peers.sh, and what is measured is told in docs/BENCHMARKS.md.
+#
+#   sudo ./scripts/bench.sh                          everything: about half an hour, and 35 minutes at the most
+#   sudo ./scripts/bench.sh --only unbound,coredns   Sotto and these alone
+#
+#   --rounds 3         how often each forwarder has its turn
+#   --seconds 5        how long each measurement is
+#   --entries 1000000  how many answers are cached to weigh one
+#   --out DIR          where to write; what is less than the above goes to dist/bench if this is not said
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+. scripts/bench/peers.sh
+. scripts/bench/measure.sh
+
+packages=(
+	"nsd nsd"
+	"dnsperf dnsperf"
+	"dig bind9-dnsutils"
+	"ip iproute2"
+	"pgrep procps"
+)
+
+# The rounds end here even if not all were run: a machine on which half of the peers time out must not take a day.
+readonly ROUNDS_LIMIT=$((25 * 60))
+# How long one peer may take to be filled, and how many of its entries are asked for again.
+readonly FILL_LIMIT=45 SAMPLE=2000
+
+# nsd; the same names 20 ms away; an nsd that closes idle connections.
+readonly NEAR=8853 FAR=8854 CLOSING=8855
+readonly PORT=5301 IDLE_PORT=5310 # what the forwarder under test listens on; the first of those that all run at once
+readonly AUTH=dns.example ZONE=bench.example
+
+# ---- inside the namespaces ----------------------------------------------------------------------------------
+
+# start_nsd NAME PORT IDLE: one process, which answers more than any forwarder asks for on the cores that both share;
+# with several, it is chance how a forwarder's few connections are shared out among them. Limits as high as they go,
+# for all alike. It closes a connection after IDLE seconds of silence.
+start_nsd() {
+	local dir=$work/nsd-$1
+	mkdir -p "$dir"
+	printf '$TTL 3600\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\n* A 192.0.2.1\n' >"$dir/zone"
+	cat >"$work/$1.conf" <<-END
+		server:
+		    server-count: 1
+		    ip-address: 127.0.0.1
+		    port: $2
+		    tls-port: $2
+		    tls-service-key: "$work/key.pem"
+		    tls-service-pem: "$work/cert.pem"
+		    username: ""
+		    chroot: ""
+		    database: ""
+		    zonesdir: "$dir"
+		    zonelistfile: "$dir/zone.list"
+		    xfrdfile: "$dir/xfrd.state"
+		    xfrdir: "$dir"
+		    pidfile: ""
+		    tcp-count: 4000
+		    tcp-query-count: 0
+		    tcp-timeout: $3
+		    rrl-ratelimit: 0
+		remote-control:
+		    control-enable: yes
+		    control-interface: "$dir/control"
+		zone:
+		    name: "."
+		    zonefile: zone
+	END
+	nsd -d -c "$work/$1.conf" >"$work/$1.log" 2>&1 &
+	defer stop $!
+}
+
+start_upstreams() {
+	start_nsd near $NEAR 600
+	start_nsd closing $CLOSING 2
+	"$tool" upstream --dir "$work" --listen 127.0.0.1:$FAR --delay 20ms >"$work/far.log" 2>&1 &
+	defer stop $!
+	wait_for 20 "nsd (see $work/near.log)" upstream_asked
+	for port in $CLOSING $FAR; do wait_for 20 "the upstream at $port" listening "$port"; done
+}
+listening() { [[ -n $(ss -Htln "sport = :$1") ]]; }
+
+# Names are told apart by their first letters; --n 1 sends dnsperf through a file once, so none comes twice.
+make_names() {
+	local most=$((seconds * 200000)) # more than any core answers in that time
+	seq -f "hit-%.0f.$ZONE A" 0 999 >"$work/names-hits"
+	seq -f "a%.0f.$ZONE A" $most >"$work/names-100"
+	seq -f "b%.0f.$ZONE A" $most >"$work/names-1000"
+	seq -f "c%.0f.$ZONE A" $most >"$work/names-far"
+	seq -f "d%.0f.$ZONE A" "$entries" >"$work/names-fill"
+}
+
+inside() {
+	local name round
+	work=$1 rounds=$2 seconds=$3 entries=$4
+	shift 4
+	raw=$work/raw.tsv tool=$work/bench CA=$work/ca.pem seq=0
+	CORES=$(nproc) HZ=$(getconf CLK_TCK) BINS=bin/peers
+	# A little more than is cached: where shards or slabs share the room out, some get more than their part.
+	# Never so little that the misses of a quick run push out the hits.
+	CAPACITY=$((entries * 5 / 4))
+	((CAPACITY >= 1250000)) || CAPACITY=1250000
+	ulimit -n "$(ulimit -Hn)"
+	say "upstreams"
+	start_upstreams
+	make_names
+	for ((round = 1; round <= rounds; round++)); do
+		for name in "$@"; do
+			if ((SECONDS > ROUNDS_LIMIT)); then
+				note "time is up in round $round of $rounds"
+				printf 'meta\trounds\t%s of %s\n' $((round - 1)) "$rounds" >>"$raw"
+				break 2
+			fi
+			say "round $round of $rounds: $name, after Sotto"
+			turn sotto
+			turn "$name"
+		done
+	done
+	say "memory of $entries entries"
+	for name in sotto "$@"; do
+		! caches "$name" || weigh "$name"
+	done
+	say "after an idle close"
+	after_idle sotto "$@"
+}
+
+# ---- outside ------------------------------------------------------------------------------------------------
+
+# skip NAME REASON
+skip() {
+	printf 'skipped\t%s\t%s\n' "$1" "${2//$'\t'/ }" >>"$raw"
+	say "SKIPPED $1: $2"
+}
+
+wanted() { [[ -z $only || ,$only, == *,$1,* ]]; }
+
+# found NAME LANGUAGE: it takes part.
+found() {
+	peers+=("$1")
+	printf 'peer\t%s\t%s\t%s\n' "$1" "$("version_$1")" "$2" >>"$raw"
+}
+
+# build_go_peer NAME MODULE VERSION PACKAGE: in a module of its own that requires it. Not `go install`, which asks for
+# all of a module's versions and refuses one that replaces a dependency.
+build_go_peer() {
+	local dir=$work/build-$1
+	! go version -m "bin/peers/$1" 2>/dev/null | grep -qE "[[:space:]]$2[[:space:]]+$3[[:space:]]" || return 0
+	note "go build $2 $3"
+	mkdir -p "$dir" bin/peers
+	printf 'module peer\n\ngo %s\n\nrequire %s %s\n' "$(go_wanted)" "$2" "$3" >"$dir/go.mod"
+	(cd "$dir" && GOFLAGS=-mod=mod CGO_ENABLED=0 go build -trimpath -o "$OLDPWD/bin/peers/$1" "$2${4#.}") >"$work/build.log" 2>&1
+}
+
+find_peers() {
+	local line
+	found sotto go
+	peers=() # Sotto goes before each of the others
+	for line in "${DEBIAN_PEERS[@]}"; do
+		read -ra line <<<"$line"
+		wanted "${line[0]}" || continue
+		if [[ -x ${line[1]} ]] || apt_has "${line[2]}"; then
+			install_missing "${line[1]} ${line[2]}"
+			found "${line[0]}" c
+		else
+			skip "${line[0]}" "this suite has no package ${line[2]}"
+		fi
+	done
+	say "peers written in Go"
+	for line in "${GO_PEERS[@]}"; do
+		read -ra line <<<"$line"
+		wanted "${line[0]}" || continue
+		if build_go_peer "${line[@]}"; then
+			found "${line[0]}" go
+		else
+			skip "${line[0]}" "${line[1]} ${line[2]} does not build here ($(grep -v '^go: downloading' "$work/build.log" | tail -n1 | sed -E 's/reading [^ ]+: //'))"
+		fi
+	done
+	((${#peers[@]})) || die "nobody to compare with: --only takes $(printf '%s\n' "${DEBIAN_PEERS[@]}" "${GO_PEERS[@]}" | sed 's/ .*//' | xargs)"
+}
+
+write_meta() {
+	local key value
+	while read -r key value; do printf 'meta\t%s\t%s\n' "$key" "$value" >>"$raw"; done <<-END
+		cores $(nproc)
+		kernel $(uname -r | sed 's/^\([0-9]*\.[0-9]*\).*/\1/')
+		rounds $rounds
+		seconds $seconds
+		entries $(sed ':a; s/\B[0-9]\{3\}\>/,&/; ta' <<<"$entries")
+		nsd $(nsd -v 2>&1 | sed -n 's/^NSD version //p')
+		dnsperf $(dnsperf -h 2>&1 | sed -n 's/^Version //p')
+		go $(go env GOVERSION | sed 's/^go//')
+	END
+}
+
+if [[ ${1:-} == inside ]]; then
+	shift
+	inside "$@"
+	exit
+fi
+rounds=3 seconds=5 entries=1000000 only='' out=''
+while (($#)); do
+	case $1 in
+	--rounds) rounds=${2:?} ;;
+	--seconds) seconds=${2:?} ;;
+	--entries) entries=${2:?} ;;
+	--only) only=${2:?} ;;
+	--out) out=${2:?} ;;
+	*) die "what is $1? See the head of this script" ;;
+	esac
+	shift 2
+done
+[[ $rounds$seconds$entries =~ ^[1-9][0-9]*$ ]] || die "--rounds, --seconds and --entries take whole numbers above 0"
+if [[ -z $out ]]; then
+	out=docs
+	# Not over the real results.
+	((rounds >= 3 && seconds >= 5 && entries >= 1000000)) && [[ -z $only ]] || out=dist/bench
+fi
+need_root
+install_missing "${packages[@]}"
+ensure_go
+work=$(mktemp -d /var/tmp/sotto-bench.XXXXXX)
+defer rm -rf "$work"
+raw=$work/raw.tsv peers=()
+say "go build"
+build
+CGO_ENABLED=0 go build -trimpath -o "$work/bench" ./internal/bench
+BINS=bin/peers
+find_peers
+write_meta
+"$work/bench" cert --dir "$work" --name $AUTH
+say "$((rounds * ${#peers[@]})) turns of Sotto and a peer; about $(((rounds * 2 * ${#peers[@]} * (5 * seconds + 6) + ${#peers[@]} * entries / 33000 + 100) / 60 + 1)) minutes"
+started=$SECONDS
+sandbox_pid bash "$0" inside "$work" "$rounds" "$seconds" "$entries" "${peers[@]}"
+mkdir -p "$out" dist/bench
+cp "$raw" dist/bench/raw.tsv
+say "results, after $(((SECONDS - started) / 60)) minutes"
+"$work/bench" report --raw "$raw" --out "$out"
+chown -R --reference=go.mod bin dist "$out/BENCHMARKS.md" "$out/benchmarks.svg"
+note "$out/BENCHMARKS.md, $out/benchmarks.svg; raw results in dist/bench/raw.tsv"

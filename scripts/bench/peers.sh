@@ -1,0 +1,289 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The forwarders that scripts/bench.sh compares, and how each is configured: DNS over TLS to one upstream whose
+# name is verified, a cache with room for every entry, as many threads, sockets or processes as there are cores, no
+# log, no DNSSEC validation. Where a project's documentation names a setting for performance, it is set here; a
+# setting that makes a peer faster at this job and is missing is a bug in this file.
+#
+# Sourced. A peer is two functions:
+#
+#   peer_NAME PORT UPSTREAM DIR   starts it on 127.0.0.1:PORT before 127.0.0.1:UPSTREAM, with its files in DIR, and
+#                                 adds the processes to the array `pids`
+#   version_NAME                  prints its version
+#
+# bench.sh sets: CORES, CA (the authority's certificate), AUTH (the upstream's name), CAPACITY (entries), BINS (where
+# the peers that were built are).
+
+# Those that Debian packages: name, "probe package" as install_missing wants it.
+# shellcheck disable=SC2034 # bench.sh's
+readonly DEBIAN_PEERS=(
+	"unbound /usr/sbin/unbound unbound"
+	"dnsdist /usr/bin/dnsdist dnsdist"
+	"kresd /usr/sbin/kresd knot-resolver"
+	"stubby /usr/bin/stubby stubby"
+)
+
+# Those written in Go: name, module, version, package. The newest versions that the module proxy hands out and this
+# module's Go builds. They are built in a module of their own and touch no go.mod of this tree.
+readonly GO_PEERS=(
+	"coredns github.com/coredns/coredns v1.15.0 ."
+	"dnsproxy github.com/AdguardTeam/dnsproxy v0.81.2 ."
+	"routedns github.com/folbricht/routedns v0.1.51 ./cmd/routedns"
+	"blocky github.com/0xERR0R/blocky v0.26.2 ."
+)
+
+# What one cached answer takes where a cache is sized in bytes: generous, so that none is evicted.
+readonly ENTRY_BYTES=1024
+
+# Stubby has no cache, so it has no hits to measure and no entries to weigh.
+caches() { [[ $1 != stubby ]]; }
+
+mebibytes() { echo $((CAPACITY * ENTRY_BYTES / 1048576 + 16)); }
+
+# power_of_two N: the smallest that is at least N; slabs and shards want one.
+power_of_two() {
+	local n=1
+	while ((n < $1)); do n=$((n * 2)); done
+	echo $n
+}
+
+# start DIR COMMAND…: in the background, with everything that it says in DIR/log.
+start() {
+	local dir=$1
+	shift
+	"$@" >>"$dir/log" 2>&1 </dev/null &
+	pids+=($!)
+}
+
+# ---- Sotto -------------------------------------------------------------------------------------------------
+
+version_sotto() { bin/sotto version | head -n1 | sed 's/^sotto //'; }
+peer_sotto() {
+	start "$3" bin/sotto serve -l "127.0.0.1:$1" -u "127.0.0.1:$2#$AUTH" --ca-file "$CA" --cache-mib "$(mebibytes)"
+}
+
+# ---- unbound -----------------------------------------------------------------------------------------------
+
+# num-threads, slabs, so-reuseport, outgoing-range and buffers as in its "performance tuning" page. A stream carries
+# 200 queries by default and is then closed; as many as its IDs allow saves it hundreds of handshakes a second.
+version_unbound() { unbound -V | sed -n 's/^Version //p'; }
+peer_unbound() {
+	local slabs
+	slabs=$(power_of_two $((2 * CORES)))
+	cat >"$3/unbound.conf" <<-END
+		server:
+		    interface: 127.0.0.1
+		    port: $1
+		    access-control: 127.0.0.0/8 allow
+		    do-not-query-localhost: no
+		    do-daemonize: no
+		    username: ""
+		    chroot: ""
+		    directory: "$3"
+		    pidfile: ""
+		    use-syslog: no
+		    verbosity: 0
+		    module-config: "iterator"
+		    num-threads: $CORES
+		    so-reuseport: yes
+		    so-rcvbuf: 4m
+		    so-sndbuf: 4m
+		    msg-cache-slabs: $slabs
+		    rrset-cache-slabs: $slabs
+		    infra-cache-slabs: $slabs
+		    msg-cache-size: $(mebibytes)m
+		    rrset-cache-size: $(mebibytes)m
+		    outgoing-range: 8192
+		    num-queries-per-thread: 4096
+		    outgoing-num-tcp: 100
+		    incoming-num-tcp: 100
+		    max-reuse-tcp-queries: 65535
+		    tls-cert-bundle: "$CA"
+		remote-control:
+		    control-enable: no
+		forward-zone:
+		    name: "."
+		    forward-tls-upstream: yes
+		    forward-addr: 127.0.0.1@$2#$AUTH
+	END
+	start "$3" unbound -d -c "$3/unbound.conf"
+}
+
+# ---- dnsdist -----------------------------------------------------------------------------------------------
+
+# One listener a core with reusePort, as in its "performance tuning" page; maxInFlight lets queries share a
+# connection, which it otherwise does not.
+version_dnsdist() { dnsdist --version | sed -n '1s/^dnsdist \([^ ]*\).*/\1/p'; }
+peer_dnsdist() {
+	local i
+	{
+		echo "setLocal('127.0.0.1:$1', {reusePort=true})"
+		for ((i = 1; i < CORES; i++)); do echo "addLocal('127.0.0.1:$1', {reusePort=true})"; done
+		cat <<-END
+			setACL({'127.0.0.0/8'})
+			setSecurityPollSuffix('')
+			setMaxTCPClientThreads($CORES)
+			setMaxTCPQueuedConnections(10000)
+			setMaxCachedTCPConnectionsPerDownstream(100)
+			setTCPInternalPipeBufferSize(1048576)
+			setMaxUDPOutstanding(65535)
+			newServer({address='127.0.0.1:$2', tls='openssl', subjectName='$AUTH', caStore='$CA',
+			    validateCertificates=true, maxInFlight=10000, checkName='up.bench.example.',
+			    checkTimeout=5000, maxCheckFailures=10})
+			getPool(''):setCache(newPacketCache($CAPACITY, {maxTTL=86400, numberOfShards=$((4 * CORES))}))
+		END
+	} >"$3/dnsdist.conf"
+	start "$3" dnsdist --supervised --disable-syslog -C "$3/dnsdist.conf"
+}
+
+# ---- Knot Resolver -----------------------------------------------------------------------------------------
+
+# One process a core on the same port, which share a cache in a tmpfs, as its documentation advises. With the default
+# pipeline of 100 it answers SERVFAIL to a part of 1,000 outstanding queries.
+version_kresd() { kresd --version | sed -n 's/.*version //p'; }
+peer_kresd() {
+	local i
+	mkdir -p "/run/kresd/$1"
+	cat >"$3/kresd.conf" <<-END
+		log_level('crit')
+		modules.unload('ta_update')
+		modules.unload('ta_signal_query')
+		modules.unload('priming')
+		modules.unload('detect_time_skew')
+		modules.unload('detect_time_jump')
+		trust_anchors.remove('.')
+		net.listen('127.0.0.1', $1, { kind = 'dns' })
+		net.tcp_pipeline(1000)
+		cache.open($(mebibytes) * MB, 'lmdb:///run/kresd/$1')
+		policy.add(policy.all(policy.TLS_FORWARD({ { '127.0.0.1@$2', hostname = '$AUTH', ca_file = '$CA' } })))
+	END
+	for ((i = 0; i < CORES; i++)); do start "$3" kresd -n -c "$3/kresd.conf" "$3"; done
+}
+
+# ---- stubby ------------------------------------------------------------------------------------------------
+
+version_stubby() { stubby -V | sed 's/.* //'; }
+peer_stubby() {
+	cat >"$3/stubby.yml" <<-END
+		resolution_type: GETDNS_RESOLUTION_STUB
+		dns_transport_list: [GETDNS_TRANSPORT_TLS]
+		tls_authentication: GETDNS_AUTHENTICATION_REQUIRED
+		tls_ca_file: "$CA"
+		tls_query_padding_blocksize: 128
+		edns_client_subnet_private: 1
+		idle_timeout: 60000
+		round_robin_upstreams: 0
+		listen_addresses: [127.0.0.1@$1]
+		upstream_recursive_servers:
+		  - address_data: 127.0.0.1
+		    tls_port: $2
+		    tls_auth_name: "$AUTH"
+	END
+	start "$3" stubby -C "$3/stubby.yml"
+}
+
+# ---- CoreDNS -----------------------------------------------------------------------------------------------
+
+# multisocket is its own advice for machines with more than one core; max_idle_conns stays unlimited by default.
+version_coredns() { "$BINS/coredns" -version | sed -n '1s/^CoreDNS-//p'; }
+peer_coredns() {
+	cat >"$3/Corefile" <<-END
+		.:$1 {
+		    bind 127.0.0.1
+		    multisocket $CORES
+		    cache {
+		        success $CAPACITY 3600
+		        denial 10000
+		    }
+		    forward . tls://127.0.0.1:$2 {
+		        tls $CA
+		        tls_servername $AUTH
+		        expire 60s
+		    }
+		}
+	END
+	start "$3" "$BINS/coredns" -quiet -conf "$3/Corefile"
+}
+
+# ---- dnsproxy ----------------------------------------------------------------------------------------------
+
+# A DNS stamp (0x03, properties, address, no hashes, name) is its way to give an address and a name, so that it
+# needs no bootstrap resolver.
+version_dnsproxy() { go_peer_version dnsproxy; }
+peer_dnsproxy() {
+	local stamp
+	stamp=$({
+		printf '\x03\x00\x00\x00\x00\x00\x00\x00\x00'
+		length_prefixed "127.0.0.1:$2"
+		printf '\x00'
+		length_prefixed "$AUTH:$2"
+	} | base64 -w0 | tr '+/' '-_' | tr -d =)
+	start "$3" env SSL_CERT_FILE="$CA" "$BINS/dnsproxy" --listen=127.0.0.1 --port="$1" --upstream="sdns://$stamp" \
+		--cache --cache-size=$((CAPACITY * ENTRY_BYTES)) --output="$3/log"
+}
+
+# length_prefixed TEXT: one byte of length, then TEXT.
+length_prefixed() {
+	# shellcheck disable=SC2059 # the format is the byte
+	printf "\\x$(printf %02x "${#1}")"
+	printf %s "$1"
+}
+
+# ---- routedns ----------------------------------------------------------------------------------------------
+
+version_routedns() { go_peer_version routedns; }
+peer_routedns() {
+	cat >"$3/routedns.toml" <<-END
+		[resolvers.upstream]
+		address = "$AUTH:$2"
+		bootstrap-address = "127.0.0.1"
+		protocol = "dot"
+		ca = "$CA"
+
+		[groups.cached]
+		type = "cache"
+		resolvers = ["upstream"]
+		backend = { type = "memory", size = $CAPACITY }
+
+		[listeners.udp]
+		address = "127.0.0.1:$1"
+		protocol = "udp"
+		resolver = "cached"
+	END
+	start "$3" "$BINS/routedns" --log-level=1 "$3/routedns.toml"
+}
+
+# ---- blocky ------------------------------------------------------------------------------------------------
+
+version_blocky() { go_peer_version blocky; }
+peer_blocky() {
+	cat >"$3/blocky.yml" <<-END
+		upstreams:
+		  init:
+		    strategy: fast
+		  groups:
+		    default: ["tcp-tls:127.0.0.1:$2#$AUTH"]
+		connectIPVersion: v4
+		caching:
+		  maxItemsCount: $CAPACITY
+		  prefetching: false
+		queryLog:
+		  type: none
+		ports:
+		  dns: 127.0.0.1:$1
+		log:
+		  level: error
+	END
+	start "$3" env SSL_CERT_FILE="$CA" "$BINS/blocky" --config "$3/blocky.yml" serve
+}
+
+# go_peer_version NAME: what the Go command wrote into the binary.
+go_peer_version() {
+	local line
+	for line in "${GO_PEERS[@]}"; do
+		# shellcheck disable=SC2086 # fields
+		set -- "$1" $line
+		[[ $1 != "$2" ]] || echo "$4"
+	done
+}
