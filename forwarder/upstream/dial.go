@@ -172,7 +172,12 @@ func (p *pool) connect(ctx context.Context, h *handshake) error {
 	if err != nil {
 		return err
 	}
-	h.raw = &gather{Conn: socket}
+	acks, err := newAcker(socket.(*net.TCPConn))
+	if err != nil {
+		_ = socket.Close()
+		return err
+	}
+	h.raw = &gather{acker: acks}
 	h.nc = tls.Client(h.raw, p.verify.config(h))
 	if err := h.nc.HandshakeContext(ctx); err != nil {
 		_ = h.raw.Close()

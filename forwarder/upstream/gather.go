@@ -2,10 +2,7 @@
 
 package upstream
 
-import (
-	"net"
-	"sync"
-)
+import "sync"
 
 // gather lies between TLS and TCP: what is written while it holds leaves in one
 // system call and, as far as it goes, in one packet. So queries that wait
@@ -14,7 +11,7 @@ import (
 // one) that answer the first query of a record, and look at the rest only when
 // the socket brings more.
 type gather struct {
-	net.Conn
+	*acker
 	mu   sync.Mutex // crypto/tls writes from the reader too: alerts, key updates
 	held bool
 	buf  []byte
