@@ -9,7 +9,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +47,8 @@ type conn struct {
 	mu        sync.Mutex
 	table     inflight
 	out       []byte        // frames to be written
+	spare     []byte        // room for the next ones
+	writing   bool          // somebody is at it
 	err       error         // why it ended; nil: it lives
 	armed     bool          // silence is being timed
 	patience  time.Time     // until when, if armed
@@ -136,64 +137,14 @@ func (c *conn) send(k *call, now time.Time) (uint16, error) {
 	if !c.armed {
 		c.arm(now)
 	}
+	alone := c.table.len() == 1 && !c.writing
 	c.mu.Unlock()
-	select {
-	case c.wake <- struct{}{}:
-	default:
+	if !alone {
+		c.rouse()
+	} else if err := c.flush(true); err != nil {
+		c.writeEnded(err) // k hears of it
 	}
 	return id, nil
-}
-
-// write sends what waits, all of it at once: queries that come while a write is
-// going on, or while others are about to be handed in, share a system call.
-func (c *conn) write() error {
-	var buf []byte
-	for {
-		select {
-		case <-c.wake:
-		case <-c.done:
-			return nil
-		}
-		// Let those go first who are ready to send. It costs a lone query
-		// nothing, and a busy moment most of its writes.
-		runtime.Gosched()
-		for {
-			c.mu.Lock()
-			buf, c.out = c.out, buf[:0]
-			c.mu.Unlock()
-			if len(buf) == 0 {
-				break
-			}
-			if err := c.writeFrames(buf); err != nil {
-				return err
-			}
-		}
-		if cap(buf) > 4*maxGather {
-			buf = nil // a burst's buffer is not kept
-		}
-	}
-}
-
-// writeFrames sends queries, a TLS record for each (see [gather]).
-func (c *conn) writeFrames(frames []byte) error {
-	if err := c.nc.SetWriteDeadline(time.Now().Add(c.silent)); err != nil {
-		return err
-	}
-	for len(frames) > 0 {
-		c.raw.hold()
-		for gathered := 0; len(frames) > 0 && gathered < maxGather; {
-			n := 2 + int(frames[0])<<8 + int(frames[1])
-			if _, err := c.nc.Write(frames[:n]); err != nil {
-				return silence(err)
-			}
-			frames, gathered = frames[n:], gathered+n
-		}
-		c.count.writes.Add(1) // before the replies can come
-		if err := c.raw.flush(); err != nil {
-			return silence(err)
-		}
-	}
-	return nil
 }
 
 // read takes replies until the stream fails.
