@@ -48,6 +48,9 @@ type sink interface {
 	// part takes a message of a transfer, waiting for the client to read what
 	// went before. Not true: there is nobody to take it.
 	part(buf []byte) bool
+	// cut ends a transfer in the middle: the client has to see that it has a
+	// part only (RFC 5936 §2.2).
+	cut()
 }
 
 // init has w wait for the answer to r, and copies what r refers to, so that the

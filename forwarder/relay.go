@@ -57,6 +57,8 @@ func (fs *flights) transfer(w *waiter) {
 		fs.fail(w, err)
 		return
 	}
-	// Of a transfer that broke off the client has a part, and no end: it knows.
+	if err != nil {
+		w.sink.cut()
+	}
 	fs.done(w, (*buf)[:sinkRoom], rcode, err)
 }

@@ -32,9 +32,12 @@ func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
 
 // appendCached appends what the cache has for r.
 func (f *Forwarder) appendCached(dst []byte, r *request, a *cache.Answer) []byte {
-	if a.Reply.Stale {
+	switch {
+	case a.Reply.Stale:
 		dst = a.Append(dst, &r.q, r.limit, staleReason(&a.Reply))
-	} else {
+	case a.Reply.Rcode == wire.RcodeServFail:
+		dst = a.Append(dst, &r.q, r.limit, wire.EDE{Code: wire.EDECachedError})
+	default:
 		dst = a.Append(dst, &r.q, r.limit)
 	}
 	f.observe(r, a.Reply.Rcode, true, nil)

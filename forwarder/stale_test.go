@@ -193,3 +193,20 @@ func TestPrefetch(t *testing.T) {
 		t.Errorf("the upstream was asked %d times, want once", n)
 	}
 }
+
+// TestCachedError: an upstream's SERVFAIL is not asked for again at once, and says
+// that it is from the cache (RFC 8914 §4.14).
+func TestCachedError(t *testing.T) {
+	up := newZoneUpstream(t)
+	at := start(t, Config{Upstream: up, Cache: staleCache(t)}, "127.0.0.1:0")
+	for i := range 3 {
+		r := ask(t, "udp", at, withEDNS("servfail.example.com", dns.TypeA))
+		e := ede(r)
+		if r.Rcode != dns.RcodeServerFailure || (e != nil && e.InfoCode == dns.ExtendedErrorCodeCachedError) != (i > 0) {
+			t.Errorf("answer %d: %s with %v", i, dns.RcodeToString[r.Rcode], e)
+		}
+	}
+	if n := up.asked.Load(); n != 1 {
+		t.Errorf("the upstream was asked %d times, want once", n)
+	}
+}

@@ -216,6 +216,15 @@ func (t *tcpConn) part(buf []byte) bool {
 	return t.queue(buf, false)
 }
 
+// cut breaks the connection off.
+func (t *tcpConn) cut() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.broken {
+		t.breakOff()
+	}
+}
+
 // waitDrained waits until the client has read enough of its replies.
 func (t *tcpConn) waitDrained() {
 	t.mu.Lock()

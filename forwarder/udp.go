@@ -163,6 +163,8 @@ func (m *udpMiss) send(_ *waiter, buf []byte) {
 // part refuses: a transfer over UDP is one message, or none (RFC 1995 §4).
 func (m *udpMiss) part([]byte) bool { return false }
 
+func (m *udpMiss) cut() {}
+
 // free gives m back for reuse.
 func (m *udpMiss) free() {
 	if cap(m.reply) > wire.UDPSize {

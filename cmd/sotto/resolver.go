@@ -85,6 +85,7 @@ func (r *resolver) Run(ctx context.Context) error {
 		r.groups.start(ctx, func(inForce context.Context, m *member) { g.Go(func() error { return m.run(ctx, inForce) }) })
 	}
 	start()
+	g.Go(func() error { return tuneCollector(ctx) })
 	g.Go(func() error {
 		for {
 			select {

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"sotto/forwarder/plain"
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+// nameserver answers in plain DNS on loopback until the test ends.
+func nameserver(t *testing.T, h dot.Handler) netip.AddrPort {
+	t.Helper()
+	l, pc, err := dot.ListenPlain(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := dot.New(dot.Config{Handler: h, TCP: []net.Listener{l}, UDP: []net.PacketConn{pc}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+// startToOrigin serves a forwarder whose every query is for the nameserver at that
+// address.
+func startToOrigin(t *testing.T, origin netip.AddrPort) netip.AddrPort {
+	t.Helper()
+	client, err := plain.New(plain.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return start(t, Config{
+		Upstream:   newZoneUpstream(t),
+		Cache:      newCache(t),
+		Nameserver: client,
+		Origins:    func(netip.Addr) (Origin, bool) { return Origin{Addr: origin, Workload: "test"}, true },
+		Route:      func(*wire.Query, *Origin) Route { return Route{Action: ToOrigin, Rule: 1} },
+	}, "127.0.0.1:0")
+}
+
+// TestToOrigin: what a rule hands to the nameserver that was meant arrives as it was
+// sent, whatever it is, and its reply comes back as it is.
+func TestToOrigin(t *testing.T) {
+	zone, err := dot.NewZone(dot.ZoneConfig{A: []netip.Addr{netip.MustParseAddr("203.0.113.9")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan []byte, 1)
+	origin := nameserver(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		seen <- append([]byte(nil), r.Query...)
+		return zone.Answer(r)
+	}))
+	at := startToOrigin(t, origin)
+	plainQuery := question("www.ExAmple.com", dns.TypeA)
+	iterative := question("www.example.com", dns.TypeA)
+	iterative.RecursionDesired = false
+	cookie := withEDNS("www.example.com", dns.TypeA)
+	cookie.IsEdns0().Option = append(cookie.IsEdns0().Option, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0123456789abcdef"})
+	for what, m := range map[string]*dns.Msg{"a query": plainQuery, "RD=0": iterative, "a cookie": cookie} {
+		for _, proto := range []string{"udp", "tcp"} {
+			for range 2 { // nothing is cached
+				sent, err := m.Pack()
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := ask(t, proto, at, m)
+				got := <-seen
+				if string(got[2:]) != string(sent[2:]) {
+					t.Errorf("%s over %s: the nameserver got %x, want %x", what, proto, got, sent)
+				}
+				if len(r.Answer) != 1 || r.Answer[0].(*dns.A).A.String() != "203.0.113.9" || r.Question[0].Name != m.Question[0].Name {
+					t.Errorf("%s over %s: got %v", what, proto, r)
+				}
+			}
+		}
+	}
+}
+
+// TestToOriginFails: a nameserver that is not there is told of, and nothing is asked
+// elsewhere.
+func TestToOriginFails(t *testing.T) {
+	l, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := l.LocalAddr().(*net.UDPAddr).AddrPort()
+	l.Close()
+	at := startToOrigin(t, gone)
+	for _, proto := range []string{"udp", "tcp"} {
+		r := ask(t, proto, at, withEDNS("www.example.com", dns.TypeA))
+		if e := ede(r); r.Rcode != dns.RcodeServerFailure || e == nil || e.InfoCode != dns.ExtendedErrorCodeNetworkError {
+			t.Errorf("over %s: %v", proto, r)
+		}
+	}
+}
+
+// transferServer sends so many messages of a zone, the last with the SOA that ends it
+// unless it is to break off, and closes.
+func transferServer(t *testing.T, messages int, whole bool) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	soa, err := dns.NewRR("example. 300 IN SOA ns.example. h.example. 1 2 3 4 5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn := &dns.Conn{Conn: c}
+			q, err := conn.ReadMsg()
+			if err != nil {
+				c.Close()
+				continue
+			}
+			for i := range messages {
+				m := new(dns.Msg).SetReply(q)
+				if i == 0 {
+					m.Answer = append(m.Answer, soa)
+				}
+				for k := range 100 {
+					rr, _ := dns.NewRR(fmt.Sprintf("n%d-%d.example. 300 IN A 192.0.2.1", i, k))
+					m.Answer = append(m.Answer, rr)
+				}
+				if i == messages-1 && whole {
+					m.Answer = append(m.Answer, soa)
+				}
+				if conn.WriteMsg(m) != nil {
+					break
+				}
+			}
+			c.Close()
+		}
+	}()
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+// TestTransfer: a zone comes through message by message; one that breaks off ends
+// with the connection, so that its client cannot take it for whole.
+func TestTransfer(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		const messages = 200 // more than may wait unread
+		at := startToOrigin(t, transferServer(t, messages, whole))
+		tr := &dns.Transfer{DialTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
+		m := new(dns.Msg)
+		m.SetAxfr("example.")
+		env, err := tr.In(m, at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		records := 0
+		var failed error
+		for e := range env {
+			records += len(e.RR)
+			if e.Error != nil {
+				failed = e.Error
+			}
+		}
+		if want := messages*100 + 2; whole && (failed != nil || records != want) {
+			t.Errorf("%d records, %v: want %d", records, failed, want)
+		}
+		if !whole && failed == nil {
+			t.Errorf("%d records of a transfer that broke off passed for a zone", records)
+		}
+	}
+}
