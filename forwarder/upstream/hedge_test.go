@@ -160,6 +160,7 @@ func hedging(t *testing.T, servers ...*dot.Server) *Group {
 	cfg.Policy, cfg.HedgeShare = Hedged, 1
 	g := groupOf(t, cfg)
 	for i, e := range g.endpoints {
+		e.scouted.Store(true) // no scout, which comes by chance, spends the budget
 		e.link.keep(t.Context(), time.Now(), true)
 		eventually(t, "it is connected", func() bool { return g.Stats().Servers[i].Conns == 1 })
 		for range minReplies {
