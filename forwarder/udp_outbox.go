@@ -2,7 +2,10 @@
 
 package forwarder
 
-import "sync"
+import (
+	"runtime"
+	"sync"
+)
 
 const (
 	// maxSpare is how much room for replies is kept between two bursts.
@@ -35,6 +38,11 @@ func (o *udpOutbox) send(m *udpMiss) {
 		return
 	}
 	o.writing = true
+	// Let those go first who are ready to send: it costs a lone reply nothing, and
+	// a busy moment most of its system calls.
+	o.mu.Unlock()
+	runtime.Gosched()
+	o.mu.Lock()
 	for len(o.pending) > 0 {
 		all := o.pending
 		o.pending, o.spare = o.spare, nil
