@@ -119,7 +119,9 @@ func (s *udpServer) handle(i int, now time.Time, place int) bool {
 	reply, v := s.f.answer(in.replies[i][:0], in.data[i][:hdr.n], local, r)
 	if v == missed {
 		s.owed.Add(1)
-		if !s.f.flights.join(s.newMiss(r, from, hdr.hdr.Namelen, oob)) {
+		m := s.newMiss(r, from, hdr.hdr.Namelen, oob)
+		if !s.f.flights.join(&m.waiter) {
+			m.free()
 			s.owed.Done()
 			reply, v = s.f.refuse(reply, r), answered
 		}
@@ -145,11 +147,12 @@ type udpMiss struct {
 // misses are reused, with the room for their replies.
 var misses = sync.Pool{New: func() any { return new(udpMiss) }}
 
-func (s *udpServer) newMiss(r *request, from *sockaddr, namelen uint32, oob []byte) *waiter {
+func (s *udpServer) newMiss(r *request, from *sockaddr, namelen uint32, oob []byte) *udpMiss {
 	m := misses.Get().(*udpMiss)
 	m.s, m.name, m.namelen = s, *from, namelen
 	m.oobLen = copy(m.oob[:], oob)
-	return m.waiter.init(s.f, r, m)
+	m.waiter.init(s.f, r, m)
+	return m
 }
 
 // send takes the reply. Nobody uses m after it but the outbox.

@@ -116,7 +116,7 @@ func checkSoaked(t *testing.T, r *dns.Msg, err error) {
 var soakers = map[string]soaker{
 	// A socket a query, over UDP and then, where the answer is cut, over TCP.
 	"stubs": func(t *testing.T, addr string, end <-chan struct{}, asked *atomic.Int64) {
-		rng := rand.New(rand.NewPCG(1, asked.Add(0x9e37)&0xff))
+		rng := rand.New(rand.NewPCG(1, rand.Uint64()))
 		udp, tcp := dns.Client{Timeout: 10 * time.Second}, dns.Client{Net: "tcp", Timeout: 10 * time.Second}
 		for running(end) && !t.Failed() {
 			name, typ := soakNames(rng)
@@ -244,7 +244,7 @@ func TestSoak(t *testing.T) {
 		close(end)
 		wg.Wait()
 	}
-	open := func() int { return ups[0].srv.Stats().Open + ups[1].srv.Stats().Open }
+	open := func() int64 { return ups[0].srv.Stats().Open + ups[1].srv.Stats().Open }
 
 	load(time.Second, false) // so that what is made once is there
 	time.Sleep(3 * time.Second)

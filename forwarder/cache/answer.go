@@ -24,8 +24,11 @@ const (
 	// more than five minutes.) Clients that try again at once are answered, those
 	// that come back later get another try.
 	failureTTL = 5
-	// failureRecheck is for how long after a failed refresh the upstream is not
-	// asked again before a stale answer is given (RFC 8767 §5).
+	// failureRecheck is for how long after a failed refresh no client waits for
+	// the upstream while there is a stale answer (RFC 8767 §5). The upstream is
+	// tried more often, as after a prefetch that failed: it is one recursive
+	// server, and not the many of the whole tree, and when it is back its answers
+	// should be.
 	failureRecheck = 30
 
 	// popular is from which hit on an answer is worth a prefetch. The question
@@ -38,7 +41,7 @@ const (
 	minPrefetchTTL = 10
 	// prefetchShare is the part of a TTL, its last, in which to prefetch.
 	prefetchShare = 10
-	// prefetchAgain is after how many seconds a prefetch that brought nothing is
+	// prefetchAgain is after how many seconds a refresh that brought nothing is
 	// asked for again: more than an upstream query may take.
 	prefetchAgain = 5
 )
@@ -52,12 +55,12 @@ type Answer struct {
 	Reply wire.Reply
 	// Age is for how many seconds the reply has been in the cache.
 	Age uint32
-	// Refresh: the answer is popular and about to expire, and this caller is
-	// the one to ask the upstream again, besides answering. Nobody else is
-	// told for some seconds.
+	// Refresh: the answer is popular and about to expire, or has expired and
+	// could not be refreshed so far; and this caller is the one to ask the
+	// upstream again, besides answering. Nobody else is told for some seconds.
 	Refresh bool
 	// Failed: the answer is stale, and a refresh failed not long ago: to be
-	// given at once, without asking the upstream (RFC 8767 §5).
+	// given at once, without waiting for the upstream (RFC 8767 §5).
 	Failed bool
 
 	entry *entry
@@ -134,4 +137,15 @@ func (e *entry) fail(now int64) { e.failed.Store(1 + e.age(now)) }
 func (e *entry) failedLately(now int64) bool {
 	f := e.failed.Load()
 	return f != 0 && e.age(now) < f-1+failureRecheck
+}
+
+// tryAgain tells whether the caller who is given e, stale and not refreshed of late,
+// is the one to ask the upstream all the same, behind its answer.
+func (e *entry) tryAgain(now int64) bool {
+	n, age := e.prefetch.Load(), e.age(now)
+	next := popular + 1 + age
+	if age < e.failed.Load()-1+prefetchAgain || n > popular && next < n+prefetchAgain {
+		return false
+	}
+	return e.prefetch.CompareAndSwap(n, next)
 }

@@ -102,6 +102,7 @@ func (c *Cache) Get(key []byte, now time.Time, a *Answer) State {
 		a.fill(e, n)
 		a.Reply.Stale = true
 		a.Failed = e.failedLately(n)
+		a.Refresh = a.Failed && e.tryAgain(n)
 	}
 	return s
 }

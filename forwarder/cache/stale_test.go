@@ -66,7 +66,16 @@ func TestLifeOfAnEntry(t *testing.T) {
 		}},
 		{"failed: half a minute", Config{MaxStale: time.Hour}, []event{
 			{at: 300 * s, do: "failed", state: Stale, ttl: 30, answer: "failed"},
-			{at: 329 * s, state: Stale, ttl: 30, answer: "failed"},
+			{at: 305*s - 1, state: Stale, ttl: 30, answer: "failed"},
+			{at: 305 * s, state: Stale, ttl: 30, answer: "refreshfailed"}, // one tries again behind its answer
+			{at: 305 * s, state: Stale, ttl: 30, answer: "failed"},
+			{at: 306 * s, do: "failed", state: Stale, ttl: 30, answer: "failed"},
+			{at: 310 * s, state: Stale, ttl: 30, answer: "failed"},
+			{at: 311 * s, state: Stale, ttl: 30, answer: "refreshfailed"},
+		}},
+		{"failed: nobody asks meanwhile", Config{MaxStale: time.Hour}, []event{
+			{at: 300 * s, do: "failed", state: Stale, ttl: 30, answer: "failed"},
+			{at: 329 * s, state: Stale, ttl: 30, answer: "refreshfailed"},
 			{at: 330 * s, state: Stale, ttl: 30},
 			{at: 331 * s, do: "failed", state: Stale, ttl: 30, answer: "failed"},
 			{at: 332 * s, do: "put", state: Fresh, ttl: 300},
