@@ -227,6 +227,9 @@ ensure_go
 work=$(mktemp -d /var/tmp/sotto-bench.XXXXXX)
 defer rm -rf "$work"
 raw=$work/raw.tsv peers=()
+# What was measured outlives a failure.
+mkdir -p dist/bench
+defer cp "$raw" dist/bench/raw.tsv
 say "go build"
 build
 CGO_ENABLED=0 go build -trimpath -o "$work/bench" ./internal/bench
@@ -237,8 +240,7 @@ write_meta
 say "$((rounds * ${#peers[@]})) turns of Sotto and a peer; about $(((rounds * 2 * ${#peers[@]} * (5 * seconds + 6) + ${#peers[@]} * entries / 33000 + 100) / 60 + 1)) minutes"
 started=$SECONDS
 sandbox_pid bash "$0" inside "$work" "$rounds" "$seconds" "$entries" "${peers[@]}"
-mkdir -p "$out" dist/bench
-cp "$raw" dist/bench/raw.tsv
+mkdir -p "$out"
 say "results, after $(((SECONDS - started) / 60)) minutes"
 "$work/bench" report --raw "$raw" --out "$out"
 chown -R --reference=go.mod bin dist "$out/BENCHMARKS.md" "$out/benchmarks.svg"

@@ -187,7 +187,7 @@ weigh() {
 		put entry_bytes "$(calc "($after - $before) / $answers")"
 		put asks "$(calc "($(upstream_asked) - $asked) / $answers")"
 		((answers * 100 >= entries * 99)) || note "$peer: $answers entries in $FILL_LIMIT s, not $entries"
-		awk -v every=$((answers / SAMPLE + 1)) 'NR % every == 0' "$work/names-fill" | head -n $((answers < SAMPLE ? answers : SAMPLE)) >"$work/names-sample"
+		awk -v every=$((answers / SAMPLE + 1)) -v end="$answers" 'NR > end { exit } NR % every == 0' "$work/names-fill" >"$work/names-sample"
 		asked=$(upstream_asked)
 		load names-sample 20 -n 1 && put held "$(calc "1 - ($(upstream_asked) - $asked) / $sent")"
 	else
