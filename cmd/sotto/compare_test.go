@@ -17,6 +17,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/miekg/dns"
 
@@ -96,11 +97,11 @@ zone:
 
 // startNSD runs an nsd with the signed zone until the test ends. It returns where it
 // speaks TLS and where plain DNS.
-func startNSD(t *testing.T, ca *dot.CA) (secure, plain netip.AddrPort) {
+func startNSD(t *testing.T, ca *dot.CA, signArgs ...string) (secure, plain netip.AddrPort) {
 	t.Helper()
 	nsd := testnet.NeedTool(t, "nsd")
 	dir := t.TempDir()
-	signZone(t, dir)
+	signZone(t, dir, signArgs)
 	cert, err := ca.Issue(dot.CertOptions{Names: []string{upstreamName}})
 	if err != nil {
 		t.Fatal(err)
@@ -150,8 +151,8 @@ func startNSD(t *testing.T, ca *dot.CA) (secure, plain netip.AddrPort) {
 	return secure, plain
 }
 
-// signZone writes the zone into dir, with a key and NSEC3 records.
-func signZone(t *testing.T, dir string) {
+// signZone writes the zone into dir, and signs it.
+func signZone(t *testing.T, dir string, args []string) {
 	t.Helper()
 	keygen, signzone := testnet.NeedTool(t, "ldns-keygen"), testnet.NeedTool(t, "ldns-signzone")
 	var big strings.Builder
@@ -169,7 +170,7 @@ func signZone(t *testing.T, dir string) {
 		return strings.TrimSpace(string(out))
 	}
 	key := run(keygen, "-a", "ECDSAP256SHA256", "-k", "example")
-	run(signzone, "-n", "example.zone", key)
+	run(signzone, append(args, "example.zone", key)...)
 }
 
 // freePort is one that nobody listens on just now, over TCP or UDP.
@@ -211,7 +212,8 @@ func (r *rawClient) ask(t *testing.T, query []byte) []byte {
 	return b[:n]
 }
 
-// essence is a reply without what may differ: ID, AA, RA and CD, TTLs, OPT.
+// essence is a reply without what may differ: ID, AA, TTLs, OPT, and RA and CD, which
+// an authoritative server does not set.
 func essence(msg []byte) ([]byte, error) {
 	if len(msg) < 12 {
 		return nil, errors.New("shorter than a header")
@@ -264,7 +266,7 @@ var (
 	compareTypes = []uint16{
 		dns.TypeA, dns.TypeAAAA, dns.TypeMX, dns.TypeTXT, dns.TypeSRV, dns.TypeSVCB, dns.TypeHTTPS, dns.TypeDNSKEY, dns.TypeRRSIG,
 		dns.TypeNS, dns.TypeSOA, dns.TypeCNAME, dns.TypePTR, dns.TypeDS, dns.TypeNSEC3, dns.TypeNSEC3PARAM, dns.TypeCAA, dns.TypeNAPTR,
-		dns.TypeSSHFP, dns.TypeTLSA, dns.TypeLOC, dns.TypeHINFO, dns.TypeDNAME, dns.TypeANY, 65280, 4711,
+		dns.TypeSSHFP, dns.TypeTLSA, dns.TypeNSEC, dns.TypeLOC, dns.TypeHINFO, dns.TypeDNAME, dns.TypeANY, 65280, 4711,
 	}
 )
 
@@ -272,45 +274,51 @@ var (
 // record and byte for byte, but for TTL, ID, EDNS and the flags that a forwarder has to
 // change; from the upstream and from the cache, over UDP and TCP.
 func TestSameAnswers(t *testing.T) {
+	t.Run("NSEC3", func(t *testing.T) { sameAnswers(t, "-n") })
+	t.Run("NSEC", func(t *testing.T) { sameAnswers(t) })
+}
+
+func sameAnswers(t *testing.T, signArgs ...string) {
 	ca, err := dot.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
 	write(t, caFile, string(ca.PEM()))
-	secure, direct := startNSD(t, ca)
+	secure, direct := startNSD(t, ca, signArgs...)
 	s, _ := startServing(t, fmt.Sprintf("ca-file = %q\nupstream = [%q]\n", caFile, secure.String()+"#"+upstreamName))
 	want := dialRaw(t, "tcp", direct.String())
 	got := map[string]*rawClient{"udp": dialRaw(t, "udp", s.addr), "tcp": dialRaw(t, "tcp", s.addr)}
 	compared, cut := 0, 0
-	for _, name := range compareNames {
+	for i, name := range compareNames {
 		for _, typ := range compareTypes {
-			for _, edns := range []string{"", "EDNS", "DO"} {
-				m := new(dns.Msg)
-				m.SetQuestion(name, typ)
-				if edns != "" {
-					m.SetEdns0(1232, edns == "DO")
+			for _, with := range []string{"", "EDNS", "DO", "CD"} {
+				protos := []string{"udp", "tcp"} // the first one's answer is new, the second one's cached
+				if i%2 == 0 {
+					protos = []string{"tcp", "udp"}
 				}
-				query, err := m.Pack()
-				if err != nil {
-					t.Fatal(err)
-				}
-				wanted, err := essence(want.ask(t, query))
-				if err != nil {
-					t.Fatalf("%s %d: nsd's answer: %v", name, typ, err)
-				}
-				for range 2 {
-					for _, proto := range []string{"udp", "tcp"} {
-						reply := got[proto].ask(t, query)
-						compared++
-						if proto == "udp" && reply[2]&0x02 != 0 {
-							cut++
-							checkCut(t, reply, query, len(wanted), edns != "")
-							continue
-						}
-						if answer, err := essence(reply); err != nil || string(answer) != string(wanted) {
-							t.Fatalf("%s, type %d, %s over %s: %v\n got %x\nwant %x", name, typ, edns, proto, err, answer, wanted)
-						}
+				for k, proto := range append(protos, protos...) {
+					asked := name
+					if k >= 2 {
+						asked = otherCase(name) // found all the same, and spelt like that
+					}
+					query := compareQuery(t, asked, typ, with)
+					wanted, err := essence(want.ask(t, query))
+					if err != nil {
+						t.Fatalf("%s %d: nsd's answer: %v", asked, typ, err)
+					}
+					reply := got[proto].ask(t, query)
+					compared++
+					if reply[3]&0x10 != query[3]&0x10 || reply[3]&0x80 == 0 {
+						t.Errorf("%s, type %d, %s over %s: CD and RA are %x", asked, typ, with, proto, reply[3])
+					}
+					if proto == "udp" && reply[2]&0x02 != 0 {
+						cut++
+						checkCut(t, reply, query, len(wanted), with != "")
+						continue
+					}
+					if answer, err := essence(reply); err != nil || string(answer) != string(wanted) {
+						t.Fatalf("%s, type %d, %s over %s: %v\n got %x\nwant %x", asked, typ, with, proto, err, answer, wanted)
 					}
 				}
 			}
@@ -320,6 +328,30 @@ func TestSameAnswers(t *testing.T) {
 	if cut == 0 || cut > compared/4 {
 		t.Errorf("%d of %d answers were cut over UDP: want a few", cut, compared)
 	}
+}
+
+func compareQuery(t *testing.T, name string, typ uint16, with string) []byte {
+	t.Helper()
+	m := new(dns.Msg).SetQuestion(name, typ)
+	m.CheckingDisabled = with == "CD"
+	if with != "" {
+		m.SetEdns0(1232, with != "EDNS")
+	}
+	query, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return query
+}
+
+// otherCase is a name with its letters' case turned.
+func otherCase(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsUpper(r) {
+			return unicode.ToLower(r)
+		}
+		return unicode.ToUpper(r)
+	}, name)
 }
 
 // checkCut: an answer that says TC has the question and nothing else, and was really

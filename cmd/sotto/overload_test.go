@@ -7,9 +7,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,7 +55,8 @@ func startChild(t *testing.T, args ...string) (addr string, pid int) {
 	t.Cleanup(func() {
 		cancel()
 		<-read
-		if err := cmd.Wait(); err != nil && ctx.Err() == nil {
+		var ended *exec.ExitError // nil for a clean end, also of a process that was told to end
+		if err := cmd.Wait(); errors.As(err, &ended) {
 			t.Errorf("serve: %v", err)
 		}
 		if t.Failed() {
@@ -86,7 +87,7 @@ func peakMemory(t *testing.T, pid int) int64 {
 }
 
 // flood sends queries for names that never were, at the rate, until it is told to end,
-// and counts the refusals for overload.
+// and counts the refusals for overload, which it checks.
 func flood(t *testing.T, addr string, id, rate int, end <-chan struct{}, sent, refused *atomic.Int64) {
 	c, err := net.Dial("udp", addr)
 	if err != nil {
@@ -101,8 +102,11 @@ func flood(t *testing.T, addr string, id, rate int, end <-chan struct{}, sent, r
 			if err != nil {
 				return
 			}
-			if bytes.Contains(b[:n], []byte("overloaded")) {
-				refused.Add(1)
+			if !bytes.Contains(b[:n], []byte("overloaded")) {
+				continue
+			}
+			if refused.Add(1)%1000 == 1 {
+				checkRefusal(t, b[:n])
 			}
 		}
 	}()
@@ -126,6 +130,21 @@ func flood(t *testing.T, addr string, id, rate int, end <-chan struct{}, sent, r
 	}
 }
 
+// checkRefusal: SERVFAIL, with an Extended DNS Error of code 0.
+func checkRefusal(t *testing.T, reply []byte) {
+	m := new(dns.Msg)
+	if err := m.Unpack(reply); err != nil || m.Rcode != dns.RcodeServerFailure || m.IsEdns0() == nil {
+		t.Errorf("a refusal: %v, %v", m, err)
+		return
+	}
+	for _, o := range m.IsEdns0().Option {
+		if e, ok := o.(*dns.EDNS0_EDE); ok && e.InfoCode == dns.ExtendedErrorCodeOther {
+			return
+		}
+	}
+	t.Errorf("a refusal without EDE 0: %v", m)
+}
+
 // TestHungUpstream: an upstream that takes queries and answers none, with as many
 // queries coming in as the machine can send, up to 50,000 a second: memory is bounded,
 // who is one too many hears so, what is cached is answered, and all is well again when
@@ -142,30 +161,10 @@ func TestHungUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	handler := dot.NewSwitch(zone)
-	cert, err := ca.Issue(dot.CertOptions{Names: []string{upstreamName}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := dot.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv, err := dot.New(dot.Config{Handler: handler, TLS: []net.Listener{l}, Certificate: cert})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	addr, pid := startChild(t, "--ca-file", caFile, "--upstream", l.Addr().String()+"#"+upstreamName)
+	_, upstream := startUpstream(t, ca, handler)
+	addr, pid := startChild(t, "--ca-file", caFile, "--upstream", upstream+"#"+upstreamName)
 	ask := func(name string) (*dns.Msg, error) {
-		c := dns.Client{Timeout: 10 * time.Second}
+		c := dns.Client{Timeout: time.Second} // UDP may lose a query in a crowd
 		r, _, err := c.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), addr)
 		return r, err
 	}
@@ -187,31 +186,28 @@ func TestHungUpstream(t *testing.T) {
 	for i := range 8 {
 		floods.Go(func() { flood(t, addr, i, 50_000/8, end, &sent, &refused) })
 	}
-	hits := 0
+	hits, tries := 0, 0
 	for until := time.Now().Add(length); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
-		// UDP may lose a query in the crowd, as anything that is full may.
-		c := dns.Client{Timeout: time.Second}
-		r, _, err := c.Exchange(new(dns.Msg).SetQuestion("cached.example.", dns.TypeA), addr)
-		if isGood(r, err) {
+		if tries++; isGood(ask("cached.example.")) {
 			hits++
+		}
+		if tries == 1 {
+			eventually(t, "a refusal", func() bool { return refused.Load() > 0 })
 		}
 	}
 	peak := peakMemory(t, pid)
-	t.Logf("%.0f queries a second; %d refused; %d cached answers meanwhile; at most %d MiB resident",
-		float64(sent.Load())/length.Seconds(), refused.Load(), hits, peak>>20)
+	t.Logf("%.0f queries a second; %d refused; %d of %d cached answers meanwhile; at most %d MiB resident",
+		float64(sent.Load())/length.Seconds(), refused.Load(), hits, tries, peak>>20)
 	if limit := int64(200 << 20); !raceDetector && peak > limit {
 		t.Errorf("%d MiB were resident, want at most %d", peak>>20, limit>>20)
 	}
-	if refused.Load() == 0 {
-		t.Error("nobody was told that it is one too many")
-	}
-	if hits < 5 {
-		t.Errorf("%d cached answers came through", hits)
+	if hits < tries/4 {
+		t.Errorf("%d of %d cached answers came through", hits, tries)
 	}
 
 	handler.Set(zone)
 	back := time.Now()
-	tries := 0
+	tries = 0
 	eventually(t, "an answer", func() bool {
 		tries++
 		return isGood(ask(fmt.Sprintf("again-%d.example.", tries)))

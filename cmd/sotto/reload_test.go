@@ -47,6 +47,23 @@ func startServer(t *testing.T, ca *dot.CA, answer string) *server {
 		}
 		return zone.Answer(r)
 	})
+	srv, addr := startUpstream(t, ca, handler)
+	// It serves, with all its goroutines, once it has accepted somebody.
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a server to accept", func() bool { return srv.Stats().Conns > 0 })
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it to forget who left", func() bool { return srv.Stats().Open == 0 })
+	return &server{srv, addr + "#" + upstreamName, answer}
+}
+
+// startUpstream answers DNS over TLS on loopback until the test ends. It returns where.
+func startUpstream(t *testing.T, ca *dot.CA, h dot.Handler) (srv *dot.Server, addr string) {
+	t.Helper()
 	cert, err := ca.Issue(dot.CertOptions{Names: []string{upstreamName}})
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +72,13 @@ func startServer(t *testing.T, ca *dot.CA, answer string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv, err := dot.New(dot.Config{Handler: handler, TLS: []net.Listener{l}, Certificate: cert})
+	return runServer(t, dot.Config{Handler: h, TLS: []net.Listener{l}, Certificate: cert}), l.Addr().String()
+}
+
+// runServer serves until the test ends.
+func runServer(t *testing.T, cfg dot.Config) *dot.Server {
+	t.Helper()
+	srv, err := dot.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,17 +91,7 @@ func startServer(t *testing.T, ca *dot.CA, answer string) *server {
 			t.Errorf("serve: %v", err)
 		}
 	})
-	// It serves, with all its goroutines, once it has accepted somebody.
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "a server to accept", func() bool { return srv.Stats().Conns > 0 })
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "it to forget who left", func() bool { return srv.Stats().Open == 0 })
-	return &server{srv, l.Addr().String() + "#" + upstreamName, answer}
+	return srv
 }
 
 // serving is `sotto serve` within this process.

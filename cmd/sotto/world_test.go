@@ -112,20 +112,7 @@ func (w *world) startPlain() {
 
 func (w *world) serve(cfg dot.Config) *dot.Server {
 	w.t.Helper()
-	srv, err := dot.New(cfg)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(ctx) }()
-	w.t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			w.t.Errorf("serve the LAN: %v", err)
-		}
-	})
-	return srv
+	return runServer(w.t, cfg)
 }
 
 // watch captures the wire until the test ends, and fails it if a single packet to
