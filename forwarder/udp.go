@@ -47,9 +47,9 @@ func newUDPServer(f *Forwarder, u *net.UDPConn) (*udpServer, error) {
 	if local, ok := boundTo(u); ok {
 		s.local = local
 	}
-	s.in.init(conn)
-	s.hits.init(conn)
-	s.out.batch.init(conn)
+	s.in.init(conn, false)
+	s.hits.init(conn, true)
+	s.out.batch.init(conn, false)
 	for i := range s.in.data {
 		s.in.data[i] = make([]byte, maxDatagram)
 	}
