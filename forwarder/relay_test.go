@@ -4,6 +4,7 @@ package forwarder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -186,6 +187,10 @@ func TestTransfer(t *testing.T) {
 		}
 		if !whole && failed == nil {
 			t.Errorf("%d records of a transfer that broke off passed for a zone", records)
+		}
+		var slow net.Error
+		if !whole && errors.As(failed, &slow) && slow.Timeout() {
+			t.Error("the client of a transfer that broke off was left waiting")
 		}
 	}
 }
