@@ -24,6 +24,17 @@ enum counter {
 	COUNT_NO_MEMORY,      /* refused: the socket's reference could not be kept */
 	COUNT_UNKNOWN,	      /* not put back: the slot never had an origin */
 	COUNT_BOUND,	      /* refused: the socket would send out of one interface only */
+	COUNT_OPEN,	      /* let through: the daemon is dead, and was told to open then */
+	/* The guard. What is stopped is only counted where it was told so. */
+	COUNT_STOPPED_SOCKET,	 /* stopped: a plain query of a socket that the hooks did not see */
+	COUNT_STOPPED_PACKET,	 /* stopped: a plain query of a packet socket */
+	COUNT_STOPPED_FORWARDED, /* stopped: a plain query of no socket here */
+	COUNT_STOPPED_SILENT,	 /* stopped: a segment to port 53 that carries no query */
+	COUNT_STOPPED_OPAQUE,	 /* stopped: headers that hide what is below them */
+	COUNT_LED_IN,	/* led to the listener from the interface that a socket is pinned to */
+	COUNT_LED_BACK, /* led back to that interface, for a socket that listens there only */
+	COUNT_ESCAPED,	/* dropped: from or for the prefix, about to leave the machine */
+	COUNT_OUTSIDE,	/* dropped: from or for the prefix, from outside */
 	COUNTERS,
 };
 

@@ -37,6 +37,10 @@ const volatile __u64 quota_max;	    /* slots that one cgroup may hold */
 const volatile __u64 linger_ns;	    /* how long a slot outlives its last unconnected send */
 const volatile __u8 has_set_retval; /* bpf_set_retval came to these hooks with 5.18 */
 
+const volatile __u8 guarded;	    /* the guard is there: a pinned socket's packets are led in */
+const volatile __u64 home_cookie;   /* of the host's network namespace; 0: not known */
+const volatile __u64 open_after_ns; /* without a sign of life everything is let through; 0: never */
+
 struct instance {
 	__u32 layout;
 	__u32 slot_count;
@@ -52,5 +56,60 @@ struct {
 	__type(key, __u32);
 	__type(value, struct instance);
 } settings SEC(".maps");
+
+/* What the daemon tells while it runs; it alone writes here. */
+struct guard {
+	__u64 alive;	   /* bpf_ktime_get_ns of its last sign of life */
+	__u64 seal_levels; /* bit n: a cgroup n levels below the root is sealed */
+	__u32 veth;	   /* the interface that leads to the listener; 0: it is gone */
+	__u32 drop;	   /* what the guard finds is stopped, not only counted */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct guard);
+} daemon SEC(".maps");
+
+#define LINK_INSIDE 1 /* it leads to what runs on this machine, not off it */
+#define LINK_STRICT 2 /* it takes no IPv4 packet that did not come the way back (rp_filter) */
+
+/* The host's interfaces that are guarded. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+} links SEC(".maps");
+
+static __always_inline struct guard *guard_state(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&daemon, &zero);
+}
+
+/* An interface that nobody told of yet may lead anywhere. */
+static __always_inline bool leads_off(__u32 ifindex)
+{
+	__u32 *is = bpf_map_lookup_elem(&links, &ifindex);
+
+	return !is || !(*is & LINK_INSIDE);
+}
+
+/* Whether the daemon is dead, where that opens the seal. The clock stands still while
+ * the machine sleeps.
+ */
+static __always_inline bool is_open(void)
+{
+	struct guard *g;
+
+	if (!open_after_ns)
+		return false;
+	g = guard_state();
+	return g && (__s64)(bpf_ktime_get_ns() - g->alive) > (__s64)open_after_ns;
+}
 
 #endif

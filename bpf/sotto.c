@@ -11,6 +11,7 @@
  */
 #include "classify.h"
 #include "counters.h"
+#include "guard.h"
 #include "settings.h"
 #include "slots.h"
 
@@ -38,12 +39,25 @@ static __always_inline int deny(int err)
 }
 
 /* Whether the packet would leave by an interface that the client chose instead of by
- * the route to the listener: in the clear, onto a wire.
+ * the route to the listener, and nobody would lead it there and its reply back. Only
+ * the host's interfaces are guarded; from another network namespace the packet comes to
+ * one of them.
  */
-static __always_inline bool is_bound(struct bpf_sock *sk)
+static __always_inline bool is_bound(struct bpf_sock_addr *ctx, const __be32 addr[4])
 {
+	struct bpf_sock *sk = ctx->sk;
+	__u32 ifindex, *is;
+
 	if (!sk || !sk->bound_dev_if)
 		return false;
+	if (guarded) {
+		if (home_cookie && bpf_get_netns_cookie(ctx) != home_cookie)
+			return false;
+		ifindex = sk->bound_dev_if;
+		is = bpf_map_lookup_elem(&links, &ifindex);
+		if (is ? !(*is & LINK_STRICT) || !is_mapped(addr) : !home_cookie)
+			return false;
+	}
 	count(COUNT_BOUND);
 	return true;
 }
@@ -118,6 +132,10 @@ static __always_inline bool is_sealed(struct bpf_sock_addr *ctx, struct key *key
 		count(COUNT_EXCLUDED);
 		return false;
 	}
+	if (is_open()) {
+		count(COUNT_OPEN);
+		return false;
+	}
 	key->cgroup = bpf_get_current_cgroup_id();
 	return true;
 }
@@ -173,7 +191,7 @@ int sotto_connect4(struct bpf_sock_addr *ctx)
 	get_addr4(ctx, key.addr);
 	if (!is_sealed(ctx, &key))
 		return leave_slot(ctx);
-	if (is_bound(ctx->sk))
+	if (is_bound(ctx, key.addr))
 		return deny(EHOSTUNREACH);
 	idx = connect_slot(ctx, &key);
 	if (!idx)
@@ -191,7 +209,7 @@ int sotto_connect6(struct bpf_sock_addr *ctx)
 	get_addr6(ctx, key.addr);
 	if (!is_sealed(ctx, &key))
 		return leave_slot(ctx);
-	if (is_bound(ctx->sk))
+	if (is_bound(ctx, key.addr))
 		return deny(EHOSTUNREACH);
 	idx = connect_slot(ctx, &key);
 	if (!idx)
@@ -212,7 +230,7 @@ int sotto_sendmsg4(struct bpf_sock_addr *ctx)
 	get_addr4(ctx, key.addr);
 	if (!is_sealed(ctx, &key))
 		return PASS;
-	if (is_bound(ctx->sk))
+	if (is_bound(ctx, key.addr))
 		return deny(EHOSTUNREACH);
 	idx = slot_acquire(&key, false);
 	if (!idx)
@@ -232,12 +250,12 @@ int sotto_sendmsg6(struct bpf_sock_addr *ctx)
 	get_addr6(ctx, key.addr);
 	if (!is_sealed(ctx, &key))
 		return PASS;
-	if (is_bound(ctx->sk))
+	if (is_bound(ctx, key.addr))
 		return deny(EHOSTUNREACH);
 	/* The kernel took the scope's interface before it asked, and keeps to it. In
 	 * connect it asks first.
 	 */
-	if (is_link_local(key.addr)) {
+	if (!guarded && is_link_local(key.addr)) {
 		count(COUNT_BOUND);
 		return deny(EHOSTUNREACH);
 	}

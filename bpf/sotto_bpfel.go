@@ -16,23 +16,50 @@ import (
 type SottoCounter uint32
 
 const (
-	SottoCounterCOUNT_CONNECT        SottoCounter = 0
-	SottoCounterCOUNT_SEND           SottoCounter = 1
-	SottoCounterCOUNT_REPLY          SottoCounter = 2
-	SottoCounterCOUNT_PEER           SottoCounter = 3
-	SottoCounterCOUNT_OWN            SottoCounter = 4
-	SottoCounterCOUNT_EXCLUDED       SottoCounter = 5
-	SottoCounterCOUNT_SLOT_NEW       SottoCounter = 6
-	SottoCounterCOUNT_SLOT_FREED     SottoCounter = 7
-	SottoCounterCOUNT_SLOT_COLLECTED SottoCounter = 8
-	SottoCounterCOUNT_SLOT_RACE      SottoCounter = 9
-	SottoCounterCOUNT_NO_SLOT        SottoCounter = 10
-	SottoCounterCOUNT_OVER_QUOTA     SottoCounter = 11
-	SottoCounterCOUNT_NO_MEMORY      SottoCounter = 12
-	SottoCounterCOUNT_UNKNOWN        SottoCounter = 13
-	SottoCounterCOUNT_BOUND          SottoCounter = 14
-	SottoCounterCOUNTERS             SottoCounter = 15
+	SottoCounterCOUNT_CONNECT           SottoCounter = 0
+	SottoCounterCOUNT_SEND              SottoCounter = 1
+	SottoCounterCOUNT_REPLY             SottoCounter = 2
+	SottoCounterCOUNT_PEER              SottoCounter = 3
+	SottoCounterCOUNT_OWN               SottoCounter = 4
+	SottoCounterCOUNT_EXCLUDED          SottoCounter = 5
+	SottoCounterCOUNT_SLOT_NEW          SottoCounter = 6
+	SottoCounterCOUNT_SLOT_FREED        SottoCounter = 7
+	SottoCounterCOUNT_SLOT_COLLECTED    SottoCounter = 8
+	SottoCounterCOUNT_SLOT_RACE         SottoCounter = 9
+	SottoCounterCOUNT_NO_SLOT           SottoCounter = 10
+	SottoCounterCOUNT_OVER_QUOTA        SottoCounter = 11
+	SottoCounterCOUNT_NO_MEMORY         SottoCounter = 12
+	SottoCounterCOUNT_UNKNOWN           SottoCounter = 13
+	SottoCounterCOUNT_BOUND             SottoCounter = 14
+	SottoCounterCOUNT_OPEN              SottoCounter = 15
+	SottoCounterCOUNT_STOPPED_SOCKET    SottoCounter = 16
+	SottoCounterCOUNT_STOPPED_PACKET    SottoCounter = 17
+	SottoCounterCOUNT_STOPPED_FORWARDED SottoCounter = 18
+	SottoCounterCOUNT_STOPPED_SILENT    SottoCounter = 19
+	SottoCounterCOUNT_STOPPED_OPAQUE    SottoCounter = 20
+	SottoCounterCOUNT_LED_IN            SottoCounter = 21
+	SottoCounterCOUNT_LED_BACK          SottoCounter = 22
+	SottoCounterCOUNT_ESCAPED           SottoCounter = 23
+	SottoCounterCOUNT_OUTSIDE           SottoCounter = 24
+	SottoCounterCOUNTERS                SottoCounter = 25
 )
+
+type SottoFlow struct {
+	_        structs.HostLayout
+	Src      [4]uint32
+	Dst      [4]uint32
+	Sport    uint16
+	Dport    uint16
+	Protocol uint32
+}
+
+type SottoGuard struct {
+	_          structs.HostLayout
+	Alive      uint64
+	SealLevels uint64
+	Veth       uint32
+	Drop       uint32
+}
 
 type SottoInstance struct {
 	_             structs.HostLayout
@@ -60,6 +87,14 @@ type SottoOrigin struct {
 	Zero uint32
 }
 
+type SottoPassing struct {
+	_        structs.HostLayout
+	Dst      [4]uint32
+	Dport    uint16
+	Protocol uint16
+	Id       uint32
+}
+
 type SottoSlot struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -76,35 +111,55 @@ type SottoSlot struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SottoMapConnected          = "connected"
-	SottoMapCounters           = "counters"
-	SottoMapExclude            = "exclude"
-	SottoMapForward            = "forward"
-	SottoMapFreeSlots          = "free_slots"
-	SottoMapOrigins            = "origins"
-	SottoMapOwn                = "own"
-	SottoMapQuota              = "quota"
-	SottoMapSettings           = "settings"
-	SottoMapSlots              = "slots"
-	SottoProgSottoCollect      = "sotto_collect"
-	SottoProgSottoConnect4     = "sotto_connect4"
-	SottoProgSottoConnect6     = "sotto_connect6"
-	SottoProgSottoGetpeername4 = "sotto_getpeername4"
-	SottoProgSottoGetpeername6 = "sotto_getpeername6"
-	SottoProgSottoRecvmsg4     = "sotto_recvmsg4"
-	SottoProgSottoRecvmsg6     = "sotto_recvmsg6"
-	SottoProgSottoSendmsg4     = "sotto_sendmsg4"
-	SottoProgSottoSendmsg6     = "sotto_sendmsg6"
-	SottoProgSottoSockRelease  = "sotto_sock_release"
-	SottoVarHasSetRetval       = "has_set_retval"
-	SottoVarLingerNs           = "linger_ns"
-	SottoVarListenerPort       = "listener_port"
-	SottoVarPortCount          = "port_count"
-	SottoVarPorts              = "ports"
-	SottoVarPrefix4            = "prefix4"
-	SottoVarPrefix6            = "prefix6"
-	SottoVarQuotaMax           = "quota_max"
-	SottoVarSlotCount          = "slot_count"
+	SottoMapConnected           = "connected"
+	SottoMapCounters            = "counters"
+	SottoMapDaemon              = "daemon"
+	SottoMapExclude             = "exclude"
+	SottoMapFlows               = "flows"
+	SottoMapForward             = "forward"
+	SottoMapFreeSlots           = "free_slots"
+	SottoMapLinks               = "links"
+	SottoMapOrigins             = "origins"
+	SottoMapOwn                 = "own"
+	SottoMapPassed              = "passed"
+	SottoMapQuota               = "quota"
+	SottoMapSealed              = "sealed"
+	SottoMapSettings            = "settings"
+	SottoMapSlots               = "slots"
+	SottoProgSottoCollect       = "sotto_collect"
+	SottoProgSottoConnect4      = "sotto_connect4"
+	SottoProgSottoConnect6      = "sotto_connect6"
+	SottoProgSottoGetpeername4  = "sotto_getpeername4"
+	SottoProgSottoGetpeername6  = "sotto_getpeername6"
+	SottoProgSottoGuardBack     = "sotto_guard_back"
+	SottoProgSottoGuardInFrame  = "sotto_guard_in_frame"
+	SottoProgSottoGuardInIp     = "sotto_guard_in_ip"
+	SottoProgSottoGuardOutFrame = "sotto_guard_out_frame"
+	SottoProgSottoGuardOutIp    = "sotto_guard_out_ip"
+	SottoProgSottoGuardSocket   = "sotto_guard_socket"
+	SottoProgSottoRecvmsg4      = "sotto_recvmsg4"
+	SottoProgSottoRecvmsg6      = "sotto_recvmsg6"
+	SottoProgSottoSendmsg4      = "sotto_sendmsg4"
+	SottoProgSottoSendmsg6      = "sotto_sendmsg6"
+	SottoProgSottoSockRelease   = "sotto_sock_release"
+	SottoVarBackMark            = "back_mark"
+	SottoVarGuarded             = "guarded"
+	SottoVarGuardsHost          = "guards_host"
+	SottoVarHasSetRetval        = "has_set_retval"
+	SottoVarHomeCookie          = "home_cookie"
+	SottoVarLingerNs            = "linger_ns"
+	SottoVarListenerPort        = "listener_port"
+	SottoVarOpenAfterNs         = "open_after_ns"
+	SottoVarPortCount           = "port_count"
+	SottoVarPorts               = "ports"
+	SottoVarPrefix4             = "prefix4"
+	SottoVarPrefix4Mask         = "prefix4_mask"
+	SottoVarPrefix6             = "prefix6"
+	SottoVarPrefix6Mask         = "prefix6_mask"
+	SottoVarQuotaMax            = "quota_max"
+	SottoVarSlotCount           = "slot_count"
+	SottoVarVethHost            = "veth_host"
+	SottoVarVethInner           = "veth_inner"
 )
 
 // LoadSotto returns the embedded CollectionSpec for Sotto.
@@ -149,16 +204,22 @@ type SottoSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SottoProgramSpecs struct {
-	SottoCollect      *ebpf.ProgramSpec `ebpf:"sotto_collect"`
-	SottoConnect4     *ebpf.ProgramSpec `ebpf:"sotto_connect4"`
-	SottoConnect6     *ebpf.ProgramSpec `ebpf:"sotto_connect6"`
-	SottoGetpeername4 *ebpf.ProgramSpec `ebpf:"sotto_getpeername4"`
-	SottoGetpeername6 *ebpf.ProgramSpec `ebpf:"sotto_getpeername6"`
-	SottoRecvmsg4     *ebpf.ProgramSpec `ebpf:"sotto_recvmsg4"`
-	SottoRecvmsg6     *ebpf.ProgramSpec `ebpf:"sotto_recvmsg6"`
-	SottoSendmsg4     *ebpf.ProgramSpec `ebpf:"sotto_sendmsg4"`
-	SottoSendmsg6     *ebpf.ProgramSpec `ebpf:"sotto_sendmsg6"`
-	SottoSockRelease  *ebpf.ProgramSpec `ebpf:"sotto_sock_release"`
+	SottoCollect       *ebpf.ProgramSpec `ebpf:"sotto_collect"`
+	SottoConnect4      *ebpf.ProgramSpec `ebpf:"sotto_connect4"`
+	SottoConnect6      *ebpf.ProgramSpec `ebpf:"sotto_connect6"`
+	SottoGetpeername4  *ebpf.ProgramSpec `ebpf:"sotto_getpeername4"`
+	SottoGetpeername6  *ebpf.ProgramSpec `ebpf:"sotto_getpeername6"`
+	SottoGuardBack     *ebpf.ProgramSpec `ebpf:"sotto_guard_back"`
+	SottoGuardInFrame  *ebpf.ProgramSpec `ebpf:"sotto_guard_in_frame"`
+	SottoGuardInIp     *ebpf.ProgramSpec `ebpf:"sotto_guard_in_ip"`
+	SottoGuardOutFrame *ebpf.ProgramSpec `ebpf:"sotto_guard_out_frame"`
+	SottoGuardOutIp    *ebpf.ProgramSpec `ebpf:"sotto_guard_out_ip"`
+	SottoGuardSocket   *ebpf.ProgramSpec `ebpf:"sotto_guard_socket"`
+	SottoRecvmsg4      *ebpf.ProgramSpec `ebpf:"sotto_recvmsg4"`
+	SottoRecvmsg6      *ebpf.ProgramSpec `ebpf:"sotto_recvmsg6"`
+	SottoSendmsg4      *ebpf.ProgramSpec `ebpf:"sotto_sendmsg4"`
+	SottoSendmsg6      *ebpf.ProgramSpec `ebpf:"sotto_sendmsg6"`
+	SottoSockRelease   *ebpf.ProgramSpec `ebpf:"sotto_sock_release"`
 }
 
 // SottoMapSpecs contains maps before they are loaded into the kernel.
@@ -167,12 +228,17 @@ type SottoProgramSpecs struct {
 type SottoMapSpecs struct {
 	Connected *ebpf.MapSpec `ebpf:"connected"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
+	Daemon    *ebpf.MapSpec `ebpf:"daemon"`
 	Exclude   *ebpf.MapSpec `ebpf:"exclude"`
+	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Forward   *ebpf.MapSpec `ebpf:"forward"`
 	FreeSlots *ebpf.MapSpec `ebpf:"free_slots"`
+	Links     *ebpf.MapSpec `ebpf:"links"`
 	Origins   *ebpf.MapSpec `ebpf:"origins"`
 	Own       *ebpf.MapSpec `ebpf:"own"`
+	Passed    *ebpf.MapSpec `ebpf:"passed"`
 	Quota     *ebpf.MapSpec `ebpf:"quota"`
+	Sealed    *ebpf.MapSpec `ebpf:"sealed"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
 }
@@ -181,15 +247,24 @@ type SottoMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SottoVariableSpecs struct {
+	BackMark     *ebpf.VariableSpec `ebpf:"back_mark"`
+	Guarded      *ebpf.VariableSpec `ebpf:"guarded"`
+	GuardsHost   *ebpf.VariableSpec `ebpf:"guards_host"`
 	HasSetRetval *ebpf.VariableSpec `ebpf:"has_set_retval"`
+	HomeCookie   *ebpf.VariableSpec `ebpf:"home_cookie"`
 	LingerNs     *ebpf.VariableSpec `ebpf:"linger_ns"`
 	ListenerPort *ebpf.VariableSpec `ebpf:"listener_port"`
+	OpenAfterNs  *ebpf.VariableSpec `ebpf:"open_after_ns"`
 	PortCount    *ebpf.VariableSpec `ebpf:"port_count"`
 	Ports        *ebpf.VariableSpec `ebpf:"ports"`
 	Prefix4      *ebpf.VariableSpec `ebpf:"prefix4"`
+	Prefix4Mask  *ebpf.VariableSpec `ebpf:"prefix4_mask"`
 	Prefix6      *ebpf.VariableSpec `ebpf:"prefix6"`
+	Prefix6Mask  *ebpf.VariableSpec `ebpf:"prefix6_mask"`
 	QuotaMax     *ebpf.VariableSpec `ebpf:"quota_max"`
 	SlotCount    *ebpf.VariableSpec `ebpf:"slot_count"`
+	VethHost     *ebpf.VariableSpec `ebpf:"veth_host"`
+	VethInner    *ebpf.VariableSpec `ebpf:"veth_inner"`
 }
 
 // SottoObjects contains all objects after they have been loaded into the kernel.
@@ -214,12 +289,17 @@ func (o *SottoObjects) Close() error {
 type SottoMaps struct {
 	Connected *ebpf.Map `ebpf:"connected"`
 	Counters  *ebpf.Map `ebpf:"counters"`
+	Daemon    *ebpf.Map `ebpf:"daemon"`
 	Exclude   *ebpf.Map `ebpf:"exclude"`
+	Flows     *ebpf.Map `ebpf:"flows"`
 	Forward   *ebpf.Map `ebpf:"forward"`
 	FreeSlots *ebpf.Map `ebpf:"free_slots"`
+	Links     *ebpf.Map `ebpf:"links"`
 	Origins   *ebpf.Map `ebpf:"origins"`
 	Own       *ebpf.Map `ebpf:"own"`
+	Passed    *ebpf.Map `ebpf:"passed"`
 	Quota     *ebpf.Map `ebpf:"quota"`
+	Sealed    *ebpf.Map `ebpf:"sealed"`
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Slots     *ebpf.Map `ebpf:"slots"`
 }
@@ -228,12 +308,17 @@ func (m *SottoMaps) Close() error {
 	return _SottoClose(
 		m.Connected,
 		m.Counters,
+		m.Daemon,
 		m.Exclude,
+		m.Flows,
 		m.Forward,
 		m.FreeSlots,
+		m.Links,
 		m.Origins,
 		m.Own,
+		m.Passed,
 		m.Quota,
+		m.Sealed,
 		m.Settings,
 		m.Slots,
 	)
@@ -243,31 +328,46 @@ func (m *SottoMaps) Close() error {
 //
 // It can be passed to LoadSottoObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SottoVariables struct {
+	BackMark     *ebpf.Variable `ebpf:"back_mark"`
+	Guarded      *ebpf.Variable `ebpf:"guarded"`
+	GuardsHost   *ebpf.Variable `ebpf:"guards_host"`
 	HasSetRetval *ebpf.Variable `ebpf:"has_set_retval"`
+	HomeCookie   *ebpf.Variable `ebpf:"home_cookie"`
 	LingerNs     *ebpf.Variable `ebpf:"linger_ns"`
 	ListenerPort *ebpf.Variable `ebpf:"listener_port"`
+	OpenAfterNs  *ebpf.Variable `ebpf:"open_after_ns"`
 	PortCount    *ebpf.Variable `ebpf:"port_count"`
 	Ports        *ebpf.Variable `ebpf:"ports"`
 	Prefix4      *ebpf.Variable `ebpf:"prefix4"`
+	Prefix4Mask  *ebpf.Variable `ebpf:"prefix4_mask"`
 	Prefix6      *ebpf.Variable `ebpf:"prefix6"`
+	Prefix6Mask  *ebpf.Variable `ebpf:"prefix6_mask"`
 	QuotaMax     *ebpf.Variable `ebpf:"quota_max"`
 	SlotCount    *ebpf.Variable `ebpf:"slot_count"`
+	VethHost     *ebpf.Variable `ebpf:"veth_host"`
+	VethInner    *ebpf.Variable `ebpf:"veth_inner"`
 }
 
 // SottoPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadSottoObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SottoPrograms struct {
-	SottoCollect      *ebpf.Program `ebpf:"sotto_collect"`
-	SottoConnect4     *ebpf.Program `ebpf:"sotto_connect4"`
-	SottoConnect6     *ebpf.Program `ebpf:"sotto_connect6"`
-	SottoGetpeername4 *ebpf.Program `ebpf:"sotto_getpeername4"`
-	SottoGetpeername6 *ebpf.Program `ebpf:"sotto_getpeername6"`
-	SottoRecvmsg4     *ebpf.Program `ebpf:"sotto_recvmsg4"`
-	SottoRecvmsg6     *ebpf.Program `ebpf:"sotto_recvmsg6"`
-	SottoSendmsg4     *ebpf.Program `ebpf:"sotto_sendmsg4"`
-	SottoSendmsg6     *ebpf.Program `ebpf:"sotto_sendmsg6"`
-	SottoSockRelease  *ebpf.Program `ebpf:"sotto_sock_release"`
+	SottoCollect       *ebpf.Program `ebpf:"sotto_collect"`
+	SottoConnect4      *ebpf.Program `ebpf:"sotto_connect4"`
+	SottoConnect6      *ebpf.Program `ebpf:"sotto_connect6"`
+	SottoGetpeername4  *ebpf.Program `ebpf:"sotto_getpeername4"`
+	SottoGetpeername6  *ebpf.Program `ebpf:"sotto_getpeername6"`
+	SottoGuardBack     *ebpf.Program `ebpf:"sotto_guard_back"`
+	SottoGuardInFrame  *ebpf.Program `ebpf:"sotto_guard_in_frame"`
+	SottoGuardInIp     *ebpf.Program `ebpf:"sotto_guard_in_ip"`
+	SottoGuardOutFrame *ebpf.Program `ebpf:"sotto_guard_out_frame"`
+	SottoGuardOutIp    *ebpf.Program `ebpf:"sotto_guard_out_ip"`
+	SottoGuardSocket   *ebpf.Program `ebpf:"sotto_guard_socket"`
+	SottoRecvmsg4      *ebpf.Program `ebpf:"sotto_recvmsg4"`
+	SottoRecvmsg6      *ebpf.Program `ebpf:"sotto_recvmsg6"`
+	SottoSendmsg4      *ebpf.Program `ebpf:"sotto_sendmsg4"`
+	SottoSendmsg6      *ebpf.Program `ebpf:"sotto_sendmsg6"`
+	SottoSockRelease   *ebpf.Program `ebpf:"sotto_sock_release"`
 }
 
 func (p *SottoPrograms) Close() error {
@@ -277,6 +377,12 @@ func (p *SottoPrograms) Close() error {
 		p.SottoConnect6,
 		p.SottoGetpeername4,
 		p.SottoGetpeername6,
+		p.SottoGuardBack,
+		p.SottoGuardInFrame,
+		p.SottoGuardInIp,
+		p.SottoGuardOutFrame,
+		p.SottoGuardOutIp,
+		p.SottoGuardSocket,
 		p.SottoRecvmsg4,
 		p.SottoRecvmsg6,
 		p.SottoSendmsg4,

@@ -48,6 +48,12 @@ func (k *kernel) hooks() []hook {
 	}
 }
 
+// guardHook stops what leaves past those. It comes last and goes first, so that it
+// never stops what nobody would have led elsewhere.
+func (k *kernel) guardHook() hook {
+	return hook{"guard", ebpf.AttachCGroupInetEgress, k.SottoGuardSocket}
+}
+
 const linkPrefix = "link_"
 
 // linkPin names the pin of a hook on a cgroup.
@@ -93,7 +99,7 @@ func hooked(dir string) (bool, error) {
 // attach hooks the programs to the cgroups, pinned at once. Where an earlier
 // process left its hook, the program in it is replaced, with nothing in between.
 // A failure takes away the hooks that are new.
-func (k *kernel) attach(groups []group) (err error) {
+func (k *kernel) attach(groups []group, guarded bool) (err error) {
 	var fresh []string
 	defer func() {
 		if err != nil {
@@ -102,7 +108,11 @@ func (k *kernel) attach(groups []group) (err error) {
 		}
 	}()
 	keep := make(map[string]bool)
-	for _, h := range k.hooks() {
+	hooks := k.hooks()
+	if guarded {
+		hooks = append(hooks, k.guardHook())
+	}
+	for _, h := range hooks {
 		for _, g := range groups {
 			pin := linkPin(k.dir, h.name, g.ID)
 			keep[pin] = true
@@ -177,12 +187,12 @@ func detachAll(dir string) error {
 		return err
 	}
 	redirects := func(pin string) int {
-		for i, name := range []string{"connect", "sendmsg"} {
+		for i, name := range []string{"guard", "connect", "sendmsg"} {
 			if strings.HasPrefix(filepath.Base(pin), linkPrefix+name) {
 				return i
 			}
 		}
-		return 2
+		return 3
 	}
 	slices.SortFunc(pins, func(a, b string) int { return redirects(a) - redirects(b) })
 	return detach(pins)
@@ -190,7 +200,7 @@ func detachAll(dir string) error {
 
 // removePins takes the pins of an instance away, hooks first.
 func removePins(dir string) error {
-	if err := detachAll(dir); err != nil {
+	if err := errors.Join(detachAll(dir), clearTCX(dir)); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {

@@ -186,7 +186,7 @@ func (s sockets) step(f []string) (string, error) {
 	case "hold":
 		return s.hold(f[1], arg)
 	}
-	return "", fmt.Errorf("no such verb %q", f[0])
+	return s.pastHooks(f)
 }
 
 func openSocket(kind string) (int, error) {
@@ -204,6 +204,8 @@ func openSocket(kind string) (int, error) {
 		proto = unix.IPPROTO_UDPLITE
 	case "ping":
 		proto = unix.IPPROTO_ICMP
+	case "raw":
+		typ, proto = unix.SOCK_RAW, unix.IPPROTO_UDP
 	}
 	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, proto)
 	if err != nil {

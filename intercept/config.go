@@ -64,6 +64,18 @@ type Config struct {
 	// Default: one minute.
 	Linger time.Duration
 
+	// Guard is what becomes of queries that leave past the hooks. Default: GuardDrop.
+	Guard GuardMode
+
+	// GuardHost has the guard look at packets that belong to no socket here as well:
+	// those of virtual machines, and what else the host forwards. For who seals the
+	// root cgroup.
+	GuardHost bool
+
+	// OpenAfter, if not 0, is how long after the last sign of life of this process
+	// its hooks and its guard let everything through. By default they stay closed.
+	OpenAfter time.Duration
+
 	// OnNetworkChange, if not nil, is called from Run when the host's way out
 	// changed: what is kept open towards upstreams may be stale.
 	OnNetworkChange func()
@@ -147,6 +159,9 @@ func (c *Config) checkNumbers() error {
 	}
 	if c.Linger < 0 {
 		errs = append(errs, fmt.Errorf("linger %s: must not be negative", c.Linger))
+	}
+	if c.OpenAfter != 0 && c.OpenAfter < leastOpenAfter {
+		errs = append(errs, fmt.Errorf("open after %s: must be 0, for never, or at least %s", c.OpenAfter, leastOpenAfter))
 	}
 	return errors.Join(errs...)
 }

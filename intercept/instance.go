@@ -27,6 +27,7 @@ type Instance struct {
 	network   *network
 	kernel    *kernel
 	origins   *origins
+	guard     *guard
 
 	mu sync.Mutex
 	// inherited: an earlier process left hooks, which are not this one's to take
@@ -82,14 +83,18 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if i.origins, err = newOrigins(&i.cfg, i.kernel.Origins); err != nil {
 		return nil, err
 	}
-	return i, i.resetExclusion()
+	if err := i.resetExclusion(); err != nil {
+		return nil, err
+	}
+	i.guard, err = newGuard(&i.cfg, i.kernel, i.network, i.groups, root)
+	return i, err
 }
 
 func (i *Instance) openNetwork() (err error) {
 	i.network, err = newNetwork(networkConfig{
 		Name: i.cfg.Name, Link: linkBase(i.cfg.Name),
 		Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6,
-		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange,
+		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange, OnLook: func() { i.guard.follow() },
 	})
 	if err != nil {
 		return err
@@ -114,11 +119,19 @@ func (i *Instance) Attach() error {
 	if i.closed {
 		return errors.New("attach: the instance is closed")
 	}
-	// The hooks go live here.
-	if err := i.kernel.attach(i.groups); err != nil {
+	// The guard comes first: what the hooks then lead to the listener must not leave
+	// by another interface.
+	if err := i.guard.attach(); err != nil {
 		return explain(err)
 	}
+	// The hooks go live here.
+	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
+		return errors.Join(explain(err), i.guard.detach())
+	}
 	i.attached = true
+	if i.cfg.Guard == GuardDrop && !i.inherited {
+		i.endPlainSockets()
+	}
 	// Only now may outer seals let these cgroups through.
 	if i.cfg.Ephemeral {
 		return i.tellOthers(true)
@@ -148,8 +161,12 @@ func (i *Instance) detach() error {
 	if i.cfg.Ephemeral && i.attached {
 		errs = append(errs, i.tellOthers(false))
 	}
-	errs = append(errs, detachAll(pinDir(i.cfg.BPFFS, i.cfg.Name)))
+	// What the hooks no longer lead to the listener is not to be stopped.
+	errs = append(errs, i.guard.relent(), detachAll(pinDir(i.cfg.BPFFS, i.cfg.Name)))
 	err := errors.Join(errs...)
+	if err == nil {
+		err = i.guard.detach()
+	}
 	i.detached = err == nil
 	return err
 }
@@ -160,6 +177,7 @@ func (i *Instance) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return i.network.run(ctx) })
 	g.Go(func() error { return i.collectIdle(ctx) })
+	g.Go(func() error { return i.guard.run(ctx) })
 	return g.Wait()
 }
 
@@ -214,6 +232,17 @@ var counterNames = [bpf.SottoCounterCOUNTERS]string{
 	bpf.SottoCounterCOUNT_NO_MEMORY:      "no_memory",
 	bpf.SottoCounterCOUNT_UNKNOWN:        "unknown",
 	bpf.SottoCounterCOUNT_BOUND:          "bound",
+	bpf.SottoCounterCOUNT_OPEN:           "open",
+
+	bpf.SottoCounterCOUNT_STOPPED_SOCKET:    "stopped_socket",
+	bpf.SottoCounterCOUNT_STOPPED_PACKET:    "stopped_packet",
+	bpf.SottoCounterCOUNT_STOPPED_FORWARDED: "stopped_forwarded",
+	bpf.SottoCounterCOUNT_STOPPED_SILENT:    "stopped_silent",
+	bpf.SottoCounterCOUNT_STOPPED_OPAQUE:    "stopped_opaque",
+	bpf.SottoCounterCOUNT_LED_IN:            "led_in",
+	bpf.SottoCounterCOUNT_LED_BACK:          "led_back",
+	bpf.SottoCounterCOUNT_ESCAPED:           "escaped",
+	bpf.SottoCounterCOUNT_OUTSIDE:           "outside",
 }
 
 // Close takes everything away that the instance made: hooks first, then network,

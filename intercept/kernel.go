@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
+	"math"
+	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -16,9 +18,6 @@ import (
 
 	"sotto/bpf"
 )
-
-// layoutVersion is LAYOUT in bpf/settings.h.
-const layoutVersion = 1
 
 // pinDir is where the pins of an instance are.
 func pinDir(bpffs, name string) string { return filepath.Join(bpffs, "sotto", name) }
@@ -67,17 +66,20 @@ func loadKernel(cfg *Config, wanted []group, w *workloads) (_ *kernel, err error
 	if err != nil {
 		return nil, err
 	}
-	maps := k.adopt(spec, cfg, wanted, w)
+	maps, err := k.adopt(spec, cfg, wanted, w)
+	if err != nil {
+		return nil, err
+	}
 	defer closeMaps(maps)
 	err = spec.LoadAndAssign(&k.SottoObjects, &ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
 		return nil, fmt.Errorf("load the BPF programs: %w", explain(err))
 	}
 	k.adopted = maps != nil
-	if k.adopted {
-		return k, nil
+	if !k.adopted {
+		err = k.fill(cfg)
 	}
-	if err := errors.Join(k.fill(cfg), k.pinMaps()); err != nil {
+	if err = errors.Join(err, k.pinMaps(maps)); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
 	return k, nil
@@ -92,13 +94,16 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 	for _, name := range []string{bpf.SottoMapForward, bpf.SottoMapSlots, bpf.SottoMapOrigins, bpf.SottoMapFreeSlots, bpf.SottoMapQuota} {
 		spec.Maps[name].MaxEntries = k.count
 	}
+	if !cfg.GuardHost {
+		spec.Maps[bpf.SottoMapPassed].MaxEntries = 1 // not used
+	}
 	var ports [maxPorts]uint16
 	for i, p := range cfg.Ports {
 		ports[i] = toBE16(p)
 	}
-	retval := uint8(0)
-	if hasSetRetval() {
-		retval = 1
+	cookie, err := netnsCookie()
+	if err != nil {
+		return nil, err
 	}
 	var errs []error
 	for name, value := range map[string]any{
@@ -110,7 +115,16 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		bpf.SottoVarSlotCount:    k.count,
 		bpf.SottoVarQuotaMax:     cfg.quota(),
 		bpf.SottoVarLingerNs:     uint64(cfg.Linger),
-		bpf.SottoVarHasSetRetval: retval,
+		bpf.SottoVarHasSetRetval: flag(hasSetRetval()),
+		bpf.SottoVarGuarded:      flag(cfg.Guard != GuardOff),
+		bpf.SottoVarGuardsHost:   flag(cfg.GuardHost),
+		bpf.SottoVarHomeCookie:   cookie,
+		bpf.SottoVarBackMark:     rand.Uint32N(math.MaxUint32) + 1,
+		bpf.SottoVarPrefix4Mask:  uint32(math.MaxUint32) << (32 - cfg.Prefix4.Bits()),
+		bpf.SottoVarPrefix6Mask:  mask6(cfg),
+		bpf.SottoVarVethHost:     [6]byte(macHost),
+		bpf.SottoVarVethInner:    [6]byte(macInner),
+		bpf.SottoVarOpenAfterNs:  uint64(cfg.OpenAfter),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			errs = append(errs, fmt.Errorf("set %s in the BPF programs: %w", name, err))
@@ -140,6 +154,40 @@ func base6(cfg *Config) (words [4]uint32) {
 	return words
 }
 
+func mask6(cfg *Config) (words [4]uint32) {
+	mask := net.CIDRMask(cfg.Prefix6.Bits(), 128)
+	for i := range words {
+		words[i] = binary.NativeEndian.Uint32(mask[4*i:])
+	}
+	return words
+}
+
+// flag is a bool as the programs have it.
+func flag(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// netnsCookie is what bpf_get_netns_cookie gives for the calling thread's network
+// namespace; 0 where the kernel does not tell (before 5.14).
+func netnsCookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("look at the network namespace: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look at the network namespace: %w", err)
+	}
+	return cookie, nil
+}
+
 // fill makes fresh maps ready: every slot free, but the reserved addresses. The
 // settings come last: maps without them are half made, and nobody adopts them.
 func (k *kernel) fill(cfg *Config) error {
@@ -155,73 +203,4 @@ func (k *kernel) fill(cfg *Config) error {
 		return fmt.Errorf("write settings: %w", err)
 	}
 	return nil
-}
-
-// pins are the maps that are pinned, by name. All of them: adopted programs and
-// new ones must mean the same slots, sockets and quotas.
-func (k *kernel) pins() map[string]*ebpf.Map {
-	return map[string]*ebpf.Map{
-		bpf.SottoMapConnected: k.Connected,
-		bpf.SottoMapCounters:  k.Counters,
-		bpf.SottoMapExclude:   k.Exclude,
-		bpf.SottoMapForward:   k.Forward,
-		bpf.SottoMapFreeSlots: k.FreeSlots,
-		bpf.SottoMapOrigins:   k.Origins,
-		bpf.SottoMapOwn:       k.Own,
-		bpf.SottoMapQuota:     k.Quota,
-		bpf.SottoMapSettings:  k.Settings,
-		bpf.SottoMapSlots:     k.Slots,
-	}
-}
-
-// mapPin keeps the names of maps apart from those of links.
-func mapPin(dir, name string) string { return filepath.Join(dir, "map_"+name) }
-
-// pinMaps replaces the pins of maps that were not adopted. Programs that still use
-// those keep them.
-func (k *kernel) pinMaps() error {
-	for name, m := range k.pins() {
-		path := mapPin(k.dir, name)
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove old pin: %w", err)
-		}
-		if err := m.Pin(path); err != nil {
-			return fmt.Errorf("pin map %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// adopt opens the maps that an earlier process left, nil when there are none that
-// fit: made for other prefixes or by another layout, or hooked to a cgroup that is
-// no longer sealed, whose sockets would hold their slots for ever.
-func (k *kernel) adopt(spec *ebpf.CollectionSpec, cfg *Config, wanted []group, w *workloads) map[string]*ebpf.Map {
-	maps := make(map[string]*ebpf.Map)
-	for name := range k.pins() {
-		m, err := ebpf.LoadPinnedMap(mapPin(k.dir, name), nil)
-		if err != nil {
-			closeMaps(maps)
-			return nil
-		}
-		maps[name] = m
-		if spec.Maps[name].Compatible(m) != nil {
-			closeMaps(maps)
-			return nil
-		}
-	}
-	var set bpf.SottoInstance
-	err := maps[bpf.SottoMapSettings].Lookup(uint32(0), &set)
-	fits := err == nil && set.Layout == layoutVersion && set.SlotCount == k.count &&
-		set.Prefix4 == base4(cfg) && set.Prefix6 == base6(cfg) && !k.leavesGroups(wanted, w)
-	if !fits {
-		closeMaps(maps)
-		return nil
-	}
-	return maps
-}
-
-func closeMaps(maps map[string]*ebpf.Map) {
-	for _, m := range maps {
-		_ = m.Close() // a descriptor; the map stays
-	}
 }

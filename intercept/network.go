@@ -36,6 +36,10 @@ type networkConfig struct {
 	// OnChange, if not nil, is called from run when the host's own way out
 	// changed: other addresses, another default route, IPv6 come or gone.
 	OnChange func()
+
+	// OnLook, if not nil, is called from run after each look at the network: when a
+	// link came, went or changed, and now and then.
+	OnLook func()
 }
 
 // network is the namespace of the listener with all that leads there: the veth

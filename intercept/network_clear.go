@@ -199,6 +199,7 @@ func clearNetwork(name, link string, prefixes ...netip.Prefix) error {
 		}
 	}
 	errs = append(errs,
+		clearFilters(h, name),
 		removeLinks(h, link+"0", link+"1"), removeInside(name, link+"1"),
 		removeRoutes(h, prefixes...), netns.Delete(name),
 	)

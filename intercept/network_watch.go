@@ -155,6 +155,9 @@ func (n *network) look(last string) string {
 	before := n.way
 	n.mu.Unlock()
 	err := n.ensure()
+	if n.cfg.OnLook != nil {
+		n.cfg.OnLook()
+	}
 	if made := n.takeRepairs(); len(made) > 0 {
 		n.log.Warn("repaired the network that somebody changed", "namespace", n.cfg.Name, "repaired", strings.Join(made, ", "))
 	}

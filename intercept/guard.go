@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"sotto/bpf"
+)
+
+// GuardMode is what becomes of a plain query that leaves past the hooks: by a raw or
+// a packet socket, by one that was connected before the seal, or, where the host is
+// guarded, forwarded for somebody.
+type GuardMode int
+
+const (
+	GuardDrop  GuardMode = iota // it is dropped, and counted
+	GuardCount                  // it is counted, and leaves
+
+	// GuardOff: nobody looks. Sockets that are bound to an interface are refused then,
+	// for nothing would lead their queries to the listener.
+	GuardOff
+)
+
+const (
+	// aliveEvery is the pause between two signs of life.
+	aliveEvery = 500 * time.Millisecond
+
+	// leastOpenAfter is the shortest silence that counts as death: several signs of
+	// life, on a machine that is busy.
+	leastOpenAfter = 2 * time.Second
+)
+
+// guard keeps the guard's programs on the host's interfaces, and tells them and the
+// hooks what they need to know of this process. Its methods may be called
+// concurrently.
+type guard struct {
+	mode  GuardMode
+	log   *slog.Logger
+	k     *kernel
+	net   *network
+	links linkHooks
+
+	mu       sync.Mutex
+	state    bpf.SottoGuard
+	attached bool
+	known    map[int]uint32 // interfaces that are guarded, with their flags
+	failed   string         // the last failure, logged once
+}
+
+// newGuard prepares; nothing changes but the maps, which nobody reads yet unless an
+// earlier process left its hooks.
+func newGuard(cfg *Config, k *kernel, n *network, groups []group, root string) (*guard, error) {
+	g := &guard{
+		mode: cfg.Guard, log: cfg.Log, k: k, net: n, known: make(map[int]uint32),
+		links: linkHooks{dir: k.dir, name: cfg.Name, home: n.home, host: n.host},
+	}
+	want := make(map[uint64]bool)
+	for _, sealed := range groups {
+		level, err := sealed.level(root)
+		if err != nil {
+			return nil, err
+		}
+		if level >= maxLevel {
+			return nil, fmt.Errorf("seal cgroup %s: more than %d levels deep", sealed.Path, maxLevel)
+		}
+		want[sealed.ID] = true
+		g.state.SealLevels |= 1 << level
+		if err := k.Sealed.Put(sealed.ID, uint32(level)); err != nil {
+			return nil, fmt.Errorf("tell the guard of cgroup %s: %w", sealed.Path, err)
+		}
+	}
+	// Those that an earlier process sealed besides.
+	var id uint64
+	var level uint32
+	var others []uint64
+	it := k.Sealed.Iterate()
+	for it.Next(&id, &level) {
+		if !want[id] {
+			others = append(others, id)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("list sealed cgroups: %w", err)
+	}
+	for _, id := range others {
+		if err := k.Sealed.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil, fmt.Errorf("forget sealed cgroup %d: %w", id, err)
+		}
+	}
+	return g, nil
+}
+
+// attach guards the interfaces that are there. One that cannot be guarded is an
+// error here, and a warning later.
+func (g *guard) attach() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.mode == GuardDrop {
+		g.state.Drop = 1
+	}
+	g.attached = true
+	if err := g.tell(); err != nil {
+		return err
+	}
+	if g.mode == GuardOff {
+		return g.links.clear() // of an earlier process
+	}
+	if err := g.sync(); err != nil {
+		return fmt.Errorf("guard the interfaces: %w", err)
+	}
+	return nil
+}
+
+// relent stops nothing any more. What leads packets to the listener stays.
+func (g *guard) relent() error {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.state.Drop = 0
+	return g.tell()
+}
+
+// detach takes the programs off the interfaces.
+func (g *guard) detach() error {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.attached = false
+	clear(g.known)
+	return g.links.clear()
+}
+
+// tell writes the state. g.mu is held.
+func (g *guard) tell() error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil { // bpf_ktime_get_ns
+		return fmt.Errorf("read the clock: %w", err)
+	}
+	g.state.Alive = uint64(now.Nano())
+	if err := g.k.Daemon.Put(uint32(0), g.state); err != nil {
+		return fmt.Errorf("tell the BPF programs: %w", err)
+	}
+	return nil
+}
+
+// run gives signs of life until ctx ends.
+func (g *guard) run(ctx context.Context) error {
+	tick := time.NewTicker(aliveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		g.mu.Lock()
+		if g.attached {
+			g.warn(g.tell())
+		}
+		g.mu.Unlock()
+	}
+}
+
+// follow guards interfaces that came, and forgets those that went.
+func (g *guard) follow() {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.attached && g.mode != GuardOff {
+		g.warn(g.sync())
+	}
+}
+
+// warn tells of a failure when it is another than the last. g.mu is held.
+func (g *guard) warn(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != g.failed {
+		g.log.Warn("cannot guard every interface; what the hooks do not catch may leave there", "err", err)
+	}
+	g.failed = text
+}
+
+// sync brings programs and maps in line with the interfaces. g.mu is held.
+func (g *guard) sync() error {
+	links, err := g.net.hostLinks()
+	if err != nil {
+		return err
+	}
+	flags, err := g.net.linkFlags(links)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	veth := uint32(0)
+	for _, l := range links {
+		if l.veth {
+			veth = uint32(l.index)
+			errs = append(errs, g.links.hook(l.index, "back", g.k.SottoGuardBack, true))
+			continue
+		}
+		// The flags first: until they are known an interface leads off the machine.
+		if was, ok := g.known[l.index]; !ok || was != flags[l.index] {
+			if err := g.k.Links.Put(uint32(l.index), flags[l.index]); err != nil {
+				errs = append(errs, fmt.Errorf("tell the guard of link %s: %w", l.name, err))
+				continue
+			}
+		}
+		out, in := g.k.SottoGuardOutIp, g.k.SottoGuardInIp
+		if l.framed {
+			out, in = g.k.SottoGuardOutFrame, g.k.SottoGuardInFrame
+		}
+		err := errors.Join(g.links.hook(l.index, "out", out, false), g.links.hook(l.index, "in", in, true))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("link %s: %w", l.name, err))
+			continue
+		}
+		g.known[l.index] = flags[l.index]
+	}
+	errs = append(errs, g.forget(links))
+	if veth != g.state.Veth {
+		g.state.Veth = veth
+		errs = append(errs, g.tell())
+	}
+	return errors.Join(errs...)
+}
+
+// forget drops what is known of interfaces that are gone: their numbers are given to
+// no others before they wrap around, but the map is not endless.
+func (g *guard) forget(links []hostLink) error {
+	there := make(map[int]bool, len(links))
+	for _, l := range links {
+		there[l.index] = true
+	}
+	var gone []uint32
+	var index, flags uint32
+	it := g.k.Links.Iterate()
+	for it.Next(&index, &flags) {
+		if !there[int(index)] {
+			gone = append(gone, index)
+		}
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("list guarded links: %w", err)
+	}
+	var errs []error
+	for _, index := range gone {
+		delete(g.known, int(index))
+		if err := g.k.Links.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("forget link %d: %w", index, err))
+		}
+	}
+	return errors.Join(append(errs, g.links.forget(there))...)
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"sotto/internal/capture"
+	"sotto/internal/lab"
+)
+
+// wire captures behind the host's interface until the test ends, and fails it if a
+// packet to or from port 53 crossed.
+func (s *testSeal) wire(t *testing.T) {
+	t.Helper()
+	c, err := capture.Start(s.lan.NS, lab.LANIf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		packets, err := c.Stop()
+		if err != nil {
+			t.Errorf("capture: %v", err)
+		}
+		for _, p := range capture.Port(packets, 53) {
+			t.Errorf("left the machine: %v", p)
+		}
+	})
+}
+
+// crossed is how many packets to port 53 a step sent over the wire.
+func (s *testSeal) crossed(t *testing.T, step func()) int {
+	t.Helper()
+	c, err := capture.Start(s.lan.NS, lab.LANIf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	step()
+	packets, err := c.Stop()
+	if err != nil {
+		t.Fatalf("capture: %v", err)
+	}
+	return len(capture.Port(packets, 53))
+}
+
+// wantCounts compares counters of the guard, and none else of its may have moved.
+func (s *testSeal) wantCounts(t *testing.T, want map[string]uint64) {
+	t.Helper()
+	got := map[string]uint64{}
+	for name, n := range s.Counters() {
+		guards := strings.HasPrefix(name, "stopped_") || strings.HasPrefix(name, "led_") || slices.Contains([]string{"escaped", "outside", "open", "bound"}, name)
+		if n > 0 && guards {
+			got[name] = n
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
+	}
+}
+
+// A socket that is pinned to an interface is answered all the same: the guard leads
+// its packets to the listener, and the replies to where the socket listens.
+func TestPinnedToInterface(t *testing.T) {
+	s := openSeal(t, nil)
+	s.wire(t)
+	s.client(t).want(strings.ReplaceAll(`
+		socket a udp4 => ok
+		bind a eth0 => ok
+		sendto a 8.8.8.8:53 => ok
+		recv a => 8.8.8.8:53W from 8.8.8.8:53
+		connect a 8.8.4.4:53 => ok
+		send a => ok
+		recv a => 8.8.4.4:53W from 8.8.4.4:53
+		peer a => 8.8.4.4:53
+		name a => 10.77.0.2
+		socket b tcp4 => ok
+		bind b eth0 => ok
+		connect b 8.8.8.8:53 => ok
+		send b => ok
+		recv b => 8.8.8.8:53W
+		socket c udp6 => ok
+		bind c eth0 => ok
+		sendto c [2001:db8::53]:53 => ok
+		recv c => [2001:db8::53]:53W from [2001:db8::53]:53
+		socket d tcp6 => ok
+		bind d eth0 => ok
+		connect d [2001:db8::53]:53 => ok
+		send d => ok
+		recv d => [2001:db8::53]:53W
+		socket e udp4 => ok
+		pin e eth0 => ok
+		sendto e 8.8.8.8:53 => ok
+		recv e => 8.8.8.8:53W from 8.8.8.8:53
+		socket f udp6 => ok
+		pin f eth0 => ok
+		sendto f [2001:db8::53]:53 => ok
+		recv f => [2001:db8::53]:53W from [2001:db8::53]:53
+		socket g udp6 => ok
+		sendto g [fe80::1%eth0]:53 => ok
+		recv g => [fe80::1]:53W from [fe80::1]:53
+		connect g [fe80::1%eth0]:53 => ok
+		send g => ok
+		recv g => [fe80::1]:53W from [fe80::1]:53`, "W", s.about("")))
+	n := s.Counters()
+	if n["led_in"] == 0 || n["led_back"] == 0 || n["bound"] != 0 || n["escaped"] != 0 {
+		t.Errorf("counted %v", n)
+	}
+}
+
+// The strict reverse path filter would drop replies that are led back, so the socket
+// hears at once that there is no way. IPv6 has no such filter.
+func TestPinnedBehindStrictFilter(t *testing.T) {
+	s := openSeal(t, nil)
+	if err := s.host.Sysctl("net/ipv4/conf/eth0/rp_filter", "1"); err != nil {
+		t.Fatal(err)
+	}
+	s.guard.follow()
+	errno := "EHOSTUNREACH"
+	if !hasSetRetval() {
+		errno = "EPERM"
+	}
+	s.client(t).want(strings.NewReplacer("ERR", errno, "W", s.about("")).Replace(`
+		socket a udp4 => ok
+		bind a eth0 => ok
+		sendto a 8.8.8.8:53 => ERR
+		socket b udp6 => ok
+		bind b eth0 => ok
+		sendto b [2001:db8::53]:53 => ok
+		recv b => [2001:db8::53]:53W from [2001:db8::53]:53`))
+}
+
+// pastHooks are queries that no hook on a socket sees.
+const pastHooks = `
+	socket a raw4 => ok
+	rawto a 8.8.8.8:53 => RAW
+	socket b raw6 => ok
+	rawto b [2001:db8::53]:53 => RAW
+	frame eth0 8.8.8.8:53 => FRAME
+	frame eth0 [2001:db8::53]:53 => FRAME
+	vlan eth0 8.8.8.8:53 => FRAME`
+
+func TestGuardStops(t *testing.T) {
+	s := openSeal(t, nil)
+	s.wire(t)
+	s.client(t).want(strings.NewReplacer("RAW", "EPERM", "FRAME", "ENOBUFS").Replace(pastHooks))
+	s.wantCounts(t, map[string]uint64{"stopped_socket": 2, "stopped_packet": 3})
+}
+
+// Where it only counts, they leave; and where there is no guard nobody counts.
+func TestGuardCounts(t *testing.T) {
+	for mode, want := range map[GuardMode]map[string]uint64{
+		GuardCount: {"stopped_socket": 2, "stopped_packet": 3},
+		GuardOff:   {},
+	} {
+		s := openSeal(t, func(cfg *Config) { cfg.Guard = mode })
+		n := s.crossed(t, func() { s.client(t).want(strings.NewReplacer("RAW", "ok", "FRAME", "ok").Replace(pastHooks)) })
+		if n < 4 { // a capture shows no tagged frame as a packet
+			t.Errorf("mode %d: %d packets left", mode, n)
+		}
+		s.wantCounts(t, want)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What is not sealed, or excluded, is nobody's business.
+func TestGuardLeavesOthersAlone(t *testing.T) {
+	s := openSeal(t, nil)
+	other, err := s.lab.Cgroup("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := s.crossed(t, func() {
+		startClient(t, s.host, other).want(strings.NewReplacer("RAW", "ok", "FRAME", "ok").Replace(pastHooks))
+	})
+	if n < 4 {
+		t.Errorf("%d packets left", n)
+	}
+	s.wantCounts(t, map[string]uint64{})
+}
