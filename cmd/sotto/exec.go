@@ -51,6 +51,7 @@ its cgroup then is killed. Standard input, output, error and the terminal are CM
 	}
 	c.Flags().SetInterspersed(false)
 	c.Flags().StringVar(&user, "user", "", "run CMD as this `user` (name or number), with its groups")
+	o.guardFlag(c.Flags())
 	o.upstreamFlags(c.Flags())
 	return c
 }
@@ -82,7 +83,7 @@ func (e *env) exec(ctx context.Context, p plan, user string, args []string) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, cg.Close()) }()
-	l, err := openSeal(ctx, p, intercept.Config{Ephemeral: true, Cgroups: []string{cg.Path()}}, log)
+	l, err := openSeal(ctx, p, intercept.Config{Ephemeral: true, Cgroups: []string{cg.Path()}, Guard: p.guard}, log)
 	if err != nil {
 		return err
 	}

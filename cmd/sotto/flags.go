@@ -34,6 +34,11 @@ func (o *options) upstreamFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.given.LogQueries, "log-queries", false, "log every query: who asked whom for what, and what came of it")
 }
 
+// guardFlag is for the verbs that seal.
+func (o *options) guardFlag(fs *pflag.FlagSet) {
+	fs.StringVar(&o.given.Guard, "guard", "", "what becomes of plain queries that no hook on a socket catches: drop, count or off (default drop)")
+}
+
 // fileFlags adds what the verbs with a configuration file have.
 func (o *options) fileFlags(fs *pflag.FlagSet) {
 	o.configFlag(fs)
@@ -74,6 +79,8 @@ func (o *options) override(c *cobra.Command, s *settings) {
 		"listen":      func() { s.Listen = o.given.Listen },
 		"cgroup":      func() { s.Cgroups = o.given.Cgroups },
 		"exclude":     func() { s.Exclude = o.given.Exclude },
+		"guard":       func() { s.Guard = o.given.Guard },
+		"on-exit":     func() { s.OnExit = o.given.OnExit },
 	} {
 		if c.Flags().Changed(name) {
 			set()

@@ -17,6 +17,7 @@ import (
 
 	"sotto/forwarder/cache"
 	"sotto/forwarder/upstream"
+	"sotto/intercept"
 )
 
 // defaultGroup is the one that the settings outside of any [[group]] describe;
@@ -42,6 +43,8 @@ type plan struct {
 	ports      []uint16
 	prefix4    netip.Prefix
 	prefix6    netip.Prefix
+	guard      intercept.GuardMode
+	onExit     string
 }
 
 // groupPlan is an upstream group to be made. Those of one key are the same.
@@ -77,6 +80,9 @@ func (s *settings) plan(f planFor) (p plan, err error) {
 		return p, err
 	}
 	if err = s.planNumbers(&p); err != nil {
+		return p, err
+	}
+	if err = s.planSeal(&p); err != nil {
 		return p, err
 	}
 	return p, s.planAddresses(&p)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/signal"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -25,7 +26,13 @@ func (e *env) runVerb() *cobra.Command {
 		Long: `Seal every process of this host, or of the cgroups that --cgroup names, until
 SIGINT or SIGTERM: a clean stop takes the seal away. Killed, Sotto leaves the hooks
 in place, so that queries fail rather than leave in the clear; the next 'sotto run'
-takes over from there, and 'sotto down' takes everything away.
+takes over from there, and 'sotto down' takes everything away. With --on-exit=open
+queries leave as they are, seconds after a crash too; with --on-exit=closed they fail
+after a stop as well.
+
+What sockets send past the hooks (raw and packet sockets, those that were connected
+before) the guard drops, and where the whole host is sealed also what virtual machines
+send. --guard=count lets it pass and counts it.
 
 PATH is a directory of the cgroup2 hierarchy, absolute (/sys/fs/cgroup/app.slice) or
 relative to its root (app.slice). A cgroup means all below it too.`,
@@ -43,6 +50,8 @@ relative to its root (app.slice). A cgroup means all below it too.`,
 	}
 	c.Flags().StringArrayVar(&o.given.Cgroups, "cgroup", nil, "seal the cgroup at `PATH`, not the whole host; again for more")
 	c.Flags().StringArrayVar(&o.given.Exclude, "exclude", nil, "leave the cgroup at `PATH` and all below alone; again for more")
+	o.guardFlag(c.Flags())
+	c.Flags().StringVar(&o.given.OnExit, "on-exit", "", "strict: a stop opens the seal, a crash does not; open: both do; closed: neither (default strict)")
 	o.upstreamFlags(c.Flags())
 	o.fileFlags(c.Flags())
 	return c
@@ -69,7 +78,7 @@ func (e *env) run(ctx context.Context, load loader) error {
 	if err != nil {
 		return err
 	}
-	st.r = l.r
+	st.r, l.stay = l.r, p.onExit == exitClosed
 	st.restore()
 	if err := st.listen(ctx); err != nil {
 		return errors.Join(err, l.Close())
@@ -93,23 +102,31 @@ func (e *env) run(ctx context.Context, load loader) error {
 	if err == nil {
 		st.keep()
 	}
+	if err == nil && p.onExit == exitClosed {
+		st.log.Info("stopped; the seal stays closed: 'sotto run' takes over, 'sotto down' takes it away")
+		return l.abandon()
+	}
 	return errors.Join(err, l.Close())
 }
 
 // fixedOfSeal is what the kernel half was told at the start.
 func fixedOfSeal(p plan) []fixed {
-	return []fixed{{"cgroups", p.cgroups}, {"exclude", p.exclude}, {"ports", p.ports}, {"prefix4", p.prefix4}, {"prefix6", p.prefix6}}
+	return []fixed{{"cgroups", p.cgroups}, {"exclude", p.exclude}, {"ports", p.ports}, {"prefix4", p.prefix4}, {"prefix6", p.prefix6},
+		{"guard", p.guard}, {"on-exit", p.onExit}}
 }
 
 // sealConfig resolves the cgroups that a plan names; none means the root. s is
 // what the plan is of.
 func sealConfig(s settings, p plan) (cfg intercept.Config, err error) {
-	cfg.Ports, cfg.Prefix4, cfg.Prefix6 = p.ports, p.prefix4, p.prefix6
+	cfg.Ports, cfg.Prefix4, cfg.Prefix6, cfg.Guard = p.ports, p.prefix4, p.prefix6, p.guard
+	if p.onExit == exitOpen {
+		cfg.OpenAfter = openAfter
+	}
+	root, err := intercept.CgroupRoot()
+	if err != nil {
+		return cfg, err
+	}
 	if len(p.cgroups) == 0 {
-		root, err := intercept.CgroupRoot()
-		if err != nil {
-			return cfg, err
-		}
 		cfg.Cgroups = []string{root}
 	}
 	for _, list := range []struct {
@@ -125,5 +142,6 @@ func sealConfig(s settings, p plan) (cfg intercept.Config, err error) {
 			*list.to = append(*list.to, dir)
 		}
 	}
+	cfg.GuardHost = slices.Contains(cfg.Cgroups, root)
 	return cfg, nil
 }

@@ -20,6 +20,7 @@ import (
 type seal struct {
 	inst *intercept.Instance
 	r    *resolver
+	stay bool // the hooks stay when it ends
 }
 
 // listenPort is where the listener waits in its namespace, at every address of
@@ -87,8 +88,8 @@ func (l *seal) run(ctx context.Context, live func(context.Context) error) error 
 	g.Go(func() error {
 		<-failing.Done()
 		defer stop()
-		if ctx.Err() == nil {
-			return nil // not asked to stop: stay closed
+		if ctx.Err() == nil || l.stay {
+			return nil // not asked to stop, or told to: stay closed
 		}
 		return l.inst.Detach()
 	})

@@ -48,6 +48,8 @@ type settings struct {
 	Ports   []int    `toml:"ports"`
 	Prefix4 string   `toml:"prefix4"`
 	Prefix6 string   `toml:"prefix6"`
+	Guard   string   `toml:"guard"`
+	OnExit  string   `toml:"on-exit"`
 
 	file   string // what was read, for errors; "": nothing was
 	places places // of what comes from the file
@@ -98,6 +100,8 @@ func defaultSettings() settings {
 		Ports:          []int{53},
 		Prefix4:        "198.19.0.0/16",
 		Prefix6:        "fd73:6f74:746f::/64",
+		Guard:          "drop",
+		OnExit:         exitStrict,
 	}
 }
 
