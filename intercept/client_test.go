@@ -147,17 +147,17 @@ func (s sockets) step(f []string) (string, error) {
 	case "disconnect":
 		return "ok", rawCall(unix.SYS_CONNECT, fd, nil, unix.RawSockaddrInet4{Family: unix.AF_UNSPEC})
 	case "send":
-		_, err := unix.Write(fd, []byte("ask"))
+		_, err := unix.Write(fd, []byte(question))
 		return "ok", err
 	case "sendto":
-		return "ok", unix.Sendto(fd, []byte("ask"), 0, sockaddr(fd, arg))
+		return "ok", unix.Sendto(fd, []byte(question), 0, sockaddr(fd, arg))
 	case "sendunspec": // a real send, on an AF_INET socket
 		ap := netip.MustParseAddrPort(arg)
-		return "ok", rawCall(unix.SYS_SENDTO, fd, []byte("ask"),
+		return "ok", rawCall(unix.SYS_SENDTO, fd, []byte(question),
 			unix.RawSockaddrInet4{Family: unix.AF_UNSPEC, Port: toBE16(ap.Port()), Addr: ap.Addr().As4()})
 	case "sendcontrol": // connected, with a control message and no address
 		ttl := unix.PktInfo4(&unix.Inet4Pktinfo{})
-		return "ok", unix.Sendmsg(fd, []byte("ask"), ttl, nil, 0)
+		return "ok", unix.Sendmsg(fd, []byte(question), ttl, nil, 0)
 	case "recv":
 		b := make([]byte, 512)
 		n, from, err := unix.Recvfrom(fd, b, 0)

@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
+	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"sotto/internal/lab"
 )
 
 // pastHooks is what a client does to get past the hooks: VERB SOCKET ARGUMENT, or
@@ -33,22 +37,41 @@ func (s sockets) pastHooks(f []string) (string, error) {
 		if ap.Addr().Is4() {
 			to = &unix.SockaddrInet4{Addr: ap.Addr().As4()}
 		}
-		return "ok", unix.Sendto(fd, udpHeader(ap.Port()), 0, to)
+		return "ok", unix.Sendto(fd, udpHeader(40000, ap.Port()), 0, to)
 	case "frame", "vlan": // a packet socket
-		return "ok", sendFrame(f[1], netip.MustParseAddrPort(arg), f[0] == "vlan")
+		from := netip.MustParseAddrPort("10.77.0.2:40000")
+		to := netip.MustParseAddrPort(arg)
+		if to.Addr().Is6() {
+			from = netip.MustParseAddrPort("[fd77::2]:40000")
+		}
+		return "ok", sendFrame(f[1], from, to, f[0] == "vlan")
+	case "forge": // FROM>TO, over IPv4
+		from, to, _ := strings.Cut(f[1], ">")
+		return "ok", forge(netip.MustParseAddrPort(from), netip.MustParseAddrPort(to))
+	case "port":
+		sa, err := unix.Getsockname(fd)
+		if err != nil {
+			return "", err
+		}
+		_, port, err := net.SplitHostPort(showAddr(sa))
+		return port, err
 	}
 	return "", fmt.Errorf("no such verb %q", f[0])
 }
 
-// udpHeader is a datagram "ask", without a checksum.
-func udpHeader(port uint16) []byte {
-	b := binary.BigEndian.AppendUint16(nil, 40000)
-	b = binary.BigEndian.AppendUint16(b, port)
-	return append(binary.BigEndian.AppendUint16(b, 11), 0, 0, 'a', 's', 'k')
+// question is what clients ask.
+const question = "who is it?"
+
+// udpHeader is a datagram with the question, without a checksum.
+func udpHeader(from, to uint16) []byte {
+	b := binary.BigEndian.AppendUint16(nil, from)
+	b = binary.BigEndian.AppendUint16(b, to)
+	b = binary.BigEndian.AppendUint16(b, uint16(8+len(question)))
+	return append(append(b, 0, 0), question...)
 }
 
 // sendFrame puts an IP packet onto an interface's wire.
-func sendFrame(ifname string, to netip.AddrPort, tagged bool) error {
+func sendFrame(ifname string, from, to netip.AddrPort, tagged bool) error {
 	l, err := net.InterfaceByName(ifname)
 	if err != nil {
 		return err
@@ -62,14 +85,70 @@ func sendFrame(ifname string, to netip.AddrPort, tagged bool) error {
 	if tagged {
 		frame = append(frame, 0x81, 0x00, 0x00, 0x07)
 	}
-	udp := udpHeader(to.Port())
+	udp := udpHeader(from.Port(), to.Port())
 	if to.Addr().Is4() {
-		frame = append(frame, 0x08, 0x00, 0x45, 0, 0, byte(20+len(udp)), 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 10, 77, 0, 2)
+		frame = append(append(frame, 0x08, 0x00), ip4Header(from.Addr(), to.Addr(), len(udp))...)
 	} else {
 		frame = append(frame, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(udp)), unix.IPPROTO_UDP, 64)
-		from := netip.MustParseAddr("fd77::2").As16()
-		frame = append(frame, from[:]...)
+		frame = append(append(frame, from.Addr().AsSlice()...), to.Addr().AsSlice()...)
 	}
-	frame = append(append(frame, to.Addr().AsSlice()...), udp...)
+	frame = append(frame, udp...)
 	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: l.Index, Halen: 6})
+}
+
+func ip4Header(from, to netip.Addr, size int) []byte {
+	ip := []byte{0x45, 0, 0, byte(20 + size), 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}
+	ip = append(append(ip, from.AsSlice()...), to.AsSlice()...)
+	binary.BigEndian.PutUint16(ip[10:], checksum(ip))
+	return ip
+}
+
+// forge sends a datagram whose source is somebody else.
+func forge(from, to netip.AddrPort) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	udp := udpHeader(from.Port(), to.Port())
+	return unix.Sendto(fd, append(ip4Header(from.Addr(), to.Addr(), len(udp)), udp...), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()})
+}
+
+// checksum is RFC 1071's.
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}
+
+// acceptTCP takes connections and keeps them until the end of the test.
+func acceptTCP(t *testing.T, at *lab.Host, addr string) {
+	t.Helper()
+	var l net.Listener
+	if err := at.Do(func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan []net.Conn, 1)
+	t.Cleanup(func() {
+		_ = l.Close()
+		for _, c := range <-taken {
+			_ = c.Close()
+		}
+	})
+	go func() {
+		var all []net.Conn
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				taken <- all
+				return
+			}
+			all = append(all, c)
+		}
+	}()
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -172,9 +173,15 @@ func parentOf(ingress bool) uint32 {
 // filter is hook for kernels without tcx.
 func (l *linkHooks) filter(h linkHook, prog *ebpf.Program, ingress bool) error {
 	if l.have[h] {
-		there, err := l.hasFilter(h, ingress)
-		if there || err != nil {
+		mine, first, err := l.findFilter(h, ingress)
+		if first || err != nil {
 			return err
+		}
+		for _, f := range mine {
+			// Somebody else's came before it, and may let through what it would stop.
+			if err := l.host.FilterDel(f); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("guard it (%s): %w", h.which, err)
+			}
 		}
 	}
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
@@ -200,31 +207,42 @@ func (l *linkHooks) filter(h linkHook, prog *ebpf.Program, ingress bool) error {
 	return nil
 }
 
-func (l *linkHooks) hasFilter(h linkHook, ingress bool) (bool, error) {
-	mine, _, err := filtersOn(l.host, h.index, ingress, l.name)
-	return len(mine) > 0, err
+// findFilter returns the instance's filter, and whether it is the first to run. A
+// filter of another instance before it hands on what it does not stop.
+func (l *linkHooks) findFilter(h linkHook, ingress bool) (mine []netlink.Filter, first bool, err error) {
+	all, err := filtersOn(l.host, h.index, ingress)
+	for i, f := range all {
+		if isFilterOf(f, l.name) {
+			first = !slices.ContainsFunc(all[:i], func(f netlink.Filter) bool { return !isGuard(f) })
+			mine = append(mine, f)
+		}
+	}
+	return mine, first, err
 }
 
-// filtersOn returns an instance's filters in one direction of an interface, and how
-// many others there are.
-func filtersOn(h *netlink.Handle, index int, ingress bool, name string) (mine []netlink.Filter, others int, err error) {
+// filtersOn returns the filters in one direction of an interface, as they run.
+func filtersOn(h *netlink.Handle, index int, ingress bool) ([]netlink.Filter, error) {
 	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}
 	all, err := h.FilterList(link, parentOf(ingress))
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, 0, nil // no such discipline, or interface
+		return nil, nil // no such discipline, or interface
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("list filters: %w", err)
+		return nil, fmt.Errorf("list filters: %w", err)
 	}
-	for _, f := range all {
-		b, ok := f.(*netlink.BpfFilter)
-		if ok && b.Attrs().Handle == filterHandle(name) && strings.HasPrefix(b.Name, filterNames) {
-			mine = append(mine, f)
-		} else {
-			others++
-		}
+	for _, f := range all { // what deleting one needs
+		f.Attrs().Parent, f.Attrs().LinkIndex = parentOf(ingress), index
 	}
-	return mine, others, nil
+	return all, nil
+}
+
+func isGuard(f netlink.Filter) bool {
+	b, ok := f.(*netlink.BpfFilter)
+	return ok && strings.HasPrefix(b.Name, filterNames)
+}
+
+func isFilterOf(f netlink.Filter, name string) bool {
+	return isGuard(f) && f.Attrs().Handle == filterHandle(name)
 }
 
 // clearFilters takes an instance's filters off all interfaces, and the discipline with
@@ -257,14 +275,15 @@ func clearFiltersOn(h *netlink.Handle, index int, name string) error {
 	}
 	removed, left := 0, 0
 	for _, ingress := range []bool{false, true} {
-		mine, others, err := filtersOn(h, index, ingress, name)
+		all, err := filtersOn(h, index, ingress)
 		if err != nil {
 			return err
 		}
-		left += others
-		for _, f := range mine {
-			f.Attrs().Parent = parentOf(ingress)
-			f.Attrs().LinkIndex = index
+		for _, f := range all {
+			if !isFilterOf(f, name) {
+				left++
+				continue
+			}
 			if err := h.FilterDel(f); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
 				return fmt.Errorf("take the guard off interface %d: %w", index, err)
 			}

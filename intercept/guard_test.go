@@ -3,13 +3,19 @@
 package intercept
 
 import (
+	"errors"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"sotto/internal/capture"
 	"sotto/internal/lab"
+	"sotto/internal/testnet"
 )
 
 // wire captures behind the host's interface until the test ends, and fails it if a
@@ -61,10 +67,29 @@ func (s *testSeal) wantCounts(t *testing.T, want map[string]uint64) {
 	}
 }
 
+// bothWays runs a test with the guard's programs as links of the kernel's (tcx), if it
+// has them, and as filters of clsact, which every kernel has.
+func bothWays(t *testing.T, test func(*testing.T, *testSeal)) {
+	for _, classic := range []bool{false, true} {
+		name := "tcx"
+		if classic {
+			name = "clsact"
+		}
+		t.Run(name, func(t *testing.T) {
+			s := openSealed(t, nil, func(i *Instance) { i.guard.links.classic = classic })
+			if !classic && s.guard.links.classic {
+				testnet.Skip(t, "this kernel has no tcx")
+			}
+			test(t, s)
+		})
+	}
+}
+
 // A socket that is pinned to an interface is answered all the same: the guard leads
 // its packets to the listener, and the replies to where the socket listens.
-func TestPinnedToInterface(t *testing.T) {
-	s := openSeal(t, nil)
+func TestPinnedToInterface(t *testing.T) { bothWays(t, testPinned) }
+
+func testPinned(t *testing.T, s *testSeal) {
 	s.wire(t)
 	s.client(t).want(strings.ReplaceAll(`
 		socket a udp4 => ok
@@ -142,8 +167,9 @@ const pastHooks = `
 	frame eth0 [2001:db8::53]:53 => FRAME
 	vlan eth0 8.8.8.8:53 => FRAME`
 
-func TestGuardStops(t *testing.T) {
-	s := openSeal(t, nil)
+func TestGuardStops(t *testing.T) { bothWays(t, testStops) }
+
+func testStops(t *testing.T, s *testSeal) {
 	s.wire(t)
 	s.client(t).want(strings.NewReplacer("RAW", "EPERM", "FRAME", "ENOBUFS").Replace(pastHooks))
 	s.wantCounts(t, map[string]uint64{"stopped_socket": 2, "stopped_packet": 3})
@@ -181,4 +207,49 @@ func TestGuardLeavesOthersAlone(t *testing.T) {
 		t.Errorf("%d packets left", n)
 	}
 	s.wantCounts(t, map[string]uint64{})
+}
+
+// An interface that carries bare IP has no frames to read, and gets some on the way to
+// the listener.
+func TestPinnedToTunnel(t *testing.T) { bothWays(t, testTunnel) }
+
+func testTunnel(t *testing.T, s *testSeal) {
+	h, err := s.host.NS.Netlink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "tunnel"
+	err = h.LinkAdd(&netlink.Iptun{LinkAttrs: attrs, Local: net.ParseIP(lab.HostAddr4), Remote: net.ParseIP(lab.LANAddr4)})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		testnet.Skip(t, "this kernel has no ipip tunnels")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	tunnel, err := h.LinkByName("tunnel")
+	if err == nil {
+		err = h.LinkSetUp(tunnel)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.host.Addr("tunnel", "10.79.0.1/24"); err != nil {
+		t.Fatal(err)
+	}
+	s.guard.follow()
+	s.client(t).want(strings.ReplaceAll(`
+		socket a udp4 => ok
+		bind a tunnel => ok
+		sendto a 8.8.8.8:53 => ok
+		recv a => 8.8.8.8:53W from 8.8.8.8:53
+		socket b tcp4 => ok
+		bind b tunnel => ok
+		connect b 8.8.8.8:53 => ok
+		send b => ok
+		recv b => 8.8.8.8:53W
+		socket r raw4 => ok
+		bind r tunnel => ok
+		rawto r 8.8.8.8:53 => EPERM`, "W", s.about("")))
 }

@@ -53,6 +53,12 @@ func sealTestConfig(t *testing.T, group *lab.Cgroup) Config {
 // openSeal opens and attaches an instance for a cgroup of a new lab.
 func openSeal(t *testing.T, change func(*Config)) *testSeal {
 	t.Helper()
+	return openSealed(t, change, nil)
+}
+
+// openSealed is openSeal with something done before it attaches.
+func openSealed(t *testing.T, change func(*Config), before func(*Instance)) *testSeal {
+	t.Helper()
 	s := &testSeal{}
 	s.lab, s.host, s.lan = testnet.LAN(t)
 	var err error
@@ -65,6 +71,9 @@ func openSeal(t *testing.T, change func(*Config)) *testSeal {
 	}
 	s.Instance = openAt(t, s.host, cfg)
 	listen(t, s.Instance)
+	if before != nil {
+		before(s.Instance)
+	}
 	if err := s.Attach(); err != nil {
 		t.Fatal(err)
 	}

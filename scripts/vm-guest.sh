@@ -148,7 +148,7 @@ root_cgroup() {
 	echo "-- the root cgroup"
 	run_sotto || return
 	hooks=$(find /sys/fs/bpf/sotto -name 'link_*' | wc -l)
-	[ "$hooks" = 9 ] || fail "$hooks hooks attached to the root cgroup, want 9" || return
+	[ "$hooks" = 10 ] || fail "$hooks hooks attached to the root cgroup, want 10" || return
 	in_lan nft reset counters >/dev/null
 	ask sealed && nothing_plain sealed || return
 	busybox nslookup www.example.com 8.8.8.8 || fail "busybox nslookup" || return

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"sotto/bpf"
+	"sotto/internal/testnet"
+)
+
+// earlierObject is the BPF object of a version without a guard: fifteen counters, and
+// none of the guard's maps.
+const earlierObject = "testdata/maps-of-fifteen-counters.o"
+
+// becomeEarlier has an instance that is not attached be one of that version: its maps,
+// its programs on the cgroups.
+func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
+	t.Helper()
+	spec, err := ebpf.LoadCollectionSpec(earlierObject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := i.kernel.spec(&i.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range spec.Maps {
+		if !strings.HasPrefix(name, ".") { // but for constants
+			m.MaxEntries = min(m.MaxEntries, now.Maps[name].MaxEntries)
+		}
+	}
+	for name, v := range spec.Variables {
+		value := make([]byte, v.Size())
+		if err := now.Variables[name].Get(value); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Set(value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := ebpf.NewCollection(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	if err := removePins(i.kernel.dir); err != nil {
+		t.Fatal(err)
+	}
+	k := &kernel{dir: i.kernel.dir, count: i.kernel.count}
+	k.FreeSlots, k.Settings = c.Maps[bpf.SottoMapFreeSlots], c.Maps[bpf.SottoMapSettings]
+	if err := k.fill(&i.cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(k.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range c.Maps {
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
+		if err := m.Pin(mapPin(k.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, h := range k.hooks() {
+		h.prog = c.Programs["sotto_"+h.name]
+		for _, g := range i.groups {
+			if err := attachHook(h, g, linkPin(k.dir, h.name, g.ID)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if i.origins, err = newOrigins(&i.cfg, c.Maps[bpf.SottoMapOrigins]); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// startEarlier is a seal of the earlier version that nobody owns any more, and answers.
+func startEarlier(t *testing.T) (*testSeal, Config) {
+	t.Helper()
+	s := &testSeal{}
+	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.group = s.unsealed(t, "work")
+	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
+	becomeEarlier(t, s.Instance)
+	listen(t, s.Instance)
+	cfg := s.cfg
+	t.Cleanup(func() {
+		if err := downAt(s.host, cfg); err != nil {
+			t.Error(err)
+		}
+	})
+	return s, cfg
+}
+
+// An earlier version with other counters and fewer maps is taken over: slots keep their
+// meaning, sockets their slots, and what was counted counts.
+func TestAdoptEarlierVersion(t *testing.T) {
+	s, cfg := startEarlier(t)
+	c := s.client(t)
+	about := s.about("8.8.8.8:53") + " from 8.8.8.8:53"
+	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + about)
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	next := openAt(t, s.host, cfg)
+	if !next.kernel.adopted {
+		t.Fatal("the maps were not adopted")
+	}
+	if err := next.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	c.want("send a => ok\nrecv a => " + about + "\npeer a => 8.8.8.8:53\nsocket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM")
+	n := next.Counters()
+	if n["connect"] != 1 || n["reply"] != 2 || n["peer"] != 1 || n["slot_new"] != 1 || n["stopped_socket"] != 1 {
+		t.Errorf("counted %v", n)
+	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, cfg)
+}
+
+// Another layout is never read: a start over live hooks is refused with the mend, and
+// changes nothing; where no hook is live the maps mean nothing to anybody.
+func TestRefuseOtherLayout(t *testing.T) {
+	s, cfg := startEarlier(t)
+	pinned, err := ebpf.LoadPinnedMap(mapPin(s.kernel.dir, bpf.SottoMapSettings), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pinned.Close()
+	var set bpf.SottoInstance
+	if err := pinned.Lookup(uint32(0), &set); err != nil {
+		t.Fatal(err)
+	}
+	set.Layout = layoutVersion + 6
+	if err := pinned.Put(uint32(0), set); err != nil {
+		t.Fatal(err)
+	}
+	c := s.client(t)
+	sealed := "sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53"
+	c.want("socket a udp4 => ok\n" + sealed)
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	before := pinsOf(t, s.kernel.dir)
+	err = s.host.Do(func() error {
+		i, err := Open(t.Context(), cfg)
+		if err == nil {
+			_ = i.Close()
+		}
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "layout 7") || !strings.Contains(err.Error(), "sotto down") {
+		t.Fatalf("open says %v", err)
+	}
+	if after := pinsOf(t, s.kernel.dir); !slices.Equal(before, after) {
+		t.Errorf("pins were %v, are %v", before, after)
+	}
+	c.want(sealed)
+	if err := detachAll(s.kernel.dir); err != nil {
+		t.Fatal(err)
+	}
+	next := openAt(t, s.host, cfg)
+	if next.kernel.adopted {
+		t.Error("maps of another layout were adopted")
+	}
+}
+
+// pinsOf lists the pins with the objects behind them.
+func pinsOf(t *testing.T, dir string) []string {
+	t.Helper()
+	var all []string
+	for name := range maps.Keys((&kernel{}).pins()) {
+		m, err := ebpf.LoadPinnedMap(mapPin(dir, name), nil)
+		if err != nil {
+			continue
+		}
+		info, err := m.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, _ := info.ID()
+		all = append(all, fmt.Sprintf("%s is map %d", name, id))
+		_ = m.Close()
+	}
+	slices.Sort(all)
+	return all
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"sotto/bpf"
+	"sotto/internal/testnet"
+)
+
+// Sockets that were connected to a nameserver before are ended, and only those: the
+// program connects again, and is sealed. So it is where the program lives in another
+// network namespace.
+func TestEndPlainSockets(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.group = s.unsealed(t, "work")
+	excluded, err := s.lab.Below(s.group, "excluded")
+	if err != nil {
+		t.Fatal(err)
+	}
+	beyond := testnet.Host(t, s.lab, "beyond")
+	if err := s.lab.Wire(s.host, "beyond0", beyond, "eth0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := beyond.Addr("eth0", "10.78.0.2/24"); err != nil {
+		t.Fatal(err)
+	}
+	if err := beyond.Route("0.0.0.0/0", "10.78.0.1"); err != nil {
+		t.Fatal(err)
+	}
+	acceptTCP(t, s.lan, ":53")
+	const connect = `
+		socket a udp4 => ok
+		connect a 8.8.8.8:53 => ok
+		socket b udp6 => ok
+		connect b [2001:db8::53]:53 => ok
+		socket m udp6 => ok
+		connect m [::ffff:8.8.8.8]:53 => ok
+		socket c tcp4 => ok
+		connect c 8.8.8.8:53 => ok
+		socket d udp4 => ok
+		connect d 8.8.8.8:54 => ok
+		socket e udp4 => ok
+		connect e 127.0.0.53:53 => ok`
+	mine, theirs := s.client(t), startClient(t, s.host, s.unsealed(t, "other"))
+	open := startClient(t, s.host, excluded)
+	for _, c := range []*client{mine, theirs, open} {
+		c.want(connect)
+	}
+	far := startClient(t, beyond, s.group)
+	far.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+
+	cfg := sealTestConfig(t, s.group)
+	cfg.Exclude = []string{excluded.Path}
+	s.Instance = openAt(t, s.host, cfg)
+	listen(t, s.Instance)
+	s.wire(t)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	const ended = "recv a => ECONNABORTED\n"
+	mine.want(ended + `
+		recv b => ECONNABORTED
+		recv m => ECONNABORTED
+		recv c => ECONNABORTED
+		peer d => 8.8.8.8:54
+		peer e => 127.0.0.53:53`)
+	far.want(ended)
+	for _, c := range []*client{theirs, open} {
+		c.want(`
+			peer a => 8.8.8.8:53
+			peer b => [2001:db8::53]:53
+			peer c => 8.8.8.8:53`)
+	}
+	mine.want("connect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+}
+
+// Where a silent daemon opens the seal, it opens after that time, and closes with the
+// next sign of life.
+func TestOpenAfter(t *testing.T) {
+	s := openSeal(t, func(cfg *Config) { cfg.OpenAfter = leastOpenAfter })
+	c := s.client(t)
+	sealed := "sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\n"
+	c.want("socket a udp4 => ok\n" + sealed + "socket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM")
+	silence(t, s, leastOpenAfter+time.Second)
+	if n := s.crossed(t, func() {
+		c.want("rawto r 8.8.8.8:53 => ok\nframe eth0 8.8.8.8:53 => ok\nsendto a 8.8.8.8:53 => ok")
+	}); n != 3 {
+		t.Errorf("%d packets left while the daemon was silent", n)
+	}
+	if n := s.Counters()["open"]; n == 0 {
+		t.Error("nothing was counted as let through")
+	}
+	s.guard.mu.Lock()
+	err := s.guard.tell()
+	s.guard.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.want("rawto r 8.8.8.8:53 => EPERM\n" + sealed)
+}
+
+// By default it stays closed however long it is silent.
+func TestSilenceKeepsClosed(t *testing.T) {
+	s := openSeal(t, nil)
+	silence(t, s, 24*time.Hour)
+	s.wire(t)
+	s.client(t).want("socket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM\nsocket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\n" +
+		"recv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+}
+
+// silence puts the last sign of life into the past.
+func silence(t *testing.T, s *testSeal, ago time.Duration) {
+	t.Helper()
+	s.guard.mu.Lock()
+	defer s.guard.mu.Unlock()
+	state := s.guard.state
+	state.Alive -= uint64(ago)
+	if err := s.kernel.Daemon.Put(uint32(0), state); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Signs of life come while the instance runs.
+func TestSignsOfLife(t *testing.T) {
+	s := openSeal(t, nil)
+	alive := func() uint64 {
+		var state bpf.SottoGuard
+		if err := s.kernel.Daemon.Lookup(uint32(0), &state); err != nil {
+			t.Fatal(err)
+		}
+		return state.Alive
+	}
+	was := alive()
+	s.run(t)
+	for end := time.Now().Add(10 * time.Second); alive() == was; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("there is no sign of life")
+		}
+	}
+}
+
+// After kill -9 the guard is still there, the next start takes it over, and down takes
+// it away; other programs on the interfaces stay what and where they are.
+func TestGuardAfterKill(t *testing.T) { bothWays(t, testGuardAfterKill) }
+
+func testGuardAfterKill(t *testing.T, s *testSeal) {
+	classic := s.guard.links.classic
+	h, err := s.host.NS.Netlink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	eth0, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := eth0.Attrs().Index
+	// Somebody else's filter, in a discipline that may be there already.
+	clsact := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+	if err := h.QdiscAdd(clsact); err != nil && !classic {
+		t.Fatal(err)
+	}
+	others := &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_EGRESS, Handle: 7, Protocol: unix.ETH_P_ALL, Priority: filterPriority},
+		Fd:          s.kernel.SottoCollect.FD(), Name: "others", DirectAction: true,
+	}
+	if err := h.FilterReplace(others); err != nil {
+		t.Fatal(err)
+	}
+	s.guard.follow() // that came first, and lets everything through
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	s.wire(t)
+	c := s.client(t)
+	const stopped = "frame eth0 8.8.8.8:53 => ENOBUFS"
+	c.want(stopped)
+	next := openAt(t, s.host, s.cfg)
+	next.guard.links.classic = classic
+	if err := next.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	c.want(stopped)
+	if n := next.Counters()["stopped_packet"]; n != 2 {
+		t.Errorf("stopped %d before and after the next start, want 2", n)
+	}
+	if err := next.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	if err := downAt(s.host, s.cfg); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, s.cfg)
+	for _, ingress := range []bool{false, true} {
+		left, err := filtersOn(h, index, ingress)
+		if err != nil || slices.ContainsFunc(left, isGuard) || !ingress && len(left) != 1 {
+			t.Errorf("filters are left: %v, %v", left, err)
+		}
+	}
+	qdiscs, err := h.QdiscList(eth0)
+	if err != nil || !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }) {
+		t.Errorf("the discipline went with somebody else's filter in it: %v, %v", qdiscs, err)
+	}
+}
