@@ -33,6 +33,7 @@ var clients = map[string]func(args []string) error{
 	"many":        manyConnects,
 	"dial-unused": dialUnused,
 	"bound":       boundToInterface,
+	"raw-once":    rawOnce,
 }
 
 func runClient(name string, args []string) int {
