@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,9 @@ const (
 const (
 	// aliveEvery is the pause between two signs of life.
 	aliveEvery = 500 * time.Millisecond
+
+	// reportEvery bounds what a flood of such packets can write into the log.
+	reportEvery = time.Minute
 
 	// leastOpenAfter is the shortest silence that counts as death: several signs of
 	// life, on a machine that is busy.
@@ -156,14 +160,22 @@ func (g *guard) tell() error {
 	return nil
 }
 
-// run gives signs of life until ctx ends.
+// run gives signs of life until ctx ends, and tells what was stopped.
 func (g *guard) run(ctx context.Context) error {
-	tick := time.NewTicker(aliveEvery)
+	tick, report := time.NewTicker(aliveEvery), time.NewTicker(reportEvery)
 	defer tick.Stop()
+	defer report.Stop()
+	last, err := g.k.counters()
+	if err != nil {
+		return err
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-report.C:
+			last = g.report(last)
+			continue
 		case <-tick.C:
 		}
 		g.mu.Lock()
@@ -172,6 +184,28 @@ func (g *guard) run(ctx context.Context) error {
 		}
 		g.mu.Unlock()
 	}
+}
+
+// report logs what moved since last, and returns what is now.
+func (g *guard) report(last map[string]uint64) map[string]uint64 {
+	now, err := g.k.counters()
+	if err != nil {
+		g.log.Warn("cannot read the counters", "err", err)
+		return last
+	}
+	for _, c := range notable {
+		n := now[c.name] - last[c.name]
+		switch {
+		case n == 0:
+		case c.name == "open":
+			g.log.Warn("let through: "+c.means, "counter", c.name, "count", n)
+		case g.mode != GuardDrop && strings.HasPrefix(c.name, "stopped_"):
+			g.log.Warn("left in the clear: "+c.means, "counter", c.name, "count", n)
+		default:
+			g.log.Warn("dropped: "+c.means, "counter", c.name, "count", n)
+		}
+	}
+	return now
 }
 
 // follow guards interfaces that came, and forgets those that went.

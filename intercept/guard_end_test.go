@@ -3,7 +3,10 @@
 package intercept
 
 import (
+	"bytes"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -143,6 +146,27 @@ func TestSignsOfLife(t *testing.T) {
 	for end := time.Now().Add(10 * time.Second); alive() == was; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("there is no sign of life")
+		}
+	}
+}
+
+// What was stopped is told once, by reason, and what only was counted as what it is.
+func TestGuardReport(t *testing.T) {
+	for mode, want := range map[GuardMode]string{GuardDrop: "dropped", GuardCount: "left in the clear"} {
+		var text bytes.Buffer
+		s := openSeal(t, func(cfg *Config) { cfg.Guard, cfg.Log = mode, slog.New(slog.NewTextHandler(&text, nil)) })
+		s.client(t).want("frame eth0 8.8.8.8:53 => " + map[GuardMode]string{GuardDrop: "ENOBUFS", GuardCount: "ok"}[mode])
+		last := s.guard.report(map[string]uint64{})
+		if got := text.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, want) || !strings.Contains(got, "counter=stopped_packet count=1") {
+			t.Errorf("mode %d: logged %q", mode, got)
+		}
+		text.Reset()
+		s.guard.report(last)
+		if text.Len() > 0 {
+			t.Errorf("mode %d: logged again %q", mode, text.String())
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

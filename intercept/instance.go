@@ -13,8 +13,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
-
-	"sotto/bpf"
 )
 
 // Instance is one seal: its hooks, slots and network. All methods may be called
@@ -196,53 +194,6 @@ func (i *Instance) Control(_, _ string, c syscall.RawConn) error {
 		return fmt.Errorf("mark own socket: %w", err)
 	}
 	return nil
-}
-
-// Counters returns how often each verdict was given since the hooks' maps were
-// made, which may have been an earlier process.
-func (i *Instance) Counters() map[string]uint64 {
-	out := make(map[string]uint64, len(counterNames))
-	for at, name := range counterNames {
-		var perCPU []uint64
-		if err := i.kernel.Counters.Lookup(uint32(at), &perCPU); err != nil {
-			i.cfg.Log.Warn("cannot read a counter", "counter", name, "err", err)
-			continue
-		}
-		for _, n := range perCPU {
-			out[name] += n
-		}
-	}
-	return out
-}
-
-// counterNames are the names of enum counter in bpf/counters.h.
-var counterNames = [bpf.SottoCounterCOUNTERS]string{
-	bpf.SottoCounterCOUNT_CONNECT:        "connect",
-	bpf.SottoCounterCOUNT_SEND:           "send",
-	bpf.SottoCounterCOUNT_REPLY:          "reply",
-	bpf.SottoCounterCOUNT_PEER:           "peer",
-	bpf.SottoCounterCOUNT_OWN:            "own",
-	bpf.SottoCounterCOUNT_EXCLUDED:       "excluded",
-	bpf.SottoCounterCOUNT_SLOT_NEW:       "slot_new",
-	bpf.SottoCounterCOUNT_SLOT_FREED:     "slot_freed",
-	bpf.SottoCounterCOUNT_SLOT_COLLECTED: "slot_collected",
-	bpf.SottoCounterCOUNT_SLOT_RACE:      "slot_race",
-	bpf.SottoCounterCOUNT_NO_SLOT:        "no_slot",
-	bpf.SottoCounterCOUNT_OVER_QUOTA:     "over_quota",
-	bpf.SottoCounterCOUNT_NO_MEMORY:      "no_memory",
-	bpf.SottoCounterCOUNT_UNKNOWN:        "unknown",
-	bpf.SottoCounterCOUNT_BOUND:          "bound",
-	bpf.SottoCounterCOUNT_OPEN:           "open",
-
-	bpf.SottoCounterCOUNT_STOPPED_SOCKET:    "stopped_socket",
-	bpf.SottoCounterCOUNT_STOPPED_PACKET:    "stopped_packet",
-	bpf.SottoCounterCOUNT_STOPPED_FORWARDED: "stopped_forwarded",
-	bpf.SottoCounterCOUNT_STOPPED_SILENT:    "stopped_silent",
-	bpf.SottoCounterCOUNT_STOPPED_OPAQUE:    "stopped_opaque",
-	bpf.SottoCounterCOUNT_LED_IN:            "led_in",
-	bpf.SottoCounterCOUNT_LED_BACK:          "led_back",
-	bpf.SottoCounterCOUNT_ESCAPED:           "escaped",
-	bpf.SottoCounterCOUNT_OUTSIDE:           "outside",
 }
 
 // Close takes everything away that the instance made: hooks first, then network,
