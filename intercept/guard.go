@@ -65,7 +65,7 @@ type guard struct {
 func newGuard(cfg *Config, k *kernel, n *network, groups []group, root string) (*guard, error) {
 	g := &guard{
 		mode: cfg.Guard, log: cfg.Log, k: k, net: n, known: make(map[int]uint32),
-		links: linkHooks{dir: k.dir, name: cfg.Name, home: n.home, host: n.host},
+		links: linkHooks{dir: k.dir, name: cfg.Name, host: n.host, quick: cfg.Ephemeral},
 	}
 	want := make(map[uint64]bool)
 	for _, sealed := range groups {
@@ -242,6 +242,10 @@ func (g *guard) sync() error {
 	if err != nil {
 		return err
 	}
+	return g.net.home.Do(func() error { return g.syncLinks(links, flags) })
+}
+
+func (g *guard) syncLinks(links []hostLink, flags map[int]uint32) error {
 	var errs []error
 	veth := uint32(0)
 	for _, l := range links {

@@ -17,25 +17,32 @@ import (
 	bpflink "github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"sotto/intercept/netns"
 )
 
 // linkHooks puts the guard's programs on interfaces: as links (tcx, Linux 6.6), which
 // are pinned, or where there are none as filters of a clsact queueing discipline, which
 // stay by themselves. Either way they run before what others have there, and hand on
-// to it what they do not stop.
+// to it what they do not stop. A link costs a grace period of the kernel's, some twenty
+// milliseconds; who seals one command takes filters, but where somebody has links, which
+// run before every filter.
 type linkHooks struct {
-	dir  string    // of the pins
-	name string    // of the instance
-	home *netns.NS // the host's namespace
+	dir  string // of the pins
+	name string // of the instance
 	host *netlink.Handle
 
 	// have are the hooks that this process made or took over. A link of the kernel's
 	// goes with its interface; a filter that somebody else removes is found missing.
-	have    map[linkHook]bool
+	have    map[linkHook]hookKind
 	classic bool // there is no tcx
+	quick   bool // filters will do where nobody else has links
 }
+
+type hookKind int
+
+const (
+	asLink hookKind = iota + 1
+	asFilter
+)
 
 type linkHook struct {
 	index int
@@ -49,14 +56,18 @@ func (l *linkHooks) pin(h linkHook) string {
 }
 
 // hook puts a program on an interface, or in the place of an earlier process's. It is
-// idempotent.
+// idempotent. It is called on a thread in the host's namespace, as the numbers of
+// interfaces are of the calling thread's.
 func (l *linkHooks) hook(index int, which string, prog *ebpf.Program, ingress bool) error {
 	h := linkHook{index, which}
-	if l.classic {
-		return l.filter(h, prog, ingress)
+	if l.have == nil {
+		l.have = make(map[linkHook]hookKind)
 	}
-	if l.have[h] {
+	if l.have[h] == asLink {
 		return nil
+	}
+	if l.classic || l.quick && !othersLinked(index, ingress) {
+		return l.filter(h, prog, ingress)
 	}
 	if replaceProgram(l.pin(h), prog) != nil {
 		err := l.attach(h, prog, ingress)
@@ -68,11 +79,33 @@ func (l *linkHooks) hook(index int, which string, prog *ebpf.Program, ingress bo
 			return fmt.Errorf("guard it (%s): %w", which, err)
 		}
 	}
-	if l.have == nil {
-		l.have = make(map[linkHook]bool)
-	}
-	l.have[h] = true
+	l.have[h] = asLink
 	return nil
+}
+
+func attachType(ingress bool) ebpf.AttachType {
+	if ingress {
+		return ebpf.AttachTCXIngress
+	}
+	return ebpf.AttachTCXEgress
+}
+
+// othersLinked tells whether anybody but Sotto has links on an interface, which might
+// let through what a filter behind them would stop. Where the kernel cannot tell, it
+// has none.
+func othersLinked(index int, ingress bool) bool {
+	found, err := bpflink.QueryPrograms(bpflink.QueryOptions{Target: index, Attach: attachType(ingress)})
+	return err == nil && slices.ContainsFunc(found.Programs, func(p bpflink.AttachedProgram) bool { return !isGuardProgram(p.ID) })
+}
+
+func isGuardProgram(id ebpf.ProgramID) bool {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist) // it just went
+	}
+	defer p.Close()
+	info, err := p.Info()
+	return err == nil && strings.HasPrefix(info.Name, filterNames[:len(filterNames)-1])
 }
 
 func (l *linkHooks) attach(h linkHook, prog *ebpf.Program, ingress bool) error {
@@ -80,17 +113,11 @@ func (l *linkHooks) attach(h linkHook, prog *ebpf.Program, ingress bool) error {
 	if err := os.Remove(l.pin(h)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	at := ebpf.AttachTCXEgress
-	if ingress {
-		at = ebpf.AttachTCXIngress
+	link, err := bpflink.AttachTCX(bpflink.TCXOptions{Interface: h.index, Program: prog, Attach: attachType(ingress), Anchor: bpflink.Head()})
+	if err != nil {
+		return err
 	}
-	return l.home.Do(func() error { // an interface's number is of the calling thread's namespace
-		link, err := bpflink.AttachTCX(bpflink.TCXOptions{Interface: h.index, Program: prog, Attach: at, Anchor: bpflink.Head()})
-		if err != nil {
-			return err
-		}
-		return errors.Join(link.Pin(l.pin(h)), link.Close())
-	})
+	return errors.Join(link.Pin(l.pin(h)), link.Close())
 }
 
 // forget takes away the pins of interfaces that are gone.
@@ -134,15 +161,10 @@ func clearTCX(dir string) error {
 	return errors.Join(errs...)
 }
 
-// removeTCX takes a program off its interface at once, not when its last descriptor
-// goes.
+// removeTCX takes a program off its interface: a moment later, when nobody holds its
+// link any more. To do it at once would take a grace period of the kernel's for each,
+// tens of milliseconds, and by now the program stops nothing.
 func removeTCX(pin string) error {
-	if link, err := bpflink.LoadPinnedLink(pin, nil); err == nil {
-		_ = link.Detach() // ENOLINK: its interface went and took it along
-		if err := link.Close(); err != nil {
-			return err
-		}
-	}
 	if err := os.Remove(pin); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("take the guard off an interface: %w", err)
 	}
@@ -172,7 +194,7 @@ func parentOf(ingress bool) uint32 {
 
 // filter is hook for kernels without tcx.
 func (l *linkHooks) filter(h linkHook, prog *ebpf.Program, ingress bool) error {
-	if l.have[h] {
+	if l.have[h] == asFilter {
 		mine, first, err := l.findFilter(h, ingress)
 		if first || err != nil {
 			return err
@@ -200,10 +222,7 @@ func (l *linkHooks) filter(h linkHook, prog *ebpf.Program, ingress bool) error {
 	if err != nil {
 		return fmt.Errorf("guard it (%s): %w", h.which, err)
 	}
-	if l.have == nil {
-		l.have = make(map[linkHook]bool)
-	}
-	l.have[h] = true
+	l.have[h] = asFilter
 	return nil
 }
 

@@ -69,15 +69,11 @@ func (s *testSeal) wantCounts(t *testing.T, want map[string]uint64) {
 // bothWays runs a test with the guard's programs as links of the kernel's (tcx), if it
 // has them, and as filters of clsact, which every kernel has.
 func bothWays(t *testing.T, test func(*testing.T, *testSeal)) {
-	for _, classic := range []bool{false, true} {
-		name := "tcx"
-		if classic {
-			name = "clsact"
-		}
+	for name, classic := range map[string]bool{"tcx": false, "clsact": true} {
 		t.Run(name, func(t *testing.T) {
 			s := openSealed(t, nil, func(i *Instance) { i.guard.links.classic = classic })
 			if !classic && s.guard.links.classic {
-				testnet.Skip(t, "this kernel has no tcx")
+				return // the kernel has no tcx (before 6.6), so both are the same
 			}
 			test(t, s)
 		})
