@@ -222,13 +222,14 @@ static __always_inline bool has_passed(struct __sk_buff *skb, const struct packe
  */
 static __always_inline bool stop_leaving(struct __sk_buff *skb, struct packet *p)
 {
-	struct bpf_sock *sk = full_sock(skb);
 	enum counter why = COUNT_STOPPED_FORWARDED;
+	struct bpf_sock *sk;
 
 	if (p->opaque ? is_exempt(p->dst) : !is_plain(skb, p))
 		return false;
-	if (is_open())
+	if (!leads_off(skb->ifindex) || is_open())
 		return false;
+	sk = full_sock(skb);
 	if (sk) {
 		if (sk->family != FAMILY_PACKET || sent_by_excluded(skb) ||
 		    (!guards_host && !sent_by_sealed(skb)))
@@ -338,9 +339,9 @@ static __always_inline int guard_out(struct __sk_buff *skb, bool framed)
 		return framed ? answer_arp(skb) : TC_ACT_UNSPEC;
 	if (in_prefix(p.dst))
 		return lead_in(skb, &p, framed);
-	if (!leads_off(skb->ifindex))
-		return TC_ACT_UNSPEC;
-	if (in_prefix(p.src)) { /* an answer to a source that somebody made up */
+	if (in_prefix(p.src)) { /* off the machine: an answer to a source that somebody made up */
+		if (!leads_off(skb->ifindex))
+			return TC_ACT_UNSPEC;
 		count(COUNT_ESCAPED);
 		return TC_ACT_SHOT;
 	}

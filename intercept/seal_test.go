@@ -38,7 +38,7 @@ type testSeal struct {
 
 // sealTestConfig is a configuration with names and directories of its own, for a cgroup
 // of the lab.
-func sealTestConfig(t *testing.T, group *lab.Cgroup) Config {
+func sealTestConfig(t testing.TB, group *lab.Cgroup) Config {
 	t.Helper()
 	cfg := Config{
 		Name: fmt.Sprintf("sotto-t%d", os.Getpid()%1000000), Cgroups: []string{group.Path},
@@ -51,13 +51,13 @@ func sealTestConfig(t *testing.T, group *lab.Cgroup) Config {
 }
 
 // openSeal opens and attaches an instance for a cgroup of a new lab.
-func openSeal(t *testing.T, change func(*Config)) *testSeal {
+func openSeal(t testing.TB, change func(*Config)) *testSeal {
 	t.Helper()
 	return openSealed(t, change, nil)
 }
 
 // openSealed is openSeal with something done before it attaches.
-func openSealed(t *testing.T, change func(*Config), before func(*Instance)) *testSeal {
+func openSealed(t testing.TB, change func(*Config), before func(*Instance)) *testSeal {
 	t.Helper()
 	s := &testSeal{}
 	s.lab, s.host, s.lan = testnet.LAN(t)
@@ -81,7 +81,7 @@ func openSealed(t *testing.T, change func(*Config), before func(*Instance)) *tes
 }
 
 // openAt opens an instance on a host of the lab, until the end of the test.
-func openAt(t *testing.T, at *lab.Host, cfg Config) *Instance {
+func openAt(t testing.TB, at *lab.Host, cfg Config) *Instance {
 	t.Helper()
 	var i *Instance
 	err := at.Do(func() (err error) {
@@ -123,7 +123,7 @@ func (s *testSeal) about(origin string) string {
 }
 
 // listen answers in the instance's namespace until the end of the test.
-func listen(t *testing.T, i *Instance) {
+func listen(t testing.TB, i *Instance) {
 	t.Helper()
 	answer := func(local net.IP) []byte {
 		addr, _ := netip.AddrFromSlice(local)

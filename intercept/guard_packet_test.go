@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Parts of packets, as the kernel has them in front of its programs.
+var (
+	from4, to4 = netip.MustParseAddr("10.77.0.2"), netip.MustParseAddr("8.8.8.8")
+	from6, to6 = netip.MustParseAddr("fd77::2"), netip.MustParseAddr("2001:db8::53")
+)
+
+func packet4(protocol uint8, fragment uint16, to netip.Addr, transport []byte) []byte {
+	ip := ip4Header(from4, to, len(transport))
+	ip[9] = protocol
+	binary.BigEndian.PutUint16(ip[6:], fragment)
+	return append(ip, transport...)
+}
+
+// packet6 has extension headers: the number of the next one goes into its first byte.
+func packet6(to netip.Addr, first uint8, rest ...[]byte) []byte {
+	payload := slices.Concat(rest...)
+	ip := []byte{0x60, 0, 0, 0, byte(len(payload) >> 8), byte(len(payload)), first, 64}
+	return slices.Concat(ip, from6.AsSlice(), to.AsSlice(), payload)
+}
+
+func udp(port uint16) []byte { return udpHeader(40000, port) }
+
+func tcp(port uint16, flags byte, payload string) []byte {
+	b := binary.BigEndian.AppendUint16([]byte{0x9c, 0x40}, port)
+	return append(append(b, 0, 0, 0, 1, 0, 0, 0, 1, 5<<4, flags, 1, 0, 0, 0, 0, 0), payload...)
+}
+
+// What a sealed socket sends past the hooks is told from what is nobody's business.
+func TestGuardReadsPackets(t *testing.T) {
+	s := openSeal(t, nil)
+	const syn, ack, fin, rst, push = 0x02, 0x10, 0x01, 0x04, 0x08
+	options := []byte{unix.IPPROTO_UDP, 0, 1, 4, 0, 0, 0, 0}
+	fragment := func(offset uint16) []byte {
+		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16([]byte{unix.IPPROTO_UDP, 0}, offset<<3|1), 7)
+	}
+	chain := make([][]byte, 9)
+	for i := range chain {
+		chain[i] = []byte{60, 0, 1, 4, 0, 0, 0, 0}
+	}
+	for _, test := range []struct {
+		name    string
+		packet  []byte
+		stopped string // the counter; "": it passes
+	}{
+		{"UDP", packet4(17, 0, to4, udp(53)), "stopped_socket"},
+		{"UDP, another port", packet4(17, 0, to4, udp(54)), ""},
+		{"UDP, from port 53", packet4(17, 0, to4, udpHeader(53, 40000)), ""},
+		{"UDP-Lite", packet4(136, 0, to4, udp(53)), "stopped_socket"},
+		{"ICMP with the bytes of a query", packet4(1, 0, to4, udp(53)), ""},
+		{"UDP to loopback", packet4(17, 0, netip.MustParseAddr("127.0.0.53"), udp(53)), ""},
+		{"UDP to a group", packet4(17, 0, netip.MustParseAddr("224.0.0.251"), udp(53)), ""},
+		{"UDP to a virtual address", packet4(17, 0, nthAddr(s.cfg.Prefix4, 9), udp(53)), ""},
+		{"UDP, the first fragment", packet4(17, 0x2000, to4, udp(53)), "stopped_socket"},
+		{"UDP, a later fragment", packet4(17, 0x2010, to4, udp(53)), ""},
+		{"UDP, cut short", packet4(17, 0, to4, udp(53)[:4]), ""},
+		{"TCP, first segment", packet4(6, 0, to4, tcp(53, syn, "")), "stopped_socket"},
+		{"TCP, fast open", packet4(6, 0, to4, tcp(53, syn, "a question")), "stopped_socket"},
+		{"TCP, a question", packet4(6, 0, to4, tcp(53, ack|push, "a question")), "stopped_socket"},
+		{"TCP, an acknowledgement", packet4(6, 0, to4, tcp(53, ack, "")), ""},
+		{"TCP, the end", packet4(6, 0, to4, tcp(53, ack|fin, "")), "stopped_silent"},
+		{"TCP, a reset", packet4(6, 0, to4, tcp(53, rst, "")), "stopped_silent"},
+		{"IPv6 UDP", packet6(to6, 17, udp(53)), "stopped_socket"},
+		{"IPv6 UDP, another port", packet6(to6, 17, udp(853)), ""},
+		{"IPv6 TCP", packet6(to6, 6, tcp(53, syn, "")), "stopped_socket"},
+		{"IPv6 behind options", packet6(to6, 60, options, udp(53)), "stopped_socket"},
+		{"IPv6 behind hop-by-hop options and routing", packet6(to6, 0, []byte{43, 0, 1, 4, 0, 0, 0, 0}, []byte{17, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, udp(53)), "stopped_socket"},
+		{"IPv6 behind an authentication header", packet6(to6, 51, []byte{17, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, udp(53)), "stopped_socket"},
+		{"IPv6, the first fragment", packet6(to6, 44, fragment(0), udp(53)), "stopped_socket"},
+		{"IPv6, a later fragment", packet6(to6, 44, fragment(2), udp(53)), ""},
+		{"IPv6 behind more headers than anybody sends", packet6(to6, 60, append(chain, udp(53))...), "stopped_opaque"},
+		{"IPv6 to loopback", packet6(netip.IPv6Loopback(), 17, udp(53)), ""},
+		{"neither", []byte{0x00, 0x01, 0x08, 0x00, 6, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, ""},
+	} {
+		before := s.Counters()
+		// The kernel takes what it runs a program on for a frame, and shows this kind of
+		// program what is behind its header.
+		verdict, err := s.kernel.SottoGuardSocket.Run(&ebpf.RunOptions{Data: append(frameFor(test.packet), test.packet...)})
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		if (verdict == 0) != (test.stopped != "") {
+			t.Errorf("%s: verdict %d", test.name, verdict)
+		}
+		after := s.Counters()
+		for name, n := range after {
+			if moved := n != before[name]; moved != (name == test.stopped) {
+				t.Errorf("%s: counter %s went from %d to %d", test.name, name, before[name], n)
+			}
+		}
+	}
+}
+
+// frameFor is the header of a frame with a packet in it.
+func frameFor(packet []byte) []byte {
+	kind := []byte{0x08, 0x00}
+	if packet[0]>>4 == 6 {
+		kind = []byte{0x86, 0xdd}
+	}
+	return append(slices.Repeat([]byte{2}, 12), kind...)
+}
+
+// On an interface, also below VLAN tags, a packet for the prefix is led to the listener
+// or dropped, and what comes from it stays here.
+func TestGuardReadsFrames(t *testing.T) {
+	s := openSeal(t, nil)
+	const pass, drop, redirect = ^uint32(0), 2, 7 // linux/pkt_cls.h
+	slot4, slot6 := nthAddr(s.cfg.Prefix4, 9), nthAddr(s.cfg.Prefix6, 9)
+	frame := func(tags int, packet []byte) []byte {
+		f := frameFor(packet)
+		kind := slices.Clone(f[12:])
+		f = f[:12]
+		for range tags {
+			f = append(f, 0x81, 0x00, 0x00, 0x07)
+		}
+		return slices.Concat(f, kind, packet)
+	}
+	arp := func(operation byte, who netip.Addr) []byte {
+		b := append(slices.Repeat([]byte{0xff}, 12), 0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, operation)
+		b = append(append(b, slices.Repeat([]byte{2}, 6)...), from4.AsSlice()...)
+		return append(append(b, 0, 0, 0, 0, 0, 0), who.AsSlice()...)
+	}
+	fromSlot := packet4(17, 0, to4, udpHeader(53, 40000))
+	copy(fromSlot[12:], slot4.AsSlice())
+	out, in := s.kernel.SottoGuardOutFrame, s.kernel.SottoGuardInFrame
+	for _, test := range []struct {
+		name  string
+		prog  *ebpf.Program
+		frame []byte
+		want  uint32
+	}{
+		{"out, for a slot", out, frame(0, packet4(17, 0, slot4, udp(53))), redirect},
+		{"out, for a slot, another port", out, frame(0, packet4(6, 0, slot4, tcp(80, 2, ""))), redirect},
+		{"out, for a slot, IPv6", out, frame(0, packet6(slot6, 17, udp(53))), redirect},
+		{"out, for a slot, tagged", out, frame(1, packet4(17, 0, slot4, udp(53))), drop},
+		{"out, for a slot, tagged twice", out, frame(2, packet4(17, 0, slot4, udp(53))), drop},
+		{"out, from a slot", out, frame(0, fromSlot), drop},
+		{"out, else", out, frame(0, packet4(17, 0, to4, udp(80))), pass},
+		{"out, who has a slot", out, arp(1, slot4), redirect},
+		{"out, a slot is here", out, arp(2, slot4), drop},
+		{"out, who has another", out, arp(1, to4), pass},
+		{"out, a frame of something else", out, append(slices.Repeat([]byte{2}, 12), 0x88, 0xcc, 1, 2, 3), pass},
+		{"in, for a slot", in, frame(0, packet4(17, 0, slot4, udp(53))), drop},
+		{"in, for a slot, IPv6", in, frame(0, packet6(slot6, 17, udp(53))), drop},
+		{"in, for a slot, tagged", in, frame(2, packet4(17, 0, slot4, udp(53))), drop},
+		{"in, from a slot", in, frame(0, fromSlot), drop},
+		{"in, else", in, frame(0, packet4(17, 0, from4, udp(53))), pass},
+	} {
+		got, err := test.prog.Run(&ebpf.RunOptions{Data: test.frame})
+		if err != nil || got != test.want {
+			t.Errorf("%s: verdict %d, want %d; %v", test.name, int32(got), int32(test.want), err)
+		}
+	}
+}
+
+// BenchmarkGuard is what each packet of a sealed machine pays, in the kernel, once a
+// socket and once an interface.
+func BenchmarkGuard(b *testing.B) {
+	s := openSeal(b, nil)
+	bulk := packet4(6, 0, to4, append(tcp(443, 0x10, ""), make([]byte, 1400)...))
+	for _, bench := range []struct {
+		name string
+		prog *ebpf.Program
+	}{{"socket", s.kernel.SottoGuardSocket}, {"out", s.kernel.SottoGuardOutFrame}, {"in", s.kernel.SottoGuardInFrame}} {
+		b.Run(bench.name, func(b *testing.B) {
+			_, took, err := bench.prog.Benchmark(append(frameFor(bulk), bulk...), max(b.N, 1), nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(took.Nanoseconds()), "ns/packet")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
