@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -161,5 +162,36 @@ func TestLicences(t *testing.T) {
 	}
 	if seen[".go"] < 30 || seen[".c"] < 1 {
 		t.Errorf("looked at %v: the tree has more", seen)
+	}
+}
+
+// TestPromises holds that every test that docs/SECURITY.md names is there.
+func TestPromises(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root(t), "docs/SECURITY.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllSubmatch(text, -1)
+	if len(named) < 30 {
+		t.Errorf("it names %d tests: the promises have more", len(named))
+	}
+	there := map[string]bool{}
+	err = filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		code, err := os.ReadFile(path)
+		for _, f := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(code, -1) {
+			there[string(f[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range named {
+		if !there[string(name[1])] {
+			t.Errorf("docs/SECURITY.md promises by %s: there is no such test", name[1])
+		}
 	}
 }
