@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/bpf"
+	"sotto/internal/capture"
+	"sotto/internal/lab"
 	"sotto/internal/testnet"
 )
 
@@ -64,7 +67,14 @@ func TestEndPlainSockets(t *testing.T) {
 	cfg.Exclude = []string{excluded.Path}
 	s.Instance = openAt(t, s.host, cfg)
 	listen(t, s.Instance)
-	s.wire(t)
+	var ports []string // others' sockets are free to send
+	for _, socket := range []string{"a", "b", "m", "c"} {
+		ports = append(ports, mine.do("port "+socket))
+	}
+	wire, err := capture.Start(s.lan.NS, lab.LANIf)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Attach(); err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +93,15 @@ func TestEndPlainSockets(t *testing.T) {
 			peer c => 8.8.8.8:53`)
 	}
 	mine.want("connect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	packets, err := wire.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range packets {
+		if slices.Contains(ports, strconv.Itoa(int(p.Src.Port()))) {
+			t.Errorf("left the machine: %v", p)
+		}
+	}
 }
 
 // Where a silent daemon opens the seal, it opens after that time, and closes with the
