@@ -52,7 +52,8 @@ func (f *Forwarder) Close() error {
 
 // Serve answers queries on s until ctx ends, then waits for up to a second for
 // the replies still owed, and closes s. It returns nil when ctx ended it, and
-// otherwise the error that did.
+// otherwise the error that did. What another process does meanwhile with the same
+// sockets is its own affair; see [Handover].
 func (f *Forwarder) Serve(ctx context.Context, s *Sockets) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, u := range s.udp {

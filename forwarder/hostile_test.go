@@ -175,7 +175,7 @@ func sendTCP(t *testing.T, at netip.AddrPort, messages [][]byte) (replies int) {
 		r := bufio.NewReader(c)
 		for b, err := readFrame(r); err == nil; b, err = readFrame(r) {
 			replies++
-			checkHostile(t, messages, b, wire.MaxMessage)
+			checkHostile(t, messages, b[2:], wire.MaxMessage)
 		}
 		c.Close()
 	}

@@ -39,6 +39,9 @@ const (
 	// that: a length alone must not cost 64 KiB. Hardly a query is longer.
 	firstRead = 512
 
+	// readBuffer takes several pipelined queries at once.
+	readBuffer = 2048
+
 	// writeChunk is what a client must take within [Config.TCPIdle], or lose
 	// its connection.
 	writeChunk = 64 << 10
@@ -64,7 +67,7 @@ func (s *tcpServer) run(ctx context.Context) error {
 	connCtx, cancel := context.WithCancel(ctx)
 	err := s.accept(connCtx)
 	cancel()
-	waitAtMost(&s.conns, drainTime)
+	waitAtMost(&s.conns, patience(ctx))
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -102,6 +105,7 @@ type tcpConn struct {
 	local  netip.Addr
 	client netip.AddrPort
 
+	in     *bufio.Reader
 	places chan struct{}  // one each for queries that are worked on
 	owed   sync.WaitGroup // replies not yet written
 
@@ -116,7 +120,7 @@ type tcpConn struct {
 
 func newTCPConn(f *Forwarder, c *net.TCPConn) *tcpConn {
 	t := &tcpConn{
-		f: f, c: c, places: make(chan struct{}, maxPipelined),
+		f: f, c: c, in: bufio.NewReaderSize(c, readBuffer), places: make(chan struct{}, maxPipelined),
 		local:  c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap(),
 		client: c.RemoteAddr().(*net.TCPAddr).AddrPort(),
 	}
@@ -125,59 +129,66 @@ func newTCPConn(f *Forwarder, c *net.TCPConn) *tcpConn {
 }
 
 // serve answers until the client is done, idle, slow or wrong, or ctx ends; then
-// it pays what it owes and closes.
+// it pays what it owes and closes, or gives the connection away.
 func (t *tcpConn) serve(ctx context.Context) {
 	defer t.c.Close()
 	seat := t.f.conns.enter(t.c, t.client.Addr())
 	defer t.f.conns.leave(seat)
 	stop := context.AfterFunc(ctx, func() { _ = t.c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	r := bufio.NewReaderSize(t.c, 2048)
+	var frame []byte
+	var err error
 	for ctx.Err() == nil {
-		if t.c.SetReadDeadline(time.Now().Add(t.f.cfg.TCPIdle)) != nil || ctx.Err() != nil {
+		if err = t.c.SetReadDeadline(time.Now().Add(t.f.cfg.TCPIdle)); err != nil || ctx.Err() != nil {
 			break
 		}
-		msg, err := readFrame(r)
+		frame, err = readFrame(t.in)
+		if errors.Is(err, os.ErrDeadlineExceeded) && len(frame) == 0 && len(t.places) > 0 {
+			continue // it waits for us
+		}
 		if err != nil {
-			if errors.Is(err, errIdle) && len(t.places) > 0 {
-				continue // it waits for us
-			}
 			break
 		}
 		t.f.conns.touch(seat)
-		if !t.handle(msg) {
+		if !t.handle(frame[2:]) {
+			err = errNoClient
 			break
 		}
+		frame = nil
 	}
 	t.owed.Wait()
+	// When ctx ends is not known: a read that it broke off looks like one that took too
+	// long.
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
+		t.give(ctx, frame)
+	}
 }
 
-// errIdle is a read deadline that passed between two messages.
-var errIdle = errors.New("idle")
+// errNoClient is a message that no DNS client sends.
+var errNoClient = errors.New("not a query")
 
-// readFrame reads one message with its length in front (RFC 1035 §4.2.2). One
-// deadline holds for all of it, so that a byte a second keeps nothing open.
+// readFrame reads one message, and returns it with its length in front (RFC 1035
+// §4.2.2), or with an error what there is of both. One deadline holds for all of it,
+// so that a byte a second keeps nothing open.
 func readFrame(r *bufio.Reader) ([]byte, error) {
 	var length [2]byte
 	if n, err := io.ReadFull(r, length[:]); err != nil {
-		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil, errIdle
-		}
-		return nil, err
+		return length[:n], err
 	}
-	n := int(binary.BigEndian.Uint16(length[:]))
-	if n < wire.HeaderLen {
-		return nil, errors.New("a frame shorter than a DNS header")
+	end := 2 + int(binary.BigEndian.Uint16(length[:]))
+	if end < 2+wire.HeaderLen {
+		return length[:], errors.New("a frame shorter than a DNS header")
 	}
-	msg := make([]byte, min(n, firstRead))
-	for have := 0; ; {
-		if _, err := io.ReadFull(r, msg[have:]); err != nil {
-			return nil, err
+	frame := make([]byte, min(end, firstRead))
+	for have := copy(frame, length[:]); ; {
+		n, err := io.ReadFull(r, frame[have:])
+		if err != nil {
+			return frame[:have+n], err
 		}
-		if have = len(msg); have == n {
-			return msg, nil
+		if have = len(frame); have == end {
+			return frame, nil
 		}
-		msg = slices.Grow(msg, min(n-have, have))[:min(n, 2*have)]
+		frame = slices.Grow(frame, min(end-have, have))[:min(end, 2*have)]
 	}
 }
 

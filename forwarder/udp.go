@@ -64,7 +64,7 @@ func (s *udpServer) run(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return err
 	}
-	waitAtMost(&s.owed, drainTime)
+	waitAtMost(&s.owed, patience(ctx))
 	return nil
 }
 

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// generation is one forwarder of several that answer on the same sockets in turn.
+type generation struct {
+	t     *testing.T
+	f     *Forwarder
+	ctx   context.Context
+	end   context.CancelCauseFunc
+	done  chan error
+	conns sync.WaitGroup // given to it
+	given atomic.Int64
+}
+
+// newGeneration serves s.
+func newGeneration(t *testing.T, cfg Config, s *Sockets) *generation {
+	t.Helper()
+	g := &generation{t: t, done: make(chan error, 1)}
+	g.ctx, g.end = context.WithCancelCause(context.Background())
+	var err error
+	if g.f, err = New(context.Background(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	go func() { g.done <- g.f.Serve(g.ctx, s) }()
+	return g
+}
+
+// takeOver has next answer instead of g, and waits until g is done.
+func (g *generation) takeOver(next *generation) {
+	g.t.Helper()
+	g.end(&Handover{Give: func(c *net.TCPConn, read []byte) error {
+		file, err := c.File() // another descriptor, as another process gets one
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		other, err := net.FileConn(file)
+		if err != nil {
+			return err
+		}
+		next.given.Add(1)
+		next.conns.Go(func() { next.f.ServeConn(next.ctx, other.(*net.TCPConn), read) })
+		return nil
+	}})
+	g.finish()
+}
+
+func (g *generation) finish() {
+	g.t.Helper()
+	select {
+	case err := <-g.done:
+		if err != nil {
+			g.t.Errorf("Serve: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		g.t.Fatal("it does not end")
+	}
+	g.conns.Wait()
+	if err := g.f.Close(); err != nil {
+		g.t.Errorf("Close: %v", err)
+	}
+}
+
+// another opens the sockets of s once more.
+func another(t *testing.T, s *Sockets) *Sockets {
+	t.Helper()
+	var next *Sockets
+	err := s.Descriptors(func(udp, tcp []int) (err error) {
+		files := func(fds []int) (out []*os.File) {
+			for _, fd := range fds {
+				n, derr := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+				err = errors.Join(err, derr)
+				out = append(out, os.NewFile(uintptr(n), "socket"))
+			}
+			return out
+		}
+		u, l := files(udp), files(tcp)
+		if err == nil {
+			next, err = Adopt(u, l)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
+// TestHandover: ten forwarders in a row take over from each other while clients ask
+// over UDP and over TCP connections that stay, one of them slowly. No query is lost, no
+// connection is closed.
+func TestHandover(t *testing.T) {
+	cfg := Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}
+	s, err := Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := s.Addr()
+	g := newGeneration(t, cfg, s)
+	asking, stop := context.WithCancel(context.Background())
+	var clients sync.WaitGroup
+	var asked atomic.Int64
+	for n := range 4 {
+		clients.Go(func() { asked.Add(askUDP(asking, t, at, n)) })
+		clients.Go(func() { asked.Add(askTCP(asking, t, at, n, n == 0)) })
+	}
+	for range 10 {
+		waitFor(t, "some queries to be asked", func() bool { return g.f.conns.len() == 4 })
+		following := another(t, s)
+		next := newGeneration(t, cfg, following)
+		g.takeOver(next)
+		if n := next.given.Load(); n != 4 {
+			t.Errorf("%d connections were handed over", n)
+		}
+		g, s = next, following
+		time.Sleep(20 * time.Millisecond)
+	}
+	stop()
+	clients.Wait()
+	g.end(nil)
+	g.finish()
+	t.Logf("%d queries", asked.Load())
+}
+
+// askUDP asks one query after the other, some of which take a while, and fails the test
+// where one is not answered.
+func askUDP(ctx context.Context, t *testing.T, at netip.AddrPort, n int) (asked int64) {
+	c, err := net.Dial("udp", at.String())
+	if err != nil {
+		t.Error(err)
+		return 0
+	}
+	defer c.Close()
+	conn := &dns.Conn{Conn: c}
+	for ; ctx.Err() == nil; asked++ {
+		m := question(fmt.Sprintf("delay-%d.u%d-%d.example", asked%40, n, asked), dns.TypeA)
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		if err := conn.WriteMsg(m); err != nil {
+			t.Errorf("udp: %v", err)
+			return asked
+		}
+		if r, err := conn.ReadMsg(); err != nil || r.Id != m.Id || r.Rcode != dns.RcodeSuccess {
+			t.Errorf("udp, query %d: %v, %v", asked, r, err)
+			return asked
+		}
+	}
+	return asked
+}
+
+// askTCP does so over one connection, four queries at a time; slowly: in pieces.
+func askTCP(ctx context.Context, t *testing.T, at netip.AddrPort, n int, slowly bool) (asked int64) {
+	c, err := net.Dial("tcp", at.String())
+	if err != nil {
+		t.Error(err)
+		return 0
+	}
+	defer c.Close()
+	conn := &dns.Conn{Conn: c}
+	for ctx.Err() == nil {
+		open := map[uint16]bool{}
+		var frames []byte
+		for range 4 {
+			m := question(fmt.Sprintf("delay-%d.t%d-%d.example", asked%40, n, asked), dns.TypeA)
+			m.Id = uint16(asked)
+			open[m.Id] = true
+			asked++
+			b, err := m.Pack()
+			if err != nil {
+				t.Error(err)
+				return asked
+			}
+			frames = append(append(frames, byte(len(b)>>8), byte(len(b))), b...)
+		}
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		for size := len(frames); len(frames) > 0; frames = frames[size:] {
+			if slowly {
+				size = 7
+				time.Sleep(time.Millisecond)
+			}
+			size = min(size, len(frames))
+			if _, err := c.Write(frames[:size]); err != nil {
+				t.Errorf("tcp: %v", err)
+				return asked
+			}
+		}
+		for len(open) > 0 {
+			r, err := conn.ReadMsg()
+			if err != nil || !open[r.Id] || r.Rcode != dns.RcodeSuccess {
+				t.Errorf("tcp, before query %d: %v, %v", asked, r, err)
+				return asked
+			}
+			delete(open, r.Id)
+		}
+	}
+	return asked
+}
+
+// TestAdoptRefuses: what is no socket of the kind is refused, and closed.
+func TestAdoptRefuses(t *testing.T) {
+	file := func() *os.File {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	for name, files := range map[string][2][]*os.File{
+		"nothing": {}, "a file as a UDP socket": {{file()}}, "a file as a listener": {nil, {file()}},
+	} {
+		if s, err := Adopt(files[0], files[1]); err == nil {
+			t.Errorf("%s: adopted", name)
+			_ = s.Close()
+		}
+		for _, f := range append(files[0], files[1]...) {
+			if err := f.Close(); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("%s: it is open still", name)
+			}
+		}
+	}
+}
