@@ -59,6 +59,9 @@ func (k *kernel) pinMaps(adopted map[string]*ebpf.Map) error {
 			continue
 		}
 		path := mapPin(k.dir, name)
+		if isPinned(m, path) {
+			continue
+		}
 		if name == bpf.SottoMapCounters {
 			if err := k.carryCounters(path); err != nil {
 				return err
@@ -72,6 +75,26 @@ func (k *kernel) pinMaps(adopted map[string]*ebpf.Map) error {
 		}
 	}
 	return nil
+}
+
+// isPinned tells whether a pin is of that very map.
+func isPinned(m *ebpf.Map, pin string) bool {
+	old, err := ebpf.LoadPinnedMap(pin, nil)
+	if err != nil {
+		return false
+	}
+	defer old.Close()
+	a, err := m.Info()
+	if err != nil {
+		return false
+	}
+	b, err := old.Info()
+	if err != nil {
+		return false
+	}
+	idA, okA := a.ID()
+	idB, okB := b.ID()
+	return okA && okB && idA == idB
 }
 
 // carryCounters adds what an earlier process counted, if it had fewer or other

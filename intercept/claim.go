@@ -38,10 +38,15 @@ func claimInstance(cfg *Config, groups []group) (_ *os.File, err error) {
 	if err := nameInstance(cfg, all); err != nil {
 		return nil, err
 	}
-	return reg.claim(record{
+	return reg.claim(newRecord(cfg, groups))
+}
+
+// newRecord is what the calling process leaves of itself.
+func newRecord(cfg *Config, groups []group) record {
+	return record{
 		Pid: os.Getpid(), Name: cfg.Name, Ephemeral: cfg.Ephemeral, BPFFS: cfg.BPFFS,
 		Prefix4: cfg.Prefix4, Prefix6: cfg.Prefix6, Cgroups: groups,
-	})
+	}
 }
 
 // nameInstance picks what cfg leaves open, and refuses a name that is in use.

@@ -120,6 +120,10 @@ func (l *linkHooks) attach(h linkHook, prog *ebpf.Program, ingress bool) error {
 	return errors.Join(link.Pin(l.pin(h)), link.Close())
 }
 
+// lose has every hook be looked at anew: another process may have put its own programs
+// there.
+func (l *linkHooks) lose() { clear(l.have) }
+
 // forget takes away the pins of interfaces that are gone.
 func (l *linkHooks) forget(there map[int]bool) error {
 	var errs []error

@@ -33,6 +33,7 @@ type Instance struct {
 	inherited bool
 	attached  bool
 	detached  bool // again
+	yielded   bool // another process owns it
 	closed    bool
 }
 
@@ -152,7 +153,7 @@ func (i *Instance) Detach() error {
 // detach ends the seal. Where outer instances made way for this one they take over
 // before its hooks go, so that the cgroups are sealed all the while.
 func (i *Instance) detach() error {
-	if i.detached {
+	if i.detached || i.yielded {
 		return nil
 	}
 	var errs []error
@@ -224,8 +225,8 @@ func (i *Instance) close(stay bool) error {
 	i.closed = true
 	var errs []error
 	switch {
-	case i.file == nil: // nothing was made
-	case !stay:
+	case i.file == nil && !i.yielded: // nothing was made
+	case !stay && !i.yielded:
 		errs = append(errs, i.takeAway())
 	case i.network != nil:
 		errs = append(errs, i.network.leave())

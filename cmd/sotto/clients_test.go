@@ -34,6 +34,8 @@ var clients = map[string]func(args []string) error{
 	"dial-unused": dialUnused,
 	"bound":       boundToInterface,
 	"raw-once":    rawOnce,
+	"load":        runLoad,
+	"keep":        keptSocket,
 }
 
 func runClient(name string, args []string) int {

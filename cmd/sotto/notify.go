@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,12 @@ import (
 
 // What a service manager is told (sd_notify(3)).
 const stateReady = "READY=1"
+
+// stateReadyInstead is for who took over from another process: the service is this one
+// from now on.
+func stateReadyInstead() string {
+	return fmt.Sprintf("MAINPID=%d\n%s", os.Getpid(), stateReady)
+}
 
 // stateReloading is to be followed by stateReady. The time tells the manager that
 // it is not about an earlier reload.

@@ -20,6 +20,7 @@ const runName = "sotto"
 
 func (e *env) runVerb() *cobra.Command {
 	var o options
+	replace := false
 	c := &cobra.Command{
 		Use:   "run [flags]",
 		Short: "seal this host, or the cgroups named, until stopped",
@@ -29,6 +30,10 @@ in place, so that queries fail rather than leave in the clear; the next 'sotto r
 takes over from there, and 'sotto down' takes everything away. With --on-exit=open
 queries leave as they are, seconds after a crash too; with --on-exit=closed they fail
 after a stop as well.
+
+With --replace it takes over from the 'sotto run' that runs, of another version or with
+another configuration: that one ends, and no query is lost. Virtual addresses have to
+stay the same, and what is sealed to stay sealed.
 
 What sockets send past the hooks (raw and packet sockets, those that were connected
 before) the guard drops, and where the whole host is sealed also what virtual machines
@@ -45,20 +50,21 @@ relative to its root (app.slice). A cgroup means all below it too.`,
 					return err
 				})
 			}
-			return e.run(c.Context(), load)
+			return e.run(c.Context(), load, replace)
 		},
 	}
 	c.Flags().StringArrayVar(&o.given.Cgroups, "cgroup", nil, "seal the cgroup at `PATH`, not the whole host; again for more")
 	c.Flags().StringArrayVar(&o.given.Exclude, "exclude", nil, "leave the cgroup at `PATH` and all below alone; again for more")
 	o.guardFlag(c.Flags())
+	c.Flags().BoolVar(&replace, "replace", false, "take over from the 'sotto run' that runs, of whatever version, without losing a query")
 	c.Flags().StringVar(&o.given.OnExit, "on-exit", "", "strict: a stop opens the seal, a crash does not; open: both do; closed: neither (default strict)")
 	o.upstreamFlags(c.Flags())
 	o.fileFlags(c.Flags())
 	return c
 }
 
-// run seals until a signal ends it.
-func (e *env) run(ctx context.Context, load loader) error {
+// run seals until a signal ends it, or another process takes over.
+func (e *env) run(ctx context.Context, load loader, replace bool) (err error) {
 	hup := catchReloads()
 	defer signal.Stop(hup)
 	s, p, err := load()
@@ -74,18 +80,31 @@ func (e *env) run(ctx context.Context, load loader) error {
 	}
 	cfg.Name = runName
 	st := e.steering(load, p, fixedOfSeal)
-	l, err := openSeal(ctx, p, cfg, st.log)
+	outlasting := ctx // of what is answered still
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var from *predecessor
+	if replace {
+		if from, err = askToYield(ctx, p.control, termsOf(cfg)); err != nil {
+			return err
+		}
+	}
+	l, err := openSeal(outlasting, p, cfg, st.log)
 	if err != nil {
-		return err
+		return errors.Join(err, from.close())
 	}
 	st.r, l.stay = l.r, p.onExit == exitClosed
 	st.restore()
 	if err := st.listen(ctx); err != nil {
-		return errors.Join(err, l.Close())
+		return errors.Join(err, l.Close(), from.close())
 	}
 	defer st.close()
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
-	defer stop()
+	st.heir = &succession{l: l, st: st, terms: termsOf(cfg), end: end, log: st.log}
+	if from != nil {
+		l.sockets = from.sockets
+	}
 	attached := false
 	err = l.run(ctx, func(ctx context.Context) error {
 		if err := l.inst.Attach(); err != nil {
@@ -93,20 +112,39 @@ func (e *env) run(ctx context.Context, load loader) error {
 		}
 		attached = true
 		st.log.Info("sealed", "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
-		st.notify(stateReady)
+		if from == nil {
+			st.notify(stateReady)
+			return st.run(ctx, hup)
+		}
+		if err := from.take(ctx, l.given, st.log); err != nil {
+			return err
+		}
+		st.notify(stateReadyInstead())
 		return st.run(ctx, hup)
 	})
-	if err != nil && attached {
+	if err = st.ended(ctx, l, p.onExit, err, attached); !attached {
+		err = errors.Join(err, from.close()) // which takes everything back
+	}
+	return err
+}
+
+// ended does what is left to do when run ends, for whatever reason.
+func (st *steering) ended(ctx context.Context, l *seal, onExit string, err error, attached bool) error {
+	switch {
+	case err != nil && attached:
 		return errors.Join(fmt.Errorf("%w; the seal stays closed: 'sotto run' takes over, 'sotto down' takes it away", err), l.abandon())
+	case err != nil:
+		return errors.Join(err, l.Close())
+	case handedOver(ctx):
+		st.log.Info("another Sotto has taken over")
+		return errors.Join(st.heir.done(), l.abandon())
 	}
-	if err == nil {
-		st.keep()
-	}
-	if err == nil && p.onExit == exitClosed {
+	st.keep()
+	if onExit == exitClosed {
 		st.log.Info("stopped; the seal stays closed: 'sotto run' takes over, 'sotto down' takes it away")
 		return l.abandon()
 	}
-	return errors.Join(err, l.Close())
+	return l.Close()
 }
 
 // fixedOfSeal is what the kernel half was told at the start.

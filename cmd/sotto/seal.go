@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"runtime"
+	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,7 +24,20 @@ type seal struct {
 	inst *intercept.Instance
 	r    *resolver
 	stay bool // the hooks stay when it ends
+
+	sockets *forwarder.Sockets // the listener's, from before run or by it
+	pauses  chan pause         // of keeping the machine's side in order
+	given   chan given         // connections that another process handed over
 }
+
+// given is a client's connection, and what was read of it already.
+type given struct {
+	c    *net.TCPConn
+	read []byte
+}
+
+// pause has nobody keep the machine's side in order until resume is closed.
+type pause struct{ paused, resume chan struct{} }
 
 // listenPort is where the listener waits in its namespace, at every address of
 // the virtual prefixes.
@@ -30,7 +46,7 @@ const listenPort = 53
 // openSeal makes everything but the hooks: nothing is caught before
 // [seal.attach]. The caller closes it.
 func openSeal(ctx context.Context, p plan, cfg intercept.Config, log *slog.Logger) (_ *seal, err error) {
-	l := &seal{}
+	l := &seal{pauses: make(chan pause), given: make(chan given)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -55,45 +71,120 @@ func (l *seal) origin(local netip.Addr) (forwarder.Origin, bool) {
 	return forwarder.Origin{Addr: o.Addr, Workload: l.inst.Workload(o.CgroupID)}, true
 }
 
-// listen opens the listener's sockets inside the namespace.
-func (l *seal) listen(ctx context.Context) (*forwarder.Sockets, error) {
-	var sockets *forwarder.Sockets
+// listen opens the listener's sockets inside the namespace, unless there are some.
+func (l *seal) listen(ctx context.Context) error {
+	if l.sockets != nil {
+		return nil
+	}
 	err := l.inst.Do(func() (err error) {
-		sockets, err = forwarder.Listen(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), listenPort), runtime.GOMAXPROCS(0))
+		l.sockets, err = forwarder.Listen(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), listenPort), runtime.GOMAXPROCS(0))
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listen in the namespace: %w", err)
+		return fmt.Errorf("listen in the namespace: %w", err)
 	}
-	return sockets, nil
+	return nil
 }
 
 // run answers and keeps the machine's side in order until ctx ends; then the hooks
 // go before the listener does. live is called once, when queries would be answered:
 // the moment to attach the hooks; it may go on until its context ends. An error that
 // it returns is a failure that nobody asked for, and the hooks, if they were attached,
-// still are.
+// still are. Where a [forwarder.Handover] is what ended ctx they stay too.
 func (l *seal) run(ctx context.Context, live func(context.Context) error) error {
-	sockets, err := l.listen(ctx)
-	if err != nil {
+	if err := l.listen(ctx); err != nil {
 		return err
 	}
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
+	serving, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
 	g, failing := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.r.Run(serving) })
-	g.Go(func() error { return l.r.Serve(serving, sockets) })
-	g.Go(func() error { return l.inst.Run(failing) })
+	g.Go(func() error { return l.r.Serve(serving, l.sockets) })
+	g.Go(func() error { return l.keepInOrder(failing) })
+	g.Go(func() error { return l.serveGiven(serving) })
 	g.Go(func() error { return live(failing) })
 	g.Go(func() error {
 		<-failing.Done()
-		defer stop()
-		if ctx.Err() == nil || l.stay {
+		defer func() { stop(context.Cause(failing)) }()
+		if ctx.Err() == nil || l.stay || handedOver(ctx) {
 			return nil // not asked to stop, or told to: stay closed
 		}
 		return l.inst.Detach()
 	})
 	return g.Wait()
+}
+
+// serveGiven answers on the connections that come, until ctx ends.
+func (l *seal) serveGiven(ctx context.Context) error {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	for {
+		select {
+		case g := <-l.given:
+			conns.Go(func() { l.r.ServeConn(ctx, g.c, g.read) })
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// keepInOrder runs the instance until ctx ends, but for pauses.
+func (l *seal) keepInOrder(ctx context.Context) error {
+	for {
+		running, stop := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- l.inst.Run(running) }()
+		var p pause
+		select {
+		case err := <-done:
+			stop()
+			return err
+		case p = <-l.pauses:
+		}
+		stop()
+		if err := <-done; err != nil {
+			return err
+		}
+		close(p.paused)
+		for waiting := true; waiting; {
+			select {
+			case <-p.resume:
+				waiting = false
+			case <-time.After(signOfLife):
+				if err := l.inst.Alive(); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// signOfLife is the pause between two while nothing is kept in order: half a minute of
+// a start by another process must not open a seal that opens when nobody lives.
+const signOfLife = time.Second
+
+// pause has the machine's side not be kept in order until resume is called.
+func (l *seal) pause(ctx context.Context) (resume func(), err error) {
+	p := pause{make(chan struct{}), make(chan struct{})}
+	select {
+	case l.pauses <- p:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case <-p.paused:
+		return func() { close(p.resume) }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// handedOver tells whether another process has taken over.
+func handedOver(ctx context.Context) bool {
+	var h *forwarder.Handover
+	return errors.As(context.Cause(ctx), &h)
 }
 
 // Close takes everything away.

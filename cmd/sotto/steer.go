@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/control"
+	"sotto/internal/handover"
 )
 
 const (
@@ -48,6 +50,7 @@ type steering struct {
 	log    *slog.Logger
 	level  *slog.LevelVar
 	notify func(state string)
+	heir   *succession // nil: nobody can take over
 
 	mu  sync.Mutex // one change at a time
 	now plan
@@ -135,7 +138,7 @@ func (st *steering) run(ctx context.Context, hup <-chan os.Signal) error {
 	})
 	if st.socket != nil {
 		g.Go(func() error {
-			if err := st.socket.Serve(ctx, control.Handlers{Reload: st.reload}); err != nil {
+			if err := st.control(ctx); err != nil {
 				// No reason to end what answers queries.
 				st.log.Error("the control socket is gone; SIGHUP still reloads", "err", err)
 			}
@@ -143,6 +146,35 @@ func (st *steering) run(ctx context.Context, hup <-chan os.Signal) error {
 		})
 	}
 	return g.Wait()
+}
+
+// control answers on the control socket until ctx ends, or another process has taken
+// over. One that is about to has the socket's name meanwhile.
+func (st *steering) control(ctx context.Context) (err error) {
+	for {
+		var next *handover.Conn
+		serving, stop := context.WithCancel(ctx)
+		h := control.Handlers{Reload: st.reload}
+		if st.heir != nil {
+			h.Replace = func(terms []byte) (func(*net.UnixConn), error) {
+				if err := st.heir.yield(serving, terms); err != nil {
+					return nil, err
+				}
+				return func(c *net.UnixConn) { next = handover.New(c); stop() }, nil
+			}
+		}
+		err = st.socket.Serve(serving, h)
+		stop()
+		if next == nil {
+			return err
+		}
+		if st.heir.hand(ctx, next) || ctx.Err() != nil {
+			return nil
+		}
+		if st.socket, err = control.Listen(ctx, st.now.control); err != nil {
+			return err
+		}
+	}
 }
 
 // reload puts in force what the configuration says now. If anything is wrong with

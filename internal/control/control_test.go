@@ -162,3 +162,50 @@ func TestEndsWhileAsked(t *testing.T) {
 	}
 	<-gaveUp
 }
+
+// TestReplace: who asks gets the connection, or the reasons.
+func TestReplace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	if _, err := Replace(t.Context(), path, nil); !errors.Is(err, ErrNobody) {
+		t.Errorf("with nobody there: %v", err)
+	}
+	stop := serve(t, path, func(context.Context) error { return nil })
+	if _, err := Replace(t.Context(), path, nil); !errors.Is(err, ErrTooOld) {
+		t.Errorf("of one that cannot: %v", err)
+	}
+	stop()
+
+	l := listen(t, path)
+	ctx, cancel := context.WithCancel(t.Context())
+	taken := make(chan *net.UnixConn, 1)
+	done := make(chan error, 1)
+	go func() {
+		done <- l.Serve(ctx, Handlers{Reload: func(context.Context) error { return nil }, Replace: func(terms []byte) (func(*net.UnixConn), error) {
+			if string(terms) != "good terms" {
+				return nil, errors.New("prefix4 is another one here")
+			}
+			return func(c *net.UnixConn) { taken <- c }, nil
+		}})
+	}()
+	if _, err := Replace(t.Context(), path, []byte("others")); err == nil || !strings.Contains(err.Error(), "prefix4 is another one here") {
+		t.Errorf("on other terms: %v", err)
+	}
+	c, err := Replace(t.Context(), path, []byte("good terms"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	other := <-taken
+	defer other.Close()
+	cancel() // the listener goes, the connection stays
+	if err := <-done; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	if n, err := other.Read(buf); err != nil || string(buf[:n]) != "hello" {
+		t.Errorf("read %q, %v", buf[:n], err)
+	}
+}

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// readTime is for a request's header; there are no bodies.
+	// readTime is for a request's header.
 	readTime = 5 * time.Second
 
 	// endTime is for the replies that are owed when the process ends.
@@ -26,6 +26,11 @@ type Handlers struct {
 	// Reload reads the configuration again. Its error is told to whoever asked;
 	// the context ends when they no longer wait, or Serve ends.
 	Reload func(context.Context) error
+
+	// Replace, if not nil, is asked by a process that wants to take over, on terms that
+	// it and this one understand. It returns why that cannot be, or else who takes the
+	// connection to that process, and with it the rest of the conversation.
+	Replace func(terms []byte) (func(*net.UnixConn), error)
 }
 
 // Serve answers until ctx ends, and takes the socket away. It returns nil when
@@ -39,6 +44,9 @@ func (l *Listener) Serve(ctx context.Context, h Handlers) error {
 		}
 		fmt.Fprintln(w, "reloaded")
 	})
+	if h.Replace != nil {
+		mux.HandleFunc("POST "+replacePath, func(w http.ResponseWriter, r *http.Request) { replace(w, r, h.Replace) })
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	srv := &http.Server{
 		Handler: mux, ReadHeaderTimeout: readTime, MaxHeaderBytes: 4096,

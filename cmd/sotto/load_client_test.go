@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"sotto/internal/lab"
+)
+
+// loadReport is what the client "load" prints in the end.
+type loadReport struct {
+	UDP, TCP, Short int64 // queries over datagrams, over connections that stay, and over one each
+	Lost            int64 // not answered within loadPatience
+	Reset           int64 // connections that were reset, refused or closed
+	Wrong           int64 // answered by somebody else than the upstream
+	First           string
+}
+
+// loadPatience is how long a client waits for an answer: nobody asks again here.
+const loadPatience = 8 * time.Second
+
+// load asks RATE queries a second, by sockets of every kind that stay for as long as
+// they can, until standard input ends.
+type load struct {
+	loadReport
+	names  atomic.Int64
+	tokens chan struct{}
+	first  sync.Once
+}
+
+func runLoad(args []string) error {
+	rate, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	l := &load{tokens: make(chan struct{}, 64)}
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for n := range 12 {
+		wg.Go(func() { l.udp(ctx, []string{"8.8.8.8", "2001:db8::53"}[n%2], n%3 == 0) })
+	}
+	for n := range 4 {
+		wg.Go(func() { l.tcp(ctx, []string{"8.8.8.8", "2001:db8::53"}[n%2]) })
+	}
+	wg.Go(func() { l.short(ctx) })
+	go l.pace(ctx, rate)
+	_, err = io.Copy(io.Discard, os.Stdin)
+	stop()
+	wg.Wait()
+	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(l.loadReport))
+}
+
+// pace hands out permissions to ask.
+func (l *load) pace(ctx context.Context, rate int) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	start, given := time.Now(), 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		due := int(time.Since(start).Seconds() * float64(rate))
+		for ; given < due; given++ {
+			select {
+			case l.tokens <- struct{}{}:
+			default: // who asks is behind: nothing is made up for
+				given = due - 1
+			}
+		}
+	}
+}
+
+// next is a query, half of them new and half cached; false when it is over.
+func (l *load) next(ctx context.Context) (*dns.Msg, bool) {
+	select {
+	case <-l.tokens:
+	case <-ctx.Done():
+		return nil, false
+	}
+	n := l.names.Add(1)
+	name := fmt.Sprintf("n%d.load.example.", n)
+	if n%2 == 0 {
+		name = fmt.Sprintf("n%d.cached.example.", n%16)
+	}
+	m := new(dns.Msg)
+	m.SetQuestion(name, dns.TypeA)
+	m.Id = uint16(n)
+	return m, true
+}
+
+// failed counts, and keeps the first for the report.
+func (l *load) failed(what string, err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		atomic.AddInt64(&l.Lost, 1)
+	} else {
+		atomic.AddInt64(&l.Reset, 1)
+	}
+	l.first.Do(func() { l.First = fmt.Sprintf("%s: %v", what, err) })
+}
+
+func (l *load) check(r *dns.Msg) {
+	if a, ok := first(r.Answer).(*dns.A); r.Rcode != dns.RcodeSuccess || !ok || a.A.String() != sealed4 {
+		atomic.AddInt64(&l.Wrong, 1)
+		l.first.Do(func() { l.First = r.String() })
+	}
+}
+
+func first(rrs []dns.RR) dns.RR {
+	if len(rrs) == 0 {
+		return nil
+	}
+	return rrs[0]
+}
+
+// udp asks one query after the other by one socket, connected or not.
+func (l *load) udp(ctx context.Context, server string, unconnected bool) {
+	to := &net.UDPAddr{IP: net.ParseIP(server), Port: 53}
+	c, err := net.ListenUDP("udp", nil)
+	if !unconnected {
+		c, err = net.DialUDP("udp", nil, to)
+	}
+	if err != nil {
+		l.failed("udp", err)
+		return
+	}
+	defer c.Close()
+	buf := make([]byte, 4096)
+	for {
+		m, ok := l.next(ctx)
+		if !ok {
+			return
+		}
+		b, _ := m.Pack()
+		_ = c.SetDeadline(time.Now().Add(loadPatience))
+		if unconnected {
+			_, err = c.WriteToUDP(b, to)
+		} else {
+			_, err = c.Write(b)
+		}
+		if err == nil {
+			var n int
+			if n, err = c.Read(buf); err == nil {
+				r := new(dns.Msg)
+				if err = r.Unpack(buf[:n]); err == nil && r.Id == m.Id {
+					l.check(r)
+				}
+			}
+		}
+		if err != nil {
+			l.failed("udp", err)
+		}
+		atomic.AddInt64(&l.UDP, 1)
+	}
+}
+
+// tcp asks over one connection for as long as it lasts, up to eight queries at a time.
+func (l *load) tcp(ctx context.Context, server string) {
+	for ctx.Err() == nil {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(server, "53"), loadPatience)
+		if err == nil {
+			err = l.pipeline(ctx, &dns.Conn{Conn: c})
+			_ = c.Close()
+		}
+		if err != nil {
+			l.failed("tcp", err)
+		}
+	}
+}
+
+func (l *load) pipeline(ctx context.Context, c *dns.Conn) error {
+	for {
+		open := 0
+		_ = c.SetDeadline(time.Now().Add(loadPatience))
+		for range 8 {
+			m, ok := l.next(ctx)
+			if !ok {
+				break
+			}
+			if err := c.WriteMsg(m); err != nil {
+				return err
+			}
+			open++
+		}
+		if open == 0 {
+			return nil
+		}
+		for range open {
+			r, err := c.ReadMsg()
+			if err != nil {
+				return err
+			}
+			l.check(r)
+			atomic.AddInt64(&l.TCP, 1)
+		}
+	}
+}
+
+// short opens a connection for every query.
+func (l *load) short(ctx context.Context) {
+	for {
+		m, ok := l.next(ctx)
+		if !ok {
+			return
+		}
+		c := dns.Client{Net: "tcp", Timeout: loadPatience}
+		r, _, err := c.Exchange(m, "8.8.4.4:53")
+		if err != nil {
+			l.failed("short tcp", err)
+		} else {
+			l.check(r)
+		}
+		atomic.AddInt64(&l.Short, 1)
+	}
+}
+
+// loading is the client "load" beside a test.
+type loading struct {
+	w   *world
+	cmd *lab.Cmd
+	in  io.Closer
+	out bytes.Buffer
+}
+
+// startLoad asks RATE queries a second from a cgroup, until stop.
+func (w *world) startLoad(g *lab.Cgroup, rate int) *loading {
+	w.t.Helper()
+	r := &loading{w: w, cmd: w.host.Command(context.Background(), g, executable(), strconv.Itoa(rate))}
+	r.cmd.Env = append(os.Environ(), selfEnv+"=load", "GORACE=atexit_sleep_ms=0")
+	r.cmd.Stdout, r.cmd.Stderr = &r.out, os.Stderr
+	var err error
+	if r.in, err = r.cmd.StdinPipe(); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := r.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = r.cmd.Process.Kill() }) // it may have ended
+	return r
+}
+
+// stop ends it, and returns what it found.
+func (r *loading) stop() loadReport {
+	r.w.t.Helper()
+	_ = r.in.Close()
+	if err := r.cmd.Wait(); err != nil {
+		r.w.t.Fatalf("load: %v\n%s", err, r.out.String())
+	}
+	var report loadReport
+	if err := json.NewDecoder(&r.out).Decode(&report); err != nil {
+		r.w.t.Fatal(err)
+	}
+	return report
+}

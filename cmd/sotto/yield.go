@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"sotto/forwarder"
+	"sotto/internal/handover"
+)
+
+// succession is the old one's side of what replace.go describes.
+type succession struct {
+	l     *seal
+	st    *steering
+	terms terms
+	end   context.CancelCauseFunc // of run
+	log   *slog.Logger
+
+	resume func()         // after yield
+	next   *handover.Conn // the process that took over
+}
+
+// yield stops what only one process may do.
+func (s *succession) yield(ctx context.Context, text []byte) error {
+	var t terms
+	if err := json.Unmarshal(text, &t); err != nil {
+		return fmt.Errorf("it asked for something else: %w", err)
+	}
+	if err := t.fit(s.terms); err != nil {
+		return err
+	}
+	resume, err := s.l.pause(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.l.inst.Yield(); err != nil {
+		resume()
+		return err
+	}
+	s.resume = resume
+	s.log.Info("another Sotto asked to take over")
+	s.st.keep() // for its cache
+	return nil
+}
+
+// hand gives the sockets, and waits until the other process answers. If it never does,
+// this one goes on.
+func (s *succession) hand(ctx context.Context, next *handover.Conn) (handed bool) {
+	err := s.offer(ctx, next)
+	if err == nil {
+		s.next = next
+		s.end(&forwarder.Handover{Give: s.give})
+		return true
+	}
+	_ = next.Close()
+	if ctx.Err() != nil {
+		return false // stopped meanwhile: the instance is the other one's, or nobody's
+	}
+	s.log.Error("the Sotto that asked did not take over; this one goes on", "err", err)
+	if err := s.l.inst.Reclaim(); err != nil {
+		s.end(fmt.Errorf("take back what was to be handed over: %w", err))
+		return false
+	}
+	s.resume()
+	return false
+}
+
+// offer ends without an error when the other process has taken over.
+func (s *succession) offer(ctx context.Context, next *handover.Conn) error {
+	stop := context.AfterFunc(ctx, func() { _ = next.Close() })
+	defer stop()
+	if err := next.SetReadDeadline(time.Now().Add(replaceTime)); err != nil {
+		return err
+	}
+	if err := expect(next, sayReady); err != nil {
+		return err
+	}
+	err := s.l.sockets.Descriptors(func(udp, tcp []int) error {
+		return next.Send(saySockets, []byte{byte(len(udp))}, append(udp, tcp...)...)
+	})
+	if err != nil {
+		return err
+	}
+	return expect(next, sayTake)
+}
+
+func expect(c *handover.Conn, want byte) error {
+	kind, _, files, err := c.Receive()
+	for _, f := range files {
+		_ = f.Close() // nobody asked for one
+	}
+	if err == nil && kind != want {
+		err = fmt.Errorf("it said %q instead of %q", kind, want)
+	}
+	return err
+}
+
+// give sends a connection over.
+func (s *succession) give(c *net.TCPConn, read []byte) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	if err := raw.Control(func(fd uintptr) { sent = s.next.Send(sayConn, read, int(fd)) }); err != nil {
+		return err
+	}
+	return sent
+}
+
+// done says that nothing more comes.
+func (s *succession) done() error {
+	_ = s.next.Send(sayDone, nil) // it may be gone, and then needs nothing
+	return s.next.Close()
+}
