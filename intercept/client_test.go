@@ -206,6 +206,8 @@ func openSocket(kind string) (int, error) {
 		proto = unix.IPPROTO_ICMP
 	case "raw":
 		typ, proto = unix.SOCK_RAW, unix.IPPROTO_UDP
+	case "hdrincl":
+		typ, proto = unix.SOCK_RAW, unix.IPPROTO_RAW
 	}
 	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, proto)
 	if err != nil {

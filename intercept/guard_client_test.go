@@ -4,7 +4,6 @@ package intercept
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -56,7 +55,7 @@ func (s sockets) pastHooks(f []string) (string, error) {
 		_, port, err := net.SplitHostPort(showAddr(sa))
 		return port, err
 	}
-	return "", fmt.Errorf("no such verb %q", f[0])
+	return s.oddSends(f)
 }
 
 // question is what clients ask.
