@@ -51,6 +51,19 @@ clang_packages=(
 	"/usr/include/bpf/bpf_helpers.h libbpf-dev"
 )
 
+# fetch_resolved: unpacked, not installed, for installed it becomes this machine's resolver. It is a workload under
+# test, by hand and in namespaces.
+fetch_resolved() {
+	local dir=$work/resolved
+	[[ ! -x /lib/systemd/systemd-resolved ]] || return 0
+	apt_update systemd-resolved
+	mkdir "$dir"
+	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download systemd-resolved libsystemd-shared) ||
+		die "apt-get download systemd-resolved failed; see its words above"
+	for deb in "$dir"/*.deb; do dpkg -x "$deb" "$dir"; done
+	export SOTTO_RESOLVED=$dir
+}
+
 skipped=()
 # step WHAT COMMAND…: not `COMMAND || die`, inside of which bash would go on after a failed line.
 current=
@@ -180,6 +193,7 @@ work=$(mktemp -d /tmp/sotto-test.XXXXXX)
 chmod 755 "$work"
 defer rm -rf "$work"
 
+step "fetch systemd-resolved" fetch_resolved
 step "go mod download" go mod download
 step "go build" build
 step "gofmt" check_gofmt

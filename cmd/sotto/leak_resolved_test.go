@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/testnet"
+)
+
+// resolvedVar names a directory with systemd-resolved and its library unpacked in it, for
+// machines that have it not installed: installed it would become the machine's resolver.
+const resolvedVar = "SOTTO_RESOLVED"
+
+// findResolved returns systemd-resolved, and the directory of its library if that is not
+// where the system's are.
+func findResolved(t *testing.T) (program, library string) {
+	t.Helper()
+	dir := os.Getenv(resolvedVar)
+	for _, pattern := range []string{dir + "/lib/systemd/systemd-resolved", dir + "/usr/lib/systemd/systemd-resolved"} {
+		if found, _ := filepath.Glob(pattern); len(found) > 0 {
+			program = found[0]
+		}
+	}
+	if program == "" {
+		testnet.Skip(t, "needs systemd-resolved, installed or unpacked in $"+resolvedVar)
+	}
+	if dir == "" {
+		return program, ""
+	}
+	for _, pattern := range []string{dir + "/usr/lib/*/systemd/libsystemd-shared-*.so", dir + "/lib/*/systemd/libsystemd-shared-*.so"} {
+		if found, _ := filepath.Glob(pattern); len(found) > 0 {
+			return program, filepath.Dir(found[0])
+		}
+	}
+	return program, ""
+}
+
+// resolvedScript runs it with a configuration, a user and a /run of its own, and tells it
+// what systemd-networkd would: which nameservers are asked by which interface.
+const resolvedScript = `
+set -e
+cp /etc/passwd /etc/group "$dir"
+echo 'systemd-resolve:x:992:992::/:/usr/sbin/nologin' >>"$dir/passwd"
+echo 'systemd-resolve:x:992:' >>"$dir/group"
+mount --bind "$dir/passwd" /etc/passwd
+mount --bind "$dir/group" /etc/group
+mkdir -p /etc/systemd /run/systemd
+mount -t tmpfs tmpfs /etc/systemd
+mount -t tmpfs tmpfs /run/systemd
+mkdir -p /run/systemd/netif/links
+printf '%s\n' '[Resolve]' "DNS=$global" FallbackDNS= DNSSEC=no DNSOverTLS=no LLMNR=no MulticastDNS=no Cache=no >/etc/systemd/resolved.conf
+printf '%s\n' ADMIN_STATE=configured OPER_STATE=routable CARRIER_STATE=carrier ADDRESS_STATE=routable "DNS=$link" DOMAINS= 'ROUTE_DOMAINS=.' >"/run/systemd/netif/links/$index"
+exec "$program"
+`
+
+// TestLeakResolved: systemd-resolved as the workload, the real one. Nameservers of an
+// interface it asks by sockets that are pinned to it (IP_UNICAST_IF over UDP).
+func TestLeakResolved(t *testing.T) {
+	program, library := findResolved(t)
+	w := newWorld(t)
+	w.watch()
+	g, outside := w.cgroup("resolved"), w.cgroup("outside")
+	var index int
+	err := w.host.Do(func() error {
+		l, err := net.InterfaceByName("eth0")
+		if err == nil {
+			index = l.Index
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.start("sealed", w.runArgs(g)...)
+	for name, servers := range map[string]struct{ global, link string }{
+		"global": {"8.8.8.8 2001:db8::53", ""}, "of the interface": {"", "8.8.8.8 2001:db8::53"}, "of the interface, IPv6": {"", "2001:db8::54"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := w.host.Command(t.Context(), g, "unshare", "--mount", "sh", "-c", resolvedScript)
+			cmd.Env = append(os.Environ(), "dir="+t.TempDir(), "global="+servers.global, "link="+servers.link,
+				"index="+strconv.Itoa(index), "program="+program, "LD_LIBRARY_PATH="+library)
+			var out strings.Builder
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = cmd.Process.Signal(unix.SIGTERM)
+				_ = cmd.Wait() // by the signal
+				if t.Failed() {
+					t.Log(out.String())
+				}
+			}()
+			// Its stub is asked from outside the seal: it alone is the workload.
+			stub := func(args ...string) string { return w.dig(w.host, outside, append(args, "@127.0.0.53")...) }
+			for end := time.Now().Add(20 * time.Second); !strings.Contains(stub("+timeout=1", "first.example"), sealed4); time.Sleep(50 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("no answer of the upstream's:\n%s", stub("first.example"))
+				}
+			}
+			for _, args := range [][]string{{"one.example"}, {"two.example", "AAAA"}, {"+tcp", "three.example"}, {"long.example", "TXT"}} {
+				if got := stub(args...); !strings.Contains(got, "status: NOERROR") {
+					t.Errorf("%v:\n%s", args, got)
+				}
+			}
+		})
+	}
+	if !strings.Contains(p.log(), filepath.Base(g.Path)) {
+		t.Error("the listener heard nothing of that workload")
+	}
+	w.stop(p)
+	w.nothingLeft()
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/lab"
+)
+
+// answered waits until a socket that was connected before is answered, and returns how
+// long that took.
+func (w *world) answered(g *lab.Cgroup, within time.Duration) time.Duration {
+	w.t.Helper()
+	start := time.Now()
+	for {
+		if out := w.dig(w.host, g, "+timeout=1", "@8.8.8.8", "again.example"); strings.Contains(out, sealed4) {
+			return time.Since(start)
+		}
+		if time.Since(start) > within {
+			w.t.Fatalf("no answer within %s", within)
+		}
+	}
+}
+
+// TestLeakUnderRepair: under load, somebody deletes what the seal stands on. Nothing
+// leaves in the clear meanwhile, and it is answered again.
+func TestLeakUnderRepair(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	p := w.start("sealed", append([]string{"run", "--cgroup", g.Path}, w.upstreamArgs()...)...)
+	r := w.startLoad(g, 1000)
+	for _, deleted := range []struct{ what, command string }{
+		{"the link", "ip link delete sotto0"},
+		{"the route", "ip route delete 198.19.0.0/16 dev sotto0"},
+		{"the IPv6 route", "ip -6 route delete fd73:6f74:746f::/64 dev sotto0"},
+		{"the unreachable route", "ip route delete unreachable 198.19.0.0/16 metric 4294967295"},
+		{"the namespace", "umount /run/netns/sotto; rm -f /run/netns/sotto"},
+		{"all links and routes", "ip route delete unreachable 198.19.0.0/16 metric 4294967295; ip link delete sotto0"},
+		{"the interface's address", "ip address flush dev eth0 && ip address add 10.77.0.2/24 dev eth0 && ip address add fd77::2/64 dev eth0 nodad && ip route add default via 10.77.0.1 && ip -6 route replace default via fd77::1"},
+	} {
+		out, err := w.host.Command(t.Context(), nil, "sh", "-c", deleted.command).CombinedOutput()
+		if err != nil {
+			t.Errorf("delete %s: %v\n%s", deleted.what, err, out)
+		}
+		t.Logf("%s deleted: answered after %s", deleted.what, w.answered(g, 10*time.Second).Round(time.Millisecond))
+	}
+	if report := r.stop(); report.Wrong > 0 || report.UDP == 0 {
+		t.Errorf("%+v", report)
+	}
+	w.stop(p)
+	w.nothingLeft()
+}
+
+// TestLeakStopped: the daemon stands still, as in a debugger. Queries wait or fail and
+// nothing leaves; when it goes on, so do they.
+func TestLeakStopped(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	p := w.start("sealed", append([]string{"run", "--cgroup", g.Path}, w.upstreamArgs()...)...)
+	k := w.keepAsking(g)
+	before := k.ask()
+	if err := p.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"@8.8.8.8"}, {"@2001:db8::53"}, {"+tcp", "@8.8.8.8"}} {
+		if out := w.dig(w.host, g, append(args, "+timeout=1", "stopped.example")...); strings.Contains(out, "ANSWER SECTION") {
+			t.Errorf("answered while it stood still:\n%s", out)
+		}
+	}
+	if err := p.cmd.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if after := k.ask(); after != before {
+		t.Errorf("the socket's slot was %s, is %s", before, after)
+	}
+	w.stop(p)
+	w.nothingLeft()
+}
+
+// killsVar has TestLeakKilled kill more often, and with three seconds between two:
+// SOTTO_KILLS=20 takes a minute.
+const killsVar = "SOTTO_KILLS"
+
+// TestLeakKilled: kill -9, again and again, under load. Nothing leaves in the clear;
+// after each start the next query is answered, and a socket that was connected before the
+// first still has its slot.
+func TestLeakKilled(t *testing.T) {
+	kills, pause := 4, 300*time.Millisecond
+	if text := os.Getenv(killsVar); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatalf("%s=%s: want a number", killsVar, text)
+		}
+		kills, pause = n, 3*time.Second
+	}
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	args := append([]string{"run", "--cgroup", g.Path}, w.upstreamArgs()...)
+	p := w.start("sealed", args...)
+	k := w.keepAsking(g)
+	before := k.ask()
+	r := w.startLoad(g, 2000)
+	worst := time.Duration(0)
+	for range kills {
+		time.Sleep(pause)
+		w.kill(p)
+		if out := w.dig(w.host, g, "+timeout=1", "@8.8.8.8", "dead.example"); strings.Contains(out, "ANSWER SECTION") {
+			t.Errorf("answered while it was dead:\n%s", out)
+		}
+		p = w.start("sealed", args...)
+		start := time.Now()
+		if after := k.askPast(); after != before {
+			t.Errorf("the socket's slot was %s, is %s", before, after)
+		}
+		worst = max(worst, time.Since(start))
+	}
+	// What was on its way when it died is lost, and whoever waits for it waits: that is
+	// theirs to repeat. Nobody else than the upstream may have answered.
+	report := r.stop()
+	if report.Wrong > 0 || report.UDP == 0 {
+		t.Errorf("%+v", report)
+	}
+	t.Logf("%d kills, answered at most %s after a start; %+v", kills, worst.Round(time.Millisecond), report)
+	w.stop(p)
+	w.nothingLeft()
+}
