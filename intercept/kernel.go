@@ -59,7 +59,7 @@ func loadKernel(cfg *Config, wanted []group, w *workloads) (_ *kernel, err error
 		return nil, err
 	}
 	k := &kernel{dir: pinDir(cfg.BPFFS, cfg.Name), count: cfg.slotCount()}
-	if err := os.MkdirAll(k.dir, 0o700); err != nil {
+	if err := errors.Join(makePrivate(filepath.Dir(k.dir)), makePrivate(k.dir)); err != nil {
 		return nil, fmt.Errorf("make pin directory: %w", err)
 	}
 	spec, err := k.spec(cfg)

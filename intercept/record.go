@@ -41,7 +41,7 @@ type registry struct {
 
 // openRegistry waits for the lock on dir, which is held for moments only.
 func openRegistry(dir string) (*registry, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makePrivate(dir); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -52,6 +52,15 @@ func openRegistry(dir string) (*registry, error) {
 		return nil, errors.Join(fmt.Errorf("lock run directory %s: %w", dir, err), f.Close())
 	}
 	return &registry{dir: dir, lock: f}, nil
+}
+
+// makePrivate makes a directory that is its owner's alone, also where an earlier one was
+// not.
+func makePrivate(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o700)
 }
 
 func (r *registry) release() error { return r.lock.Close() }
@@ -130,6 +139,9 @@ func (r *registry) claim(rec record) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("claim instance %s: %w", rec.Name, err), f.Close())
 	}
 	data, err := json.Marshal(rec)
+	if err == nil {
+		err = f.Chmod(0o600) // an earlier one may have been more open
+	}
 	if err == nil {
 		err = f.Truncate(0)
 	}

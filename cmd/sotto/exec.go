@@ -112,7 +112,7 @@ func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd
 	case err := <-served:
 		return err
 	}
-	status := e.runCommand(cg, cmd, sigs)
+	status := e.runCommand(cg, cmd, sigs, log)
 	if err := cg.Kill(); err != nil {
 		log.Error("end what the command left behind", "err", err)
 	}
@@ -124,12 +124,13 @@ func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd
 }
 
 // runCommand starts cmd in cg and waits for it.
-func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals) error {
+func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log *slog.Logger) error {
 	cmd.SysProcAttr.UseCgroupFD = true
 	cmd.SysProcAttr.CgroupFD = cg.FD()
 	if err := cmd.Start(); err != nil {
 		return e.cannotStart(cmd.Args[0], err)
 	}
+	e.confine(log, keepExec) // not before: it would be the command's lot
 	sigs.passTo(cmd.Process)
 	err := cmd.Wait()
 	var ended *exec.ExitError

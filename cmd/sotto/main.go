@@ -14,6 +14,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"sotto/internal/confine"
 )
 
 // Exit statuses of Sotto itself. `exec` passes on those of its command.
@@ -27,10 +29,11 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	confinement    confinement // nil: none, for a test's own process
 }
 
 func main() {
-	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
+	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, confinement: confine.Apply}
 	os.Exit(e.main(context.Background(), os.Args[1:]))
 }
 

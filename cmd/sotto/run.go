@@ -111,6 +111,7 @@ func (e *env) run(ctx context.Context, load loader, replace bool) (err error) {
 			return err
 		}
 		attached = true
+		e.confine(st.log, keepRun)
 		st.log.Info("sealed", "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
 		if from == nil {
 			st.notify(stateReady)

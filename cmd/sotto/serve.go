@@ -71,6 +71,7 @@ func (e *env) serve(ctx context.Context, load loader) (err error) {
 	defer st.close()
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
+	e.confine(st.log, nil, denyServe...)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return st.r.Run(ctx) })
 	g.Go(func() error { return st.run(ctx, hup) })

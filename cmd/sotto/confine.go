@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"log/slog"
+
+	"sotto/internal/confine"
+)
+
+// What each verb keeps once it is set up. docs/SECURITY.md says what for.
+var (
+	keepRun  = []string{"CAP_NET_ADMIN", "CAP_BPF", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"}
+	keepExec = append([]string{"CAP_KILL", "CAP_DAC_OVERRIDE"}, keepRun...)
+
+	// `serve` touches nothing of the machine's.
+	denyServe = []string{
+		"bpf", "mount", "umount2", "mount_setattr", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick",
+		"setns", "unshare", "open_by_handle_at",
+	}
+)
+
+// confinement takes from this process what it needs no more; [confine.Apply].
+type confinement func(keep []string, deny ...string) error
+
+// confine is called when everything is set up. That it fails is no reason not to serve:
+// what is promised of the queries holds all the same.
+func (e *env) confine(log *slog.Logger, keep []string, deny ...string) {
+	if e.confinement == nil {
+		return
+	}
+	if err := e.confinement(keep, deny...); err != nil {
+		log.Warn("cannot give up the privileges that are not needed any more", "err", err)
+		return
+	}
+	log.Debug("gave up what is not needed any more", "capabilities", confine.Held())
+}
