@@ -29,6 +29,15 @@ const (
 	// DefaultMaxWaiters bounds the clients that wait for those queries.
 	DefaultMaxWaiters = 65536
 
+	// DefaultMaxRelays bounds the plain queries on their way to the nameservers
+	// that were meant. Each has a socket; most systems allow a process 1024 open
+	// files unless told otherwise.
+	DefaultMaxRelays = 1024
+
+	// transferShare is the part of those that may be zone transfers besides: they
+	// last.
+	transferShare = 4
+
 	// DefaultMaxConns bounds the TCP connections held; the one idle longest
 	// makes place for a new one.
 	DefaultMaxConns = 4096
@@ -106,8 +115,11 @@ type Config struct {
 	// an expired answer, if its Config says that it keeps some.
 	StaleAfter time.Duration
 
+	// Of each of the first three, one workload (or where none is known, one client
+	// address) gets as much as is left free, and no more.
 	MaxMisses  int           // upstream queries in flight
 	MaxWaiters int           // clients waiting for them
+	MaxRelays  int           // queries in flight to nameservers that were meant; a quarter as many zone transfers
 	MaxConns   int           // TCP connections held; at most three quarters of the open files allowed
 	TCPIdle    time.Duration // how long a TCP client may be idle, send one message, or read nothing
 
@@ -127,6 +139,7 @@ func (cfg Config) validated() (Config, error) {
 	}{
 		{"MaxMisses", &cfg.MaxMisses, DefaultMaxMisses},
 		{"MaxWaiters", &cfg.MaxWaiters, DefaultMaxWaiters},
+		{"MaxRelays", &cfg.MaxRelays, DefaultMaxRelays},
 		{"MaxConns", &cfg.MaxConns, DefaultMaxConns},
 	}
 	for _, l := range limits {

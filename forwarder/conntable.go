@@ -5,7 +5,6 @@ package forwarder
 import (
 	"container/list"
 	"net"
-	"net/netip"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -13,33 +12,38 @@ import (
 
 const (
 	// clientShare is the part of the connections that one client may hold. On
-	// loopback, and behind a container network's address translation, many
-	// programs are one client: so it is a large part, and never a small number.
+	// loopback many programs are one client: so it is a large part, and never a
+	// small number.
 	clientShare = 4
 	clientLeast = 64
 
-	// clientBits6 is what makes two IPv6 addresses one client: whoever has one
-	// address usually has the whole /64.
-	clientBits6 = 64
+	// leavingShare is how many connections beside those in the table may be open
+	// because they are still owed a reply, as a part of those in it.
+	leavingShare = 8
 )
 
 // connTable bounds the TCP connections held. When it is full, the one whose last
 // query is longest ago makes place, so that idle connections cannot keep others
-// out; a client that holds its share makes place for itself.
+// out; a client that holds its share makes place for itself. Who made place gets
+// the replies it is owed, unless too many wait for that: then the one that has done
+// so for longest is reset. So no more are open than the limit and an eighth of it.
 type connTable struct {
 	max     int
 	fair    int
+	late    int // how many may be leaving
 	mu      sync.Mutex
 	order   *list.List // of *seat, most recently used first
-	clients map[netip.Prefix]*list.List
+	leaving *list.List // of *seat, put out and not gone yet, the latest first
+	clients map[source]*list.List
 }
 
 // seat is a connection's place in the table.
 type seat struct {
 	c      *net.TCPConn
-	client netip.Prefix
+	client source
 	all    *list.Element // in order; nil: it was put out, or has left
 	own    *list.Element // in its client's list
+	out    *list.Element // in leaving
 }
 
 // newConnTable returns a table of at most limit connections, or of as many as
@@ -51,25 +55,14 @@ func newConnTable(limit int) *connTable {
 		limit = int(min(uint64(limit), max(1, files.Cur/4*3)))
 	}
 	return &connTable{
-		max: limit, fair: min(limit, max(clientLeast, limit/clientShare)),
-		order: list.New(), clients: make(map[netip.Prefix]*list.List),
+		max: limit, fair: min(limit, max(clientLeast, limit/clientShare)), late: max(1, limit/leavingShare),
+		order: list.New(), leaving: list.New(), clients: make(map[source]*list.List),
 	}
-}
-
-// clientOf is who counts as one client with addr.
-func clientOf(addr netip.Addr) netip.Prefix {
-	addr = addr.Unmap().WithZone("")
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = clientBits6
-	}
-	p, _ := addr.Prefix(bits) // fails for no bits of these
-	return p
 }
 
 // enter gives a client's connection a place.
-func (t *connTable) enter(c *net.TCPConn, client netip.Addr) *seat {
-	s := &seat{c: c, client: clientOf(client)}
+func (t *connTable) enter(c *net.TCPConn, client source) *seat {
+	s := &seat{c: c, client: client}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	own := t.clients[s.client]
@@ -102,11 +95,22 @@ func (t *connTable) makePlace() {
 func (t *connTable) evict(from *list.List) {
 	s := from.Back().Value.(*seat)
 	t.remove(s)
+	s.out = t.leaving.PushFront(s)
 	_ = s.c.CloseRead() // its own goroutine pays what it owes and closes it
+	if t.leaving.Len() > t.late {
+		s = t.leaving.Back().Value.(*seat)
+		t.remove(s)
+		_ = s.c.SetLinger(0)
+		_ = s.c.Close()
+	}
 }
 
 // remove takes s off, if it is still there; t.mu is held.
 func (t *connTable) remove(s *seat) {
+	if s.out != nil {
+		t.leaving.Remove(s.out)
+		s.out = nil
+	}
 	if s.all == nil {
 		return
 	}
@@ -134,4 +138,11 @@ func (t *connTable) leave(s *seat) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.remove(s)
+}
+
+// len is how many there are, those included that are leaving.
+func (t *connTable) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.order.Len() + t.leaving.Len()
 }

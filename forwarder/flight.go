@@ -9,7 +9,6 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"sotto/forwarder/wire"
@@ -18,9 +17,6 @@ import (
 // flightShards splits the table of questions in flight, so that listeners on
 // several cores seldom meet at a lock.
 const flightShards = 32
-
-// errOverloaded says that a limit of [Config] was reached.
-var errOverloaded = errors.New("overloaded: too many queries wait for an upstream")
 
 // errStaleGone: what was stale was evicted before the upstream answered.
 var errStaleGone = errors.New("no upstream answered in time, and the stale answer is gone")
@@ -31,6 +27,7 @@ var errClosed = errors.New("the forwarder is ending")
 // waiter is a client that waits for a reply. It owns its query.
 type waiter struct {
 	request
+	who  source // has a share of those who may wait
 	sink sink
 	f    *Forwarder
 	room [usualQuery]byte // backs request.q, unless that is longer
@@ -56,7 +53,7 @@ type sink interface {
 // init has w wait for the answer to r, and copies what r refers to, so that the
 // listener can reuse its buffer.
 func (w *waiter) init(f *Forwarder, r *request, s sink) *waiter {
-	w.request, w.sink, w.f = *r, s, f
+	w.request, w.who, w.sink, w.f = *r, r.source(), s, f
 	end := r.q.QEnd // the reply needs the header and the question, not what came behind
 	if r.route.Action == ToOrigin {
 		end = len(r.q.Msg)
@@ -72,6 +69,7 @@ const paddedQuery = 128
 // flight is one upstream query and everybody who waits for it.
 type flight struct {
 	fs      *flights
+	who     source // began it, and has a share of the queries in flight
 	key     []byte
 	query   []byte // as sent upstream
 	up      Exchanger
@@ -86,14 +84,17 @@ type flight struct {
 
 // flights are the questions in flight, each asked once.
 type flights struct {
-	cfg     Config
-	ctx     context.Context
-	cancel  context.CancelFunc
-	crew    *crew
-	seed    maphash.Seed
-	misses  atomic.Int64
-	waiting atomic.Int64
-	shards  [flightShards]flightShard
+	cfg    Config
+	ctx    context.Context
+	cancel context.CancelFunc
+	crew   *crew
+	seed   maphash.Seed
+	shards [flightShards]flightShard
+
+	waiting   *shares // clients
+	misses    *shares // queries to upstreams
+	relays    *shares // queries to the nameservers that were meant, but for
+	transfers *shares // zone transfers, which last
 }
 
 type flightShard struct {
@@ -102,7 +103,11 @@ type flightShard struct {
 }
 
 func newFlights(ctx context.Context, cfg Config) *flights {
-	fs := &flights{cfg: cfg, seed: maphash.MakeSeed(), crew: newCrew()}
+	fs := &flights{
+		cfg: cfg, seed: maphash.MakeSeed(), crew: newCrew(),
+		waiting: newShares(cfg.MaxWaiters), misses: newShares(cfg.MaxMisses),
+		relays: newShares(cfg.MaxRelays), transfers: newShares(max(1, cfg.MaxRelays/transferShare)),
+	}
 	fs.ctx, fs.cancel = context.WithCancel(ctx)
 	for i := range fs.shards {
 		fs.shards[i].m = make(map[string]*flight)
@@ -116,20 +121,25 @@ func (fs *flights) close() {
 	fs.crew.close()
 }
 
-// join leaves w with the flight of its question, or starts one. Not true: w is
+// join leaves w with the flight of its question, or starts one. With an error w is
 // one too many, and its listener refuses it ([Forwarder.refuse]).
-func (fs *flights) join(w *waiter) bool {
-	if fs.waiting.Add(1) > int64(fs.cfg.MaxWaiters) {
-		fs.waiting.Add(-1)
-		return false
+func (fs *flights) join(w *waiter) error {
+	if err := fs.waiting.take(w.who); err != nil {
+		return err
 	}
+	join := fs.fly
 	if w.route.Action == ToOrigin {
-		if !fs.crew.run(&relay{fs, w}) {
-			fs.waiting.Add(-1)
-			return false
-		}
-		return true
+		join = fs.relay
 	}
+	if err := join(w); err != nil {
+		fs.waiting.give(w.who)
+		return err
+	}
+	return nil
+}
+
+// fly has w wait for a flight.
+func (fs *flights) fly(w *waiter) error {
 	var room [wire.MaxKeyLen + maxScope]byte
 	key := w.appendKey(room[:0])
 	shard := fs.shard(key)
@@ -137,13 +147,12 @@ func (fs *flights) join(w *waiter) bool {
 	if fl := shard.m[string(key)]; fl != nil {
 		fl.waiters = append(fl.waiters, w)
 		shard.Unlock()
-		return true
+		return nil
 	}
-	fl := fs.newFlight(&w.request, key)
-	if fl == nil {
+	fl, err := fs.newFlight(&w.request, w.who, key)
+	if err != nil {
 		shard.Unlock()
-		fs.waiting.Add(-1)
-		return false
+		return err
 	}
 	fl.waiters = append(fl.first[:0], w)
 	if w.stale {
@@ -157,10 +166,9 @@ func (fs *flights) join(w *waiter) bool {
 				fs.fail(other, errClosed)
 			}
 		}
-		fs.waiting.Add(-1)
-		return false
+		return errClosed
 	}
-	return true
+	return nil
 }
 
 // refresh asks again for what the cache has, with nobody waiting. Where that cannot
@@ -172,8 +180,8 @@ func (fs *flights) refresh(r *request, key []byte) {
 		shard.Unlock()
 		return
 	}
-	fl := fs.newFlight(r, key)
-	if fl == nil {
+	fl, err := fs.newFlight(r, r.source(), key)
+	if err != nil {
 		shard.Unlock()
 		return
 	}
@@ -184,17 +192,16 @@ func (fs *flights) refresh(r *request, key []byte) {
 	}
 }
 
-// newFlight returns a flight for r's question, or nil if it is one too many. The
-// shard of key is locked.
-func (fs *flights) newFlight(r *request, key []byte) *flight {
-	if fs.misses.Add(1) > int64(fs.cfg.MaxMisses) {
-		fs.misses.Add(-1)
-		return nil
+// newFlight returns a flight for r's question, or an error if it is one too many.
+// The shard of key is locked.
+func (fs *flights) newFlight(r *request, who source, key []byte) (*flight, error) {
+	if err := fs.misses.take(who); err != nil {
+		return nil, err
 	}
-	fl := &flight{fs: fs, up: r.route.Upstream, start: r.start}
+	fl := &flight{fs: fs, who: who, up: r.route.Upstream, start: r.start}
 	fl.key = append(fl.keyRoom[:0], key...)
 	fl.query = wire.AppendQuery(fl.queryRoom[:0], &r.q)
-	return fl
+	return fl, nil
 }
 
 // run asks the upstream and hands its reply to everybody who waits.
@@ -268,7 +275,7 @@ func (fs *flights) land(fl *flight) []*waiter {
 	if fl.timer != nil {
 		fl.timer.Stop() // if it runs already, it finds nobody
 	}
-	fs.misses.Add(-1)
+	fs.misses.give(fl.who)
 	return waiters
 }
 
@@ -282,7 +289,7 @@ func (fs *flights) fail(w *waiter, err error) {
 
 // done hands a reply to its client.
 func (fs *flights) done(w *waiter, buf []byte, rcode uint16, err error) {
-	fs.waiting.Add(-1)
+	fs.waiting.give(w.who)
 	observe := fs.cfg.Observe
 	if observe == nil {
 		w.sink.send(w, buf)

@@ -27,6 +27,7 @@ type Forwarder struct {
 	flights *flights
 	conns   *connTable
 	router  atomic.Pointer[Router]
+	refused refusals
 	unread  atomic.Int64 // bytes of replies that wait for TCP clients to read them
 }
 
@@ -124,15 +125,8 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 	return f.fromCache(dst, r)
 }
 
-// refuse appends the reply to a query that is one too many.
-func (f *Forwarder) refuse(dst []byte, r *request) []byte {
-	if reply, ok := f.appendStale(dst, r); ok {
-		return reply
-	}
-	dst = wire.AppendError(dst, &r.q, wire.RcodeServFail, reason(errOverloaded))
-	f.observe(r, wire.RcodeServFail, false, errOverloaded)
-	return dst
-}
+// source is who counts as one with who asks.
+func (r *request) source() source { return sourceOf(&r.origin, r.client.Addr()) }
 
 // observe tells of one reply.
 func (f *Forwarder) observe(r *request, rcode uint16, cached bool, err error) {

@@ -128,7 +128,7 @@ func TestHostile(t *testing.T) {
 				}
 			}
 			waitFor(t, "nothing to be in flight", func() bool {
-				return f.flights.waiting.Load() == 0 && f.flights.misses.Load() == 0 && f.unread.Load() == 0
+				return f.flights.waiting.taken.Load() == 0 && f.flights.misses.taken.Load() == 0 && f.unread.Load() == 0
 			})
 			const own = 10 // the listeners', which may have started late
 			waitFor(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before+own })

@@ -13,16 +13,39 @@ var errClientGone = errors.New("the client is gone")
 // relay hands a query to the nameserver that was meant, and its reply back, both as
 // they are but for the ID.
 type relay struct {
-	fs *flights
-	w  *waiter
+	fs   *flights
+	w    *waiter
+	from *shares // what it has a share of
+}
+
+// relay has w's query carried as it is.
+func (fs *flights) relay(w *waiter) error {
+	r := &relay{fs, w, fs.relays}
+	if w.tcp && w.q.Opcode == wire.OpcodeQuery && (w.q.Type == wire.TypeAXFR || w.q.Type == wire.TypeIXFR) {
+		r.from = fs.transfers
+	}
+	if err := r.from.take(w.who); err != nil {
+		return err
+	}
+	if !fs.crew.run(r) {
+		r.from.give(w.who)
+		return errClosed
+	}
+	return nil
 }
 
 func (r *relay) run() {
-	fs, w := r.fs, r.w
-	if w.tcp && w.q.Opcode == wire.OpcodeQuery && (w.q.Type == wire.TypeAXFR || w.q.Type == wire.TypeIXFR) {
-		fs.transfer(w)
+	who := r.w.who // w may be reused once it has its reply
+	defer r.from.give(who)
+	if r.from == r.fs.transfers {
+		r.fs.transfer(r.w)
 		return
 	}
+	r.fs.exchange(r.w)
+}
+
+// exchange carries one message each way.
+func (fs *flights) exchange(w *waiter) {
 	until := w.start.Add(fs.cfg.Timeout)
 	reply, err := fs.cfg.Nameserver.Exchange(fs.ctx, w.origin.Addr, w.q.Msg, w.tcp, until)
 	if err != nil {

@@ -231,7 +231,7 @@ func TestStop(t *testing.T) {
 			replies <- r
 		}()
 	}
-	waitFor(t, "two waiting clients", func() bool { return f.flights.waiting.Load() == 2 })
+	waitFor(t, "two waiting clients", func() bool { return f.flights.waiting.taken.Load() == 2 })
 	cancel()
 	for range 2 {
 		if r := <-replies; r == nil || len(r.Answer) == 0 {

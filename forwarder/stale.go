@@ -91,7 +91,7 @@ func (fs *flights) serveStale(w *waiter) bool {
 	defer putBuffer(buf)
 	var ok bool
 	if *buf, ok = w.f.appendStale((*buf)[:sinkRoom], &w.request); ok {
-		fs.waiting.Add(-1)
+		fs.waiting.give(w.who)
 		w.sink.send(w, *buf)
 	}
 	return ok

@@ -164,8 +164,8 @@ func TestStaleWhenOverloaded(t *testing.T) {
 	f, at := startForwarder(t, Config{Upstream: block, Cache: c, MaxMisses: 1, Timeout: time.Minute}, "127.0.0.1:0")
 	m := withEDNS("www.example.com", dns.TypeA)
 	put(t, c, m, 30*time.Minute)
-	f.flights.misses.Add(1) // as if another query was in flight
-	defer f.flights.misses.Add(-1)
+	f.flights.misses.taken.Add(1) // as if another query was in flight
+	defer f.flights.misses.taken.Add(-1)
 	if r := ask(t, "udp", at, m); !isStale(r, dns.ExtendedErrorCodeStaleAnswer) {
 		t.Errorf("got %v", r)
 	}

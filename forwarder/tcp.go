@@ -132,7 +132,7 @@ func newTCPConn(f *Forwarder, c *net.TCPConn) *tcpConn {
 // it pays what it owes and closes, or gives the connection away.
 func (t *tcpConn) serve(ctx context.Context) {
 	defer t.c.Close()
-	seat := t.f.conns.enter(t.c, t.client.Addr())
+	seat := t.f.conns.enter(t.c, t.source())
 	defer t.f.conns.leave(seat)
 	stop := context.AfterFunc(ctx, func() { _ = t.c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -166,6 +166,15 @@ func (t *tcpConn) serve(ctx context.Context) {
 
 // errNoClient is a message that no DNS client sends.
 var errNoClient = errors.New("not a query")
+
+// source is who counts as one with this client.
+func (t *tcpConn) source() source {
+	var o Origin // zero where the address stands for nothing: the first query ends it
+	if t.f.cfg.Origins != nil {
+		o, _ = t.f.cfg.Origins(t.local)
+	}
+	return sourceOf(&o, t.client.Addr())
+}
 
 // readFrame reads one message, and returns it with its length in front (RFC 1035
 // §4.2.2), or with an error what there is of both. One deadline holds for all of it,
@@ -206,8 +215,8 @@ func (t *tcpConn) handle(msg []byte) bool {
 	case answered:
 		t.queue(*buf, true)
 	case missed:
-		if !t.f.flights.join(new(waiter).init(t.f, &r, t)) {
-			*buf = t.f.refuse(*buf, &r)
+		if err := t.f.flights.join(new(waiter).init(t.f, &r, t)); err != nil {
+			*buf = t.f.refuse(*buf, &r, err)
 			t.queue(*buf, true)
 		}
 	case dropped:

@@ -120,10 +120,10 @@ func (s *udpServer) handle(i int, now time.Time, place int) bool {
 	if v == missed {
 		s.owed.Add(1)
 		m := s.newMiss(r, from, hdr.hdr.Namelen, oob)
-		if !s.f.flights.join(&m.waiter) {
+		if err := s.f.flights.join(&m.waiter); err != nil {
 			m.free()
 			s.owed.Done()
-			reply, v = s.f.refuse(reply, r), answered
+			reply, v = s.f.refuse(reply, r, err), answered
 		}
 	}
 	if v != answered {

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"sotto/forwarder/wire"
+)
+
+// heldUpstream answers every name but those that begin with "held" at once, and these
+// not before the test ends: a domain whose servers never answer.
+func heldUpstream(t *testing.T) Exchanger {
+	good := newZoneUpstream(t)
+	return exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
+		if bytes.HasPrefix(q[wire.HeaderLen+1:], []byte("held")) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return good.answer(ctx, q)
+	})
+}
+
+// flooder asks from many ports, as fast as it can, until it is told to end. It
+// counts the replies, and those that refuse for want of room.
+type flooder struct {
+	conns          []net.Conn
+	sent           atomic.Int64
+	replies, greed atomic.Int64
+	wg             sync.WaitGroup
+}
+
+// newFlooder opens so many sockets.
+func newFlooder(t *testing.T, from string, at netip.AddrPort, ports int) *flooder {
+	t.Helper()
+	f := &flooder{}
+	d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}
+	for range ports {
+		c, err := d.Dial("udp", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.conns = append(f.conns, c)
+		f.wg.Go(func() { f.read(c) })
+	}
+	t.Cleanup(f.close)
+	return f
+}
+
+func (f *flooder) read(c net.Conn) {
+	b := make([]byte, 2048)
+	for {
+		n, err := c.Read(b)
+		if err != nil {
+			return
+		}
+		f.replies.Add(1)
+		if bytes.Contains(b[:n], []byte("from here")) {
+			f.greed.Add(1)
+		}
+	}
+}
+
+// ask sends one query from each port; name makes it from a number of its own.
+func (f *flooder) ask(t *testing.T, name func(n int64) string) {
+	t.Helper()
+	for _, c := range f.conns {
+		m := withEDNS(name(f.sent.Add(1)), dns.TypeA)
+		b, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.Write(b) // a full buffer loses one
+	}
+}
+
+func (f *flooder) close() {
+	for _, c := range f.conns {
+		c.Close()
+	}
+	f.wg.Wait()
+}
+
+func heldName(n int64) string { return fmt.Sprintf("held%d.example", n) }
+
+// workloads are origins by local address, for two workloads.
+var workloads = map[netip.Addr]Origin{
+	netip.MustParseAddr("127.9.0.7"): {Addr: netip.MustParseAddrPort("8.8.8.8:53"), Workload: "/greedy"},
+	netip.MustParseAddr("127.9.0.8"): {Addr: netip.MustParseAddrPort("8.8.8.8:53"), Workload: "/modest"},
+}
+
+// TestFlood: who asks from a thousand ports for what no upstream answers gets as
+// much of the room as it leaves, hears so, and everybody else is answered: what is
+// new, and what is cached. Who is one is told by the workload, and where there is
+// none by the address.
+func TestFlood(t *testing.T) {
+	for _, tc := range []struct {
+		what           string
+		origins        bool
+		greedy, modest netip.Addr // where they ask
+		from           [2]string
+		name           func(int64) string
+	}{
+		{"workloads behind one address", true, netip.MustParseAddr("127.9.0.7"), netip.MustParseAddr("127.9.0.8"), [2]string{"127.0.0.1", "127.0.0.1"}, heldName},
+		{"addresses", false, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.1"), [2]string{"127.0.0.2", "127.0.0.3"}, heldName},
+		{"one name", false, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.1"), [2]string{"127.0.0.2", "127.0.0.3"}, func(int64) string { return heldName(0) }},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			var log syncBuffer
+			cfg := Config{Upstream: heldUpstream(t), Cache: newCache(t), MaxMisses: 256, MaxWaiters: 512, Timeout: time.Minute,
+				Log: slog.New(slog.NewTextHandler(&log, nil))}
+			if tc.origins {
+				cfg.Origins = func(a netip.Addr) (Origin, bool) { o, ok := workloads[a]; return o, ok }
+			}
+			f, at := startForwarder(t, cfg, "0.0.0.0:0")
+			victim := func(name string) *dns.Msg {
+				t.Helper()
+				d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(tc.from[1])}, Timeout: 5 * time.Second}
+				c := dns.Client{Dialer: &d, Timeout: 5 * time.Second}
+				for range 5 { // UDP may lose one in a crowd
+					r, _, err := c.Exchange(withEDNS(name, dns.TypeA), netip.AddrPortFrom(tc.modest, at.Port()).String())
+					if err == nil {
+						return r
+					}
+				}
+				t.Fatalf("%s: no reply", name)
+				return nil
+			}
+			victim("cached.example")
+			fl := newFlooder(t, tc.from[0], netip.AddrPortFrom(tc.greedy, at.Port()), 1000)
+			waitFor(t, "a refusal", func() bool { fl.ask(t, tc.name); return fl.greed.Load() > 0 })
+			for i := range 20 {
+				fl.ask(t, tc.name)
+				if r := victim(fmt.Sprintf("new%d.example", i)); len(r.Answer) != 1 {
+					t.Errorf("while another floods: %v", r)
+				}
+				if r := victim("cached.example"); len(r.Answer) != 1 {
+					t.Errorf("what is cached: %v", r)
+				}
+			}
+			st := f.Stats()
+			if st.Greedy == 0 || st.Overloaded != 0 || st.Misses > 256/2+1 || st.Waiting > 512/2+1 || st.Sources > 2 {
+				t.Errorf("%+v", st)
+			}
+			if s := log.String(); !strings.Contains(s, "refused for want of room") || strings.Count(s, "refused") > 2 {
+				t.Errorf("the log says %q", s)
+			}
+		})
+	}
+}
+
+// TestSpoofed: queries from more addresses than there is room for cannot be told
+// apart from as many honest clients. The limits hold, what is cached is answered, and
+// all is well when it is over.
+func TestSpoofed(t *testing.T) {
+	cfg := Config{Upstream: heldUpstream(t), Cache: newCache(t), MaxMisses: 256, MaxWaiters: 512, Timeout: time.Second}
+	f, at := startForwarder(t, cfg, "127.0.0.1:0")
+	if r := ask(t, "udp", at, withEDNS("cached.example", dns.TypeA)); len(r.Answer) != 1 {
+		t.Fatalf("%v", r)
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var sent int64
+	full := func() bool {
+		for range 50 {
+			sent++
+			c, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 1, byte(sent>>8), byte(sent))}}).Dial("udp", at.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := withEDNS(heldName(sent), dns.TypeA).Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = c.Write(b)
+			c.Close() // it is not there to hear the reply
+		}
+		return f.Stats().Overloaded > 0
+	}
+	waitFor(t, "the room to be taken", full)
+	for range 40 {
+		full()
+		if r := ask(t, "udp", at, withEDNS("cached.example", dns.TypeA)); len(r.Answer) != 1 {
+			t.Errorf("what is cached: %v", r)
+		}
+		if st := f.Stats(); st.Misses > 256+2 || st.Sources > 256+2 { // with those who are just being refused
+			t.Fatalf("%+v", st)
+		}
+	}
+	waitFor(t, "the flood to be over", func() bool { return f.Stats().Misses == 0 })
+	if r := ask(t, "udp", at, withEDNS("new.example", dns.TypeA)); len(r.Answer) != 1 {
+		t.Errorf("afterwards: %v", r)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if n := int64(after.HeapAlloc) - int64(before.HeapAlloc); n > 8<<20 {
+		t.Errorf("%d KiB are left of %d queries", n>>10, sent)
+	}
+}
+
+// TestGreedyRelays: of the queries to nameservers that were meant, too, one workload
+// gets no more than it leaves, and zone transfers are counted apart.
+func TestGreedyRelays(t *testing.T) {
+	fs := newFlights(t.Context(), Config{MaxWaiters: 1000, MaxMisses: 1, MaxRelays: 64,
+		Timeout: time.Minute, Nameserver: stuckNameserver{}})
+	defer fs.close()
+	relay := func(workload string, typ uint16) error {
+		q, err := wire.ParseQuery(rawQuery(t, "a.example", typ, 0, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &request{q: q, origin: Origin{Workload: workload}, route: Route{Action: ToOrigin}, tcp: true, start: time.Now()}
+		return fs.join(new(waiter).init(nil, r, discard{}))
+	}
+	for typ, half := range map[uint16]int{dns.TypeA: 32, dns.TypeAXFR: 16} { // of 64, and of 16 the least
+		n := 0
+		for n < 100 && relay("/greedy", typ) == nil {
+			n++
+		}
+		if n != half {
+			t.Errorf("%s: one workload holds %d", dns.TypeToString[typ], n)
+		}
+	}
+	if err := relay("/modest", dns.TypeA); err != nil {
+		t.Errorf("another workload: %v", err)
+	}
+	fs.cancel()
+	waitFor(t, "what was taken to be given back", func() bool {
+		return fs.waiting.taken.Load()+fs.relays.taken.Load()+fs.transfers.taken.Load() == 0
+	})
+}
+
+// stuckNameserver answers nothing.
+type stuckNameserver struct{}
+
+func (stuckNameserver) Exchange(ctx context.Context, _ netip.AddrPort, _ []byte, _ bool, _ time.Time) ([]byte, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (stuckNameserver) Transfer(ctx context.Context, _ netip.AddrPort, _ []byte, _ time.Time, _ func([]byte) error) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// discard is a sink for replies that nobody waits for.
+type discard struct{}
+
+func (discard) send(*waiter, []byte) {}
+func (discard) part([]byte) bool     { return true }
+func (discard) cut()                 {}
+
+// syncBuffer is a bytes.Buffer for a logger.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
