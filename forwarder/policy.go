@@ -63,6 +63,18 @@ func refuse(code uint16, text string) (uint16, []wire.EDE, bool) {
 	return wire.RcodeRefused, []wire.EDE{{Code: code, Text: text}}, true
 }
 
+// answersAnything reports whether at that UDP port there is nobody, or a service that
+// answers whatever it gets: echo, daytime, quote of the day, character generator, time
+// and kpasswd. What these send can look like a query; with a reply to it, a single
+// forged one would have the two of us talk for ever. No client asks from there.
+func answersAnything(port uint16) bool {
+	switch port {
+	case 0, 7, 13, 17, 19, 37, 464:
+		return true
+	}
+	return false
+}
+
 var (
 	resolverArpa = []byte("\x08resolver\x04arpa\x00")
 	canary       = []byte("\x13use-application-dns\x03net\x00")

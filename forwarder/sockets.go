@@ -20,6 +20,12 @@ const (
 	// turn: some ten thousand small queries.
 	udpReceiveBuffer = 4 << 20
 
+	// tcpBuffer is what the kernel may keep for a connection each way (it doubles
+	// the number, for its own account). Left to itself it goes up to some megabytes,
+	// and a client that does not read would have that of each of its connections.
+	// Clients are near: they need no more for what is in flight.
+	tcpBuffer = 64 << 10
+
 	// maxPort0Tries bounds the search for a port that is free for UDP and TCP.
 	maxPort0Tries = 16
 )
@@ -109,13 +115,20 @@ func (s *Sockets) open(ctx context.Context, addr netip.AddrPort) error {
 	return nil
 }
 
-// reusePort lets several sockets share one port, and asks for room for bursts:
-// beyond the system's limit where the process may, up to it elsewhere.
+// reusePort lets several sockets share one port. For UDP it asks for room for bursts:
+// beyond the system's limit where the process may, up to it elsewhere. For TCP it
+// bounds the room, of which connections have what their listener has.
 func reusePort(network, _ string, c syscall.RawConn) error {
 	var serr error
 	err := c.Control(func(fd uintptr) {
 		serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-		if serr != nil || network[:3] != "udp" {
+		if serr != nil {
+			return
+		}
+		if network[:3] != "udp" {
+			for _, buffer := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
+				serr = errors.Join(serr, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, buffer, tcpBuffer))
+			}
 			return
 		}
 		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, udpReceiveBuffer) != nil {

@@ -102,8 +102,8 @@ func (s *udpServer) read() error {
 func (s *udpServer) handle(i int, now time.Time, place int) bool {
 	in := &s.in
 	from, hdr := &in.names[i], &in.hdrs[i]
-	if from.port() == 0 {
-		return false // nobody can receive at port 0
+	if answersAnything(from.port()) {
+		return false
 	}
 	oob, local := in.oobs[i][:hdr.hdr.Controllen], s.local
 	if !local.IsValid() {

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// frame is a query as TCP carries it.
+func frame(t *testing.T, name string, typ uint16) []byte {
+	t.Helper()
+	b, err := question(name, typ).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
+}
+
+// TestByteByByte: a message has to be complete in time. That bytes keep coming is no
+// reason to wait for it.
+func TestByteByByte(t *testing.T) {
+	at := start(t, Config{Upstream: newZoneUpstream(t), TCPIdle: 400 * time.Millisecond}, "127.0.0.1:0").String()
+	c := redial(t, at)
+	go func() {
+		for _, b := range frame(t, "a-name-that-is-long-enough-for-this.example", dns.TypeA) {
+			if _, err := c.Conn.Write([]byte{b}); err != nil {
+				return
+			}
+			time.Sleep(40 * time.Millisecond) // sixty bytes: more than two seconds
+		}
+	}()
+	if r, err := c.ReadMsg(); err == nil {
+		t.Errorf("a byte at a time was waited for: %v", r)
+	}
+}
+
+// TestHalfClosed: who shuts its side of the connection after its queries gets all
+// answers, late ones too, and then the end (RFC 7766 §6.2.3 and §6.2.4).
+func TestHalfClosed(t *testing.T) {
+	c := redial(t, start(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0").String())
+	names := []string{"delay-600.example", "delay-200.example", "now.example"}
+	for _, name := range names {
+		if _, err := c.Conn.Write(frame(t, name, dns.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range names {
+		if r, err := c.ReadMsg(); err != nil || len(r.Answer) != 1 {
+			t.Fatalf("reply %d: %v, %v", i, r, err)
+		}
+	}
+	if _, err := c.ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last reply: %v, want the end", err)
+	}
+}
+
+// TestCutOff: a length with less behind it than it says, and the end, or nothing
+// more: what came before is answered.
+func TestCutOff(t *testing.T) {
+	at := start(t, Config{Upstream: newZoneUpstream(t), TCPIdle: 300 * time.Millisecond}, "127.0.0.1:0").String()
+	for _, end := range []bool{true, false} {
+		c := redial(t, at)
+		whole := frame(t, "delay-100.example", dns.TypeA)
+		if _, err := c.Conn.Write(append(whole, whole[:len(whole)-1]...)); err != nil {
+			t.Fatal(err)
+		}
+		if end {
+			_ = c.Conn.(*net.TCPConn).CloseWrite()
+		}
+		if r, err := c.ReadMsg(); err != nil || len(r.Answer) != 1 {
+			t.Errorf("before the cut: %v, %v", r, err)
+		}
+		if r, err := c.ReadMsg(); !errors.Is(err, io.EOF) {
+			t.Errorf("after it: %v, %v, want the end", r, err)
+		}
+	}
+}
+
+// TestPipelinedGarbage: as many frames as come with a header and nonsense in them are
+// answered with FORMERR, and the query behind them is answered; a frame without a
+// header ends the connection, and what came before it is answered too.
+func TestPipelinedGarbage(t *testing.T) {
+	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0")
+	const n = 3 * maxPipelined
+	var frames []byte
+	for i := range n {
+		frames = append(frames, 0, byte(12+i%50))
+		frames = append(frames, make([]byte, 12+i%50)...)
+	}
+	frames = append(frames, frame(t, "good.example", dns.TypeA)...)
+	frames = append(frames, 0, 0)                                     // no header
+	frames = append(frames, frame(t, "unread.example", dns.TypeA)...) // nobody looks at it
+	c := redial(t, at.String())
+	go func() { _, _ = c.Conn.Write(frames) }()
+	formerr, good := 0, 0
+	for {
+		r, err := c.ReadMsg()
+		if err != nil {
+			break
+		}
+		switch {
+		case r.Rcode == dns.RcodeFormatError:
+			formerr++
+		case len(r.Answer) == 1 && r.Question[0].Name == "good.example.":
+			good++
+		default:
+			t.Errorf("%v", r)
+		}
+	}
+	if formerr != n || good != 1 {
+		t.Errorf("%d times FORMERR and %d answers to %d frames of garbage and one query", formerr, good, n)
+	}
+	waitFor(t, "the connection to be gone", func() bool { return f.Stats().Conns == 0 })
+}
+
+// TestResets: whatever a connection is at when its client resets it, nothing of it is
+// left, and the next client is answered.
+func TestResets(t *testing.T) {
+	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
+	ask(t, "tcp", at, question("txt-60000.example", dns.TypeTXT))
+	before := runtime.NumGoroutine()
+	query, long := frame(t, "delay-300.example", dns.TypeA), frame(t, "txt-60000.example", dns.TypeTXT)
+	for _, tc := range []struct {
+		what string
+		send []byte
+		read int
+	}{
+		{"connected", nil, 0},
+		{"half a length", query[:1], 0},
+		{"a length", query[:2], 0},
+		{"half a query", query[:20], 0},
+		{"waiting for the upstream", query, 0},
+		{"waiting, with more half sent", append(append([]byte(nil), query...), query[:9]...), 0},
+		{"a reply unread", frame(t, "now.example", dns.TypeA), 0},
+		{"a length of the reply read", frame(t, "now.example", dns.TypeA), 2},
+		{"a long reply half read", long, 20_000},
+		{"many long replies unread", bytes.Repeat(long, 50), 1}, // more than the kernel takes
+	} {
+		for range 20 {
+			c := redial(t, at.String()).Conn.(*net.TCPConn)
+			if _, err := c.Write(tc.send); err != nil {
+				t.Fatalf("%s: %v", tc.what, err)
+			}
+			if _, err := io.ReadFull(c, make([]byte, tc.read)); err != nil {
+				t.Fatalf("%s: %v", tc.what, err)
+			}
+			_ = c.SetLinger(0)
+			c.Close()
+		}
+		if r := ask(t, "tcp", at, question("next.example", dns.TypeA)); len(r.Answer) != 1 {
+			t.Errorf("after resets when %s: %v", tc.what, r)
+		}
+	}
+	waitFor(t, "nothing to be left", func() bool {
+		st := f.Stats()
+		return st.Conns == 0 && st.Waiting == 0 && st.Misses == 0 && f.unread.Load() == 0
+	})
+	const own = 10 // the crew's, which keeps some
+	waitFor(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before+own })
+}
+
+// TestLeaving: connections that made place and are still owed a reply are few. Else
+// who connects, asks for what takes long, and connects again, holds any number.
+func TestLeaving(t *testing.T) {
+	const most = 16
+	f, at := startForwarder(t, Config{Upstream: heldUpstream(t), MaxConns: most, Timeout: time.Minute}, "127.0.0.1:0")
+	for i := range 10 * most {
+		c := redial(t, at.String())
+		if _, err := c.Conn.Write(frame(t, heldName(int64(i)), dns.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "the query to wait", func() bool { return f.Stats().Waiting > i })
+		if open := established(t, at); open > most+most/leavingShare+1 { // and the newest
+			t.Fatalf("%d connections are open, of at most %d", open, most)
+		}
+	}
+	c := redial(t, at.String())
+	if err := c.WriteMsg(question("now.example", dns.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.ReadMsg(); err != nil || len(r.Answer) != 1 {
+		t.Errorf("another client: %v, %v", r, err)
+	}
+}
+
+// TestKernelBuffers: of a client that asks for much and reads nothing, the kernel
+// keeps little, both ways.
+func TestKernelBuffers(t *testing.T) {
+	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
+	long := frame(t, "txt-60000.example", dns.TypeTXT)
+	c := redial(t, at.String()).Conn.(*net.TCPConn)
+	go func() { // reads a while, as one does whom the kernel then trusts with more
+		_, _ = io.CopyN(io.Discard, c, 20<<20)
+	}()
+	_ = c.SetWriteDeadline(time.Now().Add(3 * time.Second))
+	for {
+		if _, err := c.Write(long); err != nil {
+			break // nothing more is taken
+		}
+	}
+	f.conns.mu.Lock()
+	defer f.conns.mu.Unlock()
+	raw, err := f.conns.order.Front().Value.(*seat).c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := map[string]int{}
+	err = raw.Control(func(fd uintptr) {
+		sizes["queued to send"], _ = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ)
+		sizes["received"], _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		sizes["buffer to send"], _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
+		sizes["buffer to receive"], _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%v", sizes)
+	for what, n := range sizes {
+		if n > 4*tcpBuffer {
+			t.Errorf("%s: %d bytes", what, n)
+		}
+	}
+	if sizes["queued to send"] == 0 {
+		t.Error("nothing was queued: this test shows nothing")
+	}
+}
+
+// established is how many of the connections to at the kernel takes for open, from
+// the server's end.
+func established(t *testing.T, at netip.AddrPort) (n int) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := fmt.Sprintf("0100007F:%04X", at.Port())
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 3 && f[1] == own && (f[3] == "01" || f[3] == "08") {
+			n++
+		}
+	}
+	return n
+}
