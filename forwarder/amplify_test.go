@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/forwarder/wire"
+	"sotto/internal/edns"
 )
 
 // maxFactor is how many times longer than its query a reply over UDP may be: 1,232
@@ -55,13 +56,13 @@ func TestAmplification(t *testing.T) {
 		typ  uint16
 	}{{"any.example", dns.TypeANY}, {"txt-65000.example", dns.TypeTXT}, {"txt-1000.example", dns.TypeTXT}, {"a-80.example", dns.TypeA}, {".", dns.TypeANY}, {"www.example", dns.TypeDNSKEY}} {
 		for _, size := range []int{-1, 0, 511, 512, 600, 1232, 1233, 4096, 65535} {
-			var opt *optRecord
+			var opt *edns.OPT
 			limit, optLen := wire.MinUDPSize, 0
 			if size >= 0 {
-				opt, optLen = &optRecord{size: uint16(size), flags: 0x8000}, 11
+				opt, optLen = &edns.OPT{Size: uint16(size), Flags: 0x8000}, 11
 				limit = min(max(size, wire.MinUDPSize), wire.UDPSize)
 			}
-			query := rawQuery(t, q.name, q.typ, 0x0100, opt)
+			query := edns.Query(q.name, q.typ, 0x0100, opt)
 			for range 2 { // the second is from the cache
 				reply := askRaw(t, "udp", at, query)
 				truncated := reply[2]&2 != 0
@@ -78,7 +79,7 @@ func TestAmplification(t *testing.T) {
 	}
 }
 
-// questionEnd is where the question of a query made by rawQuery ends.
+// questionEnd is where the question of a query made by edns.Query ends.
 func questionEnd(query []byte) int {
 	q, err := wire.ParseQuery(query)
 	if err != nil {
@@ -153,7 +154,7 @@ func TestMalformedUDP(t *testing.T) {
 // TestOwnErrors: what Sotto itself says of a failure is short.
 func TestOwnErrors(t *testing.T) {
 	const factor = 9
-	short := rawQuery(t, ".", dns.TypeA, 0x0100, &optRecord{size: 65535})
+	short := edns.Query(".", dns.TypeA, 0x0100, &edns.OPT{Size: 65535})
 	q, err := wire.ParseQuery(short)
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +184,7 @@ func TestAnswersAnything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	query := rawQuery(t, "resolver.arpa", dns.TypeSVCB, 0x0100, nil) // answered at once
+	query := edns.Query("resolver.arpa", dns.TypeSVCB, 0x0100, nil) // answered at once
 	for _, port := range []uint16{0, 7, 13, 17, 19, 37, 464, 53, 1024, 5353, 65535} {
 		copy(s.in.data[0], query)
 		s.in.hdrs[0].n = uint32(len(query))

@@ -19,6 +19,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/wire"
+	"sotto/internal/edns"
 )
 
 // heldUpstream answers every name but those that begin with "held" at once, and these
@@ -219,7 +220,7 @@ func TestGreedyRelays(t *testing.T) {
 		Timeout: time.Minute, Nameserver: stuckNameserver{}})
 	defer fs.close()
 	relay := func(workload string, typ uint16) error {
-		q, err := wire.ParseQuery(rawQuery(t, "a.example", typ, 0, nil))
+		q, err := wire.ParseQuery(edns.Query("a.example", typ, 0, nil))
 		if err != nil {
 			t.Fatal(err)
 		}

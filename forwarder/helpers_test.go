@@ -125,10 +125,3 @@ func ede(r *dns.Msg) *dns.EDNS0_EDE {
 	}
 	return nil
 }
-
-// len is how many connections are held.
-func (t *connTable) len() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.order.Len()
-}

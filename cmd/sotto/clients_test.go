@@ -36,6 +36,7 @@ var clients = map[string]func(args []string) error{
 	"raw-once":    rawOnce,
 	"load":        runLoad,
 	"keep":        keptSocket,
+	"edns":        ednsQuestions,
 }
 
 func runClient(name string, args []string) int {

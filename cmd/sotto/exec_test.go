@@ -157,6 +157,7 @@ var oddClients = [][]string{
 	{"pipelined", "8.8.8.8", "2001:db8::53"},
 	{"unspec", "8.8.8.8"},
 	{"many", "8.8.8.8"},
+	{"edns", "8.8.8.8", "2001:db8::53"},
 }
 
 // TestSockets asks in ways that few programs do and every program may.
