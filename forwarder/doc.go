@@ -18,7 +18,8 @@
 //   - Identical questions in flight share one upstream query.
 //   - Work is bounded: queries that wait for an upstream, TCP connections and
 //     unsent replies each have a limit, and what is over it is refused or
-//     closed, never queued without end.
+//     closed, never queued without end. No workload, or client where none is known,
+//     takes so much of it that others get none (shares.go).
 //
 // A query runs through the package in one direction: a listener (udp.go, tcp.go)
 // hands it to [Forwarder.answer], which replies at once (policy, cache) or

@@ -37,6 +37,9 @@ var clients = map[string]func(args []string) error{
 	"load":        runLoad,
 	"keep":        keptSocket,
 	"edns":        ednsQuestions,
+	"flood":       floodSealed,
+	"spoof":       spoof,
+	"resolve-all": resolveAll,
 }
 
 func runClient(name string, args []string) int {

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+// floodSealed floods a nameserver from a thousand ports until its standard input ends.
+func floodSealed(args []string) error {
+	var conns []net.Conn
+	for range 1000 {
+		c, err := net.Dial("udp", net.JoinHostPort(args[0], "53"))
+		if err != nil {
+			return err
+		}
+		conns = append(conns, c)
+	}
+	return untilTold(func(end <-chan struct{}) int { return floodFrom(conns, 10_000, end) })
+}
+
+// spoof floods a nameserver with queries from addresses that are not its own, until its
+// standard input ends. No hook sees what a raw socket sends, so it sends to the virtual
+// address that a connected socket of its own has, which is there for all to read.
+func spoof(args []string) error {
+	to, err := realPeer(args[0])
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return untilTold(func(end <-chan struct{}) (sent int) {
+		for ; running(end); sent++ {
+			from := [4]byte{203, 0, 113, byte(sent)}
+			_ = unix.Sendto(fd, forged(from, to, uint16(1024+sent%60000), packed(uint16(sent), fmt.Sprintf("silent%d.spoof.example.", sent))),
+				0, &unix.SockaddrInet4{Addr: to}) // refused or not, the next one
+			if sent%100 == 0 {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		return sent
+	})
+}
+
+// realPeer is the address that a socket connected to a nameserver is really connected to.
+func realPeer(nameserver string) ([4]byte, error) {
+	c, err := net.Dial("udp4", net.JoinHostPort(nameserver, "53"))
+	if err != nil {
+		return [4]byte{}, err
+	}
+	defer c.Close()
+	text, err := os.ReadFile("/proc/self/net/udp")
+	if err != nil {
+		return [4]byte{}, err
+	}
+	local := fmt.Sprintf(":%04X", c.LocalAddr().(*net.UDPAddr).Port)
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) < 3 || !strings.HasSuffix(f[1], local) {
+			continue
+		}
+		n, err := strconv.ParseUint(strings.TrimSuffix(f[2], ":0035"), 16, 32)
+		var to [4]byte
+		binary.NativeEndian.PutUint32(to[:], uint32(n))
+		return to, err
+	}
+	return [4]byte{}, errors.New("the socket is not in /proc/self/net/udp")
+}
+
+// forged is an IPv4 packet to port 53 with any source.
+func forged(from, to [4]byte, port uint16, query []byte) []byte {
+	b := make([]byte, 28, 28+len(query))
+	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP // the kernel fills length, ID and checksum in
+	copy(b[12:], from[:])
+	copy(b[16:], to[:])
+	binary.BigEndian.PutUint16(b[20:], port)
+	binary.BigEndian.PutUint16(b[22:], 53)
+	binary.BigEndian.PutUint16(b[24:], uint16(8+len(query))) // no checksum: IPv4 allows that
+	return append(b, query...)
+}
+
+// untilTold says that it begins, and then how much do did.
+func untilTold(do func(end <-chan struct{}) int) error {
+	end := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		close(end)
+	}()
+	fmt.Println("begun")
+	fmt.Println("sent", do(end))
+	return nil
+}
+
+// attacker runs one of the clients above in a host and a cgroup; stop ends it, and
+// returns what it printed.
+func (w *world) attacker(h *lab.Host, g *lab.Cgroup, name string, args ...string) (stop func() string) {
+	w.t.Helper()
+	line := client(name, args...)
+	cmd := h.Command(w.t.Context(), g, line[0], line[1:]...)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	out := bufio.NewReader(stdout)
+	if line, err := out.ReadString('\n'); line != "begun\n" {
+		w.t.Fatalf("%s: %q, %v", name, line, err)
+	}
+	return func() string {
+		err := stdin.Close()
+		rest, rerr := io.ReadAll(out)
+		if err := errors.Join(err, rerr, cmd.Wait()); err != nil {
+			w.t.Errorf("%s: %v", name, err)
+		}
+		return strings.ReplaceAll(string(rest), "\n", " ")
+	}
+}
+
+// resolveAll asks a nameserver for names that nobody asked for before, as a victim
+// does, and says how it fared.
+func resolveAll(args []string) error {
+	var c tally
+	for i := range 100 {
+		if err := c.ask(from("udp", ""), net.JoinHostPort(args[0], "53"), fmt.Sprintf("%s-%d.example.", args[1], i)); err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	fmt.Println(&c)
+	return nil
+}
+
+// TestFloodFromContainer: a sealed container floods from a thousand ports, with names
+// that nobody answers and with cached ones. Nothing of it crosses the wire in the clear.
+func TestFloodFromContainer(t *testing.T) {
+	attackFromContainer(t, "flood", func(w *world) { w.watch() })
+}
+
+// TestSpoofFromContainer: a sealed container floods from a raw socket, with forged
+// sources: it stays the workload that its virtual address was given to. (What becomes
+// of the replies to forged sources, behind the host, is the guard's business.)
+func TestSpoofFromContainer(t *testing.T) {
+	attackFromContainer(t, "spoof", func(*world) {})
+}
+
+// attackFromContainer has a container beside the attacker, and a program on the host,
+// resolve during an attack. Memory is bounded, and the attacker's own workload resolves
+// when it is over.
+func attackFromContainer(t *testing.T, attack string, before func(*world)) {
+	w := newWorld(t)
+	containers := testnet.Containers(t, w.lab, w.host, "one", "two")
+	greedy, modest, host := w.cgroup("greedy"), w.cgroup("modest"), w.cgroup("host")
+	p := w.start("sealed", slices.DeleteFunc(w.runArgs(greedy, modest, host), func(arg string) bool { return arg == "--log-queries" })...)
+	before(w)
+	victim := func(h *lab.Host, g *lab.Cgroup, name string) {
+		t.Helper()
+		line := client("resolve-all", "8.8.8.8", name)
+		out, err := h.Command(t.Context(), g, line[0], line[1:]...).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v: %s", name, err, out)
+			return
+		}
+		t.Logf("%s: %s", name, strings.SplitN(string(out), "\n", 2)[0])
+	}
+	stop := w.attacker(containers[0], greedy, attack, "8.8.8.8")
+	victim(containers[1], modest, "beside")
+	victim(w.host, host, "host")
+	t.Logf("the attacker: %s", stop())
+	w.until("the attacker's workload to resolve", func() bool {
+		return strings.Contains(w.dig(containers[0], greedy, "+short", "+timeout=1", "@8.8.8.8", "after.example"), sealed4)
+	})
+	peak := peakMemory(t, p.cmd.Process.Pid)
+	t.Logf("at most %d MiB resident", peak>>20)
+	if limit := int64(250 << 20); !raceDetector && peak > limit {
+		t.Errorf("%d MiB were resident, want at most %d", peak>>20, limit>>20)
+	}
+	w.stop(p)
+	w.nothingLeft()
+}
