@@ -103,11 +103,11 @@ var workloads = map[netip.Addr]Origin{
 	netip.MustParseAddr("127.9.0.8"): {Addr: netip.MustParseAddrPort("8.8.8.8:53"), Workload: "/modest"},
 }
 
-// TestFlood: who asks from a thousand ports for what no upstream answers gets as
+// TestGreedyFlood: who asks from a thousand ports for what no upstream answers gets as
 // much of the room as it leaves, hears so, and everybody else is answered: what is
 // new, and what is cached. Who is one is told by the workload, and where there is
 // none by the address.
-func TestFlood(t *testing.T) {
+func TestGreedyFlood(t *testing.T) {
 	for _, tc := range []struct {
 		what           string
 		origins        bool

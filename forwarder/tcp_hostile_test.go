@@ -200,6 +200,34 @@ func TestLeaving(t *testing.T) {
 	}
 }
 
+// TestWorkloadShare: connections are counted by workload, where it is known: containers
+// behind one address do not lose theirs to each other.
+func TestWorkloadShare(t *testing.T) {
+	_, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), MaxConns: 4 * clientLeast,
+		Origins: func(a netip.Addr) (Origin, bool) { o, ok := workloads[a]; return o, ok }}, "0.0.0.0:0")
+	mustAnswer := func(c *dns.Conn) {
+		t.Helper()
+		if err := c.WriteMsg(question("www.example", dns.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ReadMsg(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	modest := redial(t, netip.AddrPortFrom(netip.MustParseAddr("127.9.0.8"), at.Port()).String())
+	mustAnswer(modest) // the longest idle of all, from here on
+	var greedy []*dns.Conn
+	for range clientLeast + 1 {
+		greedy = append(greedy, redial(t, netip.AddrPortFrom(netip.MustParseAddr("127.9.0.7"), at.Port()).String()))
+		mustAnswer(greedy[len(greedy)-1])
+	}
+	if _, err := greedy[0].ReadMsg(); !errors.Is(err, io.EOF) {
+		t.Errorf("the greedy workload's oldest connection: %v, want the end", err)
+	}
+	mustAnswer(greedy[1])
+	mustAnswer(modest)
+}
+
 // TestKernelBuffers: of a client that asks for much and reads nothing, the kernel
 // keeps little, both ways.
 func TestKernelBuffers(t *testing.T) {

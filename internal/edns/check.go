@@ -34,7 +34,7 @@ func (q *Question) Check(reply []byte, udp bool) error {
 	}
 	switch {
 	case f.ID != id || !f.Response:
-		return fmt.Errorf("ID %#x, QR %v: it is no reply to the query", f.ID, f.Response)
+		return fmt.Errorf("no reply to the query: ID %#x, QR %v", f.ID, f.Response)
 	case f.rcode != q.rcode:
 		return fmt.Errorf("response code %d, want %d", f.rcode, q.rcode)
 	case f.answers != answers:
