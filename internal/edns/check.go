@@ -40,7 +40,7 @@ func (q *Question) Check(reply []byte, udp bool) error {
 	case f.answers != answers:
 		return fmt.Errorf("%d answers, want %d", f.answers, answers)
 	case f.z || f.Authoritative:
-		return fmt.Errorf("Z is %v, AA is %v, want neither", f.z, f.Authoritative)
+		return fmt.Errorf("bit Z is %v, AA is %v, want neither", f.z, f.Authoritative)
 	case f.Truncated != cut || cut && len(reply) > minUDP:
 		return fmt.Errorf("TC is %v in %d bytes, want TC %v", f.Truncated, len(reply), cut)
 	case (f.opt != nil) != q.edns:
