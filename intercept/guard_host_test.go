@@ -158,6 +158,17 @@ func TestMadeUpSource(t *testing.T) {
 	if n := s.Counters()["escaped"]; n != 1 {
 		t.Errorf("%d answers were kept from leaving", n)
 	}
+	// A clean stop begins with the hooks, and the listener goes on for a while.
+	if err := s.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	startClient(t, inside[0], s.group).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => ok")
+	eventually(t, func() error {
+		if n := s.Counters()["escaped"]; n != 2 {
+			return fmt.Errorf("%d answers were kept from leaving", n)
+		}
+		return nil
+	})
 }
 
 // An interface that comes while the instance runs is guarded too.

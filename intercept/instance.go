@@ -163,9 +163,6 @@ func (i *Instance) detach() error {
 	// What the hooks no longer lead to the listener is not to be stopped.
 	errs = append(errs, i.guard.relent(), detachAll(pinDir(i.cfg.BPFFS, i.cfg.Name)))
 	err := errors.Join(errs...)
-	if err == nil {
-		err = i.guard.detach()
-	}
 	i.detached = err == nil
 	return err
 }
@@ -250,8 +247,10 @@ func (i *Instance) takeAway() error {
 		return err
 	}
 	var errs []error
+	// The guard goes now, and not with the hooks: until here the listener may have
+	// answered still, and an answer to a source that somebody made up must not leave.
 	if i.network != nil {
-		errs = append(errs, i.network.close())
+		errs = append(errs, i.guard.detach(), i.network.close())
 	}
 	errs = append(errs, removePins(pinDir(i.cfg.BPFFS, i.cfg.Name)))
 	if err := errors.Join(errs...); err != nil {

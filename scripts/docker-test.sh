@@ -218,7 +218,8 @@ test_seal() {
 	docker volume create --label com.docker.compose.project=sotto-test --label com.docker.compose.volume=ca sotto-test_ca >/dev/null
 	cp "$work/ca.pem" "$work/data/volumes/sotto-test_ca/_data/ca.pem"
 	export SOTTO_FLAGS="--cgroup $path --upstream $UPSTREAM --ca-file /ca/ca.pem"
-	compose --profile seal config | grep -q -e "--cgroup" || die "compose.yaml does not hand on SOTTO_FLAGS"
+	compose --profile seal config >"$work/config.yaml"
+	grep -q -e "--cgroup" "$work/config.yaml" || die "compose.yaml does not hand on SOTTO_FLAGS"
 	compose --profile seal up -d --no-build seal >"$work/compose.log" 2>&1 || { cat "$work/compose.log" >&2 && die "compose up failed"; }
 	# By its id from here on: Compose 2 no longer lists a container once it has stopped.
 	seal=$(compose --profile seal ps -q seal)
