@@ -24,6 +24,7 @@ type resolver struct {
 	groups *groups
 	cache  *cache.Cache
 	asked  chan change // of Run
+	log    *slog.Logger
 }
 
 // change asks [resolver.Run] for what another plan describes.
@@ -42,7 +43,7 @@ type seam struct {
 // network comes up later is no error. The caller closes it; ctx should outlive
 // the serving.
 func newResolver(ctx context.Context, p plan, k seam, log *slog.Logger) (_ *resolver, err error) {
-	r := &resolver{groups: newGroups(k.control, log), asked: make(chan change)}
+	r := &resolver{groups: newGroups(k.control, log), asked: make(chan change), log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
@@ -86,6 +87,7 @@ func (r *resolver) Run(ctx context.Context) error {
 	}
 	start()
 	g.Go(func() error { return tuneCollector(ctx) })
+	g.Go(func() error { return watchSleep(ctx, r.log, sleepCheck, slept, r.groups.NetworkChanged) })
 	g.Go(func() error {
 		for {
 			select {
