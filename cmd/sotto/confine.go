@@ -12,20 +12,14 @@ import (
 var (
 	keepRun  = []string{"CAP_NET_ADMIN", "CAP_BPF", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"}
 	keepExec = append([]string{"CAP_KILL", "CAP_DAC_OVERRIDE"}, keepRun...)
-
-	// `serve` touches nothing of the machine's.
-	denyServe = []string{
-		"bpf", "mount", "umount2", "mount_setattr", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick",
-		"setns", "unshare", "open_by_handle_at",
-	}
 )
 
 // confinement takes from this process what it needs no more; [confine.Apply].
-type confinement func(keep []string, deny ...string) error
+type confinement func(keep []string, deny ...uint32) error
 
 // confine is called when everything is set up. That it fails is no reason not to serve:
 // what is promised of the queries holds all the same.
-func (e *env) confine(log *slog.Logger, keep []string, deny ...string) {
+func (e *env) confine(log *slog.Logger, keep []string, deny ...uint32) {
 	if e.confinement == nil {
 		return
 	}

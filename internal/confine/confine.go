@@ -11,66 +11,25 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/elastic/go-seccomp-bpf"
-	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// denied are system calls that answer EPERM from then on. A list of what is allowed
-// would be the Go runtime's and every library's, and break with their next version; this
-// one takes what turns a foothold in the process into more: other programs, other
-// processes, the kernel's own code, the machine's state.
-var denied = []string{
-	"execve", "execveat", // it starts no program
-	"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "pidfd_getfd",
-	"init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load",
-	"reboot", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd",
-	"pivot_root", "chroot", "sethostname", "setdomainname",
-	"settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "stime",
-	"add_key", "request_key", "keyctl",
-	"perf_event_open", "userfaultfd", "lookup_dcookie", "vhangup", "syslog",
-	"io_uring_setup", "io_uring_enter", "io_uring_register",
-	"ioperm", "iopl", "modify_ldt", "vm86", "vm86old", "uselib", "nfsservctl", "personality",
-	"mknod", "mknodat", "move_pages", "migrate_pages", "mbind", "set_mempolicy",
-	"fanotify_init", "name_to_handle_at",
-	"setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setgroups", "setfsuid", "setfsgid",
-}
-
 // Apply leaves the process with the capabilities named, as far as it has them (as in
-// "CAP_NET_ADMIN"), on all threads, with no_new_privs and the list of system calls
-// above and those given denied. What it holds is said in the process's status
-// (/proc/PID/status).
-func Apply(keep []string, deny ...string) error {
-	// The filter first: to install it asks for no_new_privs, and for all threads at once
-	// the kernel's own way (SECCOMP_FILTER_FLAG_TSYNC).
-	if err := filter(append(slices.Clone(denied), deny...)); err != nil {
-		return fmt.Errorf("confine: deny system calls: %w", err)
+// "CAP_NET_ADMIN"), on all threads, with no_new_privs, and without the system calls in
+// [Unused] and those given: they answer EPERM. What it holds is said in the process's
+// status (/proc/PID/status).
+func Apply(keep []string, deny ...uint32) error {
+	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); err != nil { // on all threads
+		return fmt.Errorf("confine: set no_new_privs: %w", err)
+	}
+	if err := filter(append(Unused(), deny...)); err != nil {
+		return fmt.Errorf("confine: %w", err)
 	}
 	if err := drop(keep); err != nil {
 		return fmt.Errorf("confine: drop capabilities: %w", err)
 	}
 	return nil
-}
-
-func filter(names []string) error {
-	if !seccomp.Supported() {
-		return nil // CONFIG_SECCOMP_FILTER=n
-	}
-	info, err := arch.GetInfo("")
-	if err != nil {
-		return err
-	}
-	// Not every machine has every call.
-	names = slices.DeleteFunc(names, func(name string) bool { _, ok := info.SyscallNames[name]; return !ok })
-	return seccomp.LoadFilter(seccomp.Filter{
-		NoNewPrivs: true,
-		Flag:       seccomp.FilterFlagTSync,
-		Policy: seccomp.Policy{
-			DefaultAction: seccomp.ActionAllow,
-			Syscalls:      []seccomp.SyscallGroup{{Action: seccomp.ActionErrno | seccomp.Action(unix.EPERM), Names: names}},
-		},
-	})
 }
 
 // drop leaves at most the capabilities named.

@@ -3,6 +3,7 @@
 package confine
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +41,7 @@ func confined() error {
 		}()
 		<-ready
 	}
-	if err := Apply([]string{"CAP_NET_RAW"}, "unshare"); err != nil {
+	if err := Apply([]string{"CAP_NET_RAW"}, unix.SYS_UNSHARE); err != nil {
 		return err
 	}
 	if err := exec.Command("/bin/true").Run(); !errors.Is(err, unix.EPERM) {
@@ -58,7 +60,7 @@ func confined() error {
 		return err
 	}
 	// Once more takes no more away, and is no error.
-	return Apply([]string{"CAP_NET_RAW"}, "unshare")
+	return Apply([]string{"CAP_NET_RAW"}, unix.SYS_UNSHARE)
 }
 
 // threads checks every thread's status.
@@ -103,5 +105,40 @@ func TestApply(t *testing.T) {
 func TestUnknown(t *testing.T) {
 	if err := drop([]string{"CAP_OF_NOBODY"}); err == nil {
 		t.Error("a capability that nobody knows was kept")
+	}
+}
+
+// TestProgram: what the filter says of a call, by its architecture and number.
+func TestProgram(t *testing.T) {
+	const refuse = unix.SECCOMP_RET_ERRNO | int(unix.EPERM)
+	for _, tc := range []struct {
+		name           string
+		ours, arch, nr uint32
+		want           int
+	}{
+		{"listed", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_X86_64, 59, refuse},
+		{"not listed", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_X86_64, 1, unix.SECCOMP_RET_ALLOW},
+		{"x32", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_X86_64, x32Bit | 1, refuse},
+		{"i386 on amd64", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, 1, refuse},
+		{"arm64", unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_AARCH64, 1, unix.SECCOMP_RET_ALLOW},
+		{"arm on arm64", unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM, 1, refuse},
+	} {
+		raw, err := program(tc.ours, []uint32{59, 101})
+		if err != nil {
+			t.Fatal(err)
+		}
+		insns, ok := bpf.Disassemble(raw)
+		if !ok {
+			t.Fatal("the program does not disassemble")
+		}
+		vm, err := bpf.NewVM(insns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The virtual machine loads as from a packet: in network order.
+		data := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, tc.nr), tc.arch)
+		if got, err := vm.Run(data); err != nil || got != tc.want {
+			t.Errorf("%s: %#x, %v; want %#x", tc.name, got, err, tc.want)
+		}
 	}
 }
