@@ -233,12 +233,40 @@ func setSysctls(ns *netns.NS, pairs []string) error {
 			if err == nil && strings.TrimSpace(string(old)) == pairs[i+1] {
 				continue
 			}
-			if err := os.WriteFile(path, []byte(pairs[i+1]), 0); err != nil {
-				return fmt.Errorf("set sysctl %s: %w; in a container, /proc/sys must be writable (--privileged)", name, err)
+			err = os.WriteFile(path, []byte(pairs[i+1]), 0)
+			if errors.Is(err, unix.EROFS) {
+				err = writeSysctl(name, pairs[i+1])
+			}
+			if err != nil {
+				return fmt.Errorf("set sysctl %s: %w; in a container, /proc/sys must be writable (--privileged), or mounting allowed (CAP_SYS_ADMIN, --security-opt apparmor=unconfined)", name, err)
 			}
 		}
 		return nil
 	})
+}
+
+// writeSysctl writes by a procfs of its own, which nobody else sees: in a container the
+// one at /proc is mounted read-only in parts.
+func writeSysctl(name, value string) error {
+	context, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(context)
+	if err := unix.FsconfigCreate(context); err != nil {
+		return err
+	}
+	root, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat(root, "sys/"+name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = unix.Write(fd, []byte(value))
+	return errors.Join(err, unix.Close(fd))
 }
 
 // kernelHas6 tells whether this kernel has IPv6.
