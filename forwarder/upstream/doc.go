@@ -40,4 +40,20 @@
 // in flight (inflight.go), a server's query limit (limit.go) and the order of its
 // addresses (addrs.go). A query goes through the servers in its caller's goroutine
 // (exchange.go); only a second server beside the first costs another (race.go).
+//
+// # What a server may send
+//
+// A reply belongs to the query whose ID it has and whose question it repeats; nothing
+// else of it decides. What comes otherwise:
+//
+//	another ID, another question, a reply twice    dropped; after 1,024 in a row the connection ends
+//	no reply (QR=0), another opcode, a short frame the connection ends, and its queries are asked again
+//	an error without a question                    taken as an answer to its ID, and asked elsewhere
+//	records that cannot be read: counts that lie,
+//	trailing bytes, loops, pointers ahead          asked elsewhere; SERVFAIL if nobody does better
+//	the end, a reset, silence, at any byte         asked again, at most once invisibly, and elsewhere
+//
+// Owner names inside an answer are the resolver's word, as in any forwarder: what is
+// cached is cached under the question that was asked, and under nothing that the reply
+// says besides.
 package upstream

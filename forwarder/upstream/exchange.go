@@ -188,7 +188,7 @@ func (x *exchange) heed(ctx context.Context, e *endpoint, began time.Time, reply
 		x.hope = x.hope || mayPass(err) && (x.rounds == 0 || e.restarting(time.Now()))
 		x.over = x.over || ctx.Err() != nil || errors.Is(err, ErrClosed)
 		return
-	case !isBad(reply):
+	case !isBad(reply) && (len(e.g.endpoints) == 1 || isWhole(reply)):
 		x.good = reply
 		return
 	case x.bad == nil:
@@ -260,3 +260,20 @@ func isBad(reply []byte) bool {
 	}
 	return true
 }
+
+// isWhole reports whether a reply can be read to its end, as the forwarder will: it is
+// asked while another server may do better. On a copy, since reading changes it.
+func isWhole(reply []byte) bool {
+	c := copies.Get().(*copied)
+	defer copies.Put(c)
+	c.msg = append(c.msg[:0], reply...)
+	return c.reply.Parse(c.msg) == nil
+}
+
+// copied is room for a reply, and for what is read of it.
+type copied struct {
+	msg   []byte
+	reply wire.Reply
+}
+
+var copies = sync.Pool{New: func() any { return new(copied) }}

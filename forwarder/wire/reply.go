@@ -66,36 +66,44 @@ var sections = [3]string{"answer", "authority", "additional"}
 // TTL of a negative reply's SOA becomes at most its MINIMUM, as RFC 2308 §3
 // asks of its author, so that it counts down with the entry's life.
 func ParseReply(msg []byte) (Reply, error) {
+	var r Reply
+	if err := r.Parse(msg); err != nil {
+		return Reply{}, err
+	}
+	return r, nil
+}
+
+// Parse is ParseReply for who reads many: it takes the room that r has for TTLs. After an
+// error r holds nothing else.
+func (r *Reply) Parse(msg []byte) error {
+	*r = Reply{TTLs: r.TTLs[:0]}
 	switch {
 	case len(msg) < HeaderLen:
-		return Reply{}, errReplyShort
+		return errReplyShort
 	case len(msg) > MaxMessage:
-		return Reply{}, errReplyLong
+		return errReplyLong
 	case msg[2]&bitQR == 0:
-		return Reply{}, errReplyQR
+		return errReplyQR
 	case msg[2]>>opcodeShift&opcodeMask != OpcodeQuery:
-		return Reply{}, errReplyOpcode
+		return errReplyOpcode
 	}
 	q := questionOf(msg)
 	if q == nil {
-		return Reply{}, errReplyQuestion
+		return errReplyQuestion
 	}
-	r := Reply{
-		QEnd:  HeaderLen + len(q),
-		Rcode: uint16(msg[3] & 0x0F),
-		TC:    msg[2]&bitTC != 0,
-		AD:    msg[3]&bitAD != 0,
-	}
+	r.QEnd = HeaderLen + len(q)
+	r.Rcode = uint16(msg[3] & 0x0F)
+	r.TC, r.AD = msg[2]&bitTC != 0, msg[3]&bitAD != 0
 	w := walker{msg: msg, qtype: binary.BigEndian.Uint16(q[len(q)-4:]), ttl: maxTTL, minimum: maxTTL}
 	if _, err := w.name(HeaderLen, r.QEnd); err != nil {
-		return Reply{}, errReplyQuestion // not reached: questionOf read it
+		return errReplyQuestion // not reached: questionOf read it
 	}
-	if err := w.records(&r); err != nil {
-		return Reply{}, err
+	if err := w.records(r); err != nil {
+		return err
 	}
 	r.Msg = w.msg
-	w.finish(&r)
-	return r, nil
+	w.finish(r)
+	return nil
 }
 
 // records walks all three sections, cutting OPT and TSIG out on the way.
@@ -104,7 +112,7 @@ func (w *walker) records(r *Reply) error {
 	ns := int(binary.BigEndian.Uint16(w.msg[8:]))
 	ar := int(binary.BigEndian.Uint16(w.msg[10:]))
 	// A record takes eleven bytes or more: counts that lie allocate nothing.
-	if n := min(an+ns+ar, (len(w.msg)-r.QEnd)/(1+fixedLen)); n > 0 {
+	if n := min(an+ns+ar, (len(w.msg)-r.QEnd)/(1+fixedLen)); n > cap(r.TTLs) {
 		r.TTLs = make([]uint16, 0, n)
 	}
 	off, kept := r.QEnd, ar

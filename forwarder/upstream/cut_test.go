@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sotto/internal/dot"
+)
+
+// How a wire ends.
+const (
+	cutReset = "reset"
+	cutClose = "close"
+	cutStall = "stall" // nothing comes any more, and nobody says so
+)
+
+// cutter is a wire to a server that ends after a number of bytes in one direction, until
+// it is mended.
+type cutter struct {
+	to     netip.AddrPort
+	l      net.Listener
+	up     int64 // bytes from the client before the end; < 0: never
+	down   int64 // and from the server
+	how    string
+	mended atomic.Bool
+
+	sentUp, sentDown atomic.Int64
+	mu               sync.Mutex
+	conns            []net.Conn
+	wg               sync.WaitGroup
+}
+
+func newCutter(t *testing.T, s *dot.Server, up, down int64, how string) *cutter {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cutter{to: s.Addr(), l: l, up: up, down: down, how: how}
+	c.wg.Go(c.accept)
+	t.Cleanup(func() {
+		_ = l.Close()
+		c.mu.Lock()
+		for _, conn := range c.conns {
+			_ = conn.Close()
+		}
+		c.mu.Unlock()
+		c.wg.Wait()
+	})
+	return c
+}
+
+func (c *cutter) addr() netip.AddrPort { return netip.MustParseAddrPort(c.l.Addr().String()) }
+
+func (c *cutter) accept() {
+	for {
+		in, err := c.l.Accept()
+		if err != nil {
+			return
+		}
+		out, err := net.Dial("tcp", c.to.String())
+		if err != nil {
+			_ = in.Close()
+			continue
+		}
+		c.mu.Lock()
+		c.conns = append(c.conns, in, out)
+		c.mu.Unlock()
+		c.wg.Go(func() { c.carry(out, in, in, c.up, &c.sentUp) })
+		c.wg.Go(func() { c.carry(in, out, in, c.down, &c.sentDown) })
+	}
+}
+
+// carry copies from one end to the other, until it is cut; client is the end to cut at.
+func (c *cutter) carry(to, from, client net.Conn, limit int64, sent *atomic.Int64) {
+	defer to.Close()
+	if limit < 0 || c.mended.Load() {
+		n, _ := io.Copy(to, from)
+		sent.Add(n)
+		return
+	}
+	_, err := io.CopyN(to, from, limit)
+	switch {
+	case err != nil: // it ended by itself
+	case c.how == cutReset:
+		_ = client.(*net.TCPConn).SetLinger(0)
+		_ = client.Close()
+	case c.how == cutClose:
+		_ = client.Close()
+	case c.how == cutStall:
+		_, _ = io.Copy(io.Discard, from) // until the client gives up
+	}
+}
+
+// TestCutAnywhere: the connection ends, is reset or falls silent after any number of
+// bytes, in either direction: in the handshake, the query, the reply, or between two.
+// Beside another server no query is lost; alone each fails in time with a reason, and when
+// the wire is mended they are answered again.
+func TestCutAnywhere(t *testing.T) {
+	z := zone(t)
+	good := serve(t, z, nil)
+	// What a whole exchange takes, certificate and all.
+	whole := newCutter(t, good, -1, -1, "")
+	g := groupOf(t, Config{Servers: []Server{{Addr: whole.addr(), Name: testName}}})
+	mustAsk(t, g, "www.example.")
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both directions to end", func() bool { return whole.sentUp.Load() > 0 && whole.sentDown.Load() > 0 })
+	up, down := whole.sentUp.Load(), whole.sentDown.Load()
+
+	for _, how := range []string{cutReset, cutClose, cutStall} {
+		for _, share := range []float64{0, 0.3, 0.7, 0.95} {
+			for _, upwards := range []bool{true, false} {
+				where, at := [2]int64{-1, int64(float64(down) * share)}, fmt.Sprintf("%.0f%% of what the server sends", 100*share)
+				if upwards {
+					where, at = [2]int64{int64(float64(up) * share), -1}, fmt.Sprintf("%.0f%% of what the client sends", 100*share)
+				}
+				t.Run(how+" after "+at, func(t *testing.T) {
+					t.Parallel()
+					bad := newCutter(t, serve(t, z, nil), where[0], where[1], how)
+					cfg := hasty(good)
+					cfg.Servers = append([]Server{{Addr: bad.addr(), Name: testName}}, cfg.Servers...)
+					both := groupOf(t, cfg)
+					for n := range 3 {
+						mustAsk(t, both, fmt.Sprintf("n%d.example.", n))
+					}
+					alone := hasty()
+					alone.Servers = []Server{{Addr: bad.addr(), Name: testName}}
+					one := groupOf(t, alone)
+					if _, err := ask(t, one, "alone.example."); err == nil {
+						t.Error("answered over a wire that is cut")
+					}
+					bad.mended.Store(true)
+					eventually(t, "an answer over the mended wire", func() bool {
+						_, err := ask(t, one, "mended.example.")
+						return err == nil
+					})
+				})
+			}
+		}
+	}
+}
+
+// TestByteAtATime: a server whose replies come a byte at a time is slow, and no more than
+// that.
+func TestByteAtATime(t *testing.T) {
+	z := zone(t)
+	s := serve(t, z, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", s.Addr().String())
+			if err != nil {
+				_ = in.Close()
+				return
+			}
+			go func() { _, _ = io.Copy(out, in); _ = out.Close() }()
+			go func() {
+				defer in.Close()
+				b := make([]byte, 1)
+				for {
+					if _, err := out.Read(b); err != nil {
+						return
+					}
+					if _, err := in.Write(b); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	g := groupOf(t, Config{Servers: []Server{{Addr: netip.MustParseAddrPort(l.Addr().String()), Name: testName}}, Timeout: 8 * time.Second})
+	for n := range 3 {
+		mustAsk(t, g, fmt.Sprintf("n%d.example.", n))
+	}
+}

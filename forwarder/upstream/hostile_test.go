@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+
+	"sotto/forwarder/wire"
+	"sotto/internal/dot"
+)
+
+// changed answers like the zone, with the message changed.
+func changed(z *dot.Zone, change func([]byte) []byte) dot.Handler {
+	return dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		a := z.Answer(r)
+		a.Msg = change(bytes.Clone(a.Msg))
+		return a
+	})
+}
+
+// TestHostileReplies: what is no answer to the question is never taken for one: it is
+// asked elsewhere, or fails with a reason. See the table in doc.go.
+func TestHostileReplies(t *testing.T) {
+	z := zone(t)
+	good := serve(t, z, nil)
+	name := 12 // where the question begins
+	poison := []byte{0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0x0e, 0x10, 0, 4, 6, 6, 6, 6}
+	for what, change := range map[string]func([]byte) []byte{
+		"no reply (QR=0)":       func(m []byte) []byte { m[2] &^= 0x80; return m },
+		"another opcode":        func(m []byte) []byte { m[2] |= 0x28; return m },
+		"another type":          func(m []byte) []byte { end := bytes.IndexByte(m[name:], 0) + name; m[end+2] ^= 0x1c; return m },
+		"another class":         func(m []byte) []byte { end := bytes.IndexByte(m[name:], 0) + name; m[end+4] = 3; return m },
+		"two questions":         func(m []byte) []byte { m[5] = 2; return m },
+		"trailing bytes":        func(m []byte) []byte { return append(m, 0) },
+		"a trailing message":    func(m []byte) []byte { return append(m, m...) },
+		"counts that lie":       func(m []byte) []byte { m[7] += 3; return m },
+		"counts that lie a lot": func(m []byte) []byte { binary.BigEndian.PutUint16(m[6:], 0xffff); return m },
+		"cut in a record":       func(m []byte) []byte { return m[:len(m)-3] },
+		"a name that is a loop": func(m []byte) []byte { return append(setCount(m, 1), 0xc0, byte(len(m)), 0, 1, 0, 1, 0, 0, 0, 1, 0, 0) },
+		"a pointer ahead": func(m []byte) []byte {
+			return append(setCount(m, 1), 0xc0, byte(len(m)+4), 0, 1, 0, 1, 0, 0, 0, 1, 0, 0)
+		},
+		"a pointer to a header":  func(m []byte) []byte { return append(setCount(m, 1), 0xc0, 0x02, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0) },
+		"data beyond the end":    func(m []byte) []byte { b := append(setCount(m, 1), poison...); b[len(b)-5] = 200; return b },
+		"a header and no more":   func(m []byte) []byte { return m[:12] },
+		"nothing but zeros":      func(m []byte) []byte { return append(m[:2:2], make([]byte, 40)...) },
+		"a label that is a type": func(m []byte) []byte { m[name] = 0x80; return m },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			bad := serve(t, changed(z, change), nil)
+			cfg := hasty(bad, good)
+			reply := mustAsk(t, groupOf(t, cfg), "www.example.")
+			if bytes.Contains(reply, []byte{6, 6, 6, 6}) {
+				t.Errorf("taken for an answer: %x", reply)
+			}
+			if reply, err := ask(t, groupOf(t, hasty(bad)), "www.example."); err == nil {
+				// For want of a better one, and for the forwarder to find out.
+				if _, err := wire.ParseReply(reply); err == nil {
+					t.Errorf("taken for an answer: %x", reply)
+				}
+			}
+		})
+	}
+}
+
+// setCount leaves a message with its question and n answers, which are to follow.
+func setCount(m []byte, n byte) []byte {
+	end := 12 + bytes.IndexByte(m[12:], 0) + 5
+	m = m[:end:end]
+	m[6], m[7], m[8], m[9], m[10], m[11] = 0, n, 0, 0, 0, 0
+	return m
+}
+
+// TestRepeatedReplies: a reply that comes twice, and replies to nobody, change no answer;
+// a server that sends nothing else loses its connection, and costs no memory.
+func TestRepeatedReplies(t *testing.T) {
+	z := zone(t)
+	twice := dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		a := z.Answer(r)
+		a.Raw = append(dot.Frame(a.Msg), dot.Frame(a.Msg)...)
+		a.Msg = nil
+		return a
+	})
+	g := group(t, serve(t, twice, nil))
+	for range 20 {
+		if r := mustAsk(t, g, "www.example."); wire.Rcode(r) != wire.RcodeSuccess {
+			t.Errorf("rcode %d", wire.Rcode(r))
+		}
+	}
+	flood := dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		a := dot.WrongID(z).Answer(r)
+		return dot.Answer{Raw: bytes.Repeat(dot.Frame(a.Msg), 2*maxStrays)}
+	})
+	bad := serve(t, flood, nil)
+	_, err := ask(t, groupOf(t, hasty(bad)), "www.example.")
+	wantEDE(t, err, wire.EDENetworkError, "do not match")
+	if st := bad.Stats(); st.Open > 1 {
+		t.Errorf("stats %+v", st)
+	}
+}
