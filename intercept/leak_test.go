@@ -132,8 +132,9 @@ func TestLeakMatrixUnsealed(t *testing.T) {
 	}
 }
 
-// A socket that is made in the cgroup stays sealed when its program moves out; one that
-// was made elsewhere is not the workload's.
+// A socket that is made in the cgroup stays sealed when its program moves out. One that is
+// made outside, and whose program moves in, is sealed where the seal is above both, as it
+// is where the whole host is sealed.
 func TestLeakMoved(t *testing.T) {
 	s := openSeal(t, nil)
 	other := s.unsealed(t, "other")
@@ -153,6 +154,31 @@ func TestLeakMoved(t *testing.T) {
 	if got, want := c.do("recv a"), fmt.Sprintf("8.8.8.8:53 by /%s from 8.8.8.8:53", filepath.Base(other.Path)); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
+}
+
+func TestLeakMovedIn(t *testing.T) {
+	s := openSeal(t, nil)
+	s.wire(t)
+	from, err := s.lab.Below(s.group, "from")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := s.lab.Below(s.group, "to")
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := s.about("8.8.8.8:53") + "/to"
+	startClient(t, s.host, from).want(strings.NewReplacer("TO", to.Path, "W", about).Replace(`
+		socket a udp4 => ok
+		socket b tcp4 => ok
+		socket r raw4 => ok
+		moveself TO => ok
+		sendto a 8.8.8.8:53 => ok
+		recv a => W from 8.8.8.8:53
+		connect b 8.8.8.8:53 => ok
+		send b => ok
+		recv b => W
+		rawto r 8.8.8.8:53 => EPERM`))
 }
 
 // A sealed container on a bridge is answered like a program on the host, pinned sockets

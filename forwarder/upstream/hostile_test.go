@@ -4,8 +4,11 @@ package upstream
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
+	"strings"
 	"testing"
+	"time"
 
 	"sotto/forwarder/wire"
 	"sotto/internal/dot"
@@ -99,5 +102,60 @@ func TestRepeatedReplies(t *testing.T) {
 	wantEDE(t, err, wire.EDENetworkError, "do not match")
 	if st := bad.Stats(); st.Open > 1 {
 		t.Errorf("stats %+v", st)
+	}
+}
+
+// TestCertificateChanges: the server restarts with another certificate. One of
+// the same authority and name is as good; one of another authority, for another name, or
+// that has expired gets no query, and says why; with a good one queries are answered again,
+// without a restart. Who asks opportunistically notices nothing.
+func TestCertificateChanges(t *testing.T) {
+	other, err := dot.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := other.Issue(dot.CertOptions{Names: []string{testName}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, zone(t), nil)
+	strict := groupOf(t, hasty(s))
+	loose := hasty(s)
+	loose.Profile = Opportunistic
+	opportunistic := groupOf(t, loose)
+	for _, step := range []struct {
+		what string
+		cert tls.Certificate
+		says string // "": it is good
+	}{
+		{"renewed", issue(t, dot.CertOptions{}), ""},
+		{"of another authority", foreign, "a CA that is not trusted"},
+		{"good again", issue(t, dot.CertOptions{}), ""},
+		{"for another name", issue(t, dot.CertOptions{Names: []string{"other.example"}}), "other.example"},
+		{"expired", issue(t, dot.CertOptions{Names: []string{testName}, NotAfter: time.Now().Add(-time.Hour)}), "expired"},
+		{"good in the end", issue(t, dot.CertOptions{}), ""},
+	} {
+		at := s.Addr()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = serveAt(t, at, zone(t), func(c *dot.Config) { c.Certificate = step.cert })
+		mustAsk(t, opportunistic, "www.example.")
+		if step.says == "" {
+			eventually(t, "an answer with a certificate that is "+step.what, func() bool { _, err := ask(t, strict, "www.example."); return err == nil })
+			continue
+		}
+		before := s.Stats().Queries()
+		// While it rests after a failure the reason is that failure's.
+		eventually(t, "the reason to be "+step.says, func() bool {
+			_, err := ask(t, strict, "www.example.")
+			if err == nil {
+				t.Fatalf("%s: it was asked", step.what)
+			}
+			return strings.Contains(err.Error(), step.says)
+		})
+		if n := s.Stats().Queries(); n != before {
+			t.Errorf("%s: %d queries were asked of it", step.what, n-before)
+		}
 	}
 }

@@ -28,7 +28,7 @@ const (
 )
 
 // ErrTooOld says that the Sotto that runs cannot hand over.
-var ErrTooOld = errors.New("the Sotto that runs is too old to hand over, or does not seal")
+var ErrTooOld = errors.New("the Sotto that runs is too old to hand over, or does not seal: stop it first, and start this one without --replace")
 
 // replace answers a request to hand over.
 func replace(w http.ResponseWriter, r *http.Request, ask func([]byte) (func(*net.UnixConn), error)) {
