@@ -35,6 +35,7 @@ enum counter {
 	COUNT_LED_BACK, /* led back to that interface, for a socket that listens there only */
 	COUNT_ESCAPED,	/* dropped: from or for the prefix, about to leave the machine */
 	COUNT_OUTSIDE,	/* dropped: from or for the prefix, from outside */
+	COUNT_FOREIGN,	/* refused: a virtual address that stands for somebody else's query */
 	COUNTERS,
 };
 

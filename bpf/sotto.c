@@ -140,6 +140,22 @@ static __always_inline bool is_sealed(struct bpf_sock_addr *ctx, struct key *key
 	return true;
 }
 
+/* Whether the client names a virtual address itself, and not one of its own workload's:
+ * the listener would take it for somebody else.
+ */
+static __always_inline bool is_foreign(struct bpf_sock_addr *ctx, const __be32 addr[4])
+{
+	__u32 idx = slot_of(addr);
+	struct key key;
+
+	if (!idx || is_own(ctx->sk) || is_excluded())
+		return false;
+	if (slot_origin(idx, &key) && key.cgroup == bpf_get_current_cgroup_id())
+		return false;
+	count(COUNT_FOREIGN);
+	return true;
+}
+
 /* The socket connects elsewhere: its old slot goes. */
 static __always_inline int leave_slot(struct bpf_sock_addr *ctx)
 {
@@ -189,6 +205,8 @@ int sotto_connect4(struct bpf_sock_addr *ctx)
 	__u32 idx;
 
 	get_addr4(ctx, key.addr);
+	if (is_foreign(ctx, key.addr))
+		return deny(EHOSTUNREACH);
 	if (!is_sealed(ctx, &key))
 		return leave_slot(ctx);
 	if (is_bound(ctx, key.addr))
@@ -207,6 +225,8 @@ int sotto_connect6(struct bpf_sock_addr *ctx)
 	__u32 idx;
 
 	get_addr6(ctx, key.addr);
+	if (is_foreign(ctx, key.addr))
+		return deny(EHOSTUNREACH);
 	if (!is_sealed(ctx, &key))
 		return leave_slot(ctx);
 	if (is_bound(ctx, key.addr))
@@ -228,6 +248,8 @@ int sotto_sendmsg4(struct bpf_sock_addr *ctx)
 	__u32 idx;
 
 	get_addr4(ctx, key.addr);
+	if (is_foreign(ctx, key.addr))
+		return deny(EHOSTUNREACH);
 	if (!is_sealed(ctx, &key))
 		return PASS;
 	if (is_bound(ctx, key.addr))
@@ -248,6 +270,8 @@ int sotto_sendmsg6(struct bpf_sock_addr *ctx)
 	__u32 idx;
 
 	get_addr6(ctx, key.addr);
+	if (is_foreign(ctx, key.addr))
+		return deny(EHOSTUNREACH);
 	if (!is_sealed(ctx, &key))
 		return PASS;
 	if (is_bound(ctx, key.addr))

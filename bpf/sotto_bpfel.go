@@ -41,7 +41,8 @@ const (
 	SottoCounterCOUNT_LED_BACK          SottoCounter = 22
 	SottoCounterCOUNT_ESCAPED           SottoCounter = 23
 	SottoCounterCOUNT_OUTSIDE           SottoCounter = 24
-	SottoCounterCOUNTERS                SottoCounter = 25
+	SottoCounterCOUNT_FOREIGN           SottoCounter = 25
+	SottoCounterCOUNTERS                SottoCounter = 26
 )
 
 type SottoFlow struct {

@@ -61,6 +61,7 @@ var counterNames = [bpf.SottoCounterCOUNTERS]string{
 	bpf.SottoCounterCOUNT_LED_BACK:          "led_back",
 	bpf.SottoCounterCOUNT_ESCAPED:           "escaped",
 	bpf.SottoCounterCOUNT_OUTSIDE:           "outside",
+	bpf.SottoCounterCOUNT_FOREIGN:           "foreign",
 }
 
 // notable are the counters that a person would want to hear of: a program's queries
@@ -72,6 +73,7 @@ var notable = []struct{ name, means string }{
 	{"stopped_opaque", "packets whose headers hide what they carry"},
 	{"outside", "packets from outside, for or from virtual addresses"},
 	{"escaped", "packets about to leave, for or from virtual addresses"},
+	{"foreign", "packets to virtual addresses of other workloads"},
 	{"no_slot", "queries for which no virtual address was free"},
 	{"over_quota", "queries of a workload that holds its share of virtual addresses"},
 	{"no_memory", "queries for whose sockets the kernel had no memory"},

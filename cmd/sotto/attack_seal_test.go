@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/forwarder"
 	"sotto/internal/lab"
 	"sotto/internal/testnet"
 )
@@ -196,9 +195,7 @@ func attackFromContainer(t *testing.T, attack string) {
 	if limit := int64(250 << 20); !raceDetector && peak > limit {
 		t.Errorf("%d MiB were resident, want at most %d", peak>>20, limit>>20)
 	}
-	// What is still owed to forged sources when Sotto is told to stop is said after the
-	// guard has gone, and goes where they are.
-	time.Sleep(forwarder.DefaultTimeout)
+	// What is still owed to forged sources when Sotto is told to stop does not leave either.
 	w.stop(p)
 	w.nothingLeft()
 }
