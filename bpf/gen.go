@@ -6,7 +6,7 @@
 // The programs lead DNS of the cgroups that they are attached to, to virtual
 // addresses (slots), and put the nameservers' own addresses into replies. What
 // they promise is told in the sources, one idea a header: settings.h, counters.h,
-// slots.h, classify.h, and the hooks in sotto.c.
+// slots.h, classify.h, packet.h, lead.h, guard.h, and the hooks in sotto.c.
 //
 // One object serves every little-endian machine: it touches no registers or
 // kernel structures, whose layout would differ. There is none for big-endian ones,
