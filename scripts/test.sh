@@ -7,7 +7,7 @@
 #   sudo ./scripts/test.sh
 #
 #   SOTTO_SKIP_DOCKER=1   leave out scripts/docker-test.sh (a real engine; about two minutes)
-#   SOTTO_FUZZTIME=10s    how long each fuzz target runs
+#   SOTTO_FUZZTIME=5s     how long each fuzz target runs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -145,7 +145,7 @@ fuzz() {
 	while read -r package; do
 		while read -r target; do
 			note "$package $target"
-			go test -run='^$' -fuzz="^$target\$" -fuzztime="${SOTTO_FUZZTIME:-10s}" "$package" >"$work/fuzz.log" 2>&1 ||
+			go test -run='^$' -fuzz="^$target\$" -fuzztime="${SOTTO_FUZZTIME:-5s}" "$package" >"$work/fuzz.log" 2>&1 ||
 				{ cat "$work/fuzz.log" >&2 && return 1; }
 		done < <(go test -list='^Fuzz' "$package" | grep '^Fuzz' || true)
 	done < <(grep -l --include='*_test.go' -r '^func Fuzz' . | xargs -r -n1 dirname | sort -u)
@@ -210,7 +210,7 @@ if [[ -n $has_clang ]]; then
 	fi
 fi
 step "go test as nobody" check_unprivileged
-step "fuzz, ${SOTTO_FUZZTIME:-10s} each" fuzz
+step "fuzz, ${SOTTO_FUZZTIME:-5s} each" fuzz
 if [[ -z ${SOTTO_SKIP_DOCKER:-} ]]; then
 	step "docker-test.sh" scripts/docker-test.sh
 else
