@@ -140,13 +140,17 @@ test_unprivileged() {
 	go test -count=1 -timeout=10m -v -exec "$1/as-nobody" ./...
 }
 
+# ended_by_time: before Go 1.27 the end of -fuzztime can be taken for a failure, with nothing found
+# (golang.org/issue/75804). A finding names the input that it was found with.
+ended_by_time() { grep -q 'context deadline exceeded' "$work/fuzz.log" && ! grep -q -e 'Failing input' -e 'panic' "$work/fuzz.log"; }
+
 fuzz() {
 	local package target
 	while read -r package; do
 		while read -r target; do
 			note "$package $target"
 			go test -run='^$' -fuzz="^$target\$" -fuzztime="${SOTTO_FUZZTIME:-5s}" "$package" >"$work/fuzz.log" 2>&1 ||
-				{ cat "$work/fuzz.log" >&2 && return 1; }
+				ended_by_time || { cat "$work/fuzz.log" >&2 && return 1; }
 		done < <(go test -list='^Fuzz' "$package" | grep '^Fuzz' || true)
 	done < <(grep -l --include='*_test.go' -r '^func Fuzz' . | xargs -r -n1 dirname | sort -u)
 }
