@@ -174,7 +174,7 @@ func TestMadeUpSource(t *testing.T) {
 // An interface that comes while the instance runs is guarded too.
 func TestGuardFollowsInterfaces(t *testing.T) {
 	s := openSeal(t, nil)
-	s.run(t)
+	stop := s.run(t)
 	beyond := testnet.Host(t, s.lab, "beyond")
 	if err := s.lab.Wire(s.host, "late0", beyond, "eth0"); err != nil {
 		t.Fatal(err)
@@ -189,6 +189,7 @@ func TestGuardFollowsInterfaces(t *testing.T) {
 		}
 		return nil
 	})
+	stop()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

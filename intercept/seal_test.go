@@ -99,8 +99,9 @@ func openAt(t testing.TB, at *lab.Host, cfg Config) *Instance {
 	return i
 }
 
-// run keeps the instance in order until the end of the test.
-func (s *testSeal) run(t *testing.T) {
+// run keeps the instance in order until stop is called or the test ends. Close is for
+// after it.
+func (s *testSeal) run(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -108,7 +109,9 @@ func (s *testSeal) run(t *testing.T) {
 			t.Errorf("run: %v", err)
 		}
 	})
-	t.Cleanup(func() { cancel(); wg.Wait() })
+	stop = func() { cancel(); wg.Wait() }
+	t.Cleanup(stop)
+	return stop
 }
 
 // client starts a process in the sealed cgroup.
