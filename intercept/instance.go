@@ -125,6 +125,9 @@ func (i *Instance) Attach() error {
 	}
 	// The hooks go live here.
 	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
+		if i.inherited { // and with it the guard, of an earlier process or of one that goes on
+			return explain(err)
+		}
 		return errors.Join(explain(err), i.guard.detach())
 	}
 	i.attached = true
