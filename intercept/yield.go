@@ -4,6 +4,7 @@ package intercept
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,9 @@ import (
 
 // reclaimTime is more than a process takes to end.
 const reclaimTime = 5 * time.Second
+
+// ErrOwned says that another process has the instance.
+var ErrOwned = errors.New("another process has the instance")
 
 // Yield lets another process open the instance. This one goes on answering: Origin,
 // Workload and Control work as before, and what the kernel holds stays; but Run must have
@@ -33,7 +37,8 @@ func (i *Instance) Yield() error {
 }
 
 // Reclaim takes back what was yielded, from a process that did not take over: its
-// programs and pins are replaced by this one's.
+// programs and pins are replaced by this one's. While that process lives it has the
+// instance, after a few seconds' wait the error is [ErrOwned], and nothing has changed.
 func (i *Instance) Reclaim() (err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -45,6 +50,9 @@ func (i *Instance) Reclaim() (err error) {
 		if err = i.reclaimRecord(); !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
 			break
 		}
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("reclaim: %w", ErrOwned)
 	}
 	if err != nil {
 		return err

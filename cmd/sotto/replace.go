@@ -13,6 +13,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sotto/forwarder"
 	"sotto/intercept"
 	"sotto/internal/control"
@@ -24,7 +26,9 @@ import (
 // listener's sockets, which then both have, makes everything ready, puts its programs in
 // the place of the old one's and says so. Only then does the old one stop reading, answer
 // what it has read, and hand over its clients' connections. Until then the end of the
-// conversation has it take everything back.
+// conversation has it take everything back, as soon as the new one is gone: the record's
+// lock tells. So there is at most one that keeps the machine's side in order, and at
+// least one that answers, whichever of the two dies or hangs, and whenever.
 
 // The kinds of messages. What they are followed by never changes; a kind that is not
 // known ends the conversation.
@@ -34,7 +38,11 @@ const (
 	sayTake    = 't' // by the new one: it answers, and its hooks are live
 	sayConn    = 'c' // a client's connection, and what was read of it
 	sayDone    = 'd' // that was all
+	sayNo      = 'n' // by the old one: it goes on, and the new one has to end
 )
+
+// errGoesOn is for who came too late.
+var errGoesOn = errors.New("the Sotto that runs waited for this one for too long, and goes on: try again")
 
 // replaceTime is more than a start takes on a machine that is busy.
 const replaceTime = time.Minute
@@ -76,8 +84,8 @@ type predecessor struct {
 }
 
 // askToYield asks the Sotto at the control socket to hand over. There is nobody (nil)
-// when none listens there.
-func askToYield(ctx context.Context, path string, t terms) (_ *predecessor, err error) {
+// when none listens there, or the one that did is gone.
+func askToYield(ctx context.Context, path string, t terms, log *slog.Logger) (_ *predecessor, err error) {
 	if path == "" {
 		return nil, fmt.Errorf("control is %q: --replace asks the Sotto that runs on its control socket; name it", controlOff)
 	}
@@ -93,19 +101,46 @@ func askToYield(ctx context.Context, path string, t terms) (_ *predecessor, err 
 		return nil, fmt.Errorf("replace: %w", err)
 	}
 	from := &predecessor{c: handover.New(u)}
-	if from.sockets, err = from.receiveSockets(); err != nil {
-		return nil, errors.Join(fmt.Errorf("replace: %w", err), from.c.Close())
+	from.sockets, err = from.receiveSockets()
+	switch {
+	case err == nil:
+		return from, nil
+	case gone(err):
+		log.Warn("the Sotto that ran has ended before it handed over; this one starts as any other", "err", err)
+		return nil, from.c.Close()
 	}
-	return from, nil
+	return nil, errors.Join(fmt.Errorf("replace: %w", err), from.c.Close())
+}
+
+// gone tells whether err says that the other process has ended. One that goes on says
+// so first, and its word can be received although nothing can be sent any more.
+func gone(err error) bool {
+	for _, is := range []error{io.EOF, io.ErrUnexpectedEOF, unix.EPIPE, unix.ECONNRESET} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// say sends a word. That the other process is gone is left to be received.
+func (p *predecessor) say(kind byte) error {
+	if err := p.c.Send(kind, nil); err != nil && !gone(err) {
+		return err
+	}
+	return nil
 }
 
 func (p *predecessor) receiveSockets() (*forwarder.Sockets, error) {
-	if err := errors.Join(p.c.SetReadDeadline(time.Now().Add(replaceTime)), p.c.Send(sayReady, nil)); err != nil {
+	if err := errors.Join(p.c.SetReadDeadline(time.Now().Add(replaceTime)), p.say(sayReady)); err != nil {
 		return nil, err
 	}
 	kind, data, files, err := p.c.Receive()
 	if err != nil {
 		return nil, fmt.Errorf("receive the listener's sockets: %w", err)
+	}
+	if kind == sayNo {
+		return nil, errGoesOn
 	}
 	if kind != saySockets || len(data) != 1 || int(data[0]) > len(files) {
 		return nil, fmt.Errorf("receive the listener's sockets: kind %q with %d bytes and %d files", kind, len(data), len(files))
@@ -114,12 +149,12 @@ func (p *predecessor) receiveSockets() (*forwarder.Sockets, error) {
 }
 
 // take has the predecessor stop answering, and hands on what it gives until it is done
-// or gone.
+// or gone. The error is errGoesOn when it does not stop.
 func (p *predecessor) take(ctx context.Context, to chan<- given, log *slog.Logger) error {
 	stop := context.AfterFunc(ctx, func() { _ = p.c.Close() })
 	defer stop()
 	defer p.c.Close()
-	if err := p.c.Send(sayTake, nil); err != nil {
+	if err := p.say(sayTake); err != nil {
 		return fmt.Errorf("replace: %w", err)
 	}
 	for n := 0; ; n++ {
@@ -135,7 +170,9 @@ func (p *predecessor) take(ctx context.Context, to chan<- given, log *slog.Logge
 			continue
 		case err == nil && kind == sayDone:
 			log.Info("took over", "connections", n)
-		case ctx.Err() == nil && !errors.Is(err, io.EOF):
+		case err == nil && kind == sayNo:
+			return fmt.Errorf("replace: %w", errGoesOn)
+		case ctx.Err() == nil:
 			log.Warn("the Sotto that ran before did not end well; clients' connections may be lost", "kind", string(kind), "err", err)
 		}
 		return nil

@@ -87,7 +87,7 @@ func (e *env) run(ctx context.Context, load loader, replace bool) (err error) {
 	defer end(nil)
 	var from *predecessor
 	if replace {
-		if from, err = askToYield(ctx, p.control, termsOf(cfg)); err != nil {
+		if from, err = askToYield(ctx, p.control, termsOf(cfg), st.log); err != nil {
 			return err
 		}
 	}
@@ -132,6 +132,8 @@ func (e *env) run(ctx context.Context, load loader, replace bool) (err error) {
 // ended does what is left to do when run ends, for whatever reason.
 func (st *steering) ended(ctx context.Context, l *seal, onExit string, err error, attached bool) error {
 	switch {
+	case errors.Is(err, errGoesOn):
+		return errors.Join(err, l.abandon()) // which lets that one take everything back
 	case err != nil && attached:
 		return errors.Join(fmt.Errorf("%w; the seal stays closed: 'sotto run' takes over, 'sotto down' takes it away", err), l.abandon())
 	case err != nil:

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -171,11 +172,30 @@ func (st *steering) control(ctx context.Context) (err error) {
 		if st.heir.hand(ctx, next) || ctx.Err() != nil {
 			return nil
 		}
-		if st.socket, err = control.Listen(ctx, st.now.control); err != nil {
+		if st.socket, err = st.listenAgain(ctx); err != nil || ctx.Err() != nil {
 			return err
 		}
 	}
 }
+
+// listenAgain makes the control socket anew, once the process that did not take over has
+// let go of its name: that may be a moment after it let go of the seal. There is none
+// when ctx ends first.
+func (st *steering) listenAgain(ctx context.Context) (l *control.Listener, err error) {
+	for end := time.Now().Add(listenAgainTime); ; {
+		if l, err = control.Listen(ctx, st.now.control); err == nil || time.Now().After(end) {
+			return l, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, nil
+		}
+	}
+}
+
+// listenAgainTime is more than a process takes to end.
+const listenAgainTime = 5 * time.Second
 
 // reload puts in force what the configuration says now. If anything is wrong with
 // that, all stays as it is.

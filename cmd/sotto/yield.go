@@ -5,12 +5,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"time"
 
 	"sotto/forwarder"
+	"sotto/intercept"
 	"sotto/internal/handover"
 )
 
@@ -58,17 +60,37 @@ func (s *succession) hand(ctx context.Context, next *handover.Conn) (handed bool
 		s.end(&forwarder.Handover{Give: s.give})
 		return true
 	}
-	_ = next.Close()
 	if ctx.Err() != nil {
+		_ = next.Close()
 		return false // stopped meanwhile: the instance is the other one's, or nobody's
 	}
+	_ = next.Send(sayNo, nil) // it may be gone
+	_ = next.Close()
 	s.log.Error("the Sotto that asked did not take over; this one goes on", "err", err)
-	if err := s.l.inst.Reclaim(); err != nil {
+	if err := s.takeBack(ctx); err != nil {
 		s.end(fmt.Errorf("take back what was to be handed over: %w", err))
 		return false
 	}
 	s.resume()
 	return false
+}
+
+// takeBack waits until the process that did not take over is gone, however long that
+// hangs: this one answers meanwhile, and so does that one if it comes to.
+func (s *succession) takeBack(ctx context.Context) error {
+	for told := false; ctx.Err() == nil; told = true {
+		err := s.l.inst.Reclaim()
+		if err == nil {
+			s.log.Info("took everything back")
+		}
+		if !errors.Is(err, intercept.ErrOwned) {
+			return err
+		}
+		if !told {
+			s.log.Error("the Sotto that asked hangs: end it; until then nothing is repaired, and 'sotto reload' does not work (SIGHUP does)")
+		}
+	}
+	return nil
 }
 
 // offer ends without an error when the other process has taken over.

@@ -69,21 +69,20 @@ func (c *Conn) Send(kind byte, data []byte, files ...int) error {
 		return err
 	}
 	// The files go with the first byte, and a header is never cut.
-	if n, _, err := c.c.WriteMsgUnix(header, rights, nil); err != nil || n != headerLen {
-		return errors.Join(err, c.broken(n != headerLen))
+	n, _, err := c.c.WriteMsgUnix(header, rights, nil)
+	switch {
+	case n == 0 && err != nil:
+		return err // what the other side said before it went can be received still
+	case n != headerLen:
+		return errors.Join(err, io.ErrShortWrite, c.c.Close())
+	case err != nil:
+		return err
 	}
 	if len(data) == 0 {
 		return nil // the other side has it all, and may be gone
 	}
-	_, err := c.c.Write(data)
+	_, err = c.c.Write(data)
 	return err
-}
-
-func (c *Conn) broken(is bool) error {
-	if !is {
-		return nil
-	}
-	return errors.Join(io.ErrShortWrite, c.c.Close())
 }
 
 // Receive waits for a message. The files are the caller's to close. The error is io.EOF

@@ -95,3 +95,22 @@ func TestBroken(t *testing.T) {
 		t.Error("a message that is too long was sent")
 	}
 }
+
+// TestLastWord: what the other side said before it went is received, also by who has
+// tried to send in between.
+func TestLastWord(t *testing.T) {
+	a, b := pair(t)
+	if err := a.Send(7, []byte("no")); err != nil {
+		t.Fatal(err)
+	}
+	_ = a.Close()
+	if err := b.Send(1, nil); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("sent to one that is gone: %v", err)
+	}
+	if kind, data, _, err := b.Receive(); err != nil || kind != 7 || string(data) != "no" {
+		t.Errorf("got kind %d, %q, %v", kind, data, err)
+	}
+	if _, _, _, err := b.Receive(); !errors.Is(err, io.EOF) {
+		t.Errorf("after it: %v", err)
+	}
+}
