@@ -139,6 +139,33 @@ func TestHandover(t *testing.T) {
 	t.Logf("%d queries", asked.Load())
 }
 
+// TestHandoverOfAll: however the goroutines meet, no connection is left out, be it idle.
+func TestHandoverOfAll(t *testing.T) {
+	cfg := Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}
+	for range 1000 {
+		s, err := Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := s.Addr()
+		following := another(t, s)
+		g := newGeneration(t, cfg, s)
+		c, err := net.Dial("tcp", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "the connection to be accepted", func() bool { return g.f.conns.len() == 1 })
+		next := newGeneration(t, cfg, following)
+		g.takeOver(next)
+		_ = c.Close()
+		next.end(nil)
+		next.finish()
+		if n := next.given.Load(); n != 1 {
+			t.Fatalf("%d connections were handed over", n)
+		}
+	}
+}
+
 // askUDP asks one query after the other, some of which take a while, and fails the test
 // where one is not answered.
 func askUDP(ctx context.Context, t *testing.T, at netip.AddrPort, n int) (asked int64) {

@@ -64,9 +64,10 @@ type tcpServer struct {
 func (s *tcpServer) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.l.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	connCtx, cancel := context.WithCancel(ctx)
+	connCtx, cancel := context.WithCancelCause(ctx)
 	err := s.accept(connCtx)
-	cancel()
+	// The end of ctx may come here before it comes there, and is to be the cause there too.
+	cancel(context.Cause(ctx))
 	waitAtMost(&s.conns, patience(ctx))
 	if ctx.Err() != nil {
 		return nil
