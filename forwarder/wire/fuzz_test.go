@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -191,7 +192,8 @@ func checkSame(t *testing.T, m *dns.Msg, q *Query) {
 }
 
 // FuzzParseReply: what we take survives. A client's library reads the same
-// records from what we send on as from what we got, but for TTLs.
+// records from what we send on as from what we got, but for TTLs. And what was read
+// into a Reply before does not show in what is read into it now.
 func FuzzParseReply(f *testing.F) {
 	f.Fuzz(checkReply)
 }
@@ -199,8 +201,18 @@ func FuzzParseReply(f *testing.F) {
 func checkReply(t *testing.T, msg []byte) {
 	timeout, told := Keepalive(msg)
 	r, err := ParseReply(bytes.Clone(msg))
+	used := Reply{Msg: msg, QEnd: 99, TTLs: []uint16{7, 8, 9}, Rcode: 5, TTL: 6, Negative: true, Stale: true, TC: true, AD: true, EDE: []EDE{{Code: 4}}}
+	if e := used.Parse(bytes.Clone(msg)); (e == nil) != (err == nil) {
+		t.Fatalf("into a Reply that was used: %v, else %v", e, err)
+	}
 	if err != nil {
 		return
+	}
+	if len(r.TTLs) == 0 {
+		r.TTLs, used.TTLs = nil, nil // no matter which
+	}
+	if !reflect.DeepEqual(used, r) {
+		t.Fatalf("into a Reply that was used: %+v, else %+v", used, r)
 	}
 	q := queryFor(t, msg, r.QEnd)
 	out := AppendReply(nil, &q, &r, 0, 0)
