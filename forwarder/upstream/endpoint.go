@@ -48,7 +48,8 @@ type endpoint struct {
 	link   transport
 	count  serverCounters
 
-	// resting is health.until for the picker, in Unix nanoseconds; 0: healthy.
+	// resting is health.until for the picker, in ticks, which no setting of the clock
+	// makes longer; 0: healthy.
 	resting atomic.Int64
 	lastUse atomic.Int64 // the latest query, in Unix nanoseconds
 	scouted atomic.Bool  // a query is out to measure it
@@ -120,7 +121,7 @@ func (e *endpoint) silent(ctx context.Context, now int64) {
 // called for queries that go elsewhere: while there are none, nobody has to know.
 func (e *endpoint) mend(ctx context.Context, now time.Time, c *candidate) {
 	switch {
-	case c.until == 0 && c.suspect, c.until != 0 && c.until <= now.UnixNano() && e.claim(now):
+	case c.until == 0 && c.suspect, c.until != 0 && c.until <= ticks(now) && e.claim(now):
 		e.probe(ctx)
 	}
 }
@@ -133,7 +134,7 @@ func (e *endpoint) claim(now time.Time) bool {
 	if !e.health.claim(now, e.g.cfg.AttemptTimeout) {
 		return false
 	}
-	e.resting.Store(e.health.until.UnixNano())
+	e.resting.Store(ticks(e.health.until))
 	return true
 }
 
@@ -179,7 +180,7 @@ func (e *endpoint) failed(began time.Time, err error) {
 	if !e.health.failed(began, now, rand.Float64()) {
 		return
 	}
-	e.resting.Store(e.health.until.UnixNano())
+	e.resting.Store(ticks(e.health.until))
 	e.lastError = reason(e.server, now.Sub(began), err)
 	if !e.told && now.Sub(e.warned) > warnEvery {
 		e.told, e.warned = true, now

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -211,4 +213,30 @@ func TestMixed(t *testing.T) {
 	s2 := serve(t, dot.Garbage(), nil)
 	_, err := ask(t, group(t, s1, s2), "www.example.")
 	wantEDE(t, err, wire.EDENetworkError, "its certificate is for x.example", fmt.Sprintf("%s#%s", s1.Addr(), testName))
+}
+
+// TestRestHoldsNobodyUp: servers that failed until they rest for half a minute, as when
+// there was no network for long, are asked at once all the same where no other is well.
+func TestRestHoldsNobodyUp(t *testing.T) {
+	for n := range 2 {
+		servers := []*dot.Server{serve(t, zone(t), nil), serve(t, zone(t), nil)}[:n+1]
+		g := groupOf(t, hasty(servers...))
+		for _, e := range g.endpoints {
+			for range 20 {
+				e.failed(time.Now(), syscall.ENETUNREACH)
+			}
+			if rest := e.stats(time.Now()).Rest; rest < backoffMax/2 {
+				t.Fatalf("it rests %v", rest)
+			}
+			// By no clock that somebody may set back.
+			if rest := time.Duration(e.resting.Load() - ticks(time.Now())); rest < backoffMax/2 || rest > 2*backoffMax {
+				t.Errorf("for the picker it rests %v", rest)
+			}
+		}
+		mustAsk(t, g, "www.example.") // within the two seconds that it has
+		well := func(s ServerStats) bool { return s.Rest == 0 && s.LastError == "" }
+		if st := g.Stats().Servers; !slices.ContainsFunc(st, well) {
+			t.Errorf("%d servers: stats %+v, want one to be well", n+1, st)
+		}
+	}
 }

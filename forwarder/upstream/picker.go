@@ -9,9 +9,9 @@ import (
 
 // candidate is what is known of a server when it is chosen.
 type candidate struct {
-	// until is the time in Unix nanoseconds at which the server's rest after
-	// failures ends; 0: it is healthy. One whose rest is over still comes behind
-	// the others, until a probe has found it well: no client pays for the trial.
+	// until is the time in ticks at which the server's rest after failures ends;
+	// 0: it is healthy. One whose rest is over still comes behind the others, until a
+	// probe has found it well: no client pays for the trial.
 	until int64
 	// suspect: it owes replies and is silent.
 	suspect bool
