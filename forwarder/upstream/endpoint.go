@@ -58,9 +58,16 @@ type endpoint struct {
 	mu        sync.Mutex
 	health    health
 	lastError string
-	warned    time.Time // when the latest warning was logged
-	told      bool      // the log's latest word is that it fails
+	told      [2]bool      // the log's latest word is that it fails; by whether it is trusted
+	warned    [2]time.Time // when that was last logged
 }
+
+// What the log is told apart: that a server which was away comes back as somebody
+// else is news, and calls for somebody to look.
+const (
+	tellFailed = iota
+	tellUntrusted
+)
 
 func newEndpoint(g *Group, s Server) *endpoint {
 	e := &endpoint{g: g, server: s}
@@ -182,8 +189,13 @@ func (e *endpoint) failed(began time.Time, err error) {
 	}
 	e.resting.Store(ticks(e.health.until))
 	e.lastError = reason(e.server, now.Sub(began), err)
-	if !e.told && now.Sub(e.warned) > warnEvery {
-		e.told, e.warned = true, now
+	var untrusted *trustError
+	kind := tellFailed
+	if errors.As(err, &untrusted) {
+		kind = tellUntrusted
+	}
+	if !e.told[kind] && now.Sub(e.warned[kind]) > warnEvery {
+		e.told[kind], e.warned[kind] = true, now
 		e.g.log.Warn("upstream fails", "server", e.server.String(), "reason", e.lastError)
 	}
 }
@@ -193,8 +205,8 @@ func (e *endpoint) succeeded() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.resting.Store(0)
-	if e.health.succeeded() && e.told {
-		e.told = false
+	if told := e.told != [2]bool{}; e.health.succeeded() && told {
+		e.told = [2]bool{}
 		e.g.log.Info("upstream is well again", "server", e.server.String())
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -157,5 +158,41 @@ func TestCertificateChanges(t *testing.T) {
 		if n := s.Stats().Queries(); n != before {
 			t.Errorf("%s: %d queries were asked of it", step.what, n-before)
 		}
+	}
+}
+
+// TestKeyChanges: the server restarts with another key, which is not the one that was
+// pinned, though the name is right and the CA: no query, and the log says why, until it
+// has its key again.
+func TestKeyChanges(t *testing.T) {
+	var log lockedBuffer
+	right, wrong := issue(t, dot.CertOptions{}), issue(t, dot.CertOptions{})
+	s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = right })
+	at := s.Addr()
+	cfg := hasty(s)
+	cfg.Servers[0].Pins = []Pin{PinOf(right.Leaf)}
+	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	g := groupOf(t, cfg)
+	mustAsk(t, g, "www.example.")
+	restart := func(cert tls.Certificate) *dot.Server {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return serveAt(t, at, zone(t), func(c *dot.Config) { c.Certificate = cert })
+	}
+	s = restart(wrong)
+	eventually(t, "the log says why", func() bool {
+		if _, err := ask(t, g, "www.example."); err == nil {
+			t.Fatal("it was asked")
+		}
+		return strings.Contains(log.String(), "its key is not the one that was pinned")
+	})
+	if n := s.Stats().Queries(); n != 0 {
+		t.Errorf("%d queries were asked of it", n)
+	}
+	s = restart(right)
+	eventually(t, "it is asked again", func() bool { _, err := ask(t, g, "www.example."); return err == nil })
+	if !strings.Contains(log.String(), "upstream is well again") {
+		t.Errorf("the log is\n%s", log.String())
 	}
 }

@@ -57,3 +57,23 @@ func TestLog(t *testing.T) {
 		t.Errorf("the log is\n%s", log)
 	}
 }
+
+// TestLogUntrusted: that a server which fails is, besides, not to be trusted is news, once.
+func TestLogUntrusted(t *testing.T) {
+	var out lockedBuffer
+	s := serve(t, zone(t), nil)
+	g := groupOf(t, Config{
+		Servers: []Server{{Addr: s.Addr(), Name: testName}},
+		Log:     slog.New(slog.NewTextHandler(&out, nil)),
+	})
+	e := g.endpoints[0]
+	for range 3 {
+		e.failed(time.Now(), errTimeout)
+		e.failed(time.Now(), &dialError{&trustError{reason: "somebody else's certificate"}})
+	}
+	mustAsk(t, g, "www.example.")
+	log := out.String()
+	if strings.Count(log, "level=WARN") != 2 || strings.Count(log, "somebody else's") != 1 || strings.Count(log, "level=INFO") != 1 {
+		t.Errorf("the log is\n%s", log)
+	}
+}
