@@ -51,7 +51,13 @@
 //	an error without a question                    taken as an answer to its ID, and asked elsewhere
 //	records that cannot be read: counts that lie,
 //	trailing bytes, loops, pointers ahead          asked elsewhere; SERVFAIL if nobody does better
+//	a cut reply (TC=1)                             asked elsewhere; passed on if nobody does better
+//	a message of 65,535 bytes                      read: there are no longer ones
+//	bytes or replies to nobody that drip in        the query's time passes, and it is asked elsewhere
 //	the end, a reset, silence, at any byte         asked again, at most once invisibly, and elsewhere
+//
+// The question is sent in the case that the client wrote it in, and compared without
+// regard to it: an answer that came in over TLS has no need of more to tell it by.
 //
 // Owner names inside an answer are the resolver's word, as in any forwarder: what is
 // cached is cached under the question that was asked, and under nothing that the reply

@@ -261,13 +261,14 @@ func isBad(reply []byte) bool {
 	return true
 }
 
-// isWhole reports whether a reply can be read to its end, as the forwarder will: it is
-// asked while another server may do better. On a copy, since reading changes it.
+// isWhole reports whether a reply can be read to its end, as the forwarder will, and is
+// not cut (TC), for which there is no reason over TLS: it is asked while another server
+// may do better. On a copy, since reading changes it.
 func isWhole(reply []byte) bool {
 	c := copies.Get().(*copied)
 	defer copies.Put(c)
 	c.msg = append(c.msg[:0], reply...)
-	return c.reply.Parse(c.msg) == nil
+	return c.reply.Parse(c.msg) == nil && !c.reply.TC
 }
 
 // copied is room for a reply, and for what is read of it.

@@ -106,6 +106,38 @@ func TestRepeatedReplies(t *testing.T) {
 	}
 }
 
+// TestTruncatedReply: what is cut over TLS is whole at another server, if there is one
+// that has it.
+func TestTruncatedReply(t *testing.T) {
+	z := zone(t)
+	cut := serve(t, changed(z, func(m []byte) []byte { m = setCount(m, 0); m[2] |= 0x02; return m }), nil)
+	r, err := wire.ParseReply(mustAsk(t, group(t, cut, serve(t, z, nil)), "www.example."))
+	if err != nil || r.TC || len(r.TTLs) == 0 {
+		t.Errorf("%+v, %v: want the other server's answer", r, err)
+	}
+	r, err = wire.ParseReply(mustAsk(t, group(t, cut), "www.example."))
+	if err != nil || !r.TC {
+		t.Errorf("%+v, %v: want the only server's, cut as it is", r, err)
+	}
+}
+
+// TestLetterCase: the question goes out as it was written, and a server that writes it
+// another way has answered it.
+func TestLetterCase(t *testing.T) {
+	asked := make(chan string, 1)
+	z := zone(t)
+	s := serve(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+		asked <- string(r.Query[12:28])
+		a := z.Answer(r)
+		copy(a.Msg[12:], bytes.ToUpper(a.Msg[12:24]))
+		return a
+	}), nil)
+	mustAsk(t, group(t, s), "wWw.exAmple.")
+	if got, want := <-asked, string(query("wWw.exAmple.", typeA)[12:28]); got != want {
+		t.Errorf("asked for %q, want %q", got, want)
+	}
+}
+
 // TestCertificateChanges: the server restarts with another certificate. One of
 // the same authority and name is as good; one of another authority, for another name, or
 // that has expired gets no query, and says why; with a good one queries are answered again,
