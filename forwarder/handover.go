@@ -11,13 +11,16 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 )
 
 // handoverTime is how long a listener waits for the replies that it owes before it
-// gives a connection away: longer than any query takes.
-const handoverTime = 6 * time.Second
+// gives a connection away. Queries take 4 s at most, so it is for zone transfers, which
+// cannot change hands, and for clients that read slowly. The other process answers all
+// else by then, and only the old one's end is put off.
+const handoverTime = 30 * time.Second
 
 // Handover, as the cause of the end of [Forwarder.Serve]'s context, says that another
 // process has the same sockets and answers on them by now. Serve then reads no more,
@@ -119,11 +122,19 @@ func Adopt(udp, tcp []*os.File) (_ *Sockets, err error) {
 }
 
 // ServeConn answers one connection that another process gave away, with what was read
-// of it, until its client is done or ctx ends. It takes the connection over.
+// of it, until its client is done or ctx ends: then it waits for what is owed as long as
+// [Forwarder.Serve] does. It takes the connection over.
 func (f *Forwarder) ServeConn(ctx context.Context, c *net.TCPConn, read []byte) {
 	t := newTCPConn(f, c)
 	t.in = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(read), c), readBuffer)
-	t.serve(ctx)
+	var serving sync.WaitGroup
+	ended := make(chan struct{})
+	serving.Go(func() { defer close(ended); t.serve(ctx) })
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		waitAtMost(&serving, patience(ctx))
+	}
 }
 
 // give hands the connection to another process, if that is what ended ctx and it is in

@@ -45,17 +45,23 @@ func nameserver(t *testing.T, h dot.Handler) netip.AddrPort {
 // address.
 func startToOrigin(t *testing.T, origin netip.AddrPort) netip.AddrPort {
 	t.Helper()
+	return start(t, originConfig(t, origin), "127.0.0.1:0")
+}
+
+// originConfig is of a forwarder that hands all to that nameserver.
+func originConfig(t *testing.T, origin netip.AddrPort) Config {
+	t.Helper()
 	client, err := plain.New(plain.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return start(t, Config{
+	return Config{
 		Upstream:   newZoneUpstream(t),
 		Cache:      newCache(t),
 		Nameserver: client,
 		Origins:    func(netip.Addr) (Origin, bool) { return Origin{Addr: origin, Workload: "test"}, true },
 		Route:      func(*wire.Query, *Origin) Route { return Route{Action: ToOrigin, Rule: 1} },
-	}, "127.0.0.1:0")
+	}
 }
 
 // TestToOrigin: what a rule hands to the nameserver that was meant arrives as it was
