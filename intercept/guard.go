@@ -56,15 +56,14 @@ type guard struct {
 	mu       sync.Mutex
 	state    bpf.SottoGuard
 	attached bool
-	known    map[int]uint32 // interfaces that are guarded, with their flags
-	failed   string         // the last failure, logged once
+	failed   string // the last failure, logged once
 }
 
 // newGuard prepares; nothing changes but the maps, which nobody reads yet unless an
 // earlier process left its hooks.
 func newGuard(cfg *Config, k *kernel, n *network, groups []group, root string) (*guard, error) {
 	g := &guard{
-		mode: cfg.Guard, log: cfg.Log, k: k, net: n, known: make(map[int]uint32),
+		mode: cfg.Guard, log: cfg.Log, k: k, net: n,
 		links: linkHooks{dir: k.dir, name: cfg.Name, host: n.host, quick: cfg.Ephemeral},
 	}
 	want := make(map[uint64]bool)
@@ -143,7 +142,6 @@ func (g *guard) detach() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.attached = false
-	clear(g.known)
 	return g.links.clear()
 }
 
@@ -238,14 +236,15 @@ func (g *guard) sync() error {
 	if err != nil {
 		return err
 	}
-	flags, err := g.net.linkFlags(links)
+	return g.net.home.Do(func() error { return g.syncLinks(links) })
+}
+
+// syncLinks runs on a thread in the host's namespace.
+func (g *guard) syncLinks(links []hostLink) error {
+	flags, err := linkFlags(links)
 	if err != nil {
 		return err
 	}
-	return g.net.home.Do(func() error { return g.syncLinks(links, flags) })
-}
-
-func (g *guard) syncLinks(links []hostLink, flags map[int]uint32) error {
 	var errs []error
 	veth := uint32(0)
 	for _, l := range links {
@@ -255,11 +254,9 @@ func (g *guard) syncLinks(links []hostLink, flags map[int]uint32) error {
 			continue
 		}
 		// The flags first: until they are known an interface leads off the machine.
-		if was, ok := g.known[l.index]; !ok || was != flags[l.index] {
-			if err := g.k.Links.Put(uint32(l.index), flags[l.index]); err != nil {
-				errs = append(errs, fmt.Errorf("tell the guard of link %s: %w", l.name, err))
-				continue
-			}
+		if err := g.k.Links.Put(uint32(l.index), flags[l.index]); err != nil {
+			errs = append(errs, fmt.Errorf("tell the guard of link %s: %w", l.name, err))
+			continue
 		}
 		out, in := g.k.SottoGuardOutIp, g.k.SottoGuardInIp
 		if l.framed {
@@ -268,9 +265,7 @@ func (g *guard) syncLinks(links []hostLink, flags map[int]uint32) error {
 		err := errors.Join(g.links.hook(l.index, "out", out, false), g.links.hook(l.index, "in", in, true))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("link %s: %w", l.name, err))
-			continue
 		}
-		g.known[l.index] = flags[l.index]
 	}
 	errs = append(errs, g.forget(links))
 	if veth != g.state.Veth {
@@ -300,7 +295,6 @@ func (g *guard) forget(links []hostLink) error {
 	}
 	var errs []error
 	for _, index := range gone {
-		delete(g.known, int(index))
 		if err := g.k.Links.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, fmt.Errorf("forget link %d: %w", index, err))
 		}

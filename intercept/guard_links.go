@@ -65,29 +65,27 @@ func (n *network) hostLinks() ([]hostLink, error) {
 	return out, nil
 }
 
-// linkFlags returns what the guard's programs are told of each interface.
-func (n *network) linkFlags(links []hostLink) (map[int]uint32, error) {
+// linkFlags returns what the guard's programs are told of each interface. It reads
+// settings of the calling thread's namespace.
+func linkFlags(links []hostLink) (map[int]uint32, error) {
 	flags := make(map[int]uint32, len(links))
 	for index := range insideLinks(links) {
 		flags[index] |= linkInside
 	}
-	err := n.home.Do(func() error {
-		all, err := reversePathFilter("all")
+	all, err := reversePathFilter("all")
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range links {
+		own, err := reversePathFilter(l.name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for _, l := range links {
-			own, err := reversePathFilter(l.name)
-			if err != nil {
-				return err
-			}
-			if max(all, own) == "1" {
-				flags[l.index] |= linkStrict
-			}
+		if max(all, own) == "1" {
+			flags[l.index] |= linkStrict
 		}
-		return nil
-	})
-	return flags, err
+	}
+	return flags, nil
 }
 
 // reversePathFilter reads rp_filter: 0 off, 1 strict, 2 loose. The greater one of
