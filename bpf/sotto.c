@@ -3,8 +3,8 @@
 //go:build ignore
 
 /* clang-format on */
-/* The kernel half of Sotto: leads DNS of sealed cgroups to the listener, and lets
- * replies carry the nameserver's own address.
+/* The kernel half of Sotto, and its hooks on sockets: they lead DNS of sealed cgroups to
+ * the listener, and let replies carry the nameserver's own address.
  *
  * Runs on 5.10: no atomics that return a value (5.12), no bpf_loop (5.17), no
  * kfuncs; bpf_set_retval (5.18) is behind a constant.
@@ -386,27 +386,6 @@ int sotto_sock_release(struct bpf_sock *sk)
 		slot_release(old);
 	}
 	return PASS;
-}
-
-/* Collects one slot, for user space, which found it idle and calls this with
- * BPF_PROG_TEST_RUN: it runs on no interface. The packet holds, after room for an
- * Ethernet header, the slot. Programs that are made to be called (SEC("syscall")) need
- * 5.14; a loop over many slots is more than the verifier of 5.10 walks through.
- */
-struct collect {
-	__u8 ethernet[16];
-	__u32 idx;
-	__u32 zero;
-};
-
-SEC("tc")
-int sotto_collect(struct __sk_buff *skb)
-{
-	struct collect *c = (void *)(long)skb->data;
-
-	if ((void *)(c + 1) > (void *)(long)skb->data_end)
-		return 0;
-	return slot_collect(c->idx, bpf_ktime_get_ns());
 }
 
 /* bpf_spin_lock and the sk_storage helpers need none; BTF and future kfuncs may. */
