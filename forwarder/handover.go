@@ -52,25 +52,24 @@ func patience(ctx context.Context) time.Duration {
 	return drainTime
 }
 
-// Descriptors calls fn with the sockets' descriptors, which stay this process's: UDP
-// sockets first. They must not be closed meanwhile.
-func (s *Sockets) Descriptors(fn func(udp, tcp []int) error) error {
-	var udp, tcp []int
+// Descriptors returns the sockets' descriptors. They stay this process's, and the
+// sockets must not be closed while they are in use.
+func (s *Sockets) Descriptors() (udp, tcp []int, err error) {
 	for _, u := range s.udp {
 		fd, err := descriptor(u)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		udp = append(udp, fd)
 	}
 	for _, l := range s.tcp {
 		fd, err := descriptor(l)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		tcp = append(tcp, fd)
 	}
-	return fn(udp, tcp)
+	return udp, tcp, nil
 }
 
 func descriptor(c syscall.Conn) (fd int, err error) {

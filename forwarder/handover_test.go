@@ -81,22 +81,21 @@ func (g *generation) finish() {
 // another opens the sockets of s once more.
 func another(t *testing.T, s *Sockets) *Sockets {
 	t.Helper()
-	var next *Sockets
-	err := s.Descriptors(func(udp, tcp []int) (err error) {
-		files := func(fds []int) (out []*os.File) {
-			for _, fd := range fds {
-				n, derr := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-				err = errors.Join(err, derr)
-				out = append(out, os.NewFile(uintptr(n), "socket"))
+	udp, tcp, err := s.Descriptors()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := func(fds []int) (out []*os.File) {
+		for _, fd := range fds {
+			n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
 			}
-			return out
+			out = append(out, os.NewFile(uintptr(n), "socket"))
 		}
-		u, l := files(udp), files(tcp)
-		if err == nil {
-			next, err = Adopt(u, l)
-		}
-		return err
-	})
+		return out
+	}
+	next, err := Adopt(files(udp), files(tcp))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,10 +103,11 @@ func (s *succession) offer(ctx context.Context, next *handover.Conn) error {
 	if err := expect(next, sayReady); err != nil {
 		return err
 	}
-	err := s.l.sockets.Descriptors(func(udp, tcp []int) error {
-		return next.Send(saySockets, []byte{byte(len(udp))}, append(udp, tcp...)...)
-	})
+	udp, tcp, err := s.l.sockets.Descriptors()
 	if err != nil {
+		return err
+	}
+	if err := next.Send(saySockets, []byte{byte(len(udp))}, append(udp, tcp...)...); err != nil {
 		return err
 	}
 	return expect(next, sayTake)
