@@ -21,18 +21,26 @@ import (
 // zoneServer starts an upstream with a zone, and returns the flags that name it.
 func zoneServer(t *testing.T) []string {
 	t.Helper()
+	flags, _, _ := switchedServer(t)
+	return flags
+}
+
+// switchedServer is zoneServer with the switch by which it becomes another one, and the
+// zone for its way back.
+func switchedServer(t *testing.T) (flags []string, handler *dot.Switch, zone *dot.Zone) {
+	t.Helper()
 	ca, err := dot.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
 	write(t, caFile, string(ca.PEM()))
-	zone, err := dot.NewZone(dot.ZoneConfig{})
-	if err != nil {
+	if zone, err = dot.NewZone(dot.ZoneConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	_, upstream := startUpstream(t, ca, zone)
-	return []string{"--ca-file", caFile, "--upstream", upstream + "#" + upstreamName}
+	handler = dot.NewSwitch(zone)
+	_, upstream := startUpstream(t, ca, handler)
+	return []string{"--ca-file", caFile, "--upstream", upstream + "#" + upstreamName}, handler, zone
 }
 
 // tally is how a client fared.

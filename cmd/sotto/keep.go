@@ -11,7 +11,7 @@ import (
 // restore fills the cache with what an earlier Sotto kept. Whatever is wrong with
 // that, the cache only has to be learnt again: no reason not to start.
 func (st *steering) restore() {
-	file := st.now.cacheFile
+	file := st.current().cacheFile
 	if file == "" || st.r.cache == nil {
 		return
 	}
@@ -25,7 +25,7 @@ func (st *steering) restore() {
 
 // keep writes the cache for the next start, when nobody asks any more.
 func (st *steering) keep() {
-	file := st.now.cacheFile
+	file := st.current().cacheFile
 	if file == "" || st.r.cache == nil {
 		return
 	}

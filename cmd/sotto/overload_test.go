@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -150,19 +149,8 @@ func checkRefusal(t *testing.T, reply []byte) {
 // who is one too many hears so, what is cached is answered, and all is well again when
 // the upstream is.
 func TestHungUpstream(t *testing.T) {
-	ca, err := dot.NewCA()
-	if err != nil {
-		t.Fatal(err)
-	}
-	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
-	zone, err := dot.NewZone(dot.ZoneConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	handler := dot.NewSwitch(zone)
-	_, upstream := startUpstream(t, ca, handler)
-	addr, pid := startChild(t, "--ca-file", caFile, "--upstream", upstream+"#"+upstreamName)
+	flags, handler, zone := switchedServer(t)
+	addr, pid := startChild(t, flags...)
 	ask := func(name string) (*dns.Msg, error) {
 		c := dns.Client{Timeout: time.Second} // UDP may lose a query in a crowd
 		r, _, err := c.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), addr)

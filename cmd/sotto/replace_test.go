@@ -155,3 +155,21 @@ func TestReplaceNobody(t *testing.T) {
 		t.Errorf("without a control socket: status %d, %s", status, errs)
 	}
 }
+
+// TestReplaceKeepsAlive: a takeover that takes long is no death, where that would open
+// the seal.
+func TestReplaceKeepsAlive(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	p := w.start("sealed", append(w.runArgs(g), "--on-exit=open")...)
+	h := w.ask(g)
+	time.Sleep(openAfter + time.Second)
+	if out := w.dig(w.host, g, "@8.8.8.8", "alive.example"); !strings.Contains(out, sealed4) {
+		t.Errorf("while another took its time:\n%s", out)
+	}
+	h.close()
+	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "took everything back") })
+	w.stop(p)
+	w.nothingLeft()
+}

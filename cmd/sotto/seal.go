@@ -146,23 +146,32 @@ func (l *seal) keepInOrder(ctx context.Context) error {
 			return err
 		}
 		close(p.paused)
-		for waiting := true; waiting; {
-			select {
-			case <-p.resume:
-				waiting = false
-			case <-time.After(signOfLife):
-				if err := l.inst.Alive(); err != nil {
-					return err
-				}
-			case <-ctx.Done():
-				return nil
-			}
+		if err := l.rest(ctx, p); err != nil || ctx.Err() != nil {
+			return err
 		}
 	}
 }
 
-// signOfLife is the pause between two while nothing is kept in order: half a minute of
-// a start by another process must not open a seal that opens when nobody lives.
+// rest only lives, until p or ctx ends.
+func (l *seal) rest(ctx context.Context, p pause) error {
+	tick := time.NewTicker(signOfLife)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.resume:
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := l.inst.Alive(); err != nil {
+			return err
+		}
+	}
+}
+
+// signOfLife is the pause between two while nothing is kept in order: a start by
+// another process that takes long must not open a seal that opens when nobody lives.
 const signOfLife = time.Second
 
 // pause has the machine's side not be kept in order until resume is called.

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"sotto/intercept"
 )
 
 const aGroup = "[[group]]\nname = \"work\"\nupstream = [\"192.0.2.1#dns.example\"]\n"
@@ -191,4 +193,25 @@ func FuzzSettings(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestGuardedHost: who seals the root cgroup guards the host, and nobody else does.
+func TestGuardedHost(t *testing.T) {
+	root, err := intercept.CgroupRoot()
+	if err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	texts := map[string]bool{"": true, `cgroups = ["/"]`: true, fmt.Sprintf("cgroups = [%q]", root): true}
+	if own, err := intercept.OwnCgroup(); err == nil && own != root {
+		texts[fmt.Sprintf("cgroups = [%q]", own)] = false
+	}
+	for text, want := range texts {
+		s, p, err := planText(text, planFor{read: files{}.read})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg, err := sealConfig(s, p); err != nil || cfg.GuardHost != want {
+			t.Errorf("%q: the host is guarded: %v, want %v; %v", text, cfg.GuardHost, want, err)
+		}
+	}
 }

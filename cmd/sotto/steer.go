@@ -54,7 +54,7 @@ type steering struct {
 	heir   *succession // nil: nobody can take over
 
 	mu  sync.Mutex // one change at a time
-	now plan
+	now plan       // see current
 }
 
 // loader reads what the file says now, with the flags of the call over it.
@@ -98,6 +98,14 @@ func (st *steering) close() {
 	if err := st.socket.Close(); err != nil {
 		st.log.Error("take the control socket away", "err", err)
 	}
+}
+
+// current is the plan in force. Who takes over has the cache kept while a signal may
+// have the configuration read again.
+func (st *steering) current() plan {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.now
 }
 
 // fixed is a setting that only a restart changes.
@@ -183,7 +191,7 @@ func (st *steering) control(ctx context.Context) (err error) {
 // when ctx ends first.
 func (st *steering) listenAgain(ctx context.Context) (l *control.Listener, err error) {
 	for end := time.Now().Add(listenAgainTime); ; {
-		if l, err = control.Listen(ctx, st.now.control); err == nil || time.Now().After(end) {
+		if l, err = control.Listen(ctx, st.current().control); err == nil || time.Now().After(end) {
 			return l, err
 		}
 		select {
