@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Which sockets, destinations and tasks are Sotto's business. */
+/* Which sockets, destinations and tasks are Sotto's business. Only the prefixes of this
+ * instance have a meaning here: another network in 198.18.0.0/15 or fd73:6f74:746f::/48 may
+ * hold a nameserver like any other.
+ */
 #ifndef SOTTO_CLASSIFY_H
 #define SOTTO_CLASSIFY_H
 
-#include "counters.h"
 #include "settings.h"
 
 /* From kernel headers that do not mix with linux/bpf.h's users here. */
@@ -11,6 +13,12 @@
 #define PROTO_UDP 17
 #define PROTO_UDPLITE 136
 #define PROTO_MPTCP 262
+#define FAMILY_INET6 10	  /* AF_INET6 */
+#define FAMILY_PACKET 17  /* AF_PACKET */
+#define TYPE_STREAM 1	  /* SOCK_STREAM */
+#define TYPE_RAW 3	  /* SOCK_RAW */
+#define TCP_STATE_CLOSE 7 /* TCP_CLOSE: of a datagram socket, that it is not connected */
+#define LOOPBACK 1	  /* LOOPBACK_IFINDEX, of every network namespace */
 
 /* Sotto's own sockets, entered by file descriptor: the entry lives and dies with
  * the socket, so that nothing else can ever have it.
@@ -51,6 +59,19 @@ static __always_inline bool is_mapped(const __be32 addr[4])
 	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
 }
 
+const volatile __u32 prefix4_mask; /* in host order */
+const volatile __be32 prefix6_mask[4];
+
+static __always_inline bool in_prefix(const __be32 addr[4])
+{
+	if (is_mapped(addr))
+		return (bpf_ntohl(addr[3]) & prefix4_mask) == prefix4;
+	return (addr[0] & prefix6_mask[0]) == prefix6[0] &&
+	       (addr[1] & prefix6_mask[1]) == prefix6[1] &&
+	       (addr[2] & prefix6_mask[2]) == prefix6[2] &&
+	       (addr[3] & prefix6_mask[3]) == prefix6[3];
+}
+
 /* The slot that a virtual address stands for, or 0. */
 static __always_inline __u32 slot_of(const __be32 addr[4])
 {
@@ -65,25 +86,29 @@ static __always_inline __u32 slot_of(const __be32 addr[4])
 	return idx < slot_count ? idx : 0;
 }
 
-/* Destinations that are left alone: this machine itself (where local stubs listen,
- * whose own queries are caught in turn), groups, and any instance's virtual
- * addresses. 0.0.0.0 and :: mean loopback in connect, and in sendmsg that a
- * connected socket sent with nothing but a control message.
+/* This machine itself, where local resolvers listen; their own queries are caught in turn.
+ * 0.0.0.0 and :: mean loopback in connect, and in sendmsg that a connected socket sent
+ * with nothing but a control message.
  */
-static __always_inline bool is_exempt(const __be32 addr[4])
+static __always_inline bool is_loopback(const __be32 addr[4])
 {
-	if (slot_of(addr))
-		return true;
 	if (is_mapped(addr)) {
 		__u32 a = bpf_ntohl(addr[3]);
 
-		return !a || a >> 24 == 127 || a >> 28 == 0xe || a == 0xffffffff ||
-		       a >> 17 == 0xc612 >> 1; /* 198.18.0.0/15 */
+		return !a || a >> 24 == 127;
 	}
-	if (!addr[0] && !addr[1] && !addr[2])
-		return bpf_ntohl(addr[3]) <= 1; /* ::, ::1 */
-	return bpf_ntohl(addr[0]) >> 24 == 0xff ||
-	       (bpf_ntohl(addr[0]) == 0xfd736f74 && bpf_ntohl(addr[1]) >> 16 == 0x746f);
+	return !addr[0] && !addr[1] && !addr[2] && bpf_ntohl(addr[3]) <= 1;
+}
+
+/* A multicast or broadcast address: no slot can stand for what several may answer. */
+static __always_inline bool is_group(const __be32 addr[4])
+{
+	if (is_mapped(addr)) {
+		__u32 a = bpf_ntohl(addr[3]);
+
+		return a >> 28 == 0xe || a == 0xffffffff;
+	}
+	return bpf_ntohl(addr[0]) >> 24 == 0xff;
 }
 
 static __always_inline bool is_link_local(const __be32 addr[4])

@@ -35,7 +35,14 @@ enum counter {
 	COUNT_LED_BACK, /* led back to that interface, for a socket that listens there only */
 	COUNT_ESCAPED,	/* dropped: from or for the prefix, about to leave the machine */
 	COUNT_OUTSIDE,	/* dropped: from or for the prefix, from outside */
-	COUNT_FOREIGN,	/* refused: a virtual address that stands for somebody else's query */
+	COUNT_FOREIGN,	/* refused: a virtual address that stands for another workload's query */
+	COUNT_GROUP,	/* refused: a multicast or broadcast address */
+	COUNT_STOPPED_GROUP,	  /* stopped: a plain query to a multicast or broadcast address */
+	COUNT_STOPPED_UNHELD,	  /* stopped: to a virtual address that the socket does not hold */
+	COUNT_STOPPED_MADE,	  /* stopped: to a virtual address, of a raw or packet socket */
+	COUNT_STOPPED_TRANSLATED, /* stopped: the host's NAT took it away from a virtual address */
+	COUNT_SLOT_RECOUNTED,	  /* references were lowered to what sockets hold */
+	COUNT_REFUSED_MPTCP,	  /* refused: MPTCP, whose references this kernel cannot recount */
 	COUNTERS,
 };
 

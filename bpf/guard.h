@@ -10,21 +10,25 @@
 #ifndef SOTTO_GUARD_H
 #define SOTTO_GUARD_H
 
+#include "holds.h"
 #include "lead.h"
 #include "packet.h"
 #include "slots.h"
 
 #include <linux/pkt_cls.h>
 
-#define FAMILY_PACKET 17 /* AF_PACKET */
-#define TYPE_STREAM 1	 /* SOCK_STREAM */
-
 /* How long after a let-through cgroup sent a packet it may be forwarded: from one
  * network namespace into the next takes microseconds.
  */
 #define PASSED_NS 1000000000ULL
 
-const volatile __u8 guards_host; /* plain packets of nobody's socket are stopped as well */
+const volatile __u8 guards_host; /* plain packets of no socket here are stopped as well */
+
+/* Of packets to virtual addresses that come from what runs on this machine. The host's NAT
+ * may give one another destination, which must not get it. tc_index stays with a packet
+ * from interface to interface, and unlike a mark no routing rule looks at it.
+ */
+const volatile __u16 virtual_tag;
 
 /* Sealed cgroups, with their level below the root. */
 struct {
@@ -100,19 +104,24 @@ static __always_inline bool pass_key(struct __sk_buff *skb, const struct packet 
 	return !bpf_skb_load_bytes(skb, at, &key->id, sizeof(key->id));
 }
 
-/* Told by reason, and stopped unless the guard only counts. */
-static __always_inline bool stop(enum counter why)
+/* Counts a reason, and reports whether what it is about is stopped, not only counted. */
+static __always_inline bool stop_if(enum counter why, __u32 drop)
 {
 	struct guard *g = guard_state();
 
 	count(why);
-	return g && g->drop;
+	return g && g->drop & drop;
 }
 
-/* Whether p leads to a nameserver in the clear. */
-static __always_inline bool is_plain(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool stop(enum counter why)
 {
-	return read_ports(skb, p) && is_sealed_port(p->dport) && !is_exempt(p->dst);
+	return stop_if(why, DROP_PLAIN);
+}
+
+/* Reports whether p, whose ports were read, goes to a nameserver in the clear. */
+static __always_inline bool is_plain(const struct packet *p)
+{
+	return is_sealed_port(p->dport) && !is_loopback(p->dst);
 }
 
 /* A segment without payload asks nothing. Those of a connection that Sotto ended
@@ -132,20 +141,47 @@ static __always_inline bool stop_silent(const struct packet *p, struct bpf_sock 
 	return stop(COUNT_STOPPED_SILENT);
 }
 
+/* Reports whether a packet to a virtual address is stopped: where its socket does not hold
+ * the slot, the listener would take it for a query of the workload that does. A socket
+ * that was closed holds nothing, and may still end its connection.
+ */
+static __always_inline bool stop_virtual(struct __sk_buff *skb, const struct packet *p,
+					 struct bpf_sock *sk)
+{
+	struct guard *g = guard_state();
+	bool stream = p->protocol == PROTO_TCP;
+
+	if (g && g->drop & DROP_VIRTUAL)
+		return stop_if(COUNT_STOPPED_UNHELD, DROP_VIRTUAL);
+	if (!sk || is_own(sk) || sent_by_excluded(skb))
+		return false;
+	if (sk->type == TYPE_RAW)
+		return stop_if(COUNT_STOPPED_MADE, DROP_UNHELD);
+	if (stream && !p->carries && !(p->tcp_flags & TCP_SYN))
+		return false;
+	if (!p->dport || holds_slot(sk, p->dst, stream))
+		return false;
+	return stop_if(COUNT_STOPPED_UNHELD, DROP_UNHELD);
+}
+
 /* Sealed sockets, of every network namespace. */
 SEC("cgroup_skb/egress")
 int sotto_guard_socket(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	struct bpf_sock *sk;
+	bool is_read;
 
 	if (!read_ip(skb, &p))
 		return 1;
-	if (p.opaque && !is_exempt(p.dst) && !is_open())
-		return !stop(COUNT_STOPPED_OPAQUE);
-	if (!is_plain(skb, &p))
-		return 1;
+	is_read = read_ports(skb, &p);
 	sk = full_sock(skb);
+	if (in_prefix(p.dst))
+		return !stop_virtual(skb, &p, sk);
+	if (p.opaque && !is_loopback(p.dst) && !is_open())
+		return !stop(COUNT_STOPPED_OPAQUE);
+	if (!is_read || !is_plain(&p))
+		return 1;
 	if ((sk && is_own(sk)) || is_open())
 		return 1;
 	if (sent_by_excluded(skb)) {
@@ -156,6 +192,8 @@ int sotto_guard_socket(struct __sk_buff *skb)
 			bpf_map_update_elem(&passed, &key, &now, BPF_ANY);
 		return 1;
 	}
+	if (is_group(p.dst))
+		return skb->ifindex == LOOPBACK || !stop(COUNT_STOPPED_GROUP);
 	if (is_silent(&p))
 		return !stop_silent(&p, sk);
 	return !stop(COUNT_STOPPED_SOCKET);
@@ -180,8 +218,9 @@ static __always_inline bool stop_leaving(struct __sk_buff *skb, struct packet *p
 {
 	enum counter why = COUNT_STOPPED_FORWARDED;
 	struct bpf_sock *sk;
+	bool is_read = read_ports(skb, p);
 
-	if (p->opaque ? is_exempt(p->dst) : !is_plain(skb, p))
+	if (p->opaque ? is_loopback(p->dst) : !is_read || !is_plain(p))
 		return false;
 	if (!leads_off(skb->ifindex) || is_open())
 		return false;
@@ -209,8 +248,18 @@ static __always_inline int guard_out(struct __sk_buff *skb, bool framed)
 
 	if (!(framed ? read_frame(skb, &p) : read_ip(skb, &p)))
 		return framed ? answer_arp(skb) : TC_ACT_UNSPEC;
-	if (in_prefix(p.dst))
+	if (in_prefix(p.dst)) {
+		struct bpf_sock *sk = full_sock(skb);
+
+		if (sk && sk->family == FAMILY_PACKET && !is_own(sk) &&
+		    stop_if(COUNT_STOPPED_MADE, DROP_UNHELD))
+			return TC_ACT_SHOT;
 		return lead_in(skb, &p, framed);
+	}
+	if (skb->tc_index == virtual_tag) {
+		count(COUNT_STOPPED_TRANSLATED);
+		return TC_ACT_SHOT;
+	}
 	if (in_prefix(p.src)) { /* off the machine: an answer to a source that somebody made up */
 		if (!leads_off(skb->ifindex))
 			return TC_ACT_UNSPEC;
@@ -235,6 +284,8 @@ static __always_inline int guard_in(struct __sk_buff *skb, bool framed)
 		count(COUNT_OUTSIDE);
 		return TC_ACT_SHOT;
 	}
+	if (in_prefix(p.dst))
+		skb->tc_index = virtual_tag;
 	return TC_ACT_UNSPEC;
 }
 

@@ -13,9 +13,7 @@
 #define ARP_REQUEST 1
 #define ARP_REPLY 2
 
-const volatile __u32 back_mark;	   /* of replies on their way to a pinned socket */
-const volatile __u32 prefix4_mask; /* in host order */
-const volatile __be32 prefix6_mask[4];
+const volatile __u32 back_mark;	  /* of replies on their way to a pinned socket */
 const volatile __u8 veth_host[6]; /* the listener's link: its end on the host */
 const volatile __u8 veth_inner[6];
 
@@ -37,16 +35,6 @@ struct {
 	__type(key, struct flow);
 	__type(value, __u32);
 } flows SEC(".maps");
-
-static __always_inline bool in_prefix(const __be32 addr[4])
-{
-	if (is_mapped(addr))
-		return (bpf_ntohl(addr[3]) & prefix4_mask) == prefix4;
-	return (addr[0] & prefix6_mask[0]) == prefix6[0] &&
-	       (addr[1] & prefix6_mask[1]) == prefix6[1] &&
-	       (addr[2] & prefix6_mask[2]) == prefix6[2] &&
-	       (addr[3] & prefix6_mask[3]) == prefix6[3];
-}
 
 static __always_inline struct bpf_sock *full_sock(struct __sk_buff *skb)
 {

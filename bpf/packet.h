@@ -36,12 +36,13 @@ struct packet {
 	__be16 sport;
 	__be16 dport;
 	__u8 protocol;
+	__u8 more;	/* the first of several fragments */
 	__u8 later;	/* a fragment, but not the first: it has no ports */
-	__u8 opaque;	/* its extension headers hide what it carries */
+	__u8 opaque;	/* what it carries cannot be read from its headers */
 	__u8 tagged;	/* with a VLAN tag inside the frame */
 	__u8 tcp_flags; /* 0 for others */
 	__u8 carries;	/* TCP: there is payload */
-	__u16 zero;
+	__u8 zero;
 };
 
 #define TCP_FIN 0x01
@@ -60,6 +61,7 @@ static __always_inline bool read_ip4(struct __sk_buff *skb, struct packet *p)
 	p->dst[3] = h.daddr;
 	p->protocol = h.protocol;
 	p->later = !!(h.frag_off & bpf_htons(0x1fff));
+	p->more = !p->later && h.frag_off & bpf_htons(0x2000);
 	p->at += h.ihl * 4;
 	return true;
 }
@@ -95,6 +97,7 @@ static __always_inline bool read_ip6(struct __sk_buff *skb, struct packet *p)
 			break;
 		if (p->protocol == NEXT_FRAGMENT) {
 			p->later |= !!(e.offset & bpf_htons(0xfff8));
+			p->more = !p->later && e.offset & bpf_htons(1);
 			p->at += 8;
 		} else if (p->protocol == NEXT_AUTH) {
 			p->at += (e.len + 2) * 4;
@@ -139,35 +142,52 @@ static __always_inline bool read_frame(struct __sk_buff *skb, struct packet *p)
 	return false;
 }
 
-/* Reads the ports, if there are any, and leaves p->at behind the header. */
+static __always_inline bool read_tcp(struct __sk_buff *skb, struct packet *p)
+{
+	struct tcphdr h;
+
+	if (bpf_skb_load_bytes(skb, p->at, &h, sizeof(h)))
+		return false;
+	p->sport = h.source;
+	p->dport = h.dest;
+	p->tcp_flags = ((__u8 *)&h)[13];
+	p->at += h.doff * 4;
+	p->carries = skb->len > p->at || p->more;
+	return true;
+}
+
+static __always_inline bool read_udp(struct __sk_buff *skb, struct packet *p)
+{
+	__be16 ports[4]; /* a whole header: there is no query in less */
+
+	if (bpf_skb_load_bytes(skb, p->at, ports, sizeof(ports)))
+		return false;
+	p->sport = ports[0];
+	p->dport = ports[1];
+	p->at += sizeof(ports);
+	return true;
+}
+
+/* Reads the ports, if there are any, and leaves p->at behind the header. A first fragment
+ * that ends inside of the header is opaque: the receiver puts together what is not to be
+ * seen here (RFC 1858 section 3, RFC 7112).
+ */
 static __always_inline bool read_ports(struct __sk_buff *skb, struct packet *p)
 {
+	bool is_read;
+
 	if (p->later || p->opaque)
 		return false;
 	p->head = p->at;
-	if (p->protocol == PROTO_TCP) {
-		struct tcphdr h;
-
-		if (bpf_skb_load_bytes(skb, p->at, &h, sizeof(h)))
-			return false;
-		p->sport = h.source;
-		p->dport = h.dest;
-		p->tcp_flags = ((__u8 *)&h)[13];
-		p->at += h.doff * 4;
-		p->carries = skb->len > p->at;
-		return true;
-	}
-	if (p->protocol == PROTO_UDP || p->protocol == PROTO_UDPLITE) {
-		__be16 ports[4]; /* a whole header: there is no query in less */
-
-		if (bpf_skb_load_bytes(skb, p->at, ports, sizeof(ports)))
-			return false;
-		p->sport = ports[0];
-		p->dport = ports[1];
-		p->at += sizeof(ports);
-		return true;
-	}
-	return false;
+	if (p->protocol == PROTO_TCP)
+		is_read = read_tcp(skb, p);
+	else if (p->protocol == PROTO_UDP || p->protocol == PROTO_UDPLITE)
+		is_read = read_udp(skb, p);
+	else
+		return false;
+	if (!is_read && p->more)
+		p->opaque = 1;
+	return is_read;
 }
 
 #endif

@@ -33,10 +33,13 @@ const volatile __be16 listener_port;
 const volatile __u32 prefix4; /* in host order, for arithmetic */
 const volatile __be32 prefix6[4];
 const volatile __u32 slot_count;    /* addresses of a prefix, reserved ones included */
-const volatile __u64 quota_max;	    /* slots that one cgroup may hold */
+const volatile __u64 quota_max;	    /* slots that a cgroup and all below it may hold; 0: shares */
+const volatile __u32 share_level;   /* of share_base below the root */
+const volatile __u64 share_base;    /* the deepest cgroup that all sealed ones are in or below */
 const volatile __u64 linger_ns;	    /* how long a slot outlives its last unconnected send */
 const volatile __u8 has_set_retval; /* bpf_set_retval came to these hooks with 5.18 */
 
+const volatile __u8 recounts;	    /* references are recounted, so that none is lost for good */
 const volatile __u8 guarded;	    /* the guard is there: a pinned socket's packets are led in */
 const volatile __u64 home_cookie;   /* of the host's network namespace; 0: not known */
 const volatile __u64 open_after_ns; /* without a sign of life everything is let through; 0: never */
@@ -62,8 +65,12 @@ struct guard {
 	__u64 alive;	   /* bpf_ktime_get_ns of its last sign of life */
 	__u64 seal_levels; /* bit n: a cgroup n levels below the root is sealed */
 	__u32 veth;	   /* the interface that leads to the listener; 0: it is gone */
-	__u32 drop;	   /* what the guard finds is stopped, not only counted */
+	__u32 drop;	   /* DROP_*: what is stopped, not only counted */
 };
+
+#define DROP_PLAIN 1   /* queries in the clear */
+#define DROP_UNHELD 2  /* packets to a virtual address that the socket does not hold */
+#define DROP_VIRTUAL 4 /* all packets to virtual addresses: the instance has stopped */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -12,6 +12,7 @@
 
 #include "counters.h"
 #include "settings.h"
+#include "shares.h"
 
 /* What a client meant, and who it is. IPv4 addresses are mapped, so that an
  * AF_INET6 socket shares its slots with an AF_INET one. No implicit padding: it
@@ -28,8 +29,8 @@ struct key {
 struct slot {
 	struct bpf_spin_lock lock;
 	__u32 used;
-	__u32 refs; /* connected sockets */
-	__u32 zero;
+	__u32 refs;	 /* sockets that are connected, or were about to be */
+	__u32 changes;	 /* of refs, so that a recount knows that none happened meanwhile */
 	__u64 last_send; /* of an unconnected socket; 0: none yet */
 };
 
@@ -73,48 +74,10 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } free_slots SEC(".maps");
 
-/* Slots held, by cgroup. User space removes those of cgroups that are gone. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, MAX_SLOTS);
-	__type(key, __u64);
-	__type(value, __u64);
-} quota SEC(".maps");
-
 static __always_inline bool same_key(const struct key *a, const struct key *b)
 {
 	return a->addr[0] == b->addr[0] && a->addr[1] == b->addr[1] && a->addr[2] == b->addr[2] &&
 	       a->addr[3] == b->addr[3] && a->port == b->port && a->cgroup == b->cgroup;
-}
-
-/* Counts one more slot of the cgroup. Several CPUs may pass the check at once: the
- * quota is exact up to their number, which is enough to keep one from starving all.
- */
-static __always_inline bool quota_take(__u64 cgroup)
-{
-	__u64 *held = bpf_map_lookup_elem(&quota, &cgroup);
-
-	if (!held) {
-		__u64 none = 0;
-
-		bpf_map_update_elem(&quota, &cgroup, &none, BPF_NOEXIST);
-		held = bpf_map_lookup_elem(&quota, &cgroup);
-		if (!held)
-			return false; /* as many cgroups as slots: nothing is left to give */
-	}
-	if (*held >= quota_max)
-		return false;
-	__sync_fetch_and_add(held, 1);
-	return true;
-}
-
-static __always_inline void quota_give(__u64 cgroup)
-{
-	__u64 *held = bpf_map_lookup_elem(&quota, &cgroup);
-
-	if (held)
-		__sync_fetch_and_add(held, -1);
 }
 
 /* Uses slot idx if it (still) stands for key. */
@@ -129,10 +92,12 @@ static __always_inline bool slot_use(__u32 idx, const struct key *key, bool conn
 	bpf_spin_lock(&s->lock);
 	if (s->used && same_key(&o->key, key)) {
 		ok = true;
-		if (connected)
+		if (connected) {
 			s->refs++;
-		else
+			s->changes++;
+		} else {
 			s->last_send = now;
+		}
 	}
 	bpf_spin_unlock(&s->lock);
 	return ok;
@@ -166,6 +131,7 @@ static __always_inline bool slot_fill(__u32 idx, const struct key *key, bool con
 	o->gen++;
 	s->used = 1;
 	s->refs = connected;
+	s->changes++;
 	s->last_send = connected ? 0 : now;
 	bpf_spin_unlock(&s->lock);
 	return true;
@@ -181,7 +147,7 @@ static __always_inline bool slot_idle(const struct slot *s, __u64 now)
 
 /* Gives back a slot that the caller just took out of use under its lock. The hint
  * goes first: once the slot is in the queue it may mean something else. Deleting a
- * hint that another CPU replaced meanwhile is harmless, as told above.
+ * hint that another CPU replaced meanwhile is harmless: see above.
  */
 static __always_inline void slot_retire(__u32 idx)
 {
@@ -196,7 +162,7 @@ static __always_inline void slot_retire(__u32 idx)
 	if (hint && *hint == idx)
 		bpf_map_delete_elem(&forward, &key);
 	bpf_map_push_elem(&free_slots, &idx, 0);
-	quota_give(key.cgroup);
+	share_give(key.cgroup);
 }
 
 /* A connected socket leaves slot idx. */
@@ -211,6 +177,7 @@ static __always_inline void slot_release(__u32 idx)
 	bpf_spin_lock(&s->lock);
 	if (s->used && s->refs) {
 		s->refs--;
+		s->changes++;
 		if (!s->refs && slot_idle(s, now)) {
 			s->used = 0;
 			last = true;
@@ -256,17 +223,56 @@ static __always_inline void slot_abandon(__u32 idx, __u64 cgroup)
 	bpf_spin_lock(&s->lock);
 	s->used = 0;
 	s->refs = 0;
+	s->changes++;
 	bpf_spin_unlock(&s->lock);
 	bpf_map_push_elem(&free_slots, &idx, 0);
-	quota_give(cgroup);
+	share_give(cgroup);
 	count(COUNT_SLOT_RACE);
 }
 
-/* Returns a slot that stands for key, with a reference for a connected socket, or
- * touched for an unconnected one; 0 when there is none. It tries a fixed number of
- * times: no CPU waits for another.
+/* Has hold name slot idx again, which it did not for a moment: a recount that began before
+ * this is void.
  */
-static __always_inline __u32 slot_acquire(const struct key *key, bool connected)
+static __always_inline void slot_keep(__u32 idx, __u32 *hold)
+{
+	struct slot *s = bpf_map_lookup_elem(&slots, &idx);
+
+	*hold = idx;
+	if (!s)
+		return;
+	bpf_spin_lock(&s->lock);
+	s->changes++;
+	bpf_spin_unlock(&s->lock);
+}
+
+/* Takes a slot from the queue for key. It returns 0 if there is none. */
+static __always_inline __u32 slot_new(const struct key *key, __u32 *hold, __u64 now)
+{
+	__u32 idx;
+
+	if (!share_take()) {
+		count(COUNT_OVER_QUOTA);
+		return 0;
+	}
+	if (bpf_map_pop_elem(&free_slots, &idx)) {
+		share_give(key->cgroup);
+		count(COUNT_NO_SLOT);
+		return 0;
+	}
+	if (hold)
+		*hold = idx;
+	if (!slot_fill(idx, key, hold, now)) /* the reverse first */
+		return 0;
+	return idx;
+}
+
+/* Returns a slot that stands for key, touched for an unconnected socket, or with a
+ * reference for one that connects; 0 when there is none. It tries a fixed number of times:
+ * no CPU waits for another. hold is where the socket keeps its reference. It is written
+ * before the reference is counted, so that a recount never finds fewer holders than there
+ * are.
+ */
+static __always_inline __u32 slot_acquire(const struct key *key, __u32 *hold)
 {
 	__u64 now = bpf_ktime_get_ns();
 	__u32 *hint = bpf_map_lookup_elem(&forward, key);
@@ -276,20 +282,14 @@ static __always_inline __u32 slot_acquire(const struct key *key, bool connected)
 
 	if (hint) {
 		idx = *hint;
-		if (slot_use(idx, key, connected, now))
+		if (hold)
+			*hold = idx;
+		if (slot_use(idx, key, hold, now))
 			return idx;
 	}
-	if (!quota_take(key->cgroup)) {
-		count(COUNT_OVER_QUOTA);
-		return 0;
-	}
-	if (bpf_map_pop_elem(&free_slots, &idx)) {
-		quota_give(key->cgroup);
-		count(COUNT_NO_SLOT);
-		return 0;
-	}
-	if (!slot_fill(idx, key, connected, now)) /* the reverse first */
-		return 0;
+	idx = slot_new(key, hold, now);
+	if (!idx)
+		goto none;
 	if (!bpf_map_update_elem(&forward, key, &idx, flags)) {
 		count(COUNT_SLOT_NEW);
 		return idx;
@@ -297,17 +297,25 @@ static __always_inline __u32 slot_acquire(const struct key *key, bool connected)
 	hint = bpf_map_lookup_elem(&forward, key);
 	if (hint) {
 		winner = *hint;
-		if (slot_use(winner, key, connected, now)) {
+		if (hold)
+			*hold = winner;
+		if (slot_use(winner, key, hold, now)) {
 			slot_abandon(idx, key->cgroup);
 			return winner;
 		}
+		if (hold)
+			slot_keep(idx, hold);
 	}
-	/* The winner is gone already. Without a hint, should this fail, the slot
+	/* The winner is given back already. Without a hint, should this fail, the slot
 	 * still serves its own socket.
 	 */
 	bpf_map_update_elem(&forward, key, &idx, BPF_ANY);
 	count(COUNT_SLOT_NEW);
 	return idx;
+none:
+	if (hold)
+		*hold = 0;
+	return 0;
 }
 
 /* Reads what slot idx stands for, or last stood for. */
@@ -322,27 +330,6 @@ static __always_inline bool slot_origin(__u32 idx, struct key *key)
 	*key = o->key;
 	bpf_spin_unlock(&s->lock);
 	return key->port != 0;
-}
-
-/* Collects one slot, for user space, which found it idle and calls this with
- * BPF_PROG_TEST_RUN: it runs on no interface. The packet holds, after room for an
- * Ethernet header, the slot. Programs that are made to be called (SEC("syscall")) need
- * 5.14; a loop over many slots is more than the verifier of 5.10 walks through.
- */
-struct collect {
-	__u8 ethernet[16];
-	__u32 idx;
-	__u32 zero;
-};
-
-SEC("tc")
-int sotto_collect(struct __sk_buff *skb)
-{
-	struct collect *c = (void *)(long)skb->data;
-
-	if ((void *)(c + 1) > (void *)(long)skb->data_end)
-		return 0;
-	return slot_collect(c->idx, bpf_ktime_get_ns());
 }
 
 #endif

@@ -10,8 +10,10 @@
  * kfuncs; bpf_set_retval (5.18) is behind a constant.
  */
 #include "classify.h"
+#include "collect.h"
 #include "counters.h"
 #include "guard.h"
+#include "holds.h"
 #include "settings.h"
 #include "slots.h"
 
@@ -19,14 +21,6 @@
 
 #define PASS 1
 #define DENY 0
-
-/* The slot that a socket is connected to, or 0. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, __u32);
-} connected SEC(".maps");
 
 /* Fail closed: a query that cannot be sealed is not sent. Before 5.18 the kernel says
  * EPERM, whatever the reason.
@@ -113,108 +107,128 @@ static __always_inline void to_slot6(struct bpf_sock_addr *ctx, __u32 idx, bool 
 	ctx->user_port = listener_port;
 }
 
-/* Whether the destination in key is to be sealed; completes key if so. The family
- * of the socket and of its sockaddr say nothing: AF_UNSPEC sends are real, and a
+/* What becomes of a destination: it is sealed, left alone, or refused with an error. */
+#define SEAL 0
+#define LEAVE (-1)
+
+/* Reports whether a multicast or broadcast address is for this machine only. Where the
+ * guard drops such packets it sees by which interface they leave, so the hooks need not.
+ */
+static __always_inline bool is_group_here(struct bpf_sock_addr *ctx)
+{
+	struct guard *g = guard_state();
+	struct bpf_sock *sk = ctx->sk;
+
+	return (guarded && g && g->drop & DROP_PLAIN) || (sk && sk->bound_dev_if == LOOPBACK);
+}
+
+/* A virtual address stands for the nameserver that this workload was given it for, and is
+ * as good as that one's own. Any other would have the listener take the client for another
+ * workload.
+ */
+static __always_inline int judge_virtual(struct bpf_sock_addr *ctx, struct key *key)
+{
+	__u32 idx = slot_of(key->addr);
+
+	if (is_own(ctx->sk) || is_excluded())
+		return LEAVE;
+	if (idx && key->port == listener_port && carries_dns(ctx->protocol) &&
+	    slot_origin(idx, key) && key->cgroup == bpf_get_current_cgroup_id())
+		return SEAL;
+	count(COUNT_FOREIGN);
+	return EHOSTUNREACH;
+}
+
+/* Decides about the destination in key->addr, and completes key where it is sealed. The
+ * family of the socket and of its sockaddr say nothing: AF_UNSPEC sends are real, and a
  * mapped address comes through the IPv4 hook.
  */
-static __always_inline bool is_sealed(struct bpf_sock_addr *ctx, struct key *key)
+static __always_inline int judge(struct bpf_sock_addr *ctx, struct key *key)
 {
 	key->port = get_port(ctx);
 	key->zero16 = 0;
 	key->zero32 = 0;
-	if (!is_sealed_port(key->port) || !carries_dns(ctx->protocol) || is_exempt(key->addr))
-		return false;
+	if (in_prefix(key->addr))
+		return judge_virtual(ctx, key);
+	if (!is_sealed_port(key->port) || !carries_dns(ctx->protocol) || is_loopback(key->addr))
+		return LEAVE;
 	if (is_own(ctx->sk)) {
 		count(COUNT_OWN);
-		return false;
+		return LEAVE;
 	}
 	if (is_excluded()) {
 		count(COUNT_EXCLUDED);
-		return false;
+		return LEAVE;
 	}
 	if (is_open()) {
 		count(COUNT_OPEN);
-		return false;
+		return LEAVE;
+	}
+	if (is_group(key->addr)) {
+		if (is_group_here(ctx))
+			return LEAVE;
+		count(COUNT_GROUP);
+		return EHOSTUNREACH;
 	}
 	key->cgroup = bpf_get_current_cgroup_id();
-	return true;
+	return is_bound(ctx, key->addr) ? EHOSTUNREACH : SEAL;
 }
 
-/* Whether the client names a virtual address itself, and not one of its own workload's:
- * the listener would take it for somebody else.
- */
-static __always_inline bool is_foreign(struct bpf_sock_addr *ctx, const __be32 addr[4])
+/* Decides about a socket that connects, and has it hold the slot in idx where it is sealed. */
+static __always_inline int judge_connect(struct bpf_sock_addr *ctx, struct key *key, __u32 *idx)
 {
-	__u32 idx = slot_of(addr);
-	struct key key;
+	int verdict = judge(ctx, key);
 
-	if (!idx || is_own(ctx->sk) || is_excluded())
-		return false;
-	if (slot_origin(idx, &key) && key.cgroup == bpf_get_current_cgroup_id())
-		return false;
-	count(COUNT_FOREIGN);
-	return true;
-}
-
-/* The socket connects elsewhere: its old slot goes. */
-static __always_inline int leave_slot(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock *sk = ctx->sk;
-	__u32 *held = sk ? bpf_sk_storage_get(&connected, sk, 0, 0) : 0;
-	__u32 old;
-
-	if (held && *held) {
-		old = *held;
-		*held = 0;
-		slot_release(old);
+	if (verdict == SEAL && ctx->protocol == PROTO_MPTCP && !recounts) {
+		count(COUNT_REFUSED_MPTCP);
+		verdict = EHOSTUNREACH;
 	}
-	return PASS;
-}
-
-/* Takes a slot for a socket that connects, and keeps it in the socket: 0 if there
- * is none, and the socket keeps what it had. The new slot comes before the old one
- * goes, so that connecting twice to the same place keeps the slot.
- */
-static __always_inline __u32 connect_slot(struct bpf_sock_addr *ctx, const struct key *key)
-{
-	struct bpf_sock *sk = ctx->sk;
-	__u32 *held, idx, old;
-
-	if (!sk)
-		return 0;
-	held = bpf_sk_storage_get(&connected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!held) {
+	if (verdict > 0)
+		return verdict;
+	if (!hold_actual(ctx->sk)) {
 		count(COUNT_NO_MEMORY);
-		return 0;
+		return verdict == SEAL ? ENOBUFS : LEAVE;
 	}
-	idx = slot_acquire(key, true);
-	if (!idx)
-		return 0;
-	old = *held; /* the socket is locked: no other connect of it runs */
-	*held = idx;
-	if (old)
-		slot_release(old);
+	if (verdict == LEAVE)
+		return LEAVE;
+	*idx = hold_next(ctx->sk, key);
+	if (!*idx)
+		return ENOBUFS;
 	count(COUNT_CONNECT);
-	return idx;
+	return SEAL;
+}
+
+/* The same for a datagram of an unconnected socket. */
+static __always_inline int judge_send(struct bpf_sock_addr *ctx, struct key *key, __u32 *idx)
+{
+	int verdict = judge(ctx, key);
+
+	if (verdict != SEAL)
+		return verdict;
+	if (!hold_briefly(ctx->sk)) {
+		count(COUNT_NO_MEMORY);
+		return ENOBUFS;
+	}
+	*idx = slot_acquire(key, 0);
+	if (!*idx)
+		return ENOBUFS;
+	count(COUNT_SEND);
+	return SEAL;
 }
 
 SEC("cgroup/connect4")
 int sotto_connect4(struct bpf_sock_addr *ctx)
 {
 	struct key key;
-	__u32 idx;
+	__u32 idx = 0;
+	int verdict;
 
 	get_addr4(ctx, key.addr);
-	if (is_foreign(ctx, key.addr))
-		return deny(EHOSTUNREACH);
-	if (!is_sealed(ctx, &key))
-		return leave_slot(ctx);
-	if (is_bound(ctx, key.addr))
-		return deny(EHOSTUNREACH);
-	idx = connect_slot(ctx, &key);
-	if (!idx)
-		return deny(ENOBUFS);
-	to_slot4(ctx, idx);
+	verdict = judge_connect(ctx, &key, &idx);
+	if (verdict > 0)
+		return deny(verdict);
+	if (verdict == SEAL)
+		to_slot4(ctx, idx);
 	return PASS;
 }
 
@@ -222,19 +236,15 @@ SEC("cgroup/connect6")
 int sotto_connect6(struct bpf_sock_addr *ctx)
 {
 	struct key key;
-	__u32 idx;
+	__u32 idx = 0;
+	int verdict;
 
 	get_addr6(ctx, key.addr);
-	if (is_foreign(ctx, key.addr))
-		return deny(EHOSTUNREACH);
-	if (!is_sealed(ctx, &key))
-		return leave_slot(ctx);
-	if (is_bound(ctx, key.addr))
-		return deny(EHOSTUNREACH);
-	idx = connect_slot(ctx, &key);
-	if (!idx)
-		return deny(ENOBUFS);
-	to_slot6(ctx, idx, is_mapped(key.addr));
+	verdict = judge_connect(ctx, &key, &idx);
+	if (verdict > 0)
+		return deny(verdict);
+	if (verdict == SEAL)
+		to_slot6(ctx, idx, is_mapped(key.addr));
 	return PASS;
 }
 
@@ -245,20 +255,15 @@ SEC("cgroup/sendmsg4")
 int sotto_sendmsg4(struct bpf_sock_addr *ctx)
 {
 	struct key key;
-	__u32 idx;
+	__u32 idx = 0;
+	int verdict;
 
 	get_addr4(ctx, key.addr);
-	if (is_foreign(ctx, key.addr))
-		return deny(EHOSTUNREACH);
-	if (!is_sealed(ctx, &key))
-		return PASS;
-	if (is_bound(ctx, key.addr))
-		return deny(EHOSTUNREACH);
-	idx = slot_acquire(&key, false);
-	if (!idx)
-		return deny(ENOBUFS);
-	to_slot4(ctx, idx);
-	count(COUNT_SEND);
+	verdict = judge_send(ctx, &key, &idx);
+	if (verdict > 0)
+		return deny(verdict);
+	if (verdict == SEAL)
+		to_slot4(ctx, idx);
 	return PASS;
 }
 
@@ -267,27 +272,23 @@ SEC("cgroup/sendmsg6")
 int sotto_sendmsg6(struct bpf_sock_addr *ctx)
 {
 	struct key key;
-	__u32 idx;
+	__u32 idx = 0;
+	int verdict;
 
 	get_addr6(ctx, key.addr);
-	if (is_foreign(ctx, key.addr))
-		return deny(EHOSTUNREACH);
-	if (!is_sealed(ctx, &key))
-		return PASS;
-	if (is_bound(ctx, key.addr))
-		return deny(EHOSTUNREACH);
 	/* The kernel took the scope's interface before it asked, and keeps to it. In
 	 * connect it asks first.
 	 */
-	if (!guarded && is_link_local(key.addr)) {
+	if (!guarded && is_link_local(key.addr) && is_sealed_port(get_port(ctx)) &&
+	    judge(ctx, &key) == SEAL) {
 		count(COUNT_BOUND);
 		return deny(EHOSTUNREACH);
 	}
-	idx = slot_acquire(&key, false);
-	if (!idx)
-		return deny(ENOBUFS);
-	to_slot6(ctx, idx, false);
-	count(COUNT_SEND);
+	verdict = judge_send(ctx, &key, &idx);
+	if (verdict > 0)
+		return deny(verdict);
+	if (verdict == SEAL)
+		to_slot6(ctx, idx, false);
 	return PASS;
 }
 
@@ -377,14 +378,8 @@ int sotto_getpeername6(struct bpf_sock_addr *ctx)
 SEC("cgroup/sock_release")
 int sotto_sock_release(struct bpf_sock *sk)
 {
-	__u32 *held = bpf_sk_storage_get(&connected, sk, 0, 0);
-	__u32 old;
-
-	if (held && *held) {
-		old = *held;
-		*held = 0;
-		slot_release(old);
-	}
+	hold_drop(bpf_sk_storage_get(&connected, sk, 0, 0));
+	hold_drop(bpf_sk_storage_get(&replaced, sk, 0, 0));
 	return PASS;
 }
 

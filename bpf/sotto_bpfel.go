@@ -16,33 +16,40 @@ import (
 type SottoCounter uint32
 
 const (
-	SottoCounterCOUNT_CONNECT           SottoCounter = 0
-	SottoCounterCOUNT_SEND              SottoCounter = 1
-	SottoCounterCOUNT_REPLY             SottoCounter = 2
-	SottoCounterCOUNT_PEER              SottoCounter = 3
-	SottoCounterCOUNT_OWN               SottoCounter = 4
-	SottoCounterCOUNT_EXCLUDED          SottoCounter = 5
-	SottoCounterCOUNT_SLOT_NEW          SottoCounter = 6
-	SottoCounterCOUNT_SLOT_FREED        SottoCounter = 7
-	SottoCounterCOUNT_SLOT_COLLECTED    SottoCounter = 8
-	SottoCounterCOUNT_SLOT_RACE         SottoCounter = 9
-	SottoCounterCOUNT_NO_SLOT           SottoCounter = 10
-	SottoCounterCOUNT_OVER_QUOTA        SottoCounter = 11
-	SottoCounterCOUNT_NO_MEMORY         SottoCounter = 12
-	SottoCounterCOUNT_UNKNOWN           SottoCounter = 13
-	SottoCounterCOUNT_BOUND             SottoCounter = 14
-	SottoCounterCOUNT_OPEN              SottoCounter = 15
-	SottoCounterCOUNT_STOPPED_SOCKET    SottoCounter = 16
-	SottoCounterCOUNT_STOPPED_PACKET    SottoCounter = 17
-	SottoCounterCOUNT_STOPPED_FORWARDED SottoCounter = 18
-	SottoCounterCOUNT_STOPPED_SILENT    SottoCounter = 19
-	SottoCounterCOUNT_STOPPED_OPAQUE    SottoCounter = 20
-	SottoCounterCOUNT_LED_IN            SottoCounter = 21
-	SottoCounterCOUNT_LED_BACK          SottoCounter = 22
-	SottoCounterCOUNT_ESCAPED           SottoCounter = 23
-	SottoCounterCOUNT_OUTSIDE           SottoCounter = 24
-	SottoCounterCOUNT_FOREIGN           SottoCounter = 25
-	SottoCounterCOUNTERS                SottoCounter = 26
+	SottoCounterCOUNT_CONNECT            SottoCounter = 0
+	SottoCounterCOUNT_SEND               SottoCounter = 1
+	SottoCounterCOUNT_REPLY              SottoCounter = 2
+	SottoCounterCOUNT_PEER               SottoCounter = 3
+	SottoCounterCOUNT_OWN                SottoCounter = 4
+	SottoCounterCOUNT_EXCLUDED           SottoCounter = 5
+	SottoCounterCOUNT_SLOT_NEW           SottoCounter = 6
+	SottoCounterCOUNT_SLOT_FREED         SottoCounter = 7
+	SottoCounterCOUNT_SLOT_COLLECTED     SottoCounter = 8
+	SottoCounterCOUNT_SLOT_RACE          SottoCounter = 9
+	SottoCounterCOUNT_NO_SLOT            SottoCounter = 10
+	SottoCounterCOUNT_OVER_QUOTA         SottoCounter = 11
+	SottoCounterCOUNT_NO_MEMORY          SottoCounter = 12
+	SottoCounterCOUNT_UNKNOWN            SottoCounter = 13
+	SottoCounterCOUNT_BOUND              SottoCounter = 14
+	SottoCounterCOUNT_OPEN               SottoCounter = 15
+	SottoCounterCOUNT_STOPPED_SOCKET     SottoCounter = 16
+	SottoCounterCOUNT_STOPPED_PACKET     SottoCounter = 17
+	SottoCounterCOUNT_STOPPED_FORWARDED  SottoCounter = 18
+	SottoCounterCOUNT_STOPPED_SILENT     SottoCounter = 19
+	SottoCounterCOUNT_STOPPED_OPAQUE     SottoCounter = 20
+	SottoCounterCOUNT_LED_IN             SottoCounter = 21
+	SottoCounterCOUNT_LED_BACK           SottoCounter = 22
+	SottoCounterCOUNT_ESCAPED            SottoCounter = 23
+	SottoCounterCOUNT_OUTSIDE            SottoCounter = 24
+	SottoCounterCOUNT_FOREIGN            SottoCounter = 25
+	SottoCounterCOUNT_GROUP              SottoCounter = 26
+	SottoCounterCOUNT_STOPPED_GROUP      SottoCounter = 27
+	SottoCounterCOUNT_STOPPED_UNHELD     SottoCounter = 28
+	SottoCounterCOUNT_STOPPED_MADE       SottoCounter = 29
+	SottoCounterCOUNT_STOPPED_TRANSLATED SottoCounter = 30
+	SottoCounterCOUNT_SLOT_RECOUNTED     SottoCounter = 31
+	SottoCounterCOUNT_REFUSED_MPTCP      SottoCounter = 32
+	SottoCounterCOUNTERS                 SottoCounter = 33
 )
 
 type SottoFlow struct {
@@ -96,6 +103,16 @@ type SottoPassing struct {
 	Id       uint32
 }
 
+type SottoShare struct {
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Held   uint32
+	Parent uint64
+}
+
 type SottoSlot struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -104,7 +121,7 @@ type SottoSlot struct {
 	}
 	Used     uint32
 	Refs     uint32
-	Zero     uint32
+	Changes  uint32
 	LastSend uint64
 }
 
@@ -112,6 +129,7 @@ type SottoSlot struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SottoMapArrivals            = "arrivals"
 	SottoMapConnected           = "connected"
 	SottoMapCounters            = "counters"
 	SottoMapDaemon              = "daemon"
@@ -123,9 +141,11 @@ const (
 	SottoMapOrigins             = "origins"
 	SottoMapOwn                 = "own"
 	SottoMapPassed              = "passed"
-	SottoMapQuota               = "quota"
+	SottoMapReplaced            = "replaced"
 	SottoMapSealed              = "sealed"
+	SottoMapSent                = "sent"
 	SottoMapSettings            = "settings"
+	SottoMapShares              = "shares"
 	SottoMapSlots               = "slots"
 	SottoProgSottoCollect       = "sotto_collect"
 	SottoProgSottoConnect4      = "sotto_connect4"
@@ -158,9 +178,13 @@ const (
 	SottoVarPrefix6             = "prefix6"
 	SottoVarPrefix6Mask         = "prefix6_mask"
 	SottoVarQuotaMax            = "quota_max"
+	SottoVarRecounts            = "recounts"
+	SottoVarShareBase           = "share_base"
+	SottoVarShareLevel          = "share_level"
 	SottoVarSlotCount           = "slot_count"
 	SottoVarVethHost            = "veth_host"
 	SottoVarVethInner           = "veth_inner"
+	SottoVarVirtualTag          = "virtual_tag"
 )
 
 // LoadSotto returns the embedded CollectionSpec for Sotto.
@@ -227,6 +251,7 @@ type SottoProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SottoMapSpecs struct {
+	Arrivals  *ebpf.MapSpec `ebpf:"arrivals"`
 	Connected *ebpf.MapSpec `ebpf:"connected"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Daemon    *ebpf.MapSpec `ebpf:"daemon"`
@@ -238,9 +263,11 @@ type SottoMapSpecs struct {
 	Origins   *ebpf.MapSpec `ebpf:"origins"`
 	Own       *ebpf.MapSpec `ebpf:"own"`
 	Passed    *ebpf.MapSpec `ebpf:"passed"`
-	Quota     *ebpf.MapSpec `ebpf:"quota"`
+	Replaced  *ebpf.MapSpec `ebpf:"replaced"`
 	Sealed    *ebpf.MapSpec `ebpf:"sealed"`
+	Sent      *ebpf.MapSpec `ebpf:"sent"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
+	Shares    *ebpf.MapSpec `ebpf:"shares"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
 }
 
@@ -263,9 +290,13 @@ type SottoVariableSpecs struct {
 	Prefix6      *ebpf.VariableSpec `ebpf:"prefix6"`
 	Prefix6Mask  *ebpf.VariableSpec `ebpf:"prefix6_mask"`
 	QuotaMax     *ebpf.VariableSpec `ebpf:"quota_max"`
+	Recounts     *ebpf.VariableSpec `ebpf:"recounts"`
+	ShareBase    *ebpf.VariableSpec `ebpf:"share_base"`
+	ShareLevel   *ebpf.VariableSpec `ebpf:"share_level"`
 	SlotCount    *ebpf.VariableSpec `ebpf:"slot_count"`
 	VethHost     *ebpf.VariableSpec `ebpf:"veth_host"`
 	VethInner    *ebpf.VariableSpec `ebpf:"veth_inner"`
+	VirtualTag   *ebpf.VariableSpec `ebpf:"virtual_tag"`
 }
 
 // SottoObjects contains all objects after they have been loaded into the kernel.
@@ -288,6 +319,7 @@ func (o *SottoObjects) Close() error {
 //
 // It can be passed to LoadSottoObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SottoMaps struct {
+	Arrivals  *ebpf.Map `ebpf:"arrivals"`
 	Connected *ebpf.Map `ebpf:"connected"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Daemon    *ebpf.Map `ebpf:"daemon"`
@@ -299,14 +331,17 @@ type SottoMaps struct {
 	Origins   *ebpf.Map `ebpf:"origins"`
 	Own       *ebpf.Map `ebpf:"own"`
 	Passed    *ebpf.Map `ebpf:"passed"`
-	Quota     *ebpf.Map `ebpf:"quota"`
+	Replaced  *ebpf.Map `ebpf:"replaced"`
 	Sealed    *ebpf.Map `ebpf:"sealed"`
+	Sent      *ebpf.Map `ebpf:"sent"`
 	Settings  *ebpf.Map `ebpf:"settings"`
+	Shares    *ebpf.Map `ebpf:"shares"`
 	Slots     *ebpf.Map `ebpf:"slots"`
 }
 
 func (m *SottoMaps) Close() error {
 	return _SottoClose(
+		m.Arrivals,
 		m.Connected,
 		m.Counters,
 		m.Daemon,
@@ -318,9 +353,11 @@ func (m *SottoMaps) Close() error {
 		m.Origins,
 		m.Own,
 		m.Passed,
-		m.Quota,
+		m.Replaced,
 		m.Sealed,
+		m.Sent,
 		m.Settings,
+		m.Shares,
 		m.Slots,
 	)
 }
@@ -344,9 +381,13 @@ type SottoVariables struct {
 	Prefix6      *ebpf.Variable `ebpf:"prefix6"`
 	Prefix6Mask  *ebpf.Variable `ebpf:"prefix6_mask"`
 	QuotaMax     *ebpf.Variable `ebpf:"quota_max"`
+	Recounts     *ebpf.Variable `ebpf:"recounts"`
+	ShareBase    *ebpf.Variable `ebpf:"share_base"`
+	ShareLevel   *ebpf.Variable `ebpf:"share_level"`
 	SlotCount    *ebpf.Variable `ebpf:"slot_count"`
 	VethHost     *ebpf.Variable `ebpf:"veth_host"`
 	VethInner    *ebpf.Variable `ebpf:"veth_inner"`
+	VirtualTag   *ebpf.Variable `ebpf:"virtual_tag"`
 }
 
 // SottoPrograms contains all programs after they have been loaded into the kernel.

@@ -24,12 +24,13 @@ const layoutVersion = 1
 // one and for the workloads that may: all of them are adopted, or none.
 var carriers = []string{
 	bpf.SottoMapConnected, bpf.SottoMapExclude, bpf.SottoMapForward, bpf.SottoMapFreeSlots, bpf.SottoMapOrigins,
-	bpf.SottoMapOwn, bpf.SottoMapQuota, bpf.SottoMapSettings, bpf.SottoMapSlots,
+	bpf.SottoMapOwn, bpf.SottoMapSettings, bpf.SottoMapSlots,
 }
 
 // pins are the maps that are pinned, by name: all of them.
 func (k *kernel) pins() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
+		bpf.SottoMapArrivals:  k.Arrivals,
 		bpf.SottoMapConnected: k.Connected,
 		bpf.SottoMapCounters:  k.Counters,
 		bpf.SottoMapDaemon:    k.Daemon,
@@ -41,9 +42,11 @@ func (k *kernel) pins() map[string]*ebpf.Map {
 		bpf.SottoMapOrigins:   k.Origins,
 		bpf.SottoMapOwn:       k.Own,
 		bpf.SottoMapPassed:    k.Passed,
-		bpf.SottoMapQuota:     k.Quota,
+		bpf.SottoMapReplaced:  k.Replaced,
 		bpf.SottoMapSealed:    k.Sealed,
+		bpf.SottoMapSent:      k.Sent,
 		bpf.SottoMapSettings:  k.Settings,
+		bpf.SottoMapShares:    k.Shares,
 		bpf.SottoMapSlots:     k.Slots,
 	}
 }

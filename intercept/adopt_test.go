@@ -3,6 +3,7 @@
 package intercept
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"os"
@@ -33,14 +34,21 @@ func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 		t.Fatal(err)
 	}
 	for name, m := range spec.Maps {
-		if !strings.HasPrefix(name, ".") { // but for constants
-			m.MaxEntries = min(m.MaxEntries, now.Maps[name].MaxEntries)
+		switch is := now.Maps[name]; {
+		case strings.HasPrefix(name, "."): // constants
+		case is != nil:
+			m.MaxEntries = min(m.MaxEntries, is.MaxEntries)
+		default:
+			m.MaxEntries = min(m.MaxEntries, i.kernel.count)
 		}
 	}
 	for name, v := range spec.Variables {
 		value := make([]byte, v.Size())
 		if err := now.Variables[name].Get(value); err != nil {
 			t.Fatal(err)
+		}
+		if name == bpf.SottoVarQuotaMax { // that version knew no shares
+			value = binary.NativeEndian.AppendUint64(nil, uint64(i.kernel.count))
 		}
 		if err := v.Set(value); err != nil {
 			t.Fatal(err)

@@ -180,7 +180,20 @@ func detach(pins []string) error {
 	return errors.Join(errs...)
 }
 
-// detachAll takes away all hooks of an instance, those that redirect first.
+// detachRedirects detaches the hooks that redirect queries. Those that restore replies and
+// release slots stay, for the sockets that are redirected already.
+func detachRedirects(dir string) error {
+	pins, err := linkPins(dir)
+	if err != nil {
+		return err
+	}
+	return detach(slices.DeleteFunc(pins, func(pin string) bool {
+		base := filepath.Base(pin)
+		return !strings.HasPrefix(base, linkPrefix+"connect") && !strings.HasPrefix(base, linkPrefix+"sendmsg")
+	}))
+}
+
+// detachAll detaches all hooks of an instance, those that redirect first.
 func detachAll(dir string) error {
 	pins, err := linkPins(dir)
 	if err != nil {

@@ -12,16 +12,17 @@ import (
 )
 
 // claimInstance gives the configured instance its name and prefixes and makes the
-// calling process its owner. What dead commands left behind is cleared on the way.
-func claimInstance(cfg *Config, groups []group) (_ *os.File, err error) {
+// calling process its owner. What dead commands left behind is cleared on the way. previous
+// are the directories that a dead process of the name sealed.
+func claimInstance(cfg *Config, groups []group) (_ *os.File, previous []string, err error) {
 	reg, err := openRegistry(cfg.RunDir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, reg.release()) }()
 	all, err := reg.list()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for i, f := range all {
 		if f.alive || !f.Ephemeral {
@@ -36,9 +37,15 @@ func claimInstance(cfg *Config, groups []group) (_ *os.File, err error) {
 		all[i].Name = ""
 	}
 	if err := nameInstance(cfg, all); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return reg.claim(newRecord(cfg, groups))
+	for _, f := range all {
+		if f.Name == cfg.Name {
+			previous = f.directories()
+		}
+	}
+	file, err := reg.claim(newRecord(cfg, groups))
+	return file, previous, err
 }
 
 // newRecord is what the calling process leaves of itself.

@@ -15,23 +15,36 @@ import (
 	"sotto/bpf"
 )
 
-// collectEvery is the pause between two collections. A slot idles for a minute
-// before it is collected, so nothing is won by looking more often.
-const collectEvery = 10 * time.Second
+const (
+	// collectEvery is the pause between two collections. A slot idles for a minute
+	// before it is collected, so nothing is won by looking more often,
+	collectEvery = 10 * time.Second
 
-// collectBatch is how many slots are read at once.
-const collectBatch = 4096
+	// unless a workload was refused a slot, which is looked for this often.
+	refusedEvery = time.Second
 
-// collectIdle collects until ctx ends. A failure is told and tried again: the
-// seal holds without it, until no slot is free.
+	// collectBatch is how many slots are read at once.
+	collectBatch = 4096
+)
+
+// collectIdle collects until ctx ends. A failure is logged and tried again: the seal holds
+// without it, until no slot is free.
 func (i *Instance) collectIdle(ctx context.Context) error {
-	tick := time.NewTicker(min(collectEvery, i.cfg.Linger))
+	tick, refused := time.NewTicker(min(collectEvery, i.cfg.Linger)), time.NewTicker(refusedEvery)
 	defer tick.Stop()
+	defer refused.Stop()
+	last := i.refusals()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-refused.C:
+			now := i.refusals()
+			if now == last {
+				continue
+			}
+			last = now
 		}
 		if err := errors.Join(i.kernel.collect(i.cfg.Linger), i.forgetGone()); err != nil {
 			i.cfg.Log.Warn("cannot collect idle slots", "err", err)
@@ -39,16 +52,70 @@ func (i *Instance) collectIdle(ctx context.Context) error {
 	}
 }
 
-// collect frees slots that idle. It looks for them without any lock; the kernel
-// decides for each once more, under the lock that a connect takes.
+// refusals counts queries that were refused for want of a slot.
+func (i *Instance) refusals() uint64 {
+	n := i.Counters()
+	return n["no_slot"] + n["over_quota"]
+}
+
+// slotState is a slot in use, as it was read without a lock.
+type slotState struct {
+	idx uint32
+	bpf.SottoSlot
+}
+
+// collect frees slots that idle, and corrects the references of those whose sockets the
+// kernel closed without running the release hook. It looks for both without any lock; the
+// kernel decides for each once more, under the lock that a connect takes.
 func (k *kernel) collect(linger time.Duration) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return fmt.Errorf("read the clock: %w", err)
 	}
-	idle := func(s *bpf.SottoSlot) bool {
-		return s.Used != 0 && s.Refs == 0 && (s.LastSend == 0 || now.Nano()-int64(s.LastSend) >= int64(linger))
+	var idle, held []slotState
+	err := k.eachSlot(func(s slotState) {
+		switch {
+		case s.Used == 0:
+		case s.Refs > 0:
+			held = append(held, s)
+		case s.LastSend == 0 || now.Nano()-int64(s.LastSend) >= int64(linger):
+			idle = append(idle, s)
+		}
+	})
+	if err != nil {
+		return err
 	}
+	for _, s := range idle {
+		if err := k.collectSlot(collectRequest{Idx: s.idx}); err != nil {
+			return err
+		}
+	}
+	return k.recount(held)
+}
+
+// recount lowers the references of slots to the number of their holders. A socket that
+// takes or drops a reference meanwhile changes the slot's count of changes, and the slot is
+// left for the next time.
+func (k *kernel) recount(held []slotState) error {
+	if len(held) == 0 || !canCountReferences() {
+		return nil
+	}
+	holders, _, err := k.refs.tally(k.Connected, k.Replaced)
+	if err != nil {
+		return err
+	}
+	for _, s := range held {
+		if n := holders[s.idx]; n < s.Refs {
+			if err := k.collectSlot(collectRequest{Idx: s.idx, Settle: 1, Changes: s.Changes, Refs: n}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// eachSlot reads all slots.
+func (k *kernel) eachSlot(visit func(slotState)) error {
 	var cursor ebpf.MapBatchCursor
 	keys, slots := make([]uint32, collectBatch), make([]bpf.SottoSlot, collectBatch)
 	for {
@@ -57,12 +124,7 @@ func (k *kernel) collect(linger time.Duration) error {
 			return fmt.Errorf("read slots: %w", err)
 		}
 		for at := range slots[:n] {
-			if !idle(&slots[at]) {
-				continue
-			}
-			if err := k.collectSlot(keys[at]); err != nil {
-				return err
-			}
+			visit(slotState{keys[at], slots[at]})
 		}
 		if err != nil {
 			return nil
@@ -70,37 +132,17 @@ func (k *kernel) collect(linger time.Duration) error {
 	}
 }
 
-// collectSlot has the kernel free one slot, if it still idles.
-func (k *kernel) collectSlot(idx uint32) error {
-	packet := make([]byte, 24) // struct collect in bpf/sotto.c
-	binary.NativeEndian.PutUint32(packet[16:], idx)
+// collectRequest is struct collect in bpf/collect.h, without the room for a frame.
+type collectRequest struct{ Idx, Settle, Changes, Refs uint32 }
+
+// collectSlot has the kernel free one slot, if it idles.
+func (k *kernel) collectSlot(r collectRequest) error {
+	packet, err := binary.Append(make([]byte, 16), binary.NativeEndian, r)
+	if err != nil {
+		return err
+	}
 	if _, err := k.SottoCollect.Run(&ebpf.RunOptions{Data: packet}); err != nil {
-		return fmt.Errorf("collect slot %d: %w", idx, err)
+		return fmt.Errorf("collect slot %d: %w", r.Idx, err)
 	}
 	return nil
-}
-
-// forgetGone forgets cgroups that are gone: those excluded, and the count of those
-// that hold no slot any more. Nobody can take a slot for a cgroup that is gone, so
-// nobody counts meanwhile.
-func (i *Instance) forgetGone() error {
-	var errs []error
-	var id, held uint64
-	var gone []uint64
-	it := i.kernel.Quota.Iterate()
-	for it.Next(&id, &held) {
-		if held == 0 && i.workloads.gone(id) {
-			gone = append(gone, id)
-		}
-	}
-	// Entries made meanwhile may cut an iteration short; the next one sees them.
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-		errs = append(errs, fmt.Errorf("list slots by cgroup: %w", err))
-	}
-	for _, id := range gone {
-		if err := i.kernel.Quota.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("forget cgroup %d: %w", id, err))
-		}
-	}
-	return errors.Join(append(errs, i.pruneExclusion())...)
 }

@@ -56,8 +56,9 @@ type Config struct {
 	// IPv4 decides how many slots there are.
 	Prefix4, Prefix6 netip.Prefix
 
-	// Quota is how many slots one cgroup may hold. Default: half of them, so that
-	// none starves the rest, or with Ephemeral, where there is one, all.
+	// Quota is how many slots a cgroup, with all below it, may hold. Default: half of
+	// what its parent may hold and its siblings do not, so that none starves the rest;
+	// with Ephemeral, where there is one command, all.
 	Quota int
 
 	// Linger is how long a slot outlives the last send of an unconnected socket.
@@ -192,7 +193,7 @@ func (c *Config) slotCount() uint32 {
 	return n
 }
 
-// quota is Quota or its default.
+// quota is a fixed number of slots for each cgroup; 0 means shares.
 func (c *Config) quota() uint64 {
 	switch {
 	case c.Quota > 0:
@@ -200,5 +201,5 @@ func (c *Config) quota() uint64 {
 	case c.Ephemeral:
 		return uint64(c.slotCount())
 	}
-	return uint64(c.slotCount()) / 2
+	return 0
 }

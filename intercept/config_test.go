@@ -17,7 +17,7 @@ func TestConfigDefaults(t *testing.T) {
 	if c.Name != "sotto" || c.Prefix4 != defaultPrefix4 || c.Prefix6 != defaultPrefix6 || len(c.Ports) != 1 || c.Ports[0] != 53 || c.Linger != time.Minute {
 		t.Errorf("defaults: %+v", c)
 	}
-	if c.slotCount() != 65536 || c.quota() != 32768 {
+	if c.slotCount() != 65536 || c.quota() != 0 {
 		t.Errorf("%d slots, quota %d", c.slotCount(), c.quota())
 	}
 	e := Config{Cgroups: []string{"/sys/fs/cgroup"}, Ephemeral: true}

@@ -62,6 +62,14 @@ var counterNames = [bpf.SottoCounterCOUNTERS]string{
 	bpf.SottoCounterCOUNT_ESCAPED:           "escaped",
 	bpf.SottoCounterCOUNT_OUTSIDE:           "outside",
 	bpf.SottoCounterCOUNT_FOREIGN:           "foreign",
+
+	bpf.SottoCounterCOUNT_GROUP:              "group",
+	bpf.SottoCounterCOUNT_STOPPED_GROUP:      "stopped_group",
+	bpf.SottoCounterCOUNT_STOPPED_UNHELD:     "stopped_unheld",
+	bpf.SottoCounterCOUNT_STOPPED_MADE:       "stopped_made",
+	bpf.SottoCounterCOUNT_STOPPED_TRANSLATED: "stopped_translated",
+	bpf.SottoCounterCOUNT_SLOT_RECOUNTED:     "slot_recounted",
+	bpf.SottoCounterCOUNT_REFUSED_MPTCP:      "refused_mptcp",
 }
 
 // notable are the counters that a person would want to hear of: a program's queries
@@ -74,6 +82,12 @@ var notable = []struct{ name, means string }{
 	{"outside", "packets from outside, for or from virtual addresses"},
 	{"escaped", "packets about to leave, for or from virtual addresses"},
 	{"foreign", "packets to virtual addresses of other workloads"},
+	{"group", "queries to multicast and broadcast addresses"},
+	{"stopped_group", "queries to multicast and broadcast addresses"},
+	{"stopped_unheld", "packets to virtual addresses that their sockets do not hold"},
+	{"stopped_made", "packets to virtual addresses that raw and packet sockets made up"},
+	{"stopped_translated", "queries that the NAT of this host sends elsewhere; exempt the virtual prefix from that rule"},
+	{"refused_mptcp", "MPTCP connections, whose slots this kernel cannot count"},
 	{"no_slot", "queries for which no virtual address was free"},
 	{"over_quota", "queries of a workload that holds its share of virtual addresses"},
 	{"no_memory", "queries for whose sockets the kernel had no memory"},

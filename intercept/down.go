@@ -88,14 +88,18 @@ func clearInstance(reg *registry, rec record, bpffs string) error {
 			}
 		}
 	}
-	if err := removePins(pinDir(bpffs, rec.Name)); err != nil {
-		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
-	}
 	var prefixes []netip.Prefix
 	for _, p := range rec.prefixes() {
 		if p.IsValid() {
 			prefixes = append(prefixes, p)
 		}
+	}
+	dir := pinDir(bpffs, rec.Name)
+	if err := errors.Join(detachRedirects(dir), endLeftSockets(rec, prefixes)); err != nil {
+		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
+	}
+	if err := removePins(dir); err != nil {
+		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 	}
 	if err := clearNetwork(rec.Name, linkBase(rec.Name), prefixes...); err != nil {
 		return fmt.Errorf("clear instance %s: %w", rec.Name, err)

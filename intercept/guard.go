@@ -31,6 +31,13 @@ const (
 	GuardOff
 )
 
+// DROP_* in bpf/settings.h.
+const (
+	dropPlain   = 1
+	dropUnheld  = 2
+	dropVirtual = 4
+)
+
 const (
 	// aliveEvery is the pause between two signs of life.
 	aliveEvery = 500 * time.Millisecond
@@ -108,7 +115,7 @@ func (g *guard) attach() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.mode == GuardDrop {
-		g.state.Drop = 1
+		g.state.Drop = dropPlain | dropUnheld
 	}
 	g.attached = true
 	if err := g.tell(); err != nil {
@@ -123,14 +130,23 @@ func (g *guard) attach() error {
 	return nil
 }
 
-// relent stops nothing any more. What leads packets to the listener stays.
-func (g *guard) relent() error {
+// disarm stops queries in the clear no more. Packets for virtual addresses are redirected
+// and checked as before.
+func (g *guard) disarm() error {
 	if g == nil {
 		return nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.state.Drop = 0
+	g.state.Drop &^= dropPlain
+	return g.tell()
+}
+
+// shut has nothing be sent to a virtual address any more: the instance has stopped.
+func (g *guard) shut() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.state.Drop = dropVirtual
 	return g.tell()
 }
 

@@ -4,6 +4,7 @@ package intercept
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -44,6 +45,17 @@ func (s sockets) pastHooks(f []string) (string, error) {
 			from = netip.MustParseAddrPort("[fd77::2]:40000")
 		}
 		return "ok", sendFrame(f[1], from, to, f[0] == "vlan")
+	case "groupby": // the interface that a socket's multicast leaves by
+		l, err := net.InterfaceByName(arg)
+		if err != nil {
+			return "", err
+		}
+		return "ok", errors.Join(unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: int32(l.Index)}),
+			ignore(unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, l.Index), unix.ENOPROTOOPT))
+	case "broadcast":
+		return "ok", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
+	case "pieces": // the first fragment of a query, which ends inside the transport header, and the second
+		return "ok", sendPieces(netip.MustParseAddrPort(f[1]))
 	case "forge": // FROM>TO, over IPv4
 		from, to, _ := strings.Cut(f[1], ">")
 		return "ok", forge(netip.MustParseAddrPort(from), netip.MustParseAddrPort(to))
@@ -56,6 +68,52 @@ func (s sockets) pastHooks(f []string) (string, error) {
 		return port, err
 	}
 	return s.oddSends(f)
+}
+
+// ignore returns err unless it is that one.
+func ignore(err, that error) error {
+	if errors.Is(err, that) {
+		return nil
+	}
+	return err
+}
+
+// sendPieces sends a query in two fragments, of which the first has the first 8 bytes of a
+// TCP header, or over IPv6 nothing of a UDP header but what options leave.
+func sendPieces(to netip.AddrPort) error {
+	if to.Addr().Is4() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		segment := tcp(to.Port(), 0x18, question)
+		for _, piece := range []struct {
+			field uint16
+			data  []byte
+		}{{0x2000, segment[:8]}, {0x0001, segment[8:]}} {
+			packet := packet4(unix.IPPROTO_TCP, piece.field, to.Addr(), piece.data)
+			if err := unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	options := []byte{unix.IPPROTO_UDP, 0, 1, 4, 0, 0, 0, 0}
+	for _, piece := range [][]byte{
+		packet6(to.Addr(), 44, []byte{60, 0, 0, 1, 0, 0, 0, 7}, options),
+		packet6(to.Addr(), 44, []byte{60, 0, 0, 8, 0, 0, 0, 7}, udp(to.Port())),
+	} {
+		if err := unix.Sendto(fd, piece, 0, &unix.SockaddrInet6{Addr: to.Addr().As16()}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // question is what clients ask.

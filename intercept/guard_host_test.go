@@ -140,7 +140,8 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 	c.want("recv a => EAGAIN")
 }
 
-// An answer to a source that a container made up does not leave the machine.
+// An answer to a source that a container made up does not leave the machine. A sealed socket
+// cannot make one up; one that no seal covers can.
 func TestMadeUpSource(t *testing.T) {
 	s := &testSeal{}
 	s.lab, s.host, s.lan = testnet.LAN(t)
@@ -153,7 +154,9 @@ func TestMadeUpSource(t *testing.T) {
 	}
 	s.wire(t)
 	slot := netip.AddrPortFrom(nthAddr(s.cfg.Prefix4, firstSlotIndex), 53)
-	startClient(t, inside[0], s.group).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => ok\nsocket a udp4 => ok\n" +
+	liar := s.unsealed(t, "liar")
+	startClient(t, inside[0], liar).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => ok")
+	startClient(t, inside[0], s.group).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => EPERM\nsocket a udp4 => ok\n" +
 		"sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 	if n := s.Counters()["escaped"]; n != 1 {
 		t.Errorf("%d answers were kept from leaving", n)
@@ -162,7 +165,7 @@ func TestMadeUpSource(t *testing.T) {
 	if err := s.Detach(); err != nil {
 		t.Fatal(err)
 	}
-	startClient(t, inside[0], s.group).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => ok")
+	startClient(t, inside[0], liar).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => ok")
 	eventually(t, func() error {
 		if n := s.Counters()["escaped"]; n != 2 {
 			return fmt.Errorf("%d answers were kept from leaving", n)

@@ -47,6 +47,7 @@ func TestGuardReadsPackets(t *testing.T) {
 	fragment := func(offset uint16) []byte {
 		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16([]byte{unix.IPPROTO_UDP, 0}, offset<<3|1), 7)
 	}
+	first := func(next byte) []byte { return []byte{next, 0, 0, 1, 0, 0, 0, 7} }
 	chain := make([][]byte, 9)
 	for i := range chain {
 		chain[i] = []byte{60, 0, 1, 4, 0, 0, 0, 0}
@@ -63,9 +64,15 @@ func TestGuardReadsPackets(t *testing.T) {
 		{"ICMP with the bytes of a query", packet4(1, 0, to4, udp(53)), ""},
 		{"UDP to loopback", packet4(17, 0, netip.MustParseAddr("127.0.0.53"), udp(53)), ""},
 		{"UDP to a group", packet4(17, 0, netip.MustParseAddr("224.0.0.251"), udp(53)), ""},
-		{"UDP to a virtual address", packet4(17, 0, nthAddr(s.cfg.Prefix4, 9), udp(53)), ""},
+		{"UDP to a virtual address", packet4(17, 0, nthAddr(s.cfg.Prefix4, 9), udp(53)), "stopped_unheld"},
+		{"UDP to a virtual address, a later fragment", packet4(17, 0x2010, nthAddr(s.cfg.Prefix4, 9), udp(53)), ""},
+		{"UDP to an address beside the prefix", packet4(17, 0, netip.MustParseAddr("198.18.133.1"), udp(53)), "stopped_socket"},
+		{"IPv6 UDP to an address beside the prefix", packet6(netip.MustParseAddr("fd73:6f74:746f:9::7"), 17, udp(53)), "stopped_socket"},
 		{"UDP, the first fragment", packet4(17, 0x2000, to4, udp(53)), "stopped_socket"},
 		{"UDP, a later fragment", packet4(17, 0x2010, to4, udp(53)), ""},
+		{"UDP, the first fragment with half a header", packet4(17, 0x2000, to4, udp(53)[:4]), "stopped_opaque"},
+		{"TCP, the first fragment with 8 bytes", packet4(6, 0x2000, to4, tcp(53, syn, "")[:8]), "stopped_opaque"},
+		{"TCP, the first fragment with the header", packet4(6, 0x2000, to4, tcp(53, ack, "")), "stopped_socket"},
 		{"UDP, cut short", packet4(17, 0, to4, udp(53)[:4]), ""},
 		{"TCP, first segment", packet4(6, 0, to4, tcp(53, syn, "")), "stopped_socket"},
 		{"TCP, fast open", packet4(6, 0, to4, tcp(53, syn, "a question")), "stopped_socket"},
@@ -80,6 +87,9 @@ func TestGuardReadsPackets(t *testing.T) {
 		{"IPv6 behind hop-by-hop options and routing", packet6(to6, 0, []byte{43, 0, 1, 4, 0, 0, 0, 0}, []byte{17, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, udp(53)), "stopped_socket"},
 		{"IPv6 behind an authentication header", packet6(to6, 51, []byte{17, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, udp(53)), "stopped_socket"},
 		{"IPv6, the first fragment", packet6(to6, 44, fragment(0), udp(53)), "stopped_socket"},
+		{"IPv6, the first fragment without the header", packet6(to6, 44, fragment(0)), "stopped_opaque"},
+		{"IPv6, the first fragment, which ends in options", packet6(to6, 44, first(60), options), "stopped_opaque"},
+		{"IPv6, an only fragment without the header", packet6(to6, 44, []byte{unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 7}), ""},
 		{"IPv6, a later fragment", packet6(to6, 44, fragment(2), udp(53)), ""},
 		{"IPv6 behind more headers than anybody sends", packet6(to6, 60, append(chain, udp(53))...), "stopped_opaque"},
 		{"IPv6 to loopback", packet6(netip.IPv6Loopback(), 17, udp(53)), ""},

@@ -27,6 +27,9 @@ type Instance struct {
 	origins   *origins
 	guard     *guard
 
+	// previous are the directories that an earlier process of the name sealed.
+	previous []string
+
 	mu sync.Mutex
 	// inherited: an earlier process left hooks, which are not this one's to take
 	// away before Attach put its own programs in them.
@@ -67,7 +70,7 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if i.workloads, err = newWorkloads(root); err != nil {
 		return nil, err
 	}
-	if i.file, err = claimInstance(&i.cfg, i.groups); err != nil {
+	if i.file, i.previous, err = claimInstance(&i.cfg, i.groups); err != nil {
 		return nil, err
 	}
 	if i.inherited, err = hooked(pinDir(i.cfg.BPFFS, i.cfg.Name)); err != nil {
@@ -123,6 +126,9 @@ func (i *Instance) Attach() error {
 	if err := i.guard.attach(); err != nil {
 		return explain(err)
 	}
+	if !i.inherited {
+		i.endStrays()
+	}
 	// The hooks go live here.
 	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
 		if i.inherited { // and with it the guard, of an earlier process or of one that goes on
@@ -134,6 +140,9 @@ func (i *Instance) Attach() error {
 	if i.cfg.Guard == GuardDrop && !i.inherited {
 		i.endPlainSockets()
 	}
+	if i.inherited { // whose hooks gave out addresses until now
+		i.endStrays()
+	}
 	// Only now may outer seals let these cgroups through.
 	if i.cfg.Ephemeral {
 		return i.tellOthers(true)
@@ -141,9 +150,10 @@ func (i *Instance) Attach() error {
 	return nil
 }
 
-// Detach takes the hooks away and leaves everything else: from here on queries go
-// where they were sent. A clean stop begins with it, so that no query is led to a
-// listener that is gone. It is idempotent, and does nothing before Attach.
+// Detach detaches the hooks that redirect queries and leaves everything else: from here on
+// queries go where they were sent, and replies to earlier ones are restored still. A clean
+// stop starts with it, so that no query is redirected to a listener that has closed. It is
+// idempotent, and does nothing before Attach.
 func (i *Instance) Detach() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -163,8 +173,8 @@ func (i *Instance) detach() error {
 	if i.cfg.Ephemeral && i.attached {
 		errs = append(errs, i.tellOthers(false))
 	}
-	// What the hooks no longer lead to the listener is not to be stopped.
-	errs = append(errs, i.guard.relent(), detachAll(pinDir(i.cfg.BPFFS, i.cfg.Name)))
+	// What the hooks redirect no longer is not to be stopped.
+	errs = append(errs, i.guard.disarm(), detachRedirects(pinDir(i.cfg.BPFFS, i.cfg.Name)))
 	err := errors.Join(errs...)
 	i.detached = err == nil
 	return err
@@ -176,13 +186,10 @@ func (i *Instance) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return i.network.run(ctx) })
 	g.Go(func() error { return i.collectIdle(ctx) })
+	g.Go(func() error { return i.watchArrivals(ctx) })
 	g.Go(func() error { return i.guard.run(ctx) })
 	return g.Wait()
 }
-
-// Workload returns the path of a cgroup in the hierarchy, as /proc/PID/cgroup shows
-// it; "" for one that was gone before it was first asked for.
-func (i *Instance) Workload(cgroupID uint64) string { return i.workloads.path(cgroupID) }
 
 // Control marks a socket as Sotto's own: the hooks let it through. It is the
 // Control function of a net.Dialer or net.ListenConfig.
@@ -197,10 +204,11 @@ func (i *Instance) Control(_, _ string, c syscall.RawConn) error {
 	return nil
 }
 
-// Close takes everything away that the instance made: hooks first, then network,
-// maps, pins and record. Where an earlier process left hooks and Attach was never
-// reached, all of that stays: a start that failed must not open what a crash kept
-// closed. Close is idempotent.
+// Close removes everything that the instance made: hooks first, then network, maps, pins
+// and record. Sockets that are connected to virtual addresses are ended. Where some cannot
+// be, what keeps their packets on this machine stays, for the next Open or [Down]. Where an
+// earlier process left hooks and Attach was never reached, all of that stays: a start that
+// failed must not open what a crash kept closed. Close is idempotent.
 func (i *Instance) Close() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -224,11 +232,13 @@ func (i *Instance) close(stay bool) error {
 	}
 	i.closed = true
 	var errs []error
-	switch {
-	case i.file == nil && !i.yielded: // nothing was made
-	case !stay && !i.yielded:
-		errs = append(errs, i.takeAway())
-	case i.network != nil:
+	made := i.file != nil || i.yielded
+	if made && !stay && !i.yielded {
+		var err error
+		stay, err = i.takeAway()
+		errs = append(errs, err)
+	}
+	if made && (stay || i.yielded) && i.network != nil {
 		errs = append(errs, i.network.leave())
 	}
 	if i.kernel != nil {
@@ -243,11 +253,17 @@ func (i *Instance) close(stay bool) error {
 	return errors.Join(errs...)
 }
 
-// takeAway ends the seal and clears what it stood on.
-func (i *Instance) takeAway() error {
+// takeAway ends the seal and removes what it stood on. It reports whether that stays,
+// because sockets hold virtual addresses still.
+func (i *Instance) takeAway() (stays bool, err error) {
 	// A hook that stays needs the unreachable routes, and the record stays for Down.
 	if err := i.detach(); err != nil {
-		return err
+		return false, err
+	}
+	if i.guard != nil {
+		if stays, err := i.endHolders(); stays || err != nil {
+			return stays, err
+		}
 	}
 	var errs []error
 	// The guard goes now, and not with the hooks: until here the listener may have
@@ -257,13 +273,13 @@ func (i *Instance) takeAway() error {
 	}
 	errs = append(errs, removePins(pinDir(i.cfg.BPFFS, i.cfg.Name)))
 	if err := errors.Join(errs...); err != nil {
-		return err
+		return false, err
 	}
 	reg, err := openRegistry(i.cfg.RunDir)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return errors.Join(reg.forget(i.cfg.Name), reg.release())
+	return false, errors.Join(reg.forget(i.cfg.Name), reg.release())
 }
 
 // leave lets go of the network and changes nothing of it.

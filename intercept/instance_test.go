@@ -275,7 +275,7 @@ func TestSealInsideSeal(t *testing.T) {
 				t.Helper()
 				mine, theirs := by.Counters()["send"], other.Counters()["send"]
 				startClient(t, s.host, group).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
-					by.Workload(group.ID) + " from 8.8.8.8:53")
+					workloadOf(by, group.ID) + " from 8.8.8.8:53")
 				if by.Counters()["send"] != mine+1 || other.Counters()["send"] != theirs {
 					t.Errorf("%s was not sealed by its own instance alone", group.Path)
 				}
@@ -287,7 +287,7 @@ func TestSealInsideSeal(t *testing.T) {
 			}
 			before := outer.Counters()["send"]
 			startClient(t, s.host, below).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
-				outer.Workload(below.ID) + " from 8.8.8.8:53")
+				workloadOf(outer, below.ID) + " from 8.8.8.8:53")
 			if outer.Counters()["send"] != before+1 {
 				t.Error("the outer instance did not take over")
 			}

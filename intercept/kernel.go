@@ -46,6 +46,7 @@ type kernel struct {
 	dir     string
 	count   uint32 // addresses of a prefix
 	adopted bool   // the maps are those of an earlier process
+	refs    references
 }
 
 // loadKernel loads the programs, with the maps that an earlier process of the
@@ -71,6 +72,10 @@ func loadKernel(cfg *Config, wanted []group, w *workloads) (_ *kernel, err error
 		return nil, err
 	}
 	defer closeMaps(maps)
+	k.refs = references{cfg: cfg, count: k.count}
+	if err := k.setShares(spec, cfg, wanted, w.root); err != nil {
+		return nil, err
+	}
 	err = spec.LoadAndAssign(&k.SottoObjects, &ebpf.CollectionOptions{MapReplacements: maps})
 	if err != nil {
 		return nil, fmt.Errorf("load the BPF programs: %w", explain(err))
@@ -85,15 +90,19 @@ func loadKernel(cfg *Config, wanted []group, w *workloads) (_ *kernel, err error
 	return k, nil
 }
 
+// Close releases the descriptors. What is pinned stays.
+func (k *kernel) Close() error { return errors.Join(k.refs.close(), k.SottoObjects.Close()) }
+
 // spec is the programs with the settings of the instance folded in.
 func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 	spec, err := bpf.LoadSotto()
 	if err != nil {
 		return nil, fmt.Errorf("read the BPF programs: %w", err)
 	}
-	for _, name := range []string{bpf.SottoMapForward, bpf.SottoMapSlots, bpf.SottoMapOrigins, bpf.SottoMapFreeSlots, bpf.SottoMapQuota} {
+	for _, name := range []string{bpf.SottoMapForward, bpf.SottoMapSlots, bpf.SottoMapOrigins, bpf.SottoMapFreeSlots} {
 		spec.Maps[name].MaxEntries = k.count
 	}
+	spec.Maps[bpf.SottoMapShares].MaxEntries = sharesPerSlot * k.count
 	if !cfg.GuardHost {
 		spec.Maps[bpf.SottoMapPassed].MaxEntries = 1 // not used
 	}
@@ -114,6 +123,8 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		bpf.SottoVarPrefix6:      base6(cfg),
 		bpf.SottoVarSlotCount:    k.count,
 		bpf.SottoVarQuotaMax:     cfg.quota(),
+		bpf.SottoVarRecounts:     flag(canCountReferences()),
+		bpf.SottoVarVirtualTag:   uint16(rand.Uint32N(math.MaxUint16)) + 1,
 		bpf.SottoVarLingerNs:     uint64(cfg.Linger),
 		bpf.SottoVarHasSetRetval: flag(hasSetRetval()),
 		bpf.SottoVarGuarded:      flag(cfg.Guard != GuardOff),

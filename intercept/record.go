@@ -30,6 +30,15 @@ type record struct {
 	BPFFS     string       `json:"bpffs"`
 }
 
+// directories are those of the sealed cgroups.
+func (r record) directories() []string {
+	var dirs []string
+	for _, g := range r.Cgroups {
+		dirs = append(dirs, g.Path)
+	}
+	return dirs
+}
+
 const recordSuffix = ".lock"
 
 // registry is the directory of records, locked: nobody else opens, claims or

@@ -134,7 +134,8 @@ func listen(t testing.TB, i *Instance) {
 		if !ok {
 			return []byte("no origin of " + local.String())
 		}
-		return fmt.Appendf(nil, "%s by %s", o.Addr, i.Workload(o.CgroupID))
+		workload, _ := i.Workload(o.CgroupID)
+		return fmt.Appendf(nil, "%s by %s", o.Addr, workload)
 	}
 	var conns []io.Closer
 	err := i.Do(func() error {

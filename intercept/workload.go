@@ -5,17 +5,15 @@ package intercept
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
-
-// maxWorkloads bounds the names remembered. A host has hundreds of cgroups that
-// ask, not thousands.
-const maxWorkloads = 4096
 
 // fileidKernfs is FILEID_KERNFS of linux/exportfs.h: a handle that is nothing but
 // the cgroup's number.
@@ -23,7 +21,7 @@ const fileidKernfs = 0xfe
 
 // workloads turns cgroup numbers into paths. A cgroup2 directory is never renamed
 // and its number never given away, so what was found stays true, also when the
-// cgroup is gone. For concurrent use.
+// cgroup is removed. For concurrent use.
 type workloads struct {
 	root string
 	dir  *os.File // the root of the hierarchy
@@ -43,7 +41,7 @@ func newWorkloads(root string) (*workloads, error) {
 }
 
 // path returns the path below the root, "/" for the root itself, and "" for a
-// cgroup that was gone before anybody asked.
+// cgroup that was removed before its path was first looked up.
 func (w *workloads) path(id uint64) string {
 	w.mu.RLock()
 	path, ok := w.paths[id]
@@ -57,14 +55,26 @@ func (w *workloads) path(id uint64) string {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.paths) >= maxWorkloads {
-		clear(w.paths)
-	}
 	w.paths[id] = path
 	return path
 }
 
-// gone tells whether there is no such cgroup any more.
+// prune forgets the paths of cgroups that were removed and hold no slot: no query of theirs
+// can come any more. The rest are no more than the cgroups of the machine, and the slots.
+func (w *workloads) prune(holds func(id uint64) bool) {
+	w.mu.RLock()
+	ids := slices.Collect(maps.Keys(w.paths))
+	w.mu.RUnlock()
+	for _, id := range ids {
+		if !holds(id) && w.gone(id) {
+			w.mu.Lock()
+			delete(w.paths, id)
+			w.mu.Unlock()
+		}
+	}
+}
+
+// gone reports whether the cgroup was removed.
 func (w *workloads) gone(id uint64) bool {
 	fd, err := w.open(id)
 	if err == nil {

@@ -68,7 +68,8 @@ func (l *seal) origin(local netip.Addr) (forwarder.Origin, bool) {
 	if !ok {
 		return forwarder.Origin{}, false
 	}
-	return forwarder.Origin{Addr: o.Addr, Workload: l.inst.Workload(o.CgroupID)}, true
+	workload, known := l.inst.Workload(o.CgroupID)
+	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known}, true
 }
 
 // listen opens the listener's sockets inside the namespace, unless there are some.

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Shares: how many slots a workload may hold, so that none takes what others need.
+ *
+ * A cgroup counts with all below it, and may hold half of what its parent may hold and its
+ * siblings do not. So a user to whom a subtree is delegated has one share, however many
+ * cgroups it makes there, and a cgroup that asks for its first slot finds half of what is
+ * left. Above the seal there is nothing to share: the count starts below share_base.
+ * Processes in share_base itself count as one more cgroup below it.
+ */
+#ifndef SOTTO_SHARES_H
+#define SOTTO_SHARES_H
+
+#include "counters.h"
+#include "settings.h"
+
+/* Slots held in a cgroup and below it. The parent is kept because who gives a slot back is
+ * not in the cgroup that took it. Key 0 is all of them together, and its own parent.
+ */
+struct share {
+	struct bpf_spin_lock lock;
+	__u32 held;
+	__u64 parent;
+};
+
+/* User space removes entries of cgroups that are removed. Larger than the number of slots:
+ * a cgroup's entry remains while it exists.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4 * MAX_SLOTS);
+	__type(key, __u64);
+	__type(value, struct share);
+} shares SEC(".maps");
+
+/* Cgroups that have just taken their first slot: user space looks up their paths while
+ * they exist. One that does not fit is looked up later.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 * 1024);
+} arrivals SEC(".maps");
+
+static __always_inline __u32 share_held(__u64 cgroup)
+{
+	struct share *s = bpf_map_lookup_elem(&shares, &cgroup);
+
+	return s ? s->held : 0;
+}
+
+/* The level at which the current task's share begins. A task that left the seal, and keeps
+ * a socket from there, has the whole hierarchy above it.
+ */
+static __always_inline __u32 share_first_level(void)
+{
+	if (bpf_get_current_ancestor_cgroup_id(share_level) != share_base)
+		return 1;
+	if (bpf_get_current_ancestor_cgroup_id(share_level + 1))
+		return share_level + 1;
+	return share_level;
+}
+
+/* Reports whether the current task's cgroup, and each above it, may hold one more slot.
+ * Several CPUs may pass at once: shares are exact up to their number.
+ */
+static __always_inline bool share_allows(__u32 first)
+{
+	__u32 parent = share_held(0), allowed = slot_count;
+
+	for (__u32 level = 0; level < MAX_LEVELS; level++) {
+		__u32 held, siblings;
+		__u64 id;
+
+		if (level < first)
+			continue;
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		if (!id)
+			break; /* deeper than the task's own */
+		held = share_held(id);
+		if (quota_max) {
+			if (held >= quota_max)
+				return false;
+			continue;
+		}
+		siblings = parent > held ? parent - held : 0;
+		allowed = allowed > siblings ? (allowed - siblings) / 2 : 0;
+		if (held >= allowed)
+			return false;
+		parent = held;
+	}
+	return true;
+}
+
+/* Counts one more slot of a cgroup. It reports false if there is no memory for that. */
+static __always_inline bool share_add(__u64 cgroup, __u64 parent)
+{
+	struct share *s = bpf_map_lookup_elem(&shares, &cgroup);
+
+	if (!s) {
+		struct share none = {.parent = parent};
+
+		bpf_map_update_elem(&shares, &cgroup, &none, BPF_NOEXIST);
+		s = bpf_map_lookup_elem(&shares, &cgroup);
+		if (!s)
+			return false;
+	}
+	bpf_spin_lock(&s->lock);
+	s->held++;
+	bpf_spin_unlock(&s->lock);
+	return true;
+}
+
+/* Counts one slot less, of a cgroup and of all above it. Slots that another version gave
+ * out before there were shares are not counted, and not below nothing.
+ */
+static __noinline int share_give(__u64 cgroup)
+{
+	for (int level = 0; level <= MAX_LEVELS; level++) {
+		struct share *s = bpf_map_lookup_elem(&shares, &cgroup);
+		__u64 parent;
+
+		if (!s)
+			break;
+		bpf_spin_lock(&s->lock);
+		if (s->held)
+			s->held--;
+		parent = s->parent;
+		bpf_spin_unlock(&s->lock);
+		if (!cgroup)
+			break;
+		cgroup = parent;
+	}
+	return 0;
+}
+
+/* Counts one more slot of the current task's cgroup, and of each above it. It reports
+ * false if one of them holds its share.
+ */
+static __noinline int share_take(void)
+{
+	__u32 first = share_first_level();
+	__u64 last = 0, own = bpf_get_current_cgroup_id();
+
+	if (!share_allows(first))
+		return 0;
+	if (!share_held(own))
+		bpf_ringbuf_output(&arrivals, &own, sizeof(own), 0);
+	if (!share_add(0, 0))
+		return 0;
+	for (__u32 level = 0; level < MAX_LEVELS; level++) {
+		__u64 id;
+
+		if (level < first)
+			continue;
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		if (!id)
+			break;
+		if (!share_add(id, last)) {
+			share_give(last);
+			return 0;
+		}
+		last = id;
+	}
+	return 1;
+}
+
+#endif
