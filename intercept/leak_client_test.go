@@ -28,6 +28,10 @@ func (s sockets) oddSends(f []string) (string, error) {
 	case "moreto":
 		to := sockaddr(fd, arg)
 		return "ok", firstError(unix.Sendto(fd, []byte(question[:3]), unix.MSG_MORE, to), func() error { return unix.Sendto(fd, []byte(question[3:]), 0, to) })
+	case "firstto":
+		return "ok", unix.Sendto(fd, []byte(question[:3]), unix.MSG_MORE, sockaddr(fd, arg))
+	case "lastto":
+		return "ok", unix.Sendto(fd, []byte(question[3:]), 0, sockaddr(fd, arg))
 	case "big": // more than the MTU
 		return "ok", unix.Sendto(fd, []byte(strings.Repeat(question, 300)), 0, sockaddr(fd, arg))
 	case "pktinfo": // out of an interface that a control message names

@@ -34,6 +34,8 @@ type testSeal struct {
 	lab       *lab.Lab
 	host, lan *lab.Host
 	group     *lab.Cgroup
+
+	stopListening func()
 }
 
 // sealTestConfig is a configuration with names and directories of its own, for a cgroup
@@ -70,7 +72,7 @@ func openSealed(t testing.TB, change func(*Config), before func(*Instance)) *tes
 		change(&cfg)
 	}
 	s.Instance = openAt(t, s.host, cfg)
-	listen(t, s.Instance)
+	s.stopListening = listen(t, s.Instance)
 	if before != nil {
 		before(s.Instance)
 	}
@@ -125,8 +127,8 @@ func (s *testSeal) about(origin string) string {
 	return origin + " by /" + filepath.Base(s.group.Path)
 }
 
-// listen answers in the instance's namespace until the end of the test.
-func listen(t testing.TB, i *Instance) {
+// listen answers in the instance's namespace until stop is called or the test ends.
+func listen(t testing.TB, i *Instance) (stop func()) {
 	t.Helper()
 	answer := func(local net.IP) []byte {
 		addr, _ := netip.AddrFromSlice(local)
@@ -160,11 +162,13 @@ func listen(t testing.TB, i *Instance) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = func() {
 		for _, c := range conns {
-			_ = c.Close()
+			_ = c.Close() // again is an error
 		}
-	})
+	}
+	t.Cleanup(stop)
+	return stop
 }
 
 func serve4(c *ipv4.PacketConn, answer func(net.IP) []byte) {
