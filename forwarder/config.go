@@ -54,6 +54,9 @@ type Origin struct {
 	// Workload names who asked: the path of its cgroup below the hierarchy's
 	// root, or "" where that is not known.
 	Workload string
+	// Removed is set where that cgroup was removed before its path was known:
+	// Workload is then the path of an ancestor, with "(removed)" below it.
+	Removed bool
 }
 
 // Event is one answered query, for logs and traces.

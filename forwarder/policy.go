@@ -24,6 +24,8 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 	switch r.route.Action {
 	case Refuse:
 		return refuse(wire.EDEBlocked, fmt.Sprintf("refused by rule %d", r.route.Rule))
+	case RefuseRemoved:
+		return refuse(wire.EDEProhibited, "rules depend on the workload, whose cgroup was removed: connect again")
 	case NoData:
 		return wire.RcodeSuccess, []wire.EDE{{Code: wire.EDEBlocked, Text: fmt.Sprintf("answered by rule %d", r.route.Rule)}}, true
 	case ToOrigin:

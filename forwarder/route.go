@@ -23,6 +23,9 @@ const (
 	Refuse
 	// NoData: the name is there, and has no record of that type.
 	NoData
+	// RefuseRemoved: REFUSED, because rules ask for the workload and it cannot be
+	// named any more ([Origin.Removed]).
+	RefuseRemoved
 )
 
 // Route is what a [Router] decides.

@@ -26,6 +26,7 @@ func TestRoutes(t *testing.T) {
 		"bad":      {Action: Refuse, Rule: 3},
 		"empty":    {Action: NoData, Rule: 4},
 		"nowhere":  {Action: ToOrigin, Rule: 5},
+		"removed":  {Action: RefuseRemoved},
 		"resolver": {Rule: 6},
 	})}, "127.0.0.1:0")
 	for _, tc := range []struct {
@@ -38,6 +39,7 @@ func TestRoutes(t *testing.T) {
 		{"bad.example", dns.RcodeRefused, 0, "rule 3"},
 		{"empty.example", dns.RcodeSuccess, 0, "rule 4"},
 		{"nowhere.example", dns.RcodeRefused, 0, "rule 5"},
+		{"removed.example", dns.RcodeRefused, 0, "cgroup was removed"},
 		{"resolver.arpa", dns.RcodeSuccess, 1, ""},                // by its rule
 		{"x.resolver.arpa", dns.RcodeSuccess, 0, ""},              // by what it means
 		{"use-application-dns.net", dns.RcodeSuccess, 0, ""},      //

@@ -365,3 +365,34 @@ func TestStopKeepsWhatIsHeld(t *testing.T) {
 	}
 	nothingLeft(t, s.host, cfg)
 }
+
+// A socket outlives the cgroup that it was connected in. Where that was removed before its
+// path was looked up, the nearest ancestor stands for it, and no workload is made up.
+func TestRemovedWorkload(t *testing.T) {
+	s := openSeal(t, nil) // nothing runs that would look it up
+	parent, err := NewCgroup(s.group.Path, "delegated")
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := NewCgroup(parent.Path(), "short-lived")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, above := child.ID(), parent.ID()
+	c := s.client(t)
+	c.want("moveself " + child.Path() + " => ok\nsocket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nmoveself " + s.group.Path + " => ok")
+	if err := child.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := filepath.Join("/", filepath.Base(s.group.Path), "delegated", "(removed)")
+	if path, known := s.Workload(id); known || path != want {
+		t.Errorf("%q, known %t; want %q", path, known, want)
+	}
+	if path, known := s.Workload(above); !known || path != filepath.Dir(want) {
+		t.Errorf("%q, known %t", path, known)
+	}
+	c.want("send a => ok\nrecv a => 8.8.8.8:53 by " + want + " from 8.8.8.8:53\nclose a => ok")
+	if err := parent.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -33,7 +33,12 @@ func newRouter(p rulePlan, t table) forwarder.Router {
 	if len(p.uses) == 0 {
 		return func(*wire.Query, *forwarder.Origin) forwarder.Route { return routes[0] }
 	}
+	byWorkload := p.set.AsksWorkload()
 	return func(q *wire.Query, o *forwarder.Origin) forwarder.Route {
+		// No rule for a workload may be evaded by its cgroup's removal.
+		if o.Removed && byWorkload {
+			return forwarder.Route{Action: forwarder.RefuseRemoved}
+		}
 		return routes[1+p.set.Match(rules.Query{Name: q.Name, Type: q.Type, Workload: o.Workload, Origin: o.Addr})]
 	}
 }

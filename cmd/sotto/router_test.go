@@ -76,3 +76,35 @@ use = "default"
 		t.Errorf("without rules: %+v", got)
 	}
 }
+
+// TestRouterRemoved: a workload that cannot be named any more evades no rule: where rules
+// ask for workloads its queries are refused, and where none does they are like any other.
+func TestRouterRemoved(t *testing.T) {
+	def := &member{key: "default"}
+	for text, want := range map[string]forwarder.Route{
+		"":                               {Upstream: def},
+		"name = \"ads.example\"":         {Upstream: def},
+		"workload = \"app.slice/other\"": {Action: forwarder.RefuseRemoved},
+	} {
+		if text != "" {
+			text = "[[rule]]\n" + text + "\nuse = \"refuse\"\n"
+		}
+		_, p, err := planText(text, planFor{read: files{}.read})
+		if err != nil {
+			t.Fatal(err)
+		}
+		route := newRouter(p.rules, table{defaultGroup: def})
+		name, err := wire.AppendParsed(nil, "www.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := &forwarder.Origin{Workload: "/app.slice/(removed)", Removed: true}
+		if got := route(&wire.Query{Name: name, Type: wire.TypeA}, o); got != want {
+			t.Errorf("%q: %+v, want %+v", text, got, want)
+		}
+		o = &forwarder.Origin{Workload: "/app.slice/x"}
+		if got := route(&wire.Query{Name: name, Type: wire.TypeA}, o); got != (forwarder.Route{Upstream: def}) {
+			t.Errorf("%q: a workload that is known: %+v", text, got)
+		}
+	}
+}

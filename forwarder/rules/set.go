@@ -127,6 +127,11 @@ func (s *Set) node(rule uint32, exact bool, next uint32) uint32 {
 // Len is the number of rules.
 func (s *Set) Len() int { return len(s.rules) }
 
+// AsksWorkload reports whether a rule has a condition on the workload.
+func (s *Set) AsksWorkload() bool {
+	return slices.ContainsFunc(s.rules, func(c conditions) bool { return len(c.globs) > 0 })
+}
+
 // Use is the Use of the rule at an index that Match returned.
 func (s *Set) Use(i int) string { return s.uses[i] }
 
