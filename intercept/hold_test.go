@@ -396,3 +396,40 @@ func TestRemovedWorkload(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The NAT of a host that translates the queries of its containers cannot send them elsewhere
+// in the clear: not even where its rule comes before everything.
+func TestTranslated(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.group = s.unsealed(t, "work")
+	inside := testnet.Containers(t, s.lab, s.host, "container", "resolver")
+	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	s.wire(t)
+	c := startClient(t, inside[0], s.group)
+	for i, to := range [][2]string{{lab.LANAddr4, lab.LANAddr6}, {"10.88.0.3", "fd88::3"}} { // off this host, and on it
+		rules := fmt.Sprintf(`table ip force%[1]d { chain pre { type nat hook prerouting priority -150; udp dport 53 dnat to %[2]s; tcp dport 53 dnat to %[2]s; }; }
+			table ip6 force%[1]d { chain pre { type nat hook prerouting priority -150; udp dport 53 dnat to %[3]s; tcp dport 53 dnat to %[3]s; }; }`, i, to[0], to[1])
+		if out, err := s.host.Command(t.Context(), nil, testnet.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		n := s.Counters()["stopped_translated"]
+		c.want(`
+			socket a udp4 => ok
+			sendto a 8.8.8.8:53 => ok
+			socket b udp6 => ok
+			sendto b [2001:db8::53]:53 => ok
+			socket c tcp4 => ok
+			connect c 8.8.8.8:53 => EINPROGRESS`)
+		if got := s.Counters()["stopped_translated"] - n; got < 3 {
+			t.Errorf("to %v: stopped %d", to, got)
+		}
+		if out, err := s.host.Command(t.Context(), nil, "nft", fmt.Sprintf("delete table ip force%[1]d; delete table ip6 force%[1]d", i)).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+}

@@ -4,6 +4,8 @@ package intercept
 
 import (
 	"fmt"
+	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,8 +86,42 @@ func (s *testSeal) leakScript(row int, f, ns string) string {
 		"udpliteF", "udplite"+f, "mptcpF", "mptcp"+f).Replace(script)
 }
 
+// wholeHostVar allows the test to seal the root cgroup, which catches the queries of all
+// that runs on the machine. scripts/vm-test.sh sets it in machines of its own.
+const wholeHostVar = "SOTTO_TEST_WHOLE_HOST"
+
+// forms are the ways to seal: as `sotto run --cgroup` does it, as `sotto exec` does, and the
+// whole host as `sotto run`.
+var forms = []struct {
+	name   string
+	change func(*Config)
+}{
+	{"cgroup", nil},
+	{"command", func(cfg *Config) {
+		cfg.Ephemeral, cfg.Name, cfg.Prefix4, cfg.Prefix6 = true, "", netip.Prefix{}, netip.Prefix{}
+	}},
+	{"host", func(cfg *Config) {
+		root, err := CgroupRoot()
+		if err != nil {
+			panic(err)
+		}
+		cfg.Cgroups, cfg.GuardHost = []string{root}, true
+	}},
+}
+
 func TestLeakMatrix(t *testing.T) {
-	s := openSeal(t, nil)
+	for _, form := range forms {
+		t.Run(form.name, func(t *testing.T) {
+			if form.name == "host" && os.Getenv(wholeHostVar) == "" {
+				t.Skipf("skipped: it seals the root cgroup; %s=1 allows that, in a machine of its own", wholeHostVar)
+			}
+			testLeakMatrix(t, form.change)
+		})
+	}
+}
+
+func testLeakMatrix(t *testing.T, change func(*Config)) {
+	s := openSeal(t, change)
 	s.fastOpen(t)
 	s.wire(t)
 	for row := range leaks {

@@ -56,7 +56,7 @@ modules() {
 # tests NAME DIRECTORY: one package's tests, in its directory, where skipping for want of anything is a failure.
 tests() {
 	cd "/src/$2" || return
-	SOTTO_REQUIRE_PRIVILEGED=1 "/tests/$1" -test.v -test.timeout=20m -test.count=1 -test.skip="$(cat /tests/skip)" >/tmp/verbose 2>&1
+	SOTTO_REQUIRE_PRIVILEGED=1 SOTTO_TEST_WHOLE_HOST=1 "/tests/$1" -test.v -test.timeout=20m -test.count=1 -test.skip="$(cat /tests/skip)" >/tmp/verbose 2>&1
 	status=$?
 	echo "=> $(grep -c '^--- PASS' /tmp/verbose) passed, $(grep -c '^ *--- FAIL' /tmp/verbose) failed, $(grep -c '^ *--- SKIP' /tmp/verbose) skipped"
 	sed -n 's/^ *--- \(FAIL\|SKIP\): \([^ ]*\).*/=> \1 \2/p' /tmp/verbose
