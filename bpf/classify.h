@@ -124,7 +124,7 @@ static __always_inline bool is_own(struct bpf_sock *sk)
 /* Whether the current task's cgroup, or one above it, is excluded. The hooks run
  * by the cgroup that the socket was made in; who asks is the task.
  */
-static __always_inline bool is_excluded(void)
+GLOBAL int is_excluded(void)
 {
 	__u32 zero = 0;
 	struct instance *set = bpf_map_lookup_elem(&settings, &zero);

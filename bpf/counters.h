@@ -3,9 +3,7 @@
 #ifndef SOTTO_COUNTERS_H
 #define SOTTO_COUNTERS_H
 
-#include <linux/bpf.h>
-#include <linux/types.h>
-#include <bpf/bpf_helpers.h>
+#include "settings.h"
 
 /* Go reads the names from the object's BTF; append only, for pinned maps. */
 enum counter {
@@ -53,8 +51,8 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-/* Not inlined, so that the enum is part of the object's BTF. */
-static __attribute__((noinline)) int count(enum counter c)
+/* Global, so that the enum is part of the object's BTF. */
+GLOBAL int count(enum counter c)
 {
 	__u32 at = c;
 	__u64 *n = bpf_map_lookup_elem(&counters, &at);

@@ -76,7 +76,7 @@ static __always_inline bool sent_from(struct __sk_buff *skb, void *set, __u64 le
 	return false;
 }
 
-static __always_inline bool sent_by_excluded(struct __sk_buff *skb)
+GLOBAL int sent_by_excluded(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
 	struct instance *set = bpf_map_lookup_elem(&settings, &zero);
@@ -84,7 +84,7 @@ static __always_inline bool sent_by_excluded(struct __sk_buff *skb)
 	return set && sent_from(skb, &exclude, set->exclude_levels);
 }
 
-static __always_inline bool sent_by_sealed(struct __sk_buff *skb)
+GLOBAL int sent_by_sealed(struct __sk_buff *skb)
 {
 	struct guard *g = guard_state();
 
@@ -105,7 +105,7 @@ static __always_inline bool pass_key(struct __sk_buff *skb, const struct packet 
 }
 
 /* Counts a reason, and reports whether what it is about is stopped, not only counted. */
-static __always_inline bool stop_if(enum counter why, __u32 drop)
+GLOBAL int stop_if(enum counter why, __u32 drop)
 {
 	struct guard *g = guard_state();
 

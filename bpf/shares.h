@@ -60,20 +60,17 @@ static __always_inline __u32 share_first_level(void)
 	return share_level;
 }
 
-/* Reports whether the current task's cgroup, and each above it, may hold one more slot.
- * Several CPUs may pass at once: shares are exact up to their number.
+/* Reports whether the current task's cgroup, and each from level first above it, may hold
+ * one more slot. Several CPUs may pass at once: shares are exact up to their number.
  */
 static __always_inline bool share_allows(__u32 first)
 {
 	__u32 parent = share_held(0), allowed = slot_count;
 
-	for (__u32 level = 0; level < MAX_LEVELS; level++) {
-		__u32 held, siblings;
-		__u64 id;
+	for (__u32 i = 0; i < MAX_LEVELS; i++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(first + i);
+		__u32 held;
 
-		if (level < first)
-			continue;
-		id = bpf_get_current_ancestor_cgroup_id(level);
 		if (!id)
 			break; /* deeper than the task's own */
 		held = share_held(id);
@@ -82,10 +79,10 @@ static __always_inline bool share_allows(__u32 first)
 				return false;
 			continue;
 		}
-		siblings = parent > held ? parent - held : 0;
-		allowed = allowed > siblings ? (allowed - siblings) / 2 : 0;
-		if (held >= allowed)
+		/* held < (allowed - siblings) / 2, where siblings = parent - held */
+		if ((__s32)held >= (__s32)(allowed - parent))
 			return false;
+		allowed = (allowed - parent + held) / 2;
 		parent = held;
 	}
 	return true;
@@ -113,7 +110,7 @@ static __always_inline bool share_add(__u64 cgroup, __u64 parent)
 /* Counts one slot less, of a cgroup and of all above it. Slots that another version gave
  * out before there were shares are not counted, and not below nothing.
  */
-static __noinline int share_give(__u64 cgroup)
+GLOBAL int share_give(__u64 cgroup)
 {
 	for (int level = 0; level <= MAX_LEVELS; level++) {
 		struct share *s = bpf_map_lookup_elem(&shares, &cgroup);
@@ -136,7 +133,7 @@ static __noinline int share_give(__u64 cgroup)
 /* Counts one more slot of the current task's cgroup, and of each above it. It reports
  * false if one of them holds its share.
  */
-static __noinline int share_take(void)
+GLOBAL int share_take(void)
 {
 	__u32 first = share_first_level();
 	__u64 last = 0, own = bpf_get_current_cgroup_id();
@@ -147,12 +144,9 @@ static __noinline int share_take(void)
 		bpf_ringbuf_output(&arrivals, &own, sizeof(own), 0);
 	if (!share_add(0, 0))
 		return 0;
-	for (__u32 level = 0; level < MAX_LEVELS; level++) {
-		__u64 id;
+	for (__u32 i = 0; i < MAX_LEVELS; i++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(first + i);
 
-		if (level < first)
-			continue;
-		id = bpf_get_current_ancestor_cgroup_id(level);
 		if (!id)
 			break;
 		if (!share_add(id, last)) {

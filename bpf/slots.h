@@ -166,14 +166,14 @@ static __always_inline void slot_retire(__u32 idx)
 }
 
 /* A connected socket leaves slot idx. */
-static __always_inline void slot_release(__u32 idx)
+GLOBAL int slot_release(__u32 idx)
 {
 	struct slot *s = bpf_map_lookup_elem(&slots, &idx);
 	__u64 now = bpf_ktime_get_ns();
 	bool last = false;
 
 	if (!s)
-		return;
+		return 0;
 	bpf_spin_lock(&s->lock);
 	if (s->used && s->refs) {
 		s->refs--;
@@ -188,6 +188,7 @@ static __always_inline void slot_release(__u32 idx)
 		slot_retire(idx);
 		count(COUNT_SLOT_FREED);
 	}
+	return 0;
 }
 
 /* Takes slot idx out of use if it idles. Where the decision is made matters: under

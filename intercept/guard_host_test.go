@@ -158,6 +158,9 @@ func TestMadeUpSource(t *testing.T) {
 	startClient(t, inside[0], liar).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => ok")
 	startClient(t, inside[0], s.group).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => EPERM\nsocket a udp4 => ok\n" +
 		"sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	if n := s.Counters()["stopped_made"]; n != 1 {
+		t.Errorf("%d packets that a sealed socket made up were stopped", n)
+	}
 	if n := s.Counters()["escaped"]; n != 1 {
 		t.Errorf("%d answers were kept from leaving", n)
 	}

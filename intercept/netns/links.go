@@ -122,7 +122,22 @@ func (l *Links) Addr(ifname string, p netip.Prefix) error {
 	if err := l.h.AddrAdd(link, addr); err != nil {
 		return fmt.Errorf("give %s the address %s: %w", ifname, p, err)
 	}
+	if p.Addr().Is6() && link.Attrs().OperState != netlink.OperDown {
+		return l.waitLocal(p.Addr())
+	}
 	return nil
+}
+
+// waitLocal waits until the kernel takes packets for an IPv6 address: it makes the route to
+// it in a worker of its own (addrconf_dad_begin in net/ipv6/addrconf.c).
+func (l *Links) waitLocal(a netip.Addr) error {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		routes, err := l.h.RouteGet(a.AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+	}
+	return fmt.Errorf("wait for the address %s: the kernel makes no route to it", a)
 }
 
 // Route sends dst to a gateway on one of the links.
