@@ -5,7 +5,6 @@ package intercept
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,8 +12,6 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"sotto/intercept/netns"
-	"sotto/internal/capture"
 	"sotto/internal/lab"
 	"sotto/internal/testnet"
 )
@@ -32,28 +29,6 @@ func (s *testSeal) below(t *testing.T, name string) *lab.Cgroup {
 // slotAddr is the n-th slot's address, of the first that is given out.
 func (s *testSeal) slotAddr(n uint32) string {
 	return netip.AddrPortFrom(nthAddr(s.cfg.Prefix4, firstSlotIndex+n), 53).String()
-}
-
-// virtual captures behind the host's interface until the test ends, and fails it if a packet
-// from or for a virtual address crossed, or one to or from port 53 while is reports true.
-func (s *testSeal) virtual(t *testing.T) {
-	t.Helper()
-	c, err := capture.Start(s.lan.NS, lab.LANIf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	prefixes := []netip.Prefix{s.cfg.Prefix4, s.cfg.Prefix6}
-	t.Cleanup(func() {
-		packets, err := c.Stop()
-		if err != nil {
-			t.Errorf("capture: %v", err)
-		}
-		for _, p := range packets {
-			if inPrefixes(p.Src.Addr(), prefixes...) || inPrefixes(p.Dst.Addr(), prefixes...) {
-				t.Errorf("a virtual address left the machine: %v", p)
-			}
-		}
-	})
 }
 
 // A socket may name the virtual address that its own workload was given, and holds it then.
@@ -241,7 +216,7 @@ func TestRecount(t *testing.T) {
 
 // Whatever one subtree takes, half of what is left is another's, however many cgroups are
 // made in the first.
-func TestShares(t *testing.T) {
+func TestSlotShares(t *testing.T) {
 	s := openSeal(t, nil)
 	delegated, modest := s.below(t, "delegated"), startClient(t, s.host, s.below(t, "modest"))
 	held := 0
@@ -266,104 +241,6 @@ func TestShares(t *testing.T) {
 	if n < (usable-held)/2-1 {
 		t.Errorf("another got %d, with %d of %d taken", n, held, usable)
 	}
-}
-
-// A clean stop ends what is connected to virtual addresses, in every network namespace; what
-// it was connected to is not given to another workload by the next start.
-func TestStopEndsSockets(t *testing.T) {
-	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
-	s.group = s.unsealed(t, "work")
-	inside := testnet.Containers(t, s.lab, s.host, "container")
-	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
-	listen(t, s.Instance)
-	if err := s.Attach(); err != nil {
-		t.Fatal(err)
-	}
-	s.virtual(t)
-	x := []*client{startClient(t, s.host, s.below(t, "x")), startClient(t, inside[0], s.group)}
-	kinds := []string{"udp4 8.8.8.8:53", "udp6 [2001:db8::53]:53", "udp6 [::ffff:8.8.8.8]:53", "tcp4 8.8.8.8:53", "tcp6 [2001:db8::53]:53", "mptcp4 8.8.8.8:53"}
-	for _, c := range x {
-		for i, kind := range kinds {
-			socket, to, _ := strings.Cut(kind, " ")
-			if got := c.do("socket s%d %s", i, socket); got != "ok" {
-				continue // no MPTCP
-			}
-			c.want(fmt.Sprintf("connect s%d %s => ok\nsend s%d => ok", i, to, i))
-		}
-		c.want("socket plain udp4 => ok\nconnect plain 8.8.8.8:54 => ok")
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	nothingLeft(t, s.host, s.cfg)
-	for _, c := range x {
-		for i := range kinds {
-			c.do("recv s%d", i) // the answer to what was asked before, or the error
-			if got := c.do("send s%d", i); got == "ok" {
-				t.Errorf("%s: still connected, to %s", kinds[i], c.do("peer s%d", i))
-			}
-		}
-		c.want("peer plain => 8.8.8.8:54")
-	}
-	s.Instance = openAt(t, s.host, s.cfg)
-	listen(t, s.Instance)
-	if err := s.Attach(); err != nil {
-		t.Fatal(err)
-	}
-	y := s.below(t, "y")
-	startClient(t, s.host, y).want("socket a udp4 => ok\nconnect a 1.1.1.1:53 => ok\nsend a => ok\nrecv a => 1.1.1.1:53 by /" +
-		filepath.Base(s.group.Path) + "/y from 1.1.1.1:53")
-}
-
-// Where a socket cannot be ended (it is in a network namespace that no process is in and that
-// has no name), a stop leaves what keeps its packets in. The next start takes over from there,
-// and the socket is that workload's still.
-func TestStopKeepsWhatIsHeld(t *testing.T) {
-	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
-	s.group = s.unsealed(t, "work")
-	inside := testnet.Containers(t, s.lab, s.host, "container")
-	if err := netns.Delete(inside[0].Name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := inside[0].NS.Mount(inside[0].Name); err != nil {
-			t.Error(err)
-		}
-	})
-	cfg := sealTestConfig(t, s.group)
-	var stop func()
-	start := func() {
-		s.Instance = openAt(t, s.host, cfg)
-		stop = listen(t, s.Instance)
-		if err := s.Attach(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	start()
-	s.virtual(t)
-	x := startClient(t, s.host, s.below(t, "x"))
-	x.want(fmt.Sprintf("socketin a udp4 /proc/%d/fd/%d => ok", os.Getpid(), inside[0].NS.Fd()))
-	x.want("connect a 9.9.9.9:53 => ok\nsend a => ok\nrecv a => " + s.about("9.9.9.9:53") + "/x from 9.9.9.9:53")
-	stop()
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if there, err := hooked(pinDir(cfg.BPFFS, cfg.Name)); !there || err != nil {
-		t.Fatalf("nothing stays: %v", err)
-	}
-	x.want("send a => EPERM\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok\npeer b => 9.9.9.9:53\nsend b => ok\nrecv b => ECONNREFUSED\nclose b => ok")
-	start()
-	if !s.kernel.adopted {
-		t.Fatal("the maps were not adopted")
-	}
-	startClient(t, s.host, s.below(t, "y")).want("socket a udp4 => ok\nconnect a 1.2.3.1:53 => ok")
-	x.want("send a => ok\nrecv a => " + s.about("9.9.9.9:53") + "/x from 9.9.9.9:53\nclose a => ok")
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	nothingLeft(t, s.host, cfg)
 }
 
 // A socket outlives the cgroup that it was connected in. Where that was removed before its
@@ -394,42 +271,5 @@ func TestRemovedWorkload(t *testing.T) {
 	c.want("send a => ok\nrecv a => 8.8.8.8:53 by " + want + " from 8.8.8.8:53\nclose a => ok")
 	if err := parent.Close(); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// The NAT of a host that translates the queries of its containers cannot send them elsewhere
-// in the clear: not even where its rule comes before everything.
-func TestTranslated(t *testing.T) {
-	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
-	s.group = s.unsealed(t, "work")
-	inside := testnet.Containers(t, s.lab, s.host, "container", "resolver")
-	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
-	listen(t, s.Instance)
-	if err := s.Attach(); err != nil {
-		t.Fatal(err)
-	}
-	s.wire(t)
-	c := startClient(t, inside[0], s.group)
-	for i, to := range [][2]string{{lab.LANAddr4, lab.LANAddr6}, {"10.88.0.3", "fd88::3"}} { // off this host, and on it
-		rules := fmt.Sprintf(`table ip force%[1]d { chain pre { type nat hook prerouting priority -150; udp dport 53 dnat to %[2]s; tcp dport 53 dnat to %[2]s; }; }
-			table ip6 force%[1]d { chain pre { type nat hook prerouting priority -150; udp dport 53 dnat to %[3]s; tcp dport 53 dnat to %[3]s; }; }`, i, to[0], to[1])
-		if out, err := s.host.Command(t.Context(), nil, testnet.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		n := s.Counters()["stopped_translated"]
-		c.want(`
-			socket a udp4 => ok
-			sendto a 8.8.8.8:53 => ok
-			socket b udp6 => ok
-			sendto b [2001:db8::53]:53 => ok
-			socket c tcp4 => ok
-			connect c 8.8.8.8:53 => EINPROGRESS`)
-		if got := s.Counters()["stopped_translated"] - n; got < 3 {
-			t.Errorf("to %v: stopped %d", to, got)
-		}
-		if out, err := s.host.Command(t.Context(), nil, "nft", fmt.Sprintf("delete table ip force%[1]d; delete table ip6 force%[1]d", i)).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
 	}
 }

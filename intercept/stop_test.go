@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sotto/intercept/netns"
+	"sotto/internal/capture"
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+// virtual captures behind the host's interface until the test ends, and fails it if a packet
+// from or for a virtual address crossed, or one to or from port 53 while is reports true.
+func (s *testSeal) virtual(t *testing.T) {
+	t.Helper()
+	c, err := capture.Start(s.lan.NS, lab.LANIf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	prefixes := []netip.Prefix{s.cfg.Prefix4, s.cfg.Prefix6}
+	t.Cleanup(func() {
+		packets, err := c.Stop()
+		if err != nil {
+			t.Errorf("capture: %v", err)
+		}
+		for _, p := range packets {
+			if inPrefixes(p.Src.Addr(), prefixes...) || inPrefixes(p.Dst.Addr(), prefixes...) {
+				t.Errorf("a virtual address left the machine: %v", p)
+			}
+		}
+	})
+}
+
+// A clean stop ends what is connected to virtual addresses, in every network namespace; what
+// it was connected to is not given to another workload by the next start.
+func TestStopEndsSockets(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.group = s.unsealed(t, "work")
+	inside := testnet.Containers(t, s.lab, s.host, "container")
+	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	s.virtual(t)
+	x := []*client{startClient(t, s.host, s.below(t, "x")), startClient(t, inside[0], s.group)}
+	kinds := []string{"udp4 8.8.8.8:53", "udp6 [2001:db8::53]:53", "udp6 [::ffff:8.8.8.8]:53", "tcp4 8.8.8.8:53", "tcp6 [2001:db8::53]:53", "mptcp4 8.8.8.8:53"}
+	for _, c := range x {
+		for i, kind := range kinds {
+			socket, to, _ := strings.Cut(kind, " ")
+			if got := c.do("socket s%d %s", i, socket); got != "ok" {
+				continue // no MPTCP
+			}
+			c.want(fmt.Sprintf("connect s%d %s => ok\nsend s%d => ok", i, to, i))
+		}
+		c.want("socket plain udp4 => ok\nconnect plain 8.8.8.8:54 => ok")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, s.cfg)
+	for _, c := range x {
+		for i := range kinds {
+			c.do("recv s%d", i) // the answer to what was asked before, or the error
+			if got := c.do("send s%d", i); got == "ok" {
+				t.Errorf("%s: still connected, to %s", kinds[i], c.do("peer s%d", i))
+			}
+		}
+		c.want("peer plain => 8.8.8.8:54")
+	}
+	s.Instance = openAt(t, s.host, s.cfg)
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	y := s.below(t, "y")
+	startClient(t, s.host, y).want("socket a udp4 => ok\nconnect a 1.1.1.1:53 => ok\nsend a => ok\nrecv a => 1.1.1.1:53 by /" +
+		filepath.Base(s.group.Path) + "/y from 1.1.1.1:53")
+}
+
+// Where a socket cannot be ended (it is in a network namespace that no process is in and that
+// has no name), a stop leaves what keeps its packets in. The next start takes over from there,
+// and the socket is that workload's still.
+func TestStopKeepsWhatIsHeld(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.group = s.unsealed(t, "work")
+	inside := testnet.Containers(t, s.lab, s.host, "container")
+	if err := netns.Delete(inside[0].Name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := inside[0].NS.Mount(inside[0].Name); err != nil {
+			t.Error(err)
+		}
+	})
+	cfg := sealTestConfig(t, s.group)
+	var stop func()
+	start := func() {
+		s.Instance = openAt(t, s.host, cfg)
+		stop = listen(t, s.Instance)
+		if err := s.Attach(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start()
+	s.virtual(t)
+	x := startClient(t, s.host, s.below(t, "x"))
+	x.want(fmt.Sprintf("socketin a udp4 /proc/%d/fd/%d => ok", os.Getpid(), inside[0].NS.Fd()))
+	x.want("connect a 9.9.9.9:53 => ok\nsend a => ok\nrecv a => " + s.about("9.9.9.9:53") + "/x from 9.9.9.9:53")
+	stop()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := hooked(pinDir(cfg.BPFFS, cfg.Name)); !there || err != nil {
+		t.Fatalf("nothing stays: %v", err)
+	}
+	x.want("send a => EPERM\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok\npeer b => 9.9.9.9:53\nsend b => ok\nrecv b => ECONNREFUSED\nclose b => ok")
+	start()
+	if !s.kernel.adopted {
+		t.Fatal("the maps were not adopted")
+	}
+	startClient(t, s.host, s.below(t, "y")).want("socket a udp4 => ok\nconnect a 1.2.3.1:53 => ok")
+	x.want("send a => ok\nrecv a => " + s.about("9.9.9.9:53") + "/x from 9.9.9.9:53\nclose a => ok")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, cfg)
+}
