@@ -41,7 +41,10 @@ struct {
 	__uint(max_entries, 64 * 1024);
 } arrivals SEC(".maps");
 
-static __always_inline __u32 share_held(__u64 cgroup)
+/* Global, like those below: before 6.3 the verifier follows every value that a function of a
+ * program with several could have, and the walks over levels would be too much for it.
+ */
+GLOBAL int share_held(__u64 cgroup)
 {
 	struct share *s = bpf_map_lookup_elem(&shares, &cgroup);
 
@@ -51,7 +54,7 @@ static __always_inline __u32 share_held(__u64 cgroup)
 /* The level at which the current task's share begins. A task that left the seal, and keeps
  * a socket from there, has the whole hierarchy above it.
  */
-static __always_inline __u32 share_first_level(void)
+GLOBAL int share_first_level(void)
 {
 	if (bpf_get_current_ancestor_cgroup_id(share_level) != share_base)
 		return 1;
@@ -88,8 +91,8 @@ static __always_inline bool share_allows(__u32 first)
 	return true;
 }
 
-/* Counts one more slot of a cgroup. It reports false if there is no memory for that. */
-static __always_inline bool share_add(__u64 cgroup, __u64 parent)
+/* Counts one more slot of a cgroup. It returns 0 if there is no memory for that. */
+GLOBAL int share_add(__u64 cgroup, __u64 parent)
 {
 	struct share *s = bpf_map_lookup_elem(&shares, &cgroup);
 
