@@ -175,13 +175,13 @@ int sotto_guard_socket(struct __sk_buff *skb)
 	if (!read_ip(skb, &p))
 		return 1;
 	is_read = read_ports(skb, &p);
-	sk = full_sock(skb);
 	if (in_prefix(p.dst))
-		return !stop_virtual(skb, &p, sk);
+		return !stop_virtual(skb, &p, full_sock(skb));
 	if (p.opaque && !is_loopback(p.dst) && !is_open())
 		return !stop(COUNT_STOPPED_OPAQUE);
 	if (!is_read || !is_plain(&p))
 		return 1;
+	sk = full_sock(skb);
 	if ((sk && is_own(sk)) || is_open())
 		return 1;
 	if (sent_by_excluded(skb)) {
