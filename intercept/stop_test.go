@@ -135,3 +135,53 @@ func TestStopKeepsWhatIsHeld(t *testing.T) {
 	}
 	nothingLeft(t, s.host, cfg)
 }
+
+// After a crash the sockets keep what they hold until Down removes what it means; it ends
+// them first.
+func TestDownEndsSockets(t *testing.T) {
+	s := openSeal(t, nil)
+	s.virtual(t)
+	x := startClient(t, s.host, s.below(t, "x"))
+	x.want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok\nsocket c udp4 => ok\nconnect c 8.8.8.8:54 => ok")
+	s.stopListening()
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	if err := downAt(s.host, s.cfg); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, s.cfg)
+	x.want("recv a => ECONNABORTED\nrecv b => ECONNABORTED\npeer c => 8.8.8.8:54")
+	for _, socket := range []string{"a", "b"} {
+		if got := x.do("peer " + socket); got != "ENOTCONN" {
+			t.Errorf("socket %s: peer %s", socket, got)
+		}
+	}
+}
+
+// An instance that seals other cgroups than the dead one before it cannot adopt its maps, and
+// ends the sockets that these gave addresses to.
+func TestStartEndsStrays(t *testing.T) {
+	s := openSeal(t, nil)
+	s.virtual(t)
+	x := s.client(t)
+	x.want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok")
+	s.stopListening()
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	other := s.unsealed(t, "other")
+	cfg := s.cfg
+	cfg.Cgroups = []string{other.Path}
+	next := openAt(t, s.host, cfg)
+	if next.kernel.adopted {
+		t.Fatal("maps were adopted")
+	}
+	listen(t, next)
+	if err := next.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	x.want("recv a => ECONNABORTED\npeer a => ENOTCONN")
+	startClient(t, s.host, other).want("socket a udp4 => ok\nconnect a 1.2.3.1:53 => ok\nsend a => ok\nrecv a => 1.2.3.1:53 by /" +
+		filepath.Base(other.Path) + " from 1.2.3.1:53")
+}
