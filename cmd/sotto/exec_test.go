@@ -3,6 +3,7 @@
 package main
 
 import (
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,18 +14,50 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/internal/lab"
 	"sotto/internal/testnet"
 )
 
-// TestPlainWithoutSeal shows that a world lets an unsealed query through, and
-// hears it: what the other tests find missing would be there.
+// TestPlainWithoutSeal shows that watch can fail: without a seal its detector sees
+// every query and every reply, over UDP and TCP, at every nameserver of a world.
 func TestPlainWithoutSeal(t *testing.T) {
 	w := newWorld(t)
 	dig := testnet.NeedTool(t, "dig")
-	for server, want := range map[string]string{"8.8.8.8": plain4, "2001:db8::53": plain4} {
-		out, err := w.host.Command(t.Context(), nil, dig, "+short", "@"+server, "www.example.com").Output()
-		if err != nil || strings.TrimSpace(string(out)) != want {
-			t.Errorf("dig @%s: %q, %v: want %s", server, out, err, want)
+	plain := w.detect()
+	name := func(server, transport string) string {
+		return transport + "-" + strings.NewReplacer(".", "-", ":", "-").Replace(server) + ".example.com."
+	}
+	flags := map[string]string{"udp": "+notcp", "tcp": "+tcp"}
+	for _, server := range lab.Nameservers {
+		for transport, flag := range flags {
+			out, err := w.host.Command(t.Context(), nil, dig, flag, "+short", "@"+server, name(server, transport)).Output()
+			if err != nil || strings.TrimSpace(string(out)) != plain4 {
+				t.Errorf("dig %s @%s: %q, %v: want %s", flag, server, out, err, plain4)
+			}
+		}
+	}
+	type seen struct {
+		protocol uint8
+		at       netip.AddrPort
+		question string
+		response bool
+	}
+	crossed := map[seen]bool{}
+	for _, p := range plain() {
+		at := p.Dst
+		if p.Response {
+			at = p.Src
+		}
+		crossed[seen{p.Protocol, at, p.Question, p.Response}] = true
+	}
+	for _, server := range lab.Nameservers {
+		at := netip.AddrPortFrom(netip.MustParseAddr(server), 53)
+		for transport, protocol := range map[string]uint8{"udp": unix.IPPROTO_UDP, "tcp": unix.IPPROTO_TCP} {
+			for _, response := range []bool{false, true} {
+				if !crossed[seen{protocol, at, name(server, transport) + " A", response}] {
+					t.Errorf("the detector did not see %s at %v, response %t", transport, at, response)
+				}
+			}
 		}
 	}
 }

@@ -115,24 +115,33 @@ func (w *world) serve(cfg dot.Config) *dot.Server {
 	return runServer(w.t, cfg)
 }
 
-// watch captures the wire until the test ends, and fails it if a single packet to
-// or from port 53 crossed.
-func (w *world) watch() *capture.Capture {
+// detect starts a capture of the wire. The function that it returns stops the
+// capture and returns the packets to or from port 53 that crossed.
+func (w *world) detect() (plain func() []capture.Packet) {
 	w.t.Helper()
 	c, err := capture.Start(w.lan.NS, lab.LANIf)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() {
+	return func() []capture.Packet {
 		packets, err := c.Stop()
 		if err != nil {
 			w.t.Errorf("capture: %v", err)
 		}
-		for _, p := range capture.Plain(packets) {
+		return capture.Plain(packets)
+	}
+}
+
+// watch captures the wire until the test ends, and fails it if a single packet to
+// or from port 53 crossed.
+func (w *world) watch() {
+	w.t.Helper()
+	plain := w.detect()
+	w.t.Cleanup(func() {
+		for _, p := range plain() {
 			w.t.Errorf("crossed the wire in the clear: %v", p)
 		}
 	})
-	return c
 }
 
 // self prepares this program as another in the host.
