@@ -35,16 +35,27 @@ type Packet struct {
 	Record uint8
 }
 
-// Port returns the packets to or from one of the ports, over UDP and TCP.
+// Port returns the packets to or from one of the ports, over UDP, UDP-Lite and TCP.
 func Port(packets []Packet, ports ...uint16) []Packet {
 	var out []Packet
 	for _, p := range packets {
-		transport := p.Protocol == unix.IPPROTO_UDP || p.Protocol == unix.IPPROTO_TCP
-		if transport && (slices.Contains(ports, p.Src.Port()) || slices.Contains(ports, p.Dst.Port())) {
+		if hasPorts(p.Protocol) && (slices.Contains(ports, p.Src.Port()) || slices.Contains(ports, p.Dst.Port())) {
 			out = append(out, p)
 		}
 	}
 	return out
+}
+
+// hasPorts reports whether a protocol's header starts with two ports, as parse reads
+// them.
+func hasPorts(protocol uint8) bool {
+	return protocol == unix.IPPROTO_UDP || protocol == unix.IPPROTO_UDPLITE || protocol == unix.IPPROTO_TCP
+}
+
+// Opaque reports whether the packet is part of one whose ports are in another part: a
+// fragment after the first, or a first one that ends before them.
+func (p Packet) Opaque() bool {
+	return p.Fragment || hasPorts(p.Protocol) && p.Src.Port() == 0 && p.Dst.Port() == 0
 }
 
 // Plain returns the packets to or from port 53, and those that carry a DNS
@@ -73,7 +84,7 @@ func (p *Packet) carries(name string) bool {
 
 // String is the packet in one line.
 func (p Packet) String() string {
-	proto := map[uint8]string{unix.IPPROTO_UDP: "UDP", unix.IPPROTO_TCP: "TCP", unix.IPPROTO_ICMP: "ICMP", unix.IPPROTO_ICMPV6: "ICMP"}[p.Protocol]
+	proto := map[uint8]string{unix.IPPROTO_UDP: "UDP", unix.IPPROTO_UDPLITE: "UDP-Lite", unix.IPPROTO_TCP: "TCP", unix.IPPROTO_ICMP: "ICMP", unix.IPPROTO_ICMPV6: "ICMP"}[p.Protocol]
 	if proto == "" {
 		proto = fmt.Sprintf("protocol %d", p.Protocol)
 	}
@@ -170,27 +181,30 @@ func (p *Packet) parse6(b []byte) ([]byte, bool) {
 
 // parseTransport reads ports and payload, and what the payload is.
 func (p *Packet) parseTransport(b []byte) {
-	header := 8
-	switch p.Protocol {
-	case unix.IPPROTO_UDP:
-	case unix.IPPROTO_TCP:
-		if len(b) < 20 {
-			return
-		}
-		header = int(b[12]>>4) * 4
-	default:
+	if !hasPorts(p.Protocol) {
 		p.Payload = bytes.Clone(b)
 		return
 	}
-	if len(b) < header || header < 8 {
+	// A first fragment may hold the ports and not the whole header.
+	if len(b) < 4 {
 		return
 	}
 	p.Src = netip.AddrPortFrom(p.Src.Addr(), binary.BigEndian.Uint16(b))
 	p.Dst = netip.AddrPortFrom(p.Dst.Addr(), binary.BigEndian.Uint16(b[2:]))
+	header := 8
+	if p.Protocol == unix.IPPROTO_TCP {
+		if len(b) < 20 {
+			return
+		}
+		header = int(b[12]>>4) * 4
+	}
+	if len(b) < header || header < 8 {
+		return
+	}
 	p.Payload = bytes.Clone(b[header:])
 	plain := p.Src.Port() == 53 || p.Dst.Port() == 53
 	switch {
-	case plain && p.Protocol == unix.IPPROTO_UDP:
+	case plain && p.Protocol != unix.IPPROTO_TCP:
 		p.parseQuestion(p.Payload)
 	case plain && len(p.Payload) > 2:
 		p.parseQuestion(p.Payload[2:]) // RFC 1035 §4.2.2: length first

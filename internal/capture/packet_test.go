@@ -5,6 +5,7 @@ package capture
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -44,9 +45,15 @@ func TestParse(t *testing.T) {
 		{"IPv6Options", "UDP [::1]:53 > [::2]:1024, 79 bytes: wWw.\\046. HTTPS", ip6(0, "\x11\x00\x00\x00\x00\x00\x00\x00"+udp53)},
 		{"IPv6FirstFragment", "UDP [::1]:53 > [::2]:1024, 79 bytes: wWw.\\046. HTTPS", ip6(44, "\x11\x00\x00\x01\x00\x00\x00\x00"+udp53)},
 		{"IPv6LaterFragment", "UDP [::1]:0 > [::2]:0, 79 bytes", ip6(44, "\x11\x00\x00\x08\x00\x00\x00\x00"+udp53)},
+		{"UDPLite", "UDP-Lite [::1]:53 > [::2]:1024, 71 bytes: wWw.\\046. HTTPS", ip6(136, udp53)},
+		{"PartOfTCPHeader", "TCP [::1]:53 > [::2]:1024, 48 bytes", ip6(6, udp53[:8])},
+		{"IPv6OnlyOptions", "UDP [::1]:0 > [::2]:0, 56 bytes", ip6(44, "\x3c\x00\x00\x01\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\x00")},
 		{"OtherProtocol", "protocol 132 [::1]:0 > [::2]:0, 41 bytes", ip6(132, "x")},
 	} {
 		p, ok := parse(tt.data)
+		if p.Opaque() != strings.Contains(tt.want, "]:0 > ") && tt.name != "OtherProtocol" {
+			t.Errorf("%s: %v is opaque: %t", tt.name, p, p.Opaque())
+		}
 		if !ok || p.String() != tt.want {
 			t.Errorf("%s: %v, %v; want %s", tt.name, p, ok, tt.want)
 		}
@@ -68,6 +75,8 @@ func TestPlain(t *testing.T) {
 	for _, b := range [][]byte{
 		udp4("10.0.0.1:1024", "10.0.0.2:53", "x"),
 		udp4("10.0.0.2:53", "10.0.0.1:1024", "x"),
+		ip6(136, "\x04\x00\x00\x35\x00\x00\x00\x00"),
+		ip6(44, "\x06\x00\x00\x01\x00\x00\x00\x00\x04\x00\x00\x35\x00\x00\x00\x00"),
 		udp4("10.0.0.1:1024", "10.0.0.2:853", "SNI eXample.com"),
 		udp4("10.0.0.1:1024", "10.0.0.2:853", "..\x07example\x03com\x00"),
 		udp4("10.0.0.1:1024", "10.0.0.2:853", "sealed"),
@@ -75,11 +84,11 @@ func TestPlain(t *testing.T) {
 		p, _ := parse(b)
 		packets = append(packets, p)
 	}
-	if n := len(Plain(packets)); n != 2 {
-		t.Errorf("%d packets on port 53, want 2", n)
+	if n := len(Plain(packets)); n != 4 {
+		t.Errorf("%d packets on port 53, want 4", n)
 	}
-	if n := len(Plain(packets, "example.com.")); n != 4 {
-		t.Errorf("%d plain packets, want 4", n)
+	if n := len(Plain(packets, "example.com.")); n != 6 {
+		t.Errorf("%d plain packets, want 6", n)
 	}
 }
 
