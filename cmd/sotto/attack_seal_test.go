@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,7 +33,7 @@ func floodSealed(args []string) error {
 		}
 		conns = append(conns, c)
 	}
-	return untilTold(func(end <-chan struct{}) int { return floodFrom(conns, 10_000, end) })
+	return untilTold(func(end <-chan struct{}) (int, error) { return floodFrom(conns, 10_000, end), nil })
 }
 
 // spoof floods a nameserver with queries from addresses that are not its own, until its
@@ -48,16 +49,22 @@ func spoof(args []string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return untilTold(func(end <-chan struct{}) (sent int) {
-		for ; running(end); sent++ {
-			from := [4]byte{203, 0, 113, byte(sent)}
-			_ = unix.Sendto(fd, forged(from, to, uint16(1024+sent%60000), packed(uint16(sent), fmt.Sprintf("silent%d.spoof.example.", sent))),
-				0, &unix.SockaddrInet4{Addr: to}) // refused or not, the next one
-			if sent%100 == 0 {
+	return untilTold(func(end <-chan struct{}) (sent int, err error) {
+		for n := 0; running(end); n++ {
+			from := [4]byte{203, 0, 113, byte(n)}
+			query := packed(uint16(n), fmt.Sprintf("silent%d.spoof.example.", n))
+			err := unix.Sendto(fd, forged(from, to, uint16(1024+n%60000), query), 0, &unix.SockaddrInet4{Addr: to})
+			switch {
+			case err == nil:
+				sent++
+			case !errors.Is(err, unix.ENOBUFS): // a full queue loses it
+				return sent, fmt.Errorf("send from %v: %w", from, err)
+			}
+			if n%100 == 0 {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}
-		return sent
+		return sent, nil
 	})
 }
 
@@ -98,16 +105,17 @@ func forged(from, to [4]byte, port uint16, query []byte) []byte {
 	return append(b, query...)
 }
 
-// untilTold says that it begins, and then how much do did.
-func untilTold(do func(end <-chan struct{}) int) error {
+// untilTold prints that it begins, and then how much do did.
+func untilTold(do func(end <-chan struct{}) (int, error)) error {
 	end := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		close(end)
 	}()
 	fmt.Println("begun")
-	fmt.Println("sent", do(end))
-	return nil
+	n, err := do(end)
+	fmt.Println("sent", n)
+	return err
 }
 
 // attacker runs one of the clients above in a host and a cgroup; stop ends it, and
@@ -165,8 +173,9 @@ func TestFloodFromContainer(t *testing.T) { attackFromContainer(t, "flood") }
 func TestSpoofFromContainer(t *testing.T) { attackFromContainer(t, "spoof") }
 
 // attackFromContainer has a container beside the attacker, and a program on the host,
-// resolve during an attack. Nothing crosses the wire in the clear, memory is bounded, and
-// the attacker's own workload resolves when it is over.
+// resolve during an attack. The attack uses up the share of the attacker's workload and
+// of no other, nothing crosses the wire in the clear, memory is bounded, and the
+// attacker's own workload resolves when it is over.
 func attackFromContainer(t *testing.T, attack string) {
 	w := newWorld(t)
 	w.watch()
@@ -184,6 +193,11 @@ func attackFromContainer(t *testing.T, attack string) {
 		t.Logf("%s: %s", name, strings.SplitN(string(out), "\n", 2)[0])
 	}
 	stop := w.attacker(containers[0], greedy, attack, "8.8.8.8")
+	// The attack arrives: a workload is refused. The log names the first one of a minute.
+	w.until("the attack to be refused", func() bool { return strings.Contains(p.log(), " from=") })
+	if want := " from=/" + filepath.Base(greedy.Path) + " "; !strings.Contains(p.log(), want) {
+		t.Errorf("the log does not say%s:\n%s", want, p.log())
+	}
 	victim(containers[1], modest, "beside")
 	victim(w.host, host, "host")
 	t.Logf("the attacker: %s", stop())
