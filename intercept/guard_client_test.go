@@ -3,10 +3,12 @@
 package intercept
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,7 +58,7 @@ func (s sockets) pastHooks(f []string) (string, error) {
 		return "ok", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
 	case "pieces": // the first fragment of a query, which ends inside the transport header, and the second
 		return "ok", sendPieces(netip.MustParseAddrPort(f[1]))
-	case "forge": // FROM>TO, over IPv4
+	case "forge": // FROM>TO
 		from, to, _ := strings.Cut(f[1], ">")
 		return "ok", forge(netip.MustParseAddrPort(from), netip.MustParseAddrPort(to))
 	case "port":
@@ -160,15 +162,35 @@ func ip4Header(from, to netip.Addr, size int) []byte {
 	return ip
 }
 
-// forge sends a datagram whose source is somebody else.
+// forge sends a datagram whose source is another's.
 func forge(from, to netip.AddrPort) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	udp := udpHeader(from.Port(), to.Port())
+	family, packet := unix.AF_INET6, ip6Datagram(from.Addr(), to.Addr(), udp)
+	var dst unix.Sockaddr = &unix.SockaddrInet6{Addr: to.Addr().As16()}
+	if to.Addr().Is4() {
+		family, packet = unix.AF_INET, append(ip4Header(from.Addr(), to.Addr(), len(udp)), udp...)
+		dst = &unix.SockaddrInet4{Addr: to.Addr().As4()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	udp := udpHeader(from.Port(), to.Port())
-	return unix.Sendto(fd, append(ip4Header(from.Addr(), to.Addr(), len(udp)), udp...), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()})
+	return unix.Sendto(fd, packet, 0, dst)
+}
+
+// ip6Datagram puts an IPv6 header before a datagram, and the checksum that IPv6 demands
+// into it (RFC 8200 §8.1).
+func ip6Datagram(from, to netip.Addr, udp []byte) []byte {
+	udp = bytes.Clone(udp)
+	addrs := append(from.AsSlice(), to.AsSlice()...)
+	size := byte(len(udp)) // even: the question is
+	sum := checksum(slices.Concat(addrs, []byte{0, 0, 0, size, 0, 0, 0, unix.IPPROTO_UDP}, udp))
+	if sum == 0 {
+		sum = 0xffff
+	}
+	binary.BigEndian.PutUint16(udp[6:], sum)
+	return slices.Concat([]byte{0x60, 0, 0, 0, 0, size, unix.IPPROTO_UDP, 64}, addrs, udp)
 }
 
 // checksum is RFC 1071's.
