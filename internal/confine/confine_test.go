@@ -4,26 +4,36 @@ package confine
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"sotto/internal/confine/confinetest"
 )
 
 const selfVar = "SOTTO_TEST_CONFINE"
 
 // TestMain makes the test binary the process that is confined.
 func TestMain(m *testing.M) {
-	if os.Getenv(selfVar) == "" {
+	var err error
+	switch as := os.Getenv(selfVar); as {
+	case "":
 		os.Exit(m.Run())
+	case "confined":
+		err = confined()
+	default:
+		err = tryCalls(as)
 	}
-	if err := confined(); err != nil {
+	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -95,10 +105,74 @@ func threads() error {
 }
 
 func TestApply(t *testing.T) {
+	self(t, "confined")
+}
+
+// self runs the test binary as another process, and returns what it printed.
+func self(t *testing.T, as string) []byte {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), selfVar+"=1")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	cmd.Env = append(os.Environ(), selfVar+"="+as)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+	return out
+}
+
+// listed are all system calls that a process may ask to be refused.
+func listed() []uint32 { return append(Unused(), Kernel()...) }
+
+// others are calls that are on no list. The second is of x32, which has numbers of its
+// own for what is listed.
+func others() []uint32 {
+	if runtime.GOARCH == "amd64" {
+		return []uint32{unix.SYS_GETPPID, x32Bit | unix.SYS_GETPPID}
+	}
+	return []uint32{unix.SYS_GETPPID}
+}
+
+// tryCalls tries every call that is listed, and those others, in a process that gave up
+// what its name says.
+func tryCalls(as string) (err error) {
+	switch as {
+	case "unused":
+		err = Apply(nil)
+	case "unused and kernel":
+		err = Apply(nil, Kernel()...)
+	}
+	if err != nil {
+		return err
+	}
+	answers, err := confinetest.Answers(append(listed(), others()...))
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(answers)
+}
+
+// TestEveryCall: every call on the lists is refused to the process that gave it up, and
+// to no other.
+func TestEveryCall(t *testing.T) {
+	for as, refused := range map[string][]uint32{"free": nil, "unused": Unused(), "unused and kernel": listed()} {
+		t.Run(as, func(t *testing.T) {
+			var answers map[uint32]unix.Errno
+			if err := json.Unmarshal(self(t, as), &answers); err != nil {
+				t.Fatal(err)
+			}
+			if as != "free" && runtime.GOARCH == "amd64" {
+				refused = append(refused, x32Bit|unix.SYS_GETPPID)
+			}
+			for _, nr := range append(listed(), others()...) {
+				want := confinetest.Unfiltered
+				if slices.Contains(refused, nr) {
+					want = unix.EPERM
+				}
+				if got, ok := answers[nr]; !ok || got != want {
+					t.Errorf("system call %d: %v (tried: %t), want %v", nr, got, ok, want)
+				}
+			}
+		})
 	}
 }
 
