@@ -3,17 +3,23 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"sotto/internal/confine"
+	"sotto/internal/confine/confinetest"
 )
 
 // statusOf reads what every thread of a process holds, and fails the test where two
@@ -57,6 +63,7 @@ func mask(t *testing.T, names ...string) string {
 	numbers := map[string]uint{
 		"CAP_DAC_READ_SEARCH": unix.CAP_DAC_READ_SEARCH, "CAP_NET_ADMIN": unix.CAP_NET_ADMIN,
 		"CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN, "CAP_BPF": unix.CAP_BPF,
+		"CAP_KILL": unix.CAP_KILL, "CAP_DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE,
 	}
 	text, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -77,19 +84,85 @@ func mask(t *testing.T, names ...string) string {
 	return fmt.Sprintf("%016x", mine&want)
 }
 
+// callsEnv names a directory. A sotto of a test has a socket in it, by its process's
+// number, and says there which system calls it is refused.
+const callsEnv = "SOTTO_TEST_CALLS"
+
+func callsSocket(dir string, pid int) string { return filepath.Join(dir, strconv.Itoa(pid)) }
+
+// callLists are the system calls that one of the verbs gives up or another one makes.
+func callLists() []uint32 { return append(confine.Unused(), confine.Kernel()...) }
+
+// answerCalls has this process try all of them whenever another one asks.
+func answerCalls() error {
+	dir := os.Getenv(callsEnv)
+	if dir == "" {
+		return nil
+	}
+	if err := os.Unsetenv(callsEnv); err != nil {
+		return err
+	}
+	l, err := net.Listen("unix", callsSocket(dir, os.Getpid()))
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if answers, err := confinetest.Answers(callLists()); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			} else {
+				_ = json.NewEncoder(c).Encode(answers)
+			}
+			_ = c.Close()
+		}
+	}()
+	return nil
+}
+
+// refuses checks that a process is refused the calls given, and no other of the lists.
+func (w *world) refuses(verb, dir string, pid int, refused []uint32) {
+	w.t.Helper()
+	c, err := net.Dial("unix", callsSocket(dir, pid))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer c.Close()
+	var answers map[uint32]syscall.Errno
+	if err := json.NewDecoder(c).Decode(&answers); err != nil {
+		w.t.Fatalf("%s: %v", verb, err)
+	}
+	for _, nr := range callLists() {
+		want := confinetest.Unfiltered
+		if slices.Contains(refused, nr) {
+			want = unix.EPERM
+		}
+		if got, ok := answers[nr]; !ok || got != want {
+			w.t.Errorf("%s: system call %d: %v (tried: %t), want %v", verb, nr, got, ok, want)
+		}
+	}
+}
+
 // TestConfined: once they are set up, the daemons hold what they need and no more, in
 // every thread; a sealed command holds what its caller does.
 func TestConfined(t *testing.T) {
 	w := newWorld(t)
 	g := w.cgroup("workload")
+	calls := t.TempDir()
+	t.Setenv(callsEnv, calls)
 	const none = "0000000000000000"
-	check := func(verb string, got map[string]string, caps string) {
+	check := func(verb string, pid int, caps string, refused []uint32) {
 		t.Helper()
+		got := w.statusOf(pid)
 		for key, want := range map[string]string{"CapPrm": caps, "CapEff": caps, "CapInh": none, "CapAmb": none, "NoNewPrivs": "1", "Seccomp": "2"} {
 			if got[key] != want {
 				t.Errorf("%s: %s is %s, want %s", verb, key, got[key], want)
 			}
 		}
+		w.refuses(verb, calls, pid, refused)
 	}
 	// What is there already, and more open.
 	if err := os.MkdirAll("/run/sotto", 0o755); err != nil {
@@ -100,9 +173,9 @@ func TestConfined(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := w.start("sealed", w.runArgs(g)...)
-	check("run", w.statusOf(p.cmd.Process.Pid), mask(t, keepRun...))
+	check("run", p.cmd.Process.Pid, mask(t, keepRun...), confine.Unused())
 	p = w.next(p, w.runArgs(g)...)
-	check("run --replace", w.statusOf(p.cmd.Process.Pid), mask(t, keepRun...))
+	check("run --replace", p.cmd.Process.Pid, mask(t, keepRun...), confine.Unused())
 	w.modes(map[string]fs.FileMode{
 		"/sys/fs/bpf/sotto": fs.ModeDir | 0o700, "/sys/fs/bpf/sotto/sotto": fs.ModeDir | 0o700, "/run/sotto": fs.ModeDir | 0o700,
 		"/run/sotto/sotto.lock": 0o600, "/run/sotto/lock": 0o600, defaultControl: fs.ModeSocket | 0o600,
@@ -113,9 +186,24 @@ func TestConfined(t *testing.T) {
 	if out := w.dig(w.host, nil, "@127.0.0.1", "served.example"); !strings.Contains(out, sealed4) {
 		t.Errorf("serve:\n%s", out)
 	}
-	check("serve", w.statusOf(s.cmd.Process.Pid), none)
+	check("serve", s.cmd.Process.Pid, none, callLists())
 	w.stop(s)
 
+	x := w.start("gave up", append(append([]string{"exec", "--log-level", "debug"}, w.upstreamArgs()...), "--", "sh", "-c", "trap 'exit 0' INT; echo ready; while :; do sleep 0.05; done")...)
+	w.until("the command to be ready", func() bool { return strings.Contains(x.log(), "ready") })
+	check("exec", x.cmd.Process.Pid, mask(t, keepExec...), confine.Unused())
+	w.stop(x)
+
+	// A process that has given up nothing is refused nothing.
+	answers, err := confinetest.Answers(callLists())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for nr, got := range answers {
+		if got != confinetest.Unfiltered {
+			t.Errorf("unconfined: system call %d: %v, want %v", nr, got, confinetest.Unfiltered)
+		}
+	}
 	outside, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)

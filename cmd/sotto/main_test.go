@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 		if err := os.Unsetenv(selfEnv); err != nil {
 			panic(err)
 		}
+		if err := answerCalls(); err != nil {
+			panic(err)
+		}
 		main()
 	default:
 		os.Exit(runClient(self, os.Args[1:]))

@@ -21,26 +21,35 @@ const Unfiltered = unix.ENOSYS
 // nor the kernel's configuration change an answer. The process stays as it was: the
 // filter is one thread's, which exits.
 func Answers(calls []uint32) (map[uint32]unix.Errno, error) {
-	type result struct {
-		answers map[uint32]unix.Errno
-		err     error
-	}
-	done := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread exits with the goroutine
-		if err := stop(calls); err != nil {
-			done <- result{err: err}
+	answers := make(map[uint32]unix.Errno, len(calls))
+	var err error
+	onThread(func() {
+		if err = stop(calls); err != nil {
 			return
 		}
-		answers := make(map[uint32]unix.Errno, len(calls))
 		for _, nr := range calls {
 			const bad = ^uintptr(0) // should the filter fail, no call can do anything with it
 			_, _, answers[nr] = unix.RawSyscall6(uintptr(nr), bad, bad, bad, bad, bad, bad)
 		}
-		done <- result{answers: answers}
+	})
+	return answers, err
+}
+
+// onThread runs f on a thread that exits with it. The process's first one it does not
+// take: that would stay, as the process's status.
+func onThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			onThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		f() // the thread is never unlocked, and exits with its goroutine
 	}()
-	r := <-done
-	return r.answers, r.err
+	<-done
 }
 
 // stop installs a filter on the calling thread that stops the calls: for a tracer, and
