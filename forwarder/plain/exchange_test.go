@@ -76,32 +76,6 @@ func TestAsItIs(t *testing.T) {
 	}
 }
 
-func TestIDsAndPortsAreRandom(t *testing.T) {
-	const n = 100
-	s := serve(t, loopback, zone(t))
-	c := client(t, Config{})
-	for range n {
-		if _, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), false, inAWhile()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ids, ports, near := map[uint16]bool{}, map[uint16]bool{}, 0
-	log := s.Log()
-	for i, q := range log {
-		ids[wire.ID(q.Query)] = true
-		ports[q.Remote.Port()] = true
-		if i > 0 {
-			if d := int(q.Remote.Port()) - int(log[i-1].Remote.Port()); -4 < d && d < 4 {
-				near++
-			}
-		}
-	}
-	// Of 100 draws from 28,000 hardly one pair is the same, and none in sequence.
-	if len(ids) < n-5 || len(ports) < n-10 || near > 5 {
-		t.Errorf("%d IDs, %d ports, %d of them close to the one before", len(ids), len(ports), near)
-	}
-}
-
 func TestTruncated(t *testing.T) {
 	s := serve(t, loopback, zone(t))
 	c := client(t, Config{})
