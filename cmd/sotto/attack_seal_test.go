@@ -37,28 +37,42 @@ func floodSealed(args []string) error {
 }
 
 // spoof floods a nameserver with queries from addresses that are not its own, until its
-// standard input ends. No hook sees what a raw socket sends, so it sends to the virtual
-// address that a connected socket of its own has, which is there for all to read.
+// standard input ends. It sends to the virtual address that a connected socket of its own
+// has, which is there for all to read: from a packet socket, which no seal of a cgroup
+// sees. From a raw socket it could not.
 func spoof(args []string) error {
 	to, err := realPeer(args[0])
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer unix.Close(raw)
+	silent := func(n int) []byte {
+		query := packed(uint16(n), fmt.Sprintf("silent%d.spoof.example.", n))
+		return forged([4]byte{203, 0, 113, byte(n)}, to, uint16(1024+n%60000), query)
+	}
+	if err := unix.Sendto(raw, silent(0), 0, &unix.SockaddrInet4{Addr: to}); !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("send from a raw socket: %v: want EPERM", err)
+	}
+	frames, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(frames)
+	gateway, err := gatewayLink("eth0", "10.88.0.1")
+	if err != nil {
+		return err
+	}
 	return untilTold(func(end <-chan struct{}) (sent int, err error) {
 		for n := 0; running(end); n++ {
-			from := [4]byte{203, 0, 113, byte(n)}
-			query := packed(uint16(n), fmt.Sprintf("silent%d.spoof.example.", n))
-			err := unix.Sendto(fd, forged(from, to, uint16(1024+n%60000), query), 0, &unix.SockaddrInet4{Addr: to})
-			switch {
+			switch err := unix.Sendto(frames, silent(n), 0, gateway); {
 			case err == nil:
 				sent++
 			case !errors.Is(err, unix.ENOBUFS): // a full queue loses it
-				return sent, fmt.Errorf("send from %v: %w", from, err)
+				return sent, fmt.Errorf("send a frame: %w", err)
 			}
 			if n%100 == 0 {
 				time.Sleep(10 * time.Millisecond)
@@ -66,6 +80,38 @@ func spoof(args []string) error {
 		}
 		return sent, nil
 	})
+}
+
+// gatewayLink is a gateway's address on the wire of an interface, for packets of IPv4.
+func gatewayLink(ifname, gateway string) (*unix.SockaddrLinklayer, error) {
+	ifi, err := net.InterfaceByName(ifname)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		c, err := net.Dial("udp4", net.JoinHostPort(gateway, "9"))
+		if err != nil {
+			return nil, err
+		}
+		_, _ = c.Write([]byte("who has it?")) // so that the kernel asks; nothing listens there
+		_ = c.Close()
+		text, err := os.ReadFile("/proc/net/arp")
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(text)) {
+			f := strings.Fields(line)
+			if len(f) < 6 || f[0] != gateway || f[5] != ifname {
+				continue
+			}
+			if mac, err := net.ParseMAC(f[3]); err == nil && !slices.Equal(mac, make([]byte, 6)) {
+				to := &unix.SockaddrLinklayer{Protocol: binary.NativeEndian.Uint16([]byte{0x08, 0x00}), Ifindex: ifi.Index, Halen: 6}
+				copy(to.Addr[:], mac)
+				return to, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s has no address on the wire of %s", gateway, ifname)
 }
 
 // realPeer is the address that a socket connected to a nameserver is really connected to.
@@ -96,9 +142,16 @@ func realPeer(nameserver string) ([4]byte, error) {
 // forged is an IPv4 packet to port 53 with any source.
 func forged(from, to [4]byte, port uint16, query []byte) []byte {
 	b := make([]byte, 28, 28+len(query))
-	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP // the kernel fills length, ID and checksum in
+	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(b[2:], uint16(28+len(query)))
 	copy(b[12:], from[:])
 	copy(b[16:], to[:])
+	var sum uint32 // RFC 1071
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	sum = sum&0xffff + sum>>16
+	binary.BigEndian.PutUint16(b[10:], ^uint16(sum+sum>>16))
 	binary.BigEndian.PutUint16(b[20:], port)
 	binary.BigEndian.PutUint16(b[22:], 53)
 	binary.BigEndian.PutUint16(b[24:], uint16(8+len(query))) // no checksum: IPv4 allows that
@@ -168,8 +221,8 @@ func resolveAll(args []string) error {
 // that nobody answers and with cached ones.
 func TestFloodFromContainer(t *testing.T) { attackFromContainer(t, "flood") }
 
-// TestSpoofFromContainer: a sealed container floods from a raw socket, with forged
-// sources: it stays the workload that its virtual address was given to.
+// TestSpoofFromContainer: a sealed container floods with forged sources: it stays the
+// workload that its virtual address was given to.
 func TestSpoofFromContainer(t *testing.T) { attackFromContainer(t, "spoof") }
 
 // attackFromContainer has a container beside the attacker, and a program on the host,
