@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"sotto/intercept/nat"
 	"sotto/intercept/netns"
 )
 
@@ -104,6 +105,9 @@ func clearInstance(reg *registry, rec record, bpffs string) error {
 	if err := clearNetwork(rec.Name, linkBase(rec.Name), prefixes...); err != nil {
 		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 	}
+	if err := nat.Remove(rec.Name); err != nil {
+		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
+	}
 	return reg.forget(rec.Name)
 }
 
@@ -124,9 +128,9 @@ func (r record) prefixes() []netip.Prefix {
 	return nil
 }
 
-// strayNames returns the names of instances that left pins, a namespace or a link
-// without a record. Pins are Sotto's own place; of namespaces and links only those
-// count whose names Sotto picks itself.
+// strayNames returns the names of instances that left pins, a namespace, a link or a
+// nat table without a record. Pins are Sotto's own place; of the rest only those count
+// whose names Sotto picks itself.
 func strayNames(bpffs string) ([]string, error) {
 	var names []string
 	pins, err := os.ReadDir(filepath.Join(bpffs, "sotto"))
@@ -153,6 +157,15 @@ func strayNames(bpffs string) ([]string, error) {
 	}
 	for _, l := range links {
 		if name := nameOfLink(l.Name); picked(name) {
+			names = append(names, name)
+		}
+	}
+	tables, err := nat.Instances()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range tables {
+		if picked(name) {
 			names = append(names, name)
 		}
 	}

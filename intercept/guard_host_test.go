@@ -26,8 +26,14 @@ func (s *testSeal) unsealed(t *testing.T, name string) *lab.Cgroup {
 // echo answers whoever asks at port 53 of a host, until the test ends.
 func echo(t *testing.T, at *lab.Host) {
 	t.Helper()
+	echoAt(t, at, ":53")
+}
+
+// echoAt answers whoever asks at one address of a host, until the test ends.
+func echoAt(t *testing.T, at *lab.Host, addr string) {
+	t.Helper()
 	var c net.PacketConn
-	if err := at.Do(func() (err error) { c, err = net.ListenPacket("udp", ":53"); return err }); err != nil {
+	if err := at.Do(func() (err error) { c, err = net.ListenPacket("udp", addr); return err }); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })

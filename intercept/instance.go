@@ -13,6 +13,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
+
+	"sotto/intercept/nat"
 )
 
 // Instance is one seal: its hooks, slots and network. All methods may be called
@@ -23,6 +25,7 @@ type Instance struct {
 	file      *os.File
 	workloads *workloads
 	network   *network
+	nat       *nat.Table
 	kernel    *kernel
 	origins   *origins
 	guard     *guard
@@ -79,6 +82,9 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if err := i.openNetwork(); err != nil {
 		return nil, err
 	}
+	if err := i.openNAT(); err != nil {
+		return nil, err
+	}
 	if i.kernel, err = loadKernel(&i.cfg, i.groups, i.workloads); err != nil {
 		return nil, err
 	}
@@ -102,6 +108,20 @@ func (i *Instance) openNetwork() (err error) {
 		return err
 	}
 	return i.network.ensure()
+}
+
+// openNAT exempts the virtual addresses from the host's address translation. That this
+// fails is no reason not to seal: Run tries again, and what was translated meanwhile is
+// not answered.
+func (i *Instance) openNAT() (err error) {
+	i.nat, err = nat.New(nat.Config{Instance: i.cfg.Name, Prefixes: i.network.prefixes(), Log: i.cfg.Log})
+	if err != nil {
+		return err
+	}
+	if err := i.nat.Ensure(); err != nil {
+		i.cfg.Log.Warn("cannot exempt virtual addresses from the address translation of this host", "err", err)
+	}
+	return nil
 }
 
 // Name returns the instance's name, also that of its network namespace.
@@ -185,6 +205,7 @@ func (i *Instance) detach() error {
 func (i *Instance) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return i.network.run(ctx) })
+	g.Go(func() error { return i.nat.Run(ctx) })
 	g.Go(func() error { return i.collectIdle(ctx) })
 	g.Go(func() error { return i.watchArrivals(ctx) })
 	g.Go(func() error { return i.guard.run(ctx) })
@@ -241,6 +262,9 @@ func (i *Instance) close(stay bool) error {
 	if made && (stay || i.yielded) && i.network != nil {
 		errs = append(errs, i.network.leave())
 	}
+	if i.nat != nil {
+		errs = append(errs, i.nat.Leave()) // unless it was removed
+	}
 	if i.kernel != nil {
 		errs = append(errs, i.kernel.Close())
 	}
@@ -270,6 +294,10 @@ func (i *Instance) takeAway() (stays bool, err error) {
 	// answered still, and an answer to a source that somebody made up must not leave.
 	if i.network != nil {
 		errs = append(errs, i.guard.detach(), i.network.close())
+	}
+	// After the routes: until they are gone no packet for a virtual address is translated.
+	if i.nat != nil {
+		errs = append(errs, i.nat.Remove())
 	}
 	errs = append(errs, removePins(pinDir(i.cfg.BPFFS, i.cfg.Name)))
 	if err := errors.Join(errs...); err != nil {

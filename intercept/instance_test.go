@@ -9,9 +9,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"sotto/intercept/nat"
 	"sotto/intercept/netns"
 	"sotto/internal/lab"
 	"sotto/internal/testnet"
@@ -78,7 +80,11 @@ func nothingLeft(t *testing.T, at *lab.Host, cfg Config) {
 				t.Errorf("the link %s is left", l.Name)
 			}
 		}
-		return err
+		tables, errTables := nat.Instances()
+		if slices.Contains(tables, cfg.Name) {
+			t.Error("the nat table is left")
+		}
+		return errors.Join(err, errTables)
 	})
 	if err != nil {
 		t.Error(err)

@@ -84,6 +84,11 @@ func TestDependencies(t *testing.T) {
 			func(i string) bool {
 				return within(i, "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "github.com/vishvananda/netns")
 			}},
+		{"only nat uses nftables", func(p pkg) bool { return p.ImportPath != "sotto/intercept/nat" }, pkg.all,
+			func(i string) bool { return within(i, "github.com/google/nftables", "github.com/mdlayher/netlink") }},
+		{"nat stands on netns alone", func(p pkg) bool { return p.ImportPath == "sotto/intercept/nat" },
+			func(p pkg) []string { return p.Imports },
+			func(i string) bool { return within(i, "sotto") && i != "sotto/intercept/netns" }},
 		{"bpf is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/bpf" }, pkg.all,
 			func(i string) bool { return within(i, "sotto/intercept", "sotto/internal") }},
 		{"wire is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/wire" }, pkg.all,

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+// Where the rules of these tests send what they match: to nameservers of the LAN.
+const (
+	forced4 = "8.8.4.4"
+	forced6 = "2001:db8::54"
+)
+
+// natRule is a way to redirect all DNS of a host and of its containers.
+type natRule struct {
+	name   string
+	tool   string
+	script string // a command of the shell a line
+	may    bool   // be missing in this kernel
+	first  bool   // it runs before others that were there
+}
+
+// nftRule writes the rule in nftables, for each family or once for both.
+func nftRule(name, match, verdict string, priority int, inet bool) natRule {
+	var b strings.Builder
+	table := func(family, rule string) {
+		fmt.Fprintf(&b, "nft 'table %s force {", family)
+		for _, hook := range []string{"prerouting", "output"} {
+			fmt.Fprintf(&b, " chain %[1]s { type nat hook %[1]s priority %[2]d; %[3]s };", hook, priority, rule)
+		}
+		b.WriteString(" }'\n")
+	}
+	rule := func(family, to string) string {
+		return "meta l4proto { tcp, udp } " + match + " " + strings.ReplaceAll(verdict, "TO", family+" to "+to) + ";"
+	}
+	if inet {
+		table("inet", "meta nfproto ipv4 "+rule("ip", forced4)+" meta nfproto ipv6 "+rule("ip6", forced6))
+	} else {
+		table("ip", rule("ip", forced4))
+		table("ip6", rule("ip6", forced6))
+	}
+	return natRule{name: name, tool: "nft", script: b.String(), first: priority == -199}
+}
+
+// iptablesRule writes the rule for iptables, which has two implementations.
+func iptablesRule(kind, match, verdict string) natRule {
+	r := natRule{
+		name: strings.Join(strings.Fields("iptables-"+kind+" "+match+" "+verdict), " "),
+		tool: "iptables-" + kind, may: kind == "legacy",
+	}
+	for family, to := range map[string]string{"ip": forced4, "ip6": forced6} {
+		for _, chain := range []string{"PREROUTING", "OUTPUT"} {
+			for _, proto := range []string{"udp", "tcp"} {
+				r.script += fmt.Sprintf("%stables-%s -t nat -A %s -p %s %s -j %s\n", family, kind, chain, proto, match,
+					strings.ReplaceAll(verdict, "TO", "--to-destination "+to))
+			}
+		}
+	}
+	return r
+}
+
+var natRules = []natRule{
+	nftRule("nft dnat", "th dport 53", "dnat TO", -100, false),
+	nftRule("nft dnat of any port", "", "dnat TO", -100, false),
+	nftRule("nft redirect", "th dport 53", "redirect", -100, false),
+	nftRule("nft redirect of any port", "", "redirect", -100, false),
+	nftRule("nft dnat, inet", "th dport 53", "dnat TO", -100, true),
+	nftRule("nft dnat, lower priority", "th dport 53", "dnat TO", -150, false),
+	nftRule("nft dnat, the same priority", "th dport 53", "dnat TO", -199, false),
+	iptablesRule("nft", "--dport 53", "DNAT TO"),
+	iptablesRule("nft", "", "REDIRECT"),
+	iptablesRule("legacy", "--dport 53", "DNAT TO"),
+	iptablesRule("legacy", "", "DNAT TO"),
+	iptablesRule("legacy", "--dport 53", "REDIRECT"),
+}
+
+// load puts the rule in force. It reports false if this kernel has no such rules.
+func (r natRule) load(t *testing.T, at *lab.Host) bool {
+	t.Helper()
+	testnet.NeedTool(t, r.tool)
+	out, err := at.Command(t.Context(), nil, "sh", "-ec", r.script).CombinedOutput()
+	if err != nil && r.may && strings.Contains(string(out), "does not exist") { // of the table
+		t.Logf("this kernel has none: %s", out)
+		return false
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s%s", err, r.script, out)
+	}
+	return true
+}
+
+// natLab is a host with a container behind it, and a seal over both.
+type natLab struct {
+	testSeal
+	inside *lab.Host
+	open   *lab.Cgroup // not sealed
+	cfg    Config
+}
+
+func newNATLab(t *testing.T) *natLab {
+	t.Helper()
+	s := &natLab{}
+	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.group, s.open = s.unsealed(t, "work"), s.unsealed(t, "open")
+	s.inside = testnet.Containers(t, s.lab, s.host, "inside")[0]
+	s.cfg = sealTestConfig(t, s.group)
+	// What a rule leads to answers.
+	for addr, at := range map[string]*lab.Host{forced4: s.lan, forced6: s.lan, "": s.host} {
+		echoAt(t, at, net.JoinHostPort(addr, "53"))
+	}
+	return s
+}
+
+// table is the instance's table of a family as nft shows it, with handles: another text
+// says that it was written anew. It is "" if there is none.
+func (s *natLab) table(t *testing.T, family string) string {
+	t.Helper()
+	out, err := s.host.Command(t.Context(), nil, testnet.NeedTool(t, "nft"), "-a", "list", "table", family, s.cfg.Name+"_nat").CombinedOutput()
+	if err != nil && !strings.Contains(string(out), "No such file or directory") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+// nft changes the ruleset of the host.
+func (s *natLab) nft(t *testing.T, rules string) {
+	t.Helper()
+	if out, err := s.host.Command(t.Context(), nil, testnet.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// seal starts an instance that is kept in order until stop is called.
+func (s *natLab) seal(t *testing.T) (stop func()) {
+	t.Helper()
+	s.Instance = openAt(t, s.host, s.cfg)
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	return s.run(t)
+}
+
+// answered has sealed clients ask from the container and from the host, in all ways,
+// and fails the test if the listener does not answer one, or if a packet leaves.
+func (s *natLab) answered(t *testing.T, when string) {
+	t.Helper()
+	n := s.crossed(t, func() {
+		for where, at := range map[string]*lab.Host{"container": s.inside, "host": s.host} {
+			c := startClient(t, at, s.group)
+			for family, ns := range map[string]string{"4": "9.9.9.9:53", "6": "[2001:db8::53]:53"} {
+				for step, want := range map[string]string{
+					fmt.Sprintf("socket u udp%s\nsendto u %s\nrecv u", family, ns):                s.about(ns) + " from " + ns,
+					fmt.Sprintf("socket c udp%[1]s\nconnect c %[2]s\nsend c\nrecv c", family, ns): s.about(ns) + " from " + ns,
+					fmt.Sprintf("socket t tcp%[1]s\nconnect t %[2]s\nsend t\nrecv t", family, ns): s.about(ns),
+				} {
+					var got string
+					for line := range strings.Lines(step) {
+						got = c.do("%s", strings.TrimSpace(line))
+					}
+					if got != want {
+						t.Errorf("rule %s the seal, %s, %q: got %q, want %q", when, where, step, got, want)
+					}
+				}
+			}
+			c.end()
+		}
+	})
+	if n != 0 {
+		t.Errorf("rule %s the seal: %d packets left", when, n)
+	}
+}
+
+// inForce fails the test unless the rule translates what programs without a seal ask:
+// they are answered from an address that exists nowhere.
+func (s *natLab) inForce(t *testing.T) {
+	t.Helper()
+	for _, at := range []*lab.Host{s.inside, s.host} {
+		c := startClient(t, at, s.open)
+		for family, ns := range map[string]string{"4": "203.0.113.53:53", "6": "[2001:db8:ffff::53]:53"} {
+			c.want(fmt.Sprintf("socket u udp%s => ok\nsendto u %s => ok", family, ns))
+			if got := c.do("recv u"); !strings.HasPrefix(got, question) {
+				t.Errorf("the rule is not in force in %s: %s", at.Name, got)
+			}
+			c.do("close u")
+		}
+		c.end()
+	}
+}
+
+// A host that redirects all DNS translates no query of a sealed program, in a container
+// or on the host itself, whether the rule was there before the seal or came later.
+func TestLeakNAT(t *testing.T) {
+	for _, rule := range natRules {
+		t.Run(rule.name, func(t *testing.T) {
+			s := newNATLab(t)
+			stop := s.seal(t)
+			before := s.table(t, "ip") + s.table(t, "ip6")
+			if !rule.load(t, s.host) {
+				return
+			}
+			if rule.first { // until the table has been written anew
+				waitFor(t, "another table", func() bool { return s.table(t, "ip")+s.table(t, "ip6") != before })
+			}
+			s.answered(t, "after")
+			s.inForce(t)
+			stop()
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if left := s.table(t, "ip") + s.table(t, "ip6"); left != "" {
+				t.Errorf("left after the end:\n%s", left)
+			}
+			s.seal(t)
+			s.answered(t, "before")
+			s.inForce(t)
+		})
+	}
+}
+
+// A host without address translation gets none by a seal; where another program
+// brings it, the seal's own table is added and removed with it.
+func TestNATFollowsHost(t *testing.T) {
+	s := &natLab{testSeal: *openSeal(t, nil)}
+	s.testSeal.run(t)
+	s.cfg = s.Instance.cfg
+	echoAt(t, s.lan, net.JoinHostPort(forced4, "53"))
+	s.wire(t)
+	ask := func() {
+		s.client(t).want("socket u udp4 => ok\nsendto u 9.9.9.9:53 => ok\nrecv u => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53")
+	}
+	ask()
+	if got := s.table(t, "ip") + s.table(t, "ip6"); got != "" {
+		t.Errorf("without any address translation there is\n%s", got)
+	}
+	for range 2 {
+		s.nft(t, "table ip force { chain o { type nat hook output priority -100; udp dport 53 dnat to "+forced4+"; }; }")
+		waitFor(t, "the table", func() bool { return s.table(t, "ip") != "" })
+		ask()
+		s.nft(t, "delete table ip force")
+		waitFor(t, "the end of the table", func() bool { return s.table(t, "ip") == "" })
+		ask()
+	}
+}
+
+// After a crash the table stays, so that no packet to the listener that is gone is
+// translated. The next start adopts it, and down removes it.
+func TestNATAfterKill(t *testing.T) {
+	for name, end := range map[string]func(*testing.T, *natLab){
+		"down": func(t *testing.T, s *natLab) {
+			if err := downAt(s.host, s.cfg); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"start": func(t *testing.T, s *natLab) {
+			before := s.table(t, "ip") + s.table(t, "ip6")
+			stop := s.seal(t)
+			if after := s.table(t, "ip") + s.table(t, "ip6"); after != before {
+				t.Errorf("written anew: before\n%safter\n%s", before, after)
+			}
+			s.answered(t, "before")
+			stop()
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"abandon": func(t *testing.T, s *natLab) {
+			stop := s.seal(t)
+			stop()
+			if err := s.Abandon(); err != nil {
+				t.Fatal(err)
+			}
+			if s.table(t, "ip") == "" || s.table(t, "ip6") == "" {
+				t.Error("an instance that is abandoned takes its table away")
+			}
+			if err := downAt(s.host, s.cfg); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newNATLab(t)
+			natRules[0].load(t, s.host)
+			kill(startSealer(t, s.host, s.cfg))
+			n := s.crossed(t, func() {
+				for _, at := range []*lab.Host{s.inside, s.host} {
+					startClient(t, at, s.group).want(`
+						socket u udp4 => ok
+						connect u 9.9.9.9:53 => ok
+						send u => ok
+						recv u => ECONNREFUSED
+						socket t tcp6 => ok
+						connect t [2001:db8::53]:53 => ECONNREFUSED`)
+				}
+			})
+			if n != 0 {
+				t.Errorf("%d packets left", n)
+			}
+			end(t, s)
+			nothingLeft(t, s.host, s.cfg)
+		})
+	}
+}
+
+// What the host translates gives a network without a way out none to the listener.
+func TestNATInternalNetwork(t *testing.T) {
+	s := newNATLab(t)
+	natRules[0].load(t, s.host)
+	// As Docker does it for a network that is internal.
+	s.nft(t, `table ip internal { chain f { type filter hook forward priority -1; ip saddr 10.88.0.2 ip daddr != 10.88.0.0/24 drop; }; }
+		table ip6 internal { chain f { type filter hook forward priority -1; ip6 saddr fd88::2 ip6 daddr != fd88::/64 drop; }; }`)
+	s.seal(t)
+	s.wire(t)
+	startClient(t, s.inside, s.group).want(`
+		socket a udp4 => ok
+		sendto a 8.8.8.8:53 => ok
+		recv a => EAGAIN
+		socket b udp6 => ok
+		sendto b [2001:db8::53]:53 => ok
+		recv b => EAGAIN
+		socket c tcp4 => ok
+		connect c 8.8.8.8:53 => EINPROGRESS`)
+}
