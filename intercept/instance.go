@@ -110,18 +110,21 @@ func (i *Instance) openNetwork() (err error) {
 	return i.network.ensure()
 }
 
-// openNAT exempts the virtual addresses from the host's address translation. That this
-// fails is no reason not to seal: Run tries again, and what was translated meanwhile is
-// not answered.
+// openNAT exempts the virtual addresses from the host's address translation.
 func (i *Instance) openNAT() (err error) {
 	i.nat, err = nat.New(nat.Config{Instance: i.cfg.Name, Prefixes: i.network.prefixes(), Log: i.cfg.Log})
-	if err != nil {
-		return err
+	if err == nil {
+		i.ensureNAT()
 	}
+	return err
+}
+
+// ensureNAT logs a failure and goes on: Run tries again, and a query that is translated
+// meanwhile is not answered.
+func (i *Instance) ensureNAT() {
 	if err := i.nat.Ensure(); err != nil {
 		i.cfg.Log.Warn("cannot exempt virtual addresses from the address translation of this host", "err", err)
 	}
-	return nil
 }
 
 // Name returns the instance's name, also that of its network namespace.

@@ -58,7 +58,8 @@ func (i *Instance) Reclaim() (err error) {
 		return err
 	}
 	i.yielded = false
-	if err := errors.Join(i.network.ensure(), i.nat.Ensure(), i.kernel.pinMaps(nil), i.resetExclusion()); err != nil {
+	i.ensureNAT()
+	if err := errors.Join(i.network.ensure(), i.kernel.pinMaps(nil), i.resetExclusion()); err != nil {
 		return err
 	}
 	i.guard.links.lose()

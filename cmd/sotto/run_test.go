@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -59,7 +60,7 @@ func (w *world) dig(h *lab.Host, g *lab.Cgroup, args ...string) string {
 // or routes that something there is theirs. Other tests' names are others.
 var (
 	instanceName = regexp.MustCompile(`^sotto(-[0-9]+)?$`)
-	madeBySotto  = regexp.MustCompile(`\bsotto[0-9]+\b|\b198\.1[89]\.|fd73:6f74`)
+	madeBySotto  = regexp.MustCompile(`\bsotto[0-9]+\b|\bsotto\S*_nat\b|\b198\.1[89]\.|fd73:6f74`)
 )
 
 // nothingLeft fails the test if Sotto left anything in this world or on this
@@ -75,10 +76,12 @@ func (w *world) nothingLeft() {
 			w.t.Errorf("namespace %s is left", n)
 		}
 	}
-	for what, args := range map[string][]string{"link": {"-o", "link"}, "route": {"route"}, "route ": {"-6", "route"}} {
-		out, err := w.host.Command(w.t.Context(), nil, "ip", args...).CombinedOutput()
-		if err != nil {
-			w.t.Errorf("ip %v: %v", args, err)
+	for what, args := range map[string][]string{
+		"link": {"ip", "-o", "link"}, "route": {"ip", "route"}, "route ": {"ip", "-6", "route"}, "table": {"nft", "list", "tables"},
+	} {
+		out, err := w.host.Command(w.t.Context(), nil, args[0], args[1:]...).CombinedOutput()
+		if err != nil && !errors.Is(err, exec.ErrNotFound) {
+			w.t.Errorf("%v: %v", args, err)
 		}
 		for line := range strings.Lines(string(out)) {
 			if madeBySotto.MatchString(line) {

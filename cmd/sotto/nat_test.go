@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"sotto/internal/testnet"
+)
+
+// TestRunFollowsNAT: a daemon that has given up its privileges exempts the virtual
+// addresses from a rule that redirects all DNS of the host and comes after its start;
+// down removes what it leaves when it is killed.
+func TestRunFollowsNAT(t *testing.T) {
+	testnet.NeedTool(t, "nft")
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	p := w.start("sealed", w.runArgs(g)...)
+	has := func(table string) bool {
+		out, err := w.host.Command(t.Context(), nil, "nft", "list", "tables").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return strings.Contains(string(out), table)
+	}
+	const force = `nft 'flush ruleset; table ip force { chain o { type nat hook output priority -100; meta l4proto { tcp, udp } th dport 53 dnat to 8.8.4.4; }; }'`
+	for range 2 { // the second time it takes the exemption with it
+		w.sh(force)
+		w.until("the exemption", func() bool { return has("ip sotto_nat") })
+		for _, how := range []string{"+notcp", "+tcp"} {
+			if out := w.dig(w.host, g, how, "@9.9.9.9", "forced.example"); !strings.Contains(out, sealed4) {
+				t.Errorf("%s:\n%s", how, out)
+			}
+		}
+	}
+	if out, errs, status := w.exec("dig", "+tries=1", "@9.9.9.9", "forced.example"); status != 0 || !strings.Contains(out, sealed4) {
+		t.Errorf("exec: status %d\n%s%s", status, out, errs)
+	}
+	if has("sotto-0_nat") {
+		t.Error("exec has left its exemption")
+	}
+	w.kill(p)
+	if !has("ip sotto_nat") {
+		t.Error("the exemption goes with the process")
+	}
+	if _, errs, status := w.sotto("down"); status != 0 {
+		t.Errorf("down: status %d\n%s", status, errs)
+	}
+	w.nothingLeft()
+}
