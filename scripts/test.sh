@@ -20,6 +20,7 @@ packages=(
 	# namespaces, cgroups, users
 	"ip iproute2"
 	"nft nftables"
+	"iptables-legacy iptables"
 	"sysctl procps"
 	"setpriv util-linux"
 	# real clients that must not notice
