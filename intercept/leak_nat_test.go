@@ -3,6 +3,7 @@
 package intercept
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -250,6 +251,38 @@ func TestNATFollowsHost(t *testing.T) {
 		s.nft(t, "delete table ip force")
 		waitFor(t, "the end of the table", func() bool { return s.table(t, "ip") == "" })
 		ask()
+	}
+}
+
+// A socket that sent while its packets were translated is answered once they are not.
+func TestNATForgetsTranslated(t *testing.T) {
+	s := newNATLab(t)
+	s.nft(t, "delete table ip br0; delete table ip6 br0") // the first rule is then the first of all
+	if err := errors.Join(s.lan.Route("10.88.0.0/24", lab.HostAddr4), s.lan.Route("fd88::/64", lab.HostAddr6)); err != nil {
+		t.Fatal(err)
+	}
+	s.Instance = openAt(t, s.host, s.cfg)
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	natRules[0].load(t, s.host)
+	c := startClient(t, s.inside, s.group)
+	for family, ns := range map[string]string{"4": "9.9.9.9:53", "6": "[2001:db8::53]:53"} {
+		c.want(fmt.Sprintf("socket u%[1]s udp%[1]s => ok\nconnect u%[1]s %[2]s => ok\nsend u%[1]s => ok", family, ns))
+		if got := c.do("recv u%s", family); strings.Contains(got, s.about(ns)) {
+			t.Fatalf("%s: not translated: %s", ns, got)
+		}
+	}
+	if err := s.nat.Ensure(); err != nil {
+		t.Fatal(err)
+	}
+	n := s.crossed(t, func() {
+		c.want("send u4 => ok\nrecv u4 => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53")
+		c.want("send u6 => ok\nrecv u6 => " + s.about("[2001:db8::53]:53") + " from [2001:db8::53]:53")
+	})
+	if n != 0 {
+		t.Errorf("%d packets left", n)
 	}
 }
 

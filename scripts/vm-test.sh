@@ -54,7 +54,7 @@ tools=(ip nft dig host kdig drill getent unshare nsenter setpriv)
 # What Sotto and its tests use and a cloud kernel has as a module, or built in.
 modules=(
 	veth bridge sch_ingress cls_bpf udp_diag tcp_diag af_packet dummy tun
-	nf_tables nft_counter nft_objref nft_ct nft_chain_nat nft_masq nft_nat nft_redir nf_conntrack nft_meta
+	nf_tables nft_counter nft_objref nft_ct nft_chain_nat nft_masq nft_nat nft_redir nf_conntrack nf_conntrack_netlink nft_meta
 )
 
 # dnspython would take all of Python along, iptables its extensions.

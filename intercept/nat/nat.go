@@ -38,6 +38,7 @@ type Table struct {
 	mu       sync.Mutex
 	closed   bool
 	warned   bool              // that this kernel cannot exempt anything
+	looked   bool              // at the ruleset before
 	foreign  map[chainKey]bool // the nat chains of others, as of the last look
 	added    bool              // there may be new ones since then
 	families []*family
@@ -110,6 +111,7 @@ func (t *Table) ensure() error {
 		}
 	}
 	t.added = len(errs) > 0 && t.added
+	t.looked = true
 	return errors.Join(errs...)
 }
 
@@ -167,6 +169,10 @@ func (t *Table) ensureFamily(conn *nftables.Conn, f *family, rs *ruleset, legacy
 		t.cfg.Log.Debug("exempted virtual addresses from address translation", "prefix", f.prefix)
 	}
 	f.written = true
+	if t.looked { // at the first look no query was sent yet
+		n, err := forgetTranslated(f.prefix)
+		t.cfg.Log.Debug("forgot translated connections", "prefix", f.prefix, "connections", n, "err", err)
+	}
 	return nil
 }
 
