@@ -5,10 +5,13 @@ package intercept
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
+	"sotto/intercept/nat"
 	"sotto/internal/lab"
 	"sotto/internal/testnet"
 )
@@ -363,4 +366,30 @@ func TestNATInternalNetwork(t *testing.T) {
 		recv b => EAGAIN
 		socket c tcp4 => ok
 		connect c 8.8.8.8:53 => EINPROGRESS`)
+}
+
+// Down finds a table whose instance has left nothing else.
+func TestDownFindsTable(t *testing.T) {
+	s := newNATLab(t)
+	stray := nthInstance(7)
+	err := s.host.Do(func() error {
+		table, err := nat.New(nat.Config{Instance: stray.name, Prefixes: []netip.Prefix{stray.prefix4, stray.prefix6}})
+		if err != nil {
+			return err
+		}
+		return errors.Join(table.Ensure(), table.Leave())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.Name = stray.name
+	if s.table(t, "ip") == "" || s.table(t, "ip6") == "" {
+		t.Fatal("there is no table to find")
+	}
+	if err := s.host.Do(func() error { return down(t.Context(), slog.New(slog.DiscardHandler), t.TempDir(), t.TempDir()) }); err != nil {
+		t.Fatal(err)
+	}
+	if left := s.table(t, "ip") + s.table(t, "ip6"); left != "" {
+		t.Errorf("left:\n%s", left)
+	}
 }

@@ -36,8 +36,8 @@ const (
 // now and then, until ctx ends; then it returns nil.
 func (t *Table) Run(ctx context.Context) error {
 	sock, err := t.subscribe()
-	if err != nil && !unsupported(err) {
-		return err
+	if err != nil {
+		t.cfg.Log.Debug("no nftables events", "err", err) // Ensure fails for the same reason, and says so
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	events := make(chan struct{}, 1) // holds that there was one since the last look
@@ -50,16 +50,12 @@ func (t *Table) Run(ctx context.Context) error {
 }
 
 // subscribe opens a socket for the changes of the ruleset.
-func (t *Table) subscribe() (*nl.NetlinkSocket, error) {
-	var sock *nl.NetlinkSocket
-	err := t.home.Do(func() (err error) {
+func (t *Table) subscribe() (sock *nl.NetlinkSocket, err error) {
+	err = t.home.Do(func() (err error) {
 		sock, err = nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("subscribe to nftables events: %w", err)
-	}
-	return sock, nil
+	return sock, err
 }
 
 // readEvents reports the events that matter until ctx ends.
