@@ -131,7 +131,7 @@ static __always_inline bool is_plain(const struct packet *p)
  */
 static __always_inline bool is_silent(const struct packet *p)
 {
-	return p->protocol == PROTO_TCP && !p->carries && !(p->tcp_flags & TCP_SYN);
+	return p->protocol == PROTO_TCP && !has_payload(p) && !(p->tcp_flags & TCP_SYN);
 }
 
 static __always_inline bool stop_silent(const struct packet *p, struct bpf_sock *sk)
@@ -157,7 +157,7 @@ static __always_inline bool stop_virtual(struct __sk_buff *skb, const struct pac
 		return false;
 	if (sk->type == TYPE_RAW)
 		return stop_if(COUNT_STOPPED_MADE, DROP_UNHELD);
-	if (stream && !p->carries && !(p->tcp_flags & TCP_SYN))
+	if (stream && !has_payload(p) && !(p->tcp_flags & TCP_SYN))
 		return false;
 	if (!p->dport || holds_slot(sk, p->dst, stream))
 		return false;

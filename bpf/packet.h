@@ -31,18 +31,17 @@
 struct packet {
 	__be32 src[4]; /* IPv4 addresses are mapped */
 	__be32 dst[4];
+	__u32 len;
 	__u32 at;   /* where to read on: in the end behind the transport header */
 	__u32 head; /* of the transport header */
 	__be16 sport;
 	__be16 dport;
+	__be16 offset; /* of a fragment, not in bytes: but for the first, it has no ports */
+	__be16 more;   /* not 0: a fragment, and not the last */
 	__u8 protocol;
-	__u8 more;	/* the first of several fragments */
-	__u8 later;	/* a fragment, but not the first: it has no ports */
 	__u8 opaque;	/* what it carries cannot be read from its headers */
 	__u8 tagged;	/* with a VLAN tag inside the frame */
 	__u8 tcp_flags; /* 0 for others */
-	__u8 carries;	/* TCP: there is payload */
-	__u8 zero;
 };
 
 #define TCP_FIN 0x01
@@ -60,8 +59,8 @@ static __always_inline bool read_ip4(struct __sk_buff *skb, struct packet *p)
 	p->dst[2] = bpf_htonl(0xffff);
 	p->dst[3] = h.daddr;
 	p->protocol = h.protocol;
-	p->later = !!(h.frag_off & bpf_htons(0x1fff));
-	p->more = !p->later && h.frag_off & bpf_htons(0x2000);
+	p->offset = h.frag_off & bpf_htons(0x1fff);
+	p->more = h.frag_off & bpf_htons(0x2000);
 	p->at += h.ihl * 4;
 	return true;
 }
@@ -96,8 +95,8 @@ static __always_inline bool read_ip6(struct __sk_buff *skb, struct packet *p)
 		if (bpf_skb_load_bytes(skb, p->at, &e, sizeof(e)))
 			break;
 		if (p->protocol == NEXT_FRAGMENT) {
-			p->later |= !!(e.offset & bpf_htons(0xfff8));
-			p->more = !p->later && e.offset & bpf_htons(1);
+			p->offset |= e.offset & bpf_htons(0xfff8);
+			p->more |= e.offset & bpf_htons(1);
 			p->at += 8;
 		} else if (p->protocol == NEXT_AUTH) {
 			p->at += (e.len + 2) * 4;
@@ -111,7 +110,7 @@ static __always_inline bool read_ip6(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Reads the IP header at p->at. */
-static __always_inline bool read_ip(struct __sk_buff *skb, struct packet *p)
+LOCAL int read_ip(struct __sk_buff *skb, struct packet *p)
 {
 	__u8 first;
 
@@ -123,7 +122,7 @@ static __always_inline bool read_ip(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Reads an Ethernet frame up to its IP header, and that. */
-static __always_inline bool read_frame(struct __sk_buff *skb, struct packet *p)
+LOCAL int read_frame(struct __sk_buff *skb, struct packet *p)
 {
 	__be16 type;
 
@@ -152,7 +151,6 @@ static __always_inline bool read_tcp(struct __sk_buff *skb, struct packet *p)
 	p->dport = h.dest;
 	p->tcp_flags = ((__u8 *)&h)[13];
 	p->at += h.doff * 4;
-	p->carries = skb->len > p->at || p->more;
 	return true;
 }
 
@@ -168,17 +166,24 @@ static __always_inline bool read_udp(struct __sk_buff *skb, struct packet *p)
 	return true;
 }
 
+/* Reports whether a TCP segment, whose header was read, has payload. */
+static __always_inline bool has_payload(const struct packet *p)
+{
+	return p->len > p->at || p->more;
+}
+
 /* Reads the ports, if there are any, and leaves p->at behind the header. A first fragment
  * that ends inside of the header is opaque: the receiver puts together what is not to be
  * seen here (RFC 1858 section 3, RFC 7112).
  */
-static __always_inline bool read_ports(struct __sk_buff *skb, struct packet *p)
+LOCAL int read_ports(struct __sk_buff *skb, struct packet *p)
 {
 	bool is_read;
 
-	if (p->later || p->opaque)
+	if (p->offset || p->opaque)
 		return false;
 	p->head = p->at;
+	p->len = skb->len;
 	if (p->protocol == PROTO_TCP)
 		is_read = read_tcp(skb, p);
 	else if (p->protocol == PROTO_UDP || p->protocol == PROTO_UDPLITE)

@@ -97,6 +97,12 @@ struct {
  */
 #define GLOBAL __attribute__((noinline))
 
+/* Of a function that reads what pointers lead to. The verifier takes it apart for each call,
+ * and forgets at its end what it found in the words that the function wrote, so that all
+ * ways through it go on as one.
+ */
+#define LOCAL static __attribute__((noinline))
+
 static __always_inline struct guard *guard_state(void)
 {
 	__u32 zero = 0;
