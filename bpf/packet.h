@@ -65,7 +65,7 @@ static __always_inline bool read_ip4(struct __sk_buff *skb, struct packet *p)
 	return true;
 }
 
-static __always_inline bool read_ip6(struct __sk_buff *skb, struct packet *p)
+LOCAL int read_ip6(struct __sk_buff *skb, struct packet *p)
 {
 	struct ipv6hdr h;
 
@@ -110,7 +110,7 @@ static __always_inline bool read_ip6(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Reads the IP header at p->at. */
-LOCAL int read_ip(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool read_ip(struct __sk_buff *skb, struct packet *p)
 {
 	__u8 first;
 
@@ -122,7 +122,7 @@ LOCAL int read_ip(struct __sk_buff *skb, struct packet *p)
 }
 
 /* Reads an Ethernet frame up to its IP header, and that. */
-LOCAL int read_frame(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool read_frame(struct __sk_buff *skb, struct packet *p)
 {
 	__be16 type;
 
@@ -176,7 +176,7 @@ static __always_inline bool has_payload(const struct packet *p)
  * that ends inside of the header is opaque: the receiver puts together what is not to be
  * seen here (RFC 1858 section 3, RFC 7112).
  */
-LOCAL int read_ports(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool read_ports(struct __sk_buff *skb, struct packet *p)
 {
 	bool is_read;
 
