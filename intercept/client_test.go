@@ -192,13 +192,15 @@ func (s sockets) step(f []string) (string, error) {
 		delete(s, f[1])
 		return "ok", unix.Close(fd)
 	case "churn":
-		return churn(f[1], f[2])
+		return churn(f[1], f[2], f[3])
 	case "churnmptcp":
 		return churnMPTCP(f[1])
 	case "connectrace":
 		return "ok", connectRace(fd, strings.Split(arg, ","))
 	case "hold":
 		return s.hold(f[1], arg)
+	case "drop":
+		return s.drop(f[1], arg)
 	}
 	return s.pastHooks(f)
 }
@@ -292,8 +294,9 @@ func nth(n int) netip.Addr {
 }
 
 // churn does what Go's resolver does with the addresses it resolved: it connects,
-// sends nothing and closes, COUNT times, to DISTINCT addresses in turn.
-func churn(count, distinct string) (string, error) {
+// sends nothing and closes, COUNT times, to DISTINCT addresses in turn, from the FIRST on
+// if that is given.
+func churn(count, distinct, first string) (string, error) {
 	n, err := strconv.Atoi(count)
 	if err != nil {
 		return "", err
@@ -302,13 +305,14 @@ func churn(count, distinct string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	from, _ := strconv.Atoi(first)
 	start := time.Now()
 	for i := range n {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return "", err
 		}
-		err = unix.Connect(fd, &unix.SockaddrInet4{Port: 53, Addr: nth(i % of).As4()})
+		err = unix.Connect(fd, &unix.SockaddrInet4{Port: 53, Addr: nth(from + i%of).As4()})
 		_ = unix.Close(fd)
 		if err != nil {
 			return "", fmt.Errorf("after %d: %w", i, err)
@@ -349,6 +353,20 @@ func connectRace(fd int, addrs []string) error {
 	}
 	threads.Wait()
 	return nil
+}
+
+// drop closes COUNT sockets that hold kept.
+func (s sockets) drop(name, count string) (string, error) {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return "", err
+	}
+	for i := range n {
+		if err := unix.Close(s[name+strconv.Itoa(i)]); err != nil {
+			return "", err
+		}
+	}
+	return "ok", nil
 }
 
 // hold keeps COUNT connected sockets, each to another nameserver, and tells how many

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"sotto/bpf"
+	"sotto/internal/lab"
 )
 
 // usable is how many slots the test's prefix has: 1,024 addresses less the reserved.
@@ -208,43 +210,37 @@ func TestForgetGone(t *testing.T) {
 // slots come back.
 func TestConcurrentClients(t *testing.T) {
 	s := openSeal(t, nil)
-	const clients = 8
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	wg.Go(func() { // and the collector meanwhile, and readers of what changes
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			if err := s.kernel.collect(s.cfg.Linger); err != nil {
-				t.Error(err)
-				return
-			}
-			for idx := range uint32(64) {
-				o, ok := s.Origin(nthAddr(s.cfg.Prefix4, firstSlotIndex+idx))
-				if ok && (o.Addr.Port() != 53 || !netip.MustParsePrefix("100.64.0.0/24").Contains(o.Addr.Addr())) {
-					t.Errorf("slot %d stands for %v", idx, o)
-				}
-			}
-		}
-	})
+	other, err := s.lab.Below(s.group, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const clients, distinct, held = 8, 3, 100
+	groups := []*lab.Cgroup{s.group, other}
+	stop := s.readAndCollect(t, map[uint64]netip.Addr{groups[0].ID: nth(0), groups[1].ID: nth(1 << 16)}, distinct)
 	all := make([]*client, clients)
 	for i := range all {
-		all[i] = s.client(t)
+		all[i] = startClient(t, s.host, groups[i%2])
 	}
-	var work sync.WaitGroup
-	for _, c := range all {
-		work.Go(func() {
-			if got := c.do("churn 20000 3"); got[:2] != "ok" {
-				t.Errorf("churn: %s", got)
+	together(t, all, func(i int) (do, want string) {
+		return fmt.Sprintf("churn 20000 %d %d", distinct, i%2<<16), "ok"
+	})
+	stop()
+	// Those that stay hold one slot for each nameserver and cgroup, also where several made
+	// one at once.
+	for range 50 {
+		together(t, all, func(int) (do, want string) { return fmt.Sprintf("hold h %d", held), fmt.Sprintf("%d ok", held) })
+		if used, refs := s.slotsUsed(t); used != len(groups)*held || refs != clients*held {
+			t.Fatalf("%d slots in use with %d references, want %d with %d", used, refs, len(groups)*held, clients*held)
+		}
+		for i, c := range all {
+			about := s.about(netip.AddrPortFrom(nth(i), 53).String())
+			if i%2 == 1 {
+				about += "/other"
 			}
-		})
+			c.want(fmt.Sprintf("send h%d => ok\nrecv h%[1]d => %s from %s:53", i, about, nth(i)))
+		}
+		together(t, all, func(int) (do, want string) { return fmt.Sprintf("drop h %d", held), "ok" })
 	}
-	work.Wait()
-	close(stop)
-	wg.Wait()
 	// The kernel ends a socket when the last to look at its file lets go, which need not
 	// be the program that closed it.
 	eventually(t, func() error {
@@ -258,6 +254,9 @@ func TestConcurrentClients(t *testing.T) {
 	}
 	n := s.Counters()
 	t.Logf("races: %d, slots made: %d for %d connects", n["slot_race"], n["slot_new"], n["connect"])
+	if n["slot_recounted"] != 0 {
+		t.Errorf("the references of %d slots were wrong", n["slot_recounted"])
+	}
 	var key bpf.SottoKey
 	var idx uint32
 	if it := s.kernel.Forward.Iterate(); it.Next(&key, &idx) {
@@ -270,6 +269,59 @@ func TestConcurrentClients(t *testing.T) {
 			t.Errorf("cgroup %d is said to hold %d slots", group, share.Held)
 		}
 	}
+}
+
+// together has all clients do something at the same moment, which i says of each.
+func together(t *testing.T, all []*client, what func(i int) (do, want string)) {
+	t.Helper()
+	for i, c := range all {
+		do, _ := what(i)
+		c.begin("%s", do)
+	}
+	for i, c := range all {
+		do, want := what(i)
+		if got := c.result(); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got %q, want %q", do, got, want)
+		}
+	}
+}
+
+// readAndCollect collects slots, and reads what they stand for, until it is stopped. Each
+// cgroup asks some nameservers, from a first one on.
+func (s *testSeal) readAndCollect(t *testing.T, first map[uint64]netip.Addr, some int) (stop func()) {
+	var wg sync.WaitGroup
+	end := make(chan struct{})
+	wg.Go(func() {
+		for n := uint32(0); ; n++ {
+			select {
+			case <-end:
+				return
+			default:
+			}
+			if n%1000 == 0 {
+				if err := s.kernel.collect(s.cfg.Linger); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			o, ok := s.Origin(nthAddr(s.cfg.Prefix4, firstSlotIndex+n%usable))
+			if !ok {
+				continue
+			}
+			least, known := first[o.CgroupID]
+			if !known || o.Addr.Port() != 53 || o.Addr.Addr().Less(least) || !o.Addr.Addr().Less(plus(least, some)) {
+				t.Errorf("a slot stands for %v", o)
+			}
+		}
+	})
+	return func() { close(end); wg.Wait() }
+}
+
+// plus is the address that comes so much later; it carries nothing over.
+func plus(a netip.Addr, n int) netip.Addr {
+	b := a.As4()
+	b[3] += byte(n)
+	return netip.AddrFrom4(b)
 }
 
 // queued empties the queue of free slots, counting; a slot in it twice is an error.
