@@ -29,11 +29,20 @@ func TestTranslated(t *testing.T) {
 	}
 	s.wire(t)
 	c := startClient(t, inside[0], s.group)
-	for i, to := range [][2]string{{lab.LANAddr4, lab.LANAddr6}, {"10.88.0.3", "fd88::3"}} { // off this host, and on it
-		rules := fmt.Sprintf(`table ip force%[1]d { chain pre { type nat hook prerouting priority -100; udp dport 53 dnat to %[2]s; tcp dport 53 dnat to %[2]s; }; }
-			table ip6 force%[1]d { chain pre { type nat hook prerouting priority -100; udp dport 53 dnat to %[3]s; tcp dport 53 dnat to %[3]s; }; }`, i, to[0], to[1])
+	dnat := func(v4, v6 string) string {
+		return fmt.Sprintf(`table ip force { chain pre { type nat hook prerouting priority -100; udp dport 53 dnat to %[1]s; tcp dport 53 dnat to %[1]s; }; }
+			table ip6 force { chain pre { type nat hook prerouting priority -100; udp dport 53 dnat to %[2]s; tcp dport 53 dnat to %[2]s; }; }`, v4, v6)
+	}
+	for name, rules := range map[string]string{
+		"nat, off this host": dnat(lab.LANAddr4, lab.LANAddr6),
+		"nat, on this host":  dnat("10.88.0.3", "fd88::3"),
+		"without state": `table ip force { chain pre { type filter hook prerouting priority -300; udp dport 53 ip daddr set 8.8.4.4 notrack; tcp dport 53 ip daddr set 8.8.4.4 notrack; }; }
+			table ip6 force { chain pre { type filter hook prerouting priority -300; udp dport 53 ip6 daddr set 2001:db8::54; tcp dport 53 ip6 daddr set 2001:db8::54; }; }`,
+		"at the port of the bridge": `table netdev force { chain pre { type filter hook ingress device "br0-2" priority 0; ip protocol udp udp dport 53 ip daddr set 8.8.4.4;
+			ip protocol tcp tcp dport 53 ip daddr set 8.8.4.4; ip6 nexthdr udp udp dport 53 ip6 daddr set 2001:db8::54; }; }`,
+	} {
 		if out, err := s.host.Command(t.Context(), nil, testnet.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+			t.Fatalf("%s: %v\n%s", name, err, out)
 		}
 		n := s.Counters()["stopped_translated"]
 		c.want(`
@@ -44,10 +53,10 @@ func TestTranslated(t *testing.T) {
 			socket c tcp4 => ok
 			connect c 8.8.8.8:53 => EINPROGRESS`)
 		if got := s.Counters()["stopped_translated"] - n; got < 3 {
-			t.Errorf("to %v: stopped %d", to, got)
+			t.Errorf("%s: stopped %d", name, got)
 		}
-		if out, err := s.host.Command(t.Context(), nil, "nft", fmt.Sprintf("delete table ip force%[1]d; delete table ip6 force%[1]d", i)).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+		for _, family := range []string{"ip", "ip6", "netdev"} { // which may have none
+			_ = s.host.Command(t.Context(), nil, "nft", "delete", "table", family, "force").Run()
 		}
 	}
 }
