@@ -5,6 +5,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -181,7 +182,11 @@ func TestReplace(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		done <- l.Serve(ctx, Handlers{Reload: func(context.Context) error { return nil }, Replace: func(terms []byte) (func(*net.UnixConn), error) {
-			if string(terms) != "good terms" {
+			switch string(terms) {
+			case "good terms":
+			case "later":
+				return nil, fmt.Errorf("%w: it is stopping", ErrBusy)
+			default:
 				return nil, errors.New("prefix4 is another one here")
 			}
 			return func(c *net.UnixConn) { taken <- c }, nil
@@ -189,6 +194,9 @@ func TestReplace(t *testing.T) {
 	}()
 	if _, err := Replace(t.Context(), path, []byte("others")); err == nil || !strings.Contains(err.Error(), "prefix4 is another one here") {
 		t.Errorf("on other terms: %v", err)
+	}
+	if _, err := Replace(t.Context(), path, []byte("later")); !errors.Is(err, ErrBusy) || err.Error() != ErrBusy.Error()+": it is stopping" {
+		t.Errorf("at the wrong moment: %v", err)
 	}
 	c, err := Replace(t.Context(), path, []byte("good terms"))
 	if err != nil {
@@ -207,5 +215,63 @@ func TestReplace(t *testing.T) {
 	buf := make([]byte, 16)
 	if n, err := other.Read(buf); err != nil || string(buf[:n]) != "hello" {
 		t.Errorf("read %q, %v", buf[:n], err)
+	}
+}
+
+// TestReplaceNoAnswer: one that exits before it answers is no longer there to ask, and who
+// asks may give up.
+func TestReplaceNoAnswer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan net.Conn)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			// A part of the request is enough to know that it was asked.
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				t.Error(err)
+			}
+			asked <- c
+		}
+	}()
+	// Long before its own patience is over.
+	answer := func(got <-chan error) error {
+		t.Helper()
+		select {
+		case err := <-got:
+			return err
+		case <-time.After(30 * time.Second):
+			t.Fatal("it waits for an answer")
+			return nil
+		}
+	}
+	ask := func(ctx context.Context) <-chan error {
+		got := make(chan error, 1)
+		go func() { _, err := Replace(ctx, path, []byte("terms")); got <- err }()
+		return got
+	}
+	got := ask(t.Context())
+	_ = (<-asked).Close()
+	if err := answer(got); !errors.Is(err, ErrNobody) || !strings.Contains(err.Error(), path) {
+		t.Errorf("it exits: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	got = ask(ctx)
+	c := <-asked
+	defer c.Close()
+	cancel()
+	if err := answer(got); !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+	// One that was given up before is not waited for.
+	if err := answer(ask(ctx)); !errors.Is(err, context.Canceled) {
+		t.Errorf("given up at first: %v", err)
 	}
 }

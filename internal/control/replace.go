@@ -30,6 +30,10 @@ const (
 // ErrTooOld says that the Sotto that runs cannot hand over.
 var ErrTooOld = errors.New("the Sotto that runs is too old to hand over, or does not seal: stop it first, and start this one without --replace")
 
+// ErrBusy says that the Sotto that runs cannot hand over at the moment: it is about to
+// exit, or to be replaced by another process. What comes of that decides; ask again.
+var ErrBusy = errors.New("the Sotto that runs does not hand over now")
+
 // replace answers a request to hand over.
 func replace(w http.ResponseWriter, r *http.Request, ask func([]byte) (func(*net.UnixConn), error)) {
 	terms, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxTerms))
@@ -39,7 +43,11 @@ func replace(w http.ResponseWriter, r *http.Request, ask func([]byte) (func(*net
 	}
 	take, err := ask(terms)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		status := http.StatusUnprocessableEntity
+		if errors.Is(err, ErrBusy) {
+			status = http.StatusServiceUnavailable
+		}
+		http.Error(w, err.Error(), status)
 		return
 	}
 	// From here on somebody waits for the connection, in whatever state: one that is
@@ -59,9 +67,10 @@ func replace(w http.ResponseWriter, r *http.Request, ask func([]byte) (func(*net
 }
 
 // Replace asks the Sotto that listens at path to hand over, and returns the connection
-// on which it does. Its error says why it does not: [ErrNobody], [ErrTooOld], or its own
-// reasons. The caller speaks first.
-func Replace(ctx context.Context, path string, terms []byte) (_ *net.UnixConn, err error) {
+// on which it does. Its error says why it does not: [ErrNobody], also where that Sotto
+// exits before it answers, [ErrBusy], [ErrTooOld], or its own reasons. The end of ctx ends
+// the wait for the answer. The caller speaks first.
+func Replace(ctx context.Context, path string, terms []byte) (*net.UnixConn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", path)
 	switch {
@@ -70,42 +79,68 @@ func Replace(ctx context.Context, path string, terms []byte) (_ *net.UnixConn, e
 	case err != nil:
 		return nil, fmt.Errorf("talk to the Sotto on %s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.Close())
-		}
-	}()
 	// What it does before it answers (a cache to write, say) takes moments.
 	end := time.Now().Add(time.Minute)
 	if by, ok := ctx.Deadline(); ok {
 		end = by
 	}
 	if err := c.SetDeadline(end); err != nil {
-		return nil, err
+		return nil, errors.Join(err, c.Close())
 	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	err = askReplace(ctx, c, path, terms)
+	switch {
+	case !stop(): // and no answer counts
+		err = ctx.Err()
+	case hasExited(err):
+		err = fmt.Errorf("%w on %s: it exited before it answered", ErrNobody, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c.(*net.UnixConn), c.SetDeadline(time.Time{})
+}
+
+// askReplace sends the request, and returns nil if it was granted.
+func askReplace(ctx context.Context, c net.Conn, path string, terms []byte) error {
+	failed := func(err error) error { return fmt.Errorf("talk to the Sotto on %s: %w", path, err) }
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://sotto"+replacePath, bytes.NewReader(terms))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", upgrade)
 	if err := req.Write(c); err != nil {
-		return nil, fmt.Errorf("talk to the Sotto on %s: %w", path, err)
+		return failed(err)
 	}
 	// It says no more than this before it is spoken to: nothing is read too far.
 	resp, err := http.ReadResponse(bufio.NewReader(c), req)
 	if err != nil {
-		return nil, fmt.Errorf("hear from the Sotto on %s: %w", path, err)
+		return failed(err)
 	}
 	switch resp.StatusCode {
 	case http.StatusSwitchingProtocols:
-		return c.(*net.UnixConn), c.SetDeadline(time.Time{})
+		return nil
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return nil, ErrTooOld
+		return ErrTooOld
 	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxReason))
 	if err != nil {
-		return nil, fmt.Errorf("hear from the Sotto on %s: %w", path, err)
+		return failed(err)
 	}
-	return nil, fmt.Errorf("the Sotto that runs does not hand over: %s", strings.TrimSpace(string(text)))
+	reason := strings.TrimSpace(string(text))
+	if resp.StatusCode == http.StatusServiceUnavailable {
+		return fmt.Errorf("%w%s", ErrBusy, strings.TrimPrefix(reason, ErrBusy.Error()))
+	}
+	return fmt.Errorf("the Sotto that runs does not hand over: %s", reason)
+}
+
+// hasExited reports whether err says that the other process closed the connection.
+func hasExited(err error) bool {
+	for _, is := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
 }
