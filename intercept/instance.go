@@ -46,7 +46,8 @@ type Instance struct {
 // Open makes everything but the hooks: the instance's name and lock, the network,
 // the maps and programs. It is called in the network namespace that the sealed
 // workloads' packets come through, which is the host's. What an earlier process of
-// the same name left is adopted; what dead commands left is cleared.
+// the same name left is adopted; what dead commands left is cleared. While another process
+// has the instance the error is [ErrOwned].
 //
 // The caller closes the instance, whatever happens next. ctx is only looked at
 // before the work begins, which takes milliseconds.

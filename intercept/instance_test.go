@@ -174,7 +174,7 @@ func TestDownAfterKill(t *testing.T) {
 func TestLivingInstance(t *testing.T) {
 	s := openSeal(t, nil)
 	err := downAt(s.host, s.cfg)
-	if err == nil || !strings.Contains(err.Error(), "is running (process ") {
+	if !errors.Is(err, ErrOwned) || !strings.Contains(err.Error(), "is running (process ") {
 		t.Errorf("down: %v", err)
 	}
 	again := s.cfg

@@ -172,9 +172,16 @@ func (r *registry) forget(name string) error {
 }
 
 // errRunning names a living instance that is in the way.
-func errRunning(f found) error {
-	return fmt.Errorf("instance %s is running (process %d): stop it first", f.Name, f.Pid)
+func errRunning(f found) error { return runningError{f} }
+
+// runningError is an [ErrOwned] that names the owner.
+type runningError struct{ found }
+
+func (e runningError) Error() string {
+	return fmt.Sprintf("instance %s is running (process %d): stop it first", e.Name, e.Pid)
 }
+
+func (e runningError) Is(target error) bool { return target == ErrOwned }
 
 // others returns the living instances but one.
 func (r *registry) others(name string) ([]found, error) {

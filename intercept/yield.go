@@ -13,7 +13,8 @@ import (
 // reclaimTime is more than a process takes to end.
 const reclaimTime = 5 * time.Second
 
-// ErrOwned says that another process has the instance.
+// ErrOwned says that another process has the instance. [Open] returns it too, and names
+// that process.
 var ErrOwned = errors.New("another process has the instance")
 
 // Yield lets another process open the instance. This one goes on answering: Origin,
