@@ -24,10 +24,17 @@ type heir struct {
 	files []*os.File
 }
 
-// ask has the Sotto of w, which seals g, hand over to the test, as far as its sockets.
+// ask has the Sotto of w, which seals g, hand over to the test, as far as its sockets. The
+// terms are those of an earlier version.
 func (w *world) ask(g *lab.Cgroup) *heir {
 	w.t.Helper()
-	u, err := control.Replace(w.t.Context(), defaultControl, []byte(`{"prefix4":"198.19.0.0/16","prefix6":"fd73:6f74:746f::/64","cgroups":["`+g.Path+`"]}`))
+	return w.askWith(g, "")
+}
+
+// askWith is ask with more terms.
+func (w *world) askWith(g *lab.Cgroup, more string) *heir {
+	w.t.Helper()
+	u, err := control.Replace(w.t.Context(), defaultControl, labTerms(g, more))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -42,6 +49,11 @@ func (w *world) ask(g *lab.Cgroup) *heir {
 	}
 	h.udp, h.files = int(data[0]), files
 	return h
+}
+
+// labTerms are those of a `run` that seals g.
+func labTerms(g *lab.Cgroup, more string) []byte {
+	return []byte(`{"prefix4":"198.19.0.0/16","prefix6":"fd73:6f74:746f::/64","cgroups":["` + g.Path + `"]` + more + `}`)
 }
 
 func (h *heir) close() {
@@ -132,6 +144,25 @@ func TestReplaceOldDies(t *testing.T) {
 	}
 }
 
+// openInstance opens and attaches the instance of `run` in the test, as a process does
+// that takes over g.
+func (w *world) openInstance(g *lab.Cgroup) *intercept.Instance {
+	w.t.Helper()
+	var inst *intercept.Instance
+	err := w.host.Do(func() (err error) {
+		inst, err = intercept.Open(w.t.Context(), intercept.Config{Name: runName, Cgroups: []string{g.Path}})
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = inst.Abandon() }) // perhaps again
+	if err := inst.Attach(); err != nil {
+		w.t.Fatal(err)
+	}
+	return inst
+}
+
 // TestReplaceNewHangs: the process that asked opens the instance, and then neither goes
 // on nor ends. The old one answers until it is gone, and only then takes everything back.
 func TestReplaceNewHangs(t *testing.T) {
@@ -143,19 +174,8 @@ func TestReplaceNewHangs(t *testing.T) {
 	k := w.keepAsking(g)
 	before := k.ask()
 	h := w.ask(g)
-	var inst *intercept.Instance
-	err := w.host.Do(func() (err error) {
-		inst, err = intercept.Open(t.Context(), intercept.Config{Name: runName, Cgroups: []string{g.Path}})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer inst.Abandon()
-	if err := inst.Attach(); err != nil {
-		t.Fatal(err)
-	}
-	name, err := control.Listen(t.Context(), defaultControl)
+	inst := w.openInstance(g)
+	name, err := net.ListenUnix("unix", &net.UnixAddr{Name: defaultControl, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,15 +188,24 @@ func TestReplaceNewHangs(t *testing.T) {
 		t.Fatalf("it does not say that it goes on: %v", err)
 	}
 	h.close()
-	w.until("it to wait", func() bool { return strings.Contains(p.log(), "the Sotto that asked hangs") })
+	w.says(p, "the Sotto that asked hangs")
 	if after := k.ask(); after != before {
 		t.Errorf("the socket's slot was %s, is %s", before, after)
 	}
 	if err := inst.Abandon(); err != nil {
 		t.Fatal(err)
 	}
-	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "took everything back") })
-	time.Sleep(200 * time.Millisecond) // the name is free later than the lock
+	w.says(p, "took everything back")
+	// The name of the control socket is free later than the lock: it finds it in use, by a
+	// connection that is accepted, and has to look again.
+	if err := name.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	looked, err := name.Accept()
+	if err != nil {
+		t.Fatalf("it does not look for the name of its control socket: %v", err)
+	}
+	_ = looked.Close()
 	if err := name.Close(); err != nil {
 		t.Fatal(err)
 	}

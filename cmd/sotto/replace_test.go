@@ -100,7 +100,7 @@ func TestReplaceFails(t *testing.T) {
 	works("another cgroup")
 
 	// One that asks, is given the sockets, and dies.
-	u, err := control.Replace(t.Context(), defaultControl, []byte(`{"prefix4":"198.19.0.0/16","prefix6":"fd73:6f74:746f::/64","cgroups":["`+g.Path+`"]}`))
+	u, err := control.Replace(t.Context(), defaultControl, labTerms(g, ""))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -146,7 +146,12 @@ func (w *world) watch() {
 
 // self prepares this program as another in the host.
 func (w *world) self(ctx context.Context, as string, args ...string) *lab.Cmd {
-	cmd := w.host.Command(ctx, nil, executable(), args...)
+	return w.selfIn(ctx, nil, as, args...)
+}
+
+// selfIn is self in a cgroup, which may be nil.
+func (w *world) selfIn(ctx context.Context, g *lab.Cgroup, as string, args ...string) *lab.Cmd {
+	cmd := w.host.Command(ctx, g, executable(), args...)
 	// The race detector would have every process wait a second before it ends.
 	cmd.Env = append(os.Environ(), selfEnv+"="+as, "GORACE=atexit_sleep_ms=0")
 	return cmd
@@ -237,11 +242,34 @@ func (p *process) log() string {
 // killed with the test, if it still runs.
 func (w *world) start(ready string, args ...string) *process {
 	w.t.Helper()
-	p := &process{cmd: w.self(context.Background(), "sotto", args...), done: make(chan struct{})}
+	return w.startIn(nil, ready, args...)
+}
+
+// startIn is start in a cgroup, which may be nil.
+func (w *world) startIn(g *lab.Cgroup, ready string, args ...string) *process {
+	w.t.Helper()
+	p, err := w.launch(g, args...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.until("sotto to say "+ready, func() bool {
+		select {
+		case <-p.done:
+			w.t.Fatalf("sotto %v ended: %v\n%s", args, p.err, p.log())
+		default:
+		}
+		return strings.Contains(p.log(), ready)
+	})
+	return p
+}
+
+// launch starts sotto beside the test, in a cgroup if one is given, and does not wait.
+func (w *world) launch(g *lab.Cgroup, args ...string) (*process, error) {
+	p := &process{cmd: w.selfIn(context.Background(), g, "sotto", args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	p.cmd.WaitDelay = time.Second // what it started may hold its output after it was killed
 	if err := p.cmd.Start(); err != nil {
-		w.t.Fatal(err)
+		return nil, err
 	}
 	w.ran(p.cmd)
 	go func() {
@@ -257,32 +285,53 @@ func (w *world) start(ready string, args ...string) *process {
 			w.t.Logf("sotto %v wrote:\n%s", args, p.log())
 		}
 	})
-	w.until("sotto to say "+ready, func() bool {
-		select {
-		case <-p.done:
-			w.t.Fatalf("sotto %v ended: %v\n%s", args, p.err, p.log())
-		default:
-		}
-		return strings.Contains(p.log(), ready)
-	})
-	return p
+	return p, nil
 }
 
 // stop ends p as a service manager would, and fails the test if that took long or
 // failed.
 func (w *world) stop(p *process) {
 	w.t.Helper()
-	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
-		w.t.Errorf("stop: %v", err)
+	w.signal(p, os.Interrupt)
+	w.ended(p)
+}
+
+// signal sends p a signal.
+func (w *world) signal(p *process, s os.Signal) {
+	w.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		w.t.Errorf("send %v: %v", s, err)
 	}
+}
+
+// ended waits until p has exited, and fails the test if that took long, or if its status
+// is not 0.
+func (w *world) ended(p *process) {
+	w.t.Helper()
 	select {
 	case <-p.done:
 		if p.err != nil {
-			w.t.Errorf("stopped: %v", p.err)
+			w.t.Errorf("it exited: %v\n%s", p.err, p.log())
 		}
 	case <-time.After(20 * time.Second):
-		w.t.Error("it did not stop within 20 s")
+		w.t.Error("it did not exit within 20 s")
 	}
+}
+
+// runs reports whether p has not exited.
+func (p *process) runs() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// says waits until p has printed text.
+func (w *world) says(p *process, text string) {
+	w.t.Helper()
+	w.until("sotto to say "+text, func() bool { return strings.Contains(p.log(), text) })
 }
 
 // kill ends p as a crash would.
