@@ -39,6 +39,9 @@ const (
 	sayConn    = 'c' // a client's connection, and what was read of it
 	sayDone    = 'd' // that was all
 	sayNo      = 'n' // by the old one: it goes on, and the new one has to end
+
+	// By the old one, to a process whose terms have a version:
+	sayTaken = 'k' // the answer to sayTake: it stops reading
 )
 
 // errGoesOn is for who came too late.
@@ -47,15 +50,20 @@ var errGoesOn = errors.New("the Sotto that runs waited for this one for too long
 // replaceTime is more than a start takes on a machine that is busy.
 const replaceTime = time.Minute
 
+// termsVersion is 0 for a process that does not know sayTaken.
+const termsVersion = 1
+
 // terms are what both processes must agree on.
 type terms struct {
 	Prefix4 string   `json:"prefix4"`
 	Prefix6 string   `json:"prefix6"`
 	Cgroups []string `json:"cgroups"` // directories
+
+	Version int `json:"version"`
 }
 
 func termsOf(cfg intercept.Config) terms {
-	return terms{cfg.Prefix4.String(), cfg.Prefix6.String(), cfg.Cgroups}
+	return terms{Prefix4: cfg.Prefix4.String(), Prefix6: cfg.Prefix6.String(), Cgroups: cfg.Cgroups, Version: termsVersion}
 }
 
 // fit says why a process that seals on terms t cannot take over from one on terms old.
@@ -83,12 +91,9 @@ type predecessor struct {
 	sockets *forwarder.Sockets
 }
 
-// askToYield asks the Sotto at the control socket to hand over. There is nobody (nil)
-// when none listens there, or the one that did is gone.
+// askToYield asks the Sotto at the control socket to hand over. There is none (nil) when
+// none listens there, or the one that did is gone.
 func askToYield(ctx context.Context, path string, t terms, log *slog.Logger) (_ *predecessor, err error) {
-	if path == "" {
-		return nil, fmt.Errorf("control is %q: --replace asks the Sotto that runs on its control socket; name it", controlOff)
-	}
 	text, err := json.Marshal(t)
 	if err != nil {
 		return nil, err
@@ -101,8 +106,11 @@ func askToYield(ctx context.Context, path string, t terms, log *slog.Logger) (_ 
 		return nil, fmt.Errorf("replace: %w", err)
 	}
 	from := &predecessor{c: handover.New(u)}
+	stop := context.AfterFunc(ctx, func() { _ = from.c.Close() })
 	from.sockets, err = from.receiveSockets()
 	switch {
+	case !stop():
+		return nil, errors.Join(ctx.Err(), from.close())
 	case err == nil:
 		return from, nil
 	case gone(err):
@@ -149,29 +157,40 @@ func (p *predecessor) receiveSockets() (*forwarder.Sockets, error) {
 }
 
 // take has the predecessor stop answering, and hands on what it gives until it is done
-// or gone. The error is errGoesOn when it does not stop.
-func (p *predecessor) take(ctx context.Context, to chan<- given, log *slog.Logger) error {
+// or gone. From its answer on the seal is this process's. The error is errGoesOn when it
+// does not stop. A stop that was asked for before ends ctx, and changes nothing.
+func (p *predecessor) take(ctx context.Context, stops *stopper, to chan<- given, log *slog.Logger) error {
 	stop := context.AfterFunc(ctx, func() { _ = p.c.Close() })
 	defer stop()
 	defer p.c.Close()
+	if stops.hold() != nil {
+		return nil
+	}
 	if err := p.say(sayTake); err != nil {
 		return fmt.Errorf("replace: %w", err)
 	}
-	for n := 0; ; n++ {
+	for n := 0; ; {
 		if err := p.c.SetReadDeadline(time.Now().Add(replaceTime)); err != nil {
 			return nil // ctx ended
 		}
 		kind, data, files, err := p.c.Receive()
+		if err == nil && kind == sayNo {
+			return fmt.Errorf("replace: %w", errGoesOn)
+		}
+		if ctx.Err() == nil {
+			stops.become(owns) // it says that it has stopped, or it is gone, or it hangs
+		}
 		switch {
+		case err == nil && kind == sayTaken:
+			continue
 		case err == nil && kind == sayConn && len(files) == 1:
 			if err := handOn(ctx, files[0], data, to); err != nil {
 				log.Warn("a client's connection was lost on the way: it has to connect again", "err", err)
 			}
+			n++
 			continue
 		case err == nil && kind == sayDone:
 			log.Info("took over", "connections", n)
-		case err == nil && kind == sayNo:
-			return fmt.Errorf("replace: %w", errGoesOn)
 		case ctx.Err() == nil:
 			log.Warn("the Sotto that ran before did not end well; clients' connections may be lost", "kind", string(kind), "err", err)
 		}
@@ -202,5 +221,9 @@ func (p *predecessor) close() error {
 	if p == nil {
 		return nil
 	}
-	return errors.Join(p.sockets.Close(), p.c.Close())
+	err := p.c.Close()
+	if p.sockets != nil {
+		err = errors.Join(err, p.sockets.Close())
+	}
+	return err
 }

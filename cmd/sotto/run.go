@@ -10,7 +10,6 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"sotto/intercept"
 )
@@ -33,7 +32,10 @@ after a stop as well.
 
 With --replace it takes over from the 'sotto run' that runs, of another version or with
 another configuration: that one ends, and no query is lost. Virtual addresses have to
-stay the same, and what is sealed to stay sealed.
+stay the same, and what is sealed to stay sealed. One that is stopping is waited for.
+
+A stop during a takeover waits for its outcome: the process that has the seal then stops
+as --on-exit says, and the other one leaves the seal alone.
 
 What sockets send past the hooks (raw and packet sockets, those that were connected
 before) the guard drops, and where the whole host is sealed also what virtual machines
@@ -81,32 +83,31 @@ func (e *env) run(ctx context.Context, load loader, replace bool) (err error) {
 	cfg.Name = runName
 	st := e.steering(load, p, fixedOfSeal)
 	outlasting := ctx // of what is answered still
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	var from *predecessor
-	if replace {
-		if from, err = askToYield(ctx, p.control, termsOf(cfg), st.log); err != nil {
-			return err
-		}
+	ctx, stops := catchStops(ctx, st.log)
+	o, err := st.open(ctx, outlasting, cfg, replace, stops)
+	if errors.Is(err, errWithdrawn) {
+		st.log.Info("stopped before it took over")
+		return nil
 	}
-	l, err := openSeal(outlasting, p, cfg, st.log)
 	if err != nil {
-		return errors.Join(err, from.close())
+		return err
 	}
+	l, from := o.l, o.from
 	st.r, l.stay = l.r, p.onExit == exitClosed
 	st.restore()
 	if err := st.listen(ctx); err != nil {
-		return errors.Join(err, l.Close(), from.close())
+		return errors.Join(err, o.close())
 	}
 	defer st.close()
-	st.heir = &succession{l: l, st: st, terms: termsOf(cfg), end: end, log: st.log}
+	st.heir = &succession{l: l, st: st, terms: o.terms, stops: stops, log: st.log}
 	if from != nil {
 		l.sockets = from.sockets
 	}
 	attached := false
 	err = l.run(ctx, func(ctx context.Context) error {
+		if from != nil && ctx.Err() != nil {
+			return nil
+		}
 		if err := l.inst.Attach(); err != nil {
 			return err
 		}
@@ -117,34 +118,44 @@ func (e *env) run(ctx context.Context, load loader, replace bool) (err error) {
 			st.notify(stateReady)
 			return st.run(ctx, hup)
 		}
-		if err := from.take(ctx, l.given, st.log); err != nil {
+		if err := from.take(ctx, stops, l.given, st.log); err != nil {
 			return err
 		}
 		st.notify(stateReadyInstead())
 		return st.run(ctx, hup)
 	})
+	if handedOver(ctx) {
+		st.log.Info("another Sotto has taken over")
+		return errors.Join(err, st.heir.done(), l.abandon())
+	}
 	if err = st.ended(ctx, l, p.onExit, err, attached); !attached {
 		err = errors.Join(err, from.close()) // which takes everything back
 	}
 	return err
 }
 
-// ended does what is left to do when run ends, for whatever reason.
+// staysClosed is for who has to do something about it.
+const staysClosed = "the seal stays closed: 'sotto run' takes over, 'sotto down' takes it away"
+
+// ended does what is left to do when run ends, and no other process has taken over.
 func (st *steering) ended(ctx context.Context, l *seal, onExit string, err error, attached bool) error {
+	if cause := context.Cause(ctx); err == nil && !stopped(ctx) && !errors.Is(cause, errWithdrawn) {
+		err = cause
+	}
 	switch {
-	case errors.Is(err, errGoesOn):
-		return errors.Join(err, l.abandon()) // which lets that one take everything back
-	case err != nil && attached:
-		return errors.Join(fmt.Errorf("%w; the seal stays closed: 'sotto run' takes over, 'sotto down' takes it away", err), l.abandon())
-	case err != nil:
+	case err != nil && !attached:
 		return errors.Join(err, l.Close())
-	case handedOver(ctx):
-		st.log.Info("another Sotto has taken over")
-		return errors.Join(st.heir.done(), l.abandon())
+	case err != nil && !st.heir.stops.isOwner():
+		return errors.Join(err, l.abandon()) // another process has the seal, or takes it back
+	case err != nil:
+		return errors.Join(fmt.Errorf("%w; %s", err, staysClosed), l.abandon())
+	case !stopped(ctx):
+		st.log.Info("stopped before it took over; the Sotto that ran goes on")
+		return l.abandon()
 	}
 	st.keep()
 	if onExit == exitClosed {
-		st.log.Info("stopped; the seal stays closed: 'sotto run' takes over, 'sotto down' takes it away")
+		st.log.Info("stopped; " + staysClosed)
 		return l.abandon()
 	}
 	return l.Close()

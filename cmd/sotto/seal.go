@@ -91,7 +91,7 @@ func (l *seal) listen(ctx context.Context) error {
 // go before the listener does. live is called once, when queries would be answered:
 // the moment to attach the hooks; it may go on until its context ends. An error that
 // it returns is a failure that nobody asked for, and the hooks, if they were attached,
-// still are. Where a [forwarder.Handover] is what ended ctx they stay too.
+// still are. They stay too where ctx has a cause of its own: see [stopped].
 func (l *seal) run(ctx context.Context, live func(context.Context) error) error {
 	if err := l.listen(ctx); err != nil {
 		return err
@@ -107,8 +107,8 @@ func (l *seal) run(ctx context.Context, live func(context.Context) error) error 
 	g.Go(func() error {
 		<-failing.Done()
 		defer func() { stop(context.Cause(failing)) }()
-		if ctx.Err() == nil || l.stay || handedOver(ctx) {
-			return nil // not asked to stop, or told to: stay closed
+		if ctx.Err() == nil || l.stay || !stopped(ctx) {
+			return nil // a failure, or the hooks are to stay, or they are another process's
 		}
 		return l.inst.Detach()
 	})

@@ -21,11 +21,12 @@ type succession struct {
 	l     *seal
 	st    *steering
 	terms terms
-	end   context.CancelCauseFunc // of run
+	stops *stopper
 	log   *slog.Logger
 
-	resume func()         // after yield
-	next   *handover.Conn // the process that took over
+	resume  func()         // after yield
+	version int            // of the terms of the process that asked
+	next    *handover.Conn // the process that took over
 }
 
 // yield stops what only one process may do.
@@ -37,6 +38,22 @@ func (s *succession) yield(ctx context.Context, text []byte) error {
 	if err := t.fit(s.terms); err != nil {
 		return err
 	}
+	if err := s.stops.hold(); err != nil {
+		return err
+	}
+	if err := s.letGo(ctx); err != nil {
+		s.stops.become(owns)
+		return err
+	}
+	s.version = t.Version
+	s.log.Info("another Sotto asked to take over")
+	s.st.keep() // for its cache
+	return nil
+}
+
+// letGo stops keeping the machine's side in order, and lets another process open the
+// instance.
+func (s *succession) letGo(ctx context.Context) error {
 	resume, err := s.l.pause(ctx)
 	if err != nil {
 		return err
@@ -46,32 +63,36 @@ func (s *succession) yield(ctx context.Context, text []byte) error {
 		return err
 	}
 	s.resume = resume
-	s.log.Info("another Sotto asked to take over")
-	s.st.keep() // for its cache
 	return nil
 }
 
 // hand gives the sockets, and waits until the other process answers. If it never does,
-// this one goes on.
+// this one goes on, unless a stop was asked for meanwhile.
 func (s *succession) hand(ctx context.Context, next *handover.Conn) (handed bool) {
 	err := s.offer(ctx, next)
 	if err == nil {
 		s.next = next
-		s.end(&forwarder.Handover{Give: s.give})
+		if s.version > 0 {
+			_ = next.Send(sayTaken, nil) // it may be gone
+		}
+		s.stops.end(&forwarder.Handover{Give: s.give})
 		return true
 	}
 	if ctx.Err() != nil {
 		_ = next.Close()
-		return false // stopped meanwhile: the instance is the other one's, or nobody's
+		return false // this process failed, and the other one has the instance or exits
 	}
 	_ = next.Send(sayNo, nil) // it may be gone
 	_ = next.Close()
 	s.log.Error("the Sotto that asked did not take over; this one goes on", "err", err)
 	if err := s.takeBack(ctx); err != nil {
-		s.end(fmt.Errorf("take back what was to be handed over: %w", err))
+		s.stops.end(fmt.Errorf("take back what was to be handed over: %w; %s", err, staysClosed))
 		return false
 	}
 	s.resume()
+	if ctx.Err() == nil {
+		s.stops.become(owns)
+	}
 	return false
 }
 
