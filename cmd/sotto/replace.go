@@ -41,7 +41,8 @@ const (
 	sayNo      = 'n' // by the old one: it goes on, and the new one has to end
 
 	// By the old one, to a process whose terms have a version:
-	sayTaken = 'k' // the answer to sayTake: it stops reading
+	sayReplaced = 'i' // before the sockets: the identities of those that it replaced, and its own
+	sayTaken    = 'k' // the answer to sayTake: it stops reading
 )
 
 // errGoesOn is for who came too late.
@@ -50,20 +51,26 @@ var errGoesOn = errors.New("the Sotto that runs waited for this one for too long
 // replaceTime is more than a start takes on a machine that is busy.
 const replaceTime = time.Minute
 
-// termsVersion is 0 for a process that does not know sayTaken.
+// termsVersion is 0 for a process that knows neither sayReplaced nor sayTaken.
 const termsVersion = 1
 
-// terms are what both processes must agree on.
+// terms are what both processes must agree on, and who asks.
 type terms struct {
 	Prefix4 string   `json:"prefix4"`
 	Prefix6 string   `json:"prefix6"`
 	Cgroups []string `json:"cgroups"` // directories
 
-	Version int `json:"version"`
+	Version  int    `json:"version"`
+	Identity string `json:"identity"` // see lineage; "": not known
+	Back     bool   `json:"back"`     // to take over also from the process that replaced it
 }
 
-func termsOf(cfg intercept.Config) terms {
-	return terms{Prefix4: cfg.Prefix4.String(), Prefix6: cfg.Prefix6.String(), Cgroups: cfg.Cgroups, Version: termsVersion}
+func termsOf(cfg intercept.Config, mode replaceMode) (terms, error) {
+	id, err := ownIdentity()
+	return terms{
+		Prefix4: cfg.Prefix4.String(), Prefix6: cfg.Prefix6.String(), Cgroups: cfg.Cgroups,
+		Version: termsVersion, Identity: id, Back: mode == replaceBack,
+	}, err
 }
 
 // fit says why a process that seals on terms t cannot take over from one on terms old.
@@ -87,37 +94,39 @@ func (t terms) fit(old terms) error {
 
 // predecessor is the process that this one takes over from.
 type predecessor struct {
-	c       *handover.Conn
-	sockets *forwarder.Sockets
+	c        *handover.Conn
+	sockets  *forwarder.Sockets
+	replaced []string // see lineage
 }
 
 // askToYield asks the Sotto at the control socket to hand over. There is none (nil) when
-// none listens there, or the one that did is gone.
-func askToYield(ctx context.Context, path string, t terms, log *slog.Logger) (_ *predecessor, err error) {
+// none listens there, or the one that did is gone. The identities are those that it has
+// reported, also where it is gone since.
+func askToYield(ctx context.Context, path string, t terms, log *slog.Logger) (_ *predecessor, replaced []string, err error) {
 	text, err := json.Marshal(t)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	u, err := control.Replace(ctx, path, text)
 	if errors.Is(err, control.ErrNobody) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("replace: %w", err)
+		return nil, nil, fmt.Errorf("replace: %w", err)
 	}
 	from := &predecessor{c: handover.New(u)}
 	stop := context.AfterFunc(ctx, func() { _ = from.c.Close() })
 	from.sockets, err = from.receiveSockets()
 	switch {
 	case !stop():
-		return nil, errors.Join(ctx.Err(), from.close())
+		return nil, nil, errors.Join(ctx.Err(), from.close())
 	case err == nil:
-		return from, nil
+		return from, from.replaced, nil
 	case gone(err):
 		log.Warn("the Sotto that ran has ended before it handed over; this one starts as any other", "err", err)
-		return nil, from.c.Close()
+		return nil, from.replaced, from.c.Close()
 	}
-	return nil, errors.Join(fmt.Errorf("replace: %w", err), from.c.Close())
+	return nil, nil, errors.Join(fmt.Errorf("replace: %w", err), from.c.Close())
 }
 
 // gone tells whether err says that the other process has ended. One that goes on says
@@ -144,6 +153,12 @@ func (p *predecessor) receiveSockets() (*forwarder.Sockets, error) {
 		return nil, err
 	}
 	kind, data, files, err := p.c.Receive()
+	if err == nil && kind == sayReplaced {
+		if p.replaced, err = decodeReplaced(data); err != nil {
+			return nil, err
+		}
+		kind, data, files, err = p.c.Receive()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("receive the listener's sockets: %w", err)
 	}

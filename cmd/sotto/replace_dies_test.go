@@ -22,16 +22,19 @@ type heir struct {
 	c     *handover.Conn
 	udp   int
 	files []*os.File
+
+	replaced []string
 }
 
 // ask has the Sotto of w, which seals g, hand over to the test, as far as its sockets. The
-// terms are those of an earlier version.
+// terms are those of a process from before there were identities.
 func (w *world) ask(g *lab.Cgroup) *heir {
 	w.t.Helper()
 	return w.askWith(g, "")
 }
 
-// askWith is ask with more terms.
+// askWith is ask with more terms. With a version among them the old process says first
+// whom it has replaced.
 func (w *world) askWith(g *lab.Cgroup, more string) *heir {
 	w.t.Helper()
 	u, err := control.Replace(w.t.Context(), defaultControl, labTerms(g, more))
@@ -44,6 +47,11 @@ func (w *world) askWith(g *lab.Cgroup, more string) *heir {
 		w.t.Fatal(err)
 	}
 	kind, data, files, err := h.c.Receive()
+	if err == nil && kind == sayReplaced && more != "" {
+		if h.replaced, err = decodeReplaced(data); err == nil {
+			kind, data, files, err = h.c.Receive()
+		}
+	}
 	if err != nil || kind != saySockets || len(data) != 1 {
 		w.t.Fatalf("got %q with %d bytes, %v", kind, len(data), err)
 	}

@@ -19,7 +19,7 @@ const runName = "sotto"
 
 func (e *env) runVerb() *cobra.Command {
 	var o options
-	replace := false
+	var replace replaceMode
 	c := &cobra.Command{
 		Use:   "run [flags]",
 		Short: "seal this host, or the cgroups named, until stopped",
@@ -33,6 +33,9 @@ after a stop as well.
 With --replace it takes over from the 'sotto run' that runs, of another version or with
 another configuration: that one ends, and no query is lost. Virtual addresses have to
 stay the same, and what is sealed to stay sealed. One that is stopping is waited for.
+
+One that a supervisor starts again is refused by the process that replaced it;
+--replace=back insists.
 
 A stop during a takeover waits for its outcome: the process that has the seal then stops
 as --on-exit says, and the other one leaves the seal alone.
@@ -58,7 +61,8 @@ relative to its root (app.slice). A cgroup means all below it too.`,
 	c.Flags().StringArrayVar(&o.given.Cgroups, "cgroup", nil, "seal the cgroup at `PATH`, not the whole host; again for more")
 	c.Flags().StringArrayVar(&o.given.Exclude, "exclude", nil, "leave the cgroup at `PATH` and all below alone; again for more")
 	o.guardFlag(c.Flags())
-	c.Flags().BoolVar(&replace, "replace", false, "take over from the 'sotto run' that runs, of whatever version, without losing a query")
+	c.Flags().Var(&replace, "replace", "take over from the 'sotto run' that runs, of whatever version, without losing a query; --replace=back: also from one that has replaced this one")
+	c.Flags().Lookup("replace").NoOptDefVal = replaceThis.String()
 	c.Flags().StringVar(&o.given.OnExit, "on-exit", "", "strict: a stop opens the seal, a crash does not; open: both do; closed: neither (default strict)")
 	o.upstreamFlags(c.Flags())
 	o.fileFlags(c.Flags())
@@ -66,7 +70,7 @@ relative to its root (app.slice). A cgroup means all below it too.`,
 }
 
 // run seals until a signal ends it, or another process takes over.
-func (e *env) run(ctx context.Context, load loader, replace bool) (err error) {
+func (e *env) run(ctx context.Context, load loader, mode replaceMode) (err error) {
 	hup := catchReloads()
 	defer signal.Stop(hup)
 	s, p, err := load()
@@ -84,7 +88,7 @@ func (e *env) run(ctx context.Context, load loader, replace bool) (err error) {
 	st := e.steering(load, p, fixedOfSeal)
 	outlasting := ctx // of what is answered still
 	ctx, stops := catchStops(ctx, st.log)
-	o, err := st.open(ctx, outlasting, cfg, replace, stops)
+	o, err := st.open(ctx, outlasting, cfg, mode, stops)
 	if errors.Is(err, errWithdrawn) {
 		st.log.Info("stopped before it took over")
 		return nil
@@ -99,7 +103,7 @@ func (e *env) run(ctx context.Context, load loader, replace bool) (err error) {
 		return errors.Join(err, o.close())
 	}
 	defer st.close()
-	st.heir = &succession{l: l, st: st, terms: o.terms, stops: stops, log: st.log}
+	st.heir = &succession{l: l, st: st, terms: o.terms, lineage: lineage{o.terms.Identity, o.replaced}, stops: stops, log: st.log}
 	if from != nil {
 		l.sockets = from.sockets
 	}

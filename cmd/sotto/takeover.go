@@ -12,19 +12,46 @@ import (
 	"sotto/internal/control"
 )
 
+// replaceMode is the flag --replace.
+type replaceMode uint8
+
+const (
+	replaceNot  replaceMode = iota
+	replaceThis             // take over from the process that runs
+	replaceBack             // also from one that has replaced this one
+)
+
+func (m replaceMode) String() string { return [...]string{"false", "true", "back"}[m] }
+
+// Type is that of a flag without a value, which may have one.
+func (m *replaceMode) Type() string { return "bool" }
+
+func (m *replaceMode) Set(text string) error {
+	for _, mode := range []replaceMode{replaceNot, replaceThis, replaceBack} {
+		if text == mode.String() {
+			*m = mode
+			return nil
+		}
+	}
+	return errors.New("want --replace or --replace=back")
+}
+
 // opened is a seal whose hooks are not live yet.
 type opened struct {
-	l     *seal
-	from  *predecessor // nil: there is none
-	terms terms
+	l        *seal
+	from     *predecessor // nil: there is none
+	terms    terms
+	replaced []string // see lineage
 }
 
 func (o opened) close() error { return errors.Join(o.l.Close(), o.from.close()) }
 
-// open opens the seal, and where it is to replace one asks the process that runs to hand over.
-func (st *steering) open(ctx, outlasting context.Context, cfg intercept.Config, replace bool, stops *stopper) (o opened, err error) {
-	o.terms = termsOf(cfg)
-	if !replace {
+// open opens the seal, and in the modes for it asks the process that runs to hand over.
+func (st *steering) open(ctx, outlasting context.Context, cfg intercept.Config, mode replaceMode, stops *stopper) (o opened, err error) {
+	if o.terms, err = termsOf(cfg, mode); err != nil {
+		return o, err
+	}
+	if mode == replaceNot {
 		o.l, err = openSeal(outlasting, st.current(), cfg, st.log)
 		return o, err
 	}
@@ -54,9 +81,9 @@ func (st *steering) openInstead(ctx, outlasting context.Context, cfg intercept.C
 	}
 	end := time.Now().Add(replaceTime)
 	for waits := false; ; waits = true {
-		from, err := askToYield(ctx, path, o.terms, st.log)
+		from, ids, err := askToYield(ctx, path, o.terms, st.log)
 		if err == nil {
-			o.from = from
+			o.from, o.replaced = from, append(o.replaced, ids...)
 			if o.l, err = openSeal(outlasting, st.current(), cfg, st.log); err == nil {
 				return nil
 			}

@@ -18,11 +18,12 @@ import (
 
 // succession is the old one's side of what replace.go describes.
 type succession struct {
-	l     *seal
-	st    *steering
-	terms terms
-	stops *stopper
-	log   *slog.Logger
+	l       *seal
+	st      *steering
+	terms   terms
+	lineage lineage
+	stops   *stopper
+	log     *slog.Logger
 
 	resume  func()         // after yield
 	version int            // of the terms of the process that asked
@@ -36,6 +37,9 @@ func (s *succession) yield(ctx context.Context, text []byte) error {
 		return fmt.Errorf("it asked for something else: %w", err)
 	}
 	if err := t.fit(s.terms); err != nil {
+		return err
+	}
+	if err := s.lineage.refuse(t); err != nil {
 		return err
 	}
 	if err := s.stops.hold(); err != nil {
@@ -124,6 +128,9 @@ func (s *succession) offer(ctx context.Context, next *handover.Conn) error {
 	if err := expect(next, sayReady); err != nil {
 		return err
 	}
+	if err := s.introduce(next); err != nil {
+		return err
+	}
 	udp, tcp, err := s.l.sockets.Descriptors()
 	if err != nil {
 		return err
@@ -132,6 +139,18 @@ func (s *succession) offer(ctx context.Context, next *handover.Conn) error {
 		return err
 	}
 	return expect(next, sayTake)
+}
+
+// introduce says who this process is, and whom it has replaced.
+func (s *succession) introduce(next *handover.Conn) error {
+	if s.version == 0 {
+		return nil
+	}
+	ids, err := json.Marshal(s.lineage.next())
+	if err != nil {
+		return err
+	}
+	return next.Send(sayReplaced, ids)
 }
 
 func expect(c *handover.Conn, want byte) error {

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/lab"
+)
+
+// supervised is a sotto that is started again whenever it exits with status 0, as kubelet
+// does. One that fails is not: that only takes a supervisor longer.
+type supervised struct {
+	w    *world
+	done chan struct{} // closed when it is not started again
+
+	mu      sync.Mutex
+	all     []*process
+	stopped bool
+}
+
+func (w *world) supervise(g *lab.Cgroup, args ...string) *supervised {
+	s := &supervised{w: w, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		for p := s.again(g, args); p != nil; p = s.again(g, args) {
+			if <-p.done; p.err != nil {
+				return
+			}
+		}
+	}()
+	w.t.Cleanup(s.stop)
+	return s
+}
+
+// again starts the next one, unless it was stopped.
+func (s *supervised) again(g *lab.Cgroup, args []string) *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return nil
+	}
+	p, err := s.w.launch(g, args...)
+	if err != nil {
+		s.w.t.Error(err)
+		return nil
+	}
+	s.all = append(s.all, p)
+	return p
+}
+
+// stop ends it for good.
+func (s *supervised) stop() {
+	s.mu.Lock()
+	s.stopped = true
+	if len(s.all) > 0 {
+		_ = s.all[len(s.all)-1].cmd.Process.Signal(unix.SIGTERM) // it may have exited
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.done:
+	case <-time.After(20 * time.Second):
+		s.w.t.Error("it did not exit within 20 s")
+	}
+}
+
+// says reports whether one of its processes has printed text.
+func (s *supervised) says(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.all, func(p *process) bool { return strings.Contains(p.log(), text) })
+}
+
+// latest is its latest process.
+func (s *supervised) latest() *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[len(s.all)-1]
+}
+
+// TestRollingUpdate: a supervisor starts a new Sotto beside the old one, whose supervisor
+// starts that again whenever it exits, and stops the old one when the new one is ready. The
+// seal is the new one's all the while.
+func TestRollingUpdate(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	args := append(append([]string{"run"}, w.runArgs(g)[2:]...), "--replace")
+	before := w.supervise(w.cgroup("a"), args...)
+	w.until("the old one to seal", func() bool { return before.says("msg=sealed") })
+	r := w.startLoad(g, 500)
+	after := w.supervise(w.cgroup("b"), args...)
+	w.until("the new one to take over", func() bool { return after.says("took over") })
+	// It is soon out of the game. The update does not ask, and stops it.
+	for end := time.Now().Add(5 * time.Second); !before.says("has replaced the Sotto in the cgroup") && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	before.stop()
+	if out := w.dig(w.host, g, "@8.8.8.8", "after.example"); !strings.Contains(out, sealed4) {
+		t.Errorf("after the update:\n%s", out)
+	}
+	if report := r.stop(); report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 {
+		t.Errorf("%+v", report)
+	}
+	if n := len(after.all); n != 1 {
+		t.Errorf("the new one was started %d times", n)
+	}
+	w.stop(after.latest())
+	w.nothingLeft()
+}
+
+// TestReplaceBack: a process is refused by the one that replaced it, and by that one's
+// successors, unless it insists; others are not, nor those of the same cgroup.
+func TestReplaceBack(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	g := w.cgroup("workload")
+	groups := map[string]*lab.Cgroup{"a": w.cgroup("a"), "b": w.cgroup("b"), "c": w.cgroup("c")}
+	args := append(w.runArgs(g), "--replace")
+	p := w.startIn(groups["a"], "msg=sealed", args...)
+	k := w.keepAsking(g)
+	slot := k.ask()
+	takes := func(from string, with ...string) {
+		t.Helper()
+		n := w.startIn(groups[from], "took over", append(args, with...)...)
+		w.ended(p)
+		p = n
+	}
+	refused := func(from string) {
+		t.Helper()
+		n, err := w.launch(groups[from], args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.until("it to be refused", func() bool {
+			if strings.Contains(n.log(), "took over") {
+				t.Fatalf("%s took over from one that had replaced it", from)
+			}
+			return !n.runs()
+		})
+		for _, want := range []string{fmt.Sprintf("process %d has replaced", p.cmd.Process.Pid), groups[from].Path[len(cgroupRoot(t)):], "--replace=back"} {
+			if n.cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(n.log(), want) {
+				t.Errorf("%s: status %d, want %q in\n%s", from, n.cmd.ProcessState.ExitCode(), want, n.log())
+			}
+		}
+		if after := k.ask(); after != slot || !p.runs() {
+			t.Errorf("after %s the socket's slot is %s, was %s; the one that runs runs: %v", from, after, slot, p.runs())
+		}
+	}
+	takes("b")
+	refused("a")
+	takes("c")
+	refused("a")
+	refused("b")
+	takes("c") // started by hand, perhaps
+	refused("b")
+	takes("a", "--replace=back")
+	refused("c")
+	refused("b")
+	takes("a")
+	// A process from before there were identities has none.
+	h := w.askWith(g, `,"version":1`)
+	if want := []string{"b", "c", "a"}; len(h.replaced) != 3 || !slices.EqualFunc(h.replaced, want, func(id, name string) bool {
+		return id == groups[name].Path[len(cgroupRoot(t)):]
+	}) {
+		t.Errorf("it says that it and its predecessors are %v, want those of %v", h.replaced, want)
+	}
+	h.close()
+	w.says(p, "took everything back")
+	// Where none runs there is none to refuse.
+	w.kill(p)
+	p = w.startIn(groups["b"], "msg=sealed", args...)
+	k.askPast()
+	w.stop(p)
+	w.nothingLeft()
+}
+
+func cgroupRoot(t *testing.T) string {
+	t.Helper()
+	root, err := lab.CgroupRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
