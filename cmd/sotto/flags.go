@@ -81,6 +81,8 @@ func (o *options) override(c *cobra.Command, s *settings) {
 		"exclude":     func() { s.Exclude = o.given.Exclude },
 		"guard":       func() { s.Guard = o.given.Guard },
 		"on-exit":     func() { s.OnExit = o.given.OnExit },
+
+		"when-replaced": func() { s.WhenReplaced = o.given.WhenReplaced },
 	} {
 		if c.Flags().Changed(name) {
 			set()

@@ -75,7 +75,8 @@ func (l lineage) refuse(t terms) error {
 		return nil
 	}
 	pid := os.Getpid()
-	return fmt.Errorf("process %d has replaced the Sotto in the cgroup %s, which now asks to take over from it: stop process %d first, or take over all the same with --replace=back", pid, t.Identity, pid)
+	return fmt.Errorf("process %d has replaced the Sotto in the cgroup %s, which now asks to take over from it: stop process %d first, or take over all the same with --replace=back. "+
+		"Where a supervisor starts a replaced Sotto again, run it with --when-replaced=wait", pid, t.Identity, pid)
 }
 
 // decodeReplaced reads the identities that another process reports.

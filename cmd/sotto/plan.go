@@ -45,6 +45,8 @@ type plan struct {
 	prefix6    netip.Prefix
 	guard      intercept.GuardMode
 	onExit     string
+
+	whenReplaced string
 }
 
 // groupPlan is an upstream group to be made. Those of one key are the same.

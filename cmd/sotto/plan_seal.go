@@ -15,6 +15,12 @@ const (
 	exitClosed = "closed" // it stays closed, after a stop too
 )
 
+// What a process does that another one has replaced.
+const (
+	replacedExit = "exit"
+	replacedWait = "wait" // until it is stopped
+)
+
 // openAfter is how long a Sotto that was told to open on exit may be silent: six signs
 // of life. A client waits about as long for its first retry.
 const openAfter = 3 * time.Second
@@ -32,7 +38,12 @@ func (s *settings) planSeal(p *plan) error {
 	}
 	switch p.onExit = s.OnExit; p.onExit {
 	case exitStrict, exitOpen, exitClosed:
+	default:
+		return s.wrongf("on-exit", "there is no %q: want %s, %s or %s", s.OnExit, exitStrict, exitOpen, exitClosed)
+	}
+	switch p.whenReplaced = s.WhenReplaced; p.whenReplaced {
+	case replacedExit, replacedWait:
 		return nil
 	}
-	return s.wrongf("on-exit", "there is no %q: want %s, %s or %s", s.OnExit, exitStrict, exitOpen, exitClosed)
+	return s.wrongf("when-replaced", "there is no %q: want %s or %s", s.WhenReplaced, replacedExit, replacedWait)
 }

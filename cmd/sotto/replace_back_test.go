@@ -89,31 +89,41 @@ func (s *supervised) latest() *process {
 // starts that again whenever it exits, and stops the old one when the new one is ready. The
 // seal is the new one's all the while.
 func TestRollingUpdate(t *testing.T) {
-	w := newWorld(t)
-	w.watch()
-	g := w.cgroup("workload")
-	args := append(append([]string{"run"}, w.runArgs(g)[2:]...), "--replace")
-	before := w.supervise(w.cgroup("a"), args...)
-	w.until("the old one to seal", func() bool { return before.says("msg=sealed") })
-	r := w.startLoad(g, 500)
-	after := w.supervise(w.cgroup("b"), args...)
-	w.until("the new one to take over", func() bool { return after.says("took over") })
-	// It is soon out of the game. The update does not ask, and stops it.
-	for end := time.Now().Add(5 * time.Second); !before.says("has replaced the Sotto in the cgroup") && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
+	for how, out := range map[string]string{replacedExit: "has replaced the Sotto in the cgroup", replacedWait: "waiting to be stopped"} {
+		t.Run(how, func(t *testing.T) {
+			w := newWorld(t)
+			w.watch()
+			g := w.cgroup("workload")
+			args := append(append([]string{"run"}, w.runArgs(g)[2:]...), "--replace", "--when-replaced="+how)
+			before := w.supervise(w.cgroup("a"), args...)
+			w.until("the old one to seal", func() bool { return before.says("msg=sealed") })
+			r := w.startLoad(g, 500)
+			after := w.supervise(w.cgroup("b"), args...)
+			w.until("the new one to take over", func() bool { return after.says("took over") })
+			// It is soon out of the game. The update does not ask, and stops it.
+			for end := time.Now().Add(5 * time.Second); !before.says(out) && time.Now().Before(end); {
+				time.Sleep(10 * time.Millisecond)
+			}
+			if how == replacedWait && !before.latest().runs() {
+				t.Error("it did not wait to be stopped")
+			}
+			before.stop()
+			if out := w.dig(w.host, g, "@8.8.8.8", "after.example"); !strings.Contains(out, sealed4) {
+				t.Errorf("after the update:\n%s", out)
+			}
+			if report := r.stop(); report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 {
+				t.Errorf("%+v", report)
+			}
+			if n := len(after.all); n != 1 {
+				t.Errorf("the new one was started %d times", n)
+			}
+			if last := before.latest(); how == replacedWait && (last.err != nil || len(before.all) != 1) {
+				t.Errorf("the old one was started %d times, and exited with %v", len(before.all), last.err)
+			}
+			w.stop(after.latest())
+			w.nothingLeft()
+		})
 	}
-	before.stop()
-	if out := w.dig(w.host, g, "@8.8.8.8", "after.example"); !strings.Contains(out, sealed4) {
-		t.Errorf("after the update:\n%s", out)
-	}
-	if report := r.stop(); report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 {
-		t.Errorf("%+v", report)
-	}
-	if n := len(after.all); n != 1 {
-		t.Errorf("the new one was started %d times", n)
-	}
-	w.stop(after.latest())
-	w.nothingLeft()
 }
 
 // TestReplaceBack: a process is refused by the one that replaced it, and by that one's

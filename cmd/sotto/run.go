@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
 	"slices"
 
@@ -34,8 +35,10 @@ With --replace it takes over from the 'sotto run' that runs, of another version 
 another configuration: that one ends, and no query is lost. Virtual addresses have to
 stay the same, and what is sealed to stay sealed. One that is stopping is waited for.
 
-One that a supervisor starts again is refused by the process that replaced it;
---replace=back insists.
+Where a supervisor starts again whatever exits, also with status 0 (kubelet, Docker with
+restart: always), run with --when-replaced=wait: a replaced process then lets go of the
+seal and stays until it is stopped. One that is started again all the same is refused by
+the process that replaced it; --replace=back insists.
 
 A stop during a takeover waits for its outcome: the process that has the seal then stops
 as --on-exit says, and the other one leaves the seal alone.
@@ -63,6 +66,7 @@ relative to its root (app.slice). A cgroup means all below it too.`,
 	o.guardFlag(c.Flags())
 	c.Flags().Var(&replace, "replace", "take over from the 'sotto run' that runs, of whatever version, without losing a query; --replace=back: also from one that has replaced this one")
 	c.Flags().Lookup("replace").NoOptDefVal = replaceThis.String()
+	c.Flags().StringVar(&o.given.WhenReplaced, "when-replaced", "", "exit, or wait: stay until stopped, for a supervisor that would start it again (default exit)")
 	c.Flags().StringVar(&o.given.OnExit, "on-exit", "", "strict: a stop opens the seal, a crash does not; open: both do; closed: neither (default strict)")
 	o.upstreamFlags(c.Flags())
 	o.fileFlags(c.Flags())
@@ -70,19 +74,29 @@ relative to its root (app.slice). A cgroup means all below it too.`,
 }
 
 // run seals until a signal ends it, or another process takes over.
-func (e *env) run(ctx context.Context, load loader, mode replaceMode) (err error) {
+func (e *env) run(ctx context.Context, load loader, mode replaceMode) error {
 	hup := catchReloads()
 	defer signal.Stop(hup)
+	wait, err := e.seal(ctx, load, mode, hup)
+	if wait != nil {
+		freeAndWait(wait)
+	}
+	return err
+}
+
+// seal is run but for the wait of a process that was replaced: nothing refers to the seal
+// by then.
+func (e *env) seal(ctx context.Context, load loader, mode replaceMode, hup <-chan os.Signal) (wait <-chan struct{}, err error) {
 	s, p, err := load()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := needRoot("run"); err != nil {
-		return err
+		return nil, err
 	}
 	cfg, err := sealConfig(s, p)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cfg.Name = runName
 	st := e.steering(load, p, fixedOfSeal)
@@ -91,16 +105,16 @@ func (e *env) run(ctx context.Context, load loader, mode replaceMode) (err error
 	o, err := st.open(ctx, outlasting, cfg, mode, stops)
 	if errors.Is(err, errWithdrawn) {
 		st.log.Info("stopped before it took over")
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l, from := o.l, o.from
 	st.r, l.stay = l.r, p.onExit == exitClosed
 	st.restore()
 	if err := st.listen(ctx); err != nil {
-		return errors.Join(err, o.close())
+		return nil, errors.Join(err, o.close())
 	}
 	defer st.close()
 	st.heir = &succession{l: l, st: st, terms: o.terms, lineage: lineage{o.terms.Identity, o.replaced}, stops: stops, log: st.log}
@@ -129,13 +143,12 @@ func (e *env) run(ctx context.Context, load loader, mode replaceMode) (err error
 		return st.run(ctx, hup)
 	})
 	if handedOver(ctx) {
-		st.log.Info("another Sotto has taken over")
-		return errors.Join(err, st.heir.done(), l.abandon())
+		return st.replaced(l, err)
 	}
 	if err = st.ended(ctx, l, p.onExit, err, attached); !attached {
 		err = errors.Join(err, from.close()) // which takes everything back
 	}
-	return err
+	return nil, err
 }
 
 // staysClosed is for who has to do something about it.

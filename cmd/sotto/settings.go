@@ -51,6 +51,8 @@ type settings struct {
 	Guard   string   `toml:"guard"`
 	OnExit  string   `toml:"on-exit"`
 
+	WhenReplaced string `toml:"when-replaced"`
+
 	file   string // what was read, for errors; "": nothing was
 	places places // of what comes from the file
 }
@@ -102,6 +104,7 @@ func defaultSettings() settings {
 		Prefix6:        "fd73:6f74:746f::/64",
 		Guard:          "drop",
 		OnExit:         exitStrict,
+		WhenReplaced:   replacedExit,
 	}
 }
 

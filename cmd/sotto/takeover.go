@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"sotto/intercept"
@@ -102,4 +103,28 @@ func (st *steering) openInstead(ctx, outlasting context.Context, cfg intercept.C
 		case <-ctx.Done():
 		}
 	}
+}
+
+// replaced lets go of the seal after another process has taken over. Where this one is to
+// stay it returns what to wait for.
+func (st *steering) replaced(l *seal, err error) (stop <-chan struct{}, _ error) {
+	err = errors.Join(err, st.heir.done(), l.abandon())
+	asked := st.heir.stops.asked
+	st.heir.l, st.heir.st = nil, nil // the cause of run's context refers to st.heir
+	if st.current().whenReplaced == replacedExit || isClosed(asked) {
+		st.log.Info("another Sotto has taken over")
+		return nil, err
+	}
+	if err != nil {
+		st.log.Error("let go of what another Sotto has taken over", "err", err)
+	}
+	st.log.Info("another Sotto has taken over; waiting to be stopped (when-replaced)")
+	return asked, nil
+}
+
+// freeAndWait waits for a stop, which may be long, without the memory that nothing uses any
+// more: the cache, and maps of the kernel's, which are unmapped when they are collected.
+func freeAndWait(stop <-chan struct{}) {
+	debug.FreeOSMemory()
+	<-stop
 }
