@@ -25,6 +25,30 @@ type Cgroup struct {
 	dir *os.File
 }
 
+// maxSameName bounds how many cgroups of one name NewCommandCgroup gets out of the way
+// of. Each is a leftover, or of a process with the same ID in another PID namespace.
+const maxSameName = 100
+
+// NewCommandCgroup makes the cgroup of one command, for a process of the cgroup own. Its
+// name is derived from name. Only root can move processes out of it: it is below the
+// deepest cgroup on the way to own for which [RootOwned] holds. The caller closes it.
+func NewCommandCgroup(own, name string) (*Cgroup, error) {
+	parent, err := RootOwned(own)
+	if err != nil {
+		return nil, err
+	}
+	for n := 1; ; n++ {
+		unique := name
+		if n > 1 {
+			unique = fmt.Sprintf("%s-%d", name, n)
+		}
+		c, err := NewCgroup(parent, unique)
+		if n == maxSameName || !errors.Is(err, fs.ErrExist) {
+			return c, err
+		}
+	}
+}
+
 // NewCgroup makes a cgroup below the directory parent. The caller closes it.
 func NewCgroup(parent, name string) (*Cgroup, error) {
 	path := filepath.Join(parent, name)

@@ -31,7 +31,11 @@ func (e *env) execVerb() *cobra.Command {
 		Short: "seal one command",
 		Long: `Run CMD in a cgroup of its own whose DNS is sealed, and exit with its status. The
 seal holds for everything that CMD starts, and ends with CMD: what still runs in
-its cgroup then is killed. Standard input, output, error and the terminal are CMD's.`,
+its cgroup then is killed. Standard input, output, error and the terminal are CMD's.
+
+The cgroup is below Sotto's own, or below the nearest one above that if users other
+than root can manage Sotto's own (a systemd scope below user@1000.service, say): they
+could move CMD out of the seal. Limits of the cgroups in between do not hold for CMD.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usagef("no command to seal: sotto exec -- CMD ARG…")
@@ -78,7 +82,7 @@ func (e *env) exec(ctx context.Context, p plan, user string, args []string) (err
 	if err != nil {
 		return err
 	}
-	cg, err := intercept.NewCgroup(own, fmt.Sprintf("sotto-exec-%d", os.Getpid()))
+	cg, err := intercept.NewCommandCgroup(own, fmt.Sprintf("sotto-exec-%d", os.Getpid()))
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
@@ -100,6 +101,7 @@ func (e *env) seal(ctx context.Context, load loader, mode replaceMode, hup <-cha
 	}
 	cfg.Name = runName
 	st := e.steering(load, p, fixedOfSeal)
+	warnLeavable(cfg, st.log)
 	outlasting := ctx // of what is answered still
 	ctx, stops := catchStops(ctx, st.log)
 	o, err := st.open(ctx, outlasting, cfg, mode, stops)
@@ -176,6 +178,22 @@ func (st *steering) ended(ctx context.Context, l *seal, onExit string, err error
 		return l.abandon()
 	}
 	return l.Close()
+}
+
+// warnLeavable logs which cgroups a user other than root can move processes out of, or
+// into where they are excluded: such a user decides what is sealed.
+func warnLeavable(cfg intercept.Config, log *slog.Logger) {
+	for what, dirs := range map[string][]string{"out of a sealed cgroup": cfg.Cgroups, "into an excluded cgroup": cfg.Exclude} {
+		for _, dir := range dirs {
+			why, err := intercept.Leavable(dir)
+			switch {
+			case err != nil:
+				log.Warn("cannot check who may move processes "+what, "cgroup", dir, "err", err)
+			case why != "":
+				log.Warn("a user other than root can move processes "+what+"; name a cgroup whose parent belongs to root", "cgroup", dir, "reason", why)
+			}
+		}
+	}
 }
 
 // fixedOfSeal is what the kernel half was told at the start.

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"sotto/internal/lab"
+	"sotto/internal/testnet"
+)
+
+const nobodyID = 65534
+
+// scope is a cgroup that root has delegated to a user, as systemd does below
+// user@1000.service, with two cgroups in it that the user owns as well.
+type scope struct {
+	w              *world
+	top, app, free *lab.Cgroup
+}
+
+func (w *world) scope() *scope {
+	w.t.Helper()
+	s := &scope{w: w, top: w.cgroup("scope")}
+	var errs [2]error
+	s.app, errs[0] = w.lab.Below(s.top, "app")
+	s.free, errs[1] = w.lab.Below(s.top, "free")
+	if err := errors.Join(errs[:]...); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, g := range []*lab.Cgroup{s.top, s.app, s.free} {
+		for _, name := range []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
+			if err := os.Chown(filepath.Join(g.Path, name), nobodyID, nobodyID); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	return s
+}
+
+// user runs a script as the scope's owner, in a cgroup of the scope.
+func (s *scope) user(g *lab.Cgroup, script string) string {
+	s.w.t.Helper()
+	out, err := s.w.host.Command(s.w.t.Context(), g, testnet.NeedTool(s.w.t, "setpriv"),
+		"--reuid", fmt.Sprint(nobodyID), "--regid", fmt.Sprint(nobodyID), "--clear-groups", "sh", "-c", script).CombinedOutput()
+	if err != nil {
+		s.w.t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return string(out)
+}
+
+// command prepares sotto in the scope, as its owner's root shell would start it.
+func (s *scope) command(args ...string) *lab.Cmd {
+	cmd := s.w.self(s.w.t.Context(), "sotto", args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: s.app.Fd()}
+	return cmd
+}
+
+// exec runs a script sealed, from inside the scope.
+func (s *scope) exec(flags []string, script string) string {
+	s.w.t.Helper()
+	cmd := s.command(append(append(append([]string{"exec"}, s.w.upstreamArgs()...), flags...), "--", "sh", "-c", script)...)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		s.w.t.Fatal(err)
+	}
+	s.w.ran(cmd)
+	return string(out)
+}
+
+// nothingLeft fails the test if a command's cgroup is left, in the scope or at the root.
+func (s *scope) nothingLeft() {
+	s.w.t.Helper()
+	s.w.nothingLeft()
+	for _, dir := range []string{s.top.Path, s.app.Path} {
+		if left, err := filepath.Glob(dir + "/sotto-exec-*"); err != nil || len(left) > 0 {
+			s.w.t.Errorf("left: %v, %v", left, err)
+		}
+	}
+}
+
+// move is a script that moves a process into the cgroup free.
+func (s *scope) move(pid string) string {
+	return fmt.Sprintf("echo %s > %s/cgroup.procs && echo moved by procs; true", pid, s.free.Path)
+}
+
+// TestExecDelegated: a user who owns the cgroup from which a command was started cannot
+// move it out of the seal, neither from inside nor from outside.
+func TestExecDelegated(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	s := w.scope()
+	text, err := os.ReadFile("testdata/clients/clone_into.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clone := filepath.Join(t.TempDir(), "clone_into.py")
+	if err := os.Chmod(filepath.Dir(filepath.Dir(clone)), 0o755); err != nil { // for the user to read
+		t.Fatal(err)
+	}
+	write(t, clone, string(text))
+	python := testnet.NeedTool(t, "/usr/bin/python3")
+	try := s.move("$$") + fmt.Sprintf("\n%s %s %s\n", python, clone, s.free.Path)
+
+	// What is tried below works where nothing keeps the user from it.
+	out := s.user(s.app, try)
+	for _, want := range []string{"moved by procs", "cloned into"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the scope's owner, unsealed: no %q in\n%s", want, out)
+		}
+	}
+
+	out = s.exec([]string{"--user", "nobody"}, "id -u\ncat /proc/self/cgroup\n"+try+"\n"+
+		testnet.NeedTool(t, "dig")+" +short +tries=1 +timeout=4 @8.8.8.8 inside.example")
+	if strings.Contains(out, "moved") || strings.Contains(out, "cloned") || !strings.Contains(out, "clone refused: EACCES") {
+		t.Errorf("the command left its cgroup:\n%s", out)
+	}
+	if !strings.HasPrefix(out, fmt.Sprintln(nobodyID)) || !strings.HasSuffix(out, sealed4+"\n") {
+		t.Errorf("want it run as nobody, and its query answered:\n%s", out)
+	}
+	if strings.Contains(out, filepath.Base(s.top.Path)) {
+		t.Errorf("its cgroup is below the one delegated:\n%s", out)
+	}
+
+	p := s.start("--user", "nobody")
+	for _, g := range []*lab.Cgroup{s.app, s.free} {
+		if out := s.user(g, s.move(p.pid())); strings.Contains(out, "moved") {
+			t.Errorf("moved from outside:\n%s", out)
+		}
+	}
+	p.finish()
+	s.nothingLeft()
+}
+
+// sealed is a command that runs until its standard input ends.
+type sealed struct {
+	s   *scope
+	cmd *lab.Cmd
+	in  interface{ Close() error }
+	out bytes.Buffer
+}
+
+// start starts a command sealed, and waits until it runs.
+func (s *scope) start(flags ...string) *sealed {
+	s.w.t.Helper()
+	p := &sealed{s: s}
+	p.cmd = s.command(append(append(append([]string{"exec"}, s.w.upstreamArgs()...), flags...), "--", "sh", "-c", "echo $$; exec cat")...)
+	in, err := p.cmd.StdinPipe()
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	p.in = in
+	r, wr, err := os.Pipe()
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	p.cmd.Stdout, p.cmd.Stderr = wr, os.Stderr
+	if err := errors.Join(p.cmd.Start(), wr.Close()); err != nil {
+		s.w.t.Fatal(err)
+	}
+	s.w.ran(p.cmd)
+	s.w.t.Cleanup(func() { _ = errors.Join(p.in.Close(), r.Close()) })
+	b := make([]byte, 1)
+	for b[0] != '\n' {
+		if _, err := r.Read(b); err != nil {
+			s.w.t.Fatalf("the command did not start: %v", err)
+		}
+		p.out.Write(b)
+	}
+	return p
+}
+
+// pid is the command's.
+func (p *sealed) pid() string { return strings.TrimSpace(p.out.String()) }
+
+// group is the directory of the command's cgroup.
+func (p *sealed) group() string {
+	t := p.s.w.t
+	text, err := os.ReadFile("/proc/" + p.pid() + "/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := lab.CgroupRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			return filepath.Join(root, path)
+		}
+	}
+	t.Fatalf("no cgroup2 in\n%s", text)
+	return ""
+}
+
+// finish ends the command, and Sotto with it.
+func (p *sealed) finish() {
+	p.s.w.t.Helper()
+	if err := errors.Join(p.in.Close(), p.cmd.Wait()); err != nil {
+		p.s.w.t.Error(err)
+	}
+}
+
+// TestExecDelegatedKilled: what a Sotto that was killed leaves outside of its own cgroup
+// is cleared by 'sotto down', and by the next start.
+func TestExecDelegatedKilled(t *testing.T) {
+	w := newWorld(t)
+	s := w.scope()
+	for _, how := range []string{"down", "the next start"} {
+		p := s.start()
+		dir, pid := p.group(), p.pid()
+		if filepath.Dir(dir) != filepath.Dir(s.top.Path) {
+			t.Errorf("the command is in %s, want it beside %s", dir, s.top.Path)
+		}
+		if err := p.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.cmd.Wait() // "signal: killed"
+		if _, err := os.Stat(dir); err != nil {
+			t.Errorf("%s: the cgroup went with Sotto: %v", how, err)
+		}
+		if how == "down" {
+			if _, stderr, status := w.sotto("down"); status != 0 {
+				t.Errorf("down: status %d, %s", status, stderr)
+			}
+		} else if out := s.exec(nil, "echo next"); out != "next\n" {
+			t.Errorf("the next exec: %q", out)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %s is left: %v", how, dir, err)
+		}
+		if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
+			t.Errorf("%s: the command goes on: %s", how, stat)
+		}
+		s.nothingLeft()
+	}
+}
+
+// TestExecNested: inside a sealed command another one has its cgroup inside the first's,
+// also where that was delegated further; inside a scope that 'sotto run' seals, what
+// exec seals is its own.
+func TestExecNested(t *testing.T) {
+	w := newWorld(t)
+	w.watch()
+	s := w.scope()
+	dig := testnet.NeedTool(t, "dig")
+	self := strings.Join(append([]string{"env", selfEnv + "=sotto", executable(), "exec"}, w.upstreamArgs()...), " ")
+	show := " -- sh -c 'grep ^0:: /proc/self/cgroup; " + dig + " +short @8.8.8.8 nested.example'"
+	root, err := lab.CgroupRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, script := range map[string]string{
+		"plain": self + show,
+		"delegated": "own=" + root + "$(sed -n s/^0:://p /proc/self/cgroup); mkdir $own/sub; chown nobody $own/sub $own/sub/cgroup.procs; " +
+			"echo $$ > $own/sub/cgroup.procs; grep ^0:: /proc/self/cgroup >&2; " + self + show,
+	} {
+		out := s.exec(nil, script)
+		lines := strings.Fields(out)
+		path, answer := "", ""
+		if len(lines) >= 2 {
+			path, answer = strings.TrimPrefix(lines[len(lines)-2], "0::"), lines[len(lines)-1]
+		}
+		parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+		if len(parts) != 2 || !strings.HasPrefix(parts[0], "sotto-exec-") || !strings.HasPrefix(parts[1], "sotto-exec-") || answer != sealed4 {
+			t.Errorf("%s: want a cgroup sotto-exec-N/sotto-exec-N and %s:\n%s", name, sealed4, out)
+		}
+	}
+
+	p := w.start("sealed", w.runArgs(s.top)...)
+	if out := s.exec(nil, dig+" +short @8.8.8.8 inner.example"); out != sealed4+"\n" {
+		t.Errorf("inside an outer seal: %q", out)
+	}
+	if out := w.dig(w.host, s.app, "@8.8.8.8", "outer.example"); !strings.Contains(out, sealed4) {
+		t.Errorf("the outer seal:\n%s", out)
+	}
+	if log := p.log(); strings.Contains(log, "inner.example") || !strings.Contains(log, "outer.example") {
+		t.Error("the outer seal answered what is the inner one's, or not its own")
+	}
+	w.stop(p)
+	s.nothingLeft()
+}
+
+// TestLeavableWarning: 'sotto run' says which cgroups users can leave, or enter.
+func TestLeavableWarning(t *testing.T) {
+	w := newWorld(t)
+	s := w.scope()
+	safe := w.cgroup("safe")
+	p := w.start("sealed", append(w.runArgs(s.app, s.top, safe), "--exclude", s.free.Path)...)
+	for _, tc := range []struct {
+		what string
+		g    *lab.Cgroup
+		want bool
+	}{{"out of a sealed", s.app, true}, {"into an excluded", s.free, true}, {"out of a sealed", s.top, false}, {"out of a sealed", safe, false}} {
+		got := false
+		for line := range strings.Lines(p.log()) {
+			got = got || strings.Contains(line, "can move processes "+tc.what) && strings.Contains(line, "cgroup="+tc.g.Path+" ")
+		}
+		if got != tc.want {
+			t.Errorf("%s %s: warned %v, want %v", tc.what, tc.g.Path, got, tc.want)
+		}
+	}
+	w.stop(p)
+	w.nothingLeft()
+}
