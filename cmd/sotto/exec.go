@@ -35,7 +35,15 @@ its cgroup then is killed. Standard input, output, error and the terminal are CM
 
 The cgroup is below Sotto's own, or below the nearest one above that if users other
 than root can manage Sotto's own (a systemd scope below user@1000.service, say): they
-could move CMD out of the seal. Limits of the cgroups in between do not hold for CMD.`,
+could move CMD out of the seal. Limits of the cgroups in between do not hold for CMD.
+
+With --user, CMD has the user and all groups of that user, and of the caller's
+environment only TERM, COLORTERM, NO_COLOR, LANG, LANGUAGE, LC_* and TZ; HOME, USER,
+LOGNAME and SHELL are the user's, and PATH, in which CMD is looked up, is
+` + userPath + `.
+More is given with env(1): sotto exec --user USER -- env NAME=VALUE CMD. Open files other
+than the standard ones are closed, and where the user may not enter the working directory
+CMD starts in /. Without --user environment and open files are the caller's.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usagef("no command to seal: sotto exec -- CMD ARG…")
@@ -54,7 +62,7 @@ could move CMD out of the seal. Limits of the cgroups in between do not hold for
 		},
 	}
 	c.Flags().SetInterspersed(false)
-	c.Flags().StringVar(&user, "user", "", "run CMD as this `user` (name or number), with its groups")
+	c.Flags().StringVar(&user, "user", "", "run CMD as this `user` (name or number), with its groups and a minimal environment")
 	o.guardFlag(c.Flags())
 	o.upstreamFlags(c.Flags())
 	return c
@@ -66,15 +74,14 @@ func (e *env) exec(ctx context.Context, p plan, user string, args []string) (err
 	if err := needRoot("exec"); err != nil {
 		return err
 	}
-	cmd := exec.Command(args[0], args[1:]...)
+	cmd, err := commandAs(user, args)
+	if err != nil {
+		return err
+	}
 	if cmd.Err != nil {
 		return e.cannotStart(args[0], cmd.Err)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.stdin, e.stdout, e.stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{}
-	if err := runAs(cmd, user); err != nil {
-		return err
-	}
 	// From here to the end of CMD signals are its own business.
 	sigs := catchSignals()
 	defer sigs.stop()
@@ -129,14 +136,18 @@ func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd
 
 // runCommand starts cmd in cg and waits for it.
 func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log *slog.Logger) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
 	cmd.SysProcAttr.UseCgroupFD = true
 	cmd.SysProcAttr.CgroupFD = cg.FD()
-	if err := cmd.Start(); err != nil {
+	cmd, err := startAs(cmd)
+	if err != nil {
 		return e.cannotStart(cmd.Args[0], err)
 	}
 	e.confine(log, keepExec) // not before: it would be the command's lot
 	sigs.passTo(cmd.Process)
-	err := cmd.Wait()
+	err = cmd.Wait()
 	var ended *exec.ExitError
 	if err != nil && !errors.As(err, &ended) {
 		return fmt.Errorf("run %s: %w", cmd.Args[0], err)

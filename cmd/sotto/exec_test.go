@@ -217,8 +217,7 @@ func TestBoundToInterface(t *testing.T) {
 	}
 }
 
-// TestExecIsItsCommand: exit status, signals, user, environment, input and output
-// are the command's.
+// TestExecIsItsCommand: exit status, signals, input and output are the command's.
 func TestExecIsItsCommand(t *testing.T) {
 	w := newWorld(t)
 	for _, tc := range []struct {
@@ -246,16 +245,6 @@ func TestExecIsItsCommand(t *testing.T) {
 			}
 		})
 	}
-	t.Run("user", func(t *testing.T) {
-		args := append(append([]string{"exec", "--user", "nobody"}, w.upstreamArgs()...), "--", "sh", "-c", "id -un; id -ru; echo $HOME $USER")
-		stdout, stderr, status := w.sotto(args...)
-		if status != 0 || !strings.HasPrefix(stdout, "nobody\n65534\n") || !strings.Contains(stdout, "nobody\n") {
-			t.Errorf("status %d: %q %q", status, stdout, stderr)
-		}
-		if _, stderr, status := w.sotto("exec", "--user", "no-such-user", "--", "true"); status != exitUsage || !strings.Contains(stderr, "no-such-user") {
-			t.Errorf("an unknown user: status %d, %q", status, stderr)
-		}
-	})
 	w.nothingLeft()
 }
 

@@ -3,47 +3,164 @@
 package main
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-// runAs makes cmd run as the user named, with all its groups and with HOME, USER
-// and LOGNAME set to match. An empty name changes nothing.
-func runAs(cmd *exec.Cmd, name string) error {
+// userPath is PATH of a command that runs as another user, as sudo and systemd set it.
+const userPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// keptVariables are what such a command keeps of the environment: how its terminal,
+// language and time zone are, which are no secrets and no paths of root's. LC_* is kept
+// as well.
+var keptVariables = []string{"TERM", "COLORTERM", "NO_COLOR", "LANG", "LANGUAGE", "TZ"}
+
+// passwd is the user database that os/user reads as well, which leaves out the shell.
+const passwd = "/etc/passwd"
+
+// commandAs prepares args to run as the user named: with all groups of that user, an
+// environment of its own, no open files but the standard ones, and in the working
+// directory if that user may enter it. An empty name changes nothing.
+func commandAs(name string, args []string) (*exec.Cmd, error) {
 	if name == "" {
-		return nil
+		return exec.Command(args[0], args[1:]...), nil
 	}
 	u, err := user.Lookup(name)
 	if err != nil {
 		if u, err = user.LookupId(name); err != nil {
-			return usagef("user %q: this machine has no such user", name)
+			return nil, usagef("user %q: this machine has no such user", name)
 		}
 	}
+	cred, err := credential(u)
+	if err != nil {
+		return nil, err
+	}
+	shell, err := shellOf(u.Username)
+	if err != nil {
+		return nil, err
+	}
+	if err := closeOnExec(); err != nil {
+		return nil, err
+	}
+	cmd := &exec.Cmd{Args: args, Env: userEnviron(os.Environ(), u, shell), SysProcAttr: &syscall.SysProcAttr{Credential: cred}}
+	cmd.Path, cmd.Err = lookPath(args[0], userPath)
+	if cmd.Dir, err = os.Getwd(); err != nil {
+		cmd.Dir = "/" // it was removed, or is out of reach for Sotto too
+	}
+	return cmd, nil
+}
+
+// credential returns the IDs of a user.
+func credential(u *user.User) (*syscall.Credential, error) {
 	ids, err := u.GroupIds()
 	if err != nil {
-		return fmt.Errorf("find the groups of user %s: %w", u.Username, err)
+		return nil, fmt.Errorf("find the groups of user %s: %w", u.Username, err)
 	}
 	cred := &syscall.Credential{}
 	if cred.Uid, err = parseID(u.Uid); err != nil {
-		return err
+		return nil, err
 	}
 	if cred.Gid, err = parseID(u.Gid); err != nil {
-		return err
+		return nil, err
 	}
 	for _, text := range ids {
 		id, err := parseID(text)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		cred.Groups = append(cred.Groups, id)
 	}
-	cmd.SysProcAttr.Credential = cred
-	cmd.Env = append(os.Environ(), "HOME="+u.HomeDir, "USER="+u.Username, "LOGNAME="+u.Username)
+	return cred, nil
+}
+
+// userEnviron is the environment of a command that runs as u, of what is in environ.
+func userEnviron(environ []string, u *user.User, shell string) []string {
+	env := []string{"HOME=" + u.HomeDir, "USER=" + u.Username, "LOGNAME=" + u.Username, "SHELL=" + shell, "PATH=" + userPath}
+	for _, v := range environ {
+		name, _, _ := strings.Cut(v, "=")
+		if slices.Contains(keptVariables, name) || strings.HasPrefix(name, "LC_") {
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+// shellOf returns the login shell of a user; /bin/sh where the database names none, as
+// login(1) does, or does not have the user.
+func shellOf(name string) (string, error) {
+	f, err := os.Open(passwd)
+	if err != nil {
+		return "", fmt.Errorf("find the shell of user %s: %w", name, err)
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		if fields := strings.Split(s.Text(), ":"); len(fields) == 7 && fields[0] == name && fields[6] != "" {
+			return fields[6], nil
+		}
+	}
+	if err := s.Err(); err != nil {
+		return "", fmt.Errorf("find the shell of user %s: %w", name, err)
+	}
+	return "/bin/sh", nil
+}
+
+// lookPath finds a program as [exec.LookPath] does, in a PATH of absolute directories
+// that is not this process's own.
+func lookPath(name, path string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil // the kernel says what is wrong with it
+	}
+	for dir := range strings.SplitSeq(path, ":") {
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return file, nil
+		}
+	}
+	return name, &exec.Error{Name: name, Err: exec.ErrNotFound}
+}
+
+// closeOnExec keeps from the command what this process's parent had open. What it opens
+// itself is marked already, by the Go library.
+func closeOnExec() error {
+	const dir = "/proc/self/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("find open files: %w", err)
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
 	return nil
+}
+
+// startAs starts cmd. If its user may not enter the working directory, it is started in
+// the root directory; which of several steps was refused only shows by trying again.
+func startAs(cmd *exec.Cmd) (*exec.Cmd, error) {
+	err := cmd.Start()
+	if err == nil || cmd.Dir == "" || !errors.Is(err, fs.ErrPermission) || !filepath.IsAbs(cmd.Path) {
+		return cmd, err
+	}
+	again := &exec.Cmd{Path: cmd.Path, Args: cmd.Args, Env: cmd.Env, Dir: "/", SysProcAttr: cmd.SysProcAttr,
+		Stdin: cmd.Stdin, Stdout: cmd.Stdout, Stderr: cmd.Stderr}
+	if again.Start() != nil {
+		return cmd, err
+	}
+	return again, nil
 }
 
 func parseID(text string) (uint32, error) {
