@@ -17,7 +17,7 @@ func (st *steering) restore() {
 	}
 	switch n, err := st.r.cache.LoadFile(file, time.Now()); {
 	case err != nil:
-		st.log.Warn(fmt.Sprintf("the cache begins without what %s should hold; if it is no file of Sotto's, move it away or set cache-file to another: a clean stop writes it anew", file), "err", err)
+		st.log.Warn("cannot read cache-file, so the cache starts empty or in part; remove that file or set cache-file to another: a clean stop writes it anew", "file", file, "err", err)
 	case n > 0:
 		st.log.Info("cache restored", "file", file, "answers", n)
 	}
@@ -30,6 +30,6 @@ func (st *steering) keep() {
 		return
 	}
 	if err := st.r.cache.SaveFile(file, time.Now()); err != nil {
-		st.log.Warn(fmt.Sprintf("the next start finds no cache; see that user %d may write %s and its directory, or set cache-file to another", os.Getuid(), file), "err", err)
+		st.log.Warn(fmt.Sprintf("cannot write cache-file, so the next start finds no cache; see that user %d may write it and its directory, or set cache-file to another", os.Getuid()), "file", file, "err", err)
 	}
 }

@@ -3,11 +3,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"sotto/internal/dot"
 )
@@ -53,13 +56,21 @@ func TestCacheFile(t *testing.T) {
 	check(s, map[string]string{"two.example": "SERVFAIL"})
 	stop()
 
-	write(t, file, "not a cache")
-	s, stop = startServing(t, config(file, a.spec, b.spec))
-	if log := s.log(); !strings.Contains(log, "level=WARN") || !strings.Contains(log, file) {
-		t.Errorf("no warning of the file:\n%s", log)
+	for what, make := range map[string]func() error{
+		"not a file that Sotto saved its cache to": func() error { return os.WriteFile(file, []byte("not a cache"), 0o600) },
+		"no regular file":                          func() error { return errors.Join(os.Remove(file), unix.Mkfifo(file, 0o600)) },
+		"others can write it":                      func() error { return os.Chmod(file, 0o666) },
+	} {
+		if err := make(); err != nil {
+			t.Fatal(err)
+		}
+		s, stop = startServing(t, config(file, a.spec, b.spec)) // which fails the test if it blocks
+		if log := s.log(); !strings.Contains(log, "level=WARN") || !strings.Contains(log, "file="+file) || !strings.Contains(log, what) {
+			t.Errorf("no warning that %s is %s:\n%s", file, what, log)
+		}
+		check(s, known)
+		stop()
 	}
-	check(s, known)
-	stop()
 	s, stop = startServing(t, config(filepath.Join(dir, "nowhere", "cache"), a.spec, b.spec))
 	check(s, known)
 	stop()

@@ -6,10 +6,8 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -58,7 +56,7 @@ type groupPlan struct {
 // planFor says for which verb a plan is: `serve` knows no origins.
 type planFor struct {
 	serve bool
-	read  func(file string) ([]byte, error) // os.ReadFile but in tests
+	read  func(file string) ([]byte, error) // readFile but in tests
 }
 
 // plan reads and checks everything that s says of the forwarder.
@@ -301,23 +299,6 @@ func (s *settings) planAddresses(p *plan) error {
 	}
 	return nil
 }
-
-// readFile is planFor's read: it gives up on what has no end.
-func readFile(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if len(text) > maxFile {
-		return nil, fmt.Errorf("%s is longer than %d MiB", file, maxFile>>20)
-	}
-	return text, err
-}
-
-// maxFile is enough for ten million names.
-const maxFile = 256 << 20
 
 var reservedNames = []string{defaultGroup, useOrigin, useRefuse, useNoData}
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 
 	"sotto/forwarder/upstream"
@@ -116,12 +115,12 @@ func loadSettings(path string) (settings, error) {
 	if !must {
 		path = defaultConfig
 	}
-	text, err := os.ReadFile(path)
+	text, err := readAtMost(path, maxConfig)
 	if errors.Is(err, fs.ErrNotExist) && !must {
 		return s, nil
 	}
 	if err != nil {
-		return s, fmt.Errorf("read the configuration: %w", err)
+		return s, fmt.Errorf("read the configuration (--config): %w", err)
 	}
 	return s, s.decode(path, text)
 }

@@ -8,56 +8,192 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // SaveFile writes the cache to the file at path ([Cache.Save]), for its owner's
 // eyes only: it tells what was asked. Whatever goes wrong, and whenever the machine
 // stops, path holds the old file or the new one, whole. path + ".new" is used on the
 // way, and taken away.
+//
+// A link at path, or at path + ".new", is replaced and not followed. If another user
+// than root or the process's own could have another directory stand where path's is,
+// nothing is written: it would be wherever that user wants it.
 func (c *Cache) SaveFile(path string, now time.Time) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("save the cache to %s: %w", path, err)
 		}
 	}()
-	next := path + ".new"
+	dir, err := openDir(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.saveIn(dir, filepath.Base(path), now), dir.Close())
+}
+
+// saveIn writes the cache to the file called name in an open directory.
+func (c *Cache) saveIn(dir *os.File, name string, now time.Time) error {
+	at, next := int(dir.Fd()), name+".new"
 	// What a crash left there. A fresh file cannot be somebody's link, and has
 	// the permissions that are meant.
-	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err := unix.Unlinkat(at, next, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", next, err)
 	}
-	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	fd, err := unix.Openat(at, next, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("make %s: %w", next, err)
 	}
+	f := os.NewFile(uintptr(fd), next)
 	// The new content reaches the disk before its name does.
-	if err := errors.Join(c.save(f, now), f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(next))
+	err = errors.Join(c.save(f, now), f.Sync(), f.Close())
+	if err == nil {
+		err = unix.Renameat(at, next, at, name)
 	}
-	if err := os.Rename(next, path); err != nil {
-		return errors.Join(err, os.Remove(next))
-	}
-	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
-		return err
+		return errors.Join(err, unix.Unlinkat(at, next, 0))
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return dir.Sync()
 }
 
 // LoadFile takes in the file at path ([Cache.Load]). There being none is no
 // error: every first start is like that.
+//
+// What another user could have written is not read: path has to be a regular file and
+// no link, of root or the process's own user, and not writable by group or others.
+// Whatever it is, opening it does not block.
 func (c *Cache) LoadFile(path string, now time.Time) (n int, err error) {
-	f, err := os.Open(path)
+	f, err := openOwn(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
-	if err != nil {
-		return 0, fmt.Errorf("load the cache: %w", err) // which names path
+	if err == nil {
+		defer f.Close()
+		n, err = c.load(f, now)
 	}
-	defer f.Close()
-	if n, err = c.load(f, now); err != nil {
+	if err != nil {
 		return n, fmt.Errorf("load the cache from %s: %w", path, err)
 	}
 	return n, nil
+}
+
+// openOwn opens a file that only root and the process's own user can have written.
+func openOwn(path string) (*os.File, error) {
+	// Not blocking: a named pipe would have the open wait for a writer.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, errors.New("it is a symbolic link: name the file itself")
+	}
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), path)
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		err = checkFile(&st, uint32(os.Geteuid()))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// checkFile says why a file may be of somebody else than root and the user euid.
+func checkFile(st *unix.Stat_t, euid uint32) error {
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return errors.New("it is no regular file: " + mend)
+	case st.Uid != 0 && st.Uid != euid:
+		return fmt.Errorf("it belongs to user %d: %s", st.Uid, mend)
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("group or others can write it (mode %04o): %s", st.Mode&0o7777, mend)
+	}
+	return nil
+}
+
+// maxLinks is how many symbolic links a path may lead through, as in the kernel
+// (MAXSYMLINKS).
+const maxLinks = 40
+
+// openDir opens a directory if no other user than root and the process's own can
+// replace it or a part of its path.
+func openDir(path string) (*os.File, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	at, rest := "/", strings.Split(path, "/")
+	for links := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		if name == "" || name == "." {
+			continue
+		}
+		if name == ".." { // there is no link in at, so this is its parent
+			at = filepath.Dir(at)
+			continue
+		}
+		target, err := checkStep(at, name)
+		switch {
+		case err != nil:
+			return nil, err
+		case target == "":
+			at = filepath.Join(at, name)
+			continue
+		}
+		if links++; links > maxLinks {
+			return nil, unix.ELOOP
+		}
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	fd, err := unix.Open(at, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: at, Err: err}
+	}
+	return os.NewFile(uintptr(fd), at), nil
+}
+
+// checkStep checks that no other user can replace name in the directory dir, and returns
+// where name leads to if it is a symbolic link.
+func checkStep(dir, name string) (target string, err error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return "", &fs.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if err := checkDir(&st, uint32(os.Geteuid()), uint32(os.Getegid())); err != nil {
+		return "", fmt.Errorf("%s: %w: name a file below directories of root or user %d", dir, err, os.Geteuid())
+	}
+	path := filepath.Join(dir, name)
+	if err := unix.Lstat(path, &st); err != nil {
+		return "", &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return "", nil
+	}
+	if st.Uid != 0 && st.Uid != uint32(os.Geteuid()) {
+		return "", fmt.Errorf("%s is a symbolic link of user %d: name a path without it", path, st.Uid)
+	}
+	return os.Readlink(path)
+}
+
+// checkDir says why a user other than root and euid could replace what is in a directory.
+// A group of the process's own, which often is that user's alone, may write there. In a
+// sticky directory, such as /tmp, everybody can replace what is theirs only.
+func checkDir(st *unix.Stat_t, euid, egid uint32) error {
+	sticky := st.Mode&unix.S_ISVTX != 0
+	switch {
+	case st.Uid != 0 && st.Uid != euid:
+		return fmt.Errorf("it belongs to user %d, who could put another directory in this place", st.Uid)
+	case st.Mode&0o002 != 0 && !sticky:
+		return fmt.Errorf("everybody can write there (mode %04o)", st.Mode&0o7777)
+	case st.Mode&0o020 != 0 && !sticky && st.Gid != 0 && st.Gid != egid:
+		return fmt.Errorf("group %d can write there (mode %04o)", st.Gid, st.Mode&0o7777)
+	}
+	return nil
 }

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/testnet"
+)
+
+func fifo(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// soon fails the test if do blocks. The waits of readAtMost are shorter than this.
+func soon(t *testing.T, what string, do func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		do()
+	}()
+	select {
+	case <-done:
+	case <-time.After(2 * time.Minute):
+		t.Fatalf("%s blocks", what)
+	}
+}
+
+// TestNothingComes: whatever a setting names, a start does not wait for it for ever, nor
+// read without end; it says which setting names what.
+func TestNothingComes(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "names.toml")
+	for name, tc := range map[string]struct{ args, want string }{
+		"configuration, a pipe": {"serve --check --config %s", "read the configuration (--config): read %s: it is a pipe that no process writes to"},
+		"ca-file, a pipe":       {"serve --check --config /dev/null --ca-file %s", "ca-file: read certificate authorities: read %s: it is a pipe"},
+		"exec, a pipe":          {"exec --ca-file %s -- true", "ca-file: read certificate authorities: read %s: it is a pipe"},
+		"reload, a pipe":        {"reload --config %s", "read %s: it is a pipe"},
+		"control, a pipe":       {"reload --control %s", "no Sotto listens on %s"},
+		"names-file, a pipe":    {"serve --check --config " + config, config + ":3:14: names-file: read a list of names: read %s: it is a pipe"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each waits for a writer
+			path := fifo(t)
+			if strings.HasPrefix(name, "names-file") {
+				write(t, config, fmt.Sprintf("[[rule]]\nuse = \"refuse\"\nnames-file = %q\n", path))
+			}
+			soon(t, tc.args, func() {
+				args := strings.Fields(strings.ReplaceAll(tc.args, "%s", path))
+				if stdout, stderr, status := call(t, args...); status != exitFailure || !strings.Contains(stderr, strings.ReplaceAll(tc.want, "%s", path)) {
+					t.Errorf("status %d, %s%s\nwant %q", status, stdout, stderr, tc.want)
+				}
+			})
+		})
+	}
+	for path, want := range map[string]string{"/dev/zero": "longer than 16 MiB", dir: "is a directory"} {
+		soon(t, path, func() {
+			if _, stderr, status := call(t, "serve", "--check", "--config", path); status != exitFailure || !strings.Contains(stderr, want) || !strings.Contains(stderr, path) {
+				t.Errorf("%s: status %d, %s: want %q", path, status, stderr, want)
+			}
+		})
+	}
+	if _, stderr, status := call(t, "serve", "--check", "--config", "/dev/null"); status != 0 {
+		t.Errorf("/dev/null: status %d, %s", status, stderr)
+	}
+}
+
+// TestHungWriter: a process that has the pipe open and writes nothing more is given up.
+func TestHungWriter(t *testing.T) {
+	path := fifo(t)
+	w, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, text := range []string{"", "the first part"} {
+		s, err := openStream(path, maxConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.write = 50 * time.Millisecond
+		if _, err := w.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		soon(t, "a writer that hangs", func() {
+			if got, err := s.read(); err == nil || !strings.Contains(err.Error(), "nothing came for 50ms") {
+				t.Errorf("after %q: %q, %v", text, got, err)
+			}
+		})
+		if err := unix.Close(s.fd); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestSlowWriter: what comes late, and in parts, is read whole.
+func TestSlowWriter(t *testing.T) {
+	path := fifo(t)
+	wrote := make(chan error, 1)
+	go func() {
+		time.Sleep(100 * time.Millisecond) // the reader waits for a writer
+		w, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			wrote <- err
+			return
+		}
+		for range 3 {
+			time.Sleep(50 * time.Millisecond) // the reader waits for bytes
+			_, werr := w.WriteString(strings.Repeat("x", 100<<10))
+			err = errors.Join(err, werr)
+		}
+		wrote <- errors.Join(err, w.Close())
+	}()
+	soon(t, "a slow writer", func() {
+		if got, err := readFile(path); err != nil || len(got) != 300<<10 {
+			t.Errorf("read %d bytes, %v", len(got), err)
+		}
+	})
+	if t.Failed() {
+		return // the writer may wait for a reader
+	}
+	if err := <-wrote; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestConfigFromPipe: shells' ways to give a configuration without a file.
+func TestConfigFromPipe(t *testing.T) {
+	bash := testnet.NeedTool(t, "bash")
+	config := filepath.Join(t.TempDir(), "bad.toml")
+	// Two lines read, the mistake on the third found.
+	write(t, config, nobody+"cache-mib = 1\nno-such-setting = 1\n")
+	for _, script := range []string{
+		`"$0" serve --check --config <(cat "$1")`,
+		`"$0" serve --check --config <(sleep 0.3; cat "$1")`,
+		`cat "$1" | "$0" serve --check --config /dev/stdin`,
+		`"$0" serve --check --config /dev/stdin < "$1"`,
+		`"$0" serve --check --config /dev/fd/7 7< "$1"`,
+	} {
+		cmd := exec.CommandContext(t.Context(), bash, "-c", script, executable(), config)
+		cmd.Env = append(os.Environ(), selfEnv+"=sotto", "GORACE=atexit_sleep_ms=0")
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(string(out), `:3:1: there is no setting "no-such-setting"`) {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+}
+
+// TestReloadFromPipe: a reload reads a pipe that was read before as an error, not as an
+// empty configuration with everybody's defaults; a new writer's is read.
+func TestReloadFromPipe(t *testing.T) {
+	s, _ := startServing(t, "[[rule]]\nname = \"old.example\"\nuse = \"refuse\"\n")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := errors.Join(w.Close(), os.Remove(s.config), os.Symlink(fmt.Sprintf("/dev/fd/%d", r.Fd()), s.config)); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || !strings.Contains(stderr, "it is a pipe with nothing in it") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+	if got, err := s.ask("udp", "old.example"); err != nil || got != "REFUSED" {
+		t.Errorf("the old rule does not hold any more: %s, %v", got, err)
+	}
+	if err := errors.Join(os.Remove(s.config), unix.Mkfifo(s.config, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	wrote := make(chan error, 1)
+	go func() {
+		text := fmt.Sprintf("control = %q\n%s[[rule]]\nname = \"new.example\"\nuse = \"refuse\"\n", s.control, nobody)
+		cmd := exec.CommandContext(ctx, "sh", "-c", `printf %s "$1" > "$0"`, s.config, text)
+		wrote <- cmd.Run()
+	}()
+	if _, stderr, status := call(t, "reload", "--control", s.control); status != 0 {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+	if t.Failed() {
+		cancel() // no one may have opened the other end
+	}
+	if err := <-wrote; err != nil {
+		t.Error(err)
+	}
+	if got, err := s.ask("udp", "new.example"); err != nil || got != "REFUSED" {
+		t.Errorf("the new rule does not hold: %s, %v", got, err)
+	}
+}
