@@ -23,7 +23,7 @@ import (
 func TestPlainWithoutSeal(t *testing.T) {
 	w := newWorld(t)
 	dig := testnet.NeedTool(t, "dig")
-	plain := w.detect()
+	_, plain := w.detect()
 	name := func(server, transport string) string {
 		return transport + "-" + strings.NewReplacer(".", "-", ":", "-").Replace(server) + ".example.com."
 	}

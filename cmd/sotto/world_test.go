@@ -117,13 +117,13 @@ func (w *world) serve(cfg dot.Config) *dot.Server {
 
 // detect starts a capture of the wire. The function that it returns stops the
 // capture and returns the packets to or from port 53 that crossed.
-func (w *world) detect() (plain func() []capture.Packet) {
+func (w *world) detect() (c *capture.Capture, plain func() []capture.Packet) {
 	w.t.Helper()
 	c, err := capture.Start(w.lan.NS, lab.LANIf)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return func() []capture.Packet {
+	return c, func() []capture.Packet {
 		packets, err := c.Stop()
 		if err != nil {
 			w.t.Errorf("capture: %v", err)
@@ -132,16 +132,17 @@ func (w *world) detect() (plain func() []capture.Packet) {
 	}
 }
 
-// watch captures the wire until the test ends, and fails it if a single packet to
-// or from port 53 crossed.
-func (w *world) watch() {
+// watch captures the wire until the test ends or the capture is stopped, and fails the test
+// if a single packet to or from port 53 crossed.
+func (w *world) watch() *capture.Capture {
 	w.t.Helper()
-	plain := w.detect()
+	c, plain := w.detect()
 	w.t.Cleanup(func() {
 		for _, p := range plain() {
 			w.t.Errorf("crossed the wire in the clear: %v", p)
 		}
 	})
+	return c
 }
 
 // self prepares this program as another in the host.
