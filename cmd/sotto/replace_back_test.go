@@ -120,7 +120,10 @@ func TestRollingUpdate(t *testing.T) {
 			if last := before.latest(); how == replacedWait && (last.err != nil || len(before.all) != 1) {
 				t.Errorf("the old one was started %d times, and exited with %v", len(before.all), last.err)
 			}
-			w.stop(after.latest())
+			after.stop() // with its supervisor, which would start it again
+			if err := after.latest().err; err != nil {
+				t.Errorf("the new one exited with %v", err)
+			}
 			w.nothingLeft()
 		})
 	}
