@@ -13,7 +13,6 @@ import (
 	"github.com/cilium/ebpf"
 
 	"sotto/internal/lab"
-	"sotto/internal/testnet"
 )
 
 // below makes a cgroup below the sealed one.
@@ -169,7 +168,7 @@ func TestRecount(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
 	if got := c.do("socket m mptcp4"); got != "ok" {
-		testnet.Skip(t, "needs MPTCP: "+got)
+		t.Skipf("skipped: this kernel has no MPTCP: %s", got)
 	}
 	c.want("close m => ok\nsocket u udp4 => ok\nconnect u 8.8.8.8:53 => ok")
 	if got := c.do("churnmptcp 400"); got != "ok" {
