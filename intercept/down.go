@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"sotto/intercept/nat"
@@ -70,6 +71,46 @@ func down(ctx context.Context, log *slog.Logger, runDir, bpffs string) (err erro
 	// Gone when it was the last; ENOTEMPTY when not.
 	_ = os.Remove(filepath.Join(bpffs, "sotto"))
 	return errors.Join(errs...)
+}
+
+// ClearStray takes away what an instance that has stopped could not: its namespace and
+// links, of which no record tells. It changes nothing of an instance that runs, that was
+// killed, or that left its hooks: it opens no seal. It is for the service manager, after a
+// stop.
+func ClearStray(ctx context.Context, log *slog.Logger) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return clearStray(ctx, log, defaultRunDir, defaultBPFFS)
+}
+
+func clearStray(ctx context.Context, log *slog.Logger, runDir, bpffs string) (err error) {
+	reg, err := openRegistry(runDir) // held: an instance that starts has a record first
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, reg.release()) }()
+	all, err := reg.list()
+	if err != nil {
+		return err
+	}
+	names, err := strayNames(bpffs)
+	if err != nil {
+		return err
+	}
+	slices.Sort(names) // one may be there for its namespace and for its link
+	for _, name := range slices.Compact(names) {
+		recorded := slices.ContainsFunc(all, func(f found) bool { return f.Name == name })
+		_, err := os.Lstat(pinDir(bpffs, name))
+		if recorded || !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
+			continue
+		}
+		if err := clearInstance(reg, record{Name: name}, bpffs); err != nil {
+			return err
+		}
+		log.Info("took away what an instance left", "instance", name)
+	}
+	return ctx.Err()
 }
 
 // clearInstance takes away a dead instance. The caller holds the registry. The

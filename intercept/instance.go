@@ -138,6 +138,11 @@ func (i *Instance) Prefixes() (v4, v6 netip.Prefix) { return i.cfg.Prefix4, i.cf
 // sockets that it makes belong there.
 func (i *Instance) Do(fn func() error) error { return i.network.do(fn) }
 
+// Mounts reports whether the instance mounts anything once it is open: to give its network
+// namespace the name back, or for a sysctl. It does not in a mount namespace of its own
+// (a systemd service with ProtectSystem=, say), where nobody else would see it.
+func (i *Instance) Mounts() bool { return !i.network.elsewhere }
+
 // Attach hooks the programs to the cgroups. The listener must answer by now.
 func (i *Instance) Attach() error {
 	i.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/bpf"
+	"sotto/intercept/netns"
 )
 
 // pinDir is where the pins of an instance are.
@@ -34,10 +35,27 @@ func ensureBPFFS(dir string) error {
 	if st.Type == unix.BPF_FS_MAGIC {
 		return nil
 	}
-	if err := unix.Mount("bpf", dir, "bpf", 0, "mode=0700"); err != nil {
+	// Each mount is a file system of its own: in a mount namespace of this process's own
+	// the pins, and the seal with them, would not outlive it.
+	if _, err := netns.InHome(dir, func() error { return mountBPFFS(dir) }); err != nil {
 		return fmt.Errorf("mount bpffs on %s: %w; in a container: -v %s:%s", dir, err, dir, dir)
 	}
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if st.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("%s: bpffs was mounted there for PID 1 and is not seen here: turn on mount propagation, or mount it before this process starts", dir)
+	}
 	return nil
+}
+
+// mountBPFFS mounts the file system of pins in the calling thread's mount namespace.
+func mountBPFFS(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Type == unix.BPF_FS_MAGIC {
+		return err
+	}
+	return unix.Mount("bpf", dir, "bpf", 0, "mode=0700")
 }
 
 // kernel is the programs and maps of one instance.

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"sotto/intercept/netns"
 )
@@ -59,14 +60,16 @@ type network struct {
 	home *netns.NS       // the namespace that newNetwork was called in
 	host *netlink.Handle // in home
 
-	mu      sync.Mutex
-	closed  bool
-	checked bool // conflicts were looked for
-	ns      *netns.NS
-	inner   *netlink.Handle // in ns
-	way     wayOut          // as of the last ensure
-	src     [2]netip.Addr   // the sources in the routes to the prefixes, IPv4's first
-	repairs []string        // what ensure had to make since they were last taken
+	mu        sync.Mutex
+	closed    bool
+	checked   bool // conflicts were looked for
+	elsewhere bool // the name is in another mount namespace: see netns.Elsewhere
+	nameless  bool // and is lost, which cannot be repaired from here
+	ns        *netns.NS
+	inner     *netlink.Handle // in ns
+	way       wayOut          // as of the last ensure
+	src       [2]netip.Addr   // the sources in the routes to the prefixes, IPv4's first
+	repairs   []string        // what ensure had to make since they were last taken
 }
 
 // newNetwork prepares the network for the namespace of the calling thread. It
@@ -165,14 +168,24 @@ func (n *network) ensureNamespace() error {
 		return errors.Join(err, ns.Close())
 	}
 	n.ns, n.inner = ns, inner
+	if n.elsewhere = netns.Elsewhere(); n.elsewhere {
+		return ns.Mount(n.cfg.Name) // an adopted one may have had its name only here
+	}
 	return nil
 }
 
 // ensureName mends a name that was deleted, or given to another namespace. The
 // namespace itself lives on: it is held open here, so the listener and all its
-// sockets are where they were.
+// sockets are where they were. A name in another mount namespace is left alone: a
+// process that has given up its privileges cannot go there.
 func (n *network) ensureName() error {
-	if n.hasName() {
+	if n.nameless || n.hasName() {
+		return nil
+	}
+	if n.elsewhere {
+		n.nameless = true
+		n.log.Warn("the network namespace has lost its name, which cannot be restored from the mount namespace of this service; "+
+			"queries are answered as before, until the service is restarted", "namespace", n.cfg.Name)
 		return nil
 	}
 	err := n.ns.Mount(n.cfg.Name)
@@ -212,6 +225,13 @@ func (n *network) do(fn func() error) error {
 // repaired notes what ensure had to make.
 func (n *network) repaired(what string) { n.repairs = append(n.repairs, what) }
 
+// named reports whether the namespace has its name, or will not have it again.
+func (n *network) named() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.closed || n.nameless || n.hasName()
+}
+
 // takeRepairs returns what ensure had to make since the last call.
 func (n *network) takeRepairs() []string {
 	n.mu.Lock()
@@ -219,6 +239,20 @@ func (n *network) takeRepairs() []string {
 	r := n.repairs
 	n.repairs = nil
 	return r
+}
+
+// deleteName takes the name away. Where that is not possible from here it stays, with an
+// empty namespace, for the service manager to clear ([ClearStray]).
+func (n *network) deleteName() error {
+	if !n.elsewhere {
+		return netns.Delete(n.cfg.Name)
+	}
+	err := netns.DeleteFromHere(n.cfg.Name)
+	if errors.Is(err, unix.EBUSY) {
+		n.log.Info("the network namespace keeps its name until 'sotto down --stray', the next start or 'sotto down'", "namespace", n.cfg.Name)
+		return nil
+	}
+	return err
 }
 
 // close takes everything away: routes, links, the namespace and its name. The
@@ -234,7 +268,7 @@ func (n *network) close() error {
 	err := errors.Join(
 		removeLinks(n.host, n.hostLink(), n.innerLink()),
 		removeRoutes(n.host, n.prefixes()...),
-		netns.Delete(n.cfg.Name),
+		n.deleteName(),
 	)
 	if n.inner != nil {
 		n.inner.Close()

@@ -179,13 +179,6 @@ func (n *network) look(last string) string {
 	return err.Error()
 }
 
-// named tells whether the namespace has its name still.
-func (n *network) named() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.closed || n.hasName()
-}
-
 // concernsHost tells whether a change on the host can concern the network: a
 // link or a rule, an address that could be a source, a route that could be a
 // default one or lead to the prefixes. All others are ignored, so that the

@@ -5,6 +5,7 @@ package main
 import (
 	"log/slog"
 
+	"sotto/intercept"
 	"sotto/internal/confine"
 )
 
@@ -13,6 +14,15 @@ var (
 	keepRun  = []string{"CAP_NET_ADMIN", "CAP_BPF", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"}
 	keepExec = append([]string{"CAP_KILL", "CAP_DAC_OVERRIDE"}, keepRun...)
 )
+
+// deniedTo returns the system calls that a process with a seal is denied besides: those
+// that mount, if its file system is to stay as its service manager made it.
+func deniedTo(inst *intercept.Instance) []uint32 {
+	if inst.Mounts() {
+		return nil
+	}
+	return confine.Mounts()
+}
 
 // confinement takes from this process what it needs no more; [confine.Apply].
 type confinement func(keep []string, deny ...uint32) error

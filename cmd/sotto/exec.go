@@ -123,7 +123,7 @@ func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd
 	case err := <-served:
 		return err
 	}
-	status := e.runCommand(cg, cmd, sigs, log)
+	status := e.runCommand(cg, cmd, sigs, log, deniedTo(l.inst))
 	if err := cg.Kill(); err != nil {
 		log.Error("end what the command left behind", "err", err)
 	}
@@ -134,8 +134,9 @@ func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd
 	return status
 }
 
-// runCommand starts cmd in cg and waits for it.
-func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log *slog.Logger) error {
+// runCommand starts cmd in cg and waits for it. deny are system calls that this process
+// has no use for meanwhile.
+func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log *slog.Logger, deny []uint32) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -145,7 +146,7 @@ func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log
 	if err != nil {
 		return e.cannotStart(cmd.Args[0], err)
 	}
-	e.confine(log, keepExec) // not before: it would be the command's lot
+	e.confine(log, keepExec, deny...) // not before: it would be the command's lot
 	sigs.passTo(cmd.Process)
 	err = cmd.Wait()
 	var ended *exec.ExitError

@@ -132,7 +132,7 @@ func (e *env) seal(ctx context.Context, load loader, mode replaceMode, hup <-cha
 			return err
 		}
 		attached = true
-		e.confine(st.log, keepRun)
+		e.confine(st.log, keepRun, deniedTo(l.inst)...)
 		st.log.Info("sealed", "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
 		if from == nil {
 			st.notify(stateReady)

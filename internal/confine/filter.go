@@ -105,3 +105,13 @@ func Kernel() []uint32 {
 		unix.SYS_OPEN_TREE, unix.SYS_MOVE_MOUNT, unix.SYS_FSOPEN, unix.SYS_FSMOUNT, unix.SYS_FSCONFIG, unix.SYS_FSPICK, unix.SYS_MOUNT_SETATTR,
 	}
 }
+
+// Mounts are those that make a mount, or change one: with CAP_SYS_ADMIN they would undo
+// what makes a file system read-only for this process alone. Unmounting is not among
+// them: the name of the network namespace is removed with it.
+func Mounts() []uint32 {
+	return []uint32{
+		unix.SYS_MOUNT, unix.SYS_OPEN_TREE, unix.SYS_MOVE_MOUNT, unix.SYS_MOUNT_SETATTR,
+		unix.SYS_FSOPEN, unix.SYS_FSMOUNT, unix.SYS_FSCONFIG, unix.SYS_FSPICK, unix.SYS_UNSHARE,
+	}
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netns
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// homeEnv makes this test binary one of the processes of TestHome.
+const homeEnv = "SOTTO_TEST_HOME"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(homeEnv) == "" {
+		os.Exit(m.Run())
+	}
+	if err := inService(os.Args[1], os.Args[2]); err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
+}
+
+// inService is a process with mounts of its own. It prints the namespace that has the name.
+func inService(verb, name string) error {
+	var ns *NS
+	var err error
+	switch verb {
+	case "new":
+		ns, err = New(name)
+	case "open":
+		ns, err = Open(name)
+	case "delete":
+		return Delete(name)
+	case "delete-from-here":
+		return DeleteFromHere(name)
+	}
+	if err != nil {
+		return err
+	}
+	own, err := Open(name) // from here too
+	if err != nil || own.ID() != ns.ID() {
+		return fmt.Errorf("opened by its name: %v, want %v: %w", own, ns.ID(), err)
+	}
+	fmt.Println(ns.ID().Ino, Elsewhere())
+	return onlyHere()
+}
+
+// onlyHere checks that no thread is, or has its root, in another mount namespace.
+func onlyHere() error {
+	tasks, err := filepath.Glob("/proc/self/task/*")
+	if err != nil || len(tasks) == 0 {
+		return fmt.Errorf("no threads: %w", err)
+	}
+	want, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		got, err := os.Readlink(task + "/ns/mnt")
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // it just exited
+		}
+		if err != nil || got != want {
+			return fmt.Errorf("%s is in %s, want %s: %w", task, got, want, err)
+		}
+		// The mount ID of its root is the one of this process's.
+		a, b := rootMount(task), rootMount("/proc/self")
+		if a != "" && a != b {
+			return fmt.Errorf("%s has mount %s for its root, want %s", task, a, b)
+		}
+	}
+	return nil
+}
+
+// rootMount is the first line's mount in mountinfo, which shows what is below a task's root.
+func rootMount(proc string) string {
+	text, err := os.ReadFile(proc + "/mountinfo")
+	if err != nil {
+		return ""
+	}
+	id, _, _ := strings.Cut(string(text), " ")
+	return id
+}
+
+// machine is a process namespace whose PID 1 is a shell with a /run of its own.
+type machine struct {
+	t  *testing.T
+	in interface{ Write([]byte) (int, error) }
+	r  *bufio.Reader
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "--mount", "--propagation", "private", "sh")
+	cmd.Env = append(os.Environ(), homeEnv+"=1", "GORACE=atexit_sleep_ms=0")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close() // ends the shell
+		_ = cmd.Wait()
+	})
+	m := &machine{t: t, in: in, r: bufio.NewReader(out)}
+	m.run("mount -t proc proc /proc && mount -t tmpfs -o mode=755 tmpfs /run && mount --make-shared /run")
+	return m
+}
+
+// run has PID 1 run a script, and returns what it printed.
+func (m *machine) run(script string) string {
+	m.t.Helper()
+	if _, err := m.in.Write([]byte("{ " + script + "; } 2>&1 || echo status $?; echo the end\n")); err != nil {
+		m.t.Fatal(err)
+	}
+	var all strings.Builder
+	for {
+		line, err := m.r.ReadString('\n')
+		if err != nil {
+			m.t.Fatalf("%s: %v\n%s%s", script, err, all.String(), line)
+		}
+		if line == "the end\n" {
+			return all.String()
+		}
+		all.WriteString(line)
+	}
+}
+
+// service has this binary do verb in a mount namespace of its own. setup is run there
+// before, and ends with what is to run the binary.
+func (m *machine) service(enter, setup, verb, name string) string {
+	self, err := os.Executable()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return m.run(fmt.Sprintf("%s sh -c '%s exec $SERVICE %s %s %s'", enter, setup, self, verb, name))
+}
+
+// inodes are those of the namespaces that are mounted on a name, as PID 1 sees it.
+func (m *machine) inodes(name string) []string {
+	var all []string
+	for line := range strings.Lines(m.run("cat /proc/self/mountinfo")) {
+		if f := strings.Fields(line); len(f) > 4 && f[4] == Path(name) {
+			all = append(all, strings.Trim(f[3], "net:[]"))
+		}
+	}
+	return all
+}
+
+// TestHome: a process with mounts of its own gives a namespace a name that the machine
+// sees, and that outlives the process; the next one finds it, and takes it away.
+func TestHome(t *testing.T) {
+	needRoot(t)
+	const slave, private = "unshare --mount --propagation slave", "unshare --mount --propagation private"
+	// As ProtectSystem=strict has it with ReadWritePaths=-/run/netns.
+	const strict = "if [ -d /run/netns ]; then mount --rbind /run/netns /run/netns; rw=/run/netns; fi; " +
+		"mount -o remount,bind,ro /run; for d in $rw; do mount -o remount,bind,rw $d; done; "
+	const confined = "SERVICE=\"setpriv --bounding-set -sys_chroot,-sys_ptrace\"; "
+	for what, tc := range map[string]struct {
+		enter, setup string
+		elsewhere    bool
+	}{
+		"a service":           {slave, "", true},
+		"read-only":           {slave, strict, true},
+		"no propagation":      {private, "", true},
+		"another /run":        {slave, "mount -t tmpfs tmpfs /run; ", false},
+		"the same namespace":  {"", "", false},
+		"it may not go there": {slave, "SERVICE=\"setpriv --bounding-set -sys_chroot\"; ", false},
+	} {
+		for _, remove := range []string{"delete", "delete-from-here"} {
+			if !tc.elsewhere && remove != "delete" {
+				continue
+			}
+			t.Run(what+"/"+remove, func(t *testing.T) {
+				m := newMachine(t)
+				made := m.service(tc.enter, tc.setup, "new", "sotto")
+				var ino string
+				var elsewhere bool
+				if _, err := fmt.Sscan(made, &ino, &elsewhere); err != nil || strings.Contains(made, "failed") {
+					t.Fatalf("new: %s", made)
+				}
+				if elsewhere != tc.elsewhere {
+					t.Errorf("elsewhere is %v", elsewhere)
+				}
+				// Its maker is gone by now, and its mounts with it.
+				seen := m.inodes("sotto")
+				if !tc.elsewhere && tc.enter != "" {
+					if len(seen) > 0 {
+						t.Errorf("PID 1 sees %v", seen)
+					}
+					return
+				}
+				if len(seen) == 0 || slices.Compact(seen)[0] != ino {
+					t.Errorf("PID 1 sees %v, want %s", seen, ino)
+				}
+				if got := m.service(tc.enter, tc.setup, "open", "sotto"); got != made {
+					t.Errorf("opened: %s, want %s", got, made)
+				}
+				setup := tc.setup
+				if remove == "delete-from-here" {
+					setup += confined
+				}
+				if got := m.service(tc.enter, setup, remove, "sotto"); got != "" {
+					t.Errorf("%s: %s", remove, got)
+				}
+				if left := m.inodes("sotto"); len(left) > 0 {
+					t.Errorf("PID 1 still sees %v", left)
+				}
+				if left := m.run("ls /run/netns"); left != "" {
+					t.Errorf("left: %s", left)
+				}
+			})
+		}
+	}
+}
