@@ -190,6 +190,7 @@ func TestHome(t *testing.T) {
 			}
 			t.Run(what+"/"+remove, func(t *testing.T) {
 				m := newMachine(t)
+				m.run("umask 077")
 				made := m.service(tc.enter, tc.setup, "new", "sotto")
 				var ino string
 				var elsewhere bool
@@ -209,6 +210,9 @@ func TestHome(t *testing.T) {
 				}
 				if len(seen) == 0 || slices.Compact(seen)[0] != ino {
 					t.Errorf("PID 1 sees %v, want %s", seen, ino)
+				}
+				if mode := m.run("stat -c %a /run/netns"); mode != "755\n" {
+					t.Errorf("the directory of names has mode %s", mode)
 				}
 				if got := m.service(tc.enter, tc.setup, "open", "sotto"); got != made {
 					t.Errorf("opened: %s, want %s", got, made)
