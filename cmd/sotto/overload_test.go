@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"sotto/forwarder"
 	"sotto/internal/dot"
 )
 
@@ -144,70 +146,240 @@ func checkRefusal(t *testing.T, reply []byte) {
 	t.Errorf("a refusal without EDE 0: %v", m)
 }
 
-// TestHungUpstream: an upstream that takes queries and answers none, with as many
-// queries coming in as the machine can send, up to 50,000 a second: memory is bounded,
-// who is one too many hears so, what is cached is answered, and all is well again when
-// the upstream is.
-func TestHungUpstream(t *testing.T) {
-	flags, handler, zone := switchedServer(t)
-	addr, pid := startChild(t, flags...)
-	ask := func(name string) (*dns.Msg, error) {
-		c := dns.Client{Timeout: time.Second} // UDP may lose a query in a crowd
-		r, _, err := c.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), addr)
-		return r, err
-	}
-	isGood := func(r *dns.Msg, err error) bool {
-		return err == nil && r.Rcode == dns.RcodeSuccess && len(r.Answer) == 1
-	}
-	if r, err := ask("cached.example."); !isGood(r, err) {
-		t.Fatalf("%v, %v", r, err)
-	}
+// hung takes queries and answers none. It keeps their names, with when each was asked.
+type hung struct {
+	began time.Time
+	mu    sync.Mutex
+	names map[string]time.Duration
+}
 
-	handler.Set(dot.Silent())
-	length := 8 * time.Second
-	if testing.Short() {
-		length = 5 * time.Second
+func newHung() *hung { return &hung{began: time.Now(), names: map[string]time.Duration{}} }
+
+func (h *hung) Answer(r *dot.Request) dot.Answer {
+	m := new(dns.Msg)
+	if err := m.Unpack(r.Query); err == nil && len(m.Question) == 1 {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if _, again := h.names[m.Question[0].Name]; !again {
+			h.names[m.Question[0].Name] = time.Since(h.began)
+		}
 	}
-	var sent, refused atomic.Int64
-	end := make(chan struct{})
-	var floods sync.WaitGroup
+	return dot.Answer{}
+}
+
+// asked is how many names were asked for within a time.
+func (h *hung) asked(within time.Duration) (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, at := range h.names {
+		if at <= within {
+			n++
+		}
+	}
+	return n
+}
+
+// isGood reports whether a reply is the zone's answer.
+func isGood(r *dns.Msg) bool { return r.Rcode == dns.RcodeSuccess && len(r.Answer) == 1 }
+
+// isRefusal reports whether a reply refuses for overload, and checks it.
+func isRefusal(t *testing.T, r *dns.Msg) bool {
+	t.Helper()
+	b, err := r.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte("overloaded")) {
+		return false
+	}
+	checkRefusal(t, b)
+	return true
+}
+
+// overloaded is a server that is flooded, and a client that asks it meanwhile.
+type overloaded struct {
+	t    *testing.T
+	addr string
+
+	sent, refused atomic.Int64 // of the floods
+}
+
+// flood has queries sent as fast as is allowed, until the function that it returns is
+// called.
+func (o *overloaded) flood() (stop func()) {
 	rate := 50_000
 	if raceDetector {
 		rate = 5_000 // as much of a load for a program that is ten times slower
 	}
+	end := make(chan struct{})
+	var floods sync.WaitGroup
 	for i := range 8 {
-		floods.Go(func() { flood(t, addr, i, rate/8, end, &sent, &refused) })
+		floods.Go(func() { flood(o.t, o.addr, i, rate/8, end, &o.sent, &o.refused) })
 	}
-	hits, tries := 0, 0
-	for until := time.Now().Add(length); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
-		if tries++; isGood(ask("cached.example.")) {
-			hits++
-		}
-		if tries == 1 {
-			eventually(t, "a refusal", func() bool { return refused.Load() > 0 })
+	return sync.OnceFunc(func() { close(end); floods.Wait() })
+}
+
+// ask asks over UDP, which may lose a query in a crowd: then there is an error.
+func (o *overloaded) ask(name string) (*dns.Msg, error) {
+	c := dns.Client{Timeout: time.Second}
+	m := new(dns.Msg).SetQuestion(name, dns.TypeA)
+	m.SetEdns0(1232, false)
+	r, _, err := c.Exchange(m, o.addr)
+	return r, err
+}
+
+// askTCP asks all names at once over one connection, and returns as many replies.
+func (o *overloaded) askTCP(names ...string) (replies []*dns.Msg) {
+	o.t.Helper()
+	c, err := dns.DialTimeout("tcp", o.addr, 30*time.Second)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	for _, name := range names {
+		m := new(dns.Msg).SetQuestion(name, dns.TypeA)
+		m.SetEdns0(1232, false)
+		if err := c.WriteMsg(m); err != nil {
+			o.t.Fatal(err)
 		}
 	}
-	peak := peakMemory(t, pid)
-	t.Logf("%.0f queries a second; %d refused; %d of %d cached answers meanwhile; at most %d MiB resident",
-		float64(sent.Load())/length.Seconds(), refused.Load(), hits, tries, peak>>20)
+	for range names {
+		r, err := c.ReadMsg()
+		if err != nil {
+			o.t.Fatalf("over TCP %d of %d were answered: %v", len(replies), len(names), err)
+		}
+		replies = append(replies, r)
+	}
+	return replies
+}
+
+// cached asks for what is cached. That is answered, over TCP each time. It reports whether
+// it was over UDP.
+func (o *overloaded) cached() bool {
+	o.t.Helper()
+	if r := o.askTCP("cached.example."); !isGood(r[0]) {
+		o.t.Errorf("what is cached was answered with %v", r[0])
+	}
+	r, err := o.ask("cached.example.")
+	if err == nil && !isGood(r) {
+		o.t.Errorf("what is cached was answered with %v", r)
+	}
+	return err == nil
+}
+
+// refusals asks for new names, some at once, and returns how many of them were refused.
+// Each is told something.
+func (o *overloaded) refusals(round, some int) (n int) {
+	o.t.Helper()
+	names := make([]string, some)
+	for i := range names {
+		names[i] = fmt.Sprintf("tcp%d-%d.example.", round, i)
+	}
+	for _, r := range o.askTCP(names...) {
+		if isRefusal(o.t, r) {
+			n++
+		} else if r.Rcode != dns.RcodeServerFailure {
+			o.t.Errorf("without an upstream: %v", r)
+		}
+	}
+	for i := range some {
+		name, told := fmt.Sprintf("udp%d-%d.example.", round, i), false
+		for try := 0; try < 10 && !told; try++ {
+			r, err := o.ask(name)
+			if told = err == nil; told && isRefusal(o.t, r) {
+				n++
+			}
+		}
+		if !told {
+			o.t.Errorf("%s: no reply in ten tries", name)
+		}
+	}
+	return n
+}
+
+// TestHungUpstream: an upstream that takes queries and answers none, with as many
+// queries coming in as the machine can send, up to 50,000 a second: no more than one
+// client's share of what may be in flight is, and memory is bounded; each that is one too
+// many is told so, what is cached is answered, and all is well again when the upstream is.
+func TestHungUpstream(t *testing.T) {
+	flags, handler, zone := switchedServer(t)
+	addr, pid := startChild(t, flags...)
+	o := &overloaded{t: t, addr: addr}
+	if !isGood(o.askTCP("cached.example.")[0]) {
+		t.Fatal("it does not answer")
+	}
+
+	silent := newHung()
+	handler.Set(silent)
+	stop := o.flood()
+	defer stop()
+	eventually(t, "a refusal", func() bool { return o.refused.Load() > 0 })
+	hits, told := 0, 0
+	round, tries, some := 0, 0, 10
+	for ; round < 5 || time.Since(silent.began) < 8*time.Second; round++ {
+		for range 10 {
+			if tries++; o.cached() {
+				hits++
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		told += o.refusals(round, some)
+	}
+	asked, lasted, peak := silent.asked(time.Hour), time.Since(silent.began), peakMemory(t, pid)
+	t.Logf("%.0f queries a second; %d asked, %d refused; %d of %d cached answers and %d of %d refusals meanwhile; at most %d MiB resident",
+		float64(o.sent.Load())/lasted.Seconds(), asked, o.refused.Load(), hits, tries, told, 2*round*some, peak>>20)
+	// A flight ends when its time is over, and then another one may begin. One client alone
+	// may have half of them all.
+	if most := int(lasted/flightTime+2) * forwarder.DefaultMaxMisses / 2; asked > most {
+		t.Errorf("the upstream was asked for %d names within %v, want at most %d", asked, lasted, most)
+	}
 	if limit := int64(200 << 20); !raceDetector && peak > limit {
 		t.Errorf("%d MiB were resident, want at most %d", peak>>20, limit>>20)
 	}
-	if hits < tries/4 {
-		t.Errorf("%d of %d cached answers came through", hits, tries)
+	if hits == 0 {
+		t.Error("no cached answer came through over UDP")
+	}
+	if told < round*some {
+		t.Errorf("%d of %d queries over the share were refused", told, 2*round*some)
 	}
 
 	handler.Set(zone)
-	back := time.Now()
-	tries = 0
-	relieved := time.AfterFunc(5*time.Second, func() { close(end) }) // on a machine that is too slow for both
-	eventually(t, "an answer", func() bool {
-		tries++
-		return isGood(ask(fmt.Sprintf("again-%d.example.", tries)))
-	})
-	t.Logf("the first answer came %v after the upstream's return", time.Since(back).Round(time.Millisecond))
-	if relieved.Stop() {
-		close(end)
+	o.recovers(stop)
+	// All room is there again: another flood gets as far as the first one did.
+	again := newHung()
+	handler.Set(again)
+	defer o.flood()()
+	time.Sleep(flightTime)
+	if first, second := silent.asked(flightTime), again.asked(flightTime); second < first*2/3 {
+		t.Errorf("of another flood %d are in flight, and of the first one %d were", second, first)
 	}
-	floods.Wait()
+}
+
+// flightTime is less than the forwarder waits for an upstream that is silent.
+const flightTime = 3 * time.Second
+
+// recovers waits for an answer after the upstream's return, while it is flooded, and then
+// until everything is answered.
+func (o *overloaded) recovers(stop func()) {
+	o.t.Helper()
+	back, tries := time.Now(), 0
+	relieved := time.AfterFunc(5*time.Second, stop) // on a machine that is too slow for both
+	defer relieved.Stop()
+	eventually(o.t, "an answer", func() bool {
+		tries++
+		r, err := o.ask(fmt.Sprintf("again-%d.example.", tries))
+		return err == nil && isGood(r)
+	})
+	o.t.Logf("the first answer came %v after the upstream's return", time.Since(back).Round(time.Millisecond))
+	stop()
+	names := make([]string, 100)
+	eventually(o.t, "every answer", func() bool {
+		for i := range names {
+			tries++
+			names[i] = fmt.Sprintf("again-%d.example.", tries)
+		}
+		return !slices.ContainsFunc(o.askTCP(names...), func(r *dns.Msg) bool { return !isGood(r) })
+	})
+	time.Sleep(forwarder.DefaultTimeout) // for what the upstream never answered
 }
