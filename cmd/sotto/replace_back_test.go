@@ -114,15 +114,12 @@ func TestRollingUpdate(t *testing.T) {
 			if report := r.stop(); report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 {
 				t.Errorf("%+v", report)
 			}
-			if n := len(after.all); n != 1 {
-				t.Errorf("the new one was started %d times", n)
+			after.stop() // strict: from here on the seal is open
+			if last := after.latest(); last.err != nil || len(after.all) != 1 {
+				t.Errorf("the new one was started %d times, and exited with %v", len(after.all), last.err)
 			}
 			if last := before.latest(); how == replacedWait && (last.err != nil || len(before.all) != 1) {
 				t.Errorf("the old one was started %d times, and exited with %v", len(before.all), last.err)
-			}
-			after.stop() // with its supervisor, which would start it again
-			if err := after.latest().err; err != nil {
-				t.Errorf("the new one exited with %v", err)
 			}
 			w.nothingLeft()
 		})

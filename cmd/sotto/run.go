@@ -88,18 +88,10 @@ func (e *env) run(ctx context.Context, load loader, mode replaceMode) error {
 // seal is run but for the wait of a process that was replaced: nothing refers to the seal
 // by then.
 func (e *env) seal(ctx context.Context, load loader, mode replaceMode, hup <-chan os.Signal) (wait <-chan struct{}, err error) {
-	s, p, err := load()
+	s, p, cfg, err := loadRun(load)
 	if err != nil {
 		return nil, err
 	}
-	if err := needRoot("run"); err != nil {
-		return nil, err
-	}
-	cfg, err := sealConfig(s, p)
-	if err != nil {
-		return nil, err
-	}
-	cfg.Name = runName
 	st := e.steering(load, p, fixedOfSeal)
 	warnLeavable(cfg, st.log)
 	outlasting := ctx // of what is answered still
@@ -151,6 +143,19 @@ func (e *env) seal(ctx context.Context, load loader, mode replaceMode, hup <-cha
 		err = errors.Join(err, from.close()) // which takes everything back
 	}
 	return nil, err
+}
+
+// loadRun reads what `run` is to do.
+func loadRun(load loader) (s settings, p plan, cfg intercept.Config, err error) {
+	if s, p, err = load(); err != nil {
+		return s, p, cfg, err
+	}
+	if err := needRoot("run"); err != nil {
+		return s, p, cfg, err
+	}
+	cfg, err = sealConfig(s, p)
+	cfg.Name = runName
+	return s, p, cfg, err
 }
 
 // staysClosed is for who has to do something about it.
