@@ -4,8 +4,8 @@
  * A cgroup counts with all below it, and may hold half of what its parent may hold and its
  * siblings do not. So a user to whom a subtree is delegated has one share, however many
  * cgroups it makes there, and a cgroup that asks for its first slot finds half of what is
- * left. Above the seal there is nothing to share: the count starts below share_base.
- * Processes in share_base itself count as one more cgroup below it.
+ * left. Above the seal there is nothing to share: limits start below share_base. Processes
+ * in share_base itself, or above it, have the share of one more cgroup below it.
  */
 #ifndef SOTTO_SHARES_H
 #define SOTTO_SHARES_H
@@ -13,8 +13,10 @@
 #include "counters.h"
 #include "settings.h"
 
-/* Slots held in a cgroup and below it. The parent is kept because who gives a slot back is
- * not in the cgroup that took it. Key 0 is all of them together, and its own parent.
+/* Slots held in a cgroup and below it, at every level: which of them are limited may change
+ * with the next process that adopts the map. The parent is kept because who gives a slot
+ * back is not in the cgroup that took it. Key 0 is all of them together. The complement of
+ * a cgroup's number is the processes in the cgroup itself.
  */
 struct share {
 	struct bpf_spin_lock lock;
@@ -51,24 +53,32 @@ GLOBAL int share_held(__u64 cgroup)
 	return s ? s->held : 0;
 }
 
-/* The level at which the current task's share begins. A task that left the seal, and keeps
- * a socket from there, has the whole hierarchy above it.
+/* The first level whose cgroups are limited. A task that left the seal, and keeps a socket
+ * from there, has the whole hierarchy above it.
  */
 GLOBAL int share_first_level(void)
 {
-	if (bpf_get_current_ancestor_cgroup_id(share_level) != share_base)
-		return 1;
-	if (bpf_get_current_ancestor_cgroup_id(share_level + 1))
-		return share_level + 1;
-	return share_level;
+	return bpf_get_current_ancestor_cgroup_id(share_level) == share_base ? share_level + 1 : 1;
 }
 
-/* Reports whether the current task's cgroup, and each from level first above it, may hold
- * one more slot. Several CPUs may pass at once: shares are exact up to their number.
+/* Reports whether one more slot is within a limit. held counts among the slots of parent,
+ * which may hold allowed of them.
  */
-static __always_inline bool share_allows(__u32 first)
+static __always_inline bool share_fits(__u32 held, __u32 parent, __u32 allowed)
 {
-	__u32 parent = share_held(0), allowed = slot_count;
+	if (quota_max)
+		return held < quota_max;
+	/* held < (allowed - siblings) / 2, where siblings = parent - held */
+	return (__s32)held < (__s32)(allowed - parent);
+}
+
+/* Reports whether the current task's cgroup, and each limited one above it, may hold one
+ * more slot. Several CPUs may pass at once: shares are exact up to their number.
+ */
+static __always_inline bool share_allows(__u64 own)
+{
+	__u32 parent = share_held(0), allowed = slot_count, first = share_first_level();
+	bool limited = false;
 
 	for (__u32 i = 0; i < MAX_LEVELS; i++) {
 		__u64 id = bpf_get_current_ancestor_cgroup_id(first + i);
@@ -77,18 +87,13 @@ static __always_inline bool share_allows(__u32 first)
 		if (!id)
 			break; /* deeper than the task's own */
 		held = share_held(id);
-		if (quota_max) {
-			if (held >= quota_max)
-				return false;
-			continue;
-		}
-		/* held < (allowed - siblings) / 2, where siblings = parent - held */
-		if ((__s32)held >= (__s32)(allowed - parent))
+		if (!share_fits(held, parent, allowed))
 			return false;
 		allowed = (allowed - parent + held) / 2;
 		parent = held;
+		limited = true;
 	}
-	return true;
+	return limited || share_fits(share_held(~own), parent, allowed);
 }
 
 /* Counts one more slot of a cgroup. It returns 0 if there is no memory for that. */
@@ -110,13 +115,13 @@ GLOBAL int share_add(__u64 cgroup, __u64 parent)
 	return true;
 }
 
-/* Counts one slot less, of a cgroup and of all above it. Slots that another version gave
+/* Counts one slot less, of an entry and of all above it. Slots that another version gave
  * out before there were shares are not counted, and not below nothing.
  */
-GLOBAL int share_give(__u64 cgroup)
+GLOBAL int share_drop(__u64 key)
 {
-	for (int level = 0; level <= MAX_LEVELS; level++) {
-		struct share *s = bpf_map_lookup_elem(&shares, &cgroup);
+	for (int level = 0; level <= MAX_LEVELS + 1; level++) {
+		struct share *s = bpf_map_lookup_elem(&shares, &key);
 		__u64 parent;
 
 		if (!s)
@@ -126,39 +131,46 @@ GLOBAL int share_give(__u64 cgroup)
 			s->held--;
 		parent = s->parent;
 		bpf_spin_unlock(&s->lock);
-		if (!cgroup)
+		if (!key)
 			break;
-		cgroup = parent;
+		key = parent;
 	}
 	return 0;
 }
 
-/* Counts one more slot of the current task's cgroup, and of each above it. It reports
- * false if one of them holds its share.
+/* Gives back one slot of the processes in a cgroup. */
+static __always_inline void share_give(__u64 cgroup)
+{
+	share_drop(~cgroup);
+}
+
+/* Counts one more slot of the current task's cgroup, and of each above it. It returns 0 if
+ * one of them holds its share.
  */
 GLOBAL int share_take(void)
 {
-	__u32 first = share_first_level();
 	__u64 last = 0, own = bpf_get_current_cgroup_id();
 
-	if (!share_allows(first))
+	if (!share_allows(own))
 		return 0;
-	if (!share_held(own))
+	if (!share_held(~own))
 		bpf_ringbuf_output(&arrivals, &own, sizeof(own), 0);
 	if (!share_add(0, 0))
 		return 0;
-	for (__u32 i = 0; i < MAX_LEVELS; i++) {
-		__u64 id = bpf_get_current_ancestor_cgroup_id(first + i);
+	for (__u32 level = 1; level < MAX_LEVELS; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
 
 		if (!id)
 			break;
-		if (!share_add(id, last)) {
-			share_give(last);
-			return 0;
-		}
+		if (!share_add(id, last))
+			goto undo;
 		last = id;
 	}
-	return 1;
+	if (share_add(~own, last))
+		return 1;
+undo:
+	share_drop(last);
+	return 0;
 }
 
 #endif

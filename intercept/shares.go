@@ -59,7 +59,7 @@ func (i *Instance) forgetGone() error {
 	var gone []uint64
 	it := i.kernel.Shares.Iterate()
 	for it.Next(&id, &share) {
-		if id != 0 && share.Held == 0 && i.workloads.gone(id) {
+		if id != 0 && share.Held == 0 && i.workloads.gone(min(id, ^id)) { // see ~ in bpf/shares.h
 			gone = append(gone, id)
 		}
 	}
