@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"sotto/bpf"
 )
 
 // endStrays ends sockets that are connected to virtual addresses which an earlier process
@@ -26,24 +28,40 @@ func (i *Instance) endStrays() {
 }
 
 // endHolders ends the sockets that are connected to this instance's virtual addresses: what
-// they send would follow the default route once the instance's own is removed. It reports
-// whether some are left; then nothing for a virtual address leaves its cgroup any more.
+// they send would follow the default route once the instance's own is removed. Among them are
+// sockets that hold no slot any more, since their programs closed them, and whose queries the
+// kernel sends again until they are acknowledged. It reports whether some are left; then
+// nothing for a virtual address leaves its cgroup any more.
 func (i *Instance) endHolders() (stays bool, err error) {
-	held := false
-	if err := i.kernel.eachSlot(func(s slotState) { held = held || s.Used != 0 && s.Refs > 0 }); err != nil || !held {
-		return false, err
+	if used, err := i.kernel.everUsed(); err == nil && !used {
+		return false, nil
 	}
-	ended, err := endVirtualSockets(i.workloads, newRecord(&i.cfg, i.groups).directories(), i.cfg.Prefix4, i.cfg.Prefix6)
+	end := func() (int, error) {
+		return endVirtualSockets(i.workloads, newRecord(&i.cfg, i.groups).directories(), i.cfg.Prefix4, i.cfg.Prefix6)
+	}
+	survived := 0
+	ended, err := end()
 	if ended > 0 {
 		i.cfg.Log.Info("ended sockets that were connected through the seal", "sockets", ended)
+		var again error
+		survived, again = end() // a kernel may say so, and leave what is closed already
+		err = errors.Join(err, again)
 	}
 	left, err := i.kernel.connectedSockets(err)
-	if left == 0 && err == nil {
+	if left += survived; left == 0 && err == nil {
 		return false, nil
 	}
 	i.cfg.Log.Warn("sockets of sealed programs cannot be ended; what keeps their queries on this machine stays until they are closed: "+
 		"end those programs and run 'sotto down', or start Sotto again", "sockets", left, "err", err)
 	return true, i.guard.shut()
+}
+
+// everUsed reports whether any slot was given out, by this process or by those that it took
+// the maps over from.
+func (k *kernel) everUsed() (bool, error) {
+	counters, err := k.counters()
+	used := counters[counterNames[bpf.SottoCounterCOUNT_SLOT_NEW]] > 0
+	return used, errors.Join(err, k.eachSlot(func(s slotState) { used = used || s.Used != 0 }))
 }
 
 // connectedSockets counts the sockets that are connected to virtual addresses. Where the

@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sotto/intercept/netns"
 	"sotto/internal/capture"
@@ -84,6 +88,63 @@ func TestStopEndsSockets(t *testing.T) {
 	y := s.below(t, "y")
 	startClient(t, s.host, y).want("socket a udp4 => ok\nconnect a 1.1.1.1:53 => ok\nsend a => ok\nrecv a => 1.1.1.1:53 by /" +
 		filepath.Base(s.group.Path) + "/y from 1.1.1.1:53")
+}
+
+// A stop also ends sockets that are closed, and whose queries the kernel sends until they are
+// acknowledged: they hold no slot, and would go on after the stop.
+func TestStopEndsClosedSockets(t *testing.T) {
+	nft := testnet.NeedTool(t, "nft")
+	s := openSeal(t, nil)
+	s.virtual(t)
+	c := s.client(t)
+	c.want("socket a tcp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok")
+	// From here on nothing is acknowledged.
+	rules := "table inet deaf { chain in { type filter hook input priority 0; tcp dport 53 drop; }; }"
+	err := s.Do(func() error {
+		out, err := exec.Command(nft, rules).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.want("send a => ok\nsend b => ok\nclose a => ok\nclose b => ok")
+	if used, refs := s.slotsUsed(t); used != 0 || refs != 0 {
+		t.Errorf("%d slots in use with %d references", used, refs)
+	}
+	closed := func() (n int) {
+		err := s.host.Do(func() error {
+			for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+				all, err := listSockets(family, unix.IPPROTO_TCP)
+				if err != nil {
+					return err
+				}
+				for _, socket := range all {
+					if inPrefixes(socket.remote.Addr(), s.cfg.Prefix4, s.cfg.Prefix6) {
+						n++
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := closed(); n != 2 {
+		t.Fatalf("%d closed sockets have something to send, want 2", n)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, s.cfg)
+	if n := closed(); n != 0 {
+		t.Errorf("%d closed sockets are left", n)
+	}
+	time.Sleep(2 * time.Second) // they would be sent again several times (RFC 6298)
 }
 
 // Where a socket cannot be ended (it is in a network namespace that no process is in and that
