@@ -86,7 +86,8 @@ func (l *load) pace(ctx context.Context, rate int) {
 	}
 }
 
-// next is a query, half of them new and half cached; false when it is over.
+// next is a query, half of them new, also to what other processes asked, and half cached;
+// false when it is over.
 func (l *load) next(ctx context.Context) (*dns.Msg, bool) {
 	select {
 	case <-l.tokens:
@@ -94,7 +95,7 @@ func (l *load) next(ctx context.Context) (*dns.Msg, bool) {
 		return nil, false
 	}
 	n := l.names.Add(1)
-	name := fmt.Sprintf("n%d.load.example.", n)
+	name := fmt.Sprintf("n%d-%d.load.example.", os.Getpid(), n)
 	if n%2 == 0 {
 		name = fmt.Sprintf("n%d.cached.example.", n%16)
 	}

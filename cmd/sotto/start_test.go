@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sotto/forwarder/upstream"
+	"sotto/internal/lab"
 )
 
 // sh runs a script in the host.
@@ -68,28 +71,58 @@ func TestServeWithoutNetwork(t *testing.T) {
 
 // TestNetworkChangesUnderLoad: the host's address, route and interface change under load,
 // with a TLS connection open. What was in flight may be lost with the network; what is
-// asked once there is one again is answered.
+// asked once there is one again is answered, and Sotto does not wait until the connection
+// looks dead.
 func TestNetworkChangesUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	g := w.cgroup("workload")
 	p := w.start("sealed", append([]string{"run", "--cgroup", g.Path}, w.upstreamArgs()...)...)
-	r := w.startLoad(g, 500)
-	for _, change := range []struct{ what, script string }{
-		{"another address", address("77")},
-		{"the address is back", address("2")},
-		{"down and up", noNetwork + "; sleep 0.5; " + network()},
-		{"no way out for a while", "ip route del default; sleep 0.5; ip route add default via 10.77.0.1"},
-	} {
-		w.sh(change.script)
-		t.Logf("%s: answered after %s", change.what, w.answered(g, 10*time.Second).Round(time.Millisecond))
+	quickest := time.Hour
+	for range 3 {
+		for _, n := range []string{"77", "2"} {
+			quickest = min(quickest, w.changes(g, "", address(n)))
+		}
 	}
-	r.stop() // some of its queries were asked without a network
-	r = w.startLoad(g, 500)
-	time.Sleep(time.Second)
-	if report := r.stop(); report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 {
-		t.Errorf("afterwards: %+v", report)
+	t.Logf("after another address answered within %s", quickest.Round(time.Millisecond))
+	// The best of several, because a machine may be slow. Had Sotto not heard of it, it
+	// would have waited for as long each time.
+	if quickest >= upstream.DefaultSilentTimeout {
+		t.Errorf("after another address it was answered after %s at the earliest: as late as if nothing was heard of it", quickest)
 	}
+	w.changes(g, noNetwork, network())
+	w.changes(g, "ip route del default; ip route del 10.77.0.0/24", "ip route add 10.77.0.0/24 dev eth0 src 10.77.0.2; ip route add default via 10.77.0.1")
 	w.stop(p)
 	w.nothingLeft()
+}
+
+// changes takes the network away under load, if out says how, and has it come back
+// otherwise. It returns how long it took from the change until a new name was answered.
+func (w *world) changes(g *lab.Cgroup, out, back string) time.Duration {
+	w.t.Helper()
+	r := w.startLoad(g, 500)
+	handled := w.upstream.Stats().Queries()
+	w.until("the load to be answered", func() bool { return w.upstream.Stats().Queries() > handled+100 })
+	if n := w.upstream.Stats().Open; n == 0 {
+		w.t.Error("no TLS connection is open")
+	}
+	if out != "" {
+		w.sh(out)
+		if reply := w.fresh(g); strings.Contains(reply, sealed4) {
+			w.t.Errorf("answered without a network, after %q:\n%s", out, reply)
+		}
+	}
+	start := time.Now()
+	w.sh(back)
+	w.answered(g, 20*time.Second)
+	took := time.Since(start)
+	_ = r.cmd.Process.Kill() // some of its queries were asked without a network
+	_ = r.cmd.Wait()
+	r, handled = w.startLoad(g, 500), w.upstream.Stats().Queries()
+	time.Sleep(time.Second)
+	report, asked := r.stop(), w.upstream.Stats().Queries()-handled
+	if report.Lost+report.Reset+report.Wrong > 0 || report.UDP*report.TCP*report.Short == 0 || asked < 20 {
+		w.t.Errorf("after %q: %+v, with %d queries upstream", back, report, asked)
+	}
+	return took
 }

@@ -43,6 +43,8 @@ type world struct {
 	ca        *dot.CA
 	caFile    string
 
+	names int // that fresh asked for
+
 	mu   sync.Mutex
 	pids []int // of the sottos that ran
 }
