@@ -171,6 +171,9 @@ func (s sockets) step(f []string) (string, error) {
 	case "recv":
 		b := make([]byte, 512)
 		n, from, err := unix.Recvfrom(fd, b, 0)
+		for errors.Is(err, unix.EINTR) { // by a signal of the Go runtime: with a timeout the kernel does not go on
+			n, from, err = unix.Recvfrom(fd, b, 0)
+		}
 		if err != nil {
 			return "", err
 		}

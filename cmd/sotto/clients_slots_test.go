@@ -107,7 +107,7 @@ func askBound(set func(fd int) error, server string, connects bool) error {
 		return nil // refused
 	}
 	answer := make([]byte, 512)
-	n, _, err := unix.Recvfrom(fd, answer, 0)
+	n, _, err := recvfrom(fd, answer)
 	if sealed := netip.MustParseAddr(sealed4); err == nil && !bytes.Contains(answer[:n], sealed.AsSlice()) {
 		return fmt.Errorf("%d bytes of an answer that is not the upstream's", n)
 	}

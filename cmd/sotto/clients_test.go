@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -117,6 +118,16 @@ func udpSocket(family int) (int, error) {
 	return fd, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 }
 
+// recvfrom is recvfrom(2). With a timeout on the socket the kernel does not go on after a
+// signal, of which the Go runtime has its own.
+func recvfrom(fd int, buf []byte) (n int, from unix.Sockaddr, err error) {
+	for {
+		if n, from, err = unix.Recvfrom(fd, buf, 0); !errors.Is(err, unix.EINTR) {
+			return n, from, err
+		}
+	}
+}
+
 // sockaddr4 and sockaddr6 are addresses at port 53.
 func sockaddr4(addr string) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Port: 53, Addr: netip.MustParseAddr(addr).As4()}
@@ -156,7 +167,7 @@ func fourNameservers(servers []string) error {
 		}
 		for range servers {
 			buf := make([]byte, 4096)
-			n, from, err := unix.Recvfrom(fd, buf, 0)
+			n, from, err := recvfrom(fd, buf)
 			if err != nil {
 				return fmt.Errorf("receive: %w", err)
 			}
@@ -233,7 +244,7 @@ func askConnected(fd int, id uint16, from string) error {
 			return fmt.Errorf("%s to %s: %w", how, from, err)
 		}
 		buf := make([]byte, 4096)
-		n, sa, err := unix.Recvfrom(fd, buf, 0)
+		n, sa, err := recvfrom(fd, buf)
 		if err != nil {
 			return fmt.Errorf("receive after %s to %s: %w", how, from, err)
 		}
@@ -260,7 +271,7 @@ func mappedAddresses(servers []string) error {
 			return fmt.Errorf("send to %s: %w", s, err)
 		}
 		buf := make([]byte, 4096)
-		n, from, err := unix.Recvfrom(fd, buf, 0)
+		n, from, err := recvfrom(fd, buf)
 		if err != nil {
 			return fmt.Errorf("receive: %w", err)
 		}
@@ -345,7 +356,7 @@ func unspecFamily(servers []string) error {
 		return fmt.Errorf("send: %w", errno)
 	}
 	buf := make([]byte, 4096)
-	n, from, err := unix.Recvfrom(fd, buf, 0)
+	n, from, err := recvfrom(fd, buf)
 	if err != nil {
 		return fmt.Errorf("receive: %w", err)
 	}
