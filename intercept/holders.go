@@ -64,10 +64,15 @@ func (k *kernel) everUsed() (bool, error) {
 	return used, errors.Join(err, k.eachSlot(func(s slotState) { used = used || s.Used != 0 }))
 }
 
-// connectedSockets counts the sockets that are connected to virtual addresses. Where the
-// kernel cannot say, there are none if all that were found could be ended.
+// connectedSockets counts the sockets that are connected to virtual addresses, and not closed
+// by their programs. Where the kernel cannot say, there are none if all that were found could
+// be ended.
 func (k *kernel) connectedSockets(ending error) (int, error) {
-	if !canCountReferences() {
+	held := false
+	if err := k.eachSlot(func(s slotState) { held = held || s.Used != 0 && s.Refs > 0 }); err != nil {
+		return 0, errors.Join(ending, err)
+	}
+	if !held || !canCountReferences() {
 		return 0, ending
 	}
 	_, peers, err := k.refs.tally(k.Connected, k.Replaced)
