@@ -90,6 +90,14 @@ func (k *kernel) leavesGroups(wanted []group, w *workloads) bool {
 	})
 }
 
+// unhooked returns those of the groups that no process of the instance has sealed yet.
+func (k *kernel) unhooked(groups []group) []group {
+	return slices.DeleteFunc(slices.Clone(groups), func(g group) bool {
+		_, err := os.Stat(linkPin(k.dir, "connect4", g.ID))
+		return err == nil
+	})
+}
+
 // hooked tells whether an earlier process of the instance left hooks.
 func hooked(dir string) (bool, error) {
 	pins, err := linkPins(dir)

@@ -158,6 +158,7 @@ func (i *Instance) Attach() error {
 	if !i.inherited {
 		i.endStrays()
 	}
+	fresh := i.kernel.unhooked(i.groups)
 	// The hooks go live here.
 	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
 		if i.inherited { // and with it the guard, of an earlier process or of one that goes on
@@ -166,8 +167,8 @@ func (i *Instance) Attach() error {
 		return errors.Join(explain(err), i.guard.detach())
 	}
 	i.attached = true
-	if i.cfg.Guard == GuardDrop && !i.inherited {
-		i.endPlainSockets()
+	if i.cfg.Guard == GuardDrop && len(fresh) > 0 {
+		i.endPlainSockets(fresh)
 	}
 	if i.inherited { // whose hooks gave out addresses until now
 		i.endStrays()

@@ -209,12 +209,12 @@ func TestLeakNAT(t *testing.T) {
 		t.Run(rule.name, func(t *testing.T) {
 			s := newNATLab(t)
 			stop := s.seal(t)
-			before := s.table(t, "ip") + s.table(t, "ip6")
+			before4, before6 := s.table(t, "ip"), s.table(t, "ip6")
 			if !rule.load(t, s.host) {
 				return
 			}
-			if rule.first { // until the table has been written anew
-				waitFor(t, "another table", func() bool { return s.table(t, "ip")+s.table(t, "ip6") != before })
+			if rule.first { // until both tables have been written anew
+				waitFor(t, "other tables", func() bool { return s.table(t, "ip") != before4 && s.table(t, "ip6") != before6 })
 			}
 			s.answered(t, "after")
 			s.inForce(t)

@@ -31,9 +31,11 @@ type record struct {
 }
 
 // directories are those of the sealed cgroups.
-func (r record) directories() []string {
+func (r record) directories() []string { return directoriesOf(r.Cgroups) }
+
+func directoriesOf(groups []group) []string {
 	var dirs []string
-	for _, g := range r.Cgroups {
+	for _, g := range groups {
 		dirs = append(dirs, g.Path)
 	}
 	return dirs

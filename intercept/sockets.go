@@ -14,13 +14,14 @@ import (
 	"sotto/intercept/netns"
 )
 
-// endPlainSockets ends the sealed workloads' sockets that are connected to a nameserver
-// since before there was a seal: their owners get ECONNABORTED, and connect again, sealed.
-// What cannot be ended here the guard stops, so that a failure costs its client a wait, and
-// nothing leaks.
-func (i *Instance) endPlainSockets() {
-	spaces, err := i.workloadSpaces()
-	ended, err2 := endSocketsIn(spaces, i.isPlain)
+// endPlainSockets ends the sockets of the workloads in groups that are connected to a
+// nameserver since before there was a seal: their owners get ECONNABORTED, and connect again,
+// sealed. What cannot be ended here the guard stops, so that a failure costs its client a
+// wait, and nothing leaks.
+func (i *Instance) endPlainSockets(groups []group) {
+	dirs := directoriesOf(groups)
+	spaces, err := i.workloadSpaces(groups)
+	ended, err2 := endSocketsIn(spaces, func(s diagSocket) bool { return i.isPlain(s, dirs) })
 	if err := errors.Join(err, err2); err != nil {
 		i.cfg.Log.Warn("cannot end every socket that was connected to a nameserver before; what it sends is stopped, until its program connects again", "err", err)
 	}
@@ -29,12 +30,12 @@ func (i *Instance) endPlainSockets() {
 	}
 }
 
-// workloadSpaces returns the network namespaces in which sealed processes live, and
+// workloadSpaces returns the network namespaces in which processes of the groups live, and
 // the host's. The caller closes them, with endSocketsIn.
-func (i *Instance) workloadSpaces() ([]*netns.NS, error) {
+func (i *Instance) workloadSpaces(groups []group) ([]*netns.NS, error) {
 	var s spaceSet
 	errs := []error{s.add(fmt.Sprintf("/proc/self/fd/%d", i.network.home.Fd()))}
-	for _, g := range i.groups {
+	for _, g := range groups {
 		pids, err := procsBelow(g.Path)
 		errs = append(errs, err)
 		for _, pid := range pids {
@@ -58,16 +59,16 @@ func endSocketsIn(spaces []*netns.NS, match func(diagSocket) bool) (ended int, e
 	return ended, errors.Join(errs...)
 }
 
-// isPlain reports whether a socket is one that the hooks would have redirected to the
-// listener, had they been there.
-func (i *Instance) isPlain(s diagSocket) bool {
+// isPlain reports whether a socket of a workload in or below the directories is one that the
+// hooks would have redirected to the listener, had they been there.
+func (i *Instance) isPlain(s diagSocket, dirs []string) bool {
 	remote := s.remote.Addr()
 	if !slices.Contains(i.cfg.Ports, s.remote.Port()) || remote.IsUnspecified() || remote.IsLoopback() || remote.IsMulticast() ||
 		inPrefixes(remote, i.cfg.Prefix4, i.cfg.Prefix6) {
 		return false
 	}
 	path := i.workloads.path(s.cgroup)
-	return path != "" && isWithin(i.workloads.root, path, i.cfg.Cgroups) && !isWithin(i.workloads.root, path, i.cfg.Exclude) &&
+	return path != "" && isWithin(i.workloads.root, path, dirs) && !isWithin(i.workloads.root, path, i.cfg.Exclude) &&
 		!i.isSealedByOther(path)
 }
 

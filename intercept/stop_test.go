@@ -246,3 +246,28 @@ func TestStartEndsStrays(t *testing.T) {
 	startClient(t, s.host, other).want("socket a udp4 => ok\nconnect a 1.2.3.1:53 => ok\nsend a => ok\nrecv a => 1.2.3.1:53 by /" +
 		filepath.Base(other.Path) + " from 1.2.3.1:53")
 }
+
+// A process that takes over and seals one cgroup more ends the plain sockets of that one. It
+// leaves those of the others alone: they are sealed.
+func TestTakeoverEndsPlainSockets(t *testing.T) {
+	s := openSeal(t, nil)
+	more := s.unsealed(t, "more")
+	c, plain := s.client(t), startClient(t, s.host, more)
+	about := s.about("8.8.8.8:53") + " from 8.8.8.8:53"
+	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + about)
+	plain.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b udp6 => ok\nconnect b [::ffff:8.8.8.8]:53 => ok")
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.cfg
+	cfg.Cgroups = append(cfg.Cgroups, more.Path)
+	next := openAt(t, s.host, cfg)
+	if !next.kernel.adopted {
+		t.Fatal("the maps were not adopted")
+	}
+	if err := next.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	plain.want("recv a => ECONNABORTED\nrecv b => ECONNABORTED\npeer a => ENOTCONN")
+	c.want("send a => ok\nrecv a => " + about)
+}
