@@ -159,7 +159,7 @@ static __always_inline bool stop_virtual(struct __sk_buff *skb, const struct pac
 		return stop_if(COUNT_STOPPED_MADE, DROP_UNHELD);
 	if (stream && !has_payload(p) && !(p->tcp_flags & TCP_SYN))
 		return false;
-	if (!p->dport || holds_slot(sk, p->dst, stream))
+	if (!p->dport || holds_slot(sk, p->dst, stream, !stream || has_payload(p)))
 		return false;
 	return stop_if(COUNT_STOPPED_UNHELD, DROP_UNHELD);
 }

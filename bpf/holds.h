@@ -136,10 +136,12 @@ static __always_inline bool hold_briefly(struct bpf_sock *sk)
 	return at;
 }
 
-/* Reports whether a packet of the socket to slot idx is on account of a slot that it holds.
+/* Reports whether a packet of the socket to a virtual address is on account of a slot that it
+ * holds; asks says that it carries a query.
  * Connects of two threads can leave a socket connected to what neither holds any more.
  */
-static __always_inline bool holds_slot(struct bpf_sock *sk, const __be32 dst[4], bool stream)
+static __always_inline bool holds_slot(struct bpf_sock *sk, const __be32 dst[4], bool stream,
+				       bool asks)
 {
 	__be32 peer[4];
 	__u32 idx = slot_of(dst), *hold;
@@ -149,10 +151,13 @@ static __always_inline bool holds_slot(struct bpf_sock *sk, const __be32 dst[4],
 	if (stream || (sk->dst_port && peer[0] == dst[0] && peer[1] == dst[1] &&
 		       peer[2] == dst[2] && peer[3] == dst[3])) {
 		hold = bpf_sk_storage_get(&connected, sk, 0, 0);
-		if (hold && *hold == idx)
-			return idx;
-		hold = bpf_sk_storage_get(&replaced, sk, 0, 0);
-		return hold && *hold == idx && idx;
+		if (!hold || *hold != idx)
+			hold = bpf_sk_storage_get(&replaced, sk, 0, 0);
+		if (!idx || !hold || *hold != idx)
+			return false;
+		if (asks)
+			slot_sent(idx);
+		return true;
 	}
 	at = bpf_sk_storage_get(&sent, sk, 0, 0);
 	return at && (__s64)(bpf_ktime_get_ns() - *at) < (__s64)(linger_ns / 2);

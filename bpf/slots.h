@@ -31,7 +31,7 @@ struct slot {
 	__u32 used;
 	__u32 refs;	 /* sockets that are connected, or were about to be */
 	__u32 changes;	 /* of refs, so that a recount knows that none happened meanwhile */
-	__u64 last_send; /* of an unconnected socket; 0: none yet */
+	__u64 last_send; /* 0: none yet */
 };
 
 /* Apart from struct slot because user space maps this array, and the kernel maps
@@ -101,6 +101,17 @@ static __always_inline bool slot_use(__u32 idx, const struct key *key, bool conn
 	}
 	bpf_spin_unlock(&s->lock);
 	return ok;
+}
+
+/* Notes that a connected socket sent something by slot idx: the slot keeps its meaning until
+ * the listener has read it, however soon the socket is closed.
+ */
+static __always_inline void slot_sent(__u32 idx)
+{
+	struct slot *s = bpf_map_lookup_elem(&slots, &idx);
+
+	if (s)
+		s->last_send = bpf_ktime_get_ns();
 }
 
 /* Writes the reverse of a slot just popped: nobody else uses it, but a late reply

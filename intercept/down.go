@@ -143,7 +143,7 @@ func clearInstance(reg *registry, rec record, bpffs string) error {
 	if err := removePins(dir); err != nil {
 		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 	}
-	if err := clearNetwork(rec.Name, linkBase(rec.Name), prefixes...); err != nil {
+	if err := clearNetwork(rec.Name, linkBase(rec.Name), func() error { return endLeftSockets(rec, prefixes) }, prefixes...); err != nil {
 		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 	}
 	if err := nat.Remove(rec.Name); err != nil {

@@ -144,6 +144,9 @@ func (g *guard) disarm() error {
 
 // shut has nothing be sent to a virtual address any more: the instance has stopped.
 func (g *guard) shut() error {
+	if g == nil {
+		return nil
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.state.Drop = dropVirtual

@@ -50,7 +50,7 @@ func TestVirtualAddressIsHeld(t *testing.T) {
 // A connect that fails leaves a datagram socket connected to what it was connected to
 // before, and holding that.
 func TestFailedConnectKeepsSlot(t *testing.T) {
-	s := openSeal(t, nil)
+	s := openSeal(t, func(cfg *Config) { cfg.Linger = 100 * time.Millisecond })
 	c, other := s.client(t), startClient(t, s.host, s.below(t, "other"))
 	about := s.about("8.8.8.8:53") + " from 8.8.8.8:53"
 	for _, args := range []string{"route add unreachable 203.0.113.0/24", "-6 route add unreachable 2001:db8:dead::/48"} {
@@ -67,6 +67,7 @@ func TestFailedConnectKeepsSlot(t *testing.T) {
 		other.want(fmt.Sprintf("socket b udp4 => ok\nconnect b 100.64.%d.%d:53 => ok\nclose b => ok", i>>8, i&255))
 	}
 	c.want("send a => ok\nrecv a => " + about + "\nclose a => ok")
+	s.waitFree(t)
 	if used, refs := s.slotsUsed(t); used != 0 || refs != 0 {
 		t.Errorf("%d slots in use with %d references", used, refs)
 	}

@@ -56,6 +56,20 @@ func (i *Instance) endHolders() (stays bool, err error) {
 	return true, i.guard.shut()
 }
 
+// endLate ends sockets whose connect had passed its hook, and had not come further, when
+// endHolders looked. It is called while virtual addresses are unreachable, so that none can
+// have sent anything yet. What runs in a command's cgroup has been killed by then.
+func (i *Instance) endLate() {
+	used, err := i.kernel.everUsed()
+	if i.cfg.Ephemeral || err == nil && !used {
+		return
+	}
+	_, err = endVirtualSockets(i.workloads, newRecord(&i.cfg, i.groups).directories(), i.cfg.Prefix4, i.cfg.Prefix6)
+	if err != nil {
+		i.cfg.Log.Warn("cannot look for sockets that were being connected", "err", err)
+	}
+}
+
 // everUsed reports whether any slot was given out, by this process or by those that it took
 // the maps over from.
 func (k *kernel) everUsed() (bool, error) {

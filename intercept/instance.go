@@ -303,7 +303,7 @@ func (i *Instance) takeAway() (stays bool, err error) {
 	// The guard goes now, and not with the hooks: until here the listener may have
 	// answered still, and an answer to a source that somebody made up must not leave.
 	if i.network != nil {
-		errs = append(errs, i.guard.detach(), i.network.close())
+		errs = append(errs, i.guard.shut(), i.guard.detach(), i.network.close(i.endLate))
 	}
 	// After the routes: until they are gone no packet for a virtual address is translated.
 	if i.nat != nil {

@@ -255,18 +255,21 @@ func (n *network) deleteName() error {
 	return err
 }
 
-// close takes everything away: routes, links, the namespace and its name. The
-// hooks must be off by then: without its unreachable twin a prefix would follow
-// the default route. It is idempotent.
-func (n *network) close() error {
+// close removes everything: links, routes, the namespace and its name. The hooks must be off
+// by then: without its unreachable twin a prefix would follow the default route. unreachable
+// is called while only the twins are left. It is idempotent.
+func (n *network) close(unreachable func()) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return nil
 	}
 	n.closed = true
-	err := errors.Join(
-		removeLinks(n.host, n.hostLink(), n.innerLink()),
+	err := removeLinks(n.host, n.hostLink(), n.innerLink())
+	if unreachable != nil {
+		unreachable()
+	}
+	err = errors.Join(err,
 		removeRoutes(n.host, n.prefixes()...),
 		n.deleteName(),
 	)

@@ -175,8 +175,9 @@ func pickInstance(taken func(name string) bool) (instance, error) {
 // clearNetwork takes away what a dead instance left in the namespace of the
 // calling thread: its links, its namespace's name, and the routes to the
 // prefixes named and to those that its link still has. Nothing there is no
-// error. The dead instance's hooks must be off before.
-func clearNetwork(name, link string, prefixes ...netip.Prefix) error {
+// error. The dead instance's hooks must be off before. unreachable is called while only the
+// unreachable twins are left.
+func clearNetwork(name, link string, unreachable func() error, prefixes ...netip.Prefix) error {
 	home, err := netns.Current()
 	if err != nil {
 		return err
@@ -201,6 +202,11 @@ func clearNetwork(name, link string, prefixes ...netip.Prefix) error {
 	errs = append(errs,
 		clearFilters(h, name),
 		removeLinks(h, link+"0", link+"1"), removeInside(name, link+"1"),
+	)
+	if unreachable != nil {
+		errs = append(errs, unreachable())
+	}
+	errs = append(errs,
 		removeRoutes(h, prefixes...), netns.Delete(name),
 	)
 	return errors.Join(errs...)

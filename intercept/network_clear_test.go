@@ -91,7 +91,7 @@ func TestNetworkAdopts(t *testing.T) {
 			if err := n.whole(); err != nil {
 				t.Error(err)
 			}
-			if err := n.close(); err != nil {
+			if err := n.close(nil); err != nil {
 				t.Fatal(err)
 			}
 			if after := hostState(t, host); after != before {
@@ -157,7 +157,7 @@ func TestNetworkChangesPrefix(t *testing.T) {
 	if _, err := ask(host, "10.99.0.9:53", 64); err != nil {
 		t.Error(err)
 	}
-	if err := n.close(); err != nil {
+	if err := n.close(nil); err != nil {
 		t.Fatal(err)
 	}
 	if after := hostState(t, host); after != before {
@@ -225,7 +225,7 @@ func TestNetworkRefuses(t *testing.T) {
 			if err := n.ensure(); err != nil {
 				t.Errorf("ensure once the way is clear: %v", err)
 			}
-			if err := n.close(); err != nil {
+			if err := n.close(nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -295,7 +295,7 @@ func TestInstancesSideBySide(t *testing.T) {
 	for _, n := range []*testNetwork{first, second} {
 		n.abandon(t)
 		for range 2 {
-			err := host.Do(func() error { return clearNetwork(n.cfg.Name, n.cfg.Link, n.cfg.Prefix4, n.cfg.Prefix6) })
+			err := host.Do(func() error { return clearNetwork(n.cfg.Name, n.cfg.Link, nil, n.cfg.Prefix4, n.cfg.Prefix6) })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -325,7 +325,7 @@ func TestClearFindsPrefixes(t *testing.T) {
 	before := hostState(t, host)
 	n := newTestNetwork(t, host)
 	n.abandon(t)
-	if err := host.Do(func() error { return clearNetwork(n.cfg.Name, n.cfg.Link) }); err != nil {
+	if err := host.Do(func() error { return clearNetwork(n.cfg.Name, n.cfg.Link, nil) }); err != nil {
 		t.Fatal(err)
 	}
 	if after := hostState(t, host); after != before {

@@ -73,7 +73,7 @@ func openNetwork(t *testing.T, at *lab.Host, cfg networkConfig) (*network, error
 	})
 	if err == nil {
 		t.Cleanup(func() {
-			if err := n.close(); err != nil {
+			if err := n.close(nil); err != nil {
 				t.Errorf("close: %v", err)
 			}
 		})
@@ -233,7 +233,7 @@ func TestNetworkCloseLeavesNothing(t *testing.T) {
 		t.Fatal("this test sees nothing")
 	}
 	for range 2 {
-		if err := n.close(); err != nil {
+		if err := n.close(nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -234,7 +234,7 @@ func TestNetworkWithoutIPv6(t *testing.T) {
 	if _, err := ask(host, slot6, 64); err == nil {
 		t.Errorf("%s answers on a host without IPv6", slot6)
 	}
-	if err := n.close(); err != nil {
+	if err := n.close(nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -111,8 +111,8 @@ func TestStopEndsClosedSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.want("send a => ok\nsend b => ok\nclose a => ok\nclose b => ok")
-	if used, refs := s.slotsUsed(t); used != 0 || refs != 0 {
-		t.Errorf("%d slots in use with %d references", used, refs)
+	if _, refs := s.slotsUsed(t); refs != 0 {
+		t.Errorf("%d references", refs)
 	}
 	closed := func() (n int) {
 		err := s.host.Do(func() error {
