@@ -46,7 +46,7 @@ func (s sockets) oddSends(f []string) (string, error) {
 	case "moveself": // into the cgroup whose directory is given
 		return "ok", os.WriteFile(f[1]+"/cgroup.procs", []byte("0"), 0)
 	}
-	return "", fmt.Errorf("no such verb %q", f[0])
+	return s.history(f)
 }
 
 func firstError(err error, then func() error) error {

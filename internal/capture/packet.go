@@ -21,6 +21,7 @@ type Packet struct {
 	Src, Dst netip.AddrPort
 	Length   int    // of the IP packet
 	Payload  []byte // of the transport; nil in fragments after the first
+	Flags    uint8  // of TCP (RFC 9293 §3.1)
 
 	// Fragment marks the fragments after the first, which have no ports.
 	Fragment bool
@@ -197,6 +198,7 @@ func (p *Packet) parseTransport(b []byte) {
 			return
 		}
 		header = int(b[12]>>4) * 4
+		p.Flags = b[13]
 	}
 	if len(b) < header || header < 8 {
 		return
