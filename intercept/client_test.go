@@ -336,7 +336,8 @@ func churnMPTCP(count string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		err = unix.Connect(fd, &unix.SockaddrInet4{Port: 53, Addr: nth(i).As4()})
+		// After a signal of the Go runtime's the connect goes on by itself.
+		err = ignore(unix.Connect(fd, &unix.SockaddrInet4{Port: 53, Addr: nth(i).As4()}), unix.EINTR)
 		if err = firstError(err, func() error { return unix.Close(fd) }); err != nil {
 			return "", err
 		}
