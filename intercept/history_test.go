@@ -30,7 +30,7 @@ const (
 // failure and counts them by class. SOTTO_HISTORY_CLASS looks at one class only, and
 // SOTTO_HISTORY_FILE does the steps of a file, which may be the output of a failure.
 func TestHistories(t *testing.T) {
-	count := envNumber(t, "SOTTO_HISTORIES", 48)
+	count := envNumber(t, "SOTTO_HISTORIES", 16)
 	seed := uint64(envNumber(t, "SOTTO_HISTORY_SEED", int(rand.Uint32())))
 	survey := os.Getenv("SOTTO_HISTORY_SURVEY") != ""
 	t.Logf("%d histories of %d steps, SOTTO_HISTORY_SEED=%d", count, historySteps, seed)

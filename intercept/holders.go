@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"sotto/bpf"
 )
@@ -56,6 +57,10 @@ func (i *Instance) endHolders() (stays bool, err error) {
 	return true, i.guard.shut()
 }
 
+// lateTime is how long a connect may take from its hook to its first packet: microseconds,
+// or a few turns of a processor that is busy.
+const lateTime = 250 * time.Millisecond
+
 // endLate ends sockets whose connect had passed its hook, and had not come further, when
 // endHolders looked. It is called while virtual addresses are unreachable, so that none can
 // have sent anything yet. What runs in a command's cgroup has been killed by then.
@@ -64,6 +69,7 @@ func (i *Instance) endLate() {
 	if i.cfg.Ephemeral || err == nil && !used {
 		return
 	}
+	time.Sleep(lateTime)
 	_, err = endVirtualSockets(i.workloads, newRecord(&i.cfg, i.groups).directories(), i.cfg.Prefix4, i.cfg.Prefix6)
 	if err != nil {
 		i.cfg.Log.Warn("cannot look for sockets that were being connected", "err", err)
