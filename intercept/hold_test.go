@@ -131,7 +131,7 @@ func TestLatePiece(t *testing.T) {
 // Two threads connect one socket, over and over, while another workload takes and gives back
 // slots: whatever the socket ends up connected to, what it sends is its own or is stopped.
 func TestConnectRace(t *testing.T) {
-	s := openSeal(t, nil)
+	s := openSeal(t, func(cfg *Config) { cfg.Linger = 200 * time.Millisecond })
 	c, other := s.client(t), startClient(t, s.host, s.below(t, "other"))
 	c.want("socket a udp4 => ok")
 	for range 20 {
@@ -153,7 +153,7 @@ func TestConnectRace(t *testing.T) {
 	c.want("close a => ok")
 	other.end()
 	eventually(t, func() error {
-		if err := s.kernel.collect(0); err != nil {
+		if err := s.kernel.collect(s.cfg.Linger); err != nil {
 			return err
 		}
 		if used, refs := s.slotsUsed(t); used != 0 || refs != 0 {

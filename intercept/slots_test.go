@@ -223,7 +223,7 @@ func TestForgetGone(t *testing.T) {
 // Processes that ask the same nameservers at the same moment share slots, and all
 // slots come back.
 func TestConcurrentClients(t *testing.T) {
-	s := openSeal(t, nil)
+	s := openSeal(t, func(cfg *Config) { cfg.Linger = 300 * time.Millisecond })
 	other, err := s.lab.Below(s.group, "other")
 	if err != nil {
 		t.Fatal(err)
@@ -258,6 +258,9 @@ func TestConcurrentClients(t *testing.T) {
 	// The kernel ends a socket when the last to look at its file lets go, which need not
 	// be the program that closed it.
 	eventually(t, func() error {
+		if err := s.kernel.collect(s.cfg.Linger); err != nil {
+			return err
+		}
 		if used, refs := s.slotsUsed(t); used != 0 || refs != 0 {
 			return fmt.Errorf("%d slots in use with %d references; counted %v", used, refs, s.Counters())
 		}
