@@ -339,6 +339,18 @@ func TestRunsFirst(t *testing.T) {
 	}
 }
 
+// A chain that is added between the first Ensure and Run is reported by no event.
+func TestRunsFirstFromTheStart(t *testing.T) {
+	h := newHost(t)
+	h.rules(post4)
+	table, _ := h.table("sotto")
+	h.ensure(table)
+	before := h.written("ip", "sotto_nat")
+	h.rules("add table ip more { chain pre { type nat hook prerouting priority -199; }; }")
+	h.start(table)
+	h.waitFor("written", func() bool { return h.written("ip", "sotto_nat") != before })
+}
+
 // iptables-legacy has nat chains that nftables does not show, and no events.
 func TestFollowsLegacy(t *testing.T) {
 	h := newHost(t)

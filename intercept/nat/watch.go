@@ -41,6 +41,7 @@ func (t *Table) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	events := make(chan struct{}, 1) // holds that there was one since the last look
+	t.noteAdded()                    // there may have been chains since the last Ensure, and no event tells of them
 	if sock != nil {
 		context.AfterFunc(ctx, sock.Close) // ends the read that waits
 		g.Go(func() error { return t.readEvents(ctx, sock, events) })
