@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/edns"
+	"sotto/internal/ednstest"
 )
 
 // maxFactor is how many times longer than its query a reply over UDP may be: 1,232
@@ -56,13 +56,13 @@ func TestAmplification(t *testing.T) {
 		typ  uint16
 	}{{"any.example", dns.TypeANY}, {"txt-65000.example", dns.TypeTXT}, {"txt-1000.example", dns.TypeTXT}, {"a-80.example", dns.TypeA}, {".", dns.TypeANY}, {"www.example", dns.TypeDNSKEY}} {
 		for _, size := range []int{-1, 0, 511, 512, 600, 1232, 1233, 4096, 65535} {
-			var opt *edns.OPT
+			var opt *ednstest.OPT
 			limit, optLen := wire.MinUDPSize, 0
 			if size >= 0 {
-				opt, optLen = &edns.OPT{Size: uint16(size), Flags: 0x8000}, 11
+				opt, optLen = &ednstest.OPT{Size: uint16(size), Flags: 0x8000}, 11
 				limit = min(max(size, wire.MinUDPSize), wire.UDPSize)
 			}
-			query := edns.Query(q.name, q.typ, 0x0100, opt)
+			query := ednstest.Query(q.name, q.typ, 0x0100, opt)
 			for range 2 { // the second is from the cache
 				reply := askRaw(t, "udp", at, query)
 				truncated := reply[2]&2 != 0
@@ -79,7 +79,7 @@ func TestAmplification(t *testing.T) {
 	}
 }
 
-// questionEnd is where the question of a query made by edns.Query ends.
+// questionEnd is where the question of a query made by ednstest.Query ends.
 func questionEnd(query []byte) int {
 	q, err := wire.ParseQuery(query)
 	if err != nil {
@@ -154,7 +154,7 @@ func TestMalformedUDP(t *testing.T) {
 // TestOwnErrors: what Sotto itself says of a failure is short.
 func TestOwnErrors(t *testing.T) {
 	const factor = 9
-	short := edns.Query(".", dns.TypeA, 0x0100, &edns.OPT{Size: 65535})
+	short := ednstest.Query(".", dns.TypeA, 0x0100, &ednstest.OPT{Size: 65535})
 	q, err := wire.ParseQuery(short)
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestAnswersAnything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	query := edns.Query("resolver.arpa", dns.TypeSVCB, 0x0100, nil) // answered at once
+	query := ednstest.Query("resolver.arpa", dns.TypeSVCB, 0x0100, nil) // answered at once
 	for _, port := range []uint16{0, 7, 13, 17, 19, 37, 464, 53, 1024, 5353, 65535} {
 		copy(s.in.data[0], query)
 		s.in.hdrs[0].n = uint32(len(query))

@@ -94,7 +94,7 @@ type Config struct {
 	Route Router
 
 	// Nameserver carries queries to the nameserver that was meant, for routes
-	// that say [ToOrigin]. Nil: such queries fail.
+	// that say [Plain]. Nil: such queries fail.
 	Nameserver Nameserver
 
 	// Cache keeps answers; nil: every query is asked upstream. The caller

@@ -11,7 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"sotto/internal/edns"
+	"sotto/internal/ednstest"
 )
 
 // askRaw sends bytes and returns the bytes that come back.
@@ -38,7 +38,7 @@ func askRaw(t *testing.T, proto string, at netip.AddrPort, query []byte) []byte 
 // TestEDNSCompliance asks what ISC's EDNS compliance tester asks of servers.
 func TestEDNSCompliance(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
-	for _, q := range edns.Questions {
+	for _, q := range ednstest.Questions {
 		for _, proto := range []string{"udp", "tcp"} {
 			reply := askRaw(t, proto, at, q.Query())
 			if err := q.Check(reply, proto == "udp"); err != nil {

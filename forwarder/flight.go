@@ -55,7 +55,7 @@ type sink interface {
 func (w *waiter) init(f *Forwarder, r *request, s sink) *waiter {
 	w.request, w.who, w.sink, w.f = *r, r.source(), s, f
 	end := r.q.QEnd // the reply needs the header and the question, not what came behind
-	if r.route.Action == ToOrigin {
+	if r.route.Action == Plain {
 		end = len(r.q.Msg)
 	}
 	w.q.Msg = append(w.room[:0], r.q.Msg[:end]...)
@@ -128,7 +128,7 @@ func (fs *flights) join(w *waiter) error {
 		return err
 	}
 	join := fs.fly
-	if w.route.Action == ToOrigin {
+	if w.route.Action == Plain {
 		join = fs.relay
 	}
 	if err := join(w); err != nil {

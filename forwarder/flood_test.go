@@ -19,7 +19,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/edns"
+	"sotto/internal/ednstest"
 )
 
 // heldUpstream answers every name but those that begin with "held" at once, and these
@@ -220,11 +220,11 @@ func TestGreedyRelays(t *testing.T) {
 		Timeout: time.Minute, Nameserver: stuckNameserver{}})
 	defer fs.close()
 	relay := func(workload string, typ uint16) error {
-		q, err := wire.ParseQuery(edns.Query("a.example", typ, 0, nil))
+		q, err := wire.ParseQuery(ednstest.Query("a.example", typ, 0, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &request{q: q, origin: Origin{Workload: workload}, route: Route{Action: ToOrigin}, tcp: true, start: time.Now()}
+		r := &request{q: q, origin: Origin{Workload: workload}, route: Route{Action: Plain}, tcp: true, start: time.Now()}
 		return fs.join(new(waiter).init(nil, r, discard{}))
 	}
 	for typ, half := range map[uint16]int{dns.TypeA: 32, dns.TypeAXFR: 16} { // of 64, and of 16 the least

@@ -119,7 +119,7 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 		f.observe(r, rcode, false, nil)
 		return dst, answered
 	}
-	if r.route.Action == ToOrigin {
+	if r.route.Action == Plain {
 		return dst, missed
 	}
 	return f.fromCache(dst, r)

@@ -12,19 +12,19 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/cache"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // zoneUpstream answers from the embedded zone, without a network between: these
 // tests are of the listeners and the join; upstream's own tests have the network.
 type zoneUpstream struct {
-	zone  *dot.Zone
+	zone  *dnstest.Zone
 	asked atomic.Int64
 }
 
 func newZoneUpstream(tb testing.TB) *zoneUpstream {
 	tb.Helper()
-	zone, err := dot.NewZone(dot.ZoneConfig{})
+	zone, err := dnstest.NewZone(dnstest.ZoneConfig{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func (z *zoneUpstream) Exchange(ctx context.Context, query []byte, until time.Ti
 
 func (z *zoneUpstream) answer(ctx context.Context, query []byte) ([]byte, error) {
 	z.asked.Add(1)
-	a := z.zone.Answer(&dot.Request{Query: query, Transport: dot.TLS})
+	a := z.zone.Answer(&dnstest.Request{Query: query, Transport: dnstest.TLS})
 	if a.Msg == nil {
 		<-ctx.Done()
 		return nil, ctx.Err()

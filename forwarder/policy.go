@@ -28,7 +28,7 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 		return refuse(wire.EDEProhibited, "rules depend on the workload, whose cgroup was removed: connect again")
 	case NoData:
 		return wire.RcodeSuccess, []wire.EDE{{Code: wire.EDEBlocked, Text: fmt.Sprintf("answered by rule %d", r.route.Rule)}}, true
-	case ToOrigin:
+	case Plain:
 		if f.cfg.Nameserver == nil || !r.origin.Addr.IsValid() {
 			return refuse(wire.EDEOther, fmt.Sprintf("rule %d sends it to the nameserver that was meant, which is not known here", r.route.Rule))
 		}

@@ -15,17 +15,17 @@ import (
 
 	"sotto/forwarder/plain"
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // nameserver answers in plain DNS on loopback until the test ends.
-func nameserver(t *testing.T, h dot.Handler) netip.AddrPort {
+func nameserver(t *testing.T, h dnstest.Handler) netip.AddrPort {
 	t.Helper()
-	l, pc, err := dot.ListenPlain(netip.MustParseAddrPort("127.0.0.1:0"))
+	l, pc, err := dnstest.ListenPlain(netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv, err := dot.New(dot.Config{Handler: h, TCP: []net.Listener{l}, UDP: []net.PacketConn{pc}})
+	srv, err := dnstest.New(dnstest.Config{Handler: h, TCP: []net.Listener{l}, UDP: []net.PacketConn{pc}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,19 +60,19 @@ func originConfig(t *testing.T, origin netip.AddrPort) Config {
 		Cache:      newCache(t),
 		Nameserver: client,
 		Origins:    func(netip.Addr) (Origin, bool) { return Origin{Addr: origin, Workload: "test"}, true },
-		Route:      func(*wire.Query, *Origin) Route { return Route{Action: ToOrigin, Rule: 1} },
+		Route:      func(*wire.Query, *Origin) Route { return Route{Action: Plain, Rule: 1} },
 	}
 }
 
 // TestToOrigin: what a rule hands to the nameserver that was meant arrives as it was
 // sent, whatever it is, and its reply comes back as it is.
 func TestToOrigin(t *testing.T) {
-	zone, err := dot.NewZone(dot.ZoneConfig{A: []netip.Addr{netip.MustParseAddr("203.0.113.9")}})
+	zone, err := dnstest.NewZone(dnstest.ZoneConfig{A: []netip.Addr{netip.MustParseAddr("203.0.113.9")}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen := make(chan []byte, 1)
-	origin := nameserver(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	origin := nameserver(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		seen <- append([]byte(nil), r.Query...)
 		return zone.Answer(r)
 	}))

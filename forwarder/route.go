@@ -16,9 +16,9 @@ type Action uint8
 const (
 	// Forward: it is answered from the cache, or asked at [Route.Upstream].
 	Forward Action = iota
-	// ToOrigin: it is handed, as it is and in plain DNS, to the nameserver that
+	// Plain: it is handed, as it is and in plain DNS, to the nameserver that
 	// the client meant ([Config.Nameserver]). Nothing of it is cached or shared.
-	ToOrigin
+	Plain
 	// Refuse: REFUSED.
 	Refuse
 	// NoData: the name is there, and has no record of that type.

@@ -25,7 +25,7 @@ func TestRoutes(t *testing.T) {
 	at := start(t, Config{Upstream: up, Cache: newCache(t), Route: byLabel(map[string]Route{
 		"bad":      {Action: Refuse, Rule: 3},
 		"empty":    {Action: NoData, Rule: 4},
-		"nowhere":  {Action: ToOrigin, Rule: 5},
+		"nowhere":  {Action: Plain, Rule: 5},
 		"removed":  {Action: RefuseRemoved},
 		"resolver": {Rule: 6},
 	})}, "127.0.0.1:0")

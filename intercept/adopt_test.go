@@ -14,7 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"sotto/bpf"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
 )
 
 // earlierObject is the BPF object of a version without a guard: fifteen counters, and
@@ -96,7 +96,7 @@ func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 func startEarlier(t *testing.T) (*testSeal, Config) {
 	t.Helper()
 	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
 	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
 	becomeEarlier(t, s.Instance)

@@ -10,14 +10,14 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
 )
 
 // TestRootOwned: each way in which a user can have been given a cgroup is seen, in the
 // cgroup itself and above it.
 func TestRootOwned(t *testing.T) {
-	testnet.NeedRoot(t)
-	top := testnet.NewCgroup(t).Path
+	labtest.NeedRoot(t)
+	top := labtest.NewCgroup(t).Path
 	middle, own := filepath.Join(top, "middle"), filepath.Join(top, "middle", "own")
 	for _, dir := range []string{middle, own} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -83,8 +83,8 @@ func TestRootOwned(t *testing.T) {
 
 // TestCommandCgroup: a name that is taken is no reason not to start a command.
 func TestCommandCgroup(t *testing.T) {
-	testnet.NeedRoot(t)
-	parent := testnet.NewCgroup(t).Path
+	labtest.NeedRoot(t)
+	parent := labtest.NewCgroup(t).Path
 	var all []*Cgroup
 	for _, want := range []string{"command", "command-2", "command-3"} {
 		c, err := NewCommandCgroup(parent, "command")

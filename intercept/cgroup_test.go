@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
 )
 
 func TestFindCgroup2(t *testing.T) {
@@ -54,8 +54,8 @@ func TestLevel(t *testing.T) {
 }
 
 func TestFindCgroup(t *testing.T) {
-	testnet.NeedRoot(t)
-	c := testnet.NewCgroup(t)
+	labtest.NeedRoot(t)
+	c := labtest.NewCgroup(t)
 	root, err := CgroupRoot()
 	if err != nil {
 		t.Fatal(err)
@@ -90,10 +90,10 @@ func TestFindCgroup(t *testing.T) {
 // Kill reaches what a command moved into cgroups below its own, and Close removes
 // those too.
 func TestCgroupKill(t *testing.T) {
-	testnet.NeedRoot(t)
-	parent := testnet.NewCgroup(t)
-	l := testnet.New(t)
-	host := testnet.Host(t, l, "h")
+	labtest.NeedRoot(t)
+	parent := labtest.NewCgroup(t)
+	l := labtest.New(t)
+	host := labtest.Host(t, l, "h")
 	c, err := NewCgroup(parent.Path, "command")
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 	"os"
 	"slices"
 
-	"sotto/intercept/netns"
+	"sotto/internal/netns"
 )
 
 // claimInstance gives the configured instance its name and prefixes and makes the

@@ -19,8 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
+	"sotto/internal/netns"
 )
 
 // clientVar makes the test binary a client: a process that runs in the cgroup and
@@ -42,13 +42,13 @@ func TestMain(m *testing.M) {
 // client is the test's end of such a process.
 type client struct {
 	t   *testing.T
-	cmd *lab.Cmd
+	cmd *netlab.Cmd
 	in  io.WriteCloser
 	out *bufio.Scanner
 }
 
 // startClient starts a process that ends with the test.
-func startClient(t *testing.T, at *lab.Host, in *lab.Cgroup) *client {
+func startClient(t *testing.T, at *netlab.Host, in *netlab.Cgroup) *client {
 	t.Helper()
 	cmd := at.Command(t.Context(), in, os.Args[0])
 	// The race detector would have every process wait a second before it ends.

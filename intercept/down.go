@@ -16,7 +16,7 @@ import (
 	"strings"
 
 	"sotto/intercept/nat"
-	"sotto/intercept/netns"
+	"sotto/internal/netns"
 )
 
 // Down takes away what dead instances left on this machine: hooks, cgroups of

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // The NAT of a host that translates the queries of its containers cannot send them elsewhere
@@ -16,9 +16,9 @@ import (
 // nf_tables, or until a change of the ruleset is noticed.
 func TestTranslated(t *testing.T) {
 	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
-	inside := testnet.Containers(t, s.lab, s.host, "container", "resolver")
+	inside := labtest.Containers(t, s.lab, s.host, "container", "resolver")
 	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
 	listen(t, s.Instance)
 	if err := s.Attach(); err != nil {
@@ -34,14 +34,14 @@ func TestTranslated(t *testing.T) {
 			table ip6 force { chain pre { type nat hook prerouting priority -100; udp dport 53 dnat to %[2]s; tcp dport 53 dnat to %[2]s; }; }`, v4, v6)
 	}
 	for name, rules := range map[string]string{
-		"nat, off this host": dnat(lab.LANAddr4, lab.LANAddr6),
+		"nat, off this host": dnat(netlab.LANAddr4, netlab.LANAddr6),
 		"nat, on this host":  dnat("10.88.0.3", "fd88::3"),
 		"without state": `table ip force { chain pre { type filter hook prerouting priority -300; udp dport 53 ip daddr set 8.8.4.4 notrack; tcp dport 53 ip daddr set 8.8.4.4 notrack; }; }
 			table ip6 force { chain pre { type filter hook prerouting priority -300; udp dport 53 ip6 daddr set 2001:db8::54; tcp dport 53 ip6 daddr set 2001:db8::54; }; }`,
 		"at the port of the bridge": `table netdev force { chain pre { type filter hook ingress device "br0-2" priority 0; ip protocol udp udp dport 53 ip daddr set 8.8.4.4;
 			ip protocol tcp tcp dport 53 ip daddr set 8.8.4.4; ip6 nexthdr udp udp dport 53 ip6 daddr set 2001:db8::54; }; }`,
 	} {
-		if out, err := s.host.Command(t.Context(), nil, testnet.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
+		if out, err := s.host.Command(t.Context(), nil, labtest.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", name, err, out)
 		}
 		n := s.Counters()["stopped_translated"]

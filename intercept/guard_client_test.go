@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // pastHooks is what a client does to get past the hooks: VERB SOCKET ARGUMENT, or
@@ -206,7 +206,7 @@ func checksum(b []byte) uint16 {
 }
 
 // acceptTCP takes connections and keeps them until the end of the test.
-func acceptTCP(t *testing.T, at *lab.Host, addr string) {
+func acceptTCP(t *testing.T, at *netlab.Host, addr string) {
 	t.Helper()
 	var l net.Listener
 	if err := at.Do(func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {

@@ -16,8 +16,8 @@ import (
 
 	"sotto/bpf"
 	"sotto/internal/capture"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // Sockets that were connected to a nameserver before are ended, and only those: the
@@ -25,13 +25,13 @@ import (
 // network namespace.
 func TestEndPlainSockets(t *testing.T) {
 	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
 	excluded, err := s.lab.Below(s.group, "excluded")
 	if err != nil {
 		t.Fatal(err)
 	}
-	beyond := testnet.Host(t, s.lab, "beyond")
+	beyond := labtest.Host(t, s.lab, "beyond")
 	if err := s.lab.Wire(s.host, "beyond0", beyond, "eth0"); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestEndPlainSockets(t *testing.T) {
 	for _, socket := range []string{"a", "b", "m", "c"} {
 		ports = append(ports, mine.do("port "+socket))
 	}
-	wire, err := capture.Start(s.lan.NS, lab.LANIf)
+	wire, err := capture.Start(s.lan.NS, netlab.LANIf)
 	if err != nil {
 		t.Fatal(err)
 	}

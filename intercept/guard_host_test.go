@@ -9,12 +9,12 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // unsealed makes a cgroup beside the sealed one.
-func (s *testSeal) unsealed(t *testing.T, name string) *lab.Cgroup {
+func (s *testSeal) unsealed(t *testing.T, name string) *netlab.Cgroup {
 	t.Helper()
 	g, err := s.lab.Cgroup(name)
 	if err != nil {
@@ -24,13 +24,13 @@ func (s *testSeal) unsealed(t *testing.T, name string) *lab.Cgroup {
 }
 
 // echo answers whoever asks at port 53 of a host, until the test ends.
-func echo(t *testing.T, at *lab.Host) {
+func echo(t *testing.T, at *netlab.Host) {
 	t.Helper()
 	echoAt(t, at, ":53")
 }
 
 // echoAt answers whoever asks at one address of a host, until the test ends.
-func echoAt(t *testing.T, at *lab.Host, addr string) {
+func echoAt(t *testing.T, at *netlab.Host, addr string) {
 	t.Helper()
 	var c net.PacketConn
 	if err := at.Do(func() (err error) { c, err = net.ListenPacket("udp", addr); return err }); err != nil {
@@ -53,11 +53,11 @@ func echoAt(t *testing.T, at *lab.Host, addr string) {
 // socket here. What an excluded container asks is let through, though it has lost its
 // socket on the way too; and a nameserver in a container is asked from outside as before.
 func TestGuardHost(t *testing.T) {
-	var open *lab.Cgroup
+	var open *netlab.Cgroup
 	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group, open = s.unsealed(t, "work"), s.unsealed(t, "open")
-	inside := testnet.Containers(t, s.lab, s.host, "machine", "server")
+	inside := labtest.Containers(t, s.lab, s.host, "machine", "server")
 	cfg := sealTestConfig(t, s.group)
 	cfg.Cgroups = append(cfg.Cgroups, open.Path)
 	cfg.Exclude, cfg.GuardHost = []string{open.Path}, true
@@ -98,7 +98,7 @@ func TestGuardHost(t *testing.T) {
 		recv b => [2001:db8::53]:53W from [2001:db8::53]:53`, "W", s.about("")))
 
 	echo(t, inside[1])
-	if err := s.lan.Route("10.88.0.0/24", lab.HostAddr4); err != nil {
+	if err := s.lan.Route("10.88.0.0/24", netlab.HostAddr4); err != nil {
 		t.Fatal(err)
 	}
 	startClient(t, s.lan, other).want("socket a udp4 => ok\nsendto a 10.88.0.3:53 => ok\nrecv a => " + question + " from 10.88.0.3:53")
@@ -111,7 +111,7 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 	if err := s.host.Sysctl("net/ipv4/ip_forward", "1", "?net/ipv6/conf/all/forwarding", "1"); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range [][2]string{{s.cfg.Prefix4.String(), lab.HostAddr4}, {s.cfg.Prefix6.String(), lab.HostAddr6}} {
+	for _, r := range [][2]string{{s.cfg.Prefix4.String(), netlab.HostAddr4}, {s.cfg.Prefix6.String(), netlab.HostAddr6}} {
 		if err := s.lan.Route(r[0], r[1]); err != nil {
 			t.Fatal(err)
 		}
@@ -148,8 +148,8 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 
 	// Replies from outside, as if from a virtual address. Only the guard keeps them from
 	// their sockets: without it the same packets are received.
-	reply4 := at(slot4) + ">" + net.JoinHostPort(lab.HostAddr4, c.do("port a"))
-	reply6 := at(slot6) + ">" + net.JoinHostPort(lab.HostAddr6, c.do("port b"))
+	reply4 := at(slot4) + ">" + net.JoinHostPort(netlab.HostAddr4, c.do("port a"))
+	reply6 := at(slot6) + ">" + net.JoinHostPort(netlab.HostAddr6, c.do("port b"))
 	dropped("forge " + reply4 + " => ok")
 	dropped("forge " + reply6 + " => ok")
 	c.want("recv a => EAGAIN\nrecv b => EAGAIN")
@@ -164,9 +164,9 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 // cannot make one up; one that no seal covers can.
 func TestMadeUpSource(t *testing.T) {
 	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
-	inside := testnet.Containers(t, s.lab, s.host, "liar")
+	inside := labtest.Containers(t, s.lab, s.host, "liar")
 	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
 	listen(t, s.Instance)
 	if err := s.Attach(); err != nil {
@@ -175,8 +175,8 @@ func TestMadeUpSource(t *testing.T) {
 	s.wire(t)
 	slot := netip.AddrPortFrom(nthAddr(s.cfg.Prefix4, firstSlotIndex), 53)
 	liar := s.unsealed(t, "liar")
-	startClient(t, inside[0], liar).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => ok")
-	startClient(t, inside[0], s.group).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => EPERM\nsocket a udp4 => ok\n" +
+	startClient(t, inside[0], liar).want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
+	startClient(t, inside[0], s.group).want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => EPERM\nsocket a udp4 => ok\n" +
 		"sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 	if n := s.Counters()["stopped_made"]; n != 1 {
 		t.Errorf("%d packets that a sealed socket made up were stopped", n)
@@ -188,7 +188,7 @@ func TestMadeUpSource(t *testing.T) {
 	if err := s.Detach(); err != nil {
 		t.Fatal(err)
 	}
-	startClient(t, inside[0], liar).want("forge " + lab.LANAddr4 + ":53>" + slot.String() + " => ok")
+	startClient(t, inside[0], liar).want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
 	eventually(t, func() error {
 		if n := s.Counters()["escaped"]; n != 2 {
 			return fmt.Errorf("%d answers were kept from leaving", n)
@@ -201,7 +201,7 @@ func TestMadeUpSource(t *testing.T) {
 func TestGuardFollowsInterfaces(t *testing.T) {
 	s := openSeal(t, nil)
 	stop := s.run(t)
-	beyond := testnet.Host(t, s.lab, "beyond")
+	beyond := labtest.Host(t, s.lab, "beyond")
 	if err := s.lab.Wire(s.host, "late0", beyond, "eth0"); err != nil {
 		t.Fatal(err)
 	}

@@ -13,15 +13,15 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"sotto/internal/capture"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // wire captures behind the host's interface until the test ends, and fails it if a
 // packet to or from port 53 crossed, or one that shows no port.
 func (s *testSeal) wire(t *testing.T) {
 	t.Helper()
-	c, err := capture.Start(s.lan.NS, lab.LANIf)
+	c, err := capture.Start(s.lan.NS, netlab.LANIf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func (s *testSeal) wire(t *testing.T) {
 // crossed is how many packets to port 53 a step sent over the wire.
 func (s *testSeal) crossed(t *testing.T, step func()) int {
 	t.Helper()
-	c, err := capture.Start(s.lan.NS, lab.LANIf)
+	c, err := capture.Start(s.lan.NS, netlab.LANIf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func testTunnel(t *testing.T, s *testSeal) {
 	tun := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true, Queues: 1, Flags: netlink.TUNTAP_NO_PI}
 	err = s.host.Do(func() error { return netlink.LinkAdd(tun) })
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		testnet.Skip(t, "needs /dev/net/tun")
+		labtest.Skip(t, "needs /dev/net/tun")
 	}
 	if err != nil {
 		t.Fatal(err)

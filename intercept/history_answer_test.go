@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/capture"
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // answerer answers the messages of histories on port 53 of a namespace, at every address.
@@ -169,9 +169,9 @@ type tapeMark struct {
 	step   int
 }
 
-func startTape(t *testing.T, host, lan *lab.Host) *tape {
+func startTape(t *testing.T, host, lan *netlab.Host) *tape {
 	t.Helper()
-	c, err := capture.Start(lan.NS, lab.LANIf)
+	c, err := capture.Start(lan.NS, netlab.LANIf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func startTape(t *testing.T, host, lan *lab.Host) *tape {
 		}
 	})
 	err = host.Do(func() (err error) {
-		w.conn, err = net.ListenPacket("udp4", lab.HostAddr4+":0")
+		w.conn, err = net.ListenPacket("udp4", netlab.HostAddr4+":0")
 		return err
 	})
 	if err != nil {
@@ -193,7 +193,7 @@ func startTape(t *testing.T, host, lan *lab.Host) *tape {
 }
 
 // markAddr is where marks are sent: no nameserver.
-var markAddr = net.UDPAddrFromAddrPort(netip.MustParseAddrPort(lab.LANAddr4 + ":9"))
+var markAddr = net.UDPAddrFromAddrPort(netip.MustParseAddrPort(netlab.LANAddr4 + ":9"))
 
 // mark says that from here on those cgroups are sealed. When it returns, all that was sent
 // before is on the tape, before the mark.

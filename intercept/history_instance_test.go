@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // change does something to the instance while some processes go on asking, and notes what
@@ -188,7 +188,7 @@ func (w *historyWorld) renew() {
 
 // purge destroys what is left of connections to virtual addresses.
 func (w *historyWorld) purge() {
-	for _, at := range []*lab.Host{w.host, w.container} {
+	for _, at := range []*netlab.Host{w.host, w.container} {
 		err := at.Do(func() error {
 			for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 				for _, protocol := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {

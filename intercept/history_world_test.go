@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/bpf"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 const (
@@ -35,9 +35,9 @@ const (
 // instance that starts and stops, and the model of it all.
 type historyWorld struct {
 	t                    *testing.T
-	lab                  *lab.Lab
-	host, container, lan *lab.Host
-	groups               [groupCount]*lab.Cgroup
+	lab                  *netlab.Lab
+	host, container, lan *netlab.Host
+	groups               [groupCount]*netlab.Cgroup
 	cfg                  Config
 	inst                 *Instance // nil: none runs
 	answerer             *answerer // of the instance
@@ -61,8 +61,8 @@ type historyWorld struct {
 func newHistoryWorld(t *testing.T) *historyWorld {
 	t.Helper()
 	w := &historyWorld{t: t, clients: make(map[string]*client), arrived: make(map[int]bool), without: make(map[string]bool), model: newModel(), patience: 10 * time.Second}
-	w.lab, w.host, w.lan = testnet.LAN(t)
-	w.container = testnet.Containers(t, w.lab, w.host, "c")[0]
+	w.lab, w.host, w.lan = labtest.LAN(t)
+	w.container = labtest.Containers(t, w.lab, w.host, "c")[0]
 	for g, name := range []string{"a", "b"} {
 		w.groups[g] = w.must(w.lab.Cgroup(name))
 	}
@@ -104,7 +104,7 @@ type fence struct {
 
 func (f fence) Write(b []byte) (int, error) { return f.WriteToUDPAddrPort(b, f.to) }
 
-func (w *historyWorld) must(g *lab.Cgroup, err error) *lab.Cgroup {
+func (w *historyWorld) must(g *netlab.Cgroup, err error) *netlab.Cgroup {
 	w.t.Helper()
 	if err != nil {
 		w.t.Fatal(err)
@@ -122,7 +122,7 @@ func (w *historyWorld) serveLAN() {
 		}
 	}
 	for _, addr := range addrs {
-		if slices.Contains(lab.Nameservers, strings.Split(addr, "/")[0]) {
+		if slices.Contains(netlab.Nameservers, strings.Split(addr, "/")[0]) {
 			continue
 		}
 		if err := w.lan.Addr("lo", addr); err != nil {

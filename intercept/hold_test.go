@@ -12,11 +12,11 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // below makes a cgroup below the sealed one.
-func (s *testSeal) below(t *testing.T, name string) *lab.Cgroup {
+func (s *testSeal) below(t *testing.T, name string) *netlab.Cgroup {
 	t.Helper()
 	g, err := s.lab.Below(s.group, name)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 func TestHooks(t *testing.T) {
@@ -221,7 +221,7 @@ func TestBoundToInterface(t *testing.T) {
 
 // Excluded cgroups, and all below them, ask the LAN itself.
 func TestExclude(t *testing.T) {
-	var below, beside *lab.Cgroup
+	var below, beside *netlab.Cgroup
 	s := openSeal(t, func(cfg *Config) {})
 	open, err := s.lab.Below(s.group, "open")
 	if err == nil {
@@ -237,7 +237,7 @@ func TestExclude(t *testing.T) {
 	if err := s.resetExclusion(); err != nil {
 		t.Fatal(err)
 	}
-	for group, sealed := range map[*lab.Cgroup]bool{open: false, below: false, beside: true, s.group: true} {
+	for group, sealed := range map[*netlab.Cgroup]bool{open: false, below: false, beside: true, s.group: true} {
 		c := startClient(t, s.host, group)
 		before := s.Counters()
 		c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b udp4 => ok\nsendto b 8.8.4.4:53 => ok")
@@ -296,7 +296,7 @@ func (rawConn) Write(func(uintptr) bool) error  { return unix.ENOTSUP }
 
 // inGroup makes a UDP socket that belongs to a cgroup. The test's process goes into
 // the cgroup for as long as that takes.
-func inGroup(t *testing.T, at *lab.Host, group *lab.Cgroup, mark func(fd int) error) (fd int, err error) {
+func inGroup(t *testing.T, at *netlab.Host, group *netlab.Cgroup, mark func(fd int) error) (fd int, err error) {
 	t.Helper()
 	own, err := OwnCgroup()
 	if err != nil {

@@ -14,16 +14,16 @@ import (
 	"testing"
 
 	"sotto/intercept/nat"
-	"sotto/intercept/netns"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+	"sotto/internal/netns"
 )
 
 // killed seals a cgroup in another process and kills that with kill -9.
 func killed(t *testing.T, change func(*Config)) (s *testSeal, cfg Config) {
 	t.Helper()
 	s = &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	var err error
 	if s.group, err = s.lab.Cgroup("work"); err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func killed(t *testing.T, change func(*Config)) (s *testSeal, cfg Config) {
 	return s, cfg
 }
 
-func downAt(at *lab.Host, cfg Config) error {
+func downAt(at *netlab.Host, cfg Config) error {
 	return at.Do(func() error {
 		reg, err := openRegistry(cfg.RunDir)
 		if err != nil {
@@ -61,7 +61,7 @@ func downAt(at *lab.Host, cfg Config) error {
 }
 
 // nothingLeft fails if any trace of the instance is to be found.
-func nothingLeft(t *testing.T, at *lab.Host, cfg Config) {
+func nothingLeft(t *testing.T, at *netlab.Host, cfg Config) {
 	t.Helper()
 	if _, err := os.Stat(pinDir(cfg.BPFFS, cfg.Name)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("pins are left: %v", err)
@@ -206,7 +206,7 @@ func TestEphemeralAfterKill(t *testing.T) {
 		}
 		cfg.Cgroups, cfg.Ephemeral = []string{own.Path()}, true
 	})
-	group := &lab.Cgroup{Path: own.Path()}
+	group := &netlab.Cgroup{Path: own.Path()}
 	left := leaveBehind(t, s, group)
 	next := sealTestConfig(t, s.group)
 	next.Name, next.RunDir = "sotto-next", cfg.RunDir
@@ -226,7 +226,7 @@ func TestEphemeralAfterKill(t *testing.T) {
 }
 
 // leaveBehind starts a process in a cgroup that ends only when it is killed.
-func leaveBehind(t *testing.T, s *testSeal, group *lab.Cgroup) *lab.Cmd {
+func leaveBehind(t *testing.T, s *testSeal, group *netlab.Cgroup) *netlab.Cmd {
 	t.Helper()
 	cmd := s.host.Command(t.Context(), nil, "sh", "-c", "echo $$ > "+group.Path+"/cgroup.procs && echo in && exec sleep 60")
 	out, err := cmd.StdoutPipe()
@@ -247,7 +247,7 @@ func TestSealInsideSeal(t *testing.T) {
 	for _, order := range []string{"outer first", "inner first"} {
 		t.Run(order, func(t *testing.T) {
 			s := &testSeal{}
-			s.lab, s.host, s.lan = testnet.LAN(t)
+			s.lab, s.host, s.lan = labtest.LAN(t)
 			var err error
 			if s.group, err = s.lab.Cgroup("work"); err != nil {
 				t.Fatal(err)
@@ -277,7 +277,7 @@ func TestSealInsideSeal(t *testing.T) {
 				outer = open(outerCfg)
 			}
 			// Counted by each: the other one has nothing to do.
-			asks := func(group *lab.Cgroup, by, other *Instance) {
+			asks := func(group *netlab.Cgroup, by, other *Instance) {
 				t.Helper()
 				mine, theirs := by.Counters()["send"], other.Counters()["send"]
 				startClient(t, s.host, group).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +

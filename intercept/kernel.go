@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/bpf"
-	"sotto/intercept/netns"
+	"sotto/internal/netns"
 )
 
 // pinDir is where the pins of an instance are.

@@ -13,7 +13,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"sotto/bpf"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
 )
 
 // The names of counters are those of the enum in the object.
@@ -64,7 +64,7 @@ func TestSharedConstants(t *testing.T) {
 
 // A kernel that loads the programs lacks nothing, and every probe can tell.
 func TestNeeds(t *testing.T) {
-	testnet.NeedRoot(t)
+	labtest.NeedRoot(t)
 	for _, n := range needs() {
 		if err := n.probe(); err != nil {
 			t.Errorf("%s: %v", n.what, err)

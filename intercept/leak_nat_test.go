@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"sotto/intercept/nat"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // Where the rules of these tests send what they match: to nameservers of the LAN.
@@ -86,9 +86,9 @@ var natRules = []natRule{
 }
 
 // load puts the rule in force. It reports false if this kernel has no such rules.
-func (r natRule) load(t *testing.T, at *lab.Host) bool {
+func (r natRule) load(t *testing.T, at *netlab.Host) bool {
 	t.Helper()
-	testnet.NeedTool(t, r.tool)
+	labtest.NeedTool(t, r.tool)
 	out, err := at.Command(t.Context(), nil, "sh", "-ec", r.script).CombinedOutput()
 	if err != nil && r.may && strings.Contains(string(out), "does not exist") { // of the table
 		t.Logf("this kernel has none: %s", out)
@@ -103,20 +103,20 @@ func (r natRule) load(t *testing.T, at *lab.Host) bool {
 // natLab is a host with a container behind it, and a seal over both.
 type natLab struct {
 	testSeal
-	inside *lab.Host
-	open   *lab.Cgroup // not sealed
+	inside *netlab.Host
+	open   *netlab.Cgroup // not sealed
 	cfg    Config
 }
 
 func newNATLab(t *testing.T) *natLab {
 	t.Helper()
 	s := &natLab{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group, s.open = s.unsealed(t, "work"), s.unsealed(t, "open")
-	s.inside = testnet.Containers(t, s.lab, s.host, "inside")[0]
+	s.inside = labtest.Containers(t, s.lab, s.host, "inside")[0]
 	s.cfg = sealTestConfig(t, s.group)
 	// What a rule leads to answers.
-	for addr, at := range map[string]*lab.Host{forced4: s.lan, forced6: s.lan, "": s.host} {
+	for addr, at := range map[string]*netlab.Host{forced4: s.lan, forced6: s.lan, "": s.host} {
 		echoAt(t, at, net.JoinHostPort(addr, "53"))
 	}
 	return s
@@ -126,7 +126,7 @@ func newNATLab(t *testing.T) *natLab {
 // says that it was written anew. It is "" if there is none.
 func (s *natLab) table(t *testing.T, family string) string {
 	t.Helper()
-	out, err := s.host.Command(t.Context(), nil, testnet.NeedTool(t, "nft"), "-a", "list", "table", family, s.cfg.Name+"_nat").CombinedOutput()
+	out, err := s.host.Command(t.Context(), nil, labtest.NeedTool(t, "nft"), "-a", "list", "table", family, s.cfg.Name+"_nat").CombinedOutput()
 	if err != nil && !strings.Contains(string(out), "No such file or directory") {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -139,7 +139,7 @@ func (s *natLab) table(t *testing.T, family string) string {
 // nft changes the ruleset of the host.
 func (s *natLab) nft(t *testing.T, rules string) {
 	t.Helper()
-	if out, err := s.host.Command(t.Context(), nil, testnet.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
+	if out, err := s.host.Command(t.Context(), nil, labtest.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }
@@ -160,7 +160,7 @@ func (s *natLab) seal(t *testing.T) (stop func()) {
 func (s *natLab) answered(t *testing.T, when string) {
 	t.Helper()
 	n := s.crossed(t, func() {
-		for where, at := range map[string]*lab.Host{"container": s.inside, "host": s.host} {
+		for where, at := range map[string]*netlab.Host{"container": s.inside, "host": s.host} {
 			c := startClient(t, at, s.group)
 			for family, ns := range map[string]string{"4": "9.9.9.9:53", "6": "[2001:db8::53]:53"} {
 				for step, want := range map[string]string{
@@ -189,7 +189,7 @@ func (s *natLab) answered(t *testing.T, when string) {
 // they are answered from an address that exists nowhere.
 func (s *natLab) inForce(t *testing.T) {
 	t.Helper()
-	for _, at := range []*lab.Host{s.inside, s.host} {
+	for _, at := range []*netlab.Host{s.inside, s.host} {
 		c := startClient(t, at, s.open)
 		for family, ns := range map[string]string{"4": "203.0.113.53:53", "6": "[2001:db8:ffff::53]:53"} {
 			c.want(fmt.Sprintf("socket u udp%s => ok\nsendto u %s => ok", family, ns))
@@ -261,7 +261,7 @@ func TestNATFollowsHost(t *testing.T) {
 func TestNATForgetsTranslated(t *testing.T) {
 	s := newNATLab(t)
 	s.nft(t, "delete table ip br0; delete table ip6 br0") // the first rule is then the first of all
-	if err := errors.Join(s.lan.Route("10.88.0.0/24", lab.HostAddr4), s.lan.Route("fd88::/64", lab.HostAddr6)); err != nil {
+	if err := errors.Join(s.lan.Route("10.88.0.0/24", netlab.HostAddr4), s.lan.Route("fd88::/64", netlab.HostAddr6)); err != nil {
 		t.Fatal(err)
 	}
 	s.Instance = openAt(t, s.host, s.cfg)
@@ -329,7 +329,7 @@ func TestNATAfterKill(t *testing.T) {
 			natRules[0].load(t, s.host)
 			kill(startSealer(t, s.host, s.cfg))
 			n := s.crossed(t, func() {
-				for _, at := range []*lab.Host{s.inside, s.host} {
+				for _, at := range []*netlab.Host{s.inside, s.host} {
 					startClient(t, at, s.group).want(`
 						socket u udp4 => ok
 						connect u 9.9.9.9:53 => ok

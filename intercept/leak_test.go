@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/capture"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // leaks is the matrix: ways to ask a nameserver, each by a real socket of a sealed
@@ -167,7 +167,7 @@ func (s *testSeal) fastOpen(t *testing.T) {
 // leaves by the wire, where this kernel has such sockets.
 func TestLeakMatrixUnsealed(t *testing.T) {
 	s := &testSeal{Instance: &Instance{}}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
 	s.fastOpen(t)
 	for row := range leaks {
@@ -207,7 +207,7 @@ func protocol(script string) uint8 {
 // address of its next hop may follow the step.
 func (s *testSeal) leaves(t *testing.T, such func(capture.Packet) bool, step func()) bool {
 	t.Helper()
-	c, err := capture.Start(s.lan.NS, lab.LANIf)
+	c, err := capture.Start(s.lan.NS, netlab.LANIf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,10 +291,10 @@ func TestLeakMovedIn(t *testing.T) {
 // included; networks without a way out give it none to the listener either.
 func TestLeakContainers(t *testing.T) {
 	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
-	inside := testnet.Containers(t, s.lab, s.host, "plain", "internal")
-	none := testnet.Host(t, s.lab, "none")
+	inside := labtest.Containers(t, s.lab, s.host, "plain", "internal")
+	none := labtest.Host(t, s.lab, "none")
 	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
 	listen(t, s.Instance)
 	if err := s.Attach(); err != nil {
@@ -314,7 +314,7 @@ func TestLeakContainers(t *testing.T) {
 	// As Docker does it for a network that is internal.
 	rules := `table ip internal { chain f { type filter hook forward priority -1; ip saddr 10.88.0.3 ip daddr != 10.88.0.0/24 drop; }; }
 		table ip6 internal { chain f { type filter hook forward priority -1; ip6 saddr fd88::3 ip6 daddr != fd88::/64 drop; }; }`
-	if out, err := s.host.Command(t.Context(), nil, testnet.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
+	if out, err := s.host.Command(t.Context(), nil, labtest.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	startClient(t, inside[1], s.group).want(`

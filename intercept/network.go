@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
+	"sotto/internal/netns"
 )
 
 // linkMTU is veth's largest. Nothing but memory lies between the two ends, so

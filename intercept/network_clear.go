@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
+	"sotto/internal/netns"
 )
 
 // checkConflicts refuses prefixes that somebody else's route leads to, and

@@ -14,9 +14,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+	"sotto/internal/netns"
 )
 
 // abandon leaves a network as a killed process does: all it made stays.
@@ -34,8 +34,8 @@ func (n *network) abandon(t *testing.T) {
 
 // What a crash left is adopted or replaced, whatever state it is in.
 func TestNetworkAdopts(t *testing.T) {
-	pair := func(name, peer string) func(*testing.T, *lab.Host, string) {
-		return func(t *testing.T, host *lab.Host, _ string) {
+	pair := func(name, peer string) func(*testing.T, *netlab.Host, string) {
+		return func(t *testing.T, host *netlab.Host, _ string) {
 			attrs := netlink.NewLinkAttrs()
 			attrs.Name = name
 			if err := netlinkOf(t, host).LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer}); err != nil {
@@ -43,9 +43,9 @@ func TestNetworkAdopts(t *testing.T) {
 			}
 		}
 	}
-	for name, leave := range map[string]func(t *testing.T, host *lab.Host, name string){
-		"Everything": func(*testing.T, *lab.Host, string) {},
-		"StaleName": func(t *testing.T, _ *lab.Host, name string) {
+	for name, leave := range map[string]func(t *testing.T, host *netlab.Host, name string){
+		"Everything": func(*testing.T, *netlab.Host, string) {},
+		"StaleName": func(t *testing.T, _ *netlab.Host, name string) {
 			if err := netns.Delete(name); err != nil {
 				t.Fatal(err)
 			}
@@ -53,36 +53,36 @@ func TestNetworkAdopts(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"NoName": func(t *testing.T, _ *lab.Host, name string) {
+		"NoName": func(t *testing.T, _ *netlab.Host, name string) {
 			if err := netns.Delete(name); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"NoLink": func(t *testing.T, host *lab.Host, _ string) {
+		"NoLink": func(t *testing.T, host *netlab.Host, _ string) {
 			if err := removeLinks(netlinkOf(t, host), "sotto0"); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"BothEndsOnTheHost": func(t *testing.T, host *lab.Host, name string) {
+		"BothEndsOnTheHost": func(t *testing.T, host *netlab.Host, name string) {
 			if err := removeLinks(netlinkOf(t, host), "sotto0"); err != nil {
 				t.Fatal(err)
 			}
 			pair("sotto0", "sotto1")(t, host, name)
 		},
-		"InnerEndOnTheHost": func(t *testing.T, host *lab.Host, name string) {
+		"InnerEndOnTheHost": func(t *testing.T, host *netlab.Host, name string) {
 			if err := removeLinks(netlinkOf(t, host), "sotto0"); err != nil {
 				t.Fatal(err)
 			}
 			pair("sotto1", "other")(t, host, name)
 		},
-		"OnlyTwins": func(t *testing.T, host *lab.Host, name string) {
+		"OnlyTwins": func(t *testing.T, host *netlab.Host, name string) {
 			if err := errors.Join(removeLinks(netlinkOf(t, host), "sotto0"), netns.Delete(name)); err != nil {
 				t.Fatal(err)
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, host, _ := testnet.LAN(t)
+			_, host, _ := labtest.LAN(t)
 			before := hostState(t, host)
 			dead := newTestNetwork(t, host)
 			dead.abandon(t)
@@ -103,7 +103,7 @@ func TestNetworkAdopts(t *testing.T) {
 
 // newTestNetworkBeside is newTestNetwork in a namespace whose echoes may be
 // running still.
-func newTestNetworkBeside(t *testing.T, host *lab.Host) *testNetwork {
+func newTestNetworkBeside(t *testing.T, host *netlab.Host) *testNetwork {
 	t.Helper()
 	n, err := openNetwork(t, host, testConfig(host))
 	if err != nil {
@@ -136,7 +136,7 @@ func (n *testNetwork) hasEcho(addr string) bool {
 
 // A restart with other prefixes takes the old ones' routes away.
 func TestNetworkChangesPrefix(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	before := hostState(t, host)
 	newTestNetwork(t, host).abandon(t)
 	cfg := testConfig(host)
@@ -166,10 +166,10 @@ func TestNetworkChangesPrefix(t *testing.T) {
 }
 
 func TestNetworkRefuses(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	h := netlinkOf(t, host)
 	route := func(dst string) *netlink.Route {
-		return &netlink.Route{Dst: ipNet(netip.MustParsePrefix(dst)), LinkIndex: link(t, h, lab.HostIf).Attrs().Index}
+		return &netlink.Route{Dst: ipNet(netip.MustParsePrefix(dst)), LinkIndex: link(t, h, netlab.HostIf).Attrs().Index}
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "sotto0"
@@ -250,8 +250,8 @@ func TestNewNetworkRefuses(t *testing.T) {
 // Two instances and a foreign route: each gets a number and prefixes of its
 // own, both carry, and clearing one leaves the other alone.
 func TestInstancesSideBySide(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
-	eth := link(t, netlinkOf(t, host), lab.HostIf).Attrs().Index
+	_, host, _ := labtest.LAN(t)
+	eth := link(t, netlinkOf(t, host), netlab.HostIf).Attrs().Index
 	foreign := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("198.18.5.0/24")), LinkIndex: eth}
 	if err := netlinkOf(t, host).RouteAdd(foreign); err != nil {
 		t.Fatal(err)
@@ -321,7 +321,7 @@ func TestInstancesSideBySide(t *testing.T) {
 
 // Without being told the prefixes, clearing finds them by the link.
 func TestClearFindsPrefixes(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	before := hostState(t, host)
 	n := newTestNetwork(t, host)
 	n.abandon(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
+	"sotto/internal/netns"
 )
 
 // The ends' addresses are set when the links are made, and locally administered

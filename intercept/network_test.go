@@ -21,13 +21,13 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+	"sotto/internal/netns"
 )
 
 // netlinkOf opens a handle in a host of the lab, closed with the test.
-func netlinkOf(t *testing.T, at *lab.Host) *netlink.Handle {
+func netlinkOf(t *testing.T, at *netlab.Host) *netlink.Handle {
 	t.Helper()
 	h, err := at.NS.Netlink()
 	if err != nil {
@@ -60,11 +60,11 @@ func (l *logBuffer) take() string {
 type testNetwork struct {
 	*network
 	t    *testing.T
-	at   *lab.Host
+	at   *netlab.Host
 	logs *logBuffer
 }
 
-func openNetwork(t *testing.T, at *lab.Host, cfg networkConfig) (*network, error) {
+func openNetwork(t *testing.T, at *netlab.Host, cfg networkConfig) (*network, error) {
 	t.Helper()
 	var n *network
 	err := at.Do(func() (err error) {
@@ -81,11 +81,11 @@ func openNetwork(t *testing.T, at *lab.Host, cfg networkConfig) (*network, error
 	return n, err
 }
 
-func testConfig(at *lab.Host) networkConfig {
+func testConfig(at *netlab.Host) networkConfig {
 	return networkConfig{Name: at.Name + "-sotto", Link: "sotto", Prefix4: defaultPrefix4, Prefix6: defaultPrefix6}
 }
 
-func newTestNetwork(t *testing.T, at *lab.Host) *testNetwork {
+func newTestNetwork(t *testing.T, at *netlab.Host) *testNetwork {
 	t.Helper()
 	logs := &logBuffer{}
 	cfg := testConfig(at)
@@ -125,7 +125,7 @@ func (n *testNetwork) echo(addr string) {
 
 // ask sends size bytes from a host and returns its own address when they came
 // back.
-func ask(from *lab.Host, addr string, size int) (net.IP, error) {
+func ask(from *netlab.Host, addr string, size int) (net.IP, error) {
 	var c net.Conn
 	if err := from.Do(func() (err error) { c, err = net.Dial("udp", addr); return err }); err != nil {
 		return nil, err
@@ -154,7 +154,7 @@ const (
 // whole tells what of the network does not work.
 func (n *testNetwork) whole() error {
 	var errs []error
-	for addr, want := range map[string]string{slot4: lab.HostAddr4, slot6: lab.HostAddr6} {
+	for addr, want := range map[string]string{slot4: netlab.HostAddr4, slot6: netlab.HostAddr6} {
 		if src, err := ask(n.at, addr, 64); err != nil {
 			errs = append(errs, err)
 		} else if src.String() != want {
@@ -190,12 +190,12 @@ func hasRoute(t *testing.T, h *netlink.Handle, dst string, kind int) bool {
 }
 
 func TestNetworkCarries(t *testing.T) {
-	l, host, _ := testnet.LAN(t)
+	l, host, _ := labtest.LAN(t)
 	// The strict filter of a cautious administrator must not matter.
 	if err := host.Sysctl("net/ipv4/conf/all/rp_filter", "1", "net/ipv4/conf/default/rp_filter", "1"); err != nil {
 		t.Fatal(err)
 	}
-	containers := testnet.Containers(t, l, host, "c")
+	containers := labtest.Containers(t, l, host, "c")
 	n := newTestNetwork(t, host)
 	if err := n.whole(); err != nil {
 		t.Error(err)
@@ -226,7 +226,7 @@ func TestNetworkCarries(t *testing.T) {
 }
 
 func TestNetworkCloseLeavesNothing(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	before := hostState(t, host)
 	n := newTestNetwork(t, host)
 	if hostState(t, host) == before {
@@ -252,7 +252,7 @@ func TestNetworkCloseLeavesNothing(t *testing.T) {
 }
 
 // hostState writes down the links of a host and the routes that count.
-func hostState(t *testing.T, at *lab.Host) string {
+func hostState(t *testing.T, at *netlab.Host) string {
 	t.Helper()
 	links, err := netlinkOf(t, at).LinkList()
 	if err != nil {
@@ -278,7 +278,7 @@ func hostState(t *testing.T, at *lab.Host) string {
 // Without the link, and without anybody repairing it, the prefix is dead: no
 // packet for it follows the default route.
 func TestNetworkFailsClosed(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	n := newTestNetwork(t, host)
 	if err := removeLinks(n.host, n.hostLink()); err != nil {
 		t.Fatal(err)
@@ -304,7 +304,7 @@ func isLinkLocalAddress(m syscall.NetlinkMessage) bool {
 
 // An ensure that finds all well changes nothing: no event follows it.
 func TestNetworkEnsureIsQuiet(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	n := newTestNetwork(t, host)
 	n.takeRepairs()
 	for _, at := range []*netns.NS{n.home, n.ns} {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
+	"sotto/internal/netns"
 )
 
 const (

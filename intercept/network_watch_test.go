@@ -16,9 +16,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+	"sotto/internal/netns"
 )
 
 // link finds what a test is about to break.
@@ -33,8 +33,8 @@ func link(t *testing.T, h *netlink.Handle, name string) netlink.Link {
 
 // Whatever somebody does to it, the network is whole again soon, and says so.
 func TestNetworkRepairs(t *testing.T) {
-	l, host, _ := testnet.LAN(t)
-	elsewhere := testnet.Host(t, l, "elsewhere")
+	l, host, _ := labtest.LAN(t)
+	elsewhere := labtest.Host(t, l, "elsewhere")
 	n := newTestNetwork(t, host)
 	n.keepRunning()
 	h := netlinkOf(t, host)
@@ -101,47 +101,47 @@ func TestNetworkRepairs(t *testing.T) {
 // The source address is what the default route would use, and IPv6 is routed
 // only while it is usable.
 func TestNetworkFollowsTheWayOut(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	n := newTestNetwork(t, host)
 	var changes atomic.Int32
 	n.cfg.OnChange = func() { changes.Add(1) }
 	n.keepRunning()
 	h := netlinkOf(t, host)
-	eth := link(t, h, lab.HostIf)
+	eth := link(t, h, netlab.HostIf)
 	addr := func(cidr string) *netlink.Addr {
 		return &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(cidr)), Flags: unix.IFA_F_NODAD}
 	}
-	default6 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0")), Gw: net.ParseIP(lab.LANAddr6)}
-	default4 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(lab.LANAddr4)}
+	default6 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0")), Gw: net.ParseIP(netlab.LANAddr6)}
+	default4 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(netlab.LANAddr4)}
 
 	for _, tt := range []struct {
 		name, from4, from6 string // "" is unreachable
 		changes            bool
 		do                 func() error
 	}{
-		{"AsMade", lab.HostAddr4, lab.HostAddr6, false, func() error { return nil }},
-		{"DocumentationNet", lab.HostAddr4, "2001:db8::77", true, func() error {
+		{"AsMade", netlab.HostAddr4, netlab.HostAddr6, false, func() error { return nil }},
+		{"DocumentationNet", netlab.HostAddr4, "2001:db8::77", true, func() error {
 			// A machine may be at home in a network that is looked up. Its
 			// default route gives a global IPv6 address before a local one
 			// (RFC 6724), and the first IPv4 address.
 			return errors.Join(h.AddrAdd(eth, addr("192.0.2.77/24")), h.AddrAdd(eth, addr("2001:db8::77/64")))
 		}},
-		{"DocumentationNetGone", lab.HostAddr4, lab.HostAddr6, true, func() error {
+		{"DocumentationNetGone", netlab.HostAddr4, netlab.HostAddr6, true, func() error {
 			return errors.Join(h.AddrDel(eth, addr("192.0.2.77/24")), h.AddrDel(eth, addr("2001:db8::77/64")))
 		}},
-		{"Default6Gone", lab.HostAddr4, "", true, func() error { return h.RouteDel(default6) }},
-		{"Default6Back", lab.HostAddr4, lab.HostAddr6, true, func() error { return h.RouteAdd(default6) }},
-		{"Address6Gone", lab.HostAddr4, "", true, func() error {
-			return errors.Join(h.AddrDel(eth, addr(lab.HostAddr6+"/64")), h.RouteDel(default6))
+		{"Default6Gone", netlab.HostAddr4, "", true, func() error { return h.RouteDel(default6) }},
+		{"Default6Back", netlab.HostAddr4, netlab.HostAddr6, true, func() error { return h.RouteAdd(default6) }},
+		{"Address6Gone", netlab.HostAddr4, "", true, func() error {
+			return errors.Join(h.AddrDel(eth, addr(netlab.HostAddr6+"/64")), h.RouteDel(default6))
 		}},
 		{"OtherAddress4", "10.77.0.3", "", true, func() error {
-			return errors.Join(h.AddrDel(eth, addr(lab.HostAddr4+"/24")), h.AddrAdd(eth, addr("10.77.0.3/24")), h.RouteAdd(default4))
+			return errors.Join(h.AddrDel(eth, addr(netlab.HostAddr4+"/24")), h.AddrAdd(eth, addr("10.77.0.3/24")), h.RouteAdd(default4))
 		}},
 		{"Default4Gone", "10.77.0.3", "", true, func() error { return h.RouteDel(default4) }},
 		{"NoAddressAtAll", "198.19.0.1", "", false, func() error { return h.AddrDel(eth, addr("10.77.0.3/24")) }},
 		{"LinkDown", "198.19.0.1", "", false, func() error { return h.LinkSetDown(eth) }},
-		{"AllBack", lab.HostAddr4, lab.HostAddr6, true, func() error {
-			return errors.Join(h.LinkSetUp(eth), h.AddrAdd(eth, addr(lab.HostAddr4+"/24")), h.AddrAdd(eth, addr(lab.HostAddr6+"/64")),
+		{"AllBack", netlab.HostAddr4, netlab.HostAddr6, true, func() error {
+			return errors.Join(h.LinkSetUp(eth), h.AddrAdd(eth, addr(netlab.HostAddr4+"/24")), h.AddrAdd(eth, addr(netlab.HostAddr6+"/64")),
 				h.RouteAdd(default4), h.RouteAdd(default6))
 		}},
 	} {
@@ -176,12 +176,12 @@ func TestNetworkFollowsTheWayOut(t *testing.T) {
 // The link that loses the fallback address keeps its permanent neighbours, and
 // nothing is left for the next look to repair.
 func TestNetworkKeepsNeighbours(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	n := newTestNetwork(t, host)
 	h := netlinkOf(t, host)
-	eth := link(t, h, lab.HostIf)
-	own := &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(lab.HostAddr4 + "/24"))}
-	default4 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(lab.LANAddr4)}
+	eth := link(t, h, netlab.HostIf)
+	own := &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(netlab.HostAddr4 + "/24"))}
+	default4 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(netlab.LANAddr4)}
 	for _, tt := range []struct {
 		name     string
 		fallback int
@@ -215,7 +215,7 @@ func TestNetworkKeepsNeighbours(t *testing.T) {
 
 // With IPv6 switched off on the host, IPv4 is carried and the IPv6 prefix dead.
 func TestNetworkWithoutIPv6(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	if err := host.Sysctl("?net/ipv6/conf/all/disable_ipv6", "1", "?net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestNetworkWithoutIPv6(t *testing.T) {
 	}
 	tn := &testNetwork{network: n, t: t, at: host}
 	tn.echo(slot4)
-	if err := askedFrom(host, slot4, lab.HostAddr4); err != nil {
+	if err := askedFrom(host, slot4, netlab.HostAddr4); err != nil {
 		t.Error(err)
 	}
 	if _, err := ask(host, slot6, 64); err == nil {
@@ -240,7 +240,7 @@ func TestNetworkWithoutIPv6(t *testing.T) {
 }
 
 // askedFrom checks the source address towards a slot; "" is no way at all.
-func askedFrom(host *lab.Host, addr, want string) error {
+func askedFrom(host *netlab.Host, addr, want string) error {
 	src, err := ask(host, addr, 64)
 	switch {
 	case want == "" && !errors.Is(err, syscall.EHOSTUNREACH):
@@ -257,13 +257,13 @@ func askedFrom(host *lab.Host, addr, want string) error {
 
 // A policy rule that leads the prefix past the main table is told, not ignored.
 func TestNetworkSeesPolicyRouting(t *testing.T) {
-	_, host, _ := testnet.LAN(t)
+	_, host, _ := labtest.LAN(t)
 	n, err := openNetwork(t, host, testConfig(host))
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := netlinkOf(t, host)
-	if err := h.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(lab.LANAddr4), Table: 77}); err != nil {
+	if err := h.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(netlab.LANAddr4), Table: 77}); err != nil {
 		t.Fatal(err)
 	}
 	rule := netlink.NewRule()

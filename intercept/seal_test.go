@@ -23,24 +23,24 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // testSeal is an instance in a lab, with a listener that answers whoever asks with
 // what it knows of him: "ORIGIN by WORKLOAD".
 type testSeal struct {
 	*Instance
-	lab       *lab.Lab
-	host, lan *lab.Host
-	group     *lab.Cgroup
+	lab       *netlab.Lab
+	host, lan *netlab.Host
+	group     *netlab.Cgroup
 
 	stopListening func()
 }
 
 // sealTestConfig is a configuration with names and directories of its own, for a cgroup
 // of the lab.
-func sealTestConfig(t testing.TB, group *lab.Cgroup) Config {
+func sealTestConfig(t testing.TB, group *netlab.Cgroup) Config {
 	t.Helper()
 	cfg := Config{
 		Name: fmt.Sprintf("sotto-t%d", os.Getpid()%1000000), Cgroups: []string{group.Path},
@@ -62,7 +62,7 @@ func openSeal(t testing.TB, change func(*Config)) *testSeal {
 func openSealed(t testing.TB, change func(*Config), before func(*Instance)) *testSeal {
 	t.Helper()
 	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	var err error
 	if s.group, err = s.lab.Cgroup("work"); err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func openSealed(t testing.TB, change func(*Config), before func(*Instance)) *tes
 }
 
 // openAt opens an instance on a host of the lab, until the end of the test.
-func openAt(t testing.TB, at *lab.Host, cfg Config) *Instance {
+func openAt(t testing.TB, at *netlab.Host, cfg Config) *Instance {
 	t.Helper()
 	var i *Instance
 	err := at.Do(func() (err error) {
@@ -248,7 +248,7 @@ type sealOrder struct {
 }
 
 // startSealer starts a process that seals by cfg and waits to be killed.
-func startSealer(t *testing.T, at *lab.Host, cfg Config) *lab.Cmd {
+func startSealer(t *testing.T, at *netlab.Host, cfg Config) *netlab.Cmd {
 	t.Helper()
 	order, err := json.Marshal(sealOrder{cfg.Name, cfg.Ephemeral, cfg.Cgroups, cfg.Exclude, cfg.Prefix4, cfg.Prefix6, cfg.RunDir, cfg.BPFFS})
 	if err != nil {
@@ -273,7 +273,7 @@ func startSealer(t *testing.T, at *lab.Host, cfg Config) *lab.Cmd {
 }
 
 // kill ends a process that this test started, the hard way. It may be called twice.
-func kill(cmd *lab.Cmd) {
+func kill(cmd *netlab.Cmd) {
 	if cmd.ProcessState == nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"sotto/bpf"
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // usable is how many slots the test's prefix has: 1,024 addresses less the reserved.
@@ -229,7 +229,7 @@ func TestConcurrentClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	const clients, distinct, held = 8, 3, 100
-	groups := []*lab.Cgroup{s.group, other}
+	groups := []*netlab.Cgroup{s.group, other}
 	stop := s.readAndCollect(t, map[uint64]netip.Addr{groups[0].ID: nth(0), groups[1].ID: nth(1 << 16)}, distinct)
 	all := make([]*client, clients)
 	for i := range all {

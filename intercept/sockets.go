@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"sotto/intercept/netns"
+	"sotto/internal/netns"
 )
 
 // endPlainSockets ends the sockets of the workloads in groups that are connected to a

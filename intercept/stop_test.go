@@ -14,17 +14,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
 	"sotto/internal/capture"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+	"sotto/internal/netns"
 )
 
 // virtual captures behind the host's interface until the test ends, and fails it if a packet
 // from or for a virtual address crossed, or one to or from port 53 while is reports true.
 func (s *testSeal) virtual(t *testing.T) {
 	t.Helper()
-	c, err := capture.Start(s.lan.NS, lab.LANIf)
+	c, err := capture.Start(s.lan.NS, netlab.LANIf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,9 +46,9 @@ func (s *testSeal) virtual(t *testing.T) {
 // it was connected to is not given to another workload by the next start.
 func TestStopEndsSockets(t *testing.T) {
 	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
-	inside := testnet.Containers(t, s.lab, s.host, "container")
+	inside := labtest.Containers(t, s.lab, s.host, "container")
 	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
 	listen(t, s.Instance)
 	if err := s.Attach(); err != nil {
@@ -93,7 +93,7 @@ func TestStopEndsSockets(t *testing.T) {
 // A stop also ends sockets that are closed, and whose queries the kernel sends until they are
 // acknowledged: they hold no slot, and would go on after the stop.
 func TestStopEndsClosedSockets(t *testing.T) {
-	nft := testnet.NeedTool(t, "nft")
+	nft := labtest.NeedTool(t, "nft")
 	s := openSeal(t, nil)
 	s.virtual(t)
 	c := s.client(t)
@@ -152,9 +152,9 @@ func TestStopEndsClosedSockets(t *testing.T) {
 // and the socket is that workload's still.
 func TestStopKeepsWhatIsHeld(t *testing.T) {
 	s := &testSeal{}
-	s.lab, s.host, s.lan = testnet.LAN(t)
+	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
-	inside := testnet.Containers(t, s.lab, s.host, "container")
+	inside := labtest.Containers(t, s.lab, s.host, "container")
 	if err := netns.Delete(inside[0].Name); err != nil {
 		t.Fatal(err)
 	}

@@ -7,14 +7,14 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
 )
 
 // Where /proc/sys is read-only, as in a container, sysctls are set all the same, and in
 // the namespace that was meant.
 func TestWriteSysctl(t *testing.T) {
-	l := testnet.New(t)
-	here, there := testnet.Host(t, l, "here"), testnet.Host(t, l, "there")
+	l := labtest.New(t)
+	here, there := labtest.Host(t, l, "here"), labtest.Host(t, l, "there")
 	const name = "net/ipv4/ip_default_ttl"
 	if err := here.Do(func() error { return writeSysctl(name, "77") }); err != nil {
 		t.Fatal(err)

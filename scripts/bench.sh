@@ -232,7 +232,7 @@ mkdir -p dist/bench
 defer cp "$raw" dist/bench/raw.tsv
 say "go build"
 build
-CGO_ENABLED=0 go build -trimpath -o "$work/bench" ./internal/bench
+CGO_ENABLED=0 go build -trimpath -o "$work/bench" ./cmd/sotto-bench
 BINS=bin/peers
 find_peers
 write_meta

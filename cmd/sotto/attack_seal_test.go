@@ -19,8 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // floodSealed floods a nameserver from a thousand ports until its standard input ends.
@@ -173,7 +173,7 @@ func untilTold(do func(end <-chan struct{}) (int, error)) error {
 
 // attacker runs one of the clients above in a host and a cgroup; stop ends it, and
 // returns what it printed.
-func (w *world) attacker(h *lab.Host, g *lab.Cgroup, name string, args ...string) (stop func() string) {
+func (w *world) attacker(h *netlab.Host, g *netlab.Cgroup, name string, args ...string) (stop func() string) {
 	w.t.Helper()
 	line := client(name, args...)
 	cmd := h.Command(w.t.Context(), g, line[0], line[1:]...)
@@ -232,10 +232,10 @@ func TestSpoofFromContainer(t *testing.T) { attackFromContainer(t, "spoof") }
 func attackFromContainer(t *testing.T, attack string) {
 	w := newWorld(t)
 	w.watch()
-	containers := testnet.Containers(t, w.lab, w.host, "one", "two")
+	containers := labtest.Containers(t, w.lab, w.host, "one", "two")
 	greedy, modest, host := w.cgroup("greedy"), w.cgroup("modest"), w.cgroup("host")
 	p := w.start("sealed", slices.DeleteFunc(w.runArgs(greedy, modest, host), func(arg string) bool { return arg == "--log-queries" })...)
-	victim := func(h *lab.Host, g *lab.Cgroup, name string) {
+	victim := func(h *netlab.Host, g *netlab.Cgroup, name string) {
 		t.Helper()
 		line := client("resolve-all", "8.8.8.8", name)
 		out, err := h.Command(t.Context(), g, line[0], line[1:]...).CombinedOutput()

@@ -15,7 +15,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // zoneServer starts an upstream with a zone, and returns the flags that name it.
@@ -27,18 +27,18 @@ func zoneServer(t *testing.T) []string {
 
 // switchedServer is zoneServer with the switch by which it becomes another one, and the
 // zone for its way back.
-func switchedServer(t *testing.T) (flags []string, handler *dot.Switch, zone *dot.Zone) {
+func switchedServer(t *testing.T) (flags []string, handler *dnstest.Switch, zone *dnstest.Zone) {
 	t.Helper()
-	ca, err := dot.NewCA()
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
 	write(t, caFile, string(ca.PEM()))
-	if zone, err = dot.NewZone(dot.ZoneConfig{}); err != nil {
+	if zone, err = dnstest.NewZone(dnstest.ZoneConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	handler = dot.NewSwitch(zone)
+	handler = dnstest.NewSwitch(zone)
 	_, upstream := startUpstream(t, ca, handler)
 	return []string{"--ca-file", caFile, "--upstream", upstream + "#" + upstreamName}, handler, zone
 }

@@ -21,8 +21,8 @@ import (
 
 	"github.com/miekg/dns"
 
-	"sotto/internal/dot"
-	"sotto/internal/testnet"
+	"sotto/internal/dnstest"
+	"sotto/internal/netlab/labtest"
 )
 
 // compareZone has a record of every kind that a forwarder could get wrong. BIG is
@@ -97,12 +97,12 @@ zone:
 
 // startNSD runs an nsd with the signed zone until the test ends. It returns where it
 // speaks TLS and where plain DNS.
-func startNSD(t *testing.T, ca *dot.CA, signArgs ...string) (secure, plain netip.AddrPort) {
+func startNSD(t *testing.T, ca *dnstest.CA, signArgs ...string) (secure, plain netip.AddrPort) {
 	t.Helper()
-	nsd := testnet.NeedTool(t, "nsd")
+	nsd := labtest.NeedTool(t, "nsd")
 	dir := t.TempDir()
 	signZone(t, dir, signArgs)
-	cert, err := ca.Issue(dot.CertOptions{Names: []string{upstreamName}})
+	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func startNSD(t *testing.T, ca *dot.CA, signArgs ...string) (secure, plain netip
 // signZone writes the zone into dir, and signs it.
 func signZone(t *testing.T, dir string, args []string) {
 	t.Helper()
-	keygen, signzone := testnet.NeedTool(t, "ldns-keygen"), testnet.NeedTool(t, "ldns-signzone")
+	keygen, signzone := labtest.NeedTool(t, "ldns-keygen"), labtest.NeedTool(t, "ldns-signzone")
 	var big strings.Builder
 	for i := range 80 {
 		fmt.Fprintf(&big, "big IN TXT \"%03d %s\"\n", i, strings.Repeat("x", 245))
@@ -176,7 +176,7 @@ func signZone(t *testing.T, dir string, args []string) {
 // freePort is one that nobody listens on just now, over TCP or UDP.
 func freePort(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, pc, err := dot.ListenPlain(netip.MustParseAddrPort("127.0.0.1:0"))
+	l, pc, err := dnstest.ListenPlain(netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +279,7 @@ func TestSameAnswers(t *testing.T) {
 }
 
 func sameAnswers(t *testing.T, signArgs ...string) {
-	ca, err := dot.NewCA()
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"log/slog"
 
 	"sotto/intercept"
-	"sotto/internal/confine"
+	"sotto/internal/privdrop"
 )
 
 // What each verb keeps once it is set up. docs/SECURITY.md says what for.
@@ -21,10 +21,10 @@ func deniedTo(inst *intercept.Instance) []uint32 {
 	if inst.Mounts() {
 		return nil
 	}
-	return confine.Mounts()
+	return privdrop.Mounts()
 }
 
-// confinement takes from this process what it needs no more; [confine.Apply].
+// confinement takes from this process what it needs no more; [privdrop.Apply].
 type confinement func(keep []string, deny ...uint32) error
 
 // confine is called when everything is set up. That it fails is no reason not to serve:
@@ -37,5 +37,5 @@ func (e *env) confine(log *slog.Logger, keep []string, deny ...uint32) {
 		log.Warn("cannot give up the privileges that are not needed any more", "err", err)
 		return
 	}
-	log.Debug("gave up what is not needed any more", "capabilities", confine.Held())
+	log.Debug("gave up what is not needed any more", "capabilities", privdrop.Held())
 }

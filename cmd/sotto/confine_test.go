@@ -18,8 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/confine"
-	"sotto/internal/confine/confinetest"
+	"sotto/internal/privdrop"
+	"sotto/internal/privdrop/privdroptest"
 )
 
 // statusOf reads what every thread of a process holds, and fails the test where two
@@ -91,7 +91,7 @@ const callsEnv = "SOTTO_TEST_CALLS"
 func callsSocket(dir string, pid int) string { return filepath.Join(dir, strconv.Itoa(pid)) }
 
 // callLists are the system calls that one of the verbs gives up or another one makes.
-func callLists() []uint32 { return append(confine.Unused(), confine.Kernel()...) }
+func callLists() []uint32 { return append(privdrop.Unused(), privdrop.Kernel()...) }
 
 // answerCalls has this process try all of them whenever another one asks.
 func answerCalls() error {
@@ -112,7 +112,7 @@ func answerCalls() error {
 			if err != nil {
 				return
 			}
-			if answers, err := confinetest.Answers(callLists()); err != nil {
+			if answers, err := privdroptest.Answers(callLists()); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 			} else {
 				_ = json.NewEncoder(c).Encode(answers)
@@ -136,7 +136,7 @@ func (w *world) refuses(verb, dir string, pid int, refused []uint32) {
 		w.t.Fatalf("%s: %v", verb, err)
 	}
 	for _, nr := range callLists() {
-		want := confinetest.Unfiltered
+		want := privdroptest.Unfiltered
 		if slices.Contains(refused, nr) {
 			want = unix.EPERM
 		}
@@ -173,9 +173,9 @@ func TestConfined(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := w.start("sealed", w.runArgs(g)...)
-	check("run", p.cmd.Process.Pid, mask(t, keepRun...), confine.Unused())
+	check("run", p.cmd.Process.Pid, mask(t, keepRun...), privdrop.Unused())
 	p = w.next(p, w.runArgs(g)...)
-	check("run --replace", p.cmd.Process.Pid, mask(t, keepRun...), confine.Unused())
+	check("run --replace", p.cmd.Process.Pid, mask(t, keepRun...), privdrop.Unused())
 	w.modes(map[string]fs.FileMode{
 		"/sys/fs/bpf/sotto": fs.ModeDir | 0o700, "/sys/fs/bpf/sotto/sotto": fs.ModeDir | 0o700, "/run/sotto": fs.ModeDir | 0o700,
 		"/run/sotto/sotto.lock": 0o600, "/run/sotto/lock": 0o600, defaultControl: fs.ModeSocket | 0o600,
@@ -191,17 +191,17 @@ func TestConfined(t *testing.T) {
 
 	x := w.start("gave up", append(append([]string{"exec", "--log-level", "debug"}, w.upstreamArgs()...), "--", "sh", "-c", "trap 'exit 0' INT; echo ready; while :; do sleep 0.05; done")...)
 	w.until("the command to be ready", func() bool { return strings.Contains(x.log(), "ready") })
-	check("exec", x.cmd.Process.Pid, mask(t, keepExec...), confine.Unused())
+	check("exec", x.cmd.Process.Pid, mask(t, keepExec...), privdrop.Unused())
 	w.stop(x)
 
 	// A process that has given up nothing is refused nothing.
-	answers, err := confinetest.Answers(callLists())
+	answers, err := privdroptest.Answers(callLists())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for nr, got := range answers {
-		if got != confinetest.Unfiltered {
-			t.Errorf("unconfined: system call %d: %v, want %v", nr, got, confinetest.Unfiltered)
+		if got != privdroptest.Unfiltered {
+			t.Errorf("unconfined: system call %d: %v, want %v", nr, got, privdroptest.Unfiltered)
 		}
 	}
 	outside, err := os.ReadFile("/proc/self/status")

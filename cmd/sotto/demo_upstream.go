@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 func (e *env) demoUpstreamVerb() *cobra.Command {
@@ -48,11 +48,11 @@ to FILE, for --ca-file. Never give this server to a network that is not your own
 // demoUpstream serves until ctx ends. The file is there when queries are
 // answered, whole, and stays.
 func (e *env) demoUpstream(ctx context.Context, addr netip.AddrPort, caOut, name string) error {
-	ca, err := dot.NewCA()
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		return err
 	}
-	opts := dot.CertOptions{Names: []string{name}}
+	opts := dnstest.CertOptions{Names: []string{name}}
 	if !addr.Addr().IsUnspecified() {
 		opts.IPs = []netip.Addr{addr.Addr()}
 	}
@@ -60,15 +60,15 @@ func (e *env) demoUpstream(ctx context.Context, addr netip.AddrPort, caOut, name
 	if err != nil {
 		return err
 	}
-	zone, err := dot.NewZone(dot.ZoneConfig{})
+	zone, err := dnstest.NewZone(dnstest.ZoneConfig{})
 	if err != nil {
 		return err
 	}
-	l, err := dot.Listen(addr)
+	l, err := dnstest.Listen(addr)
 	if err != nil {
 		return err
 	}
-	srv, err := dot.New(dot.Config{Handler: zone, TLS: []net.Listener{l}, Certificate: cert})
+	srv, err := dnstest.New(dnstest.Config{Handler: zone, TLS: []net.Listener{l}, Certificate: cert})
 	if err == nil {
 		err = writeWhole(caOut, ca.PEM())
 	}

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"sotto/internal/edns"
+	"sotto/internal/ednstest"
 )
 
 // ednsQuestions asks what ISC's EDNS compliance tester asks, of each nameserver, over
@@ -19,7 +19,7 @@ import (
 func ednsQuestions(servers []string) error {
 	var errs []error
 	for _, s := range servers {
-		for _, q := range edns.Questions {
+		for _, q := range ednstest.Questions {
 			for _, proto := range []string{"udp", "tcp"} {
 				reply, err := exchangeRaw(proto, net.JoinHostPort(s, "53"), q.Query())
 				if err == nil {
@@ -71,7 +71,7 @@ func exchangeRaw(proto, at string, query []byte) ([]byte, error) {
 // TestServeEDNS asks `serve` the same; exec's and run's tests ask through the seal.
 func TestServeEDNS(t *testing.T) {
 	addr, _ := startChild(t, zoneServer(t)...)
-	for _, q := range edns.Questions {
+	for _, q := range ednstest.Questions {
 		for _, proto := range []string{"udp", "tcp"} {
 			reply, err := exchangeRaw(proto, addr, q.Query())
 			if err == nil {

@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"testing"
 
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 const nobodyID = 65534
@@ -24,7 +24,7 @@ const nobodyID = 65534
 // user@1000.service, with two cgroups in it that the user owns as well.
 type scope struct {
 	w              *world
-	top, app, free *lab.Cgroup
+	top, app, free *netlab.Cgroup
 }
 
 func (w *world) scope() *scope {
@@ -36,7 +36,7 @@ func (w *world) scope() *scope {
 	if err := errors.Join(errs[:]...); err != nil {
 		w.t.Fatal(err)
 	}
-	for _, g := range []*lab.Cgroup{s.top, s.app, s.free} {
+	for _, g := range []*netlab.Cgroup{s.top, s.app, s.free} {
 		for _, name := range []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
 			if err := os.Chown(filepath.Join(g.Path, name), nobodyID, nobodyID); err != nil {
 				w.t.Fatal(err)
@@ -47,9 +47,9 @@ func (w *world) scope() *scope {
 }
 
 // user runs a script as the scope's owner, in a cgroup of the scope.
-func (s *scope) user(g *lab.Cgroup, script string) string {
+func (s *scope) user(g *netlab.Cgroup, script string) string {
 	s.w.t.Helper()
-	out, err := s.w.host.Command(s.w.t.Context(), g, testnet.NeedTool(s.w.t, "setpriv"),
+	out, err := s.w.host.Command(s.w.t.Context(), g, labtest.NeedTool(s.w.t, "setpriv"),
 		"--reuid", fmt.Sprint(nobodyID), "--regid", fmt.Sprint(nobodyID), "--clear-groups", "sh", "-c", script).CombinedOutput()
 	if err != nil {
 		s.w.t.Fatalf("%s: %v\n%s", script, err, out)
@@ -58,7 +58,7 @@ func (s *scope) user(g *lab.Cgroup, script string) string {
 }
 
 // command prepares sotto in the scope, as its owner's root shell would start it.
-func (s *scope) command(args ...string) *lab.Cmd {
+func (s *scope) command(args ...string) *netlab.Cmd {
 	cmd := s.w.self(s.w.t.Context(), "sotto", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: s.app.Fd()}
 	return cmd
@@ -108,7 +108,7 @@ func TestExecDelegated(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, clone, string(text))
-	python := testnet.NeedTool(t, "/usr/bin/python3")
+	python := labtest.NeedTool(t, "/usr/bin/python3")
 	try := s.move("$$") + fmt.Sprintf("\n%s %s %s\n", python, clone, s.free.Path)
 
 	// What is tried below works where nothing keeps the user from it.
@@ -120,7 +120,7 @@ func TestExecDelegated(t *testing.T) {
 	}
 
 	out = s.exec([]string{"--user", "nobody"}, "id -u\ncat /proc/self/cgroup\n"+try+"\n"+
-		testnet.NeedTool(t, "dig")+" +short +tries=1 +timeout=4 @8.8.8.8 inside.example")
+		labtest.NeedTool(t, "dig")+" +short +tries=1 +timeout=4 @8.8.8.8 inside.example")
 	if strings.Contains(out, "moved") || strings.Contains(out, "cloned") || !strings.Contains(out, "clone refused: EACCES") {
 		t.Errorf("the command left its cgroup:\n%s", out)
 	}
@@ -132,7 +132,7 @@ func TestExecDelegated(t *testing.T) {
 	}
 
 	p := s.start("--user", "nobody")
-	for _, g := range []*lab.Cgroup{s.app, s.free} {
+	for _, g := range []*netlab.Cgroup{s.app, s.free} {
 		if out := s.user(g, s.move(p.pid())); strings.Contains(out, "moved") {
 			t.Errorf("moved from outside:\n%s", out)
 		}
@@ -144,7 +144,7 @@ func TestExecDelegated(t *testing.T) {
 // sealed is a command that runs until its standard input ends.
 type sealed struct {
 	s   *scope
-	cmd *lab.Cmd
+	cmd *netlab.Cmd
 	in  interface{ Close() error }
 	out bytes.Buffer
 }
@@ -189,7 +189,7 @@ func (p *sealed) group() string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := lab.CgroupRoot()
+	root, err := netlab.CgroupRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,10 +252,10 @@ func TestExecNested(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	s := w.scope()
-	dig := testnet.NeedTool(t, "dig")
+	dig := labtest.NeedTool(t, "dig")
 	self := strings.Join(append([]string{"env", selfEnv + "=sotto", executable(), "exec"}, w.upstreamArgs()...), " ")
 	show := " -- sh -c 'grep ^0:: /proc/self/cgroup; " + dig + " +short @8.8.8.8 nested.example'"
-	root, err := lab.CgroupRoot()
+	root, err := netlab.CgroupRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +298,7 @@ func TestLeavableWarning(t *testing.T) {
 	p := w.start("sealed", append(w.runArgs(s.app, s.top, safe), "--exclude", s.free.Path)...)
 	for _, tc := range []struct {
 		what string
-		g    *lab.Cgroup
+		g    *netlab.Cgroup
 		want bool
 	}{{"out of a sealed", s.app, true}, {"into an excluded", s.free, true}, {"out of a sealed", s.top, false}, {"out of a sealed", safe, false}} {
 		got := false

@@ -14,21 +14,21 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // TestPlainWithoutSeal shows that watch can fail: without a seal its detector sees
 // every query and every reply, over UDP and TCP, at every nameserver of a world.
 func TestPlainWithoutSeal(t *testing.T) {
 	w := newWorld(t)
-	dig := testnet.NeedTool(t, "dig")
+	dig := labtest.NeedTool(t, "dig")
 	_, plain := w.detect()
 	name := func(server, transport string) string {
 		return transport + "-" + strings.NewReplacer(".", "-", ":", "-").Replace(server) + ".example.com."
 	}
 	flags := map[string]string{"udp": "+notcp", "tcp": "+tcp"}
-	for _, server := range lab.Nameservers {
+	for _, server := range netlab.Nameservers {
 		for transport, flag := range flags {
 			out, err := w.host.Command(t.Context(), nil, dig, flag, "+short", "@"+server, name(server, transport)).Output()
 			if err != nil || strings.TrimSpace(string(out)) != plain4 {
@@ -50,7 +50,7 @@ func TestPlainWithoutSeal(t *testing.T) {
 		}
 		crossed[seen{p.Protocol, at, p.Question, p.Response}] = true
 	}
-	for _, server := range lab.Nameservers {
+	for _, server := range netlab.Nameservers {
 		at := netip.AddrPortFrom(netip.MustParseAddr(server), 53)
 		for transport, protocol := range map[string]uint8{"udp": unix.IPPROTO_UDP, "tcp": unix.IPPROTO_TCP} {
 			for _, response := range []bool{false, true} {
@@ -97,7 +97,7 @@ func askWithRealClients(t *testing.T, do func(args ...string) (stdout, stderr st
 	for _, tc := range realClients {
 		t.Run(tc.name, func(t *testing.T) {
 			args := strings.Fields(tc.args)
-			testnet.NeedTool(t, args[0])
+			labtest.NeedTool(t, args[0])
 			stdout, stderr, status := do(args...)
 			if status != 0 {
 				t.Errorf("status %d\n%s%s", status, stdout, stderr)
@@ -127,7 +127,7 @@ func TestRealClients(t *testing.T) {
 // build compiles a client in C.
 func build(t *testing.T, source string, compiler ...string) string {
 	t.Helper()
-	testnet.NeedTool(t, compiler[0])
+	labtest.NeedTool(t, compiler[0])
 	out := filepath.Join(t.TempDir(), strings.TrimSuffix(source, ".c"))
 	args := append(slices.Clone(compiler[1:]), "-Wall", "-o", out, filepath.Join("testdata/clients", source))
 	if source == "cares.c" {
@@ -278,7 +278,7 @@ func TestExecTerminated(t *testing.T) {
 func TestExecTogether(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
-	dig := testnet.NeedTool(t, "dig")
+	dig := labtest.NeedTool(t, "dig")
 	type result struct {
 		stdout, stderr string
 		status         int

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
 )
 
 // callerOf starts `sotto exec` as callers may: with an environment, in a directory, with
@@ -97,7 +97,7 @@ func TestExecUserCredentials(t *testing.T) {
 	}
 	write(t, group, string(text)+"sotto-a:x:54321:nobody\nsotto-b:x:54322:daemon,nobody\nsotto-c:x:54323:daemon\n")
 	c := callerOf{w: w, front: []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/group && exec "$@"`, group,
-		testnet.NeedTool(t, "setpriv"), "--groups", "0,4,54323"}}
+		labtest.NeedTool(t, "setpriv"), "--groups", "0,4,54323"}}
 	for user, want := range map[string][]string{
 		"nobody": {"Uid:\t65534\t65534\t65534\t65534\n", "Gid:\t65534\t65534\t65534\t65534\n", "Groups:\t54321 54322 65534 \n", "CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n"},
 		"":       {"Uid:\t0\t0\t0\t0\n", "Groups:\t0 4 54323 \n"},

@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"sotto/internal/dot"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/dnstest"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // TestFailures: whatever is wrong with the upstream, a sealed client hears SERVFAIL
@@ -18,33 +18,33 @@ import (
 func TestFailures(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
-	testnet.NeedTool(t, "dig")
-	other, err := dot.NewCA()
+	labtest.NeedTool(t, "dig")
+	other, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	zone := w.zone(sealed4, sealed6)
-	good := dot.CertOptions{Names: []string{upstreamName}, IPs: []netip.Addr{netip.MustParseAddr(lab.LANAddr4)}}
-	wrongName := dot.CertOptions{Names: []string{"other.example"}}
+	good := dnstest.CertOptions{Names: []string{upstreamName}, IPs: []netip.Addr{netip.MustParseAddr(netlab.LANAddr4)}}
+	wrongName := dnstest.CertOptions{Names: []string{"other.example"}}
 	expired := good
 	expired.NotBefore, expired.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour)
 	for _, tc := range []struct {
 		name    string
-		ca      *dot.CA
-		cert    dot.CertOptions
-		handler dot.Handler
+		ca      *dnstest.CA
+		cert    dnstest.CertOptions
+		handler dnstest.Handler
 		want    string // in the Extended DNS Error's text
 	}{
 		{"wrong name", w.ca, wrongName, zone, "other.example"},
 		{"unknown authority", other, good, zone, "not trusted"},
 		{"expired", w.ca, expired, zone, "expired"},
-		{"silent", w.ca, good, dot.Silent(), ""},
-		{"reset", w.ca, good, dot.ResetAll(), ""},
-		{"garbage", w.ca, good, dot.Garbage(), ""},
-		{"too short", w.ca, good, dot.Short(), ""},
-		{"another question", w.ca, good, dot.WrongQuestion(zone), ""},
-		{"another ID", w.ca, good, dot.WrongID(zone), ""},
-		{"truncated frame", w.ca, good, dot.TruncatedFrame(zone), ""},
+		{"silent", w.ca, good, dnstest.Silent(), ""},
+		{"reset", w.ca, good, dnstest.ResetAll(), ""},
+		{"garbage", w.ca, good, dnstest.Garbage(), ""},
+		{"too short", w.ca, good, dnstest.Short(), ""},
+		{"another question", w.ca, good, dnstest.WrongQuestion(zone), ""},
+		{"another ID", w.ca, good, dnstest.WrongID(zone), ""},
+		{"truncated frame", w.ca, good, dnstest.TruncatedFrame(zone), ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cert, err := tc.ca.Issue(tc.cert)

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // keptSocket is the client "keep": one connected socket that asks whenever it is told,
@@ -67,7 +67,7 @@ type kept struct {
 }
 
 // keepAsking connects a socket in a cgroup, which stays connected until the test ends.
-func (w *world) keepAsking(g *lab.Cgroup) *kept {
+func (w *world) keepAsking(g *netlab.Cgroup) *kept {
 	w.t.Helper()
 	cmd := w.host.Command(context.Background(), g, executable())
 	cmd.Env = append(os.Environ(), selfEnv+"=keep", "GORACE=atexit_sleep_ms=0")

@@ -12,13 +12,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // TestCacheFile: what was learnt before a clean stop is known after the start, each
 // group's answers to itself; a file that is not Sotto's is a warning.
 func TestCacheFile(t *testing.T) {
-	ca, err := dot.NewCA()
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}

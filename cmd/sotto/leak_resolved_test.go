@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
 )
 
 // resolvedVar names a directory with systemd-resolved and its library unpacked in it, for
@@ -31,7 +31,7 @@ func findResolved(t *testing.T) (program, library string) {
 		}
 	}
 	if program == "" {
-		testnet.Skip(t, "needs systemd-resolved, installed or unpacked in $"+resolvedVar)
+		labtest.Skip(t, "needs systemd-resolved, installed or unpacked in $"+resolvedVar)
 	}
 	if dir == "" {
 		return program, ""

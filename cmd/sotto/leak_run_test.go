@@ -12,12 +12,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // answered waits until a socket that was connected before is answered, and returns how
 // long that took.
-func (w *world) answered(g *lab.Cgroup, within time.Duration) time.Duration {
+func (w *world) answered(g *netlab.Cgroup, within time.Duration) time.Duration {
 	w.t.Helper()
 	start := time.Now()
 	for {
@@ -31,7 +31,7 @@ func (w *world) answered(g *lab.Cgroup, within time.Duration) time.Duration {
 }
 
 // fresh asks for a name that is in no cache, and returns what dig says.
-func (w *world) fresh(g *lab.Cgroup) string {
+func (w *world) fresh(g *netlab.Cgroup) string {
 	w.t.Helper()
 	w.names++
 	return w.dig(w.host, g, "+timeout=1", "@8.8.8.8", fmt.Sprintf("fresh%d.example", w.names))

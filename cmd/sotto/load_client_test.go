@@ -18,7 +18,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // loadReport is what the client "load" prints in the end.
@@ -233,13 +233,13 @@ func (l *load) short(ctx context.Context) {
 // loading is the client "load" beside a test.
 type loading struct {
 	w   *world
-	cmd *lab.Cmd
+	cmd *netlab.Cmd
 	in  io.Closer
 	out bytes.Buffer
 }
 
 // startLoad asks RATE queries a second from a cgroup, until stop.
-func (w *world) startLoad(g *lab.Cgroup, rate int) *loading {
+func (w *world) startLoad(g *netlab.Cgroup, rate int) *loading {
 	w.t.Helper()
 	r := &loading{w: w, cmd: w.host.Command(context.Background(), g, executable(), strconv.Itoa(rate))}
 	r.cmd.Env = append(os.Environ(), selfEnv+"=load", "GORACE=atexit_sleep_ms=0")

@@ -15,7 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sotto/internal/confine"
+	"sotto/internal/privdrop"
 )
 
 // Exit statuses of Sotto itself. `exec` passes on those of its command.
@@ -33,7 +33,7 @@ type env struct {
 }
 
 func main() {
-	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, confinement: confine.Apply}
+	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, confinement: privdrop.Apply}
 	os.Exit(e.main(context.Background(), os.Args[1:]))
 }
 

@@ -6,14 +6,14 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
 )
 
 // TestRunFollowsNAT: a daemon that has given up its privileges exempts the virtual
 // addresses from a rule that redirects all DNS of the host and comes after its start;
 // down removes what it leaves when it is killed.
 func TestRunFollowsNAT(t *testing.T) {
-	testnet.NeedTool(t, "nft")
+	labtest.NeedTool(t, "nft")
 	w := newWorld(t)
 	w.watch()
 	g := w.cgroup("workload")

@@ -23,7 +23,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // startChild runs `sotto serve` as a process of its own until the test ends. It returns
@@ -155,7 +155,7 @@ type hung struct {
 
 func newHung() *hung { return &hung{began: time.Now(), names: map[string]time.Duration{}} }
 
-func (h *hung) Answer(r *dot.Request) dot.Answer {
+func (h *hung) Answer(r *dnstest.Request) dnstest.Answer {
 	m := new(dns.Msg)
 	if err := m.Unpack(r.Query); err == nil && len(m.Question) == 1 {
 		h.mu.Lock()
@@ -164,7 +164,7 @@ func (h *hung) Answer(r *dot.Request) dot.Answer {
 			h.names[m.Question[0].Name] = time.Since(h.began)
 		}
 	}
-	return dot.Answer{}
+	return dnstest.Answer{}
 }
 
 // asked is how many names were asked for within a time.

@@ -300,7 +300,7 @@ func (s *settings) planAddresses(p *plan) error {
 	return nil
 }
 
-var reservedNames = []string{defaultGroup, useOrigin, useRefuse, useNoData}
+var reservedNames = []string{defaultGroup, usePlain, useRefuse, useNoData}
 
 // groupNames lists the groups for an error.
 func groupNames(groups map[string]groupPlan) string {

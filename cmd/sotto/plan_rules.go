@@ -13,7 +13,7 @@ import (
 
 // What a rule may use besides a group. No group has such a name.
 const (
-	useOrigin = "origin" // plain, to the nameserver that was meant
+	usePlain  = "plain" // plain, to the nameserver that was meant
 	useRefuse = "refuse"
 	useNoData = "nodata"
 )
@@ -54,14 +54,14 @@ func (s *settings) checkUse(f planFor, path string, r ruleBlock, groups map[stri
 	switch {
 	case r.Use == "":
 		return s.wrongf(path, `it does not say what for: add use = "refuse", say`)
-	case r.Use == useOrigin && f.serve:
+	case r.Use == usePlain && f.serve:
 		return s.wrongf(path+".use", "'sotto serve' does not know which nameserver a client meant, so it can ask none in its stead: use a group")
-	case known, r.Use == useOrigin, r.Use == useRefuse, r.Use == useNoData:
+	case known, r.Use == usePlain, r.Use == useRefuse, r.Use == useNoData:
 	default:
 		return s.wrongf(path+".use", "there is no group %q: the groups are %s; else it is %s, %s or %s",
-			r.Use, groupNames(groups), useOrigin, useRefuse, useNoData)
+			r.Use, groupNames(groups), usePlain, useRefuse, useNoData)
 	}
-	for key, v := range map[string]oneOrMore{"origin": r.Origin, "workload": r.Workload} {
+	for key, v := range map[string]oneOrMore{"nameserver": r.Nameserver, "workload": r.Workload} {
 		if f.serve && v != nil {
 			return s.wrongf(path+"."+key, "'sotto serve' knows no %s of a query, so the rule would never decide: leave it out", key)
 		}
@@ -72,15 +72,15 @@ func (s *settings) checkUse(f planFor, path string, r ruleBlock, groups map[stri
 // planRule reads the conditions of the rule at path.
 func (s *settings) planRule(f planFor, path string, r ruleBlock) (rules.Rule, error) {
 	rule := rules.Rule{Workloads: texts(r.Workload), Names: texts(r.Name), Types: texts(r.Type), Use: r.Use}
-	for i, text := range texts(r.Origin) {
+	for i, text := range texts(r.Nameserver) {
 		p, err := netip.ParsePrefix(text)
 		if a, aerr := netip.ParseAddr(text); aerr == nil {
 			p, err = netip.PrefixFrom(a, a.BitLen()), nil
 		}
 		if err != nil {
-			return rule, s.wrongf(fmt.Sprintf("%s.origin[%d]", path, i), "%q is no address and no network: want 10.0.0.53, 10.0.0.0/8 or 2001:db8::/32, say", text)
+			return rule, s.wrongf(fmt.Sprintf("%s.nameserver[%d]", path, i), "%q is no address and no network: want 10.0.0.53, 10.0.0.0/8 or 2001:db8::/32, say", text)
 		}
-		rule.Origins = append(rule.Origins, p)
+		rule.Nameservers = append(rule.Nameservers, p)
 	}
 	for i, file := range texts(r.NamesFile) {
 		at := fmt.Sprintf("%s.names-file[%d]", path, i)
@@ -99,7 +99,7 @@ func (s *settings) planRule(f planFor, path string, r ruleBlock) (rules.Rule, er
 		rule.Names = append(rule.Names, names...)
 	}
 	// An empty list is a slip: as a condition it would be for everything.
-	for key, v := range map[string]oneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "origin": r.Origin, "type": r.Type} {
+	for key, v := range map[string]oneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "nameserver": r.Nameserver, "type": r.Type} {
 		if v != nil && len(texts(v)) == 0 {
 			return rule, s.wrongf(path+"."+key, "it is empty: name one, or leave it out for all of them")
 		}
@@ -122,8 +122,8 @@ func (s *settings) wrongRule(err error) error {
 		{"workload", r.Workload, func(t []string) rules.Rule { return rules.Rule{Workloads: t} }},
 		{"name", r.Name, func(t []string) rules.Rule { return rules.Rule{Names: t} }},
 		{"type", r.Type, func(t []string) rules.Rule { return rules.Rule{Types: t} }},
-		{"origin", r.Origin, func(t []string) rules.Rule {
-			rule, _ := s.planRule(planFor{}, path, ruleBlock{Origin: t[0]}) // was read before
+		{"nameserver", r.Nameserver, func(t []string) rules.Rule {
+			rule, _ := s.planRule(planFor{}, path, ruleBlock{Nameserver: t[0]}) // was read before
 			return rule
 		}},
 	} {

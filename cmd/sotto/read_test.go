@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
 )
 
 func fifo(t *testing.T) string {
@@ -142,7 +142,7 @@ func TestSlowWriter(t *testing.T) {
 
 // TestConfigFromPipe: shells' ways to give a configuration without a file.
 func TestConfigFromPipe(t *testing.T) {
-	bash := testnet.NeedTool(t, "bash")
+	bash := labtest.NeedTool(t, "bash")
 	config := filepath.Join(t.TempDir(), "bad.toml")
 	// Two lines read, the mistake on the third found.
 	write(t, config, nobody+"cache-mib = 1\nno-such-setting = 1\n")

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 const reference = "../../docs/sotto.toml"
@@ -116,7 +116,7 @@ func TestReferenceExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca, err := dot.NewCA()
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestReferenceExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := p.groups["work"]; !ok || !slices.Equal(p.rules.uses, []string{"work", useOrigin, useNoData, useRefuse}) {
+	if _, ok := p.groups["work"]; !ok || !slices.Equal(p.rules.uses, []string{"work", usePlain, useNoData, useRefuse}) {
 		t.Errorf("groups %v, rules for %v", groupNames(p.groups), p.rules.uses)
 	}
 }

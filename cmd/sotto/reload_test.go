@@ -23,27 +23,27 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // server is a DNS over TLS server on loopback that answers every question with one
 // address, and some of them late.
 type server struct {
-	*dot.Server
+	*dnstest.Server
 	spec   string // as in a configuration
 	answer string
 }
 
-func startServer(t *testing.T, ca *dot.CA, answer string) *server {
+func startServer(t *testing.T, ca *dnstest.CA, answer string) *server {
 	t.Helper()
-	zone, err := dot.NewZone(dot.ZoneConfig{A: []netip.Addr{netip.MustParseAddr(answer)}})
+	zone, err := dnstest.NewZone(dnstest.ZoneConfig{A: []netip.Addr{netip.MustParseAddr(answer)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var n atomic.Int64
-	handler := dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	handler := dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		if n.Add(1)%8 == 0 { // so that there is always something in flight
-			return dot.Delay(300*time.Millisecond, zone).Answer(r)
+			return dnstest.Delay(300*time.Millisecond, zone).Answer(r)
 		}
 		return zone.Answer(r)
 	})
@@ -62,23 +62,23 @@ func startServer(t *testing.T, ca *dot.CA, answer string) *server {
 }
 
 // startUpstream answers DNS over TLS on loopback until the test ends. It returns where.
-func startUpstream(t *testing.T, ca *dot.CA, h dot.Handler) (srv *dot.Server, addr string) {
+func startUpstream(t *testing.T, ca *dnstest.CA, h dnstest.Handler) (srv *dnstest.Server, addr string) {
 	t.Helper()
-	cert, err := ca.Issue(dot.CertOptions{Names: []string{upstreamName}})
+	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := dot.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
+	l, err := dnstest.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return runServer(t, dot.Config{Handler: h, TLS: []net.Listener{l}, Certificate: cert}), l.Addr().String()
+	return runServer(t, dnstest.Config{Handler: h, TLS: []net.Listener{l}, Certificate: cert}), l.Addr().String()
 }
 
 // runServer serves until the test ends.
-func runServer(t *testing.T, cfg dot.Config) *dot.Server {
+func runServer(t *testing.T, cfg dnstest.Config) *dnstest.Server {
 	t.Helper()
-	srv, err := dot.New(cfg)
+	srv, err := dnstest.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func underLoad(t *testing.T, s *serving, answers ...string) (asked *atomic.Int64
 // and through the socket, to right ones and wrong ones. No query is lost or fails,
 // each is answered by one of the configurations, and nothing is left of the old ones.
 func TestReload(t *testing.T) {
-	ca, err := dot.NewCA()
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func TestReload(t *testing.T) {
 // TestReloadKeepsGroups: a group that did not change keeps its connection, and the
 // log level follows.
 func TestReloadKeepsGroups(t *testing.T) {
-	ca, err := dot.NewCA()
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +349,7 @@ func TestReloadSaysWhy(t *testing.T) {
 		"max-waiting = 5\n":   ":3:15: max-waiting: it changed",
 		"cache-mib = 0\n":     ":3:13: cache-mib: it changed",
 		"[[rule]]\nname = \"new.example\"\nuse = \"no\"\n":        `:5:7: use: there is no group "no"`,
-		"[[rule]]\nname = \"new.example\"\nuse = \"origin\"\n":    ":5:7: use: 'sotto serve' does not know",
+		"[[rule]]\nname = \"new.example\"\nuse = \"plain\"\n":     ":5:7: use: 'sotto serve' does not know",
 		"ca-file = \"/nowhere.pem\"\n":                            ":3:11: ca-file: read certificate authorities",
 		"log-queries = true\nlog-level = \"debug\"\n":             ":3:15: log-queries: it changed",
 		"[[rule]]\nname = \"new.example\"\nuse = \"refuse\"\nx=1": `:6:1: there is no setting "x" here`,

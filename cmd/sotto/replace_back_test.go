@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // supervised is a sotto that is started again whenever it exits with status 0, as kubelet
@@ -26,7 +26,7 @@ type supervised struct {
 	stopped bool
 }
 
-func (w *world) supervise(g *lab.Cgroup, args ...string) *supervised {
+func (w *world) supervise(g *netlab.Cgroup, args ...string) *supervised {
 	s := &supervised{w: w, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
@@ -41,7 +41,7 @@ func (w *world) supervise(g *lab.Cgroup, args ...string) *supervised {
 }
 
 // again starts the next one, unless it was stopped.
-func (s *supervised) again(g *lab.Cgroup, args []string) *process {
+func (s *supervised) again(g *netlab.Cgroup, args []string) *process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -132,7 +132,7 @@ func TestReplaceBack(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	g := w.cgroup("workload")
-	groups := map[string]*lab.Cgroup{"a": w.cgroup("a"), "b": w.cgroup("b"), "c": w.cgroup("c")}
+	groups := map[string]*netlab.Cgroup{"a": w.cgroup("a"), "b": w.cgroup("b"), "c": w.cgroup("c")}
 	args := append(w.runArgs(g), "--replace")
 	p := w.startIn(groups["a"], "msg=sealed", args...)
 	k := w.keepAsking(g)
@@ -194,7 +194,7 @@ func TestReplaceBack(t *testing.T) {
 
 func cgroupRoot(t *testing.T) string {
 	t.Helper()
-	root, err := lab.CgroupRoot()
+	root, err := netlab.CgroupRoot()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"sotto/intercept"
 	"sotto/internal/control"
 	"sotto/internal/handover"
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // heir is the test in the place of a process that takes over.
@@ -28,14 +28,14 @@ type heir struct {
 
 // ask has the Sotto of w, which seals g, hand over to the test, as far as its sockets. The
 // terms are those of a process from before there were identities.
-func (w *world) ask(g *lab.Cgroup) *heir {
+func (w *world) ask(g *netlab.Cgroup) *heir {
 	w.t.Helper()
 	return w.askWith(g, "")
 }
 
 // askWith is ask with more terms. With a version among them the old process says first
 // whom it has replaced.
-func (w *world) askWith(g *lab.Cgroup, more string) *heir {
+func (w *world) askWith(g *netlab.Cgroup, more string) *heir {
 	w.t.Helper()
 	u, err := control.Replace(w.t.Context(), defaultControl, labTerms(g, more))
 	if err != nil {
@@ -60,7 +60,7 @@ func (w *world) askWith(g *lab.Cgroup, more string) *heir {
 }
 
 // labTerms are those of a `run` that seals g.
-func labTerms(g *lab.Cgroup, more string) []byte {
+func labTerms(g *netlab.Cgroup, more string) []byte {
 	return []byte(`{"prefix4":"198.19.0.0/16","prefix6":"fd73:6f74:746f::/64","cgroups":["` + g.Path + `"]` + more + `}`)
 }
 
@@ -154,7 +154,7 @@ func TestReplaceOldDies(t *testing.T) {
 
 // openInstance opens and attaches the instance of `run` in the test, as a process does
 // that takes over g.
-func (w *world) openInstance(g *lab.Cgroup) *intercept.Instance {
+func (w *world) openInstance(g *netlab.Cgroup) *intercept.Instance {
 	w.t.Helper()
 	var inst *intercept.Instance
 	err := w.host.Do(func() (err error) {

@@ -16,9 +16,9 @@ import (
 
 	"sotto/internal/capture"
 	"sotto/internal/control"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 	"sotto/internal/handover"
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // between has the test be the old process for the next that asks, with the sockets of the
@@ -55,7 +55,7 @@ func (w *world) between(h *heir, args []string) (*process, *handover.Conn) {
 // TestStopNew: the new process is asked to stop when it has said that it takes over, and
 // does not know yet whether it does.
 func TestStopNew(t *testing.T) {
-	setup := func(t *testing.T) (w *world, g *lab.Cgroup, p, n *process, h *heir, c *handover.Conn, wire *capture.Capture) {
+	setup := func(t *testing.T) (w *world, g *netlab.Cgroup, p, n *process, h *heir, c *handover.Conn, wire *capture.Capture) {
 		w = newWorld(t)
 		wire = w.watch()
 		g = w.cgroup("workload")
@@ -120,7 +120,7 @@ func TestStopNewAnywhere(t *testing.T) {
 	t.Logf("seed %d", seed)
 	p, after := w.start("sealed", args...), 0
 	for round := range 20 {
-		c, err := capture.Start(w.lan.NS, lab.LANIf)
+		c, err := capture.Start(w.lan.NS, netlab.LANIf)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -228,7 +228,7 @@ func TestReplaceStopping(t *testing.T) {
 		// A query that is not answered has the stop take a second.
 		release := make(chan struct{})
 		zone := w.zone(sealed4, sealed6)
-		w.handler.Set(dot.Hold(release, zone))
+		w.handler.Set(dnstest.Hold(release, zone))
 		before := w.upstream.Stats().Queries()
 		pending := w.host.Command(t.Context(), g, "dig", "+tries=1", "+timeout=4", "@8.8.8.8", fmt.Sprintf("pending%d.example", ms))
 		if err := pending.Start(); err != nil {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/capture"
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // waitsForOutcome is what a process logs that defers a stop.
@@ -29,7 +29,7 @@ func (w *world) stopWatching(c *capture.Capture) {
 }
 
 // resolves fails the test if a query from g is not answered over TLS.
-func (w *world) resolves(when string, g *lab.Cgroup) {
+func (w *world) resolves(when string, g *netlab.Cgroup) {
 	w.t.Helper()
 	for _, proto := range []string{"+notcp", "+tcp"} {
 		if out := w.dig(w.host, g, proto, "@8.8.8.8", "works.example"); !strings.Contains(out, sealed4) {
@@ -39,7 +39,7 @@ func (w *world) resolves(when string, g *lab.Cgroup) {
 }
 
 // open fails the test if the seal is not.
-func (w *world) open(when string, g *lab.Cgroup) {
+func (w *world) open(when string, g *netlab.Cgroup) {
 	w.t.Helper()
 	if out := w.dig(w.host, g, "@8.8.8.8", "open.example"); !strings.Contains(out, plain4) {
 		w.t.Errorf("%s the seal is not open:\n%s", when, out)
@@ -61,7 +61,7 @@ func (w *world) askToStop(p *process) {
 // answers until the outcome is known: if the other one fails it takes everything back, and
 // stops then as it would have; else it has nothing to stop.
 func TestStopDuringTakeover(t *testing.T) {
-	setup := func(t *testing.T, with ...string) (*world, *lab.Cgroup, *process, *capture.Capture) {
+	setup := func(t *testing.T, with ...string) (*world, *netlab.Cgroup, *process, *capture.Capture) {
 		w := newWorld(t)
 		c := w.watch()
 		g := w.cgroup("workload")

@@ -16,8 +16,8 @@ func newRouter(p rulePlan, t table) forwarder.Router {
 	for i, use := range p.uses {
 		r := forwarder.Route{Rule: i + 1}
 		switch use {
-		case useOrigin:
-			r.Action = forwarder.ToOrigin
+		case usePlain:
+			r.Action = forwarder.Plain
 		case useRefuse:
 			r.Action = forwarder.Refuse
 		case useNoData:
@@ -39,6 +39,6 @@ func newRouter(p rulePlan, t table) forwarder.Router {
 		if o.Removed && byWorkload {
 			return forwarder.Route{Action: forwarder.RefuseRemoved}
 		}
-		return routes[1+p.set.Match(rules.Query{Name: q.Name, Type: q.Type, Workload: o.Workload, Origin: o.Addr})]
+		return routes[1+p.set.Match(rules.Query{Name: q.Name, Type: q.Type, Workload: o.Workload, Nameserver: o.Addr})]
 	}
 }

@@ -26,9 +26,9 @@ workload = "app.slice/**"
 names-file = "blocked"
 use = "refuse"
 [[rule]]
-origin = ["192.168.1.1", "2001:db8::/32"]
+nameserver = ["192.168.1.1", "2001:db8::/32"]
 name = "home.arpa"
-use = "origin"
+use = "plain"
 [[rule]]
 name = "plain.example"
 use = "default"
@@ -54,8 +54,8 @@ use = "default"
 		{"x.ads.example", wire.TypeA, "other.slice/x", "", forwarder.Route{Upstream: def}},
 		{"exact.example", wire.TypeA, "app.slice", "", forwarder.Route{Action: forwarder.Refuse, Rule: 3}},
 		{"x.exact.example", wire.TypeA, "app.slice", "", forwarder.Route{Upstream: def}},
-		{"printer.home.arpa", wire.TypeA, "", "192.168.1.1:53", forwarder.Route{Action: forwarder.ToOrigin, Rule: 4}},
-		{"printer.home.arpa", wire.TypeA, "", "[2001:db8::53]:53", forwarder.Route{Action: forwarder.ToOrigin, Rule: 4}},
+		{"printer.home.arpa", wire.TypeA, "", "192.168.1.1:53", forwarder.Route{Action: forwarder.Plain, Rule: 4}},
+		{"printer.home.arpa", wire.TypeA, "", "[2001:db8::53]:53", forwarder.Route{Action: forwarder.Plain, Rule: 4}},
 		{"printer.home.arpa", wire.TypeA, "", "192.168.1.2:53", forwarder.Route{Upstream: def}},
 		{"plain.example", wire.TypeA, "", "", forwarder.Route{Upstream: def, Rule: 5}},
 	} {

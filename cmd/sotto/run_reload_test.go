@@ -71,13 +71,13 @@ func TestRunReload(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestRunOrigin: what a rule sends to the nameserver that was meant goes there, in
+// TestRunPlain: what a rule sends to the nameserver that was meant goes there, in
 // plain DNS, over UDP and TCP; nothing else does.
-func TestRunOrigin(t *testing.T) {
+func TestRunPlain(t *testing.T) {
 	w := newWorld(t)
 	g := w.cgroup("workload")
 	config := filepath.Join(t.TempDir(), "sotto.toml")
-	write(t, config, "[[rule]]\nname = \"home.example\"\norigin = [\"8.8.8.8\", \"2001:db8::/32\"]\nuse = \"origin\"\n")
+	write(t, config, "[[rule]]\nname = \"home.example\"\nnameserver = [\"8.8.8.8\", \"2001:db8::/32\"]\nuse = \"plain\"\n")
 	p := w.start("sealed", append(w.runArgs(g), "--config", config)...)
 	for _, tc := range []struct{ server, name, want string }{
 		{"8.8.8.8", "printer.home.example", plain4},

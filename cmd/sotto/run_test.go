@@ -17,9 +17,9 @@ import (
 	"testing"
 	"time"
 
-	"sotto/intercept/netns"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+	"sotto/internal/netns"
 )
 
 func spkiPin(c *x509.Certificate) string {
@@ -28,7 +28,7 @@ func spkiPin(c *x509.Certificate) string {
 }
 
 // runArgs have `run` seal the cgroups given.
-func (w *world) runArgs(groups ...*lab.Cgroup) []string {
+func (w *world) runArgs(groups ...*netlab.Cgroup) []string {
 	args := append([]string{"run", "--log-queries"}, w.upstreamArgs()...)
 	for _, g := range groups {
 		args = append(args, "--cgroup", g.Path)
@@ -37,7 +37,7 @@ func (w *world) runArgs(groups ...*lab.Cgroup) []string {
 }
 
 // cgroup makes a cgroup that goes with the world.
-func (w *world) cgroup(name string) *lab.Cgroup {
+func (w *world) cgroup(name string) *netlab.Cgroup {
 	w.t.Helper()
 	g, err := w.lab.Cgroup(name)
 	if err != nil {
@@ -47,9 +47,9 @@ func (w *world) cgroup(name string) *lab.Cgroup {
 }
 
 // dig asks from a host in a cgroup and returns what it printed.
-func (w *world) dig(h *lab.Host, g *lab.Cgroup, args ...string) string {
+func (w *world) dig(h *netlab.Host, g *netlab.Cgroup, args ...string) string {
 	w.t.Helper()
-	out, err := h.Command(w.t.Context(), g, testnet.NeedTool(w.t, "dig"), append([]string{"+tries=1", "+timeout=4"}, args...)...).CombinedOutput()
+	out, err := h.Command(w.t.Context(), g, labtest.NeedTool(w.t, "dig"), append([]string{"+tries=1", "+timeout=4"}, args...)...).CombinedOutput()
 	if err != nil {
 		return err.Error() + "\n" + string(out)
 	}
@@ -89,7 +89,7 @@ func (w *world) nothingLeft() {
 			}
 		}
 	}
-	root, err := lab.CgroupRoot()
+	root, err := netlab.CgroupRoot()
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func (w *world) nothingLeft() {
 // workloads and nameservers apart.
 func TestRun(t *testing.T) {
 	w := newWorld(t)
-	containers := testnet.Containers(t, w.lab, w.host, "one", "two")
+	containers := labtest.Containers(t, w.lab, w.host, "one", "two")
 	a, b, free := w.cgroup("a"), w.cgroup("b"), w.cgroup("free")
 	below, err := w.lab.Below(a, "below")
 	if err != nil {
@@ -123,8 +123,8 @@ func TestRun(t *testing.T) {
 	p := w.start("sealed", append(w.runArgs(a, b), "--exclude", excluded.Path)...)
 	for _, tc := range []struct {
 		who    string
-		h      *lab.Host
-		g      *lab.Cgroup
+		h      *netlab.Host
+		g      *netlab.Cgroup
 		server string
 		name   string
 		want   string
@@ -171,7 +171,7 @@ func TestRun(t *testing.T) {
 // behind a masquerading bridge whose cgroup `run` seals.
 func TestRunClients(t *testing.T) {
 	w := newWorld(t)
-	container := testnet.Containers(t, w.lab, w.host, "one")[0]
+	container := labtest.Containers(t, w.lab, w.host, "one")[0]
 	g := w.cgroup("container")
 	p := w.start("sealed", w.runArgs(g)...)
 	w.watch()
@@ -313,7 +313,7 @@ func TestKilled(t *testing.T) {
 func TestExecKilled(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
-	dig := testnet.NeedTool(t, "dig")
+	dig := labtest.NeedTool(t, "dig")
 	out := filepath.Join(t.TempDir(), "out")
 	script := "echo ready; while :; do " + dig + " +short +tries=1 +timeout=1 @8.8.8.8 k.example >>" + out + " 2>&1; sleep 0.05; done"
 	p := w.start("ready", append(append([]string{"exec"}, w.upstreamArgs()...), "--", "sh", "-c", script)...)

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/forwarder"
-	"sotto/internal/confine"
+	"sotto/internal/privdrop"
 )
 
 func (e *env) serveVerb() *cobra.Command {
@@ -72,7 +72,7 @@ func (e *env) serve(ctx context.Context, load loader) (err error) {
 	defer st.close()
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	e.confine(st.log, nil, confine.Kernel()...) // it touches nothing of the machine's
+	e.confine(st.log, nil, privdrop.Kernel()...) // it touches nothing of the machine's
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return st.r.Run(ctx) })
 	g.Go(func() error { return st.run(ctx, hup) })

@@ -20,8 +20,8 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab/labtest"
+	"sotto/internal/netns"
 )
 
 // asService is a script that has PID 1 of a process namespace run sotto with mounts of its
@@ -54,7 +54,7 @@ func (w *world) service(ready string, args ...string) *process {
 func (w *world) serviceAfter(setup, ready string, args ...string) *process {
 	w.t.Helper()
 	line := append([]string{"--pid", "--fork", "--kill-child", "--mount", "--propagation", "unchanged", "sh", "-c", asService, executable()}, args...)
-	p := &process{cmd: w.host.Command(context.Background(), nil, testnet.NeedTool(w.t, "unshare"), line...), done: make(chan struct{})}
+	p := &process{cmd: w.host.Command(context.Background(), nil, labtest.NeedTool(w.t, "unshare"), line...), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), selfEnv+"=sotto", "GORACE=atexit_sleep_ms=0", "SETUP="+setup, "STRICT="+strict)
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	p.cmd.WaitDelay = time.Second

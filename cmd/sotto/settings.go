@@ -74,12 +74,12 @@ type groupBlock struct {
 
 // ruleBlock is one [[rule]].
 type ruleBlock struct {
-	Workload  oneOrMore `toml:"workload"`
-	Name      oneOrMore `toml:"name"`
-	NamesFile oneOrMore `toml:"names-file"`
-	Origin    oneOrMore `toml:"origin"`
-	Type      oneOrMore `toml:"type"`
-	Use       string    `toml:"use"`
+	Workload   oneOrMore `toml:"workload"`
+	Name       oneOrMore `toml:"name"`
+	NamesFile  oneOrMore `toml:"names-file"`
+	Nameserver oneOrMore `toml:"nameserver"`
+	Type       oneOrMore `toml:"type"`
+	Use        string    `toml:"use"`
 }
 
 // defaultSettings are Sotto's own: two operators that share no infrastructure,

@@ -75,8 +75,8 @@ func TestMistakes(t *testing.T) {
 		{"[[rule]]\nname = \"*.example\"\nuse = \"refuse\"", "2:8", "without a star"},
 		{"[[rule]]\ntype = [\"A\", \"QUAD\"]\nuse = \"refuse\"", "2:14", "no record type"},
 		{"[[rule]]\nworkload = \"a[b]\"\nuse = \"refuse\"", "2:12", "classes"},
-		{"[[rule]]\norigin = \"10.0.0.0/99\"\nuse = \"refuse\"", "2:10", "no address and no network"},
-		{"[[rule]]\norigin = [\"10.0.0.0/8\", \"10.0.0.1/8\"]\nuse = \"refuse\"", "2:25", "bits behind its length"},
+		{"[[rule]]\nnameserver = \"10.0.0.0/99\"\nuse = \"refuse\"", "2:14", "no address and no network"},
+		{"[[rule]]\nnameserver = [\"10.0.0.0/8\", \"10.0.0.1/8\"]\nuse = \"refuse\"", "2:29", "bits behind its length"},
 		{"[[rule]]\nname = []\nuse = \"refuse\"", "2:1", "it is empty"},
 		{"[[rule]]\nnames-file = [\"nowhere\"]\nuse = \"refuse\"", "2:15", "nowhere"},
 		{"[[rule]]\nnames-file = \"names\"\nuse = \"refuse\"", "2:14", "names: line 2:"},
@@ -105,12 +105,12 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// TestServeKnowsNoOrigin: rules that could never decide in `serve`, or that it
+// TestServeRejectsNameserverRules: rules that could never decide in `serve`, or that it
 // could not follow, are mistakes there and nowhere else.
-func TestServeKnowsNoOrigin(t *testing.T) {
+func TestServeRejectsNameserverRules(t *testing.T) {
 	for text, want := range map[string]string{
-		"[[rule]]\nname = \"a.example\"\nuse = \"origin\"":                                "sotto.toml:3:7: use: 'sotto serve' does not know",
-		"[[rule]]\norigin = \"10.0.0.0/8\"\nuse = \"refuse\"":                             "sotto.toml:2:10: origin: 'sotto serve' knows no origin",
+		"[[rule]]\nname = \"a.example\"\nuse = \"plain\"":                                 "sotto.toml:3:7: use: 'sotto serve' does not know",
+		"[[rule]]\nnameserver = \"10.0.0.0/8\"\nuse = \"refuse\"":                         "sotto.toml:2:14: nameserver: 'sotto serve' knows no nameserver",
 		"[[rule]]\nname = \"a.example\"\nworkload = [\"app.slice/**\"]\nuse = \"refuse\"": "sotto.toml:3:1: workload: 'sotto serve' knows no workload",
 	} {
 		if _, _, err := planText(text, planFor{serve: true, read: files{}.read}); err == nil || !strings.HasPrefix(err.Error(), want) {

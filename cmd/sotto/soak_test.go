@@ -18,7 +18,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // soakFor says how long TestSoak runs: ten minutes are what it is made for.
@@ -27,30 +27,30 @@ const soakFor = "SOTTO_SOAK"
 // restarting is a DNS over TLS server that comes and goes at one address.
 type restarting struct {
 	t    *testing.T
-	cfg  dot.Config
+	cfg  dnstest.Config
 	at   netip.AddrPort
-	srv  *dot.Server
+	srv  *dnstest.Server
 	stop func()
 }
 
-func newRestarting(t *testing.T, ca *dot.CA) *restarting {
+func newRestarting(t *testing.T, ca *dnstest.CA) *restarting {
 	t.Helper()
-	zone, err := dot.NewZone(dot.ZoneConfig{})
+	zone, err := dnstest.NewZone(dnstest.ZoneConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := ca.Issue(dot.CertOptions{Names: []string{upstreamName}})
+	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &restarting{t: t, cfg: dot.Config{Handler: zone, Certificate: cert}, at: netip.MustParseAddrPort("127.0.0.1:0")}
+	r := &restarting{t: t, cfg: dnstest.Config{Handler: zone, Certificate: cert}, at: netip.MustParseAddrPort("127.0.0.1:0")}
 	r.start()
 	t.Cleanup(func() { r.stop() })
 	return r
 }
 
 func (r *restarting) start() {
-	l, err := dot.Listen(r.at)
+	l, err := dnstest.Listen(r.at)
 	if err != nil {
 		r.t.Error(err)
 		return
@@ -58,7 +58,7 @@ func (r *restarting) start() {
 	r.at = netip.MustParseAddrPort(l.Addr().String())
 	cfg := r.cfg
 	cfg.TLS = []net.Listener{l}
-	if r.srv, err = dot.New(cfg); err != nil {
+	if r.srv, err = dnstest.New(cfg); err != nil {
 		r.t.Error(err)
 		return
 	}
@@ -206,7 +206,7 @@ func TestSoak(t *testing.T) {
 	} else if testing.Short() {
 		length = 4 * time.Second
 	}
-	ca, err := dot.NewCA()
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}

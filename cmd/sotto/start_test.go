@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"sotto/forwarder/upstream"
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // sh runs a script in the host.
@@ -98,7 +98,7 @@ func TestNetworkChangesUnderLoad(t *testing.T) {
 
 // changes takes the network away under load, if out says how, and has it come back
 // otherwise. It returns how long it took from the change until a new name was answered.
-func (w *world) changes(g *lab.Cgroup, out, back string) time.Duration {
+func (w *world) changes(g *netlab.Cgroup, out, back string) time.Duration {
 	w.t.Helper()
 	r := w.startLoad(g, 500)
 	handled := w.upstream.Stats().Queries()

@@ -17,9 +17,9 @@ import (
 	"time"
 
 	"sotto/internal/capture"
-	"sotto/internal/dot"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/dnstest"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // What the two nameservers of a world say, so that an answer tells who gave it.
@@ -28,7 +28,7 @@ const (
 	plain4, plain6   = "203.0.113.66", "2001:db8:bad::66"
 
 	upstreamName = "dns.example"
-	upstreamAddr = lab.LANAddr4 + ":853"
+	upstreamAddr = netlab.LANAddr4 + ":853"
 )
 
 // world is a host whose only way leads to a LAN. There a DNS over TLS server is
@@ -36,11 +36,11 @@ const (
 // nobody caught. A capture on the LAN's end of the wire sees everything.
 type world struct {
 	t         *testing.T
-	lab       *lab.Lab
-	host, lan *lab.Host
-	upstream  *dot.Server
-	handler   *dot.Switch
-	ca        *dot.CA
+	lab       *netlab.Lab
+	host, lan *netlab.Host
+	upstream  *dnstest.Server
+	handler   *dnstest.Switch
+	ca        *dnstest.CA
 	caFile    string
 
 	names int // that fresh asked for
@@ -51,22 +51,22 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	l, host, lan := testnet.LAN(t)
-	ca, err := dot.NewCA()
+	l, host, lan := labtest.LAN(t)
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &world{t: t, lab: l, host: host, lan: lan, ca: ca, caFile: filepath.Join(t.TempDir(), "ca.pem")}
 	write(t, w.caFile, string(ca.PEM()))
-	w.handler = dot.NewSwitch(w.zone(sealed4, sealed6))
+	w.handler = dnstest.NewSwitch(w.zone(sealed4, sealed6))
 	w.startUpstream()
 	w.startPlain()
 	return w
 }
 
-func (w *world) zone(a, aaaa string) *dot.Zone {
+func (w *world) zone(a, aaaa string) *dnstest.Zone {
 	w.t.Helper()
-	zone, err := dot.NewZone(dot.ZoneConfig{A: []netip.Addr{netip.MustParseAddr(a)}, AAAA: []netip.Addr{netip.MustParseAddr(aaaa)}})
+	zone, err := dnstest.NewZone(dnstest.ZoneConfig{A: []netip.Addr{netip.MustParseAddr(a)}, AAAA: []netip.Addr{netip.MustParseAddr(aaaa)}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -76,13 +76,13 @@ func (w *world) zone(a, aaaa string) *dot.Zone {
 // startUpstream serves TLS on the LAN, whatever w.handler says.
 func (w *world) startUpstream() {
 	w.t.Helper()
-	cert, err := w.ca.Issue(dot.CertOptions{Names: []string{upstreamName}, IPs: []netip.Addr{netip.MustParseAddr(lab.LANAddr4)}})
+	cert, err := w.ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}, IPs: []netip.Addr{netip.MustParseAddr(netlab.LANAddr4)}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cfg := dot.Config{Handler: w.handler, Certificate: cert, LogQueries: 10000}
+	cfg := dnstest.Config{Handler: w.handler, Certificate: cert, LogQueries: 10000}
 	err = w.lan.Do(func() error {
-		l, err := dot.Listen(netip.MustParseAddrPort("[::]:853"))
+		l, err := dnstest.Listen(netip.MustParseAddrPort("[::]:853"))
 		cfg.TLS = []net.Listener{l}
 		return err
 	})
@@ -95,10 +95,10 @@ func (w *world) startUpstream() {
 // startPlain answers in the clear at every nameserver's address.
 func (w *world) startPlain() {
 	w.t.Helper()
-	cfg := dot.Config{Handler: w.zone(plain4, plain6)}
+	cfg := dnstest.Config{Handler: w.zone(plain4, plain6)}
 	err := w.lan.Do(func() error {
-		for _, addr := range lab.Nameservers {
-			l, pc, err := dot.ListenPlain(netip.AddrPortFrom(netip.MustParseAddr(addr), 53))
+		for _, addr := range netlab.Nameservers {
+			l, pc, err := dnstest.ListenPlain(netip.AddrPortFrom(netip.MustParseAddr(addr), 53))
 			if err != nil {
 				return err
 			}
@@ -112,7 +112,7 @@ func (w *world) startPlain() {
 	w.serve(cfg)
 }
 
-func (w *world) serve(cfg dot.Config) *dot.Server {
+func (w *world) serve(cfg dnstest.Config) *dnstest.Server {
 	w.t.Helper()
 	return runServer(w.t, cfg)
 }
@@ -121,7 +121,7 @@ func (w *world) serve(cfg dot.Config) *dot.Server {
 // capture and returns the packets to or from port 53 that crossed.
 func (w *world) detect() (c *capture.Capture, plain func() []capture.Packet) {
 	w.t.Helper()
-	c, err := capture.Start(w.lan.NS, lab.LANIf)
+	c, err := capture.Start(w.lan.NS, netlab.LANIf)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -148,12 +148,12 @@ func (w *world) watch() *capture.Capture {
 }
 
 // self prepares this program as another in the host.
-func (w *world) self(ctx context.Context, as string, args ...string) *lab.Cmd {
+func (w *world) self(ctx context.Context, as string, args ...string) *netlab.Cmd {
 	return w.selfIn(ctx, nil, as, args...)
 }
 
 // selfIn is self in a cgroup, which may be nil.
-func (w *world) selfIn(ctx context.Context, g *lab.Cgroup, as string, args ...string) *lab.Cmd {
+func (w *world) selfIn(ctx context.Context, g *netlab.Cgroup, as string, args ...string) *netlab.Cmd {
 	cmd := w.host.Command(ctx, g, executable(), args...)
 	// The race detector would have every process wait a second before it ends.
 	cmd.Env = append(os.Environ(), selfEnv+"="+as, "GORACE=atexit_sleep_ms=0")
@@ -189,7 +189,7 @@ func (w *world) sotto(args ...string) (stdout, stderr string, status int) {
 }
 
 // ran remembers a sotto, for nothingLeft.
-func (w *world) ran(cmd *lab.Cmd) {
+func (w *world) ran(cmd *netlab.Cmd) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.pids = append(w.pids, cmd.Process.Pid)
@@ -220,7 +220,7 @@ func (w *world) resolvConf(nameservers ...string) []string {
 
 // process is a sotto that runs beside the test.
 type process struct {
-	cmd  *lab.Cmd
+	cmd  *netlab.Cmd
 	done chan struct{} // closed when it ended
 	err  error
 
@@ -249,7 +249,7 @@ func (w *world) start(ready string, args ...string) *process {
 }
 
 // startIn is start in a cgroup, which may be nil.
-func (w *world) startIn(g *lab.Cgroup, ready string, args ...string) *process {
+func (w *world) startIn(g *netlab.Cgroup, ready string, args ...string) *process {
 	w.t.Helper()
 	p, err := w.launch(g, args...)
 	if err != nil {
@@ -267,7 +267,7 @@ func (w *world) startIn(g *lab.Cgroup, ready string, args ...string) *process {
 }
 
 // launch starts sotto beside the test, in a cgroup if one is given, and does not wait.
-func (w *world) launch(g *lab.Cgroup, args ...string) (*process, error) {
+func (w *world) launch(g *netlab.Cgroup, args ...string) (*process, error) {
 	p := &process{cmd: w.selfIn(context.Background(), g, "sotto", args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	p.cmd.WaitDelay = time.Second // what it started may hold its output after it was killed

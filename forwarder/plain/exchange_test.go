@@ -17,7 +17,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 func TestExchange(t *testing.T) {
@@ -93,14 +93,14 @@ func TestTruncated(t *testing.T) {
 // TestLong: the longest replies that there can be.
 func TestLong(t *testing.T) {
 	const maxUDP = 65507 // less IPv4's and UDP's headers
-	s := serve(t, loopback, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, loopback, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		n := wire.MaxMessage
-		if r.Transport == dot.UDP {
+		if r.Transport == dnstest.UDP {
 			n = maxUDP
 		}
 		msg := append(bytes.Clone(r.Query), make([]byte, n-len(r.Query))...)
 		msg[2] |= bitQR
-		return dot.Answer{Msg: msg}
+		return dnstest.Answer{Msg: msg}
 	}))
 	c := client(t, Config{})
 	for tcp, want := range map[bool]int{false: maxUDP, true: wire.MaxMessage} {
@@ -121,14 +121,14 @@ func TestLong(t *testing.T) {
 // that could has to.
 func TestBareReplies(t *testing.T) {
 	both(t, func(t *testing.T, tcp bool) {
-		h := dot.NewSwitch(dot.HeaderOnly(dot.RcodeRefused))
+		h := dnstest.NewSwitch(dnstest.HeaderOnly(dnstest.RcodeRefused))
 		s := serve(t, loopback, h)
 		c := client(t, Config{})
 		reply, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		if err != nil || wire.Rcode(reply) != wire.RcodeRefused {
 			t.Fatalf("%x, %v", reply, err)
 		}
-		h.Set(dot.HeaderOnly(dot.RcodeSuccess))
+		h.Set(dnstest.HeaderOnly(dnstest.RcodeSuccess))
 		if reply, err = c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, soon()); err == nil {
 			t.Errorf("%x was taken", reply)
 		}
@@ -141,7 +141,7 @@ func TestBareReplies(t *testing.T) {
 
 // TestResend: what is lost is sent again from the same socket, an UPDATE is not.
 func TestResend(t *testing.T) {
-	h := dot.NewSwitch(dot.Silent())
+	h := dnstest.NewSwitch(dnstest.Silent())
 	s := serve(t, loopback, h)
 	c := client(t, Config{})
 	c.resend = []time.Duration{20 * time.Millisecond, 60 * time.Millisecond, time.Hour}
@@ -163,9 +163,9 @@ func TestResend(t *testing.T) {
 	}
 	var seen sync.Map
 	z := zone(t)
-	h.Set(dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	h.Set(dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		if _, again := seen.LoadOrStore(r.Remote, true); !again {
-			return dot.Answer{}
+			return dnstest.Answer{}
 		}
 		return z.Answer(r)
 	}))
@@ -180,7 +180,7 @@ func TestResend(t *testing.T) {
 func TestCancel(t *testing.T) {
 	both(t, func(t *testing.T, tcp bool) {
 		ctx, cancel := context.WithCancel(t.Context())
-		s := serve(t, loopback, dot.HandlerFunc(func(*dot.Request) dot.Answer { cancel(); return dot.Answer{} }))
+		s := serve(t, loopback, dnstest.HandlerFunc(func(*dnstest.Request) dnstest.Answer { cancel(); return dnstest.Answer{} }))
 		began := time.Now()
 		_, err := client(t, Config{}).Exchange(ctx, s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		fails(t, err, wire.EDEOther, context.Canceled, "the query was given up")
@@ -208,7 +208,7 @@ func TestPast(t *testing.T) {
 func TestOverloaded(t *testing.T) {
 	release := make(chan struct{})
 	z := zone(t)
-	s := serve(t, loopback, dot.Hold(release, z))
+	s := serve(t, loopback, dnstest.Hold(release, z))
 	c := client(t, Config{MaxInflight: 4})
 	var wg sync.WaitGroup
 	for i := range 4 {

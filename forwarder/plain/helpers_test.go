@@ -13,19 +13,19 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
 // serve answers over UDP and TCP until the test ends.
-func serve(tb testing.TB, at netip.Addr, h dot.Handler) *dot.Server {
+func serve(tb testing.TB, at netip.Addr, h dnstest.Handler) *dnstest.Server {
 	tb.Helper()
-	l, pc, err := dot.ListenPlain(netip.AddrPortFrom(at, 0))
+	l, pc, err := dnstest.ListenPlain(netip.AddrPortFrom(at, 0))
 	if err != nil {
 		tb.Skipf("no socket on %s: %v", at, err)
 	}
-	s, err := dot.New(dot.Config{Handler: h, TCP: []net.Listener{l}, UDP: []net.PacketConn{pc}, LogQueries: 1000})
+	s, err := dnstest.New(dnstest.Config{Handler: h, TCP: []net.Listener{l}, UDP: []net.PacketConn{pc}, LogQueries: 1000})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -41,9 +41,9 @@ func serve(tb testing.TB, at netip.Addr, h dot.Handler) *dot.Server {
 	return s
 }
 
-func zone(tb testing.TB) *dot.Zone {
+func zone(tb testing.TB) *dnstest.Zone {
 	tb.Helper()
-	z, err := dot.NewZone(dot.ZoneConfig{})
+	z, err := dnstest.NewZone(dnstest.ZoneConfig{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -51,11 +51,11 @@ func zone(tb testing.TB) *dot.Zone {
 }
 
 // echo answers with the query as a reply.
-func echo() dot.Handler {
-	return dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+func echo() dnstest.Handler {
+	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		msg := append([]byte(nil), r.Query...)
 		msg[2] |= bitQR
-		return dot.Answer{Msg: msg}
+		return dnstest.Answer{Msg: msg}
 	})
 }
 

@@ -19,7 +19,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // udpServer calls answer with every datagram until the test ends.
@@ -129,7 +129,7 @@ func TestFlood(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	l, pc, err := dot.ListenPlain(netip.AddrPortFrom(loopback, 0))
+	l, pc, err := dnstest.ListenPlain(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,16 +189,16 @@ func TestBadConnections(t *testing.T) {
 	z := zone(t)
 	const closed = "the nameserver closed the connection "
 	for name, c := range map[string]struct {
-		h     dot.Handler
+		h     dnstest.Handler
 		cause error
 		text  string
 	}{
-		"reset":     {dot.ResetAll(), syscall.ECONNRESET, "the nameserver reset the connection"},
-		"close":     {dot.CloseAfter(1, dot.Silent()), io.EOF, closed + "before the answer's end"},
-		"truncated": {dot.TruncatedFrame(z), io.ErrUnexpectedEOF, closed + "in the middle of a message"},
-		"short":     {dot.Short(), errNoFrame, errNoFrame.Error() + ": a frame of 3 bytes"},
-		"strays": {dot.HandlerFunc(func(r *dot.Request) dot.Answer {
-			return dot.Answer{Raw: bytes.Repeat(dot.Frame(variants(r.Query)["ID"]), maxStrayFrames+1)}
+		"reset":     {dnstest.ResetAll(), syscall.ECONNRESET, "the nameserver reset the connection"},
+		"close":     {dnstest.CloseAfter(1, dnstest.Silent()), io.EOF, closed + "before the answer's end"},
+		"truncated": {dnstest.TruncatedFrame(z), io.ErrUnexpectedEOF, closed + "in the middle of a message"},
+		"short":     {dnstest.Short(), errNoFrame, errNoFrame.Error() + ": a frame of 3 bytes"},
+		"strays": {dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
+			return dnstest.Answer{Raw: bytes.Repeat(dnstest.Frame(variants(r.Query)["ID"]), maxStrayFrames+1)}
 		}), errStrays, errStrays.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -209,9 +209,9 @@ func TestBadConnections(t *testing.T) {
 			fails(t, err, wire.EDENetworkError, c.cause, c.text)
 		})
 	}
-	s := serve(t, loopback, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, loopback, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
-		a.Raw, a.Msg = append(dot.Frame(variants(r.Query)["name"]), dot.Frame(a.Msg)...), nil
+		a.Raw, a.Msg = append(dnstest.Frame(variants(r.Query)["name"]), dnstest.Frame(a.Msg)...), nil
 		return a
 	}))
 	if _, err := client(t, Config{}).Exchange(t.Context(), s.Addr(), ask(t, "abc.", dns.TypeA), true, inAWhile()); err != nil {
@@ -221,8 +221,8 @@ func TestBadConnections(t *testing.T) {
 
 // TestNothingIsLeft: sockets go with their queries, however these end.
 func TestNothingIsLeft(t *testing.T) {
-	s := serve(t, loopback, dot.ResetAll())
-	silent := serve(t, loopback, dot.Silent())
+	s := serve(t, loopback, dnstest.ResetAll())
+	silent := serve(t, loopback, dnstest.Silent())
 	c := client(t, Config{})
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it closes what is forgotten
 	before := descriptors(t)

@@ -18,7 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 const (
@@ -39,7 +39,7 @@ func startNSD(t *testing.T) netip.AddrPort {
 			t.Skip("nsd is not installed")
 		}
 	}
-	l, pc, err := dot.ListenPlain(netip.AddrPortFrom(loopback, 0))
+	l, pc, err := dnstest.ListenPlain(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // draws is how often each of them is looked at. With so many, half of the values is 20
@@ -25,7 +25,7 @@ func TestIDsAndPortsAreRandom(t *testing.T) {
 	var mu sync.Mutex
 	var ids, ports []int
 	z := zone(t)
-	s := serve(t, loopback, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, loopback, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		mu.Lock()
 		defer mu.Unlock()
 		ids, ports = append(ids, int(wire.ID(r.Query))), append(ports, int(r.Remote.Port()))

@@ -17,28 +17,28 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // transferServer answers each query over TCP with those messages, and then does what
 // is said. change may alter them.
-func transferServer(t *testing.T, then dot.End, change func(i int, msg []byte) []byte, msgs ...string) *dot.Server {
+func transferServer(t *testing.T, then dnstest.End, change func(i int, msg []byte) []byte, msgs ...string) *dnstest.Server {
 	t.Helper()
-	return serve(t, loopback, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	return serve(t, loopback, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		var raw []byte
 		for i, short := range msgs {
 			msg := message(t, r.Query, i == 0, strings.Fields(short)...)
 			if change != nil {
 				msg = change(i, msg)
 			}
-			raw = append(raw, dot.Frame(msg)...)
+			raw = append(raw, dnstest.Frame(msg)...)
 		}
-		return dot.Answer{Raw: raw, Then: then}
+		return dnstest.Answer{Raw: raw, Then: then}
 	}))
 }
 
 // collect runs a transfer and returns its messages.
-func collect(ctx context.Context, c *Client, s *dot.Server, query []byte, until time.Time) ([][]byte, error) {
+func collect(ctx context.Context, c *Client, s *dnstest.Server, query []byte, until time.Time) ([][]byte, error) {
 	var got [][]byte
 	err := c.Transfer(ctx, s.Addr(), query, until, func(msg []byte) error {
 		got = append(got, bytes.Clone(msg))
@@ -62,7 +62,7 @@ func TestTransfer(t *testing.T) {
 		"up to date": {ixfr(t, 5), []string{"5", "beyond"}, 1},
 		"whole":      {ixfr(t, 3), []string{"5 a", "a 5", "beyond"}, 2},
 	} {
-		s := transferServer(t, dot.Keep, tail, c.msgs...)
+		s := transferServer(t, dnstest.Keep, tail, c.msgs...)
 		got, err := collect(t.Context(), client(t, Config{}), s, c.query, inAWhile())
 		if err != nil || len(got) != c.want {
 			t.Errorf("%s: %d messages, %v", what, len(got), err)
@@ -73,14 +73,14 @@ func TestTransfer(t *testing.T) {
 				t.Errorf("%s: message %d is\n%x: want\n%x", what, i, msg, want)
 			}
 		}
-		if q := s.Log()[0]; q.Transport != dot.TCP || !sameButID(q.Query, c.query) {
+		if q := s.Log()[0]; q.Transport != dnstest.TCP || !sameButID(q.Query, c.query) {
 			t.Errorf("%s: asked %x over %s", what, q.Query, q.Transport)
 		}
 	}
 }
 
 func TestTransferRefused(t *testing.T) {
-	s := serve(t, loopback, dot.Rcode(dot.RcodeRefused))
+	s := serve(t, loopback, dnstest.Rcode(dnstest.RcodeRefused))
 	got, err := collect(t.Context(), client(t, Config{}), s, axfr(t), inAWhile())
 	if err != nil || len(got) != 1 || wire.Rcode(got[0]) != wire.RcodeRefused {
 		t.Errorf("%x, %v", got, err)
@@ -99,16 +99,16 @@ func TestTransferBroken(t *testing.T) {
 		}
 	}
 	for what, c := range map[string]struct {
-		then   dot.End
+		then   dnstest.End
 		change func(int, []byte) []byte
 		cause  error
 		got    int
 	}{
-		"closed":   {dot.Close, func(i int, m []byte) []byte { return m }, io.EOF, 2},
-		"ID":       {dot.Keep, second(func(m []byte) { m[0] ^= 1 }), errStrays, 1},
-		"query":    {dot.Keep, second(func(m []byte) { m[2] &^= bitQR }), errStrays, 1},
-		"question": {dot.Keep, second(func(m []byte) { m[5] = 1 }), errStrays, 1},
-		"counts":   {dot.Keep, second(func(m []byte) { m[7] = 200 }), nil, 1},
+		"closed":   {dnstest.Close, func(i int, m []byte) []byte { return m }, io.EOF, 2},
+		"ID":       {dnstest.Keep, second(func(m []byte) { m[0] ^= 1 }), errStrays, 1},
+		"query":    {dnstest.Keep, second(func(m []byte) { m[2] &^= bitQR }), errStrays, 1},
+		"question": {dnstest.Keep, second(func(m []byte) { m[5] = 1 }), errStrays, 1},
+		"counts":   {dnstest.Keep, second(func(m []byte) { m[7] = 200 }), nil, 1},
 	} {
 		s := transferServer(t, c.then, c.change, "5 a", "a")
 		got, err := collect(t.Context(), client(t, Config{}), s, axfr(t), inAWhile())
@@ -122,7 +122,7 @@ func TestTransferBroken(t *testing.T) {
 // TestTransferTimes: until is for the first message; each later one has a time of
 // its own, and all have one together.
 func TestTransferTimes(t *testing.T) {
-	slowly := transferServer(t, dot.Keep, nil, "5 a")
+	slowly := transferServer(t, dnstest.Keep, nil, "5 a")
 	c := client(t, Config{})
 	c.idle = 50 * time.Millisecond
 	got, err := collect(t.Context(), c, slowly, axfr(t), inAWhile())
@@ -138,7 +138,7 @@ func TestTransferTimes(t *testing.T) {
 	if time.Since(began) > 30*time.Second {
 		t.Error("it ended by being idle")
 	}
-	silent := serve(t, loopback, dot.Silent())
+	silent := serve(t, loopback, dnstest.Silent())
 	if got, err = collect(t.Context(), client(t, Config{}), silent, axfr(t), soon()); !isTimeout(err) || len(got) != 0 {
 		t.Errorf("silence: %d messages, %v", len(got), err)
 	}
@@ -163,9 +163,9 @@ func TestTransferOutlastsUntil(t *testing.T) {
 		if err != nil {
 			return
 		}
-		_, _ = conn.Write(dot.Frame(message(t, asked, true, "5", "a")))
+		_, _ = conn.Write(dnstest.Frame(message(t, asked, true, "5", "a")))
 		<-past
-		_, _ = conn.Write(dot.Frame(message(t, asked, false, "5")))
+		_, _ = conn.Write(dnstest.Frame(message(t, asked, false, "5")))
 	}()
 	until, n := time.Now().Add(2*time.Second), 0
 	err = client(t, Config{}).Transfer(t.Context(), l.Addr().(*net.TCPAddr).AddrPort(), query, until, func([]byte) error {
@@ -184,7 +184,7 @@ var errStop = errors.New("stop")
 
 // TestTransferStops: with the client's error, and with the context.
 func TestTransferStops(t *testing.T) {
-	s := transferServer(t, dot.Keep, nil, "5 a", "a")
+	s := transferServer(t, dnstest.Keep, nil, "5 a", "a")
 	n := 0
 	err := client(t, Config{}).Transfer(t.Context(), s.Addr(), axfr(t), inAWhile(), func([]byte) error { n++; return errStop })
 	if err != errStop || n != 1 {
@@ -204,11 +204,11 @@ func TestTransferStops(t *testing.T) {
 func TestTransferShare(t *testing.T) {
 	release := make(chan struct{})
 	z := zone(t)
-	s := serve(t, loopback, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
-		if r.Transport == dot.UDP {
+	s := serve(t, loopback, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
+		if r.Transport == dnstest.UDP {
 			return z.Answer(r)
 		}
-		return dot.Answer{Msg: message(t, r.Query, true, "5", "a", "5"), Wait: release}
+		return dnstest.Answer{Msg: message(t, r.Query, true, "5", "a", "5"), Wait: release}
 	}))
 	c := client(t, Config{MaxInflight: 8})
 	done := make(chan error)

@@ -31,8 +31,8 @@ func naiveTakes(r *Rule, q *Query) bool {
 	if len(r.Types) > 0 && !slices.ContainsFunc(r.Types, func(s string) bool { return s == wire.TypeName(q.Type) }) {
 		return false
 	}
-	origin := q.Origin.Addr().Unmap().WithZone("")
-	if len(r.Origins) > 0 && !slices.ContainsFunc(r.Origins, func(p netip.Prefix) bool { return p.Contains(origin) }) {
+	nameserver := q.Nameserver.Addr().Unmap().WithZone("")
+	if len(r.Nameservers) > 0 && !slices.ContainsFunc(r.Nameservers, func(p netip.Prefix) bool { return p.Contains(nameserver) }) {
 		return false
 	}
 	path := strings.TrimPrefix(q.Workload, "/")
@@ -143,7 +143,7 @@ func (d *dice) rule() Rule {
 	return Rule{
 		Names: several(d, d.text),
 		Types: several(d, func() string { return pick(d, "A", "AAAA", "TYPE65280") }),
-		Origins: several(d, func() netip.Prefix {
+		Nameservers: several(d, func() netip.Prefix {
 			return netip.MustParsePrefix(pick(d, "10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32", "fe80::/10", "10.1.2.3/32"))
 		}),
 		Workloads: several(d, func() string { return d.path("a", "b", "/", "*", "**", "?", `\x2d`) }),
@@ -158,7 +158,7 @@ func (d *dice) query() Query {
 	}
 	addr := pick(d, "", "10.1.2.3", "::ffff:10.9.9.9", "2001:db8::1", "fe80::1%eth0", "192.0.2.1")
 	if addr != "" {
-		q.Origin = netip.AddrPortFrom(netip.MustParseAddr(addr), 53)
+		q.Nameserver = netip.AddrPortFrom(netip.MustParseAddr(addr), 53)
 	}
 	return q
 }

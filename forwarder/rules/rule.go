@@ -28,9 +28,9 @@ type Rule struct {
 	// "." every name.
 	Names []string
 
-	// Origins are where the nameserver that was meant has to be. A query whose
-	// origin is not known meets none.
-	Origins []netip.Prefix
+	// Nameservers are where the nameserver that was meant has to be. A query whose
+	// nameserver is not known meets none.
+	Nameservers []netip.Prefix
 
 	// Types are query types: mnemonics, or TYPE123. ANY is the query for "any
 	// type" (255) and not every query: for that leave Types empty.
@@ -42,10 +42,10 @@ type Rule struct {
 
 // Query is what rules look at.
 type Query struct {
-	Name     []byte // uncompressed wire name with its root byte, in any case
-	Type     uint16
-	Workload string         // path of the cgroup; "": not known
-	Origin   netip.AddrPort // the nameserver that was meant; zero: not known
+	Name       []byte // uncompressed wire name with its root byte, in any case
+	Type       uint16
+	Workload   string         // path of the cgroup; "": not known
+	Nameserver netip.AddrPort // the nameserver that was meant; zero: not known
 }
 
 // Error is what is wrong with a rule.
@@ -62,28 +62,28 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // conditions are those of a rule, but for its names.
 type conditions struct {
-	types   []uint16
-	origins []netip.Prefix
-	globs   []glob
+	types       []uint16
+	nameservers []netip.Prefix
+	globs       []glob
 }
 
 // none reports whether every query meets the conditions.
-func (c *conditions) none() bool { return len(c.types)+len(c.origins)+len(c.globs) == 0 }
+func (c *conditions) none() bool { return len(c.types)+len(c.nameservers)+len(c.globs) == 0 }
 
 // asked is what conditions look at.
 type asked struct {
-	typ      uint16
-	origin   netip.Addr // neither mapped nor with a zone; zero: not known
-	workload string     // without its first slash
-	known    bool       // the workload is
+	typ        uint16
+	nameserver netip.Addr // neither mapped nor with a zone; zero: not known
+	workload   string     // without its first slash
+	known      bool       // the workload is
 }
 
 func (q *Query) asked() asked {
 	return asked{
-		typ:      q.Type,
-		origin:   q.Origin.Addr().Unmap().WithZone(""),
-		workload: strings.TrimPrefix(q.Workload, "/"),
-		known:    q.Workload != "",
+		typ:        q.Type,
+		nameserver: q.Nameserver.Addr().Unmap().WithZone(""),
+		workload:   strings.TrimPrefix(q.Workload, "/"),
+		known:      q.Workload != "",
 	}
 }
 
@@ -94,7 +94,7 @@ func (c *conditions) met(a *asked) bool {
 	if len(c.types) > 0 && !slices.Contains(c.types, a.typ) {
 		return false
 	}
-	if len(c.origins) > 0 && !containedIn(c.origins, a.origin) {
+	if len(c.nameservers) > 0 && !containedIn(c.nameservers, a.nameserver) {
 		return false
 	}
 	if len(c.globs) == 0 {
@@ -131,12 +131,12 @@ func (r *Rule) compile(number int) (conditions, error) {
 		}
 		c.types = append(c.types, t)
 	}
-	for _, p := range r.Origins {
+	for _, p := range r.Nameservers {
 		p, err := checkPrefix(p)
 		if err != nil {
-			return c, &Error{number, "origins", err}
+			return c, &Error{number, "nameservers", err}
 		}
-		c.origins = append(c.origins, p)
+		c.nameservers = append(c.nameservers, p)
 	}
 	for _, s := range r.Workloads {
 		g, err := compileGlob(s)

@@ -35,14 +35,14 @@ func TestMatch(t *testing.T) {
 	s := compile(t,
 		Rule{Names: []string{"=corp.example", `dot\.ted.example`}, Types: []string{"aaaa", "TYPE65280"}, Use: "0"},
 		Rule{Names: []string{"secret.corp.example"}, Use: "1"},
-		Rule{Names: []string{"Corp.Example."}, Origins: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::ffff:192.0.2.0/120")}, Use: "2"},
+		Rule{Names: []string{"Corp.Example."}, Nameservers: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::ffff:192.0.2.0/120")}, Use: "2"},
 		Rule{Workloads: []string{"system.slice/docker-*.scope", "/user.slice/**"}, Use: "3"},
 		Rule{Names: []string{"."}, Types: []string{"ANY"}, Use: "4"},
 	)
 	at := func(s string) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(s), 53) }
 	for _, c := range []struct {
 		name, typ, workload string
-		origin              netip.AddrPort
+		nameserver          netip.AddrPort
 		want                int
 	}{
 		{name: "corp.example.", typ: "AAAA", want: 0},
@@ -52,12 +52,12 @@ func TestMatch(t *testing.T) {
 		{name: "dot.ted.example.", typ: "AAAA", want: -1},
 		{name: "a.secret.corp.example.", typ: "A", want: 1},
 		{name: "notsecret.corp.example.", typ: "A", want: -1},
-		{name: "corp.example.", typ: "A", origin: at("10.2.3.4"), want: 2},
-		{name: "corp.example.", typ: "A", origin: at("::ffff:10.2.3.4"), want: 2},
-		{name: "corp.example.", typ: "A", origin: at("192.0.2.9"), want: 2},
-		{name: "x.corp.example.", typ: "A", origin: at("11.2.3.4"), want: -1},
-		{name: "xcorp.example.", typ: "A", origin: at("10.2.3.4"), want: -1},
-		{name: "example.", typ: "A", origin: at("10.2.3.4"), want: -1},
+		{name: "corp.example.", typ: "A", nameserver: at("10.2.3.4"), want: 2},
+		{name: "corp.example.", typ: "A", nameserver: at("::ffff:10.2.3.4"), want: 2},
+		{name: "corp.example.", typ: "A", nameserver: at("192.0.2.9"), want: 2},
+		{name: "x.corp.example.", typ: "A", nameserver: at("11.2.3.4"), want: -1},
+		{name: "xcorp.example.", typ: "A", nameserver: at("10.2.3.4"), want: -1},
+		{name: "example.", typ: "A", nameserver: at("10.2.3.4"), want: -1},
 		{name: "x.", typ: "A", workload: "/system.slice/docker-0a1b.scope", want: 3},
 		{name: "x.", typ: "A", workload: "system.slice/docker-0a1b.scope", want: 3},
 		{name: "x.", typ: "A", workload: "/system.slice/docker-0a1b.scope/init", want: -1},
@@ -67,7 +67,7 @@ func TestMatch(t *testing.T) {
 		{name: ".", typ: "A", want: -1},
 	} {
 		typ, _ := wire.ParseType(c.typ)
-		q := Query{Name: wireName(t, c.name), Type: typ, Workload: c.workload, Origin: c.origin}
+		q := Query{Name: wireName(t, c.name), Type: typ, Workload: c.workload, Nameserver: c.nameserver}
 		if got := s.Match(q); got != c.want {
 			t.Errorf("%+v: %d", c, got)
 		}
@@ -97,20 +97,20 @@ func TestMatchOddNames(t *testing.T) {
 func TestCompileErrors(t *testing.T) {
 	l := strings.Repeat("x", 64)
 	for want, r := range map[string]Rule{
-		`rule 2: names: "a..b": it has an empty label: write one dot between labels`:                                   {Names: []string{"a..b"}},
-		`rule 2: names: "": it is empty: write . for the root`:                                                         {Names: []string{""}},
-		`rule 2: names: "` + l + `": a label has more than 63 bytes: shorten it`:                                       {Names: []string{"a", l}},
-		`rule 2: names: "*.a": a name covers all below it without a star: leave out "*."`:                              {Names: []string{"*.a"}},
-		`rule 2: names: "=.a": a name covers all below it without a dot in front: leave`:                               {Names: []string{"=.a"}},
-		`rule 2: types: "AAAAA" is no record type: write a mnemonic such as AAAA, or TYPE`:                             {Types: []string{"A", "AAAAA"}},
-		`rule 2: origins: a prefix is not valid: write one such as 10.0.0.0/8`:                                         {Origins: []netip.Prefix{{}}},
-		`rule 2: origins: 10.1.2.3/8 has bits behind its length: write 10.0.0.0/8, or 10.1.2.3/32 for the one address`: {Origins: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}},
-		`rule 2: origins: ::ffff:0.0.0.0/95 has bits behind`:                                                           {Origins: []netip.Prefix{netip.MustParsePrefix("::ffff:0.0.0.0/95")}},
-		`rule 2: workloads: "": it is empty: write ** for every workload`:                                              {Workloads: []string{""}},
-		`rule 2: workloads: "a/": no path has an empty level or ends in a slash: write x`:                              {Workloads: []string{"a/"}},
-		`rule 2: workloads: "a//b": no path has an empty level`:                                                        {Workloads: []string{"a//b"}},
-		`rule 2: workloads: "[ab]": classes of characters ([…]) are not known here: wri`:                               {Workloads: []string{"[ab]"}},
-		`rule 2: workloads: "a***": it has three stars in a row: write **`:                                             {Workloads: []string{"a***"}},
+		`rule 2: names: "a..b": it has an empty label: write one dot between labels`:                                       {Names: []string{"a..b"}},
+		`rule 2: names: "": it is empty: write . for the root`:                                                             {Names: []string{""}},
+		`rule 2: names: "` + l + `": a label has more than 63 bytes: shorten it`:                                           {Names: []string{"a", l}},
+		`rule 2: names: "*.a": a name covers all below it without a star: leave out "*."`:                                  {Names: []string{"*.a"}},
+		`rule 2: names: "=.a": a name covers all below it without a dot in front: leave`:                                   {Names: []string{"=.a"}},
+		`rule 2: types: "AAAAA" is no record type: write a mnemonic such as AAAA, or TYPE`:                                 {Types: []string{"A", "AAAAA"}},
+		`rule 2: nameservers: a prefix is not valid: write one such as 10.0.0.0/8`:                                         {Nameservers: []netip.Prefix{{}}},
+		`rule 2: nameservers: 10.1.2.3/8 has bits behind its length: write 10.0.0.0/8, or 10.1.2.3/32 for the one address`: {Nameservers: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}},
+		`rule 2: nameservers: ::ffff:0.0.0.0/95 has bits behind`:                                                           {Nameservers: []netip.Prefix{netip.MustParsePrefix("::ffff:0.0.0.0/95")}},
+		`rule 2: workloads: "": it is empty: write ** for every workload`:                                                  {Workloads: []string{""}},
+		`rule 2: workloads: "a/": no path has an empty level or ends in a slash: write x`:                                  {Workloads: []string{"a/"}},
+		`rule 2: workloads: "a//b": no path has an empty level`:                                                            {Workloads: []string{"a//b"}},
+		`rule 2: workloads: "[ab]": classes of characters ([…]) are not known here: wri`:                                   {Workloads: []string{"[ab]"}},
+		`rule 2: workloads: "a***": it has three stars in a row: write **`:                                                 {Workloads: []string{"a***"}},
 	} {
 		s, err := Compile([]Rule{{}, r})
 		var e *Error
@@ -206,8 +206,8 @@ func TestTags(t *testing.T) {
 }
 
 func TestMatchAllocatesNothing(t *testing.T) {
-	s := compile(t, Rule{Names: blockList(1000)}, Rule{Workloads: []string{"**/docker-*.scope"}, Origins: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
-	q := Query{Name: wireName(t, "a.b.c.example"), Workload: "/system.slice/docker-0.scope", Origin: netip.MustParseAddrPort("[::ffff:10.0.0.1]:53")}
+	s := compile(t, Rule{Names: blockList(1000)}, Rule{Workloads: []string{"**/docker-*.scope"}, Nameservers: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	q := Query{Name: wireName(t, "a.b.c.example"), Workload: "/system.slice/docker-0.scope", Nameserver: netip.MustParseAddrPort("[::ffff:10.0.0.1]:53")}
 	if got := s.Match(q); got != 1 {
 		t.Fatal(got)
 	}
@@ -281,10 +281,10 @@ func FuzzCompile(f *testing.F) {
 	f.Add("corp.example", "A", "a/**", "10.0.0.0/8")
 	f.Add("=*.a", "TYPE9", "**/x*", "::ffff:0:0/96")
 	f.Add(`\255.\000`, "any", "?", "fe80::/10")
-	f.Fuzz(func(t *testing.T, name, typ, workload, origin string) {
-		prefix, _ := netip.ParsePrefix(origin)
+	f.Fuzz(func(t *testing.T, name, typ, workload, nameserver string) {
+		prefix, _ := netip.ParsePrefix(nameserver)
 		for i, r := range []Rule{
-			{Names: []string{name}}, {Types: []string{typ}}, {Workloads: []string{workload}}, {Origins: []netip.Prefix{prefix}},
+			{Names: []string{name}}, {Types: []string{typ}}, {Workloads: []string{workload}}, {Nameservers: []netip.Prefix{prefix}},
 		} {
 			s, err := Compile([]Rule{r, {}})
 			var e *Error

@@ -17,17 +17,17 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // rogue is a server that is who it should be, and then does as it likes with a
 // connection until that fails or the test ends.
-func rogue(t *testing.T, change func(*dot.Config), behave func(c *tls.Conn)) *dot.Server {
+func rogue(t *testing.T, change func(*dnstest.Config), behave func(c *tls.Conn)) *dnstest.Server {
 	t.Helper()
-	config := &tls.Config{Certificates: []tls.Certificate{issue(t, dot.CertOptions{})}, NextProtos: []string{"dot"}}
+	config := &tls.Config{Certificates: []tls.Certificate{issue(t, dnstest.CertOptions{})}, NextProtos: []string{"dot"}}
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait) // after the server and whoever asks it are closed
-	return serve(t, zone(t), func(cfg *dot.Config) {
+	return serve(t, zone(t), func(cfg *dnstest.Config) {
 		if change != nil {
 			change(cfg)
 		}
@@ -47,7 +47,7 @@ func rogue(t *testing.T, change func(*dot.Config), behave func(c *tls.Conn)) *do
 func stray() []byte {
 	msg := query("stray.example.", typeA)
 	msg[2] |= 0x80
-	return dot.Frame(msg)
+	return dnstest.Frame(msg)
 }
 
 // TestDrips: a server that always has a little more to send, and never a reply, looks
@@ -90,7 +90,7 @@ func TestDrips(t *testing.T) {
 // who waits for a new one does not notice.
 func TestUnaskedFlood(t *testing.T) {
 	z := zone(t)
-	s := serve(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
 		if r.Conn == 1 {
 			a.Raw = bytes.Repeat(stray(), 4*maxStrays)
@@ -149,7 +149,7 @@ func TestStopsReading(t *testing.T) {
 		}
 		return err
 	}
-	s := rogue(t, func(cfg *dot.Config) {
+	s := rogue(t, func(cfg *dnstest.Config) {
 		at := cfg.TLS[0].Addr().String()
 		_ = cfg.TLS[0].Close()
 		l, err := (&net.ListenConfig{Control: small}).Listen(t.Context(), "tcp", at)
@@ -202,14 +202,14 @@ func TestStopsReading(t *testing.T) {
 // costs the client nothing, and leaves no goroutine and no descriptor.
 func TestResetsLoseNothing(t *testing.T) {
 	z := zone(t)
-	s := serve(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
 		switch {
 		case r.Conn%3 == 1 && r.N == 3: // within its reply
-			frame := dot.Frame(a.Msg)
-			a.Msg, a.Raw, a.Then = nil, frame[:len(frame)/2], dot.Reset
+			frame := dnstest.Frame(a.Msg)
+			a.Msg, a.Raw, a.Then = nil, frame[:len(frame)/2], dnstest.Reset
 		case r.Conn%3 == 2 && r.N == 3: // after its reply
-			a.Then = dot.Reset
+			a.Then = dnstest.Reset
 		}
 		return a
 	}), nil)
@@ -218,7 +218,7 @@ func TestResetsLoseNothing(t *testing.T) {
 		for range 10 {
 			mustAsk(t, g, "www.example.")
 		}
-		s.EndConns(dot.Reset) // while idle
+		s.EndConns(dnstest.Reset) // while idle
 	}
 	round()
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 func TestRaceOrder(t *testing.T) {
@@ -54,7 +54,7 @@ func TestRaceOrder(t *testing.T) {
 }
 
 // racers makes one server of several, which has the addresses of all.
-func racers(servers ...*dot.Server) Server {
+func racers(servers ...*dnstest.Server) Server {
 	s := Server{Addr: servers[0].Addr(), Name: testName}
 	for _, other := range servers[1:] {
 		s.Also = append(s.Also, other.Addr())
@@ -63,8 +63,8 @@ func racers(servers ...*dot.Server) Server {
 }
 
 // hung accepts connections and leaves them at that, until the test ends.
-func hung(t *testing.T, count *atomic.Int32) *dot.Server {
-	return serve(t, zone(t), func(c *dot.Config) {
+func hung(t *testing.T, count *atomic.Int32) *dnstest.Server {
+	return serve(t, zone(t), func(c *dnstest.Config) {
 		c.Accept = func(nc net.Conn) bool {
 			count.Add(1)
 			t.Cleanup(func() { nc.Close() })
@@ -77,7 +77,7 @@ func hung(t *testing.T, count *atomic.Int32) *dot.Server {
 // query by one attempt and the later ones by none; and the attempt is given up.
 func TestRaceSilent(t *testing.T) {
 	closed := make(chan error, 1)
-	silent := serve(t, zone(t), func(c *dot.Config) {
+	silent := serve(t, zone(t), func(c *dnstest.Config) {
 		c.Accept = func(nc net.Conn) bool {
 			go func() {
 				buf := make([]byte, 4096)
@@ -96,7 +96,7 @@ func TestRaceSilent(t *testing.T) {
 	g := groupOf(t, Config{Servers: []Server{racers(silent, good)}})
 	mustAsk(t, g, "www.example.")
 	<-closed // although nobody waited for it
-	good.EndConns(dot.Close)
+	good.EndConns(dnstest.Close)
 	eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
 	mustAsk(t, g, "www.example.")
 	st := g.Stats().Servers[0]
@@ -111,9 +111,11 @@ func TestRaceSilent(t *testing.T) {
 // TestRaceFailed: an address that refuses, and one whose server is not to be
 // trusted, are passed over at once.
 func TestRaceFailed(t *testing.T) {
-	other := serve(t, zone(t), func(c *dot.Config) { c.Certificate = issue(t, dot.CertOptions{Names: []string{"other.example"}}) })
+	other := serve(t, zone(t), func(c *dnstest.Config) {
+		c.Certificate = issue(t, dnstest.CertOptions{Names: []string{"other.example"}})
+	})
 	good := serve(t, zone(t), nil)
-	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	l, err := dnstest.Listen(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +135,7 @@ func TestRaceFailed(t *testing.T) {
 // TestRaceAllFail: the client hears of the first failure that is more than a missing
 // route, and at which address it was.
 func TestRaceAllFail(t *testing.T) {
-	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	l, err := dnstest.Listen(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,8 +246,8 @@ func TestRaceFamilies(t *testing.T) {
 // that is shown there, and a session of one is not offered to the other.
 func TestRaceByAddress(t *testing.T) {
 	elsewhere := netip.MustParseAddr("127.0.0.2")
-	only := func(ip netip.Addr) func(*dot.Config) {
-		return func(c *dot.Config) { c.Certificate = issue(t, dot.CertOptions{IPs: []netip.Addr{ip}}) }
+	only := func(ip netip.Addr) func(*dnstest.Config) {
+		return func(c *dnstest.Config) { c.Certificate = issue(t, dnstest.CertOptions{IPs: []netip.Addr{ip}}) }
 	}
 	wrong := serve(t, zone(t), only(elsewhere))
 	right := serveAt(t, netip.AddrPortFrom(elsewhere, 0), zone(t), only(elsewhere))

@@ -13,13 +13,13 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // keepalive answers like h, and says that connections are kept for that long, in
 // units of 100 ms; below 0 it says nothing.
-func keepalive(units *atomic.Int32, h dot.Handler) dot.Handler {
-	return dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+func keepalive(units *atomic.Int32, h dnstest.Handler) dnstest.Handler {
+	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := h.Answer(r)
 		if n := units.Load(); n >= 0 {
 			// Its OPT is the last record, and has no options.
@@ -33,7 +33,7 @@ func keepalive(units *atomic.Int32, h dot.Handler) dot.Handler {
 // TestKeepaliveIsAsked: every query asks how long its connection is kept, and none
 // says what only a server can say.
 func TestKeepaliveIsAsked(t *testing.T) {
-	s := serve(t, zone(t), func(c *dot.Config) { c.LogQueries = 10 })
+	s := serve(t, zone(t), func(c *dnstest.Config) { c.LogQueries = 10 })
 	g := group(t, s)
 	for range 3 {
 		mustAsk(t, g, "www.example.")
@@ -118,7 +118,7 @@ func TestKeepaliveZero(t *testing.T) {
 	units.Store(-1)
 	z := zone(t)
 	release := make(chan struct{})
-	s := serve(t, keepalive(&units, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, keepalive(&units, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
 		if bytes.Contains(r.Query, []byte("slow")) {
 			a.Wait = release
@@ -181,13 +181,13 @@ func TestKeepaliveZeroAlways(t *testing.T) {
 func TestAge(t *testing.T) {
 	z := zone(t)
 	release := make(chan struct{})
-	s := serve(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
 		if bytes.Contains(r.Query, []byte("slow")) {
 			a.Wait = release
 		}
 		return a
-	}), func(c *dot.Config) { c.LogQueries = 100 })
+	}), func(c *dnstest.Config) { c.LogQueries = 100 })
 	g := groupOf(t, Config{Servers: []Server{{Addr: s.Addr(), Name: testName}}, MaxConns: 1, MaxAge: time.Minute})
 	p := poolOf(g)
 	slow := make(chan error, 1)
@@ -243,8 +243,8 @@ func TestAgeFails(t *testing.T) {
 	s := serve(t, zone(t), nil)
 	g := groupOf(t, Config{Servers: []Server{{Addr: s.Addr(), Name: testName}}, MaxAge: time.Minute})
 	mustAsk(t, g, "www.example.")
-	good := issue(t, dot.CertOptions{})
-	s.SetCertificate(issue(t, dot.CertOptions{Names: []string{"other.example"}}))
+	good := issue(t, dnstest.CertOptions{})
+	s.SetCertificate(issue(t, dnstest.CertOptions{Names: []string{"other.example"}}))
 	p := poolOf(g)
 	p.sessionsOf(s.Addr()).clear()
 	p.keep(t.Context(), time.Now().Add(time.Minute), true)
@@ -304,7 +304,7 @@ func TestReopenedBeforeNeeded(t *testing.T) {
 				mustAsk(t, g, "www.example.")
 				units.Store(-1)
 				if !announced {
-					s.EndConns(dot.Close)
+					s.EndConns(dnstest.Close)
 				}
 				eventually(t, "it is reopened", func() bool {
 					return s.Stats().Handshakes == n && g.Stats().Servers[0].Conns == 1
@@ -331,7 +331,7 @@ func TestReopenedBeforeNeeded(t *testing.T) {
 func TestKeptWarm(t *testing.T) {
 	var units atomic.Int32
 	units.Store(1)
-	s := serve(t, keepalive(&units, zone(t)), func(c *dot.Config) { c.IdleTimeout = 100 * time.Millisecond })
+	s := serve(t, keepalive(&units, zone(t)), func(c *dnstest.Config) { c.IdleTimeout = 100 * time.Millisecond })
 	g := group(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -358,11 +358,11 @@ func TestSessionsOfTwoConnections(t *testing.T) {
 	for _, version := range []uint16{0x0303, 0x0304} {
 		z := zone(t)
 		release := make(chan struct{})
-		sw := dot.NewSwitch(z)
-		s := serve(t, sw, func(c *dot.Config) { c.MaxVersion = version })
+		sw := dnstest.NewSwitch(z)
+		s := serve(t, sw, func(c *dnstest.Config) { c.MaxVersion = version })
 		g := group(t, s)
 		mustAsk(t, g, "www.example.")
-		sw.Set(dot.Hold(release, z))
+		sw.Set(dnstest.Hold(release, z))
 		var wg sync.WaitGroup
 		for range busyLoad + 10 {
 			wg.Go(func() { _, _ = ask(t, g, "www.example.") })
@@ -372,7 +372,7 @@ func TestSessionsOfTwoConnections(t *testing.T) {
 		close(release)
 		wg.Wait()
 		mustAsk(t, g, "www.example.")
-		s.EndConns(dot.Close)
+		s.EndConns(dnstest.Close)
 		eventually(t, "both end", func() bool { return g.Stats().Servers[0].Conns == 0 })
 		mustAsk(t, g, "www.example.")
 		if st := s.Stats(); st.Handshakes != 3 || st.Resumed != 2 {

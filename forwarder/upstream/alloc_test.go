@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // instant is a transport that has the reply at once, having waited as another
@@ -38,7 +38,7 @@ func TestChoosingAllocates(t *testing.T) {
 		cfg.Policy = p
 		g := groupOf(t, cfg)
 		for _, e := range g.endpoints {
-			e.link = &instant{done: make(chan struct{}, 1), reply: zone(t).Answer(&dot.Request{Query: q, Transport: dot.TLS}).Msg}
+			e.link = &instant{done: make(chan struct{}, 1), reply: zone(t).Answer(&dnstest.Request{Query: q, Transport: dnstest.TLS}).Msg}
 			for range minReplies {
 				e.count.meter.replied(0, int64(time.Millisecond))
 			}
@@ -64,7 +64,7 @@ func BenchmarkChoosing(b *testing.B) {
 			cfg.Policy = p
 			g := groupOf(b, cfg)
 			for _, e := range g.endpoints {
-				e.link = &instant{done: make(chan struct{}, 1), reply: zone(b).Answer(&dot.Request{Query: q, Transport: dot.TLS}).Msg}
+				e.link = &instant{done: make(chan struct{}, 1), reply: zone(b).Answer(&dnstest.Request{Query: q, Transport: dnstest.TLS}).Msg}
 				e.count.meter.replied(0, int64(time.Millisecond))
 				e.scouted.Store(true)
 			}

@@ -5,7 +5,7 @@ package upstream
 import (
 	"testing"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // BenchmarkMissDoT is the upstream half of a cache miss, through loopback TLS;
@@ -45,4 +45,4 @@ func BenchmarkMissDoT(b *testing.B) {
 	}
 }
 
-var _ dot.Handler = (*dot.Zone)(nil)
+var _ dnstest.Handler = (*dnstest.Zone)(nil)

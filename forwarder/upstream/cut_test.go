@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // How a wire ends.
@@ -38,7 +38,7 @@ type cutter struct {
 	wg               sync.WaitGroup
 }
 
-func newCutter(t *testing.T, s *dot.Server, up, down int64, how string) *cutter {
+func newCutter(t *testing.T, s *dnstest.Server, up, down int64, how string) *cutter {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

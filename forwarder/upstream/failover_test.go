@@ -12,13 +12,13 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // addressed answers every name with an address that says which server it was.
-func addressed(tb testing.TB, last byte) *dot.Zone {
+func addressed(tb testing.TB, last byte) *dnstest.Zone {
 	tb.Helper()
-	z, err := dot.NewZone(dot.ZoneConfig{A: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, last})}})
+	z, err := dnstest.NewZone(dnstest.ZoneConfig{A: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, last})}})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -37,14 +37,14 @@ func who(reply []byte) byte {
 // TestFailover: the first server is asked while it is well, the second while it
 // is not, and the first again.
 func TestFailover(t *testing.T) {
-	first := dot.NewSwitch(addressed(t, 1))
+	first := dnstest.NewSwitch(addressed(t, 1))
 	s1, s2 := serve(t, first, nil), serve(t, addressed(t, 2), nil)
 	g := group(t, s1, s2)
 	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
 		t.Errorf("server %d answered, want 1", got)
 	}
-	first.Set(dot.ResetAll())
-	s1.EndConns(dot.Reset)
+	first.Set(dnstest.ResetAll())
+	s1.EndConns(dnstest.Reset)
 	for range 5 {
 		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
 			t.Errorf("server %d answered, want 2", got)
@@ -67,7 +67,7 @@ func TestFailover(t *testing.T) {
 // TestSilentFirst: a server that takes queries and answers none holds up the
 // first of them, and not those that come after it.
 func TestSilentFirst(t *testing.T) {
-	s1, s2 := serve(t, dot.Silent(), nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := serve(t, dnstest.Silent(), nil), serve(t, addressed(t, 2), nil)
 	g := groupOf(t, hasty(s1, s2))
 	for range 10 {
 		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
@@ -101,8 +101,8 @@ func TestSlowName(t *testing.T) {
 
 // badVers refuses the version of EDNS, a code of which all is in the OPT record;
 // bare: without the question.
-func badVers(bare bool) dot.Handler {
-	return dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+func badVers(bare bool) dnstest.Handler {
+	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		msg := append([]byte(nil), r.Query...)
 		msg[2] |= 0x80
 		end := wire.HeaderLen
@@ -114,32 +114,32 @@ func badVers(bare bool) dot.Handler {
 			}
 			end += 5
 		}
-		return dot.Answer{Msg: append(msg[:end], 0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0)}
+		return dnstest.Answer{Msg: append(msg[:end], 0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0)}
 	})
 }
 
 func TestBadRcodes(t *testing.T) {
-	fail, refuse, good := dot.Rcode(dot.RcodeServFail), dot.Rcode(dot.RcodeRefused), addressed(t, 9)
+	fail, refuse, good := dnstest.Rcode(dnstest.RcodeServFail), dnstest.Rcode(dnstest.RcodeRefused), addressed(t, 9)
 	for _, tc := range []struct {
 		what     string
-		handlers []dot.Handler
+		handlers []dnstest.Handler
 		rcode    uint16
 		asked    []uint64 // queries that each server saw
 	}{
-		{"SERVFAIL, then good", []dot.Handler{fail, good}, 0, []uint64{1, 1}},
-		{"REFUSED, SERVFAIL, then good", []dot.Handler{refuse, fail, good}, 0, []uint64{1, 1, 1}},
-		{"NXDOMAIN is an answer", []dot.Handler{dot.Rcode(dot.RcodeNXDomain), good}, wire.RcodeNXDomain, []uint64{1, 0}},
-		{"BADVERS, then good", []dot.Handler{badVers(false), good}, 0, []uint64{1, 1}},
-		{"BADVERS without a question, then good", []dot.Handler{badVers(true), good}, 0, []uint64{1, 1}},
-		{"BADVERS without a question, alone", []dot.Handler{badVers(true)}, wire.RcodeServFail, []uint64{1}},
-		{"NOTAUTH, then good", []dot.Handler{dot.Rcode(9), good}, 0, []uint64{1, 1}},
-		{"SERVFAIL everywhere", []dot.Handler{fail, fail}, wire.RcodeServFail, []uint64{1, 1}},
-		{"SERVFAIL, and then a dead one", []dot.Handler{fail, dot.ResetAll()}, wire.RcodeServFail, []uint64{1, 1}},
-		{"a dead one, then SERVFAIL", []dot.Handler{dot.ResetAll(), fail}, wire.RcodeServFail, []uint64{1, 1}},
-		{"three are enough", []dot.Handler{refuse, fail, fail, good}, wire.RcodeRefused, []uint64{1, 1, 1, 0}},
+		{"SERVFAIL, then good", []dnstest.Handler{fail, good}, 0, []uint64{1, 1}},
+		{"REFUSED, SERVFAIL, then good", []dnstest.Handler{refuse, fail, good}, 0, []uint64{1, 1, 1}},
+		{"NXDOMAIN is an answer", []dnstest.Handler{dnstest.Rcode(dnstest.RcodeNXDomain), good}, wire.RcodeNXDomain, []uint64{1, 0}},
+		{"BADVERS, then good", []dnstest.Handler{badVers(false), good}, 0, []uint64{1, 1}},
+		{"BADVERS without a question, then good", []dnstest.Handler{badVers(true), good}, 0, []uint64{1, 1}},
+		{"BADVERS without a question, alone", []dnstest.Handler{badVers(true)}, wire.RcodeServFail, []uint64{1}},
+		{"NOTAUTH, then good", []dnstest.Handler{dnstest.Rcode(9), good}, 0, []uint64{1, 1}},
+		{"SERVFAIL everywhere", []dnstest.Handler{fail, fail}, wire.RcodeServFail, []uint64{1, 1}},
+		{"SERVFAIL, and then a dead one", []dnstest.Handler{fail, dnstest.ResetAll()}, wire.RcodeServFail, []uint64{1, 1}},
+		{"a dead one, then SERVFAIL", []dnstest.Handler{dnstest.ResetAll(), fail}, wire.RcodeServFail, []uint64{1, 1}},
+		{"three are enough", []dnstest.Handler{refuse, fail, fail, good}, wire.RcodeRefused, []uint64{1, 1, 1, 0}},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
-			var servers []*dot.Server
+			var servers []*dnstest.Server
 			for _, h := range tc.handlers {
 				servers = append(servers, serve(t, h, nil))
 			}
@@ -160,10 +160,10 @@ func TestBadRcodes(t *testing.T) {
 // another address of the same one.
 func TestOtherServiceFirst(t *testing.T) {
 	const other = "other.example"
-	cert := issue(t, dot.CertOptions{Names: []string{testName, other}})
-	use := func(c *dot.Config) { c.Certificate = cert }
-	a1, a2 := serve(t, dot.Rcode(dot.RcodeServFail), use), serve(t, addressed(t, 2), use)
-	b := serve(t, dot.Rcode(dot.RcodeServFail), use)
+	cert := issue(t, dnstest.CertOptions{Names: []string{testName, other}})
+	use := func(c *dnstest.Config) { c.Certificate = cert }
+	a1, a2 := serve(t, dnstest.Rcode(dnstest.RcodeServFail), use), serve(t, addressed(t, 2), use)
+	b := serve(t, dnstest.Rcode(dnstest.RcodeServFail), use)
 	g := groupOf(t, Config{Servers: []Server{{Addr: a1.Addr(), Name: testName}, {Addr: a2.Addr(), Name: testName}, {Addr: b.Addr(), Name: other}}})
 	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
 		t.Errorf("server %d answered, want 2", got)
@@ -176,9 +176,9 @@ func TestOtherServiceFirst(t *testing.T) {
 // TestAllSilent runs with the real times: a client has to hear within 4 s.
 func TestAllSilent(t *testing.T) {
 	t.Parallel()
-	var servers []*dot.Server
+	var servers []*dnstest.Server
 	for range 3 {
-		servers = append(servers, serve(t, dot.Silent(), nil))
+		servers = append(servers, serve(t, dnstest.Silent(), nil))
 	}
 	g := group(t, servers...)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
@@ -198,7 +198,7 @@ func TestAllSilent(t *testing.T) {
 // TestShortDeadline: the caller's deadline counts where it is nearer, and does
 // not put the server down.
 func TestShortDeadline(t *testing.T) {
-	s := serve(t, dot.Silent(), nil)
+	s := serve(t, dnstest.Silent(), nil)
 	g := group(t, s)
 	_, err := g.Exchange(t.Context(), query("www.example.", typeA), time.Now().Add(50*time.Millisecond))
 	wantEDE(t, err, wire.EDENoReachableAuthority, "no answer within ")
@@ -209,8 +209,8 @@ func TestShortDeadline(t *testing.T) {
 
 // TestMixed: the errors of several servers are told together.
 func TestMixed(t *testing.T) {
-	s1 := serve(t, zone(t), func(c *dot.Config) { c.Certificate = issue(t, dot.CertOptions{Names: []string{"x.example"}}) })
-	s2 := serve(t, dot.Garbage(), nil)
+	s1 := serve(t, zone(t), func(c *dnstest.Config) { c.Certificate = issue(t, dnstest.CertOptions{Names: []string{"x.example"}}) })
+	s2 := serve(t, dnstest.Garbage(), nil)
 	_, err := ask(t, group(t, s1, s2), "www.example.")
 	wantEDE(t, err, wire.EDENetworkError, "its certificate is for x.example", fmt.Sprintf("%s#%s", s1.Addr(), testName))
 }
@@ -219,7 +219,7 @@ func TestMixed(t *testing.T) {
 // there was no network for long, are asked at once all the same where no other is well.
 func TestRestHoldsNobodyUp(t *testing.T) {
 	for n := range 2 {
-		servers := []*dot.Server{serve(t, zone(t), nil), serve(t, zone(t), nil)}[:n+1]
+		servers := []*dnstest.Server{serve(t, zone(t), nil), serve(t, zone(t), nil)}[:n+1]
 		g := groupOf(t, hasty(servers...))
 		for _, e := range g.endpoints {
 			for range 20 {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // insideVar tells the test binary that it runs in a namespace with TCP Fast Open.
@@ -77,7 +77,7 @@ func fastOpenInside(t *testing.T) {
 		if early := withSYN(t, g); early != (i > 0) {
 			t.Errorf("connection %d: data with the SYN: %v", i, early)
 		}
-		s.EndConns(dot.Close)
+		s.EndConns(dnstest.Close)
 		eventually(t, "it ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
 	}
 	if st := g.Stats().Servers[0]; st.Dials != 4 || st.DialErrors != 0 || st.Resumed != 3 {

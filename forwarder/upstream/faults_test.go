@@ -11,11 +11,11 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // hasty is a configuration whose times are short, for tests that wait for them.
-func hasty(servers ...*dot.Server) Config {
+func hasty(servers ...*dnstest.Server) Config {
 	cfg := Config{Timeout: 2 * time.Second, AttemptTimeout: 700 * time.Millisecond, SilentTimeout: 900 * time.Millisecond}
 	for _, s := range servers {
 		cfg.Servers = append(cfg.Servers, Server{Addr: s.Addr(), Name: testName})
@@ -29,18 +29,18 @@ func TestFaults(t *testing.T) {
 	z := zone(t)
 	for _, tc := range []struct {
 		what string
-		h    dot.Handler
+		h    dnstest.Handler
 		code uint16
 		want string
 	}{
-		{"silent", dot.Silent(), wire.EDENoReachableAuthority, "the server takes queries and answers none"},
-		{"reset", dot.ResetAll(), wire.EDENetworkError, "the server reset the connection before it answered"},
-		{"close", dot.HandlerFunc(func(*dot.Request) dot.Answer { return dot.Answer{Then: dot.Close} }), wire.EDENetworkError, "the server closed the connection before it answered"},
-		{"garbage", dot.Garbage(), wire.EDENetworkError, "the server sent something that is no DNS message"},
-		{"short", dot.Short(), wire.EDENetworkError, "the server sent something that is no DNS message"},
-		{"wrong ID", dot.WrongID(z), wire.EDENetworkError, "the server's replies do not match the questions"},
-		{"wrong question", dot.WrongQuestion(z), wire.EDENetworkError, "the server's replies do not match the questions"},
-		{"truncated frame", dot.TruncatedFrame(z), wire.EDENetworkError, "the server closed the connection in the middle of a message"},
+		{"silent", dnstest.Silent(), wire.EDENoReachableAuthority, "the server takes queries and answers none"},
+		{"reset", dnstest.ResetAll(), wire.EDENetworkError, "the server reset the connection before it answered"},
+		{"close", dnstest.HandlerFunc(func(*dnstest.Request) dnstest.Answer { return dnstest.Answer{Then: dnstest.Close} }), wire.EDENetworkError, "the server closed the connection before it answered"},
+		{"garbage", dnstest.Garbage(), wire.EDENetworkError, "the server sent something that is no DNS message"},
+		{"short", dnstest.Short(), wire.EDENetworkError, "the server sent something that is no DNS message"},
+		{"wrong ID", dnstest.WrongID(z), wire.EDENetworkError, "the server's replies do not match the questions"},
+		{"wrong question", dnstest.WrongQuestion(z), wire.EDENetworkError, "the server's replies do not match the questions"},
+		{"truncated frame", dnstest.TruncatedFrame(z), wire.EDENetworkError, "the server closed the connection in the middle of a message"},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()
@@ -59,10 +59,10 @@ func TestFaults(t *testing.T) {
 func TestFaultsBesideGood(t *testing.T) {
 	z := zone(t)
 	good := serve(t, z, nil)
-	for what, h := range map[string]dot.Handler{
-		"silent": dot.Silent(), "reset": dot.ResetAll(), "garbage": dot.Garbage(), "short": dot.Short(),
-		"wrong ID": dot.WrongID(z), "wrong question": dot.WrongQuestion(z), "truncated frame": dot.TruncatedFrame(z),
-		"servfail": dot.Rcode(dot.RcodeServFail), "bare refused": dot.HeaderOnly(dot.RcodeRefused),
+	for what, h := range map[string]dnstest.Handler{
+		"silent": dnstest.Silent(), "reset": dnstest.ResetAll(), "garbage": dnstest.Garbage(), "short": dnstest.Short(),
+		"wrong ID": dnstest.WrongID(z), "wrong question": dnstest.WrongQuestion(z), "truncated frame": dnstest.TruncatedFrame(z),
+		"servfail": dnstest.Rcode(dnstest.RcodeServFail), "bare refused": dnstest.HeaderOnly(dnstest.RcodeRefused),
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -93,7 +93,7 @@ func TestHandshakeFaults(t *testing.T) {
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, zone(t), func(c *dot.Config) {
+			s := serve(t, zone(t), func(c *dnstest.Config) {
 				c.Accept = func(nc net.Conn) bool { go tc.accept(nc); return false }
 			})
 			_, err := ask(t, groupOf(t, hasty(s)), "www.example.")
@@ -103,7 +103,7 @@ func TestHandshakeFaults(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	l, err := dnstest.Listen(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestRefused(t *testing.T) {
 
 // TestRestart: a server that is away for a moment loses no query.
 func TestRestart(t *testing.T) {
-	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	l, err := dnstest.Listen(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,12 +156,12 @@ func TestRestart(t *testing.T) {
 // all that were asked meanwhile get their answers.
 func TestLongRestart(t *testing.T) {
 	t.Parallel()
-	l, err := dot.Listen(netip.AddrPortFrom(loopback, 0))
+	l, err := dnstest.Listen(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := netip.MustParseAddrPort(l.Addr().String())
-	first, err := dot.New(dot.Config{Handler: zone(t), TLS: []net.Listener{l}, Certificate: issue(t, dot.CertOptions{})})
+	first, err := dnstest.New(dnstest.Config{Handler: zone(t), TLS: []net.Listener{l}, Certificate: issue(t, dnstest.CertOptions{})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestLongRestart(t *testing.T) {
 }
 
 func TestBareError(t *testing.T) {
-	s := serve(t, dot.HeaderOnly(dot.RcodeNotImp), nil)
+	s := serve(t, dnstest.HeaderOnly(dnstest.RcodeNotImp), nil)
 	r := mustAsk(t, group(t, s), "www.example.") // has the question back, says ask
 	if wire.Rcode(r) != wire.RcodeNotImp {
 		t.Errorf("rcode %d, want NOTIMP", wire.Rcode(r))
@@ -204,7 +204,7 @@ func TestBareError(t *testing.T) {
 
 // TestCloseAfter: servers that close after every few queries only cost time.
 func TestCloseAfter(t *testing.T) {
-	s := serve(t, dot.CloseAfter(5, zone(t)), nil)
+	s := serve(t, dnstest.CloseAfter(5, zone(t)), nil)
 	g := group(t, s)
 	for range 50 {
 		mustAsk(t, g, "www.example.")
@@ -220,11 +220,11 @@ func TestLostInFlight(t *testing.T) {
 	z := zone(t)
 	hold := make(chan struct{})
 	defer close(hold)
-	sw := dot.NewSwitch(z)
+	sw := dnstest.NewSwitch(z)
 	s := serve(t, sw, nil)
 	g := group(t, s)
 	mustAsk(t, g, "first.example.")
-	sw.Set(dot.Hold(hold, z))
+	sw.Set(dnstest.Hold(hold, z))
 	const n = 20
 	errs := make(chan error, n)
 	for range n {
@@ -235,7 +235,7 @@ func TestLostInFlight(t *testing.T) {
 	}
 	eventually(t, "all are in flight", func() bool { return s.Stats().Queries() == n+1 })
 	sw.Set(z)
-	s.EndConns(dot.Reset)
+	s.EndConns(dnstest.Reset)
 	for range n {
 		if err := <-errs; err != nil {
 			t.Error(err)
@@ -249,7 +249,7 @@ func TestLostInFlight(t *testing.T) {
 // TestIdleClose: the first query after the server closed an idle connection is
 // answered as any other.
 func TestIdleClose(t *testing.T) {
-	s := serve(t, zone(t), func(c *dot.Config) { c.IdleTimeout = 30 * time.Millisecond })
+	s := serve(t, zone(t), func(c *dnstest.Config) { c.IdleTimeout = 30 * time.Millisecond })
 	g := group(t, s)
 	for range 5 {
 		mustAsk(t, g, "www.example.")
@@ -263,12 +263,12 @@ func TestIdleClose(t *testing.T) {
 // TestStrays: unwanted replies beside the right one do no harm.
 func TestStrays(t *testing.T) {
 	z := zone(t)
-	s := serve(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
-		wrongID, wrongQ := dot.WrongID(z).Answer(r), dot.WrongQuestion(z).Answer(r)
-		a.Raw = dot.Frame(a.Msg)
+		wrongID, wrongQ := dnstest.WrongID(z).Answer(r), dnstest.WrongQuestion(z).Answer(r)
+		a.Raw = dnstest.Frame(a.Msg)
 		a.Msg = nil
-		a.Raw = append(append(dot.Frame(wrongID.Msg), dot.Frame(wrongQ.Msg)...), a.Raw...)
+		a.Raw = append(append(dnstest.Frame(wrongID.Msg), dnstest.Frame(wrongQ.Msg)...), a.Raw...)
 		return a
 	}), nil)
 	g := group(t, s)

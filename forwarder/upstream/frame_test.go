@@ -10,7 +10,7 @@ import (
 	"testing/iotest"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 func TestFrames(t *testing.T) {
@@ -23,12 +23,12 @@ func TestFrames(t *testing.T) {
 		err    error // at the end
 	}{
 		{"nothing", nil, 0, io.EOF},
-		{"one", dot.Frame(msg), 1, io.EOF},
-		{"three, one of them long", bytes.Join([][]byte{dot.Frame(msg), dot.Frame(long), dot.Frame(msg)}, nil), 3, io.EOF},
+		{"one", dnstest.Frame(msg), 1, io.EOF},
+		{"three, one of them long", bytes.Join([][]byte{dnstest.Frame(msg), dnstest.Frame(long), dnstest.Frame(msg)}, nil), 3, io.EOF},
 		{"half a length", []byte{0}, 0, io.ErrUnexpectedEOF},
 		{"a length alone", []byte{0, 50}, 0, io.ErrUnexpectedEOF},
-		{"one and a half", append(dot.Frame(msg), dot.Frame(msg)[:40]...), 1, io.ErrUnexpectedEOF},
-		{"too short", append(dot.Frame(msg), 0, 11, 1, 2, 3), 1, errNoFrame},
+		{"one and a half", append(dnstest.Frame(msg), dnstest.Frame(msg)[:40]...), 1, io.ErrUnexpectedEOF},
+		{"too short", append(dnstest.Frame(msg), 0, 11, 1, 2, 3), 1, errNoFrame},
 		{"empty", []byte{0, 0, 0, 0}, 0, errNoFrame},
 	} {
 		for how, r := range map[string]io.Reader{
@@ -94,8 +94,8 @@ func TestMatches(t *testing.T) {
 // of it against what went in.
 func FuzzReader(f *testing.F) {
 	q := query("www.example.", typeA)
-	f.Add(dot.Frame(q))
-	f.Add(append(dot.Frame(q), dot.Frame(q)[:30]...))
+	f.Add(dnstest.Frame(q))
+	f.Add(append(dnstest.Frame(q), dnstest.Frame(q)[:30]...))
 	f.Add([]byte{0, 12, 0, 0, 0x81, 0x82, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Add([]byte{0xff, 0xff})
 	f.Add([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
@@ -110,7 +110,7 @@ func FuzzReader(f *testing.F) {
 				}
 				return
 			}
-			if len(msg) < wire.HeaderLen || !bytes.Equal(dot.Frame(msg), stream[at:at+2+len(msg)]) {
+			if len(msg) < wire.HeaderLen || !bytes.Equal(dnstest.Frame(msg), stream[at:at+2+len(msg)]) {
 				t.Fatalf("message of %d bytes at %d is not the stream's", len(msg), at)
 			}
 			at += 2 + len(msg)

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // The addresses that tell a reply which was held up from one that was not.
@@ -19,18 +19,18 @@ const inTime, heldUp = 1, 2
 
 // sometimesSlow answers after 20 ms, and one query in twenty after 220 ms. What
 // it answers tells which it was.
-func sometimesSlow(tb testing.TB, seed uint64) dot.Handler {
+func sometimesSlow(tb testing.TB, seed uint64) dnstest.Handler {
 	fast, slow := addressed(tb, inTime), addressed(tb, heldUp)
 	var mu sync.Mutex
 	rng := rand.New(rand.NewPCG(seed, seed))
-	return dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		mu.Lock()
 		isSlow := rng.IntN(20) == 0
 		mu.Unlock()
 		if isSlow {
-			return dot.Delay(220*time.Millisecond, slow).Answer(r)
+			return dnstest.Delay(220*time.Millisecond, slow).Answer(r)
 		}
-		return dot.Delay(20*time.Millisecond, fast).Answer(r)
+		return dnstest.Delay(20*time.Millisecond, fast).Answer(r)
 	})
 }
 
@@ -96,13 +96,13 @@ func TestHedgesAreCapped(t *testing.T) {
 	t.Parallel()
 	const n = 600
 	z := zone(t)
-	sw1, sw2 := dot.NewSwitch(dot.Delay(5*time.Millisecond, z)), dot.NewSwitch(dot.Delay(5*time.Millisecond, z))
+	sw1, sw2 := dnstest.NewSwitch(dnstest.Delay(5*time.Millisecond, z)), dnstest.NewSwitch(dnstest.Delay(5*time.Millisecond, z))
 	cfg := hasty(serve(t, sw1, nil), serve(t, sw2, nil))
 	cfg.Policy, cfg.HedgeShare = Hedged, 0.05
 	g := groupOf(t, cfg)
 	load(t, g, n)
-	sw1.Set(dot.Delay(150*time.Millisecond, z))
-	sw2.Set(dot.Delay(150*time.Millisecond, z))
+	sw1.Set(dnstest.Delay(150*time.Millisecond, z))
+	sw2.Set(dnstest.Delay(150*time.Millisecond, z))
 	load(t, g, n)
 	st := g.Stats().Servers
 	hedges := st[0].Hedges + st[1].Hedges
@@ -115,7 +115,7 @@ func TestHedgesAreCapped(t *testing.T) {
 // changes it is noticed.
 func TestFastestFollows(t *testing.T) {
 	t.Parallel()
-	sw1, sw2 := dot.NewSwitch(dot.Delay(40*time.Millisecond, addressed(t, 1))), dot.NewSwitch(addressed(t, 2))
+	sw1, sw2 := dnstest.NewSwitch(dnstest.Delay(40*time.Millisecond, addressed(t, 1))), dnstest.NewSwitch(addressed(t, 2))
 	cfg := hasty(serve(t, sw1, nil), serve(t, sw2, nil))
 	cfg.Policy = Fastest
 	g := groupOf(t, cfg)
@@ -133,7 +133,7 @@ func TestFastestFollows(t *testing.T) {
 	}
 	want(2)
 	sw1.Set(addressed(t, 1))
-	sw2.Set(dot.Delay(40*time.Millisecond, addressed(t, 2)))
+	sw2.Set(dnstest.Delay(40*time.Millisecond, addressed(t, 2)))
 	want(1)
 	if st := g.Stats().Servers; st[0].EWMA == 0 || st[1].EWMA == 0 || st[0].P95 == 0 {
 		t.Errorf("stats %+v have no times", st)
@@ -155,7 +155,7 @@ func TestRandomSpreads(t *testing.T) {
 
 // hedging is a Group whose servers are connected, and known well enough for a
 // delay of the first to be noticed, with a budget that pays for it.
-func hedging(t *testing.T, servers ...*dot.Server) *Group {
+func hedging(t *testing.T, servers ...*dnstest.Server) *Group {
 	t.Helper()
 	cfg := hasty(servers...)
 	cfg.Policy, cfg.HedgeShare = Hedged, 1
@@ -174,16 +174,16 @@ func hedging(t *testing.T, servers ...*dot.Server) *Group {
 // TestGoodWinsTheRace: an error code does not settle a query while a server is
 // left that may do better.
 func TestGoodWinsTheRace(t *testing.T) {
-	fail := dot.Rcode(dot.RcodeServFail)
+	fail := dnstest.Rcode(dnstest.RcodeServFail)
 	for _, tc := range []struct {
 		what          string
-		first, second dot.Handler
+		first, second dnstest.Handler
 		rcode         uint16
 		server        byte
 	}{
-		{"the late one is good", dot.Delay(150*time.Millisecond, addressed(t, 1)), fail, 0, 1},
-		{"the hedge is good", dot.Delay(300*time.Millisecond, fail), addressed(t, 2), 0, 2},
-		{"both fail", dot.Delay(200*time.Millisecond, fail), dot.Delay(20*time.Millisecond, dot.Rcode(dot.RcodeRefused)), dot.RcodeRefused, 0},
+		{"the late one is good", dnstest.Delay(150*time.Millisecond, addressed(t, 1)), fail, 0, 1},
+		{"the hedge is good", dnstest.Delay(300*time.Millisecond, fail), addressed(t, 2), 0, 2},
+		{"both fail", dnstest.Delay(200*time.Millisecond, fail), dnstest.Delay(20*time.Millisecond, dnstest.Rcode(dnstest.RcodeRefused)), dnstest.RcodeRefused, 0},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()
@@ -202,7 +202,7 @@ func TestGoodWinsTheRace(t *testing.T) {
 // TestLosersAreNoStrays: a server that is always too late keeps its connection,
 // however many of its replies nobody waits for, and they tell how slow it is.
 func TestLosersAreNoStrays(t *testing.T) {
-	s1, s2 := serve(t, dot.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil)
 	g := hedging(t, s1, s2)
 	mustAsk(t, g, "www.example.")
 	eventually(t, "its reply comes", func() bool { return g.Stats().Servers[0].Late == 1 })
@@ -216,7 +216,7 @@ func TestLosersAreNoStrays(t *testing.T) {
 
 // TestNoHedgeToTheIll: a server that rests is no second one.
 func TestNoHedgeToTheIll(t *testing.T) {
-	g := hedging(t, serve(t, dot.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil))
+	g := hedging(t, serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil))
 	g.endpoints[1].probed.Store(true) // no probe makes it well
 	g.endpoints[1].failed(time.Now(), errTimeout)
 	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
@@ -230,7 +230,7 @@ func TestNoHedgeToTheIll(t *testing.T) {
 // TestLoserBeside: the attempt beside the first server ends when that one answers
 // after all.
 func TestLoserBeside(t *testing.T) {
-	g := hedging(t, serve(t, dot.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, dot.Silent(), nil))
+	g := hedging(t, serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, dnstest.Silent(), nil))
 	reply, err := g.Exchange(t.Context(), query("www.example.", typeA), inAWhile()) // the context goes on
 	if err != nil || who(reply) != 1 {
 		t.Errorf("server %d answered, want 1: %v", who(reply), err)

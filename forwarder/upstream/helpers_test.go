@@ -16,19 +16,19 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 const (
-	typeA    = dot.TypeA
-	typeTXT  = dot.TypeTXT
+	typeA    = dnstest.TypeA
+	typeTXT  = dnstest.TypeTXT
 	testName = "dot.example"
 )
 
 // testCA issues all certificates of the tests; making one takes a while under
 // -race.
-var testCA = sync.OnceValue(func() *dot.CA {
-	ca, err := dot.NewCA()
+var testCA = sync.OnceValue(func() *dnstest.CA {
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		panic(err)
 	}
@@ -37,7 +37,7 @@ var testCA = sync.OnceValue(func() *dot.CA {
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-func issue(tb testing.TB, opts dot.CertOptions) tls.Certificate {
+func issue(tb testing.TB, opts dnstest.CertOptions) tls.Certificate {
 	tb.Helper()
 	if len(opts.Names)+len(opts.IPs) == 0 {
 		opts.Names, opts.IPs = []string{testName}, []netip.Addr{loopback}
@@ -49,9 +49,9 @@ func issue(tb testing.TB, opts dot.CertOptions) tls.Certificate {
 	return cert
 }
 
-func zone(tb testing.TB) *dot.Zone {
+func zone(tb testing.TB) *dnstest.Zone {
 	tb.Helper()
-	z, err := dot.NewZone(dot.ZoneConfig{})
+	z, err := dnstest.NewZone(dnstest.ZoneConfig{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -60,25 +60,25 @@ func zone(tb testing.TB) *dot.Zone {
 
 // serve runs a server on loopback until the test ends. change may alter its
 // configuration.
-func serve(tb testing.TB, h dot.Handler, change func(*dot.Config)) *dot.Server {
+func serve(tb testing.TB, h dnstest.Handler, change func(*dnstest.Config)) *dnstest.Server {
 	tb.Helper()
 	return serveAt(tb, netip.AddrPortFrom(loopback, 0), h, change)
 }
 
-func serveAt(tb testing.TB, at netip.AddrPort, h dot.Handler, change func(*dot.Config)) *dot.Server {
+func serveAt(tb testing.TB, at netip.AddrPort, h dnstest.Handler, change func(*dnstest.Config)) *dnstest.Server {
 	tb.Helper()
-	l, err := dot.Listen(at)
+	l, err := dnstest.Listen(at)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cfg := dot.Config{Handler: h, TLS: []net.Listener{l}}
+	cfg := dnstest.Config{Handler: h, TLS: []net.Listener{l}}
 	if change != nil {
 		change(&cfg)
 	}
 	if cfg.Certificate.Certificate == nil {
-		cfg.Certificate = issue(tb, dot.CertOptions{})
+		cfg.Certificate = issue(tb, dnstest.CertOptions{})
 	}
-	s, err := dot.New(cfg)
+	s, err := dnstest.New(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func serveAt(tb testing.TB, at netip.AddrPort, h dot.Handler, change func(*dot.C
 }
 
 // group asks those servers, by name and with the test's CA.
-func group(tb testing.TB, servers ...*dot.Server) *Group {
+func group(tb testing.TB, servers ...*dnstest.Server) *Group {
 	tb.Helper()
 	var cfg Config
 	for _, s := range servers {

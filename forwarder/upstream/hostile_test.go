@@ -12,12 +12,12 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // changed answers like the zone, with the message changed.
-func changed(z *dot.Zone, change func([]byte) []byte) dot.Handler {
-	return dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+func changed(z *dnstest.Zone, change func([]byte) []byte) dnstest.Handler {
+	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
 		a.Msg = change(bytes.Clone(a.Msg))
 		return a
@@ -82,9 +82,9 @@ func setCount(m []byte, n byte) []byte {
 // a server that sends nothing else loses its connection, and costs no memory.
 func TestRepeatedReplies(t *testing.T) {
 	z := zone(t)
-	twice := dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	twice := dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
-		a.Raw = append(dot.Frame(a.Msg), dot.Frame(a.Msg)...)
+		a.Raw = append(dnstest.Frame(a.Msg), dnstest.Frame(a.Msg)...)
 		a.Msg = nil
 		return a
 	})
@@ -94,9 +94,9 @@ func TestRepeatedReplies(t *testing.T) {
 			t.Errorf("rcode %d", wire.Rcode(r))
 		}
 	}
-	flood := dot.HandlerFunc(func(r *dot.Request) dot.Answer {
-		a := dot.WrongID(z).Answer(r)
-		return dot.Answer{Raw: bytes.Repeat(dot.Frame(a.Msg), 2*maxStrays)}
+	flood := dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
+		a := dnstest.WrongID(z).Answer(r)
+		return dnstest.Answer{Raw: bytes.Repeat(dnstest.Frame(a.Msg), 2*maxStrays)}
 	})
 	bad := serve(t, flood, nil)
 	_, err := ask(t, groupOf(t, hasty(bad)), "www.example.")
@@ -126,7 +126,7 @@ func TestTruncatedReply(t *testing.T) {
 func TestLetterCase(t *testing.T) {
 	asked := make(chan string, 1)
 	z := zone(t)
-	s := serve(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		asked <- string(r.Query[12:28])
 		a := z.Answer(r)
 		copy(a.Msg[12:], bytes.ToUpper(a.Msg[12:24]))
@@ -143,11 +143,11 @@ func TestLetterCase(t *testing.T) {
 // that has expired gets no query, and says why; with a good one queries are answered again,
 // without a restart. Who asks opportunistically notices nothing.
 func TestCertificateChanges(t *testing.T) {
-	other, err := dot.NewCA()
+	other, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := other.Issue(dot.CertOptions{Names: []string{testName}})
+	foreign, err := other.Issue(dnstest.CertOptions{Names: []string{testName}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,18 +161,18 @@ func TestCertificateChanges(t *testing.T) {
 		cert tls.Certificate
 		says string // "": it is good
 	}{
-		{"renewed", issue(t, dot.CertOptions{}), ""},
+		{"renewed", issue(t, dnstest.CertOptions{}), ""},
 		{"of another authority", foreign, "a CA that is not trusted"},
-		{"good again", issue(t, dot.CertOptions{}), ""},
-		{"for another name", issue(t, dot.CertOptions{Names: []string{"other.example"}}), "other.example"},
-		{"expired", issue(t, dot.CertOptions{Names: []string{testName}, NotAfter: time.Now().Add(-time.Hour)}), "expired"},
-		{"good in the end", issue(t, dot.CertOptions{}), ""},
+		{"good again", issue(t, dnstest.CertOptions{}), ""},
+		{"for another name", issue(t, dnstest.CertOptions{Names: []string{"other.example"}}), "other.example"},
+		{"expired", issue(t, dnstest.CertOptions{Names: []string{testName}, NotAfter: time.Now().Add(-time.Hour)}), "expired"},
+		{"good in the end", issue(t, dnstest.CertOptions{}), ""},
 	} {
 		at := s.Addr()
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s = serveAt(t, at, zone(t), func(c *dot.Config) { c.Certificate = step.cert })
+		s = serveAt(t, at, zone(t), func(c *dnstest.Config) { c.Certificate = step.cert })
 		mustAsk(t, opportunistic, "www.example.")
 		if step.says == "" {
 			eventually(t, "an answer with a certificate that is "+step.what, func() bool { _, err := ask(t, strict, "www.example."); return err == nil })
@@ -198,19 +198,19 @@ func TestCertificateChanges(t *testing.T) {
 // has its key again.
 func TestKeyChanges(t *testing.T) {
 	var log lockedBuffer
-	right, wrong := issue(t, dot.CertOptions{}), issue(t, dot.CertOptions{})
-	s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = right })
+	right, wrong := issue(t, dnstest.CertOptions{}), issue(t, dnstest.CertOptions{})
+	s := serve(t, zone(t), func(c *dnstest.Config) { c.Certificate = right })
 	at := s.Addr()
 	cfg := hasty(s)
 	cfg.Servers[0].Pins = []Pin{PinOf(right.Leaf)}
 	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 	g := groupOf(t, cfg)
 	mustAsk(t, g, "www.example.")
-	restart := func(cert tls.Certificate) *dot.Server {
+	restart := func(cert tls.Certificate) *dnstest.Server {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		return serveAt(t, at, zone(t), func(c *dot.Config) { c.Certificate = cert })
+		return serveAt(t, at, zone(t), func(c *dnstest.Config) { c.Certificate = cert })
 	}
 	s = restart(wrong)
 	eventually(t, "the log says why", func() bool {

@@ -21,7 +21,7 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // TestInterop asks DNS-over-TLS servers that nobody here wrote, on loopback, each
@@ -282,7 +282,7 @@ func (is *interop) start(t *testing.T, version uint16) netip.AddrPort {
 
 // writeCertificate writes cert.pem and key.pem.
 func writeCertificate(t *testing.T, dir string) {
-	cert := issue(t, dot.CertOptions{})
+	cert := issue(t, dnstest.CertOptions{})
 	var chain []byte
 	for _, der := range cert.Certificate {
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
@@ -304,7 +304,7 @@ func writeFile(t *testing.T, path string, data []byte) {
 
 // freePort is one that nobody listens on just now, over TCP or UDP.
 func freePort(t *testing.T) netip.AddrPort {
-	l, pc, err := dot.ListenPlain(netip.AddrPortFrom(loopback, 0))
+	l, pc, err := dnstest.ListenPlain(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

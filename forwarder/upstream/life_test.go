@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // TestCancel: a caller that gives up leaves nothing behind, and a late reply
@@ -23,7 +23,7 @@ import (
 func TestCancel(t *testing.T) {
 	z := zone(t)
 	hold := make(chan struct{})
-	sw := dot.NewSwitch(dot.Hold(hold, z))
+	sw := dnstest.NewSwitch(dnstest.Hold(hold, z))
 	s := serve(t, sw, nil)
 	g := group(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -60,11 +60,11 @@ func TestNetworkChanged(t *testing.T) {
 	z := zone(t)
 	hold := make(chan struct{})
 	defer close(hold)
-	sw := dot.NewSwitch(z)
+	sw := dnstest.NewSwitch(z)
 	s := serve(t, sw, nil)
 	g := group(t, s)
 	mustAsk(t, g, "www.example.")
-	sw.Set(dot.Hold(hold, z))
+	sw.Set(dnstest.Hold(hold, z))
 	done := make(chan error, 1)
 	go func() {
 		_, err := ask(t, g, "www.example.")
@@ -90,7 +90,7 @@ func TestNetworkChanged(t *testing.T) {
 // those who wait for it get another.
 func TestNetworkChangedWhileDialling(t *testing.T) {
 	var accepted atomic.Int32
-	s := serve(t, zone(t), func(c *dot.Config) {
+	s := serve(t, zone(t), func(c *dnstest.Config) {
 		c.Accept = func(nc net.Conn) bool { return accepted.Add(1) > 1 } // the first hangs
 	})
 	g := group(t, s)
@@ -118,7 +118,7 @@ func TestRunWarms(t *testing.T) {
 	eventually(t, "a connection is open", func() bool { return g.Stats().Servers[0].Conns == 1 })
 	mustAsk(t, g, "www.example.")
 	poolOf(g).setLastWarm(time.Time{}) // as if it had been open for a while
-	s.EndConns(dot.Close)
+	s.EndConns(dnstest.Close)
 	eventually(t, "another one is", func() bool { return s.Stats().Handshakes == 2 && g.Stats().Servers[0].Conns == 1 })
 	mustAsk(t, g, "www.example.")
 	if st := s.Stats(); st.Conns != 2 || st.Resumed != 1 || st.Queries() != 2 {
@@ -160,7 +160,7 @@ func (p *pool) setLastWarm(at time.Time) {
 // TestSweep: what nobody uses is closed, a second connection sooner.
 func TestSweep(t *testing.T) {
 	release := make(chan struct{})
-	s := serve(t, dot.Hold(release, zone(t)), nil)
+	s := serve(t, dnstest.Hold(release, zone(t)), nil)
 	g := group(t, s)
 	var wg sync.WaitGroup
 	for range 2 * busyLoad {
@@ -187,8 +187,8 @@ func TestSweep(t *testing.T) {
 
 // TestClose leaves no goroutine, whatever is going on.
 func TestClose(t *testing.T) {
-	s := serve(t, dot.Silent(), nil)
-	hung := serve(t, dot.Silent(), func(c *dot.Config) {
+	s := serve(t, dnstest.Silent(), nil)
+	hung := serve(t, dnstest.Silent(), func(c *dnstest.Config) {
 		c.Accept = func(nc net.Conn) bool { t.Cleanup(func() { nc.Close() }); return false }
 	})
 	g, err := New(Config{

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 func TestQueryLimit(t *testing.T) {
@@ -60,7 +60,7 @@ func TestQueryLimit(t *testing.T) {
 // the next connection is open before the one before it is used up.
 func TestLimitIsLearned(t *testing.T) {
 	const limit = 50
-	s := serve(t, dot.CloseAfter(limit, zone(t)), nil)
+	s := serve(t, dnstest.CloseAfter(limit, zone(t)), nil)
 	g := group(t, s)
 	burst := func() {
 		var wg sync.WaitGroup
@@ -109,11 +109,11 @@ func TestWriteEnded(t *testing.T) {
 	}{{syscall.EPIPE, 0}, {ErrSilent, 1}} {
 		z := zone(t)
 		release := make(chan struct{})
-		sw := dot.NewSwitch(z)
+		sw := dnstest.NewSwitch(z)
 		s := serve(t, sw, nil)
 		g := group(t, s)
 		mustAsk(t, g, "www.example.")
-		sw.Set(dot.Hold(release, z))
+		sw.Set(dnstest.Hold(release, z))
 		done := make(chan error, 1)
 		go func() {
 			_, err := ask(t, g, "www.example.")

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // lockedBuffer is a buffer that several goroutines log to.
@@ -41,7 +41,7 @@ func TestLog(t *testing.T) {
 		Log:     slog.New(slog.NewTextHandler(&out, nil)),
 	})
 	mustAsk(t, g, "www.example.")
-	s.EndConns(dot.Close)
+	s.EndConns(dnstest.Close)
 	mustAsk(t, g, "www.example.")
 	if out.String() != "" {
 		t.Errorf("all is well, but the log has %q", out.String())

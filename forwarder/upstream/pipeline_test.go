@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // TestThousand: 1,000 callers at once share at most two connections, and each
@@ -18,7 +18,7 @@ func TestThousand(t *testing.T) {
 	z := zone(t)
 	const n = 1000
 	release := make(chan struct{})
-	s := serve(t, dot.Hold(release, z), func(c *dot.Config) { c.LogQueries = 2 * n })
+	s := serve(t, dnstest.Hold(release, z), func(c *dnstest.Config) { c.LogQueries = 2 * n })
 	g := group(t, s)
 	var wg sync.WaitGroup
 	for i := range n {
@@ -58,7 +58,7 @@ func TestThousand(t *testing.T) {
 func TestOutOfOrder(t *testing.T) {
 	z := zone(t)
 	release := make(chan struct{})
-	s := serve(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
 		if bytes.Contains(r.Query, []byte("slow")) {
 			a.Wait = release
@@ -133,7 +133,7 @@ func TestCoalescing(t *testing.T) {
 // TestLargeReplies: up to the longest message, many at once.
 func TestLargeReplies(t *testing.T) {
 	z := zone(t)
-	s := serve(t, dot.HandlerFunc(func(r *dot.Request) dot.Answer {
+	s := serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
 		if bytes.Contains(r.Query, []byte("huge")) {
 			a.Msg = append(a.Msg, make([]byte, wire.MaxMessage-len(a.Msg))...)
@@ -160,7 +160,7 @@ func TestLargeReplies(t *testing.T) {
 // fault.
 func TestFull(t *testing.T) {
 	release := make(chan struct{})
-	s := serve(t, dot.Hold(release, zone(t)), nil)
+	s := serve(t, dnstest.Hold(release, zone(t)), nil)
 	g := groupOf(t, Config{Servers: []Server{{Addr: s.Addr(), Name: testName}}, MaxConns: 1, MaxInflight: 2})
 	var wg sync.WaitGroup
 	for range 2 {

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 func TestParseProfile(t *testing.T) {
@@ -39,16 +39,16 @@ func TestParseProfile(t *testing.T) {
 // TestOpportunistic: whatever is wrong with the certificate, the server answers, and
 // it is told.
 func TestOpportunistic(t *testing.T) {
-	stranger, err := dot.NewCA()
+	stranger, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, opts := range map[string]dot.CertOptions{
+	for what, opts := range map[string]dnstest.CertOptions{
 		"another name": {Names: []string{"other.example"}},
 		"expired":      {Names: []string{testName}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-time.Hour)},
 		"":             {Names: []string{testName}},
 	} {
-		s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = issue(t, opts) })
+		s := serve(t, zone(t), func(c *dnstest.Config) { c.Certificate = issue(t, opts) })
 		cfg := Config{Servers: []Server{{Addr: s.Addr(), Name: testName}}, Profile: Opportunistic}
 		g := groupOf(t, cfg)
 		mustAsk(t, g, "www.example.")
@@ -76,8 +76,8 @@ func TestOpportunisticIsTold(t *testing.T) {
 
 func opportunisticIsTold(t *testing.T, version uint16) {
 	var out lockedBuffer
-	s := serve(t, zone(t), func(c *dot.Config) {
-		c.Certificate, c.MaxVersion = issue(t, dot.CertOptions{Names: []string{"other.example"}}), version
+	s := serve(t, zone(t), func(c *dnstest.Config) {
+		c.Certificate, c.MaxVersion = issue(t, dnstest.CertOptions{Names: []string{"other.example"}}), version
 	})
 	g := groupOf(t, Config{
 		Servers: []Server{{Addr: s.Addr(), Name: testName}}, Profile: Opportunistic,
@@ -86,7 +86,7 @@ func opportunisticIsTold(t *testing.T, version uint16) {
 	again := func(warnings, infos int) {
 		t.Helper()
 		for range 3 {
-			s.EndConns(dot.Close)
+			s.EndConns(dnstest.Close)
 			eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
 			mustAsk(t, g, "www.example.")
 		}
@@ -98,12 +98,12 @@ func opportunisticIsTold(t *testing.T, version uint16) {
 	if !strings.Contains(out.String(), "its certificate is for other.example, not for dot.example") {
 		t.Errorf("the log has no reason: %s", out.String())
 	}
-	s.SetCertificate(issue(t, dot.CertOptions{Names: []string{"third.example"}}))
+	s.SetCertificate(issue(t, dnstest.CertOptions{Names: []string{"third.example"}}))
 	again(2, 0)
 	if n := s.Stats().Resumed; n != 0 {
 		t.Errorf("%d sessions were resumed with a server that is not authenticated", n)
 	}
-	s.SetCertificate(issue(t, dot.CertOptions{}))
+	s.SetCertificate(issue(t, dnstest.CertOptions{}))
 	again(2, 1)
 	if st := g.Stats().Servers[0]; st.Unauthenticated != "" {
 		t.Errorf("the stats still say %q", st.Unauthenticated)
@@ -130,11 +130,11 @@ func TestOpportunisticPins(t *testing.T) {
 
 // TestOpportunisticIsNeverPlain: what does not speak TLS gets no query.
 func TestOpportunisticIsNeverPlain(t *testing.T) {
-	tcp, udp, err := dot.ListenPlain(netip.AddrPortFrom(loopback, 0))
+	tcp, udp, err := dnstest.ListenPlain(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := dot.New(dot.Config{Handler: zone(t), TCP: []net.Listener{tcp}, UDP: []net.PacketConn{udp}})
+	s, err := dnstest.New(dnstest.Config{Handler: zone(t), TCP: []net.Listener{tcp}, UDP: []net.PacketConn{udp}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,12 +13,12 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // patient is a configuration in which a silent server costs four seconds and a
 // half, unless its silence is noticed.
-func patient(p Policy, servers ...*dot.Server) Config {
+func patient(p Policy, servers ...*dnstest.Server) Config {
 	cfg := hasty(servers...)
 	cfg.Policy = p
 	cfg.Timeout, cfg.AttemptTimeout, cfg.SilentTimeout = 9*time.Second, 9*time.Second, 9*time.Second
@@ -36,8 +36,8 @@ func TestSilence(t *testing.T) {
 	for _, p := range []Policy{Failover, Fastest, Random, Hedged} {
 		t.Run(string(p), func(t *testing.T) {
 			t.Parallel()
-			first := dot.NewSwitch(addressed(t, 1))
-			s1, s2 := serve(t, first, nil), serve(t, dot.Delay(5*time.Millisecond, addressed(t, 2)), nil)
+			first := dnstest.NewSwitch(addressed(t, 1))
+			s1, s2 := serve(t, first, nil), serve(t, dnstest.Delay(5*time.Millisecond, addressed(t, 2)), nil)
 			g := groupOf(t, patient(p, s1, s2))
 			load(t, g, 200)
 			var worst atomic.Int64
@@ -61,7 +61,7 @@ func TestSilence(t *testing.T) {
 					}
 				})
 			}
-			first.Set(dot.Silent())
+			first.Set(dnstest.Silent())
 			eventually(t, "its silence is noticed", func() bool { return g.Stats().Servers[0].Suspicions > 0 })
 			time.Sleep(20 * time.Millisecond)
 			stop()
@@ -95,11 +95,11 @@ func mustNot(t *testing.T, g *Group) {
 func TestSilenceEnds(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	first := dot.NewSwitch(addressed(t, 1))
+	first := dnstest.NewSwitch(addressed(t, 1))
 	s1, s2 := serve(t, first, nil), serve(t, addressed(t, 2), nil)
 	g := groupOf(t, patient(Failover, s1, s2))
 	mustAsk(t, g, "www.example.")
-	first.Set(dot.Hold(release, addressed(t, 1)))
+	first.Set(dnstest.Hold(release, addressed(t, 1)))
 	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
 		t.Errorf("server %d answered, want 2", got)
 	}
@@ -121,7 +121,7 @@ func TestSilenceEnds(t *testing.T) {
 // the suspicion, with a rest, and the next probe after it finds the server well.
 func TestSilenceBecomesFailure(t *testing.T) {
 	t.Parallel()
-	first := dot.NewSwitch(dot.Silent())
+	first := dnstest.NewSwitch(dnstest.Silent())
 	g := groupOf(t, hasty(serve(t, first, nil), serve(t, addressed(t, 2), nil)))
 	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
 		t.Errorf("server %d answered, want 2", got)
@@ -135,9 +135,9 @@ func TestSilenceBecomesFailure(t *testing.T) {
 // when the one before it is silent, or says that it failed.
 func TestSilentChain(t *testing.T) {
 	t.Parallel()
-	servers := []*dot.Server{
-		serve(t, dot.Silent(), nil), serve(t, dot.Silent(), nil),
-		serve(t, dot.Rcode(dot.RcodeServFail), nil), serve(t, addressed(t, 4), nil),
+	servers := []*dnstest.Server{
+		serve(t, dnstest.Silent(), nil), serve(t, dnstest.Silent(), nil),
+		serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), serve(t, addressed(t, 4), nil),
 	}
 	g := groupOf(t, patient(Failover, servers...))
 	began := time.Now()
@@ -157,7 +157,7 @@ func TestSilentChain(t *testing.T) {
 func TestFailedBesideSilent(t *testing.T) {
 	t.Parallel()
 	g := groupOf(t, patient(Failover,
-		serve(t, dot.Silent(), nil), serve(t, dot.Rcode(dot.RcodeServFail), nil), serve(t, addressed(t, 3), nil)))
+		serve(t, dnstest.Silent(), nil), serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), serve(t, addressed(t, 3), nil)))
 	g.endpoints[0].count.meter.patience.Store(int64(time.Second))
 	began := time.Now()
 	if got := who(mustAsk(t, g, "www.example.")); got != 3 {
@@ -226,7 +226,7 @@ func TestDialSilence(t *testing.T) {
 func TestSilenceIsPrepared(t *testing.T) {
 	t.Parallel()
 	s2 := serve(t, addressed(t, 2), nil)
-	g := groupOf(t, patient(Failover, serve(t, dot.Delay(silentAfter*3/4, addressed(t, 1)), nil), s2))
+	g := groupOf(t, patient(Failover, serve(t, dnstest.Delay(silentAfter*3/4, addressed(t, 1)), nil), s2))
 	mustAsk(t, g, "www.example.")
 	eventually(t, "it is dialled", func() bool { return s2.Stats().Handshakes == 1 })
 }
@@ -236,8 +236,8 @@ func TestSilenceIsPrepared(t *testing.T) {
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	const typeNS = 2
-	first := dot.NewSwitch(dot.ResetAll())
-	s1 := serve(t, first, func(c *dot.Config) { c.LogQueries = 1000 })
+	first := dnstest.NewSwitch(dnstest.ResetAll())
+	s1 := serve(t, first, func(c *dnstest.Config) { c.LogQueries = 1000 })
 	g := groupOf(t, hasty(s1, serve(t, addressed(t, 2), nil)))
 	eventually(t, "three probes", func() bool {
 		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
@@ -270,7 +270,7 @@ func TestProbe(t *testing.T) {
 // server too.
 func TestCancelRace(t *testing.T) {
 	t.Parallel()
-	s1, s2 := serve(t, dot.Silent(), nil), serve(t, dot.Silent(), nil)
+	s1, s2 := serve(t, dnstest.Silent(), nil), serve(t, dnstest.Silent(), nil)
 	g := groupOf(t, patient(Failover, s1, s2))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // streamQueries are in flight while a fuzzed stream comes, under IDs 1, 2, and so on.
@@ -35,7 +35,7 @@ func FuzzUpstreamStream(f *testing.F) {
 	frames := func(msgs ...[]byte) []byte {
 		var out []byte
 		for _, m := range msgs {
-			out = append(out, dot.Frame(m)...)
+			out = append(out, dnstest.Frame(m)...)
 		}
 		return out
 	}

@@ -12,16 +12,16 @@ import (
 	"time"
 
 	"sotto/forwarder/wire"
-	"sotto/internal/dot"
+	"sotto/internal/dnstest"
 )
 
 // TestTrust has what a server may be, and what a client is told when it is not.
 func TestTrust(t *testing.T) {
-	byIP := dot.CertOptions{IPs: []netip.Addr{loopback}}
-	byName := dot.CertOptions{Names: []string{testName, "a.example", "b.example", "c.example"}}
-	expired := dot.CertOptions{Names: []string{testName}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-time.Hour)}
-	future := dot.CertOptions{Names: []string{testName}, NotBefore: time.Now().Add(time.Hour)}
-	stranger, err := dot.NewCA()
+	byIP := dnstest.CertOptions{IPs: []netip.Addr{loopback}}
+	byName := dnstest.CertOptions{Names: []string{testName, "a.example", "b.example", "c.example"}}
+	expired := dnstest.CertOptions{Names: []string{testName}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-time.Hour)}
+	future := dnstest.CertOptions{Names: []string{testName}, NotBefore: time.Now().Add(time.Hour)}
+	stranger, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,16 +54,16 @@ func TestTrust(t *testing.T) {
 // trustCase is a server's certificate and what the client knows of it.
 type trustCase struct {
 	what string
-	cert dot.CertOptions
+	cert dnstest.CertOptions
 	name string
 	cas  *x509.CertPool // nil: the test's
 	pins []string       // "leaf", "ca" or "other"
 	want string         // in the EDE; "": it is trusted
 }
 
-func (tc *trustCase) run(t *testing.T, stranger *dot.CA) {
+func (tc *trustCase) run(t *testing.T, stranger *dnstest.CA) {
 	cert := issue(t, tc.cert)
-	s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = cert })
+	s := serve(t, zone(t), func(c *dnstest.Config) { c.Certificate = cert })
 	srv := Server{Addr: s.Addr(), Name: tc.name}
 	for _, p := range tc.pins {
 		srv.Pins = append(srv.Pins, map[string]Pin{
@@ -108,16 +108,16 @@ func wantEDE(t *testing.T, err error, code uint16, texts ...string) {
 // TestCopiedCA: a certificate that matches a pin proves nothing where the leaf
 // is not from it.
 func TestCopiedCA(t *testing.T) {
-	impostor, err := dot.NewCA()
+	impostor, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := impostor.Issue(dot.CertOptions{IPs: []netip.Addr{loopback}})
+	cert, err := impostor.Issue(dnstest.CertOptions{IPs: []netip.Addr{loopback}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cert.Certificate = append(cert.Certificate, testCA().Certificate().Raw)
-	s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = cert })
+	s := serve(t, zone(t), func(c *dnstest.Config) { c.Certificate = cert })
 	g := groupOf(t, Config{Servers: []Server{{Addr: s.Addr(), Pins: []Pin{PinOf(testCA().Certificate())}}}})
 	_, err = ask(t, g, "www.example.")
 	wantEDE(t, err, wire.EDENetworkError, "a CA that is not trusted here")
@@ -129,7 +129,7 @@ func TestHello(t *testing.T) {
 		name, sni string
 	}{{testName, testName}, {"", ""}} {
 		hellos := make(chan *tls.ClientHelloInfo, 1)
-		cert := issue(t, dot.CertOptions{})
+		cert := issue(t, dnstest.CertOptions{})
 		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 			GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 				hellos <- h
@@ -166,9 +166,9 @@ func TestHello(t *testing.T) {
 }
 
 func TestOlderServers(t *testing.T) {
-	s := serve(t, zone(t), func(c *dot.Config) { c.NoALPN, c.MaxVersion = true, tls.VersionTLS12 })
+	s := serve(t, zone(t), func(c *dnstest.Config) { c.NoALPN, c.MaxVersion = true, tls.VersionTLS12 })
 	mustAsk(t, group(t, s), "www.example.")
-	s = serve(t, zone(t), func(c *dot.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })
+	s = serve(t, zone(t), func(c *dnstest.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })
 	_, err := ask(t, group(t, s), "www.example.")
 	wantEDE(t, err, wire.EDENetworkError, "the server refused the TLS handshake")
 }
@@ -177,14 +177,14 @@ func TestOlderServers(t *testing.T) {
 // both versions, and is verified all the same.
 func TestResumption(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		s := serve(t, zone(t), func(c *dot.Config) { c.MaxVersion = version })
+		s := serve(t, zone(t), func(c *dnstest.Config) { c.MaxVersion = version })
 		g := group(t, s)
 		for i := range 3 {
 			mustAsk(t, g, "www.example.")
 			if i == 2 {
 				break
 			}
-			s.EndConns(dot.Close)
+			s.EndConns(dnstest.Close)
 			eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
 		}
 		st, gst := s.Stats(), g.Stats().Servers[0]
@@ -200,7 +200,7 @@ func TestResumedIsVerified(t *testing.T) {
 	s := serve(t, zone(t), nil)
 	g := group(t, s)
 	mustAsk(t, g, "www.example.")
-	s.EndConns(dot.Close)
+	s.EndConns(dnstest.Close)
 	eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
 
 	poolOf(g).verify = &verifier{roots: testCA().Pool(), now: time.Now,
@@ -215,14 +215,14 @@ func TestResumedIsVerified(t *testing.T) {
 // TestRenewedCertificate: a session whose certificate has expired since gives
 // way to a full handshake, in which the server shows its new one.
 func TestRenewedCertificate(t *testing.T) {
-	short := issue(t, dot.CertOptions{Names: []string{testName}, NotAfter: time.Now().Add(time.Hour)})
-	s := serve(t, zone(t), func(c *dot.Config) { c.Certificate = short })
+	short := issue(t, dnstest.CertOptions{Names: []string{testName}, NotAfter: time.Now().Add(time.Hour)})
+	s := serve(t, zone(t), func(c *dnstest.Config) { c.Certificate = short })
 	g := group(t, s)
 	mustAsk(t, g, "www.example.")
-	s.EndConns(dot.Close)
+	s.EndConns(dnstest.Close)
 	eventually(t, "the connection ends", func() bool { return g.Stats().Servers[0].Conns == 0 })
 
-	s.SetCertificate(issue(t, dot.CertOptions{}))
+	s.SetCertificate(issue(t, dnstest.CertOptions{}))
 	later := func() time.Time { return time.Now().Add(2 * time.Hour) }
 	poolOf(g).verify = &verifier{roots: testCA().Pool(), now: later, server: g.endpoints[0].server}
 	mustAsk(t, g, "www.example.")

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 var (
@@ -24,15 +24,15 @@ var (
 
 // host is a machine of a lab with a ruleset of its own.
 type host struct {
-	*lab.Host
+	*netlab.Host
 	t   *testing.T
 	nft string
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	l := testnet.New(t)
-	return &host{testnet.Host(t, l, "host"), t, testnet.NeedTool(t, "nft")}
+	l := labtest.New(t)
+	return &host{labtest.Host(t, l, "host"), t, labtest.NeedTool(t, "nft")}
 }
 
 // run runs a command on the host and returns what it says.
@@ -355,7 +355,7 @@ func TestRunsFirstFromTheStart(t *testing.T) {
 func TestFollowsLegacy(t *testing.T) {
 	h := newHost(t)
 	for family, program := range map[string]string{"ip": "iptables-legacy", "ip6": "ip6tables-legacy"} {
-		path := testnet.NeedTool(t, program)
+		path := labtest.NeedTool(t, program)
 		table, _ := h.table("sotto")
 		stop := h.start(table)
 		if out, err := h.Command(t.Context(), nil, path, "-t", "nat", "-A", "PREROUTING", "-j", "ACCEPT").CombinedOutput(); err != nil {

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
+	"sotto/internal/netns"
 )
 
 const (

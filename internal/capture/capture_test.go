@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"sotto/internal/capture"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // query is a question for www.example.com A with the given id.
@@ -19,7 +19,7 @@ func query(id byte) []byte {
 	return append([]byte{0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}, "\x03www\x07example\x03com\x00\x00\x01\x00\x01"...)
 }
 
-func dial(t *testing.T, host *lab.Host, network, addr string) net.Conn {
+func dial(t *testing.T, host *netlab.Host, network, addr string) net.Conn {
 	t.Helper()
 	var c net.Conn
 	if err := host.Do(func() (err error) { c, err = net.Dial(network, addr); return err }); err != nil {
@@ -32,11 +32,11 @@ func dial(t *testing.T, host *lab.Host, network, addr string) net.Conn {
 // Every packet between Start and Stop is in the capture, the very first and
 // the very last included.
 func TestCaptureIsComplete(t *testing.T) {
-	_, host, lan := testnet.LAN(t)
+	_, host, lan := labtest.LAN(t)
 	for _, server := range []string{"8.8.8.8:53", "[2001:db8::53]:53"} {
 		c := dial(t, host, "udp", server)
 		for round := range 20 {
-			run, err := capture.Start(lan.NS, lab.LANIf)
+			run, err := capture.Start(lan.NS, netlab.LANIf)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,7 +70,7 @@ func TestCaptureIsComplete(t *testing.T) {
 }
 
 func TestCaptureSeesOnlyItsInterface(t *testing.T) {
-	_, host, lan := testnet.LAN(t)
+	_, host, lan := labtest.LAN(t)
 	run, err := capture.Start(lan.NS, "lo")
 	if err != nil {
 		t.Fatal(err)
@@ -102,8 +102,8 @@ func TestCaptureSeesOnlyItsInterface(t *testing.T) {
 
 // A plain query over TCP, and a TLS record, are told apart.
 func TestCaptureReadsTCP(t *testing.T) {
-	_, host, lan := testnet.LAN(t)
-	run, err := capture.Start(lan.NS, lab.LANIf)
+	_, host, lan := labtest.LAN(t)
+	run, err := capture.Start(lan.NS, netlab.LANIf)
 	if err != nil {
 		t.Fatal(err)
 	}

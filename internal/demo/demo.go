@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"sotto/internal/capture"
-	"sotto/internal/lab"
+	"sotto/internal/netlab"
 )
 
 // Options say what to run and where to print. Stdout and Self are required.
@@ -85,7 +85,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 		return fmt.Errorf("make a directory for the demo: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	l, err := lab.New()
+	l, err := netlab.New()
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	asking := questions(lab.HasIPv6())
+	asking := questions(netlab.HasIPv6())
 	asked := nameservers(asking)
 	servers, err := serve(ctx, lan, asked, filepath.Join(dir, "ca.pem"))
 	if err != nil {
@@ -137,11 +137,11 @@ func installed(name string) bool {
 
 // run runs a command on the host and captures the LAN's end of the wire from
 // before its start until after its end.
-func run(ctx context.Context, host, lan *lab.Host, dir string, command []string) (half, error) {
+func run(ctx context.Context, host, lan *netlab.Host, dir string, command []string) (half, error) {
 	h := half{command: command}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	wire, err := capture.Start(lan.NS, lab.LANIf)
+	wire, err := capture.Start(lan.NS, netlab.LANIf)
 	if err != nil {
 		return h, err
 	}

@@ -17,10 +17,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sotto/intercept/netns"
 	"sotto/internal/capture"
-	"sotto/internal/lab"
-	"sotto/internal/testnet"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+	"sotto/internal/netns"
 )
 
 // build builds the real program.
@@ -37,9 +37,9 @@ func build(t *testing.T) string {
 // needSeal skips where exec cannot work at all.
 func needSeal(t *testing.T) {
 	t.Helper()
-	testnet.Machine(t)
-	if _, err := lab.CgroupRoot(); err != nil {
-		testnet.Skip(t, "needs cgroup2 mounted")
+	labtest.Machine(t)
+	if _, err := netlab.CgroupRoot(); err != nil {
+		labtest.Skip(t, "needs cgroup2 mounted")
 	}
 }
 
@@ -52,7 +52,7 @@ func TestRun(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if client[0] == "dig" {
-				testnet.NeedTool(t, "dig")
+				labtest.NeedTool(t, "dig")
 			}
 			var out bytes.Buffer
 			if err := Run(t.Context(), Options{Stdout: &out, Self: self, Client: client}); err != nil {
@@ -81,8 +81,8 @@ func TestRun(t *testing.T) {
 // A program that does not seal is found out, and whatever happens nothing is
 // left over.
 func TestRunFindsOut(t *testing.T) {
-	testnet.Machine(t)
-	client := []string{testnet.NeedTool(t, "dig")}
+	labtest.Machine(t)
+	client := []string{labtest.NeedTool(t, "dig")}
 	for want, script := range map[string]string{
 		"NOT SEALED":  `while [ "$1" != -- ]; do shift; done; shift; exec "$@"`,
 		"ask sealed:": `exit 7`,

@@ -10,8 +10,8 @@ import (
 	"net/netip"
 	"os"
 
-	"sotto/internal/dot"
-	"sotto/internal/lab"
+	"sotto/internal/dnstest"
+	"sotto/internal/netlab"
 )
 
 // servers are the LAN's nameservers while they run.
@@ -22,29 +22,29 @@ type servers struct {
 
 // serve starts plain nameservers and a DNS over TLS server, all with the same
 // zone, and writes the CA's certificate to caFile.
-func serve(ctx context.Context, lan *lab.Host, plain []netip.Addr, caFile string) (*servers, error) {
-	ca, err := dot.NewCA()
+func serve(ctx context.Context, lan *netlab.Host, plain []netip.Addr, caFile string) (*servers, error) {
+	ca, err := dnstest.NewCA()
 	if err != nil {
 		return nil, err
 	}
-	cert, err := ca.Issue(dot.CertOptions{Names: []string{upstreamName}})
+	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
 	if err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(caFile, ca.PEM(), 0o644); err != nil {
 		return nil, fmt.Errorf("write the demo's certificate: %w", err)
 	}
-	zone, err := dot.NewZone(dot.ZoneConfig{
+	zone, err := dnstest.NewZone(dnstest.ZoneConfig{
 		A: []netip.Addr{netip.MustParseAddr("203.0.113.80")}, AAAA: []netip.Addr{netip.MustParseAddr("2001:db8::80")},
 	})
 	if err != nil {
 		return nil, err
 	}
-	cfg := dot.Config{Handler: zone, Certificate: cert}
+	cfg := dnstest.Config{Handler: zone, Certificate: cert}
 	if err := lan.Do(func() error { return listen(&cfg, plain) }); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the demo's nameservers: %w", err), closeSockets(cfg))
 	}
-	srv, err := dot.New(cfg)
+	srv, err := dnstest.New(cfg)
 	if err != nil {
 		return nil, errors.Join(err, closeSockets(cfg))
 	}
@@ -61,15 +61,15 @@ func (s *servers) stop() error {
 }
 
 // listen opens the sockets in the calling thread's namespace.
-func listen(cfg *dot.Config, plain []netip.Addr) error {
+func listen(cfg *dnstest.Config, plain []netip.Addr) error {
 	for _, addr := range plain {
-		l, pc, err := dot.ListenPlain(netip.AddrPortFrom(addr, 53))
+		l, pc, err := dnstest.ListenPlain(netip.AddrPortFrom(addr, 53))
 		if err != nil {
 			return err
 		}
 		cfg.TCP, cfg.UDP = append(cfg.TCP, l), append(cfg.UDP, pc)
 	}
-	l, err := dot.Listen(netip.AddrPortFrom(netip.MustParseAddr(upstreamAddr), 853))
+	l, err := dnstest.Listen(netip.AddrPortFrom(netip.MustParseAddr(upstreamAddr), 853))
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func listen(cfg *dot.Config, plain []netip.Addr) error {
 }
 
 // closeSockets closes what no server took over.
-func closeSockets(cfg dot.Config) error {
+func closeSockets(cfg dnstest.Config) error {
 	var errs []error
 	for _, l := range append(cfg.TLS, cfg.TCP...) {
 		errs = append(errs, l.Close())

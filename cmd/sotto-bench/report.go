@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"sotto/internal/benchreport"
+)
+
+// reportVerb writes BENCHMARKS.md and benchmarks.svg, and prints the verdicts.
+func reportVerb(_ context.Context, args []string) error {
+	f := flag.NewFlagSet("report", flag.ContinueOnError)
+	raw := f.String("raw", "raw.tsv", "the raw results")
+	out := f.String("out", "docs", "where to write")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	in, err := os.Open(*raw)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	res, err := benchreport.Read(in)
+	if err != nil {
+		return err
+	}
+	fmt.Print(res.Text())
+	return errors.Join(
+		os.WriteFile(filepath.Join(*out, "BENCHMARKS.md"), []byte(res.Markdown()), 0o644),
+		os.WriteFile(filepath.Join(*out, "benchmarks.svg"), []byte(res.SVG()), 0o644),
+	)
+}

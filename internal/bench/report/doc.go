@@ -1,6 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-
-// Package report makes of the raw results of scripts/bench.sh what a reader sees:
-// tables with ratios, verdicts on what Sotto sets out to reach, and a plot. It is
-// pure: text in, text out.
-package report

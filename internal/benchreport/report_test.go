@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package benchreport
+
+import (
+	"encoding/xml"
+	"io"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// raw is a comparison of three in two rounds, on a machine that was half as fast in
+// the second.
+const raw = `meta	cores	2
+meta	kernel	6.1
+meta	rounds	2
+meta	seconds	5
+meta	entries	1,000,000
+peer	sotto	dev	go
+peer	unbound	1.17.1	c
+peer	coredns	v1.15.0	go
+skipped	blocky	it does not build
+failed	coredns	it ended in round 2
+run	1	sotto	miss_qps	40000
+run	1	sotto	miss1k_qps	44000
+run	1	sotto	hit_qps	200000
+run	1	sotto	p99_us	300
+run	1	sotto	conns	2
+run	1	sotto	miss_cpu	10
+run	1	sotto	hit_cpu	4
+run	2	unbound	miss_qps	20000
+run	2	unbound	miss1k_qps	40000
+run	2	unbound	hit_qps	190000
+run	2	unbound	p99_us	250.4
+run	3	sotto	miss_qps	40000
+run	3	sotto	conns	5
+run	4	coredns	miss_qps	16000
+run	4	coredns	miss1k_qps	11000
+run	4	coredns	hit_cpu	7.9
+run	4	coredns	miss_cpu	30
+run	5	sotto	miss_qps	20000
+run	5	sotto	miss1k_qps	22000
+run	6	unbound	miss_qps	10000
+run	6	unbound	miss1k_qps	20000
+run	7	sotto	entry_bytes	500
+run	8	unbound	entry_bytes	500
+run	9	sotto	closed_us	480
+run	9	sotto	kept_us	400
+`
+
+func read(t *testing.T, text string) Results {
+	t.Helper()
+	res, err := Read(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func TestReadRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		"walk\t1":                          `line 1 of the raw results: "walk" is no kind of line`,
+		"meta\tcores\t2\n\npeer\tsotto":    "line 3 of the raw results: peer has 2 fields: want 4",
+		"run\tx\tsotto\tmiss_qps\t1":       "sequence number",
+		"run\t1\tsotto\tmiss_qps\tquickly": "value of miss_qps",
+	} {
+		if _, err := Read(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v; want %q", text, err, want)
+		}
+	}
+}
+
+func TestStat(t *testing.T) {
+	res := read(t, raw)
+	for _, tc := range []struct {
+		peer, metric string
+		want         Stat
+	}{
+		{"sotto", "miss_qps", Stat{3, 40000, 20000, 40000}},
+		{"unbound", "miss_qps", Stat{2, 15000, 10000, 20000}},
+		{"unbound", "conns", Stat{}},
+	} {
+		if got := res.Stat(tc.peer, tc.metric); got != tc.want {
+			t.Errorf("%s of %s: %+v, want %+v", tc.metric, tc.peer, got, tc.want)
+		}
+	}
+}
+
+// TestRatio: each run is set against Sotto's before it, so that the slower round
+// changes nothing: of the medians unbound would have 15,000 to 40,000.
+func TestRatio(t *testing.T) {
+	res := read(t, raw)
+	for _, tc := range []struct {
+		peer, metric string
+		want         float64
+		n            int
+	}{
+		{"unbound", "miss_qps", 0.5, 2},
+		{"coredns", "miss_qps", 0.4, 1},
+		{"sotto", "miss_qps", 1, 3},
+		{"unbound", "entry_bytes", 1, 1},
+		{"coredns", "entry_bytes", 0, 0},
+	} {
+		if got := res.Ratio(tc.peer, tc.metric); got.Median != tc.want || got.N != tc.n {
+			t.Errorf("%s of %s: %+v, want %v of %d", tc.metric, tc.peer, got, tc.want, tc.n)
+		}
+	}
+}
+
+// TestRatioLater: what Sotto measured only afterwards is better than nothing.
+func TestRatioLater(t *testing.T) {
+	res := read(t, "run\t1\tunbound\tentry_bytes\t300\nrun\t2\tsotto\tentry_bytes\t600\nrun\t3\tsotto\tentry_bytes\t100")
+	if got := res.Ratio("unbound", "entry_bytes"); got.Median != 0.5 {
+		t.Errorf("%+v, want 0.5", got)
+	}
+}
+
+func TestVerdicts(t *testing.T) {
+	states := func(text string) (s []string) {
+		for _, v := range read(t, text).Verdicts() {
+			s = append(s, v.State)
+		}
+		return s
+	}
+	// Misses: 2 and 1.1 of unbound's, 2.5 and 4 of CoreDNS's; connections 5 once;
+	// hits 1.05; p99 300 to 250; CPU of hits 1.975; memory equal; idle 1.2.
+	want := []string{notMet, met, notMet, met, notMet, notMet, met, met}
+	if got := states(raw); strings.Join(got, ",") != strings.Join(want, ",") {
+		t.Errorf("verdicts %v\nwant     %v", got, want)
+	}
+	// One figure each, the other way.
+	flipped := strings.NewReplacer(
+		"unbound\tmiss1k_qps\t40000", "unbound\tmiss1k_qps\t30000",
+		"unbound\tmiss1k_qps\t20000", "unbound\tmiss1k_qps\t15000",
+		"coredns\tmiss_qps\t16000", "coredns\tmiss_qps\t21000",
+		"conns\t5", "conns\t4",
+		"unbound\thit_qps\t190000", "unbound\thit_qps\t210000",
+		"250.4", "301",
+		"hit_cpu\t7.9", "hit_cpu\t8",
+		"unbound\tentry_bytes\t500", "unbound\tentry_bytes\t499",
+		"closed_us\t480", "closed_us\t481",
+	).Replace(raw)
+	want = []string{met, notMet, met, notMet, met, met, notMet, notMet}
+	if got := states(flipped); strings.Join(got, ",") != strings.Join(want, ",") {
+		t.Errorf("flipped %v\nwant    %v", got, want)
+	}
+	for i, s := range states("peer\tsotto\tdev\tgo") {
+		if s != notMeasured {
+			t.Errorf("verdict %d of nothing: %s", i, s)
+		}
+	}
+}
+
+func TestMarkdown(t *testing.T) {
+	md := read(t, raw).Markdown()
+	for _, want := range []string{
+		"| misses/s, 100 outstanding | 1.00 | 0.50 | 0.40 |",
+		"| misses/s, 100 outstanding | 40,000 (20,000–40,000) | 15,000 (10,000–20,000) | 16,000 |",
+		"| bytes per cached answer | 500 | 500 | – |",
+		"one run on 2 cores, Linux 6.1: 2 rounds, 5 s a measurement",
+		"filling in 1,000,000 entries",
+		"Not measured: **blocky**, because it does not build.",
+		"**coredns** failed: it ended in round 2.",
+		"| coredns | v1.15.0 |",
+	} {
+		if !strings.Contains(md, want) {
+			t.Errorf("no %q in\n%s", want, md)
+		}
+	}
+}
+
+func TestText(t *testing.T) {
+	text := read(t, raw).Text()
+	for _, want := range []string{"\nunbound        0.50     0.91", "not met       unique misses at least 1.3 × unbound's"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+func TestFormats(t *testing.T) {
+	for got, want := range map[string]string{
+		thousands(185_432): "185,000", thousands(38_349): "38,300", thousands(999.6): "1,000", thousands(12): "12",
+		whole(1049.6): "1,050", whole(999.4): "999", tenths(4.25): "4.2", ratio(0.456): "0.46",
+	} {
+		if got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// element is what the plot is made of.
+type element struct {
+	XMLName xml.Name
+	X       float64 `xml:"x,attr"`
+	Y       float64 `xml:"y,attr"`
+	Width   string  `xml:"width,attr"`
+	Size    float64 `xml:"font-size,attr"`
+	Anchor  string  `xml:"text-anchor,attr"`
+	Text    string  `xml:",chardata"`
+}
+
+// span is what an element covers from left to right, a glyph being taken for wider
+// than it is in any usual font.
+func (e element) span() (left, right float64) {
+	if e.XMLName.Local == "rect" {
+		w, _ := strconv.ParseFloat(e.Width, 64)
+		return e.X, e.X + w
+	}
+	w := 0.62 * e.Size * float64(len([]rune(e.Text)))
+	if e.Anchor == "end" {
+		return e.X - w, e.X
+	}
+	return e.X, e.X + w
+}
+
+func elements(t *testing.T, svg string) (all []element, width float64) {
+	t.Helper()
+	d := xml.NewDecoder(strings.NewReader(svg))
+	for {
+		tok, err := d.Token()
+		if err == io.EOF {
+			return all, width
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, svg)
+		}
+		start, ok := tok.(xml.StartElement)
+		switch {
+		case !ok:
+		case start.Name.Local == "svg":
+			for _, a := range start.Attr {
+				if a.Name.Local == "width" {
+					width, _ = strconv.ParseFloat(a.Value, 64)
+				}
+			}
+		default:
+			var e element
+			if err := d.DecodeElement(&e, &start); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, e)
+		}
+	}
+}
+
+// TestSVG: well-formed, every bar has its name and figure, and no two texts of a
+// line overlap, also where every metric has its panel and long figures.
+func TestSVG(t *testing.T) {
+	var full strings.Builder
+	full.WriteString("meta\tcores\t128\n")
+	names := []string{"sotto", "unbound", "a-long-name"}
+	for i, name := range names {
+		full.WriteString("peer\t" + name + "\tv1\tgo\n")
+		for _, m := range metrics {
+			full.WriteString("run\t" + strconv.Itoa(i+1) + "\t" + name + "\t" + m.Key + "\t" + strconv.Itoa(999_999-i) + "\n")
+		}
+	}
+	for _, text := range []string{raw, full.String()} {
+		svg := read(t, text).SVG()
+		all, width := elements(t, svg)
+		for i, a := range all {
+			left, right := a.span()
+			if left < 0 || right > width {
+				t.Errorf("%+v is outside of 0 to %v", a, width)
+			}
+			for _, b := range all[:i] {
+				l, r := b.span()
+				if a.XMLName.Local == "text" && b.XMLName.Local == "text" && a.Y == b.Y && left < r && l < right {
+					t.Errorf("%q and %q overlap", a.Text, b.Text)
+				}
+			}
+		}
+	}
+	svg := read(t, full.String()).SVG()
+	if got := strings.Count(svg, ">a-long-name<"); got != len(plotted) {
+		t.Errorf("a-long-name is in %d panels, want %d", got, len(plotted))
+	}
+	if own := strings.Count(svg, ownColour); own != len(plotted) {
+		t.Errorf("Sotto has %d bars, want %d", own, len(plotted))
+	}
+}
+
+// TestBars: the best on top, whichever way that is.
+func TestBars(t *testing.T) {
+	res := read(t, raw)
+	for key, want := range map[string]string{"miss_qps": "sotto coredns unbound", "p99_us": "unbound sotto"} {
+		var got []string
+		for _, b := range res.bars(metricOf(key)) {
+			got = append(got, b.name)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", key, got, want)
+		}
+	}
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package benchreport
+
+import (
+	"encoding/xml"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// plotted are the metrics that the plot shows, row by row.
+var plotted = []string{"miss_qps", "miss1k_qps", "hit_qps", "p99_us", "miss_cpu", "hit_cpu", "entry_bytes", "slow_qps"}
+
+// The plot's measures, in pixels.
+const (
+	columns    = 2
+	margin     = 24
+	panelWidth = 430
+	labelWidth = 84 // names, to the left of the bars
+	valueWidth = 66 // figures, to the right of them
+	barStep    = 20
+	barHeight  = 14
+	headHeight = 34 // a panel's title
+	topHeight  = 58 // the plot's title
+	panelGap   = 18
+)
+
+const (
+	ownColour   = "#0b6e4f"
+	otherColour = "#9fb3c8"
+	textColour  = "#1f2933"
+	dimColour   = "#52606d"
+)
+
+type bar struct {
+	name  string
+	value float64
+}
+
+// SVG is docs/benchmarks.svg: a panel for each metric that was measured, the best
+// forwarder on top.
+func (res Results) SVG() string {
+	var panels []string
+	for _, key := range plotted {
+		if len(res.bars(metricOf(key))) > 0 {
+			panels = append(panels, key)
+		}
+	}
+	panelHeight := headHeight + barStep*len(res.Peers) + panelGap
+	rows := (len(panels) + columns - 1) / columns
+	width, height := margin+columns*(panelWidth+margin), topHeight+rows*panelHeight+margin/2
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="Helvetica, Arial, 'DejaVu Sans', sans-serif">`+"\n",
+		width, height, width, height)
+	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#ffffff"/>`+"\n", width, height)
+	text(&b, margin, 26, 17, "start", textColour, true, "sotto serve and its peers, DNS to DNS over TLS")
+	text(&b, margin, 45, 12, "start", dimColour, false, fmt.Sprintf(
+		"medians of one run on %s cores shared with load generator and upstream; best on top", res.Meta["cores"]))
+	for i, key := range panels {
+		x := margin + (i%columns)*(panelWidth+margin)
+		y := topHeight + (i/columns)*panelHeight
+		res.panel(&b, x, y, metricOf(key))
+	}
+	b.WriteString("</svg>\n")
+	return b.String()
+}
+
+// bars are the forwarders for which a metric was measured, the best first.
+func (res Results) bars(m metric) []bar {
+	var bars []bar
+	for _, p := range res.Peers {
+		if s := res.Stat(p.Name, m.Key); s.N > 0 {
+			bars = append(bars, bar{p.Name, s.Median})
+		}
+	}
+	slices.SortStableFunc(bars, func(a, b bar) int {
+		switch {
+		case a.value == b.value:
+			return 0
+		case (a.value > b.value) == m.Higher:
+			return -1
+		}
+		return 1
+	})
+	return bars
+}
+
+func (res Results) panel(b *strings.Builder, x, y int, m metric) {
+	hint := m.Unit + ", less is better"
+	if m.Higher {
+		hint = m.Unit + ", more is better"
+	}
+	text(b, x, y+16, 13, "start", textColour, true, m.Title)
+	text(b, x+panelWidth, y+16, 11, "end", dimColour, false, hint)
+	bars := res.bars(m)
+	longest := 0.0
+	for _, bar := range bars {
+		longest = max(longest, bar.value)
+	}
+	for i, bar := range bars {
+		top := y + headHeight + i*barStep
+		room := float64(panelWidth - labelWidth - valueWidth)
+		length := 1.0
+		if longest > 0 {
+			length = max(1, room*bar.value/longest)
+		}
+		colour := otherColour
+		if bar.name == Sotto {
+			colour = ownColour
+		}
+		text(b, x+labelWidth-8, top+11, 12, "end", textColour, bar.name == Sotto, bar.name)
+		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", x+labelWidth, top, length, barHeight, colour)
+		text(b, x+labelWidth+int(length)+6, top+11, 12, "start", dimColour, bar.name == Sotto, m.Format(bar.value))
+	}
+}
+
+func text(b *strings.Builder, x, y, size int, anchor, colour string, bold bool, s string) {
+	weight := ""
+	if bold {
+		weight = ` font-weight="bold"`
+	}
+	fmt.Fprintf(b, `<text x="%d" y="%d" font-size="%d" text-anchor="%s" fill="%s"%s>`, x, y, size, anchor, colour, weight)
+	_ = xml.EscapeText(b, []byte(s)) // a Builder takes everything
+	b.WriteString("</text>\n")
+}

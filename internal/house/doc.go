@@ -1,5 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-
-// Package house has no code: its tests hold the rules that bind the whole tree,
-// which docs/ARCHITECTURE.md explains.
-package house
