@@ -20,7 +20,7 @@ demo: ## see it work, with no internet
 	sudo ./scripts/demo.sh
 
 generate: ## the kernel half's objects and bindings (clang 14)
-	go generate ./bpf
+	go generate ./intercept/...
 
 bench: ## one benchmark a piece, with allocations
 	go test -run='^$$' -bench=. -benchmem ./...

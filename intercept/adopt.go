@@ -8,79 +8,76 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/cilium/ebpf"
 
-	"sotto/bpf"
+	"sotto/intercept/cgroup"
+	"sotto/intercept/pins"
 )
 
-// layoutVersion is LAYOUT in bpf/settings.h: what the maps mean that carry slots. A
-// process adopts no other. The maps beside those may change from version to version:
-// what does not fit is made anew, and counters are carried over.
+// layoutVersion is LAYOUT in bpf/settings.h: the version of the maps that define slots. A
+// process does not adopt maps of another version. The other maps may change between
+// versions: a map that does not fit is made again, and counters are copied.
 const layoutVersion = 1
 
-// carriers are the maps that make a slot mean what it means, for the sockets that hold
-// one and for the workloads that may: all of them are adopted, or none.
-var carriers = []string{
-	bpf.SottoMapConnected, bpf.SottoMapExclude, bpf.SottoMapForward, bpf.SottoMapFreeSlots, bpf.SottoMapOrigins,
-	bpf.SottoMapOwn, bpf.SottoMapSettings, bpf.SottoMapSlots,
+// slotMaps are the maps that define the meaning of slots, for the sockets that hold one and
+// for the workloads that may. All of them are adopted, or none.
+var slotMaps = []string{
+	sottoMapConnected, sottoMapExclude, sottoMapForward, sottoMapFreeSlots, sottoMapOrigins,
+	sottoMapOwn, sottoMapSettings, sottoMapSlots,
 }
 
-// pins are the maps that are pinned, by name: all of them.
-func (k *kernel) pins() map[string]*ebpf.Map {
+// pinnedMaps returns all maps that are pinned, by name.
+func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
-		bpf.SottoMapArrivals:  k.Arrivals,
-		bpf.SottoMapConnected: k.Connected,
-		bpf.SottoMapCounters:  k.Counters,
-		bpf.SottoMapDaemon:    k.Daemon,
-		bpf.SottoMapExclude:   k.Exclude,
-		bpf.SottoMapFlows:     k.Flows,
-		bpf.SottoMapForward:   k.Forward,
-		bpf.SottoMapFreeSlots: k.FreeSlots,
-		bpf.SottoMapLinks:     k.Links,
-		bpf.SottoMapOrigins:   k.Origins,
-		bpf.SottoMapOwn:       k.Own,
-		bpf.SottoMapPassed:    k.Passed,
-		bpf.SottoMapReplaced:  k.Replaced,
-		bpf.SottoMapSealed:    k.Sealed,
-		bpf.SottoMapSent:      k.Sent,
-		bpf.SottoMapSettings:  k.Settings,
-		bpf.SottoMapShares:    k.Shares,
-		bpf.SottoMapSlots:     k.Slots,
+		sottoMapArrivals:  k.Arrivals,
+		sottoMapConnected: k.Connected,
+		sottoMapCounters:  k.Counters,
+		sottoMapDaemon:    k.Daemon,
+		sottoMapExclude:   k.Exclude,
+		sottoMapFlows:     k.Flows,
+		sottoMapForward:   k.Forward,
+		sottoMapFreeSlots: k.FreeSlots,
+		sottoMapLinks:     k.Links,
+		sottoMapOrigins:   k.Origins,
+		sottoMapOwn:       k.Own,
+		sottoMapPassed:    k.Passed,
+		sottoMapReplaced:  k.Replaced,
+		sottoMapSealed:    k.Sealed,
+		sottoMapSent:      k.Sent,
+		sottoMapSettings:  k.Settings,
+		sottoMapShares:    k.Shares,
+		sottoMapSlots:     k.Slots,
 	}
 }
 
-// mapPin keeps the names of maps apart from those of links.
-func mapPin(dir, name string) string { return filepath.Join(dir, "map_"+name) }
-
-// pinMaps pins the maps that were not adopted, in place of what has their names.
-// Programs that still use those keep them.
+// pinMaps pins the maps that were not adopted, and removes older pins with the same names.
+// Programs that use the older maps keep them open.
 func (k *kernel) pinMaps(adopted map[string]*ebpf.Map) error {
-	for name, m := range k.pins() {
+	for name, m := range k.pinnedMaps() {
 		if adopted[name] != nil {
 			continue
 		}
-		path := mapPin(k.dir, name)
-		if isPinned(m, path) {
+		pin := pins.Map(k.dir, name)
+		if isPinned(m, pin) {
 			continue
 		}
-		if name == bpf.SottoMapCounters {
-			if err := k.carryCounters(path); err != nil {
+		if name == sottoMapCounters {
+			if err := k.copyCounters(pin); err != nil {
 				return err
 			}
 		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(pin); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove old pin: %w", err)
 		}
-		if err := m.Pin(path); err != nil {
+		if err := m.Pin(pin); err != nil {
 			return fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// isPinned tells whether a pin is of that very map.
+// isPinned reports whether a pin is that of the map m.
 func isPinned(m *ebpf.Map, pin string) bool {
 	old, err := ebpf.LoadPinnedMap(pin, nil)
 	if err != nil {
@@ -100,9 +97,9 @@ func isPinned(m *ebpf.Map, pin string) bool {
 	return okA && okB && idA == idB
 }
 
-// carryCounters adds what an earlier process counted, if it had fewer or other
-// counters: their order never changes.
-func (k *kernel) carryCounters(pin string) error {
+// copyCounters copies the counters of an earlier process that had another number of them.
+// Their order never changes.
+func (k *kernel) copyCounters(pin string) error {
 	old, err := ebpf.LoadPinnedMap(pin, nil)
 	if errors.Is(err, fs.ErrNotExist) || !k.adopted {
 		return nil
@@ -117,17 +114,17 @@ func (k *kernel) carryCounters(pin string) error {
 			return fmt.Errorf("read the counters of an earlier process: %w", err)
 		}
 		if err := k.Counters.Put(at, perCPU); err != nil {
-			return fmt.Errorf("carry over the counters: %w", err)
+			return fmt.Errorf("copy the counters: %w", err)
 		}
 	}
 	return nil
 }
 
-// adopt opens the maps that an earlier process left. There are none (nil) when none
-// fit: made for other prefixes, or hooked to a cgroup that is no longer sealed, whose
-// sockets would hold their slots for ever. Maps of another layout, whose hooks are
-// live, are refused: what they mean is not known here.
-func (k *kernel) adopt(spec *ebpf.CollectionSpec, cfg *Config, wanted []group, w *workloads) (_ map[string]*ebpf.Map, err error) {
+// adopt opens the maps that an earlier process left. It returns nil if they do not fit: they
+// were made for other prefixes, or for a cgroup that is no longer sealed, whose sockets
+// would never release their slots. It returns an error if the maps have another layout and
+// hooks use them.
+func (k *kernel) adopt(spec *ebpf.CollectionSpec, cfg *Config, wanted []cgroup.Group, paths *cgroup.Paths) (_ map[string]*ebpf.Map, err error) {
 	maps := make(map[string]*ebpf.Map)
 	adopted := false
 	defer func() {
@@ -135,30 +132,31 @@ func (k *kernel) adopt(spec *ebpf.CollectionSpec, cfg *Config, wanted []group, w
 			closeMaps(maps)
 		}
 	}()
-	settings, err := ebpf.LoadPinnedMap(mapPin(k.dir, bpf.SottoMapSettings), nil)
+	settings, err := ebpf.LoadPinnedMap(pins.Map(k.dir, sottoMapSettings), nil)
 	if err != nil {
-		return nil, nil // half made at most: the settings come last
+		return nil, nil // the maps were not all pinned, so no hook was attached
 	}
-	maps[bpf.SottoMapSettings] = settings
+	maps[sottoMapSettings] = settings
 	layout, err := layoutOf(settings)
 	if err != nil {
 		return nil, err
 	}
-	if layout != layoutVersion || spec.Maps[bpf.SottoMapSettings].Compatible(settings) != nil {
-		return nil, k.refuse(layout)
+	if layout != layoutVersion || spec.Maps[sottoMapSettings].Compatible(settings) != nil {
+		return nil, k.layoutError(layout)
 	}
-	var set bpf.SottoInstance
+	var set sottoInstance
 	if err := settings.Lookup(uint32(0), &set); err != nil {
 		return nil, fmt.Errorf("read the settings of an earlier process: %w", err)
 	}
-	if set.SlotCount != k.count || set.Prefix4 != base4(cfg) || set.Prefix6 != base6(cfg) || k.leavesGroups(wanted, w) {
+	prefixes := prefixesOf(cfg)
+	if set.SlotCount != k.count || set.Prefix4 != prefixes.Base4 || set.Prefix6 != prefixes.Base6 || k.hasOtherGroups(wanted, paths) {
 		return nil, nil
 	}
-	for name := range k.pins() {
+	for name := range k.pinnedMaps() {
 		if maps[name] != nil {
 			continue
 		}
-		if m, err := ebpf.LoadPinnedMap(mapPin(k.dir, name), nil); err == nil {
+		if m, err := ebpf.LoadPinnedMap(pins.Map(k.dir, name), nil); err == nil {
 			maps[name] = m
 		}
 	}
@@ -168,17 +166,17 @@ func (k *kernel) adopt(spec *ebpf.CollectionSpec, cfg *Config, wanted []group, w
 			delete(maps, name)
 		}
 	}
-	for _, name := range carriers {
+	for _, name := range slotMaps {
 		if maps[name] == nil {
-			return nil, k.refuse(layout)
+			return nil, k.layoutError(layout)
 		}
 	}
 	adopted = true
 	return maps, nil
 }
 
-// layoutOf reads the first word of the settings, where every version has it. 0 is
-// of maps that were never finished.
+// layoutOf reads the first word of the settings, which is the layout in all versions. 0 is
+// that of incomplete maps.
 func layoutOf(settings *ebpf.Map) (uint32, error) {
 	raw, err := settings.LookupBytes(uint32(0))
 	if err != nil || len(raw) < 4 {
@@ -187,19 +185,19 @@ func layoutOf(settings *ebpf.Map) (uint32, error) {
 	return binary.NativeEndian.Uint32(raw), nil
 }
 
-// refuse says what to do about maps that are not understood. Without hooks they mean
-// nothing to anybody, and are replaced.
-func (k *kernel) refuse(layout uint32) error {
-	live, err := hooked(k.dir)
+// layoutError returns the error for maps of another layout. It returns nil if no hook uses
+// them: they are replaced.
+func (k *kernel) layoutError(layout uint32) error {
+	live, err := pins.HasHooks(k.dir)
 	if err != nil || !live {
 		return err
 	}
-	return fmt.Errorf("adopt %s: another version of Sotto left its hooks there (maps of layout %d; this version knows %d): "+
-		"stop that one, take away what it left with 'sotto down', and start again", k.dir, layout, layoutVersion)
+	return fmt.Errorf("adopt %s: another version of Sotto left its hooks there (maps of layout %d; this version has %d): "+
+		"stop that version, remove its leftovers with 'sotto down', and start again", k.dir, layout, layoutVersion)
 }
 
 func closeMaps(maps map[string]*ebpf.Map) {
 	for _, m := range maps {
-		_ = m.Close() // a descriptor; the map stays
+		_ = m.Close() // only the descriptor
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"sotto/bpf"
+	"sotto/intercept/pins"
 	"sotto/internal/netlab/labtest"
 )
 
@@ -47,7 +47,7 @@ func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 		if err := now.Variables[name].Get(value); err != nil {
 			t.Fatal(err)
 		}
-		if name == bpf.SottoVarQuotaMax { // that version knew no shares
+		if name == sottoVarQuotaMax { // that version knew no shares
 			value = binary.NativeEndian.AppendUint64(nil, uint64(i.kernel.count))
 		}
 		if err := v.Set(value); err != nil {
@@ -63,7 +63,7 @@ func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 		t.Fatal(err)
 	}
 	k := &kernel{dir: i.kernel.dir, count: i.kernel.count}
-	k.FreeSlots, k.Settings = c.Maps[bpf.SottoMapFreeSlots], c.Maps[bpf.SottoMapSettings]
+	k.FreeSlots, k.Settings = c.Maps[sottoMapFreeSlots], c.Maps[sottoMapSettings]
 	if err := k.fill(&i.cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -74,19 +74,19 @@ func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 		if strings.HasPrefix(name, ".") {
 			continue
 		}
-		if err := m.Pin(mapPin(k.dir, name)); err != nil {
+		if err := m.Pin(pins.Map(k.dir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, h := range k.hooks() {
 		h.prog = c.Programs["sotto_"+h.name]
 		for _, g := range i.groups {
-			if err := attachHook(h, g, linkPin(k.dir, h.name, g.ID)); err != nil {
+			if err := attachHook(h, g, pins.Hook(k.dir, h.name, g.ID)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	if i.origins, err = newOrigins(&i.cfg, c.Maps[bpf.SottoMapOrigins]); err != nil {
+	if i.origins, err = newOrigins(&i.cfg, c.Maps[sottoMapOrigins]); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -116,7 +116,7 @@ func TestAdoptEarlierVersion(t *testing.T) {
 	s, cfg := startEarlier(t)
 	c := s.client(t)
 	about := s.about("8.8.8.8:53") + " from 8.8.8.8:53"
-	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + about)
+	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + about)
 	if err := s.Abandon(); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestAdoptEarlierVersion(t *testing.T) {
 	if err := next.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	c.want("send a => ok\nrecv a => " + about + "\npeer a => 8.8.8.8:53\nsocket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM")
+	c.Want("send a => ok\nrecv a => " + about + "\npeer a => 8.8.8.8:53\nsocket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM")
 	n := next.Counters()
 	if n["connect"] != 1 || n["reply"] != 2 || n["peer"] != 1 || n["slot_new"] != 1 || n["stopped_socket"] != 1 {
 		t.Errorf("counted %v", n)
@@ -142,12 +142,12 @@ func TestAdoptEarlierVersion(t *testing.T) {
 // changes nothing; where no hook is live the maps mean nothing to anybody.
 func TestRefuseOtherLayout(t *testing.T) {
 	s, cfg := startEarlier(t)
-	pinned, err := ebpf.LoadPinnedMap(mapPin(s.kernel.dir, bpf.SottoMapSettings), nil)
+	pinned, err := ebpf.LoadPinnedMap(pins.Map(s.kernel.dir, sottoMapSettings), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer pinned.Close()
-	var set bpf.SottoInstance
+	var set sottoInstance
 	if err := pinned.Lookup(uint32(0), &set); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestRefuseOtherLayout(t *testing.T) {
 	}
 	c := s.client(t)
 	sealed := "sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53"
-	c.want("socket a udp4 => ok\n" + sealed)
+	c.Want("socket a udp4 => ok\n" + sealed)
 	if err := s.Abandon(); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestRefuseOtherLayout(t *testing.T) {
 	if after := pinsOf(t, s.kernel.dir); !slices.Equal(before, after) {
 		t.Errorf("pins were %v, are %v", before, after)
 	}
-	c.want(sealed)
+	c.Want(sealed)
 	if err := detachAll(s.kernel.dir); err != nil {
 		t.Fatal(err)
 	}
@@ -189,8 +189,8 @@ func TestRefuseOtherLayout(t *testing.T) {
 func pinsOf(t *testing.T, dir string) []string {
 	t.Helper()
 	var all []string
-	for name := range maps.Keys((&kernel{}).pins()) {
-		m, err := ebpf.LoadPinnedMap(mapPin(dir, name), nil)
+	for name := range maps.Keys((&kernel{}).pinnedMaps()) {
+		m, err := ebpf.LoadPinnedMap(pins.Map(dir, name), nil)
 		if err != nil {
 			continue
 		}

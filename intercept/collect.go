@@ -12,25 +12,26 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	"sotto/bpf"
+	"sotto/intercept/references"
 )
 
 const (
-	// collectEvery is the pause between two collections. A slot idles for a minute
-	// before it is collected, so nothing is won by looking more often,
-	collectEvery = 10 * time.Second
+	// collectInterval is the time between two collections. A slot is idle for a minute before
+	// it is collected, so shorter intervals would not free more slots.
+	collectInterval = 10 * time.Second
 
-	// unless a workload was refused a slot, which is looked for this often.
-	refusedEvery = time.Second
+	// refusedInterval is the time between two checks for refused queries. A workload that was
+	// refused a slot causes a collection.
+	refusedInterval = time.Second
 
-	// collectBatch is how many slots are read at once.
+	// collectBatch is the number of slots that are read at once.
 	collectBatch = 4096
 )
 
-// collectIdle collects until ctx ends. A failure is logged and tried again: the seal holds
-// without it, until no slot is free.
+// collectIdle collects idle slots until ctx ends, then it returns nil. It logs failures and
+// retries: the seal works without collection until no slot is free.
 func (i *Instance) collectIdle(ctx context.Context) error {
-	tick, refused := time.NewTicker(min(collectEvery, i.cfg.Linger)), time.NewTicker(refusedEvery)
+	tick, refused := time.NewTicker(min(collectInterval, i.cfg.Linger)), time.NewTicker(refusedInterval)
 	defer tick.Stop()
 	defer refused.Stop()
 	last := i.refusals()
@@ -46,27 +47,27 @@ func (i *Instance) collectIdle(ctx context.Context) error {
 			}
 			last = now
 		}
-		if err := errors.Join(i.kernel.collect(i.cfg.Linger), i.forgetGone()); err != nil {
+		if err := errors.Join(i.kernel.collect(i.cfg.Linger), i.forgetRemoved()); err != nil {
 			i.cfg.Log.Warn("cannot collect idle slots", "err", err)
 		}
 	}
 }
 
-// refusals counts queries that were refused for want of a slot.
+// refusals returns how many queries were refused because no slot was available.
 func (i *Instance) refusals() uint64 {
 	n := i.Counters()
 	return n["no_slot"] + n["over_quota"]
 }
 
-// slotState is a slot in use, as it was read without a lock.
+// slotState is a slot as read without a lock.
 type slotState struct {
 	idx uint32
-	bpf.SottoSlot
+	sottoSlot
 }
 
-// collect frees slots that idle, and corrects the references of those whose sockets the
-// kernel closed without running the release hook. It looks for both without any lock; the
-// kernel decides for each once more, under the lock that a connect takes.
+// collect frees idle slots, and corrects the reference counts of slots whose sockets the
+// kernel closed without running the release hook. It finds both without a lock; the BPF
+// program checks each again, under the lock that a connect takes.
 func (k *kernel) collect(linger time.Duration) error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
@@ -93,14 +94,14 @@ func (k *kernel) collect(linger time.Duration) error {
 	return k.recount(held)
 }
 
-// recount lowers the references of slots to the number of their holders. A socket that
-// takes or drops a reference meanwhile changes the slot's count of changes, and the slot is
-// left for the next time.
+// recount lowers the reference counts of slots to the number of sockets that hold them. If a
+// socket acquires or releases a reference meanwhile, the slot's number of changes differs,
+// and the slot is left for the next time.
 func (k *kernel) recount(held []slotState) error {
-	if len(held) == 0 || !canCountReferences() {
+	if len(held) == 0 || !references.Supported() {
 		return nil
 	}
-	holders, _, err := k.refs.tally(k.Connected, k.Replaced)
+	holders, _, err := k.refs.Count(k.Connected, k.Replaced)
 	if err != nil {
 		return err
 	}
@@ -117,10 +118,10 @@ func (k *kernel) recount(held []slotState) error {
 // eachSlot reads all slots.
 func (k *kernel) eachSlot(visit func(slotState)) error {
 	var cursor ebpf.MapBatchCursor
-	keys, slots := make([]uint32, collectBatch), make([]bpf.SottoSlot, collectBatch)
+	keys, slots := make([]uint32, collectBatch), make([]sottoSlot, collectBatch)
 	for {
 		n, err := k.Slots.BatchLookup(&cursor, keys, slots, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which is the end
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // the end of the map
 			return fmt.Errorf("read slots: %w", err)
 		}
 		for at := range slots[:n] {
@@ -132,10 +133,11 @@ func (k *kernel) eachSlot(visit func(slotState)) error {
 	}
 }
 
-// collectRequest is struct collect in bpf/collect.h, without the room for a frame.
+// collectRequest is struct collect in bpf/collect.h, without the leading space for a frame
+// header.
 type collectRequest struct{ Idx, Settle, Changes, Refs uint32 }
 
-// collectSlot has the kernel free one slot, if it idles.
+// collectSlot runs the BPF program that frees one slot, if it is idle.
 func (k *kernel) collectSlot(r collectRequest) error {
 	packet, err := binary.Append(make([]byte, 16), binary.NativeEndian, r)
 	if err != nil {

@@ -11,92 +11,107 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"sotto/intercept/guard"
+	"sotto/intercept/network"
 )
 
-// Where instances keep their state. The defaults of every Config, and what
-// [Down] clears.
+// The default directories of an instance's state. [Down] clears them.
 const (
 	defaultRunDir = "/run/sotto"
 	defaultBPFFS  = "/sys/fs/bpf"
 )
 
-// defaultName is the instance that seals the host.
+// defaultName is the name of the instance that seals the host.
 const defaultName = "sotto"
+
+// minOpenAfter is the minimum of OpenAfter: several heartbeats on a busy machine.
+const minOpenAfter = 2 * time.Second
+
+// GuardMode is what the guard does with queries that the hooks did not redirect; see
+// [guard.Mode].
+type GuardMode = guard.Mode
+
+// The modes of the guard.
+const (
+	GuardDrop  = guard.Drop
+	GuardCount = guard.Count
+	GuardOff   = guard.Off
+)
 
 // maxPorts is MAX_PORTS in bpf/settings.h.
 const maxPorts = 16
 
-// defaultLinger is how long a slot is kept after the last send of an unconnected
-// socket: a reply that comes later has no use, since clients gave up long ago.
+// defaultLinger is how long a slot outlives the last query of an unconnected socket. Clients
+// do not wait that long for a reply.
 const defaultLinger = time.Minute
 
-// Config says what to seal and how. Open validates it; the zero value of every
-// field but Cgroups means its default.
+// Config describes a seal. Open validates it. The zero value of all fields except Cgroups
+// means the default.
 type Config struct {
-	// Name of the instance, of its namespace and pins: "sotto" or "sotto-WORD".
-	// Default: "sotto", or with Ephemeral a free "sotto-N".
+	// Name of the instance, its namespace and its pins: "sotto" or "sotto-WORD".
+	// Default: "sotto", or with Ephemeral an unused "sotto-N".
 	Name string
 
-	// Ephemeral instances seal one command: Sotto made Cgroups for it, and they
-	// belong to the instance. When it is found dead, what still runs in them is
-	// killed, for it must not go on unsealed. Their prefixes are small free ones.
+	// Ephemeral instances seal one command. Cgroups were created for it and belong to the
+	// instance: if the instance crashed, the processes in them are killed, because they must
+	// not continue without a seal. Their prefixes are small, unused ones.
 	Ephemeral bool
 
-	// Cgroups are the directories of the cgroups to seal, with all below them.
+	// Cgroups are the directories of the cgroups to seal, with all cgroups below them.
 	Cgroups []string
 
-	// Exclude are directories of cgroups that are let through, with all below.
+	// Exclude are the directories of cgroups that are not sealed, with all cgroups below them.
 	Exclude []string
 
-	// Ports of nameservers. Default: 53. At most 16.
+	// Ports are the sealed ports. Default: 53. At most 16.
 	Ports []uint16
 
-	// Prefix4 and Prefix6 hold the virtual addresses that stand for nameservers.
-	// Default: 198.19.0.0/16 and fd73:6f74:746f::/64, or with Ephemeral free ones.
-	// IPv4 decides how many slots there are.
+	// Prefix4 and Prefix6 are the networks of the virtual addresses. The smaller one
+	// determines the number of slots. Default: 198.19.0.0/16 and fd73:6f74:746f::/64, or with
+	// Ephemeral unused ones.
 	Prefix4, Prefix6 netip.Prefix
 
-	// Quota is how many slots a cgroup, with all below it, may hold. Default: half of
-	// what its parent may hold and its siblings do not, so that none starves the rest;
-	// with Ephemeral, where there is one command, all.
+	// Quota is the number of slots that a cgroup, with all below it, may hold. Default: half of
+	// what its parent may hold and its siblings do not hold, so that no cgroup starves others;
+	// with Ephemeral, where there is only one command, all slots.
 	Quota int
 
-	// Linger is how long a slot outlives the last send of an unconnected socket.
+	// Linger is how long a slot outlives the last query of an unconnected socket.
 	// Default: one minute.
 	Linger time.Duration
 
-	// Guard is what becomes of queries that leave past the hooks. Default: GuardDrop.
+	// Guard is what happens to queries that the hooks did not redirect. Default: GuardDrop.
 	Guard GuardMode
 
-	// GuardHost has the guard look at packets that belong to no socket here as well:
-	// those of virtual machines, and what else the host forwards. For who seals the
-	// root cgroup.
+	// GuardHost makes the guard check packets without a local socket, too: those of virtual
+	// machines, and whatever else the host forwards. It is for seals of the root cgroup.
 	GuardHost bool
 
-	// OpenAfter, if not 0, is how long after the last sign of life of this process
-	// its hooks and its guard let everything through. By default they stay closed.
+	// OpenAfter, if not 0, makes the seal fail open: without a heartbeat of the process for
+	// this time, hooks and guard let everything through. By default they fail closed.
 	OpenAfter time.Duration
 
-	// OnNetworkChange, if not nil, is called from Run when the host's way out
-	// changed: what is kept open towards upstreams may be stale.
+	// OnNetworkChange, if not nil, is called from Run when the host's default routes or
+	// addresses changed: connections to upstreams may be broken.
 	OnNetworkChange func()
 
 	Log *slog.Logger // nil discards
 
-	// RunDir holds the locks and records of the instances, BPFFS the pins below
-	// sotto/. Default: /run/sotto and /sys/fs/bpf, which is mounted if need be.
+	// RunDir contains the locks and records of the instances, BPFFS/sotto their pins.
+	// Default: /run/sotto and /sys/fs/bpf, which is mounted if necessary.
 	RunDir, BPFFS string
 }
 
-// goodName keeps the names of links, made from it, within IFNAMSIZ, and what
-// Down looks for recognisable.
-var goodName = regexp.MustCompile(`^sotto(-[a-z0-9]{1,8})?$`)
+// validName keeps the names of interfaces, which are derived from it, within IFNAMSIZ, and
+// lets Down recognise leftovers.
+var validName = regexp.MustCompile(`^sotto(-[a-z0-9]{1,8})?$`)
 
-// linkBase makes the base of an instance's link names.
+// linkBase returns the base of an instance's interface names.
 func linkBase(name string) string { return strings.ReplaceAll(name, "-", "") }
 
-// validate fills in defaults and refuses what cannot work. Names and prefixes of
-// an ephemeral instance are picked later, under the lock.
+// validate sets defaults and returns an error for invalid settings. Names and prefixes of an
+// ephemeral instance are picked later, under the registry's lock.
 func (c *Config) validate() error {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -118,10 +133,10 @@ func (c *Config) validate() error {
 			c.Name = defaultName
 		}
 		if !c.Prefix4.IsValid() {
-			c.Prefix4 = defaultPrefix4
+			c.Prefix4 = network.DefaultPrefix4
 		}
 		if !c.Prefix6.IsValid() {
-			c.Prefix6 = defaultPrefix6
+			c.Prefix6 = network.DefaultPrefix6
 		}
 	}
 	return errors.Join(c.checkNames(), c.checkNumbers(), c.checkPrefixes())
@@ -129,8 +144,8 @@ func (c *Config) validate() error {
 
 func (c *Config) checkNames() error {
 	var errs []error
-	if c.Name != "" && !goodName.MatchString(c.Name) {
-		errs = append(errs, fmt.Errorf("name %q: write sotto, or sotto- and up to eight of a-z and 0-9", c.Name))
+	if c.Name != "" && !validName.MatchString(c.Name) {
+		errs = append(errs, fmt.Errorf("name %q: write sotto, or sotto- with up to eight of a-z and 0-9", c.Name))
 	}
 	if len(c.Cgroups) == 0 {
 		errs = append(errs, errors.New("cgroups: none given; name at least one to seal"))
@@ -152,7 +167,7 @@ func (c *Config) checkNumbers() error {
 	}
 	for _, p := range c.Ports {
 		if p == 0 {
-			errs = append(errs, errors.New("ports: 0 is no port"))
+			errs = append(errs, errors.New("ports: 0 is not a port"))
 		}
 	}
 	if c.Quota < 0 {
@@ -161,8 +176,8 @@ func (c *Config) checkNumbers() error {
 	if c.Linger < 0 {
 		errs = append(errs, fmt.Errorf("linger %s: must not be negative", c.Linger))
 	}
-	if c.OpenAfter != 0 && c.OpenAfter < leastOpenAfter {
-		errs = append(errs, fmt.Errorf("open after %s: must be 0, for never, or at least %s", c.OpenAfter, leastOpenAfter))
+	if c.OpenAfter != 0 && c.OpenAfter < minOpenAfter {
+		errs = append(errs, fmt.Errorf("open after %s: must be 0 (never) or at least %s", c.OpenAfter, minOpenAfter))
 	}
 	return errors.Join(errs...)
 }
@@ -170,18 +185,20 @@ func (c *Config) checkNumbers() error {
 func (c *Config) checkPrefixes() error {
 	var errs []error
 	if c.Prefix4.IsValid() {
-		errs = append(errs, checkPrefix("prefix4", c.Prefix4, true))
+		errs = append(errs, network.CheckPrefix("prefix4", c.Prefix4, true))
 	}
 	if c.Prefix6.IsValid() {
-		errs = append(errs, checkPrefix("prefix6", c.Prefix6, false))
+		errs = append(errs, network.CheckPrefix("prefix6", c.Prefix6, false))
 	}
 	return errors.Join(errs...)
 }
 
-// maxSlots is MAX_SLOTS in bpf/settings.h; a larger prefix is used in part.
+// maxSlots is MAX_SLOTS in bpf/settings.h. Of a larger prefix, only that many addresses are
+// used.
 const maxSlots = 65536
 
-// slotCount is how many addresses of each prefix are in use: those of the smaller.
+// slotCount returns the number of addresses of each prefix that are used: that of the smaller
+// prefix.
 func (c *Config) slotCount() uint32 {
 	n := uint32(maxSlots)
 	if bits := 32 - c.Prefix4.Bits(); bits < 16 {
@@ -193,7 +210,7 @@ func (c *Config) slotCount() uint32 {
 	return n
 }
 
-// quota is a fixed number of slots for each cgroup; 0 means shares.
+// quota returns the number of slots for each cgroup; 0 means shares.
 func (c *Config) quota() uint64 {
 	switch {
 	case c.Quota > 0:

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sotto/intercept/network"
 )
 
 func TestConfigDefaults(t *testing.T) {
@@ -14,7 +16,7 @@ func TestConfigDefaults(t *testing.T) {
 	if err := c.validate(); err != nil {
 		t.Fatal(err)
 	}
-	if c.Name != "sotto" || c.Prefix4 != defaultPrefix4 || c.Prefix6 != defaultPrefix6 || len(c.Ports) != 1 || c.Ports[0] != 53 || c.Linger != time.Minute {
+	if c.Name != "sotto" || c.Prefix4 != network.DefaultPrefix4 || c.Prefix6 != network.DefaultPrefix6 || len(c.Ports) != 1 || c.Ports[0] != 53 || c.Linger != time.Minute {
 		t.Errorf("defaults: %+v", c)
 	}
 	if c.slotCount() != 65536 || c.quota() != 0 {
@@ -25,9 +27,9 @@ func TestConfigDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if e.Name != "" || e.Prefix4.IsValid() {
-		t.Errorf("what is picked later is set: %+v", e)
+		t.Errorf("settings that are picked later are set: %+v", e)
 	}
-	e.Prefix4, e.Prefix6 = nthInstance(3).prefix4, nthInstance(3).prefix6
+	e.Prefix4, e.Prefix6 = network.NthAssignment(3).Prefix4, network.NthAssignment(3).Prefix6
 	if e.slotCount() != 1024 || e.quota() != 1024 {
 		t.Errorf("%d slots, quota %d", e.slotCount(), e.quota())
 	}
@@ -45,7 +47,7 @@ func TestConfigRefuses(t *testing.T) {
 		`name "x"`:             func(c *Config) { c.Name = "x" },
 		`name "sotto-a/b"`:     func(c *Config) { c.Name = "sotto-a/b" },
 		`name "sotto-toolong1`: func(c *Config) { c.Name = "sotto-toolong123" },
-		"0 is no port":         func(c *Config) { c.Ports = []uint16{53, 0} },
+		"0 is not a port":      func(c *Config) { c.Ports = []uint16{53, 0} },
 		"16 is the most":       func(c *Config) { c.Ports = make([]uint16, 17) },
 		"quota -1":             func(c *Config) { c.Quota = -1 },
 		"linger":               func(c *Config) { c.Linger = -1 },
@@ -60,40 +62,40 @@ func TestConfigRefuses(t *testing.T) {
 	}
 }
 
-// Links find back to their instance, and links of others to none.
+// The names of interfaces identify their instance; other names identify none.
 func TestNameOfLink(t *testing.T) {
 	for link, want := range map[string]string{
 		"sotto0": "sotto", "sotto1": "sotto", "sotto00": "sotto-0", "sotto631": "sotto-63",
 		"sotto2": "", "sotto": "", "eth0": "",
 	} {
 		if got := nameOfLink(link); got != want {
-			t.Errorf("%s is of %q, want %q", link, got, want)
+			t.Errorf("%s belongs to %q, want %q", link, got, want)
 		}
 	}
-	for n := range maxInstances {
-		in := nthInstance(n)
-		if linkBase(in.name) != in.link {
-			t.Errorf("%s has links %s, want %s", in.name, linkBase(in.name), in.link)
+	for n := range network.MaxAssignments {
+		a := network.NthAssignment(n)
+		if linkBase(a.Name) != a.Link {
+			t.Errorf("the link base of %s is %s, want %s", a.Name, linkBase(a.Name), a.Link)
 		}
-		if got := nameOfLink(in.link + "1"); got != in.name || !picked(got) {
-			t.Errorf("%s1 is of %q, want %q", in.link, got, in.name)
+		if got := nameOfLink(a.Link + "1"); got != a.Name || !isDefaultName(got) {
+			t.Errorf("%s1 belongs to %q, want %q", a.Link, got, a.Name)
 		}
 	}
 }
 
 func TestRecordPrefixes(t *testing.T) {
-	if got := (record{Name: "sotto"}).prefixes(); got[0] != defaultPrefix4 || got[1] != defaultPrefix6 {
-		t.Errorf("lost record of sotto: %v", got)
+	if got := (record{Name: "sotto"}).prefixes(); got[0] != network.DefaultPrefix4 || got[1] != network.DefaultPrefix6 {
+		t.Errorf("record without prefixes of sotto: %v", got)
 	}
-	if got := (record{Name: "sotto-5"}).prefixes(); got[0] != nthInstance(5).prefix4 || got[1] != nthInstance(5).prefix6 {
-		t.Errorf("lost record of sotto-5: %v", got)
+	if got := (record{Name: "sotto-5"}).prefixes(); got[0] != network.NthAssignment(5).Prefix4 || got[1] != network.NthAssignment(5).Prefix6 {
+		t.Errorf("record without prefixes of sotto-5: %v", got)
 	}
 	for _, name := range []string{"", "sotto-64", "sotto-x", "sottolab-1"} {
-		if picked(name) {
-			t.Errorf("%q passes for a name that Sotto picks", name)
+		if isDefaultName(name) {
+			t.Errorf("%q is treated as a name that Sotto picks", name)
 		}
 	}
 	if got := (record{Name: "sotto-x"}).prefixes(); got != nil {
-		t.Errorf("lost record of sotto-x: %v", got)
+		t.Errorf("record without prefixes of sotto-x: %v", got)
 	}
 }

@@ -3,13 +3,14 @@
 package intercept
 
 import (
+	"context"
 	"fmt"
-
-	"sotto/bpf"
+	"strings"
+	"time"
 )
 
-// Counters returns how often each verdict was given since the hooks' maps were
-// made, which may have been an earlier process.
+// Counters returns the number of times that each verdict occurred since the maps were made,
+// possibly by an earlier process.
 func (i *Instance) Counters() map[string]uint64 {
 	all, err := i.kernel.counters()
 	if err != nil {
@@ -18,7 +19,7 @@ func (i *Instance) Counters() map[string]uint64 {
 	return all
 }
 
-// counters reads those that it can.
+// counters reads all counters. In case of an error it returns those that it read.
 func (k *kernel) counters() (map[string]uint64, error) {
 	out := make(map[string]uint64, len(counterNames))
 	for at, name := range counterNames {
@@ -34,62 +35,105 @@ func (k *kernel) counters() (map[string]uint64, error) {
 }
 
 // counterNames are the names of enum counter in bpf/counters.h.
-var counterNames = [bpf.SottoCounterCOUNTERS]string{
-	bpf.SottoCounterCOUNT_CONNECT:        "connect",
-	bpf.SottoCounterCOUNT_SEND:           "send",
-	bpf.SottoCounterCOUNT_REPLY:          "reply",
-	bpf.SottoCounterCOUNT_PEER:           "peer",
-	bpf.SottoCounterCOUNT_OWN:            "own",
-	bpf.SottoCounterCOUNT_EXCLUDED:       "excluded",
-	bpf.SottoCounterCOUNT_SLOT_NEW:       "slot_new",
-	bpf.SottoCounterCOUNT_SLOT_FREED:     "slot_freed",
-	bpf.SottoCounterCOUNT_SLOT_COLLECTED: "slot_collected",
-	bpf.SottoCounterCOUNT_SLOT_RACE:      "slot_race",
-	bpf.SottoCounterCOUNT_NO_SLOT:        "no_slot",
-	bpf.SottoCounterCOUNT_OVER_QUOTA:     "over_quota",
-	bpf.SottoCounterCOUNT_NO_MEMORY:      "no_memory",
-	bpf.SottoCounterCOUNT_UNKNOWN:        "unknown",
-	bpf.SottoCounterCOUNT_BOUND:          "bound",
-	bpf.SottoCounterCOUNT_OPEN:           "open",
+var counterNames = [sottoCounterCOUNTERS]string{
+	sottoCounterCOUNT_CONNECT:        "connect",
+	sottoCounterCOUNT_SEND:           "send",
+	sottoCounterCOUNT_REPLY:          "reply",
+	sottoCounterCOUNT_PEER:           "peer",
+	sottoCounterCOUNT_OWN:            "own",
+	sottoCounterCOUNT_EXCLUDED:       "excluded",
+	sottoCounterCOUNT_SLOT_NEW:       "slot_new",
+	sottoCounterCOUNT_SLOT_FREED:     "slot_freed",
+	sottoCounterCOUNT_SLOT_COLLECTED: "slot_collected",
+	sottoCounterCOUNT_SLOT_RACE:      "slot_race",
+	sottoCounterCOUNT_NO_SLOT:        "no_slot",
+	sottoCounterCOUNT_OVER_QUOTA:     "over_quota",
+	sottoCounterCOUNT_NO_MEMORY:      "no_memory",
+	sottoCounterCOUNT_UNKNOWN:        "unknown",
+	sottoCounterCOUNT_BOUND:          "bound",
+	sottoCounterCOUNT_OPEN:           "open",
 
-	bpf.SottoCounterCOUNT_STOPPED_SOCKET:    "stopped_socket",
-	bpf.SottoCounterCOUNT_STOPPED_PACKET:    "stopped_packet",
-	bpf.SottoCounterCOUNT_STOPPED_FORWARDED: "stopped_forwarded",
-	bpf.SottoCounterCOUNT_STOPPED_SILENT:    "stopped_silent",
-	bpf.SottoCounterCOUNT_STOPPED_OPAQUE:    "stopped_opaque",
-	bpf.SottoCounterCOUNT_LED_IN:            "led_in",
-	bpf.SottoCounterCOUNT_LED_BACK:          "led_back",
-	bpf.SottoCounterCOUNT_ESCAPED:           "escaped",
-	bpf.SottoCounterCOUNT_OUTSIDE:           "outside",
-	bpf.SottoCounterCOUNT_FOREIGN:           "foreign",
+	sottoCounterCOUNT_STOPPED_SOCKET:    "stopped_socket",
+	sottoCounterCOUNT_STOPPED_PACKET:    "stopped_packet",
+	sottoCounterCOUNT_STOPPED_FORWARDED: "stopped_forwarded",
+	sottoCounterCOUNT_STOPPED_SILENT:    "stopped_silent",
+	sottoCounterCOUNT_STOPPED_OPAQUE:    "stopped_opaque",
+	sottoCounterCOUNT_LED_IN:            "led_in",
+	sottoCounterCOUNT_LED_BACK:          "led_back",
+	sottoCounterCOUNT_ESCAPED:           "escaped",
+	sottoCounterCOUNT_OUTSIDE:           "outside",
+	sottoCounterCOUNT_FOREIGN:           "foreign",
 
-	bpf.SottoCounterCOUNT_GROUP:              "group",
-	bpf.SottoCounterCOUNT_STOPPED_GROUP:      "stopped_group",
-	bpf.SottoCounterCOUNT_STOPPED_UNHELD:     "stopped_unheld",
-	bpf.SottoCounterCOUNT_STOPPED_MADE:       "stopped_made",
-	bpf.SottoCounterCOUNT_STOPPED_TRANSLATED: "stopped_translated",
-	bpf.SottoCounterCOUNT_SLOT_RECOUNTED:     "slot_recounted",
-	bpf.SottoCounterCOUNT_REFUSED_MPTCP:      "refused_mptcp",
+	sottoCounterCOUNT_GROUP:              "group",
+	sottoCounterCOUNT_STOPPED_GROUP:      "stopped_group",
+	sottoCounterCOUNT_STOPPED_UNHELD:     "stopped_unheld",
+	sottoCounterCOUNT_STOPPED_MADE:       "stopped_made",
+	sottoCounterCOUNT_STOPPED_TRANSLATED: "stopped_translated",
+	sottoCounterCOUNT_SLOT_RECOUNTED:     "slot_recounted",
+	sottoCounterCOUNT_REFUSED_MPTCP:      "refused_mptcp",
 }
 
-// notable are the counters that a person would want to hear of: a program's queries
-// fail, or somebody tries something.
+// notable are the counters that an operator should know about: queries of a program fail, or
+// a program tries to circumvent the seal.
 var notable = []struct{ name, means string }{
-	{"stopped_socket", "plain queries of raw sockets, or of ones from before the seal"},
+	{"stopped_socket", "plain queries of raw sockets, or of sockets from before the seal"},
 	{"stopped_packet", "plain queries of packet sockets"},
 	{"stopped_forwarded", "plain queries that this host forwards for others, such as virtual machines"},
-	{"stopped_opaque", "packets whose headers hide what they carry"},
-	{"outside", "packets from outside, for or from virtual addresses"},
-	{"escaped", "packets about to leave, for or from virtual addresses"},
+	{"stopped_opaque", "packets whose headers hide the transport header"},
+	{"outside", "packets from outside, from or to virtual addresses"},
+	{"escaped", "packets about to leave the machine, from or to virtual addresses"},
 	{"foreign", "packets to virtual addresses of other workloads"},
 	{"group", "queries to multicast and broadcast addresses"},
 	{"stopped_group", "queries to multicast and broadcast addresses"},
 	{"stopped_unheld", "packets to virtual addresses that their sockets do not hold"},
-	{"stopped_made", "packets to virtual addresses that raw and packet sockets made up"},
-	{"stopped_translated", "queries that the NAT of this host sends elsewhere; exempt the virtual prefix from that rule"},
-	{"refused_mptcp", "MPTCP connections, whose slots this kernel cannot count"},
+	{"stopped_made", "packets of raw and packet sockets to virtual addresses"},
+	{"stopped_translated", "queries that the NAT of this host redirects; exempt the virtual prefix from that rule"},
+	{"refused_mptcp", "MPTCP connections, whose references this kernel cannot count"},
 	{"no_slot", "queries for which no virtual address was free"},
-	{"over_quota", "queries of a workload that holds its share of virtual addresses"},
-	{"no_memory", "queries for whose sockets the kernel had no memory"},
-	{"open", "queries that left while there was no sign of life"},
+	{"over_quota", "queries of a workload that has used its share of virtual addresses"},
+	{"no_memory", "queries for which the kernel had no memory"},
+	{"open", "queries that left while there was no heartbeat"},
+}
+
+// reportInterval limits what a flood of stopped packets can write to the log.
+const reportInterval = time.Minute
+
+// reportCounters logs notable counters that increased, until ctx ends. Then it returns nil.
+func (i *Instance) reportCounters(ctx context.Context) error {
+	tick := time.NewTicker(reportInterval)
+	defer tick.Stop()
+	last, err := i.kernel.counters()
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			last = i.report(last)
+		}
+	}
+}
+
+// report logs the notable counters that increased since last, and returns the current ones.
+func (i *Instance) report(last map[string]uint64) map[string]uint64 {
+	now, err := i.kernel.counters()
+	if err != nil {
+		i.cfg.Log.Warn("cannot read the counters", "err", err)
+		return last
+	}
+	for _, c := range notable {
+		n := now[c.name] - last[c.name]
+		switch {
+		case n == 0:
+		case c.name == "open":
+			i.cfg.Log.Warn("let through: "+c.means, "counter", c.name, "count", n)
+		case i.cfg.Guard != GuardDrop && strings.HasPrefix(c.name, "stopped_"):
+			i.cfg.Log.Warn("left in the clear: "+c.means, "counter", c.name, "count", n)
+		default:
+			i.cfg.Log.Warn("dropped: "+c.means, "counter", c.name, "count", n)
+		}
+	}
+	return now
 }

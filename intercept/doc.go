@@ -1,23 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package intercept catches the DNS of cgroups and leads it to a listener.
+// Package intercept redirects the DNS queries of cgroups to a listener on this machine.
 //
-// It owns everything of Sotto that lives in the kernel: the programs on the
-// cgroups, their maps and pins, the listener's network namespace with the routes
-// to it, and the record of which instances run. It knows nothing of DNS but the
-// port, and never imports the forwarder; the command joins them.
+// It owns what Sotto has in the kernel: the hooks (eBPF programs on cgroups) with their
+// maps and pins, the guard on the interfaces, the listener's network, and the records of
+// running instances. It knows nothing about DNS except the port, and does not import the
+// forwarder.
 //
-// An [Instance] goes through [Open] (everything but the hooks), the caller's
-// listener (made with [Instance.Do]), [Instance.Attach] (the hooks go live),
-// [Instance.Run] (keeps it in order) and [Instance.Close] (takes all of it away).
+// # Terms
 //
-// It promises:
-//   - What the hooks cannot seal is refused, not sent: a missing slot is ENOBUFS, a
-//     missing listener ECONNREFUSED, a missing link EHOSTUNREACH.
-//   - A crash changes nothing of that. Hooks, maps, namespace and routes outlive
-//     the process; the next Open of the same name adopts them without a gap, and
-//     [Down] takes them away.
-//   - Several instances run side by side. The innermost seal wins.
+//   - An instance seals some cgroups. Several instances run side by side; the innermost seal
+//     applies.
+//   - A workload is what runs in one cgroup below a sealed one.
+//   - A slot is a pair of virtual addresses, IPv4 and IPv6, that stands for one original
+//     destination (a nameserver's address and port) of one workload. A hook replaces the
+//     destination of a query with the slot's virtual address, on which the listener receives
+//     it, and restores the nameserver's address in the reply. A slot is in use while a
+//     connected socket refers to it, and for a while (the linger time) after the last query
+//     of an unconnected socket.
+//   - A share is the number of slots that a cgroup, with all cgroups below it, may use.
+//   - The guard stops queries in the clear that no hook has redirected; see package guard.
+//   - Leftovers are what a crashed process left in the kernel. The next process with the
+//     same instance name adopts them.
 //
-// Everything here needs root, cgroup2 and Linux 5.10 or newer.
+// # Use
+//
+// [Open] creates everything except the hooks. The caller then starts its listener, with
+// [Instance.Do]. [Instance.Attach] attaches the hooks, [Instance.Run] repairs and collects,
+// and [Instance.Close] removes everything. [Down] removes leftovers.
+//
+// # Promises
+//
+//   - It fails closed. A query that cannot be redirected is refused: ENOBUFS if no slot is
+//     free, ECONNREFUSED without a listener, EHOSTUNREACH without the veth pair.
+//   - A crash does not open the seal. Hooks, maps, namespace and routes outlive the process;
+//     the next Open with the same name adopts them without a gap, and Down removes them.
+//
+// It needs root, cgroup2 and Linux 5.10 or newer.
 package intercept

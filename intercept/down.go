@@ -11,18 +11,20 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
+	"sotto/intercept/cgroup"
+	"sotto/intercept/guard"
 	"sotto/intercept/nat"
+	"sotto/intercept/network"
+	"sotto/intercept/pins"
 	"sotto/internal/netns"
 )
 
-// Down takes away what dead instances left on this machine: hooks, cgroups of
-// commands with what still runs in them, links, routes, namespaces, pins, records.
-// It needs no daemon and ends none: living instances are left alone and named in
-// the error, for whoever started them to stop.
+// Down removes the leftovers of dead instances: hooks, cgroups of commands with the
+// processes in them, interfaces, routes, namespaces, pins and records. It does not change
+// running instances; the error names them, so that the user can stop them.
 func Down(ctx context.Context, log *slog.Logger) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -59,24 +61,22 @@ func down(ctx context.Context, log *slog.Logger, runDir, bpffs string) (err erro
 			return errors.Join(append(errs, err)...)
 		}
 		if f.alive {
-			errs = append(errs, errRunning(f))
+			errs = append(errs, runningError{f})
 			continue
 		}
 		if err := clearInstance(reg, f.record, bpffs); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		log.Info("took away what an instance left", "instance", f.Name)
+		log.Info("removed the leftovers of an instance", "instance", f.Name)
 	}
-	// Gone when it was the last; ENOTEMPTY when not.
-	_ = os.Remove(filepath.Join(bpffs, "sotto"))
+	_ = os.Remove(pins.Base(bpffs)) // ENOTEMPTY: instances are running
 	return errors.Join(errs...)
 }
 
-// ClearStray takes away what an instance that has stopped could not: its namespace and
-// links, of which no record tells. It changes nothing of an instance that runs, that was
-// killed, or that left its hooks: it opens no seal. It is for the service manager, after a
-// stop.
+// ClearStray removes what a stopped instance could not remove: a namespace and interfaces
+// without a record. It does not change instances that are running, were killed or left
+// their hooks, so it never opens a seal. It is for the service manager, after a stop.
 func ClearStray(ctx context.Context, log *slog.Logger) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -85,7 +85,7 @@ func ClearStray(ctx context.Context, log *slog.Logger) error {
 }
 
 func clearStray(ctx context.Context, log *slog.Logger, runDir, bpffs string) (err error) {
-	reg, err := openRegistry(runDir) // held: an instance that starts has a record first
+	reg, err := openRegistry(runDir) // under its lock a starting instance writes its record first
 	if err != nil {
 		return err
 	}
@@ -98,34 +98,35 @@ func clearStray(ctx context.Context, log *slog.Logger, runDir, bpffs string) (er
 	if err != nil {
 		return err
 	}
-	slices.Sort(names) // one may be there for its namespace and for its link
+	slices.Sort(names) // an instance may be listed for its namespace and for its interface
 	for _, name := range slices.Compact(names) {
 		recorded := slices.ContainsFunc(all, func(f found) bool { return f.Name == name })
-		_, err := os.Lstat(pinDir(bpffs, name))
+		_, err := os.Lstat(pins.Dir(bpffs, name))
 		if recorded || !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
 			continue
 		}
 		if err := clearInstance(reg, record{Name: name}, bpffs); err != nil {
 			return err
 		}
-		log.Info("took away what an instance left", "instance", name)
+		log.Info("removed the leftovers of an instance", "instance", name)
 	}
 	return ctx.Err()
 }
 
-// clearInstance takes away a dead instance. The caller holds the registry. The
-// order keeps the seal closed: a command's processes end before its hooks go, and
-// the unreachable routes go last. bpffs is where to look when the record is lost.
+// clearInstance removes a dead instance. The caller holds the registry's lock. The order
+// keeps the seal closed: the processes of a command are killed before its hooks are
+// detached, and the unreachable routes are removed last. bpffs is used if the record has
+// none.
 func clearInstance(reg *registry, rec record, bpffs string) error {
 	if rec.BPFFS != "" {
 		bpffs = rec.BPFFS
 	}
 	if rec.Ephemeral {
 		for _, g := range rec.Cgroups {
-			if !g.same() {
-				continue // gone, or not the one that Sotto made
+			if !g.Exists() {
+				continue // removed, or another cgroup by now
 			}
-			if err := errors.Join(killCgroup(g.Path), removeCgroup(g.Path)); err != nil {
+			if err := errors.Join(cgroup.Kill(g.Path), cgroup.Remove(g.Path)); err != nil {
 				return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 			}
 		}
@@ -136,50 +137,54 @@ func clearInstance(reg *registry, rec record, bpffs string) error {
 			prefixes = append(prefixes, p)
 		}
 	}
-	dir := pinDir(bpffs, rec.Name)
-	if err := errors.Join(detachRedirects(dir), endLeftSockets(rec, prefixes)); err != nil {
+	dir := pins.Dir(bpffs, rec.Name)
+	if err := errors.Join(detachRedirects(dir), destroyLeft(rec, prefixes)); err != nil {
 		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 	}
 	if err := removePins(dir); err != nil {
 		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 	}
-	if err := clearNetwork(rec.Name, linkBase(rec.Name), func() error { return endLeftSockets(rec, prefixes) }, prefixes...); err != nil {
+	unreachable := func() error { return destroyLeft(rec, prefixes) }
+	if err := errors.Join(
+		guard.ClearFilters(rec.Name),
+		network.Clear(rec.Name, linkBase(rec.Name), unreachable, prefixes...),
+	); err != nil {
 		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 	}
 	if err := nat.Remove(rec.Name); err != nil {
 		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 	}
-	return reg.forget(rec.Name)
+	return reg.remove(rec.Name)
 }
 
-// prefixes are the recorded ones, or where the record is lost those that an
-// instance of the name has unless configured.
+// prefixes returns the recorded prefixes, or if the record has none, the default ones of an
+// instance with that name.
 func (r record) prefixes() []netip.Prefix {
 	if r.Prefix4.IsValid() || r.Prefix6.IsValid() {
 		return []netip.Prefix{r.Prefix4, r.Prefix6}
 	}
 	if r.Name == defaultName {
-		return []netip.Prefix{defaultPrefix4, defaultPrefix6}
+		return []netip.Prefix{network.DefaultPrefix4, network.DefaultPrefix6}
 	}
-	for n := range maxInstances {
-		if in := nthInstance(n); in.name == r.Name {
-			return []netip.Prefix{in.prefix4, in.prefix6}
+	for n := range network.MaxAssignments {
+		if a := network.NthAssignment(n); a.Name == r.Name {
+			return []netip.Prefix{a.Prefix4, a.Prefix6}
 		}
 	}
 	return nil
 }
 
-// strayNames returns the names of instances that left pins, a namespace, a link or a
-// nat table without a record. Pins are Sotto's own place; of the rest only those count
-// whose names Sotto picks itself.
+// strayNames returns the names of instances that left pins, a namespace, an interface or a
+// nat table. The directory of pins belongs to Sotto; of the others only names that Sotto
+// picks itself count.
 func strayNames(bpffs string) ([]string, error) {
 	var names []string
-	pins, err := os.ReadDir(filepath.Join(bpffs, "sotto"))
+	entries, err := os.ReadDir(pins.Base(bpffs))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for leftovers: %w", err)
+		return nil, fmt.Errorf("find leftovers: %w", err)
 	}
-	for _, e := range pins {
-		if goodName.MatchString(e.Name()) {
+	for _, e := range entries {
+		if validName.MatchString(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
@@ -188,16 +193,16 @@ func strayNames(bpffs string) ([]string, error) {
 		return nil, err
 	}
 	for _, name := range spaces {
-		if picked(name) {
+		if isDefaultName(name) {
 			names = append(names, name)
 		}
 	}
 	links, err := net.Interfaces()
 	if err != nil {
-		return nil, fmt.Errorf("look for leftovers: %w", err)
+		return nil, fmt.Errorf("find leftovers: %w", err)
 	}
 	for _, l := range links {
-		if name := nameOfLink(l.Name); picked(name) {
+		if name := nameOfLink(l.Name); isDefaultName(name) {
 			names = append(names, name)
 		}
 	}
@@ -206,17 +211,18 @@ func strayNames(bpffs string) ([]string, error) {
 		return nil, err
 	}
 	for _, name := range tables {
-		if picked(name) {
+		if isDefaultName(name) {
 			names = append(names, name)
 		}
 	}
 	return names, nil
 }
 
-// picked tells whether a name is one that an instance has unless configured.
-func picked(name string) bool { return len(record{Name: name}.prefixes()) > 0 }
+// isDefaultName reports whether Sotto picks the name for an instance by default.
+func isDefaultName(name string) bool { return len(record{Name: name}.prefixes()) > 0 }
 
-// nameOfLink undoes linkBase for the names that Sotto picks; "" is no link of them.
+// nameOfLink is the inverse of linkBase for names that Sotto picks. It returns "" for other
+// interfaces.
 func nameOfLink(link string) string {
 	base, ok := strings.CutPrefix(link, "sotto")
 	if !ok || (!strings.HasSuffix(base, "0") && !strings.HasSuffix(base, "1")) {

@@ -8,25 +8,23 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"sotto/bpf"
+	"sotto/intercept/cgroup"
+	"sotto/intercept/pins"
 )
 
-// maxLevel is MAX_LEVELS in bpf/settings.h.
-const maxLevel = 32
-
-// exclusion is the set of cgroups that an instance lets through. Other processes
-// change it too, by its pins: all do so holding the registry.
+// exclusion is the set of cgroups whose queries an instance lets through. Other processes
+// change it, too, through its pins. All of them hold the registry's lock.
 type exclusion struct {
 	groups, settings *ebpf.Map
 }
 
-// openExclusion opens that of another instance. The caller closes it.
+// openExclusion opens the exclusion of another instance. The caller closes it.
 func openExclusion(dir string) (*exclusion, error) {
-	groups, err := ebpf.LoadPinnedMap(mapPin(dir, bpf.SottoMapExclude), nil)
+	groups, err := ebpf.LoadPinnedMap(pins.Map(dir, sottoMapExclude), nil)
 	if err != nil {
 		return nil, err
 	}
-	settings, err := ebpf.LoadPinnedMap(mapPin(dir, bpf.SottoMapSettings), nil)
+	settings, err := ebpf.LoadPinnedMap(pins.Map(dir, sottoMapSettings), nil)
 	if err != nil {
 		return nil, errors.Join(err, groups.Close())
 	}
@@ -47,13 +45,13 @@ func (e *exclusion) all() (map[uint64]uint32, error) {
 	return out, it.Err()
 }
 
-func (e *exclusion) add(root string, g group) error {
-	level, err := g.level(root)
+func (e *exclusion) add(root string, g cgroup.Group) error {
+	level, err := g.Level(root)
 	if err != nil {
 		return err
 	}
-	if level >= maxLevel {
-		return fmt.Errorf("exclude cgroup %s: more than %d levels deep", g.Path, maxLevel)
+	if level >= cgroup.MaxLevels {
+		return fmt.Errorf("exclude cgroup %s: more than %d levels deep", g.Path, cgroup.MaxLevels)
 	}
 	if err := e.groups.Put(g.ID, uint32(level)); err != nil {
 		return fmt.Errorf("exclude cgroup %s: %w", g.Path, err)
@@ -68,13 +66,13 @@ func (e *exclusion) remove(id uint64) error {
 	return e.setLevels()
 }
 
-// setLevels tells the programs which levels of ancestors to look at.
+// setLevels writes the levels at which the programs search for excluded ancestors.
 func (e *exclusion) setLevels() error {
 	all, err := e.all()
 	if err != nil {
 		return fmt.Errorf("list excluded cgroups: %w", err)
 	}
-	var set bpf.SottoInstance
+	var set sottoInstance
 	if err := e.settings.Lookup(uint32(0), &set); err != nil {
 		return fmt.Errorf("read settings: %w", err)
 	}
@@ -88,9 +86,9 @@ func (e *exclusion) setLevels() error {
 	return nil
 }
 
-// reset excludes exactly what was configured and the cgroups of commands that are
-// sealed by an instance of their own.
-func (i *Instance) resetExclusion() (err error) {
+// resetExclusions excludes exactly the configured cgroups, and those of commands that other
+// instances seal.
+func (i *Instance) resetExclusions() (err error) {
 	reg, err := openRegistry(i.cfg.RunDir)
 	if err != nil {
 		return err
@@ -100,7 +98,7 @@ func (i *Instance) resetExclusion() (err error) {
 	if err != nil {
 		return err
 	}
-	want, err := findGroups(i.cfg.Exclude)
+	want, err := cgroup.Groups(i.cfg.Exclude)
 	if err != nil {
 		return err
 	}
@@ -119,7 +117,7 @@ func (i *Instance) resetExclusion() (err error) {
 	var errs []error
 	for _, g := range want {
 		delete(old, g.ID)
-		errs = append(errs, e.add(i.workloads.root, g))
+		errs = append(errs, e.add(i.paths.Root(), g))
 	}
 	for id := range old {
 		errs = append(errs, e.remove(id))
@@ -129,9 +127,10 @@ func (i *Instance) resetExclusion() (err error) {
 
 func (i *Instance) exclusion() *exclusion { return &exclusion{i.kernel.Exclude, i.kernel.Settings} }
 
-// tellOthers enters this instance's cgroups in the exclusion of every other that
-// runs, or takes them out. One that is just going away is no error.
-func (i *Instance) tellOthers(excluded bool) (err error) {
+// excludeFromOthers adds this instance's cgroups to the exclusions of all other running
+// instances, or removes them. It is not an error if an instance is just starting or
+// stopping.
+func (i *Instance) excludeFromOthers(excluded bool) (err error) {
 	reg, err := openRegistry(i.cfg.RunDir)
 	if err != nil {
 		return err
@@ -143,13 +142,13 @@ func (i *Instance) tellOthers(excluded bool) (err error) {
 	}
 	var errs []error
 	for _, o := range others {
-		e, err := openExclusion(pinDir(o.BPFFS, o.Name))
+		e, err := openExclusion(pins.Dir(o.BPFFS, o.Name))
 		if err != nil {
-			continue // it has none yet, and will read the record of this one
+			continue // it has no maps yet, and will read the record of this instance
 		}
 		for _, g := range i.groups {
 			if excluded {
-				errs = append(errs, e.add(i.workloads.root, g))
+				errs = append(errs, e.add(i.paths.Root(), g))
 			} else {
 				errs = append(errs, e.remove(g.ID))
 			}
@@ -159,15 +158,15 @@ func (i *Instance) tellOthers(excluded bool) (err error) {
 	return errors.Join(errs...)
 }
 
-// pruneExclusion forgets cgroups that are gone: those of commands that were killed
-// together with their sotto.
-func (i *Instance) pruneExclusion() (err error) {
+// pruneExclusions forgets removed cgroups: those of commands that were killed together with
+// their instance.
+func (i *Instance) pruneExclusions() (err error) {
 	all, err := i.exclusion().all()
 	if err != nil {
 		return fmt.Errorf("list excluded cgroups: %w", err)
 	}
 	for id := range all {
-		if !i.workloads.gone(id) {
+		if !i.paths.Removed(id) {
 			delete(all, id)
 		}
 	}

@@ -5,6 +5,7 @@ package intercept
 import (
 	"bytes"
 	"log/slog"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,7 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"sotto/bpf"
+	"sotto/intercept/clienttest"
 	"sotto/internal/capture"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
@@ -55,13 +56,13 @@ func TestEndPlainSockets(t *testing.T) {
 		connect d 8.8.8.8:54 => ok
 		socket e udp4 => ok
 		connect e 127.0.0.53:53 => ok`
-	mine, theirs := s.client(t), startClient(t, s.host, s.unsealed(t, "other"))
-	open := startClient(t, s.host, excluded)
-	for _, c := range []*client{mine, theirs, open} {
-		c.want(connect)
+	mine, theirs := s.client(t), clienttest.Start(t, s.host, s.unsealed(t, "other"))
+	open := clienttest.Start(t, s.host, excluded)
+	for _, c := range []*clienttest.Client{mine, theirs, open} {
+		c.Want(connect)
 	}
-	far := startClient(t, beyond, s.group)
-	far.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	far := clienttest.Start(t, beyond, s.group)
+	far.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
 
 	cfg := sealTestConfig(t, s.group)
 	cfg.Exclude = []string{excluded.Path}
@@ -69,7 +70,7 @@ func TestEndPlainSockets(t *testing.T) {
 	listen(t, s.Instance)
 	var ports []string // others' sockets are free to send
 	for _, socket := range []string{"a", "b", "m", "c"} {
-		ports = append(ports, mine.do("port "+socket))
+		ports = append(ports, mine.Do("port "+socket))
 	}
 	wire, err := capture.Start(s.lan.NS, netlab.LANIf)
 	if err != nil {
@@ -79,20 +80,20 @@ func TestEndPlainSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	const ended = "recv a => ECONNABORTED\n"
-	mine.want(ended + `
+	mine.Want(ended + `
 		recv b => ECONNABORTED
 		recv m => ECONNABORTED
 		recv c => ECONNABORTED
 		peer d => 8.8.8.8:54
 		peer e => 127.0.0.53:53`)
-	far.want(ended)
-	for _, c := range []*client{theirs, open} {
-		c.want(`
+	far.Want(ended)
+	for _, c := range []*clienttest.Client{theirs, open} {
+		c.Want(`
 			peer a => 8.8.8.8:53
 			peer b => [2001:db8::53]:53
 			peer c => 8.8.8.8:53`)
 	}
-	mine.want("connect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	mine.Want("connect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 	packets, err := wire.Stop()
 	if err != nil {
 		t.Fatal(err)
@@ -107,26 +108,23 @@ func TestEndPlainSockets(t *testing.T) {
 // Where a silent daemon opens the seal, it opens after that time, and closes with the
 // next sign of life.
 func TestOpenAfter(t *testing.T) {
-	s := openSeal(t, func(cfg *Config) { cfg.OpenAfter = leastOpenAfter })
+	s := openSeal(t, func(cfg *Config) { cfg.OpenAfter = minOpenAfter })
 	c := s.client(t)
 	sealed := "sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\n"
-	c.want("socket a udp4 => ok\n" + sealed + "socket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM")
-	silence(t, s, leastOpenAfter+time.Second)
+	c.Want("socket a udp4 => ok\n" + sealed + "socket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM")
+	silence(t, s, minOpenAfter+time.Second)
 	if n := s.crossed(t, func() {
-		c.want("rawto r 8.8.8.8:53 => ok\nframe eth0 8.8.8.8:53 => ok\nsendto a 8.8.8.8:53 => ok")
+		c.Want("rawto r 8.8.8.8:53 => ok\nframe eth0 8.8.8.8:53 => ok\nsendto a 8.8.8.8:53 => ok")
 	}); n != 3 {
 		t.Errorf("%d packets left while the daemon was silent", n)
 	}
 	if n := s.Counters()["open"]; n == 0 {
 		t.Error("nothing was counted as let through")
 	}
-	s.guard.mu.Lock()
-	err := s.guard.tell()
-	s.guard.mu.Unlock()
-	if err != nil {
+	if err := s.Heartbeat(); err != nil {
 		t.Fatal(err)
 	}
-	c.want("rawto r 8.8.8.8:53 => EPERM\n" + sealed)
+	c.Want("rawto r 8.8.8.8:53 => EPERM\n" + sealed)
 }
 
 // By default it stays closed however long it is silent.
@@ -134,16 +132,17 @@ func TestSilenceKeepsClosed(t *testing.T) {
 	s := openSeal(t, nil)
 	silence(t, s, 24*time.Hour)
 	s.wire(t)
-	s.client(t).want("socket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM\nsocket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\n" +
+	s.client(t).Want("socket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM\nsocket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\n" +
 		"recv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 }
 
 // silence puts the last sign of life into the past.
 func silence(t *testing.T, s *testSeal, ago time.Duration) {
 	t.Helper()
-	s.guard.mu.Lock()
-	defer s.guard.mu.Unlock()
-	state := s.guard.state
+	var state sottoGuard
+	if err := s.kernel.Daemon.Lookup(uint32(0), &state); err != nil {
+		t.Fatal(err)
+	}
 	state.Alive -= uint64(ago)
 	if err := s.kernel.Daemon.Put(uint32(0), state); err != nil {
 		t.Fatal(err)
@@ -154,7 +153,7 @@ func silence(t *testing.T, s *testSeal, ago time.Duration) {
 func TestSignsOfLife(t *testing.T) {
 	s := openSeal(t, nil)
 	alive := func() uint64 {
-		var state bpf.SottoGuard
+		var state sottoGuard
 		if err := s.kernel.Daemon.Lookup(uint32(0), &state); err != nil {
 			t.Fatal(err)
 		}
@@ -174,13 +173,13 @@ func TestGuardReport(t *testing.T) {
 	for mode, want := range map[GuardMode]string{GuardDrop: "dropped", GuardCount: "left in the clear"} {
 		var text bytes.Buffer
 		s := openSeal(t, func(cfg *Config) { cfg.Guard, cfg.Log = mode, slog.New(slog.NewTextHandler(&text, nil)) })
-		s.client(t).want("frame eth0 8.8.8.8:53 => " + map[GuardMode]string{GuardDrop: "ENOBUFS", GuardCount: "ok"}[mode])
-		last := s.guard.report(map[string]uint64{})
+		s.client(t).Want("frame eth0 8.8.8.8:53 => " + map[GuardMode]string{GuardDrop: "ENOBUFS", GuardCount: "ok"}[mode])
+		last := s.report(map[string]uint64{})
 		if got := text.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, want) || !strings.Contains(got, "counter=stopped_packet count=1") {
 			t.Errorf("mode %d: logged %q", mode, got)
 		}
 		text.Reset()
-		s.guard.report(last)
+		s.report(last)
 		if text.Len() > 0 {
 			t.Errorf("mode %d: logged again %q", mode, text.String())
 		}
@@ -195,7 +194,7 @@ func TestGuardReport(t *testing.T) {
 func TestGuardAfterKill(t *testing.T) { bothWays(t, testGuardAfterKill) }
 
 func testGuardAfterKill(t *testing.T, s *testSeal) {
-	classic := s.guard.links.classic
+	filters := s.guard.UsesFilters()
 	h, err := s.host.NS.Netlink()
 	if err != nil {
 		t.Fatal(err)
@@ -208,30 +207,32 @@ func testGuardAfterKill(t *testing.T, s *testSeal) {
 	index := eth0.Attrs().Index
 	// Somebody else's filter, in a discipline that may be there already.
 	clsact := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if err := h.QdiscAdd(clsact); err != nil && !classic {
+	if err := h.QdiscAdd(clsact); err != nil && !filters {
 		t.Fatal(err)
 	}
 	others := &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_EGRESS, Handle: 7, Protocol: unix.ETH_P_ALL, Priority: filterPriority},
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_EGRESS, Handle: 7, Protocol: unix.ETH_P_ALL, Priority: 1},
 		Fd:          s.kernel.SottoCollect.FD(), Name: "others", DirectAction: true,
 	}
 	if err := h.FilterReplace(others); err != nil {
 		t.Fatal(err)
 	}
-	s.guard.follow() // that came first, and lets everything through
+	s.guard.Reconcile() // that came first, and lets everything through
 	if err := s.Abandon(); err != nil {
 		t.Fatal(err)
 	}
 	s.wire(t)
 	c := s.client(t)
 	const stopped = "frame eth0 8.8.8.8:53 => ENOBUFS"
-	c.want(stopped)
+	c.Want(stopped)
 	next := openAt(t, s.host, s.cfg)
-	next.guard.links.classic = classic
+	if filters {
+		next.guard.UseFilters()
+	}
 	if err := next.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	c.want(stopped)
+	c.Want(stopped)
 	if n := next.Counters()["stopped_packet"]; n != 2 {
 		t.Errorf("stopped %d before and after the next start, want 2", n)
 	}
@@ -242,14 +243,40 @@ func testGuardAfterKill(t *testing.T, s *testSeal) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, s.host, s.cfg)
-	for _, ingress := range []bool{false, true} {
-		left, err := filtersOn(h, index, ingress)
-		if err != nil || slices.ContainsFunc(left, isGuard) || !ingress && len(left) != 1 {
-			t.Errorf("filters are left: %v, %v", left, err)
+	for parent, want := range map[uint32]int{netlink.HANDLE_MIN_EGRESS: 1, netlink.HANDLE_MIN_INGRESS: 0} {
+		if left, err := h.FilterList(eth0, parent); err != nil || len(left) != want {
+			t.Errorf("leftover filters: %v, %v", left, err)
 		}
 	}
 	qdiscs, err := h.QdiscList(eth0)
 	if err != nil || !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }) {
 		t.Errorf("the discipline went with somebody else's filter in it: %v, %v", qdiscs, err)
 	}
+}
+
+// acceptTCP takes connections and keeps them until the end of the test.
+func acceptTCP(t *testing.T, at *netlab.Host, addr string) {
+	t.Helper()
+	var l net.Listener
+	if err := at.Do(func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan []net.Conn, 1)
+	t.Cleanup(func() {
+		_ = l.Close()
+		for _, c := range <-taken {
+			_ = c.Close()
+		}
+	})
+	go func() {
+		var all []net.Conn
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				taken <- all
+				return
+			}
+			all = append(all, c)
+		}
+	}()
 }

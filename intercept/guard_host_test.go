@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"sotto/intercept/clienttest"
+	"sotto/intercept/feature"
+	"sotto/intercept/network"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
 )
@@ -75,7 +78,7 @@ func TestGuardHost(t *testing.T) {
 		connect c 8.8.8.8:53 => TCP`
 	machine, other := inside[0], s.unsealed(t, "other")
 	if n := s.crossed(t, func() {
-		startClient(t, machine, other).want(strings.ReplaceAll(ask, "TCP", "EINPROGRESS"))
+		clienttest.Start(t, machine, other).Want(strings.ReplaceAll(ask, "TCP", "EINPROGRESS"))
 	}); n != 0 {
 		t.Errorf("%d packets of a machine behind the host left", n)
 	}
@@ -83,12 +86,12 @@ func TestGuardHost(t *testing.T) {
 		t.Errorf("stopped %d", n)
 	}
 	if n := s.crossed(t, func() {
-		startClient(t, machine, open).want(strings.ReplaceAll(ask, "TCP", "ECONNREFUSED")) // nobody serves the LAN
+		clienttest.Start(t, machine, open).Want(strings.ReplaceAll(ask, "TCP", "ECONNREFUSED")) // nobody serves the LAN
 	}); n < 4 {
 		t.Errorf("%d packets of an excluded container left", n)
 	}
 	// A sealed one is answered, of course.
-	startClient(t, machine, s.group).want(strings.ReplaceAll(`
+	clienttest.Start(t, machine, s.group).Want(strings.ReplaceAll(`
 		socket a udp4 => ok
 		sendto a 8.8.8.8:53 => ok
 		recv a => 8.8.8.8:53W from 8.8.8.8:53
@@ -101,7 +104,7 @@ func TestGuardHost(t *testing.T) {
 	if err := s.lan.Route("10.88.0.0/24", netlab.HostAddr4); err != nil {
 		t.Fatal(err)
 	}
-	startClient(t, s.lan, other).want("socket a udp4 => ok\nsendto a 10.88.0.3:53 => ok\nrecv a => " + question + " from 10.88.0.3:53")
+	clienttest.Start(t, s.lan, other).Want("socket a udp4 => ok\nsendto a 10.88.0.3:53 => ok\nrecv a => " + clienttest.Question + " from 10.88.0.3:53")
 }
 
 // From outside the prefix is dead: its addresses give no answer, and nothing that says
@@ -118,23 +121,23 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 	}
 	// Slots that are in use: the first two.
 	c := s.client(t)
-	c.want(strings.ReplaceAll(`
+	c.Want(strings.ReplaceAll(`
 		socket a udp4 => ok
 		sendto a 8.8.8.8:53 => ok
 		recv a => 8.8.8.8:53W from 8.8.8.8:53
 		socket b udp6 => ok
 		sendto b [2001:db8::53]:53 => ok
 		recv b => [2001:db8::53]:53W from [2001:db8::53]:53`, "W", s.about("")))
-	slot4, slot6 := nthAddr(s.cfg.Prefix4, firstSlotIndex), nthAddr(s.cfg.Prefix6, firstSlotIndex+1)
+	slot4, slot6 := network.NthAddr(s.cfg.Prefix4, network.FirstSlot), network.NthAddr(s.cfg.Prefix6, network.FirstSlot+1)
 	at := func(a netip.Addr) string { return netip.AddrPortFrom(a, 53).String() }
-	outside := startClient(t, s.lan, s.unsealed(t, "outside"))
+	outside := clienttest.Start(t, s.lan, s.unsealed(t, "outside"))
 	// dropped has the outside send something, and checks that the guard dropped it as it
 	// came in.
 	dropped := func(script string) {
 		t.Helper()
 		before := s.Counters()["outside"]
-		outside.want(script)
-		eventually(t, func() error {
+		outside.Want(script)
+		labtest.Eventually(t, func() error {
 			if s.Counters()["outside"] == before {
 				return fmt.Errorf("%s: nothing was dropped", script)
 			}
@@ -148,16 +151,16 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 
 	// Replies from outside, as if from a virtual address. Only the guard keeps them from
 	// their sockets: without it the same packets are received.
-	reply4 := at(slot4) + ">" + net.JoinHostPort(netlab.HostAddr4, c.do("port a"))
-	reply6 := at(slot6) + ">" + net.JoinHostPort(netlab.HostAddr6, c.do("port b"))
+	reply4 := at(slot4) + ">" + net.JoinHostPort(netlab.HostAddr4, c.Do("port a"))
+	reply6 := at(slot6) + ">" + net.JoinHostPort(netlab.HostAddr6, c.Do("port b"))
 	dropped("forge " + reply4 + " => ok")
 	dropped("forge " + reply6 + " => ok")
-	c.want("recv a => EAGAIN\nrecv b => EAGAIN")
+	c.Want("recv a => EAGAIN\nrecv b => EAGAIN")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	outside.want("forge " + reply4 + " => ok\nforge " + reply6 + " => ok")
-	c.want("recv a => " + question + " from " + at(slot4) + "\nrecv b => " + question + " from " + at(slot6))
+	outside.Want("forge " + reply4 + " => ok\nforge " + reply6 + " => ok")
+	c.Want("recv a => " + clienttest.Question + " from " + at(slot4) + "\nrecv b => " + clienttest.Question + " from " + at(slot6))
 }
 
 // An answer to a source that a container made up does not leave the machine. A sealed socket
@@ -173,10 +176,10 @@ func TestMadeUpSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.wire(t)
-	slot := netip.AddrPortFrom(nthAddr(s.cfg.Prefix4, firstSlotIndex), 53)
+	slot := netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix4, network.FirstSlot), 53)
 	liar := s.unsealed(t, "liar")
-	startClient(t, inside[0], liar).want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
-	startClient(t, inside[0], s.group).want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => EPERM\nsocket a udp4 => ok\n" +
+	clienttest.Start(t, inside[0], liar).Want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
+	clienttest.Start(t, inside[0], s.group).Want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => EPERM\nsocket a udp4 => ok\n" +
 		"sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 	if n := s.Counters()["stopped_made"]; n != 1 {
 		t.Errorf("%d packets that a sealed socket made up were stopped", n)
@@ -188,8 +191,8 @@ func TestMadeUpSource(t *testing.T) {
 	if err := s.Detach(); err != nil {
 		t.Fatal(err)
 	}
-	startClient(t, inside[0], liar).want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
-	eventually(t, func() error {
+	clienttest.Start(t, inside[0], liar).Want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
+	labtest.Eventually(t, func() error {
 		if n := s.Counters()["escaped"]; n != 2 {
 			return fmt.Errorf("%d answers were kept from leaving", n)
 		}
@@ -209,8 +212,8 @@ func TestGuardFollowsInterfaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := s.client(t)
-	eventually(t, func() error {
-		if got := c.do("frame late0 8.8.8.8:53"); got != "ENOBUFS" {
+	labtest.Eventually(t, func() error {
+		if got := c.Do("frame late0 8.8.8.8:53"); got != "ENOBUFS" {
 			return fmt.Errorf("a frame on the new interface: %s", got)
 		}
 		return nil
@@ -219,41 +222,101 @@ func TestGuardFollowsInterfaces(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c.want("frame late0 8.8.8.8:53 => ok\nframe eth0 8.8.8.8:53 => ok")
+	c.Want("frame late0 8.8.8.8:53 => ok\nframe eth0 8.8.8.8:53 => ok")
 }
 
-func TestInsideLinks(t *testing.T) {
-	const bridge, veth, tap, nic = "bridge", "veth", "tuntap", "device"
-	for name, test := range map[string]struct {
-		links []hostLink
-		want  string
-	}{
-		"a network card":          {[]hostLink{{name: "eth0", kind: nic, framed: true}}, ""},
-		"a veth with a network":   {[]hostLink{{name: "eth0", kind: veth, framed: true, subnet: true}}, ""},
-		"a veth that leads away":  {[]hostLink{{name: "eth0", kind: veth, framed: true, gateway: true}}, ""},
-		"a container's own veth":  {[]hostLink{{name: "cali0", kind: veth, framed: true}}, "cali0"},
-		"a VPN's tunnel":          {[]hostLink{{name: "tun0", kind: tap, subnet: true}}, ""},
-		"an unnumbered tunnel":    {[]hostLink{{name: "tun0", kind: tap}}, ""},
-		"an empty bridge":         {[]hostLink{{name: "docker0", kind: bridge, framed: true, subnet: true}}, "docker0"},
-		"a bridge of containers":  {[]hostLink{{name: "docker0", kind: bridge, framed: true, subnet: true, index: 1}, {name: "v0", kind: veth, framed: true, index: 2, master: 1}, {name: "t0", kind: tap, framed: true, index: 3, master: 1}}, "docker0 v0 t0"},
-		"a bridge with a card":    {[]hostLink{{name: "v0", kind: veth, framed: true, index: 2, master: 1}, {name: "br0", kind: bridge, framed: true, index: 1}, {name: "eth0", kind: nic, framed: true, index: 3, master: 1}}, ""},
-		"a bridge with the route": {[]hostLink{{name: "br0", kind: bridge, framed: true, index: 1, gateway: true}, {name: "v0", kind: veth, framed: true, index: 2, master: 1}}, ""},
-		"a bond's port":           {[]hostLink{{name: "bond0", kind: "bond", framed: true, index: 1}, {name: "v0", kind: veth, framed: true, index: 2, master: 1}}, "v0"},
+// The NAT of a host that translates the queries of its containers cannot send them elsewhere
+// in the clear, not even where virtual addresses are not exempt from it: on a kernel without
+// nf_tables, or until a change of the ruleset is noticed.
+func TestTranslated(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = labtest.LAN(t)
+	s.group = s.unsealed(t, "work")
+	inside := labtest.Containers(t, s.lab, s.host, "container", "resolver")
+	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.nat.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	s.wire(t)
+	c := clienttest.Start(t, inside[0], s.group)
+	dnat := func(v4, v6 string) string {
+		return fmt.Sprintf(`table ip force { chain pre { type nat hook prerouting priority -100; udp dport 53 dnat to %[1]s; tcp dport 53 dnat to %[1]s; }; }
+			table ip6 force { chain pre { type nat hook prerouting priority -100; udp dport 53 dnat to %[2]s; tcp dport 53 dnat to %[2]s; }; }`, v4, v6)
+	}
+	for name, rules := range map[string]string{
+		"nat, off this host": dnat(netlab.LANAddr4, netlab.LANAddr6),
+		"nat, on this host":  dnat("10.88.0.3", "fd88::3"),
+		"without state": `table ip force { chain pre { type filter hook prerouting priority -300; udp dport 53 ip daddr set 8.8.4.4 notrack; tcp dport 53 ip daddr set 8.8.4.4 notrack; }; }
+			table ip6 force { chain pre { type filter hook prerouting priority -300; udp dport 53 ip6 daddr set 2001:db8::54; tcp dport 53 ip6 daddr set 2001:db8::54; }; }`,
+		"at the port of the bridge": `table netdev force { chain pre { type filter hook ingress device "br0-2" priority 0; ip protocol udp udp dport 53 ip daddr set 8.8.4.4;
+			ip protocol tcp tcp dport 53 ip daddr set 8.8.4.4; ip6 nexthdr udp udp dport 53 ip6 daddr set 2001:db8::54; }; }`,
 	} {
-		for i := range test.links {
-			if test.links[i].index == 0 {
-				test.links[i].index = 10 + i
-			}
+		if out, err := s.host.Command(t.Context(), nil, labtest.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, out)
 		}
-		inside := insideLinks(test.links)
-		var got []string
-		for _, l := range test.links {
-			if inside[l.index] {
-				got = append(got, l.name)
-			}
+		n := s.Counters()["stopped_translated"]
+		c.Want(`
+			socket a udp4 => ok
+			sendto a 8.8.8.8:53 => ok
+			socket b udp6 => ok
+			sendto b [2001:db8::53]:53 => ok
+			socket c tcp4 => ok
+			connect c 8.8.8.8:53 => EINPROGRESS`)
+		if got := s.Counters()["stopped_translated"] - n; got < 3 {
+			t.Errorf("%s: stopped %d", name, got)
 		}
-		if strings.Join(got, " ") != test.want {
-			t.Errorf("%s: %v lead inside, want %q", name, got, test.want)
+		for _, family := range []string{"ip", "ip6", "netdev"} { // which may have none
+			_ = s.host.Command(t.Context(), nil, "nft", "delete", "table", family, "force").Run()
+		}
+	}
+}
+
+// Multicast and broadcast are for this machine only: by whatever socket option they would
+// leave, and whether the guard or the hooks deny them.
+func TestGroups(t *testing.T) {
+	for mode, refused := range map[GuardMode][2]string{GuardDrop: {"ok", "EPERM"}, GuardCount: {"EHOSTUNREACH", "EHOSTUNREACH"}, GuardOff: {"EHOSTUNREACH", "EHOSTUNREACH"}} {
+		s := openSeal(t, func(cfg *Config) { cfg.Guard = mode })
+		if !feature.HasSetRetval() {
+			refused[0] = strings.Replace(refused[0], "EHOSTUNREACH", "EPERM", 1)
+			refused[1] = "EPERM"
+		}
+		s.wire(t)
+		s.client(t).Want(strings.NewReplacer("CONNECT", refused[0], "DENIED", refused[1]).Replace(`
+			socket a udp4 => ok
+			broadcast a => ok
+			groupby a eth0 => ok
+			sendto a 239.1.2.3:53 => DENIED
+			sendto a 224.0.0.251:53 => DENIED
+			sendto a 255.255.255.255:53 => DENIED
+			connect a 239.1.2.3:53 => CONNECT
+			socket b udp6 => ok
+			groupby b eth0 => ok
+			sendto b [ff02::fb%eth0]:53 => DENIED
+			sendto b [ff05::53]:53 => DENIED
+			sendto b [::ffff:239.1.2.3]:53 => DENIED
+			socket c udp4 => ok
+			bind c eth0 => ok
+			sendto c 239.1.2.3:53 => DENIED
+			socket d udp4 => ok
+			groupby d eth0 => ok
+			sendto d 224.0.0.251:5353 => ok
+			socket e udp4 => ok
+			bind e lo => ok
+			groupby e lo => ok
+			sendto e 239.1.2.3:53 => ok`))
+		n := s.Counters()
+		if got := n["group"] + n["stopped_group"]; got < 7 {
+			t.Errorf("mode %d: counted %d", mode, got)
+		}
+		if mode == GuardDrop {
+			s.client(t).Want("socket f udp4 => ok\ngroupby f lo => ok\nsendto f 239.1.2.3:53 => ok")
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -10,34 +10,10 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"sotto/intercept/clienttest"
+	"sotto/intercept/network"
 )
-
-// Parts of packets, as the kernel has them in front of its programs.
-var (
-	from4, to4 = netip.MustParseAddr("10.77.0.2"), netip.MustParseAddr("8.8.8.8")
-	from6, to6 = netip.MustParseAddr("fd77::2"), netip.MustParseAddr("2001:db8::53")
-)
-
-func packet4(protocol uint8, fragment uint16, to netip.Addr, transport []byte) []byte {
-	ip := ip4Header(from4, to, len(transport))
-	ip[9] = protocol
-	binary.BigEndian.PutUint16(ip[6:], fragment)
-	return append(ip, transport...)
-}
-
-// packet6 has extension headers: the number of the next one goes into its first byte.
-func packet6(to netip.Addr, first uint8, rest ...[]byte) []byte {
-	payload := slices.Concat(rest...)
-	ip := []byte{0x60, 0, 0, 0, byte(len(payload) >> 8), byte(len(payload)), first, 64}
-	return slices.Concat(ip, from6.AsSlice(), to.AsSlice(), payload)
-}
-
-func udp(port uint16) []byte { return udpHeader(40000, port) }
-
-func tcp(port uint16, flags byte, payload string) []byte {
-	b := binary.BigEndian.AppendUint16([]byte{0x9c, 0x40}, port)
-	return append(append(b, 0, 0, 0, 1, 0, 0, 0, 1, 5<<4, flags, 1, 0, 0, 0, 0, 0), payload...)
-}
 
 // What a sealed socket sends past the hooks is told from what is nobody's business.
 func TestGuardReadsPackets(t *testing.T) {
@@ -57,42 +33,42 @@ func TestGuardReadsPackets(t *testing.T) {
 		packet  []byte
 		stopped string // the counter; "": it passes
 	}{
-		{"UDP", packet4(17, 0, to4, udp(53)), "stopped_socket"},
-		{"UDP, another port", packet4(17, 0, to4, udp(54)), ""},
-		{"UDP, from port 53", packet4(17, 0, to4, udpHeader(53, 40000)), ""},
-		{"UDP-Lite", packet4(136, 0, to4, udp(53)), "stopped_socket"},
-		{"ICMP with the bytes of a query", packet4(1, 0, to4, udp(53)), ""},
-		{"UDP to loopback", packet4(17, 0, netip.MustParseAddr("127.0.0.53"), udp(53)), ""},
-		{"UDP to a group", packet4(17, 0, netip.MustParseAddr("224.0.0.251"), udp(53)), ""},
-		{"UDP to a virtual address", packet4(17, 0, nthAddr(s.cfg.Prefix4, 9), udp(53)), "stopped_unheld"},
-		{"UDP to a virtual address, a later fragment", packet4(17, 0x2010, nthAddr(s.cfg.Prefix4, 9), udp(53)), ""},
-		{"UDP to an address beside the prefix", packet4(17, 0, netip.MustParseAddr("198.18.133.1"), udp(53)), "stopped_socket"},
-		{"IPv6 UDP to an address beside the prefix", packet6(netip.MustParseAddr("fd73:6f74:746f:9::7"), 17, udp(53)), "stopped_socket"},
-		{"UDP, the first fragment", packet4(17, 0x2000, to4, udp(53)), "stopped_socket"},
-		{"UDP, a later fragment", packet4(17, 0x2010, to4, udp(53)), ""},
-		{"UDP, the first fragment with half a header", packet4(17, 0x2000, to4, udp(53)[:4]), "stopped_opaque"},
-		{"TCP, the first fragment with 8 bytes", packet4(6, 0x2000, to4, tcp(53, syn, "")[:8]), "stopped_opaque"},
-		{"TCP, the first fragment with the header", packet4(6, 0x2000, to4, tcp(53, ack, "")), "stopped_socket"},
-		{"UDP, cut short", packet4(17, 0, to4, udp(53)[:4]), ""},
-		{"TCP, first segment", packet4(6, 0, to4, tcp(53, syn, "")), "stopped_socket"},
-		{"TCP, fast open", packet4(6, 0, to4, tcp(53, syn, "a question")), "stopped_socket"},
-		{"TCP, a question", packet4(6, 0, to4, tcp(53, ack|push, "a question")), "stopped_socket"},
-		{"TCP, an acknowledgement", packet4(6, 0, to4, tcp(53, ack, "")), ""},
-		{"TCP, the end", packet4(6, 0, to4, tcp(53, ack|fin, "")), "stopped_silent"},
-		{"TCP, a reset", packet4(6, 0, to4, tcp(53, rst, "")), "stopped_silent"},
-		{"IPv6 UDP", packet6(to6, 17, udp(53)), "stopped_socket"},
-		{"IPv6 UDP, another port", packet6(to6, 17, udp(853)), ""},
-		{"IPv6 TCP", packet6(to6, 6, tcp(53, syn, "")), "stopped_socket"},
-		{"IPv6 behind options", packet6(to6, 60, options, udp(53)), "stopped_socket"},
-		{"IPv6 behind hop-by-hop options and routing", packet6(to6, 0, []byte{43, 0, 1, 4, 0, 0, 0, 0}, []byte{17, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, udp(53)), "stopped_socket"},
-		{"IPv6 behind an authentication header", packet6(to6, 51, []byte{17, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, udp(53)), "stopped_socket"},
-		{"IPv6, the first fragment", packet6(to6, 44, fragment(0), udp(53)), "stopped_socket"},
-		{"IPv6, the first fragment without the header", packet6(to6, 44, fragment(0)), "stopped_opaque"},
-		{"IPv6, the first fragment, which ends in options", packet6(to6, 44, first(60), options), "stopped_opaque"},
-		{"IPv6, an only fragment without the header", packet6(to6, 44, []byte{unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 7}), ""},
-		{"IPv6, a later fragment", packet6(to6, 44, fragment(2), udp(53)), ""},
-		{"IPv6 behind more headers than anybody sends", packet6(to6, 60, append(chain, udp(53))...), "stopped_opaque"},
-		{"IPv6 to loopback", packet6(netip.IPv6Loopback(), 17, udp(53)), ""},
+		{"UDP", clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(53)), "stopped_socket"},
+		{"UDP, another port", clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(54)), ""},
+		{"UDP, from port 53", clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDPFrom(53, 40000)), ""},
+		{"UDP-Lite", clienttest.Packet4(136, 0, clienttest.To4, clienttest.UDP(53)), "stopped_socket"},
+		{"ICMP with the bytes of a query", clienttest.Packet4(1, 0, clienttest.To4, clienttest.UDP(53)), ""},
+		{"UDP to loopback", clienttest.Packet4(17, 0, netip.MustParseAddr("127.0.0.53"), clienttest.UDP(53)), ""},
+		{"UDP to a group", clienttest.Packet4(17, 0, netip.MustParseAddr("224.0.0.251"), clienttest.UDP(53)), ""},
+		{"UDP to a virtual address", clienttest.Packet4(17, 0, network.NthAddr(s.cfg.Prefix4, 9), clienttest.UDP(53)), "stopped_unheld"},
+		{"UDP to a virtual address, a later fragment", clienttest.Packet4(17, 0x2010, network.NthAddr(s.cfg.Prefix4, 9), clienttest.UDP(53)), ""},
+		{"UDP to an address beside the prefix", clienttest.Packet4(17, 0, netip.MustParseAddr("198.18.133.1"), clienttest.UDP(53)), "stopped_socket"},
+		{"IPv6 UDP to an address beside the prefix", clienttest.Packet6(netip.MustParseAddr("fd73:6f74:746f:9::7"), 17, clienttest.UDP(53)), "stopped_socket"},
+		{"UDP, the first fragment", clienttest.Packet4(17, 0x2000, clienttest.To4, clienttest.UDP(53)), "stopped_socket"},
+		{"UDP, a later fragment", clienttest.Packet4(17, 0x2010, clienttest.To4, clienttest.UDP(53)), ""},
+		{"UDP, the first fragment with half a header", clienttest.Packet4(17, 0x2000, clienttest.To4, clienttest.UDP(53)[:4]), "stopped_opaque"},
+		{"TCP, the first fragment with 8 bytes", clienttest.Packet4(6, 0x2000, clienttest.To4, clienttest.TCP(53, syn, "")[:8]), "stopped_opaque"},
+		{"TCP, the first fragment with the header", clienttest.Packet4(6, 0x2000, clienttest.To4, clienttest.TCP(53, ack, "")), "stopped_socket"},
+		{"UDP, cut short", clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(53)[:4]), ""},
+		{"TCP, first segment", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, syn, "")), "stopped_socket"},
+		{"TCP, fast open", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, syn, "a clienttest.Question")), "stopped_socket"},
+		{"TCP, a clienttest.Question", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, ack|push, "a clienttest.Question")), "stopped_socket"},
+		{"TCP, an acknowledgement", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, ack, "")), ""},
+		{"TCP, the end", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, ack|fin, "")), "stopped_silent"},
+		{"TCP, a reset", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, rst, "")), "stopped_silent"},
+		{"IPv6 UDP", clienttest.Packet6(clienttest.To6, 17, clienttest.UDP(53)), "stopped_socket"},
+		{"IPv6 UDP, another port", clienttest.Packet6(clienttest.To6, 17, clienttest.UDP(853)), ""},
+		{"IPv6 TCP", clienttest.Packet6(clienttest.To6, 6, clienttest.TCP(53, syn, "")), "stopped_socket"},
+		{"IPv6 behind options", clienttest.Packet6(clienttest.To6, 60, options, clienttest.UDP(53)), "stopped_socket"},
+		{"IPv6 behind hop-by-hop options and routing", clienttest.Packet6(clienttest.To6, 0, []byte{43, 0, 1, 4, 0, 0, 0, 0}, []byte{17, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, clienttest.UDP(53)), "stopped_socket"},
+		{"IPv6 behind an authentication header", clienttest.Packet6(clienttest.To6, 51, []byte{17, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, clienttest.UDP(53)), "stopped_socket"},
+		{"IPv6, the first fragment", clienttest.Packet6(clienttest.To6, 44, fragment(0), clienttest.UDP(53)), "stopped_socket"},
+		{"IPv6, the first fragment without the header", clienttest.Packet6(clienttest.To6, 44, fragment(0)), "stopped_opaque"},
+		{"IPv6, the first fragment, which ends in options", clienttest.Packet6(clienttest.To6, 44, first(60), options), "stopped_opaque"},
+		{"IPv6, an only fragment without the header", clienttest.Packet6(clienttest.To6, 44, []byte{unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 7}), ""},
+		{"IPv6, a later fragment", clienttest.Packet6(clienttest.To6, 44, fragment(2), clienttest.UDP(53)), ""},
+		{"IPv6 behind more headers than anybody sends", clienttest.Packet6(clienttest.To6, 60, append(chain, clienttest.UDP(53))...), "stopped_opaque"},
+		{"IPv6 to loopback", clienttest.Packet6(netip.IPv6Loopback(), 17, clienttest.UDP(53)), ""},
 		{"neither", []byte{0x00, 0x01, 0x08, 0x00, 6, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, ""},
 	} {
 		before := s.Counters()
@@ -129,7 +105,7 @@ func frameFor(packet []byte) []byte {
 func TestGuardReadsFrames(t *testing.T) {
 	s := openSeal(t, nil)
 	const pass, drop, redirect = ^uint32(0), 2, 7 // linux/pkt_cls.h
-	slot4, slot6 := nthAddr(s.cfg.Prefix4, 9), nthAddr(s.cfg.Prefix6, 9)
+	slot4, slot6 := network.NthAddr(s.cfg.Prefix4, 9), network.NthAddr(s.cfg.Prefix6, 9)
 	frame := func(tags int, packet []byte) []byte {
 		f := frameFor(packet)
 		kind := slices.Clone(f[12:])
@@ -141,10 +117,10 @@ func TestGuardReadsFrames(t *testing.T) {
 	}
 	arp := func(operation byte, who netip.Addr) []byte {
 		b := append(slices.Repeat([]byte{0xff}, 12), 0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, operation)
-		b = append(append(b, slices.Repeat([]byte{2}, 6)...), from4.AsSlice()...)
+		b = append(append(b, slices.Repeat([]byte{2}, 6)...), clienttest.From4.AsSlice()...)
 		return append(append(b, 0, 0, 0, 0, 0, 0), who.AsSlice()...)
 	}
-	fromSlot := packet4(17, 0, to4, udpHeader(53, 40000))
+	fromSlot := clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDPFrom(53, 40000))
 	copy(fromSlot[12:], slot4.AsSlice())
 	out, in := s.kernel.SottoGuardOutFrame, s.kernel.SottoGuardInFrame
 	for _, test := range []struct {
@@ -153,22 +129,22 @@ func TestGuardReadsFrames(t *testing.T) {
 		frame []byte
 		want  uint32
 	}{
-		{"out, for a slot", out, frame(0, packet4(17, 0, slot4, udp(53))), redirect},
-		{"out, for a slot, another port", out, frame(0, packet4(6, 0, slot4, tcp(80, 2, ""))), redirect},
-		{"out, for a slot, IPv6", out, frame(0, packet6(slot6, 17, udp(53))), redirect},
-		{"out, for a slot, tagged", out, frame(1, packet4(17, 0, slot4, udp(53))), drop},
-		{"out, for a slot, tagged twice", out, frame(2, packet4(17, 0, slot4, udp(53))), drop},
+		{"out, for a slot", out, frame(0, clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))), redirect},
+		{"out, for a slot, another port", out, frame(0, clienttest.Packet4(6, 0, slot4, clienttest.TCP(80, 2, ""))), redirect},
+		{"out, for a slot, IPv6", out, frame(0, clienttest.Packet6(slot6, 17, clienttest.UDP(53))), redirect},
+		{"out, for a slot, tagged", out, frame(1, clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))), drop},
+		{"out, for a slot, tagged twice", out, frame(2, clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))), drop},
 		{"out, from a slot", out, frame(0, fromSlot), drop},
-		{"out, else", out, frame(0, packet4(17, 0, to4, udp(80))), pass},
+		{"out, else", out, frame(0, clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(80))), pass},
 		{"out, who has a slot", out, arp(1, slot4), redirect},
 		{"out, a slot is here", out, arp(2, slot4), drop},
-		{"out, who has another", out, arp(1, to4), pass},
+		{"out, who has another", out, arp(1, clienttest.To4), pass},
 		{"out, a frame of something else", out, append(slices.Repeat([]byte{2}, 12), 0x88, 0xcc, 1, 2, 3), pass},
-		{"in, for a slot", in, frame(0, packet4(17, 0, slot4, udp(53))), drop},
-		{"in, for a slot, IPv6", in, frame(0, packet6(slot6, 17, udp(53))), drop},
-		{"in, for a slot, tagged", in, frame(2, packet4(17, 0, slot4, udp(53))), drop},
+		{"in, for a slot", in, frame(0, clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))), drop},
+		{"in, for a slot, IPv6", in, frame(0, clienttest.Packet6(slot6, 17, clienttest.UDP(53))), drop},
+		{"in, for a slot, tagged", in, frame(2, clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))), drop},
 		{"in, from a slot", in, frame(0, fromSlot), drop},
-		{"in, else", in, frame(0, packet4(17, 0, from4, udp(53))), pass},
+		{"in, else", in, frame(0, clienttest.Packet4(17, 0, clienttest.From4, clienttest.UDP(53))), pass},
 	} {
 		got, err := test.prog.Run(&ebpf.RunOptions{Data: test.frame})
 		if err != nil || got != test.want {
@@ -181,7 +157,7 @@ func TestGuardReadsFrames(t *testing.T) {
 // socket and once an interface.
 func BenchmarkGuard(b *testing.B) {
 	s := openSeal(b, nil)
-	bulk := packet4(6, 0, to4, append(tcp(443, 0x10, ""), make([]byte, 1400)...))
+	bulk := clienttest.Packet4(6, 0, clienttest.To4, append(clienttest.TCP(443, 0x10, ""), make([]byte, 1400)...))
 	for _, bench := range []struct {
 		name string
 		prog *ebpf.Program

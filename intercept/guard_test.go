@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"sotto/intercept/clienttest"
+	"sotto/intercept/feature"
 	"sotto/internal/capture"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
@@ -71,11 +73,15 @@ func (s *testSeal) wantCounts(t *testing.T, want map[string]uint64) {
 // bothWays runs a test with the guard's programs as links of the kernel's (tcx), if it
 // has them, and as filters of clsact, which every kernel has.
 func bothWays(t *testing.T, test func(*testing.T, *testSeal)) {
-	for name, classic := range map[string]bool{"tcx": false, "clsact": true} {
+	for name, filters := range map[string]bool{"tcx": false, "clsact": true} {
 		t.Run(name, func(t *testing.T) {
-			s := openSealed(t, nil, func(i *Instance) { i.guard.links.classic = classic })
-			if !classic && s.guard.links.classic {
-				return // the kernel has no tcx (before 6.6), so both are the same
+			s := openSealed(t, nil, func(i *Instance) {
+				if filters {
+					i.guard.UseFilters()
+				}
+			})
+			if !filters && s.guard.UsesFilters() {
+				return // the kernel has no tcx (before Linux 6.6): both are the same
 			}
 			test(t, s)
 		})
@@ -88,7 +94,7 @@ func TestPinnedToInterface(t *testing.T) { bothWays(t, testPinned) }
 
 func testPinned(t *testing.T, s *testSeal) {
 	s.wire(t)
-	s.client(t).want(strings.ReplaceAll(`
+	s.client(t).Want(strings.ReplaceAll(`
 		socket a udp4 => ok
 		bind a eth0 => ok
 		sendto a 8.8.8.8:53 => ok
@@ -139,12 +145,12 @@ func TestPinnedBehindStrictFilter(t *testing.T) {
 	if err := s.host.Sysctl("net/ipv4/conf/eth0/rp_filter", "1"); err != nil {
 		t.Fatal(err)
 	}
-	s.guard.follow()
+	s.guard.Reconcile()
 	errno := "EHOSTUNREACH"
-	if !hasSetRetval() {
+	if !feature.HasSetRetval() {
 		errno = "EPERM"
 	}
-	s.client(t).want(strings.NewReplacer("ERR", errno, "W", s.about("")).Replace(`
+	s.client(t).Want(strings.NewReplacer("ERR", errno, "W", s.about("")).Replace(`
 		socket a udp4 => ok
 		bind a eth0 => ok
 		sendto a 8.8.8.8:53 => ERR
@@ -168,7 +174,7 @@ func TestGuardStops(t *testing.T) { bothWays(t, testStops) }
 
 func testStops(t *testing.T, s *testSeal) {
 	s.wire(t)
-	s.client(t).want(strings.NewReplacer("RAW", "EPERM", "FRAME", "ENOBUFS").Replace(pastHooks))
+	s.client(t).Want(strings.NewReplacer("RAW", "EPERM", "FRAME", "ENOBUFS").Replace(pastHooks))
 	s.wantCounts(t, map[string]uint64{"stopped_socket": 2, "stopped_packet": 3})
 }
 
@@ -179,7 +185,7 @@ func TestGuardCounts(t *testing.T) {
 		GuardOff:   {},
 	} {
 		s := openSeal(t, func(cfg *Config) { cfg.Guard = mode })
-		n := s.crossed(t, func() { s.client(t).want(strings.NewReplacer("RAW", "ok", "FRAME", "ok").Replace(pastHooks)) })
+		n := s.crossed(t, func() { s.client(t).Want(strings.NewReplacer("RAW", "ok", "FRAME", "ok").Replace(pastHooks)) })
 		if n < 4 { // a capture shows no tagged frame as a packet
 			t.Errorf("mode %d: %d packets left", mode, n)
 		}
@@ -198,7 +204,7 @@ func TestGuardLeavesOthersAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := s.crossed(t, func() {
-		startClient(t, s.host, other).want(strings.NewReplacer("RAW", "ok", "FRAME", "ok").Replace(pastHooks))
+		clienttest.Start(t, s.host, other).Want(strings.NewReplacer("RAW", "ok", "FRAME", "ok").Replace(pastHooks))
 	})
 	if n < 4 {
 		t.Errorf("%d packets left", n)
@@ -241,8 +247,8 @@ func testTunnel(t *testing.T, s *testSeal) {
 	if err := s.host.Addr("tunnel", "10.79.0.1/24"); err != nil {
 		t.Fatal(err)
 	}
-	s.guard.follow()
-	s.client(t).want(strings.ReplaceAll(`
+	s.guard.Reconcile()
+	s.client(t).Want(strings.ReplaceAll(`
 		socket a udp4 => ok
 		bind a tunnel => ok
 		sendto a 8.8.8.8:53 => ok

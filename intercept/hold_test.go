@@ -12,7 +12,13 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"sotto/intercept/cgroup"
+	"sotto/intercept/clienttest"
+	"sotto/intercept/feature"
+	"sotto/intercept/network"
+	"sotto/intercept/pins"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // below makes a cgroup below the sealed one.
@@ -27,7 +33,7 @@ func (s *testSeal) below(t *testing.T, name string) *netlab.Cgroup {
 
 // slotAddr is the n-th slot's address, of the first that is given out.
 func (s *testSeal) slotAddr(n uint32) string {
-	return netip.AddrPortFrom(nthAddr(s.cfg.Prefix4, firstSlotIndex+n), 53).String()
+	return netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix4, network.FirstSlot+n), 53).String()
 }
 
 // A socket may name the virtual address that its own workload was given, and holds it then.
@@ -35,8 +41,8 @@ func TestVirtualAddressIsHeld(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
 	about := s.about("8.8.8.8:53") + " from 8.8.8.8:53"
-	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
-	c.want(strings.ReplaceAll("socket b udp4 => ok\nconnect b SLOT => ok\npeer b => 8.8.8.8:53\nsend b => ok\nrecv b => "+about+"\n"+
+	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	c.Want(strings.ReplaceAll("socket b udp4 => ok\nconnect b SLOT => ok\npeer b => 8.8.8.8:53\nsend b => ok\nrecv b => "+about+"\n"+
 		"socket t tcp4 => ok\nconnect t SLOT => ok\nsend t => ok\nrecv t => "+s.about("8.8.8.8:53")+"\nclose t => ok\n"+
 		"close a => ok\nsend b => ok\nrecv b => "+about, "SLOT", s.slotAddr(0)))
 	if used, refs := s.slotsUsed(t); used != 1 || refs != 1 {
@@ -44,29 +50,29 @@ func TestVirtualAddressIsHeld(t *testing.T) {
 	}
 	// Given back, it still stands for that nameserver; a workload that it was never given
 	// to may not name it.
-	c.want("close b => ok\nsocket d udp4 => ok\nconnect d " + s.slotAddr(0) + " => ok\nsend d => ok\nrecv d => " + about)
+	c.Want("close b => ok\nsocket d udp4 => ok\nconnect d " + s.slotAddr(0) + " => ok\nsend d => ok\nrecv d => " + about)
 }
 
 // A connect that fails leaves a datagram socket connected to what it was connected to
 // before, and holding that.
 func TestFailedConnectKeepsSlot(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 100 * time.Millisecond })
-	c, other := s.client(t), startClient(t, s.host, s.below(t, "other"))
+	c, other := s.client(t), clienttest.Start(t, s.host, s.below(t, "other"))
 	about := s.about("8.8.8.8:53") + " from 8.8.8.8:53"
 	for _, args := range []string{"route add unreachable 203.0.113.0/24", "-6 route add unreachable 2001:db8:dead::/48"} {
 		if out, err := s.host.Command(t.Context(), nil, "ip", strings.Fields(args)...).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nconnect a 203.0.113.1:54 => EHOSTUNREACH\npeer a => 8.8.8.8:53")
+	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nconnect a 203.0.113.1:54 => EHOSTUNREACH\npeer a => 8.8.8.8:53")
 	if used, refs := s.slotsUsed(t); used != 1 || refs != 1 {
 		t.Errorf("%d slots in use with %d references", used, refs)
 	}
 	// The other workload takes every slot in turn, and not that one.
 	for i := range usable + 8 {
-		other.want(fmt.Sprintf("socket b udp4 => ok\nconnect b 100.64.%d.%d:53 => ok\nclose b => ok", i>>8, i&255))
+		other.Want(fmt.Sprintf("socket b udp4 => ok\nconnect b 100.64.%d.%d:53 => ok\nclose b => ok", i>>8, i&255))
 	}
-	c.want("send a => ok\nrecv a => " + about + "\nclose a => ok")
+	c.Want("send a => ok\nrecv a => " + about + "\nclose a => ok")
 	s.waitFree(t)
 	if used, refs := s.slotsUsed(t); used != 0 || refs != 0 {
 		t.Errorf("%d slots in use with %d references", used, refs)
@@ -79,7 +85,7 @@ func TestFailedConnectKeepsSlot(t *testing.T) {
 func TestGuardComparesSlots(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
-	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\n" +
+	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\n" +
 		"socket t tcp4 => ok\nconnect t 8.8.8.8:53 => ok")
 	spec, err := s.kernel.spec(&s.cfg)
 	if err != nil {
@@ -94,16 +100,16 @@ func TestGuardComparesSlots(t *testing.T) {
 	var objects struct {
 		Guard *ebpf.Program `ebpf:"sotto_guard_socket"`
 	}
-	maps := s.kernel.pins()
+	maps := s.kernel.pinnedMaps()
 	maps["connected"] = empty
 	if err := spec.LoadAndAssign(&objects, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
 		t.Fatal(err)
 	}
 	defer objects.Guard.Close()
-	if err := replaceProgram(linkPin(s.kernel.dir, "guard", s.group.ID), objects.Guard); err != nil {
+	if err := pins.Replace(pins.Hook(s.kernel.dir, "guard", s.group.ID), objects.Guard); err != nil {
 		t.Fatal(err)
 	}
-	c.want("send a => EPERM\nsend t => ok\nrecv t => EAGAIN") // TCP tries again, for nothing
+	c.Want("send a => EPERM\nsend t => ok\nrecv t => EAGAIN") // TCP tries again, for nothing
 	if n := s.Counters()["stopped_unheld"]; n < 2 {
 		t.Errorf("stopped %d", n)
 	}
@@ -114,7 +120,7 @@ func TestGuardComparesSlots(t *testing.T) {
 func TestLatePiece(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 200 * time.Millisecond })
 	c := s.client(t)
-	c.want("socket a udp4 => ok\nfirstto a 8.8.8.8:53 => ok")
+	c.Want("socket a udp4 => ok\nfirstto a 8.8.8.8:53 => ok")
 	time.Sleep(s.cfg.Linger)
 	if err := s.kernel.collect(s.cfg.Linger); err != nil {
 		t.Fatal(err)
@@ -122,7 +128,7 @@ func TestLatePiece(t *testing.T) {
 	if used, _ := s.slotsUsed(t); used != 0 {
 		t.Fatalf("%d slots in use", used)
 	}
-	c.want("lastto a 8.8.8.8:53 => EPERM\nsendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	c.Want("lastto a 8.8.8.8:53 => EPERM\nsendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 	if n := s.Counters()["stopped_unheld"]; n != 1 {
 		t.Errorf("stopped %d", n)
 	}
@@ -132,27 +138,27 @@ func TestLatePiece(t *testing.T) {
 // slots: whatever the socket ends up connected to, what it sends is its own or is stopped.
 func TestConnectRace(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 200 * time.Millisecond })
-	c, other := s.client(t), startClient(t, s.host, s.below(t, "other"))
-	c.want("socket a udp4 => ok")
+	c, other := s.client(t), clienttest.Start(t, s.host, s.below(t, "other"))
+	c.Want("socket a udp4 => ok")
 	for range 20 {
-		c.begin("connectrace a 8.8.8.8:53,8.8.4.4:53")
-		other.want("churn 2000 2000 => ok*")
-		if got := c.result(); got != "ok" {
+		c.Begin("connectrace a 8.8.8.8:53,8.8.4.4:53")
+		other.Want("churn 2000 2000 => ok*")
+		if got := c.Result(); got != "ok" {
 			t.Fatal(got)
 		}
-		switch got := c.do("send a"); got {
+		switch got := c.Do("send a"); got {
 		case "EPERM":
 		case "ok":
-			if got := c.do("recv a"); !strings.Contains(got, s.about("")+" from") {
+			if got := c.Do("recv a"); !strings.Contains(got, s.about("")+" from") {
 				t.Errorf("got %q", got)
 			}
 		default:
 			t.Errorf("send: %s", got)
 		}
 	}
-	c.want("close a => ok")
-	other.end()
-	eventually(t, func() error {
+	c.Want("close a => ok")
+	other.Stop()
+	labtest.Eventually(t, func() error {
 		if err := s.kernel.collect(s.cfg.Linger); err != nil {
 			return err
 		}
@@ -168,11 +174,11 @@ func TestConnectRace(t *testing.T) {
 func TestRecount(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
-	if got := c.do("socket m mptcp4"); got != "ok" {
+	if got := c.Do("socket m mptcp4"); got != "ok" {
 		t.Skipf("skipped: this kernel has no MPTCP: %s", got)
 	}
-	c.want("close m => ok\nsocket u udp4 => ok\nconnect u 8.8.8.8:53 => ok")
-	if got := c.do("churnmptcp 400"); got != "ok" {
+	c.Want("close m => ok\nsocket u udp4 => ok\nconnect u 8.8.8.8:53 => ok")
+	if got := c.Do("churnmptcp 400"); got != "ok" {
 		t.Fatal(got)
 	}
 	used, refs := s.slotsUsed(t)
@@ -182,7 +188,7 @@ func TestRecount(t *testing.T) {
 	t.Logf("%d slots in use with %d references after 400 sockets were closed", used, refs)
 	stop := s.stopListening
 	all := func(s *testSeal) {
-		eventually(t, func() error {
+		labtest.Eventually(t, func() error {
 			if err := s.kernel.collect(s.cfg.Linger); err != nil {
 				return err
 			}
@@ -208,17 +214,17 @@ func TestRecount(t *testing.T) {
 	// More than there are slots, with Run to collect them.
 	s.run(t)
 	for range 4 {
-		waitFor(t, "slots are free", func() bool { return c.do("churnmptcp 400") == "ok" })
+		labtest.WaitFor(t, "slots are free", func() bool { return c.Do("churnmptcp 400") == "ok" })
 	}
 	all(s)
-	c.want("send u => ok\nrecv u => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\nclose u => ok")
+	c.Want("send u => ok\nrecv u => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\nclose u => ok")
 }
 
 // Whatever one subtree takes, half of what is left is another's, however many cgroups are
 // made in the first.
 func TestSlotShares(t *testing.T) {
 	s := openSeal(t, nil)
-	delegated, modest := s.below(t, "delegated"), startClient(t, s.host, s.below(t, "modest"))
+	delegated, modest := s.below(t, "delegated"), clienttest.Start(t, s.host, s.below(t, "modest"))
 	held := 0
 	for i := range 6 {
 		g, err := s.lab.Below(delegated, fmt.Sprintf("part%d", i))
@@ -226,7 +232,7 @@ func TestSlotShares(t *testing.T) {
 			t.Fatal(err)
 		}
 		var n int
-		if _, err := fmt.Sscan(startClient(t, s.host, g).do("hold g %d", usable), &n); err != nil {
+		if _, err := fmt.Sscan(clienttest.Start(t, s.host, g).Do("hold g %d", usable), &n); err != nil {
 			t.Fatal(err)
 		}
 		held += n
@@ -235,7 +241,7 @@ func TestSlotShares(t *testing.T) {
 		t.Errorf("six cgroups of one subtree hold %d of %d slots", held, usable)
 	}
 	var n int
-	if _, err := fmt.Sscan(modest.do("hold g %d", usable), &n); err != nil {
+	if _, err := fmt.Sscan(modest.Do("hold g %d", usable), &n); err != nil {
 		t.Fatal(err)
 	}
 	if n < (usable-held)/2-1 {
@@ -247,17 +253,17 @@ func TestSlotShares(t *testing.T) {
 // path was looked up, the nearest ancestor stands for it, and no workload is made up.
 func TestRemovedWorkload(t *testing.T) {
 	s := openSeal(t, nil) // nothing runs that would look it up
-	parent, err := NewCgroup(s.group.Path, "delegated")
+	parent, err := cgroup.Create(s.group.Path, "delegated")
 	if err != nil {
 		t.Fatal(err)
 	}
-	child, err := NewCgroup(parent.Path(), "short-lived")
+	child, err := cgroup.Create(parent.Path(), "short-lived")
 	if err != nil {
 		t.Fatal(err)
 	}
 	id, above := child.ID(), parent.ID()
 	c := s.client(t)
-	c.want("moveself " + child.Path() + " => ok\nsocket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nmoveself " + s.group.Path + " => ok")
+	c.Want("moveself " + child.Path() + " => ok\nsocket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nmoveself " + s.group.Path + " => ok")
 	if err := child.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -268,8 +274,51 @@ func TestRemovedWorkload(t *testing.T) {
 	if path, known := s.Workload(above); !known || path != filepath.Dir(want) {
 		t.Errorf("%q, known %t", path, known)
 	}
-	c.want("send a => ok\nrecv a => 8.8.8.8:53 by " + want + " from 8.8.8.8:53\nclose a => ok")
+	c.Want("send a => ok\nrecv a => 8.8.8.8:53 by " + want + " from 8.8.8.8:53\nclose a => ok")
 	if err := parent.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A workload cannot ask in another's name, short of making up packets: the virtual
+// addresses that a socket may name are its workload's own.
+func TestForeignSlot(t *testing.T) {
+	s := openSeal(t, nil)
+	mine, err := s.lab.Below(s.group, "mine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	yours, err := s.lab.Below(s.group, "yours")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := clienttest.Start(t, s.host, mine), clienttest.Start(t, s.host, yours)
+	about := s.about("8.8.8.8:53") + "/mine from "
+	a.Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => " + about + "8.8.8.8:53\n" +
+		"socket b udp6 => ok\nsendto b [2001:db8::53]:53 => ok\nrecv b => " + s.about("[2001:db8::53]:53") + "/mine from [2001:db8::53]:53")
+	slot4 := netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix4, network.FirstSlot), 53).String()
+	slot6 := netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix6, network.FirstSlot+1), 53).String()
+	free := netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix4, network.FirstSlot+9), 53).String()
+	errno := "EHOSTUNREACH"
+	if !feature.HasSetRetval() {
+		errno = "EPERM"
+	}
+	b.Want(strings.NewReplacer("FOUR", slot4, "SIX", slot6, "FREE", free, "ERR", errno, "MAPPED", strings.Replace("[::ffff:"+slot4, ":53", "]:53", 1)).Replace(`
+		socket a udp4 => ok
+		sendto a FOUR => ERR
+		connect a FOUR => ERR
+		sendto a FREE => ERR
+		socket b udp6 => ok
+		sendto b SIX => ERR
+		connect b SIX => ERR
+		connect b MAPPED => ERR
+		socket c tcp4 => ok
+		connect c FOUR => ERR`))
+	if n := s.Counters()["foreign"]; n != 7 {
+		t.Errorf("counted %d", n)
+	}
+	// Its own is as good as the nameserver's address.
+	a.Want("sendto a " + slot4 + " => ok\nrecv a => " + about + "8.8.8.8:53")
+	// An end of a connection that the kernel sends by itself arrives.
+	a.Want("socket c tcp4 => ok\nconnect c 8.8.8.8:53 => ok\nsend c => ok\nrecv c => " + s.about("8.8.8.8:53") + "/mine\nclose c => ok")
 }

@@ -12,6 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/intercept/cgroup"
+	"sotto/intercept/clienttest"
+	"sotto/intercept/feature"
 	"sotto/internal/netlab"
 )
 
@@ -101,7 +104,7 @@ func TestHooks(t *testing.T) {
 			recv a => 8.8.8.8:53W from 8.8.8.8:53`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			s.client(t).want(strings.ReplaceAll(script, "53W", "53"+w))
+			s.client(t).Want(strings.ReplaceAll(script, "53W", "53"+w))
 		})
 	}
 }
@@ -113,7 +116,7 @@ func TestUntouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := s.Counters()
-	s.client(t).want(`
+	s.client(t).Want(`
 		socket other udp4 => ok
 		connect other 8.8.8.8:5353 => ok
 		peer other => 8.8.8.8:5353
@@ -163,11 +166,11 @@ func TestOtherTransports(t *testing.T) {
 			send a => ok
 			recv a => ` + s.about("8.8.8.8:53"),
 	} {
-		if got := c.do("socket a %s", kind); got != "ok" {
+		if got := c.Do("socket a %s", kind); got != "ok" {
 			continue // not in this kernel
 		}
 		before := s.Counters()
-		c.want(script + "\nclose a => ok")
+		c.Want(script + "\nclose a => ok")
 		after := s.Counters()
 		if got := after["connect"] + after["send"] - before["connect"] - before["send"]; got != 1 {
 			t.Errorf("%s: sealed %d times", kind, got)
@@ -177,7 +180,7 @@ func TestOtherTransports(t *testing.T) {
 
 func TestPorts(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Ports = []uint16{5300, 53} })
-	s.client(t).want(strings.ReplaceAll(`
+	s.client(t).Want(strings.ReplaceAll(`
 		socket a udp4 => ok
 		connect a 8.8.8.8:5300 => ok
 		peer a => 8.8.8.8:5300
@@ -195,10 +198,10 @@ func TestPorts(t *testing.T) {
 func TestBoundToInterface(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Guard = GuardOff })
 	errno := "EHOSTUNREACH"
-	if !hasSetRetval() {
+	if !feature.HasSetRetval() {
 		errno = "EPERM"
 	}
-	s.client(t).want(strings.NewReplacer("ERR", errno, "W", s.about("")).Replace(`
+	s.client(t).Want(strings.NewReplacer("ERR", errno, "W", s.about("")).Replace(`
 		socket a udp4 => ok
 		bind a eth0 => ok
 		sendto a 8.8.8.8:53 => ERR
@@ -234,13 +237,13 @@ func TestExclude(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.cfg.Exclude = []string{open.Path}
-	if err := s.resetExclusion(); err != nil {
+	if err := s.resetExclusions(); err != nil {
 		t.Fatal(err)
 	}
 	for group, sealed := range map[*netlab.Cgroup]bool{open: false, below: false, beside: true, s.group: true} {
-		c := startClient(t, s.host, group)
+		c := clienttest.Start(t, s.host, group)
 		before := s.Counters()
-		c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b udp4 => ok\nsendto b 8.8.4.4:53 => ok")
+		c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b udp4 => ok\nsendto b 8.8.4.4:53 => ok")
 		after := s.Counters()
 		got := [2]uint64{after["connect"] + after["send"] - before["connect"] - before["send"], after["excluded"] - before["excluded"]}
 		if want := map[bool][2]uint64{true: {2, 0}, false: {0, 2}}[sealed]; got != want {
@@ -249,10 +252,10 @@ func TestExclude(t *testing.T) {
 	}
 	// What is no longer configured is sealed again.
 	s.cfg.Exclude = nil
-	if err := s.resetExclusion(); err != nil {
+	if err := s.resetExclusions(); err != nil {
 		t.Fatal(err)
 	}
-	startClient(t, s.host, below).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by /" +
+	clienttest.Start(t, s.host, below).Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by /" +
 		filepath.Base(s.group.Path) + "/open/deep from 8.8.8.8:53")
 }
 
@@ -298,7 +301,7 @@ func (rawConn) Write(func(uintptr) bool) error  { return unix.ENOTSUP }
 // the cgroup for as long as that takes.
 func inGroup(t *testing.T, at *netlab.Host, group *netlab.Cgroup, mark func(fd int) error) (fd int, err error) {
 	t.Helper()
-	own, err := OwnCgroup()
+	own, err := cgroup.Own()
 	if err != nil {
 		return 0, err
 	}

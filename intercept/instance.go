@@ -14,43 +14,49 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
 
+	"sotto/intercept/cgroup"
+	"sotto/intercept/feature"
+	"sotto/intercept/guard"
 	"sotto/intercept/nat"
+	"sotto/intercept/network"
+	"sotto/intercept/pins"
 )
 
 // Instance is one seal: its hooks, slots and network. All methods may be called
-// concurrently, but none other than Origin and Workload after Close.
+// concurrently. After Close only Origin and Workload may be called.
 type Instance struct {
-	cfg       Config
-	groups    []group // sealed
-	file      *os.File
-	workloads *workloads
-	network   *network
-	nat       *nat.Table
-	kernel    *kernel
-	origins   *origins
-	guard     *guard
+	cfg     Config
+	groups  []cgroup.Group // sealed
+	file    *os.File       // the locked record
+	paths   *cgroup.Paths
+	network *network.Network
+	nat     *nat.Table
+	kernel  *kernel
+	origins *origins
+	guard   *guard.Guard
 
-	// previous are the directories that an earlier process of the name sealed.
+	// previous are the directories of the cgroups that an earlier process with the same
+	// instance name sealed.
 	previous []string
 
 	mu sync.Mutex
-	// inherited: an earlier process left hooks, which are not this one's to take
-	// away before Attach put its own programs in them.
-	inherited bool
-	attached  bool
-	detached  bool // again
-	yielded   bool // another process owns it
-	closed    bool
+	// hadHooks: an earlier process left hooks. This process must not remove them before
+	// Attach has put its own programs in them.
+	hadHooks bool
+	attached bool
+	detached bool // after attached
+	released bool // another process may own the instance
+	closed   bool
 }
 
-// Open makes everything but the hooks: the instance's name and lock, the network,
-// the maps and programs. It is called in the network namespace that the sealed
-// workloads' packets come through, which is the host's. What an earlier process of
-// the same name left is adopted; what dead commands left is cleared. While another process
-// has the instance the error is [ErrOwned].
+// Open creates everything except the hooks: the instance's name and lock, its network, its
+// maps and programs. It must be called in the network namespace that packets of the sealed
+// workloads pass through, that of the host. It adopts the leftovers of an earlier process
+// with the same instance name, and removes those of commands. If another process owns the
+// instance, the error is [ErrOwned].
 //
-// The caller closes the instance, whatever happens next. ctx is only looked at
-// before the work begins, which takes milliseconds.
+// The caller closes the instance. ctx is checked only at the start; Open takes
+// milliseconds.
 func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -64,20 +70,20 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 			err = errors.Join(err, i.Close())
 		}
 	}()
-	root, err := CgroupRoot()
+	root, err := cgroup.Root()
 	if err != nil {
 		return nil, err
 	}
-	if i.groups, err = findGroups(cfg.Cgroups); err != nil {
+	if i.groups, err = cgroup.Groups(cfg.Cgroups); err != nil {
 		return nil, err
 	}
-	if i.workloads, err = newWorkloads(root); err != nil {
+	if i.paths, err = cgroup.NewPaths(root); err != nil {
 		return nil, err
 	}
 	if i.file, i.previous, err = claimInstance(&i.cfg, i.groups); err != nil {
 		return nil, err
 	}
-	if i.inherited, err = hooked(pinDir(i.cfg.BPFFS, i.cfg.Name)); err != nil {
+	if i.hadHooks, err = pins.HasHooks(pins.Dir(i.cfg.BPFFS, i.cfg.Name)); err != nil {
 		return nil, err
 	}
 	if err := i.openNetwork(); err != nil {
@@ -86,45 +92,45 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if err := i.openNAT(); err != nil {
 		return nil, err
 	}
-	if i.kernel, err = loadKernel(&i.cfg, i.groups, i.workloads); err != nil {
+	if i.kernel, err = loadKernel(&i.cfg, i.groups, i.paths); err != nil {
 		return nil, err
 	}
 	if i.origins, err = newOrigins(&i.cfg, i.kernel.Origins); err != nil {
 		return nil, err
 	}
-	if err := i.resetExclusion(); err != nil {
+	if err := i.resetExclusions(); err != nil {
 		return nil, err
 	}
-	i.guard, err = newGuard(&i.cfg, i.kernel, i.network, i.groups, root)
+	i.guard, err = i.kernel.newGuard(&i.cfg, i.network, i.groups, root)
 	return i, err
 }
 
 func (i *Instance) openNetwork() (err error) {
-	i.network, err = newNetwork(networkConfig{
+	i.network, err = network.New(network.Config{
 		Name: i.cfg.Name, Link: linkBase(i.cfg.Name),
 		Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6,
-		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange, OnLook: func() { i.guard.follow() },
+		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange, OnReconcile: func() { i.guard.Reconcile() },
 	})
 	if err != nil {
 		return err
 	}
-	return i.network.ensure()
+	return i.network.Ensure()
 }
 
 // openNAT exempts the virtual addresses from the host's address translation.
 func (i *Instance) openNAT() (err error) {
-	i.nat, err = nat.New(nat.Config{Instance: i.cfg.Name, Prefixes: i.network.prefixes(), Log: i.cfg.Log})
+	i.nat, err = nat.New(nat.Config{Instance: i.cfg.Name, Prefixes: i.network.Prefixes(), Log: i.cfg.Log})
 	if err == nil {
 		i.ensureNAT()
 	}
 	return err
 }
 
-// ensureNAT logs a failure and goes on: Run tries again, and a query that is translated
-// meanwhile is not answered.
+// ensureNAT logs a failure. Run retries; meanwhile queries that the host translates are not
+// answered.
 func (i *Instance) ensureNAT() {
 	if err := i.nat.Ensure(); err != nil {
-		i.cfg.Log.Warn("cannot exempt virtual addresses from the address translation of this host", "err", err)
+		i.cfg.Log.Warn("cannot exempt virtual addresses from the NAT of this host", "err", err)
 	}
 }
 
@@ -134,55 +140,55 @@ func (i *Instance) Name() string { return i.cfg.Name }
 // Prefixes returns the networks of the virtual addresses.
 func (i *Instance) Prefixes() (v4, v6 netip.Prefix) { return i.cfg.Prefix4, i.cfg.Prefix6 }
 
-// Do runs fn inside the listener's network namespace, on a thread of its own:
-// sockets that it makes belong there.
-func (i *Instance) Do(fn func() error) error { return i.network.do(fn) }
+// Do runs fn inside the listener's network namespace, on a thread of its own. Sockets that
+// it opens belong to that namespace.
+func (i *Instance) Do(fn func() error) error { return i.network.Do(fn) }
 
-// Mounts reports whether the instance mounts anything once it is open: to give its network
-// namespace the name back, or for a sysctl. It does not in a mount namespace of its own
-// (a systemd service with ProtectSystem=, say), where nobody else would see it.
-func (i *Instance) Mounts() bool { return !i.network.elsewhere }
+// Mounts reports whether the instance may mount something after Open: to restore the name of
+// its network namespace, or to set a sysctl. It does not in a mount namespace of its own
+// (such as that of a systemd service with ProtectSystem=), where a mount would have no
+// effect outside.
+func (i *Instance) Mounts() bool { return !i.network.NameElsewhere() }
 
-// Attach hooks the programs to the cgroups. The listener must answer by now.
+// Attach attaches the hooks to the cgroups. The listener must be ready before.
 func (i *Instance) Attach() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed {
 		return errors.New("attach: the instance is closed")
 	}
-	// The guard comes first: what the hooks then lead to the listener must not leave
-	// by another interface.
-	if err := i.guard.attach(); err != nil {
-		return explain(err)
+	// The guard comes first: packets that the hooks redirect must not leave by another
+	// interface.
+	if err := i.guard.Attach(); err != nil {
+		return feature.Explain(err)
 	}
-	if !i.inherited {
-		i.endStrays()
+	if !i.hadHooks {
+		i.destroyStale()
 	}
-	fresh := i.kernel.unhooked(i.groups)
-	// The hooks go live here.
+	added := i.kernel.withoutHooks(i.groups)
 	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
-		if i.inherited { // and with it the guard, of an earlier process or of one that goes on
-			return explain(err)
+		if i.hadHooks { // the guard is that of an earlier process, which may still be running
+			return feature.Explain(err)
 		}
-		return errors.Join(explain(err), i.guard.detach())
+		return errors.Join(feature.Explain(err), i.guard.Detach())
 	}
 	i.attached = true
-	if i.cfg.Guard == GuardDrop && len(fresh) > 0 {
-		i.endPlainSockets(fresh)
+	if i.cfg.Guard == GuardDrop && len(added) > 0 {
+		i.destroyPlain(added)
 	}
-	if i.inherited { // whose hooks gave out addresses until now
-		i.endStrays()
+	if i.hadHooks { // until now the old hooks connected sockets to virtual addresses
+		i.destroyStale()
 	}
 	// Only now may outer seals let these cgroups through.
 	if i.cfg.Ephemeral {
-		return i.tellOthers(true)
+		return i.excludeFromOthers(true)
 	}
 	return nil
 }
 
-// Detach detaches the hooks that redirect queries and leaves everything else: from here on
-// queries go where they were sent, and replies to earlier ones are restored still. A clean
-// stop starts with it, so that no query is redirected to a listener that has closed. It is
+// Detach detaches the hooks that redirect queries, and nothing else: new queries are sent to
+// their original destination, and replies to earlier ones are still restored. It is the
+// first step of a clean stop, so that no query is redirected to a closed listener. It is
 // idempotent, and does nothing before Attach.
 func (i *Instance) Detach() error {
 	i.mu.Lock()
@@ -193,37 +199,38 @@ func (i *Instance) Detach() error {
 	return i.detach()
 }
 
-// detach ends the seal. Where outer instances made way for this one they take over
-// before its hooks go, so that the cgroups are sealed all the while.
+// detach ends the seal. Outer instances that excluded its cgroups seal them again before its
+// hooks are detached, so that the cgroups are always sealed. i.mu is held.
 func (i *Instance) detach() error {
-	if i.detached || i.yielded {
+	if i.detached || i.released {
 		return nil
 	}
 	var errs []error
 	if i.cfg.Ephemeral && i.attached {
-		errs = append(errs, i.tellOthers(false))
+		errs = append(errs, i.excludeFromOthers(false))
 	}
-	// What the hooks redirect no longer is not to be stopped.
-	errs = append(errs, i.guard.disarm(), detachRedirects(pinDir(i.cfg.BPFFS, i.cfg.Name)))
+	// The guard must not stop queries that are no longer redirected.
+	errs = append(errs, i.guard.Disarm(), detachRedirects(pins.Dir(i.cfg.BPFFS, i.cfg.Name)))
 	err := errors.Join(errs...)
 	i.detached = err == nil
 	return err
 }
 
-// Run keeps the instance in order: the network is repaired and follows the host's
-// addresses, idle slots are collected. It returns nil when ctx ends.
+// Run repairs the network and adapts it to the host's addresses, collects idle slots, writes
+// heartbeats and logs what was stopped. It returns nil when ctx ends.
 func (i *Instance) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return i.network.run(ctx) })
+	g.Go(func() error { return i.network.Run(ctx) })
 	g.Go(func() error { return i.nat.Run(ctx) })
 	g.Go(func() error { return i.collectIdle(ctx) })
 	g.Go(func() error { return i.watchArrivals(ctx) })
-	g.Go(func() error { return i.guard.run(ctx) })
+	g.Go(func() error { return i.guard.Run(ctx) })
+	g.Go(func() error { return i.reportCounters(ctx) })
 	return g.Wait()
 }
 
-// Control marks a socket as Sotto's own: the hooks let it through. It is the
-// Control function of a net.Dialer or net.ListenConfig.
+// Control marks a socket as Sotto's own, whose queries are not redirected. It is the Control
+// function of a net.Dialer or net.ListenConfig.
 func (i *Instance) Control(_, _ string, c syscall.RawConn) error {
 	var err error
 	ctl := c.Control(func(fd uintptr) {
@@ -235,42 +242,41 @@ func (i *Instance) Control(_, _ string, c syscall.RawConn) error {
 	return nil
 }
 
-// Close removes everything that the instance made: hooks first, then network, maps, pins
-// and record. Sockets that are connected to virtual addresses are ended. Where some cannot
-// be, what keeps their packets on this machine stays, for the next Open or [Down]. Where an
-// earlier process left hooks and Attach was never reached, all of that stays: a start that
-// failed must not open what a crash kept closed. Close is idempotent.
+// Close removes everything that the instance created: first the hooks, then the network, maps,
+// pins and record. It destroys sockets that are connected to virtual addresses. If some
+// cannot be destroyed, the routes that keep their packets on this machine stay, for the next
+// Open or [Down]. If an earlier process left hooks and Attach was not called, everything
+// stays: a failed start must not open a seal that a crash left closed. Close is idempotent.
 func (i *Instance) Close() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.close(i.inherited && !i.attached)
+	return i.close(i.hadHooks && !i.attached)
 }
 
-// Abandon lets go of the instance and leaves it in the kernel, as a crash does:
-// what is sealed stays closed until another process adopts it, or Down. It is for
-// a failure that nobody asked for. Close afterwards does nothing.
+// Abandon releases what the process holds and leaves everything in the kernel, like a crash:
+// the seal stays closed until another process adopts it, or Down removes it. It is for
+// failures. Close does nothing afterwards.
 func (i *Instance) Abandon() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.close(true)
 }
 
-// close releases what the process holds; unless all of it is to stay, what the
-// kernel holds goes before. i.mu is held.
-func (i *Instance) close(stay bool) error {
+// close releases what the process holds, after removing everything from the kernel unless
+// keep is true. i.mu is held.
+func (i *Instance) close(keep bool) error {
 	if i.closed {
 		return nil
 	}
 	i.closed = true
 	var errs []error
-	made := i.file != nil || i.yielded
-	if made && !stay && !i.yielded {
+	if i.file != nil && !keep {
 		var err error
-		stay, err = i.takeAway()
+		keep, err = i.remove()
 		errs = append(errs, err)
 	}
-	if made && (stay || i.yielded) && i.network != nil {
-		errs = append(errs, i.network.leave())
+	if (i.file != nil && keep || i.released) && i.network != nil {
+		errs = append(errs, i.network.Release())
 	}
 	if i.nat != nil {
 		errs = append(errs, i.nat.Leave()) // unless it was removed
@@ -278,8 +284,8 @@ func (i *Instance) close(stay bool) error {
 	if i.kernel != nil {
 		errs = append(errs, i.kernel.Close())
 	}
-	if i.workloads != nil {
-		errs = append(errs, i.workloads.close())
+	if i.paths != nil {
+		errs = append(errs, i.paths.Close())
 	}
 	if i.file != nil {
 		errs = append(errs, i.file.Close())
@@ -287,29 +293,31 @@ func (i *Instance) close(stay bool) error {
 	return errors.Join(errs...)
 }
 
-// takeAway ends the seal and removes what it stood on. It reports whether that stays,
-// because sockets hold virtual addresses still.
-func (i *Instance) takeAway() (stays bool, err error) {
-	// A hook that stays needs the unreachable routes, and the record stays for Down.
+// remove ends the seal and removes it from the kernel. It reports whether everything except
+// the hooks was left, because sockets are still connected to virtual addresses. i.mu is
+// held.
+func (i *Instance) remove() (left bool, err error) {
+	// If a hook is left, the unreachable routes are needed, and the record is needed for Down.
 	if err := i.detach(); err != nil {
 		return false, err
 	}
 	if i.guard != nil {
-		if stays, err := i.endHolders(); stays || err != nil {
-			return stays, err
+		if left, err := i.destroyConnected(); left || err != nil {
+			return left, err
 		}
 	}
 	var errs []error
-	// The guard goes now, and not with the hooks: until here the listener may have
-	// answered still, and an answer to a source that somebody made up must not leave.
+	// The guard is not detached together with the hooks, because the listener may have sent
+	// answers until now, and an answer to a forged source address must not leave.
 	if i.network != nil {
-		errs = append(errs, i.guard.shut(), i.guard.detach(), i.network.close(i.endLate))
+		errs = append(errs, i.guard.StopVirtual(), i.guard.Detach(), i.network.Close(i.destroyLate))
 	}
-	// After the routes: until they are gone no packet for a virtual address is translated.
+	// This comes after the removal of the routes, because until then no packet to a virtual
+	// address may be translated.
 	if i.nat != nil {
 		errs = append(errs, i.nat.Remove())
 	}
-	errs = append(errs, removePins(pinDir(i.cfg.BPFFS, i.cfg.Name)))
+	errs = append(errs, removePins(pins.Dir(i.cfg.BPFFS, i.cfg.Name)))
 	if err := errors.Join(errs...); err != nil {
 		return false, err
 	}
@@ -317,23 +325,5 @@ func (i *Instance) takeAway() (stays bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return false, errors.Join(reg.forget(i.cfg.Name), reg.release())
-}
-
-// leave lets go of the network and changes nothing of it.
-func (n *network) leave() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
-		return nil
-	}
-	n.closed = true
-	var err error
-	if n.ns != nil {
-		n.inner.Close()
-		err = n.ns.Close()
-		n.ns = nil
-	}
-	n.host.Close()
-	return errors.Join(err, n.home.Close())
+	return false, errors.Join(reg.remove(i.cfg.Name), reg.release())
 }

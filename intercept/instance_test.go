@@ -13,7 +13,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
+	"sotto/intercept/cgroup"
+	"sotto/intercept/clienttest"
 	"sotto/intercept/nat"
+	"sotto/intercept/network"
+	"sotto/intercept/pins"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
 	"sotto/internal/netns"
@@ -41,29 +47,33 @@ func killed(t *testing.T, change func(*Config)) (s *testSeal, cfg Config) {
 	return s, cfg
 }
 
+// downAt is Down for the run directory of cfg, on a host of the lab. It only clears instances
+// with a record, because other names may be those of other tests.
 func downAt(at *netlab.Host, cfg Config) error {
-	return at.Do(func() error {
-		reg, err := openRegistry(cfg.RunDir)
-		if err != nil {
-			return err
-		}
-		defer reg.release()
-		all, err := reg.list()
-		for _, f := range all {
-			if f.alive {
-				err = errors.Join(err, errRunning(f))
-			} else {
-				err = errors.Join(err, clearInstance(reg, f.record, cfg.BPFFS))
-			}
-		}
+	return at.Do(func() error { return downRecorded(cfg) })
+}
+
+func downRecorded(cfg Config) error {
+	reg, err := openRegistry(cfg.RunDir)
+	if err != nil {
 		return err
-	})
+	}
+	defer reg.release()
+	all, err := reg.list()
+	for _, f := range all {
+		if f.alive {
+			err = errors.Join(err, runningError{f})
+		} else {
+			err = errors.Join(err, clearInstance(reg, f.record, cfg.BPFFS))
+		}
+	}
+	return err
 }
 
 // nothingLeft fails if any trace of the instance is to be found.
 func nothingLeft(t *testing.T, at *netlab.Host, cfg Config) {
 	t.Helper()
-	if _, err := os.Stat(pinDir(cfg.BPFFS, cfg.Name)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(pins.Dir(cfg.BPFFS, cfg.Name)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("pins are left: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(cfg.RunDir, cfg.Name+recordSuffix)); !errors.Is(err, fs.ErrNotExist) {
@@ -89,8 +99,19 @@ func nothingLeft(t *testing.T, at *netlab.Host, cfg Config) {
 	if err != nil {
 		t.Error(err)
 	}
-	if state := hostState(t, at); strings.Contains(state, cfg.Prefix4.String()) || strings.Contains(state, cfg.Prefix6.String()) {
-		t.Errorf("a route is left:\n%s", state)
+	h, err := at.NS.Netlink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, r := range routes {
+		if dst := r.Dst; dst != nil && (dst.String() == cfg.Prefix4.String() || dst.String() == cfg.Prefix6.String()) {
+			t.Errorf("a route is left: %v", r)
+		}
 	}
 }
 
@@ -98,7 +119,7 @@ func nothingLeft(t *testing.T, at *netlab.Host, cfg Config) {
 func TestAdoptAfterKill(t *testing.T) {
 	s, cfg := killed(t, nil)
 	c := s.client(t)
-	c.want(`socket a udp4 => ok
+	c.Want(`socket a udp4 => ok
 		connect a 8.8.8.8:53 => ok
 		send a => ok
 		recv a => ECONNREFUSED
@@ -109,7 +130,7 @@ func TestAdoptAfterKill(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c.want("send a => ok\nrecv a => ECONNREFUSED")
+	c.Want("send a => ok\nrecv a => ECONNREFUSED")
 
 	s.Instance = openAt(t, s.host, cfg)
 	if !s.kernel.adopted {
@@ -120,8 +141,8 @@ func TestAdoptAfterKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The socket that was connected before has kept its slot.
-	c.want("send a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\npeer a => 8.8.8.8:53")
-	c.want("close t => ok\nclose a => ok\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok\nsend b => ok\nrecv b => " +
+	c.Want("send a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\npeer a => 8.8.8.8:53")
+	c.Want("close t => ok\nclose a => ok\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok\nsend b => ok\nrecv b => " +
 		s.about("9.9.9.9:53") + " from 9.9.9.9:53")
 	if used, refs := s.slotsUsed(t); used == 0 || refs != 1 {
 		t.Errorf("%d slots in use with %d references", used, refs)
@@ -130,7 +151,7 @@ func TestAdoptAfterKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, s.host, cfg)
-	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\npeer a => 8.8.8.8:53\nsend a => ok\nrecv a => ECONNREFUSED")
+	s.client(t).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\npeer a => 8.8.8.8:53\nsend a => ok\nrecv a => ECONNREFUSED")
 }
 
 // With other prefixes, or a cgroup that is no longer sealed, the maps start anew.
@@ -149,11 +170,11 @@ func TestReplaceAfterKill(t *testing.T) {
 	if err := s.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	c := startClient(t, s.host, other)
-	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => 8.8.8.8:53 by /" +
+	c := clienttest.Start(t, s.host, other)
+	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => 8.8.8.8:53 by /" +
 		filepath.Base(other.Path) + " from 8.8.8.8:53")
 	before := s.Counters()["connect"]
-	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	s.client(t).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
 	if got := s.Counters()["connect"]; got != before {
 		t.Error("a cgroup that is no longer configured is still sealed")
 	}
@@ -188,7 +209,7 @@ func TestLivingInstance(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "stop it first") {
 		t.Errorf("open twice: %v", err)
 	}
-	s.client(t).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	s.client(t).Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -198,10 +219,10 @@ func TestLivingInstance(t *testing.T) {
 // A command whose sotto was killed goes on sealed, and ends with the next start of
 // any instance.
 func TestEphemeralAfterKill(t *testing.T) {
-	var own *Cgroup
+	var own *cgroup.Created
 	s, cfg := killed(t, func(cfg *Config) {
 		var err error
-		if own, err = NewCgroup(cfg.Cgroups[0], "command"); err != nil {
+		if own, err = cgroup.Create(cfg.Cgroups[0], "command"); err != nil {
 			t.Fatal(err)
 		}
 		cfg.Cgroups, cfg.Ephemeral = []string{own.Path()}, true
@@ -210,7 +231,7 @@ func TestEphemeralAfterKill(t *testing.T) {
 	left := leaveBehind(t, s, group)
 	next := sealTestConfig(t, s.group)
 	next.Name, next.RunDir = "sotto-next", cfg.RunDir
-	next.Prefix4, next.Prefix6 = nthInstance(60).prefix4, nthInstance(60).prefix6
+	next.Prefix4, next.Prefix6 = network.NthAssignment(60).Prefix4, network.NthAssignment(60).Prefix6
 	i := openAt(t, s.host, next)
 	if err := left.Wait(); err == nil {
 		t.Error("what the command left behind ended by itself")
@@ -280,7 +301,7 @@ func TestSealInsideSeal(t *testing.T) {
 			asks := func(group *netlab.Cgroup, by, other *Instance) {
 				t.Helper()
 				mine, theirs := by.Counters()["send"], other.Counters()["send"]
-				startClient(t, s.host, group).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
+				clienttest.Start(t, s.host, group).Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
 					workloadOf(by, group.ID) + " from 8.8.8.8:53")
 				if by.Counters()["send"] != mine+1 || other.Counters()["send"] != theirs {
 					t.Errorf("%s was not sealed by its own instance alone", group.Path)
@@ -292,7 +313,7 @@ func TestSealInsideSeal(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := outer.Counters()["send"]
-			startClient(t, s.host, below).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
+			clienttest.Start(t, s.host, below).Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
 				workloadOf(outer, below.ID) + " from 8.8.8.8:53")
 			if outer.Counters()["send"] != before+1 {
 				t.Error("the outer instance did not take over")

@@ -11,7 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	"sotto/intercept/clienttest"
 	"sotto/intercept/nat"
+	"sotto/intercept/network"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
 )
@@ -161,7 +163,7 @@ func (s *natLab) answered(t *testing.T, when string) {
 	t.Helper()
 	n := s.crossed(t, func() {
 		for where, at := range map[string]*netlab.Host{"container": s.inside, "host": s.host} {
-			c := startClient(t, at, s.group)
+			c := clienttest.Start(t, at, s.group)
 			for family, ns := range map[string]string{"4": "9.9.9.9:53", "6": "[2001:db8::53]:53"} {
 				for step, want := range map[string]string{
 					fmt.Sprintf("socket u udp%s\nsendto u %s\nrecv u", family, ns):                s.about(ns) + " from " + ns,
@@ -170,14 +172,14 @@ func (s *natLab) answered(t *testing.T, when string) {
 				} {
 					var got string
 					for line := range strings.Lines(step) {
-						got = c.do("%s", strings.TrimSpace(line))
+						got = c.Do("%s", strings.TrimSpace(line))
 					}
 					if got != want {
 						t.Errorf("rule %s the seal, %s, %q: got %q, want %q", when, where, step, got, want)
 					}
 				}
 			}
-			c.end()
+			c.Stop()
 		}
 	})
 	if n != 0 {
@@ -190,15 +192,15 @@ func (s *natLab) answered(t *testing.T, when string) {
 func (s *natLab) inForce(t *testing.T) {
 	t.Helper()
 	for _, at := range []*netlab.Host{s.inside, s.host} {
-		c := startClient(t, at, s.open)
+		c := clienttest.Start(t, at, s.open)
 		for family, ns := range map[string]string{"4": "203.0.113.53:53", "6": "[2001:db8:ffff::53]:53"} {
-			c.want(fmt.Sprintf("socket u udp%s => ok\nsendto u %s => ok", family, ns))
-			if got := c.do("recv u"); !strings.HasPrefix(got, question) {
+			c.Want(fmt.Sprintf("socket u udp%s => ok\nsendto u %s => ok", family, ns))
+			if got := c.Do("recv u"); !strings.HasPrefix(got, clienttest.Question) {
 				t.Errorf("the rule is not in force in %s: %s", at.Name, got)
 			}
-			c.do("close u")
+			c.Do("close u")
 		}
-		c.end()
+		c.Stop()
 	}
 }
 
@@ -214,7 +216,7 @@ func TestLeakNAT(t *testing.T) {
 				return
 			}
 			if rule.first { // until both tables have been written anew
-				waitFor(t, "other tables", func() bool { return s.table(t, "ip") != before4 && s.table(t, "ip6") != before6 })
+				labtest.WaitFor(t, "other tables", func() bool { return s.table(t, "ip") != before4 && s.table(t, "ip6") != before6 })
 			}
 			s.answered(t, "after")
 			s.inForce(t)
@@ -241,7 +243,7 @@ func TestNATFollowsHost(t *testing.T) {
 	echoAt(t, s.lan, net.JoinHostPort(forced4, "53"))
 	s.wire(t)
 	ask := func() {
-		s.client(t).want("socket u udp4 => ok\nsendto u 9.9.9.9:53 => ok\nrecv u => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53")
+		s.client(t).Want("socket u udp4 => ok\nsendto u 9.9.9.9:53 => ok\nrecv u => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53")
 	}
 	ask()
 	if got := s.table(t, "ip") + s.table(t, "ip6"); got != "" {
@@ -249,10 +251,10 @@ func TestNATFollowsHost(t *testing.T) {
 	}
 	for range 2 {
 		s.nft(t, "table ip force { chain o { type nat hook output priority -100; udp dport 53 dnat to "+forced4+"; }; }")
-		waitFor(t, "the table", func() bool { return s.table(t, "ip") != "" })
+		labtest.WaitFor(t, "the table", func() bool { return s.table(t, "ip") != "" })
 		ask()
 		s.nft(t, "delete table ip force")
-		waitFor(t, "the end of the table", func() bool { return s.table(t, "ip") == "" })
+		labtest.WaitFor(t, "the end of the table", func() bool { return s.table(t, "ip") == "" })
 		ask()
 	}
 }
@@ -270,10 +272,10 @@ func TestNATForgetsTranslated(t *testing.T) {
 		t.Fatal(err)
 	}
 	natRules[0].load(t, s.host)
-	c := startClient(t, s.inside, s.group)
+	c := clienttest.Start(t, s.inside, s.group)
 	for family, ns := range map[string]string{"4": "9.9.9.9:53", "6": "[2001:db8::53]:53"} {
-		c.want(fmt.Sprintf("socket u%[1]s udp%[1]s => ok\nconnect u%[1]s %[2]s => ok\nsend u%[1]s => ok", family, ns))
-		if got := c.do("recv u%s", family); strings.Contains(got, s.about(ns)) {
+		c.Want(fmt.Sprintf("socket u%[1]s udp%[1]s => ok\nconnect u%[1]s %[2]s => ok\nsend u%[1]s => ok", family, ns))
+		if got := c.Do("recv u%s", family); strings.Contains(got, s.about(ns)) {
 			t.Fatalf("%s: not translated: %s", ns, got)
 		}
 	}
@@ -281,8 +283,8 @@ func TestNATForgetsTranslated(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := s.crossed(t, func() {
-		c.want("send u4 => ok\nrecv u4 => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53")
-		c.want("send u6 => ok\nrecv u6 => " + s.about("[2001:db8::53]:53") + " from [2001:db8::53]:53")
+		c.Want("send u4 => ok\nrecv u4 => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53")
+		c.Want("send u6 => ok\nrecv u6 => " + s.about("[2001:db8::53]:53") + " from [2001:db8::53]:53")
 	})
 	if n != 0 {
 		t.Errorf("%d packets left", n)
@@ -330,7 +332,7 @@ func TestNATAfterKill(t *testing.T) {
 			kill(startSealer(t, s.host, s.cfg))
 			n := s.crossed(t, func() {
 				for _, at := range []*netlab.Host{s.inside, s.host} {
-					startClient(t, at, s.group).want(`
+					clienttest.Start(t, at, s.group).Want(`
 						socket u udp4 => ok
 						connect u 9.9.9.9:53 => ok
 						send u => ok
@@ -357,7 +359,7 @@ func TestNATInternalNetwork(t *testing.T) {
 		table ip6 internal { chain f { type filter hook forward priority -1; ip6 saddr fd88::2 ip6 daddr != fd88::/64 drop; }; }`)
 	s.seal(t)
 	s.wire(t)
-	startClient(t, s.inside, s.group).want(`
+	clienttest.Start(t, s.inside, s.group).Want(`
 		socket a udp4 => ok
 		sendto a 8.8.8.8:53 => ok
 		recv a => EAGAIN
@@ -371,9 +373,9 @@ func TestNATInternalNetwork(t *testing.T) {
 // Down finds a table whose instance has left nothing else.
 func TestDownFindsTable(t *testing.T) {
 	s := newNATLab(t)
-	stray := nthInstance(7)
+	stray := network.NthAssignment(7)
 	err := s.host.Do(func() error {
-		table, err := nat.New(nat.Config{Instance: stray.name, Prefixes: []netip.Prefix{stray.prefix4, stray.prefix6}})
+		table, err := nat.New(nat.Config{Instance: stray.Name, Prefixes: []netip.Prefix{stray.Prefix4, stray.Prefix6}})
 		if err != nil {
 			return err
 		}
@@ -382,7 +384,7 @@ func TestDownFindsTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cfg.Name = stray.name
+	s.cfg.Name = stray.Name
 	if s.table(t, "ip") == "" || s.table(t, "ip6") == "" {
 		t.Fatal("there is no table to find")
 	}

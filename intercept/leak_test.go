@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/intercept/cgroup"
+	"sotto/intercept/clienttest"
 	"sotto/internal/capture"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
@@ -107,7 +109,7 @@ var forms = []struct {
 		cfg.Ephemeral, cfg.Name, cfg.Prefix4, cfg.Prefix6 = true, "", netip.Prefix{}, netip.Prefix{}
 	}},
 	{"host", func(cfg *Config) {
-		root, err := CgroupRoot()
+		root, err := cgroup.Root()
 		if err != nil {
 			panic(err)
 		}
@@ -140,7 +142,7 @@ func testLeakMatrix(t *testing.T, change func(*Config)) {
 				c := s.client(t)
 				first, rest, _ := strings.Cut(script, "\n")
 				what, want, _ := strings.Cut(first, " => ")
-				switch got := c.do("%s", what); {
+				switch got := c.Do("%s", what); {
 				case got == want:
 				case leaks[row].may != "" && strings.Contains(leaks[row].may, got):
 					t.Logf("this kernel has none: %s", got)
@@ -148,7 +150,7 @@ func testLeakMatrix(t *testing.T, change func(*Config)) {
 				default:
 					t.Errorf("%s: got %q, want %q", what, got, want)
 				}
-				c.want(rest)
+				c.Want(rest)
 			})
 		}
 	}
@@ -181,7 +183,7 @@ func TestLeakMatrixUnsealed(t *testing.T) {
 			if leaks[row].unseen {
 				seen = capture.Packet.Opaque
 			}
-			left := s.leaves(t, seen, func() { missing = s.client(t).send(script, leaks[row].may) })
+			left := s.leaves(t, seen, func() { missing = s.client(t).Send(script, leaks[row].may) })
 			switch {
 			case missing != "":
 				t.Logf("%s, %s: this kernel has none: %s", leaks[row].name, family.name, missing)
@@ -221,23 +223,6 @@ func (s *testSeal) leaves(t *testing.T, such func(capture.Packet) bool, step fun
 	return err == nil
 }
 
-// send does what a script sends, whatever comes of it, and ends the client. It returns
-// the error of a step if that is one of may.
-func (c *client) send(script, may string) (missing string) {
-	c.t.Helper()
-	defer c.end()
-	for line := range strings.Lines(script) {
-		what, _, _ := strings.Cut(line, " => ")
-		if strings.HasPrefix(what, "recv") {
-			continue
-		}
-		if got := c.do("%s", what); slices.Contains(strings.Fields(may), got) {
-			return got
-		}
-	}
-	return ""
-}
-
 // A socket that is made in the cgroup stays sealed when its program moves out. One that is
 // made outside, and whose program moves in, is sealed where the seal is above both, as it
 // is where the whole host is sealed.
@@ -246,7 +231,7 @@ func TestLeakMoved(t *testing.T) {
 	other := s.unsealed(t, "other")
 	c := s.client(t)
 	n := s.crossed(t, func() {
-		c.want(strings.NewReplacer("OUT", other.Path, "W", s.about("")).Replace(`
+		c.Want(strings.NewReplacer("OUT", other.Path, "W", s.about("")).Replace(`
 			socket a udp4 => ok
 			socket r raw4 => ok
 			moveself OUT => ok
@@ -257,7 +242,7 @@ func TestLeakMoved(t *testing.T) {
 		t.Errorf("%d packets left", n)
 	}
 	// Who asks is whoever runs the program by then.
-	if got, want := c.do("recv a"), fmt.Sprintf("8.8.8.8:53 by /%s from 8.8.8.8:53", filepath.Base(other.Path)); got != want {
+	if got, want := c.Do("recv a"), fmt.Sprintf("8.8.8.8:53 by /%s from 8.8.8.8:53", filepath.Base(other.Path)); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -274,7 +259,7 @@ func TestLeakMovedIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	about := s.about("8.8.8.8:53") + "/to"
-	startClient(t, s.host, from).want(strings.NewReplacer("TO", to.Path, "W", about).Replace(`
+	clienttest.Start(t, s.host, from).Want(strings.NewReplacer("TO", to.Path, "W", about).Replace(`
 		socket a udp4 => ok
 		socket b tcp4 => ok
 		socket r raw4 => ok
@@ -307,7 +292,7 @@ func TestLeakContainers(t *testing.T) {
 		}
 		for _, family := range families {
 			if script := s.leakScript(row, family.f, family.ns); script != "" {
-				t.Run(leaks[row].name+", "+family.name, func(t *testing.T) { startClient(t, inside[0], s.group).want(script) })
+				t.Run(leaks[row].name+", "+family.name, func(t *testing.T) { clienttest.Start(t, inside[0], s.group).Want(script) })
 			}
 		}
 	}
@@ -317,7 +302,7 @@ func TestLeakContainers(t *testing.T) {
 	if out, err := s.host.Command(t.Context(), nil, labtest.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	startClient(t, inside[1], s.group).want(`
+	clienttest.Start(t, inside[1], s.group).Want(`
 		socket a udp4 => ok
 		sendto a 8.8.8.8:53 => ok
 		recv a => EAGAIN
@@ -326,7 +311,7 @@ func TestLeakContainers(t *testing.T) {
 		recv b => EAGAIN
 		socket c tcp4 => ok
 		connect c 8.8.8.8:53 => EINPROGRESS`)
-	startClient(t, none, s.group).want(`
+	clienttest.Start(t, none, s.group).Want(`
 		socket a udp4 => ok
 		sendto a 8.8.8.8:53 => ENETUNREACH
 		connect a 8.8.8.8:53 => ENETUNREACH

@@ -14,32 +14,33 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	"sotto/bpf"
+	"sotto/intercept/network"
 )
 
-// Origin is the nameserver that a client meant, and the cgroup that it runs in.
+// Origin is the original destination of a query, and the cgroup of the client.
 type Origin struct {
 	Addr     netip.AddrPort
 	CgroupID uint64
 }
 
-// Origin returns what a virtual address stands for, or last stood for. It makes no
-// system call and takes no lock.
+// Origin returns the original destination that a virtual address stands for, or last stood
+// for. It makes no system call and takes no lock.
 func (i *Instance) Origin(local netip.Addr) (Origin, bool) { return i.origins.find(local) }
 
-// origins is the reverse map, in this process's memory. The programs write it.
+// origins maps virtual addresses to original destinations. It is a BPF map that the programs
+// write, mapped into memory.
 type origins struct {
 	mem    []byte
 	base4  uint32
 	base6  netip.Addr
 	count  uint32
-	prefix netip.Prefix // what has the same 96 bits as base6
+	prefix netip.Prefix // addresses with the first 96 bits of base6
 }
 
-// newOrigins maps m. The mapping is undone when nobody can ask any more, and not
-// in Close: a listener that drains may still ask then, and must not fault.
+// newOrigins maps m into memory. It is unmapped when the result is garbage collected, not in
+// Close: a listener that drains may still look up addresses, and must not fault.
 func newOrigins(cfg *Config, m *ebpf.Map) (*origins, error) {
-	o := &origins{base4: base4(cfg), base6: cfg.Prefix6.Addr(), count: cfg.slotCount()}
+	o := &origins{base4: prefixesOf(cfg).Base4, base6: cfg.Prefix6.Addr(), count: cfg.slotCount()}
 	o.prefix = netip.PrefixFrom(o.base6, 96)
 	page := os.Getpagesize()
 	size := (int(o.count)*originSize + page - 1) / page * page
@@ -51,12 +52,12 @@ func newOrigins(cfg *Config, m *ebpf.Map) (*origins, error) {
 	return o, nil
 }
 
-// originSize is the size of struct origin in bpf/slots.h; the kernel lays out
-// array entries at multiples of eight bytes, which it is.
-const originSize = int(unsafe.Sizeof(bpf.SottoOrigin{}))
+// originSize is the size of struct origin in bpf/slots.h. It is a multiple of eight bytes, so
+// array entries have no padding between them.
+const originSize = int(unsafe.Sizeof(sottoOrigin{}))
 
-// Fields of struct origin in words of eight bytes: two of address; the port with
-// its padding; the cgroup; the generation with its padding.
+// originWords is struct origin in words of eight bytes: two for the address; the port with
+// padding; the cgroup; the generation with padding.
 type originWords [5]uint64
 
 // A compile error here means that struct origin changed.
@@ -68,7 +69,7 @@ func (o *origins) find(local netip.Addr) (Origin, bool) {
 		return Origin{}, false
 	}
 	words, ok := o.read(idx)
-	// What the kernel keeps is laid out as in its memory, so put it back there.
+	// Restore the layout in memory.
 	var b [8 * 4]byte
 	for at, w := range words[:4] {
 		binary.NativeEndian.PutUint64(b[8*at:], w)
@@ -95,19 +96,19 @@ func (o *origins) index(local netip.Addr) (uint32, bool) {
 		b, base := local.As16(), o.base6.As16()
 		idx = binary.BigEndian.Uint32(b[12:]) - binary.BigEndian.Uint32(base[12:])
 	}
-	return idx, idx >= firstSlotIndex && idx < o.count
+	return idx, idx >= network.FirstSlot && idx < o.count
 }
 
-// reads bounds the tries to see an entry at rest. It is written in less than a
-// microsecond, and rests for minutes.
-const reads = 64
+// maxReads limits the attempts to read a consistent entry. Writing one takes less than a
+// microsecond, and happens once in minutes.
+const maxReads = 64
 
-// read copies the entry of a slot. The generation is odd while the programs write
-// it, and another one afterwards; see slot_fill in bpf/slots.h.
+// read copies the entry of a slot. The generation is odd while a program writes the entry,
+// and different afterwards; see slot_fill in bpf/slots.h.
 func (o *origins) read(idx uint32) (words originWords, ok bool) {
 	entry := (*originWords)(unsafe.Pointer(&o.mem[int(idx)*originSize]))
 	generation := (*uint32)(unsafe.Pointer(&entry[4]))
-	for range reads {
+	for range maxReads {
 		before := atomic.LoadUint32(generation)
 		for i := range entry[:4] {
 			words[i] = atomic.LoadUint64(&entry[i])

@@ -15,42 +15,33 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"sotto/intercept/cgroup"
 )
 
-// record is what an instance leaves behind for those who come after it, in
-// RUNDIR/NAME.lock. Its process holds a lock on that file for as long as it lives:
-// a record without one is of a dead instance.
+// record describes an instance to later processes, in RUNDIR/NAME.lock. The process of the
+// instance holds a lock on the file while it runs: a record that is not locked belongs to a
+// dead instance.
 type record struct {
-	Pid       int          `json:"pid"`
-	Name      string       `json:"name"`
-	Ephemeral bool         `json:"ephemeral"`
-	Prefix4   netip.Prefix `json:"prefix4"`
-	Prefix6   netip.Prefix `json:"prefix6"`
-	Cgroups   []group      `json:"cgroups"`
-	BPFFS     string       `json:"bpffs"`
-}
-
-// directories are those of the sealed cgroups.
-func (r record) directories() []string { return directoriesOf(r.Cgroups) }
-
-func directoriesOf(groups []group) []string {
-	var dirs []string
-	for _, g := range groups {
-		dirs = append(dirs, g.Path)
-	}
-	return dirs
+	Pid       int            `json:"pid"`
+	Name      string         `json:"name"`
+	Ephemeral bool           `json:"ephemeral"`
+	Prefix4   netip.Prefix   `json:"prefix4"`
+	Prefix6   netip.Prefix   `json:"prefix6"`
+	Cgroups   []cgroup.Group `json:"cgroups"`
+	BPFFS     string         `json:"bpffs"`
 }
 
 const recordSuffix = ".lock"
 
-// registry is the directory of records, locked: nobody else opens, claims or
-// clears an instance until release.
+// registry is the locked directory of records. Until release no other process opens, claims
+// or clears an instance.
 type registry struct {
 	dir  string
 	lock *os.File
 }
 
-// openRegistry waits for the lock on dir, which is held for moments only.
+// openRegistry waits for the lock on dir, which is never held for long.
 func openRegistry(dir string) (*registry, error) {
 	if err := makePrivate(dir); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
@@ -65,8 +56,7 @@ func openRegistry(dir string) (*registry, error) {
 	return &registry{dir: dir, lock: f}, nil
 }
 
-// makePrivate makes a directory that is its owner's alone, also where an earlier one was
-// not.
+// makePrivate makes a directory that only its owner can access, or changes an existing one.
 func makePrivate(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -78,23 +68,23 @@ func (r *registry) release() error { return r.lock.Close() }
 
 func (r *registry) path(name string) string { return filepath.Join(r.dir, name+recordSuffix) }
 
-// flock takes a lock on an open file; closing the file gives it back.
+// flock locks an open file. Closing the file unlocks it.
 func flock(f *os.File, how int) error {
 	for {
 		err := unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) { // the Go runtime's own signals
+		if !errors.Is(err, unix.EINTR) { // a signal of the Go runtime
 			return err
 		}
 	}
 }
 
-// found is a record as it was found.
+// found is a record, with the state of its instance.
 type found struct {
 	record
-	alive bool
+	alive bool // its process is running
 }
 
-// list returns the records of all instances, living and dead.
+// list returns the records of all instances, running and dead.
 func (r *registry) list() ([]found, error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
@@ -103,10 +93,10 @@ func (r *registry) list() ([]found, error) {
 	var out []found
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), recordSuffix)
-		if !ok || !goodName.MatchString(name) {
+		if !ok || !validName.MatchString(name) {
 			continue
 		}
-		f, err := r.look(name)
+		f, err := r.read(name)
 		if err != nil {
 			return nil, err
 		}
@@ -115,32 +105,32 @@ func (r *registry) list() ([]found, error) {
 	return out, nil
 }
 
-// look reads one record and tells whether its instance lives.
-func (r *registry) look(name string) (found, error) {
+// read reads one record and finds out whether its instance is running.
+func (r *registry) read(name string) (found, error) {
 	f, err := os.Open(r.path(name))
 	if err != nil {
-		return found{}, fmt.Errorf("look at instance %s: %w", name, err)
+		return found{}, fmt.Errorf("read the record of instance %s: %w", name, err)
 	}
 	defer f.Close()
 	out := found{record: record{Name: name}}
 	err = flock(f, unix.LOCK_SH|unix.LOCK_NB)
 	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
-		return found{}, fmt.Errorf("look at instance %s: %w", name, err)
+		return found{}, fmt.Errorf("read the record of instance %s: %w", name, err)
 	}
 	out.alive = err != nil
 	data, err := io.ReadAll(f)
 	if err != nil {
-		return found{}, fmt.Errorf("look at instance %s: %w", name, err)
+		return found{}, fmt.Errorf("read the record of instance %s: %w", name, err)
 	}
-	// One that was cut off by a crash tells nothing but its name.
+	// Of a record that is incomplete because of a crash, only the name is known.
 	if json.Unmarshal(data, &out.record) != nil || out.record.Name != name {
 		out.record = record{Name: name}
 	}
 	return out, nil
 }
 
-// claim makes the calling process the owner of an instance that is dead or new,
-// until the file is closed.
+// claim makes the calling process the owner of a new or dead instance, until the file is
+// closed.
 func (r *registry) claim(rec record) (*os.File, error) {
 	f, err := os.OpenFile(r.path(rec.Name), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -151,7 +141,7 @@ func (r *registry) claim(rec record) (*os.File, error) {
 	}
 	data, err := json.Marshal(rec)
 	if err == nil {
-		err = f.Chmod(0o600) // an earlier one may have been more open
+		err = f.Chmod(0o600) // an older file may have another mode
 	}
 	if err == nil {
 		err = f.Truncate(0)
@@ -165,18 +155,15 @@ func (r *registry) claim(rec record) (*os.File, error) {
 	return f, nil
 }
 
-// forget removes an instance's record.
-func (r *registry) forget(name string) error {
+// remove removes an instance's record.
+func (r *registry) remove(name string) error {
 	if err := os.Remove(r.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget instance %s: %w", name, err)
+		return fmt.Errorf("remove the record of instance %s: %w", name, err)
 	}
 	return nil
 }
 
-// errRunning names a living instance that is in the way.
-func errRunning(f found) error { return runningError{f} }
-
-// runningError is an [ErrOwned] that names the owner.
+// runningError is an [ErrOwned] that names the owning process.
 type runningError struct{ found }
 
 func (e runningError) Error() string {
@@ -185,7 +172,7 @@ func (e runningError) Error() string {
 
 func (e runningError) Is(target error) bool { return target == ErrOwned }
 
-// others returns the living instances but one.
+// others returns all running instances except the one called name.
 func (r *registry) others(name string) ([]found, error) {
 	all, err := r.list()
 	if err != nil {

@@ -23,9 +23,23 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"sotto/intercept/clienttest"
+	"sotto/intercept/historytest"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
 )
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(clienttest.EnvVar) {
+	case "client":
+		clienttest.Main(historytest.Command)
+		os.Exit(0)
+	case "seal":
+		runSealer()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
 
 // testSeal is an instance in a lab, with a listener that answers whoever asks with
 // what it knows of him: "ORIGIN by WORKLOAD".
@@ -42,8 +56,16 @@ type testSeal struct {
 // of the lab.
 func sealTestConfig(t testing.TB, group *netlab.Cgroup) Config {
 	t.Helper()
+	cfg := testConfig(t)
+	cfg.Cgroups = []string{group.Path}
+	return cfg
+}
+
+// testConfig is sealTestConfig without cgroups.
+func testConfig(t testing.TB) Config {
+	t.Helper()
 	cfg := Config{
-		Name: fmt.Sprintf("sotto-t%d", os.Getpid()%1000000), Cgroups: []string{group.Path},
+		Name:    fmt.Sprintf("sotto-t%d", os.Getpid()%1000000),
 		Prefix4: netip.MustParsePrefix("198.18.252.0/22"), Prefix6: netip.MustParsePrefix("fd73:6f74:746f:fff::/64"),
 		RunDir: t.TempDir(), BPFFS: t.TempDir(),
 	}
@@ -117,9 +139,9 @@ func (s *testSeal) run(t *testing.T) (stop func()) {
 }
 
 // client starts a process in the sealed cgroup.
-func (s *testSeal) client(t *testing.T) *client {
+func (s *testSeal) client(t *testing.T) *clienttest.Client {
 	t.Helper()
-	return startClient(t, s.host, s.group)
+	return clienttest.Start(t, s.host, s.group)
 }
 
 // about is what the listener says of a client in the sealed cgroup.
@@ -211,31 +233,26 @@ func serveTCP(l net.Listener, answer func(net.IP) []byte) {
 	}
 }
 
-// slots counts those in use, and the references to them.
+// slotsUsed returns the number of slots in use, and of references to them.
 func (s *testSeal) slotsUsed(t *testing.T) (used, refs int) {
 	t.Helper()
-	var idx uint32
-	var slot struct{ Lock, Used, Refs, Zero, Last1, Last2 uint32 }
-	it := s.kernel.Slots.Iterate()
-	for it.Next(&idx, &slot) {
-		used += int(slot.Used)
-		refs += int(slot.Refs)
-	}
-	if err := it.Err(); err != nil {
+	used, refs, err := s.kernel.slotsUsed()
+	if err != nil {
 		t.Fatal(err)
 	}
 	return used, refs
 }
 
-// waitFor waits for something that another process or thread does.
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); {
-		if time.Now().After(end) {
-			t.Fatalf("still not: %s", what)
-		}
-		time.Sleep(10 * time.Millisecond)
+// slotsUsed is testSeal.slotsUsed.
+func (k *kernel) slotsUsed() (used, refs int, err error) {
+	var idx uint32
+	var slot struct{ Lock, Used, Refs, Zero, Last1, Last2 uint32 }
+	it := k.Slots.Iterate()
+	for it.Next(&idx, &slot) {
+		used += int(slot.Used)
+		refs += int(slot.Refs)
 	}
+	return used, refs, it.Err()
 }
 
 // sealOrder is the part of a Config that another process can be given.
@@ -255,7 +272,7 @@ func startSealer(t *testing.T, at *netlab.Host, cfg Config) *netlab.Cmd {
 		t.Fatal(err)
 	}
 	cmd := at.Command(t.Context(), nil, os.Args[0])
-	cmd.Env = append(os.Environ(), clientVar+"=seal")
+	cmd.Env = append(os.Environ(), clienttest.EnvVar+"=seal")
 	cmd.Stdin = bytes.NewReader(order)
 	out, err := cmd.StdoutPipe()
 	if err != nil {

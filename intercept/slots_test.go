@@ -11,12 +11,16 @@ import (
 	"testing"
 	"time"
 
-	"sotto/bpf"
+	"sotto/intercept/cgroup"
+	"sotto/intercept/clienttest"
+	"sotto/intercept/feature"
+	"sotto/intercept/network"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // usable is how many slots the test's prefix has: 1,024 addresses less the reserved.
-const usable = 1024 - firstSlotIndex - 1
+const usable = 1024 - network.FirstSlot - 1
 
 // Go's resolver connects to every address that it resolved and sends nothing. Far
 // more of that than there are slots leaves all of them free.
@@ -24,7 +28,7 @@ func TestChurnLeavesSlots(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
 	var each int
-	if _, err := fmt.Sscanf(c.do("churn 200000 200000"), "ok %d", &each); err != nil {
+	if _, err := fmt.Sscanf(c.Do("churn 200000 200000"), "ok %d", &each); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("socket, connect and close of another address each time: %d ns", each)
@@ -34,7 +38,7 @@ func TestChurnLeavesSlots(t *testing.T) {
 	if n := s.Counters()["slot_freed"]; n != 200000 {
 		t.Errorf("%d slots were freed", n)
 	}
-	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 }
 
 // One workload takes all it can get; the next still gets slots, and the first gets
@@ -45,43 +49,43 @@ func TestQuota(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	greedy, modest := s.client(t), startClient(t, s.host, second)
+	greedy, modest := s.client(t), clienttest.Start(t, s.host, second)
 	errno := "ENOBUFS"
-	if !hasSetRetval() {
+	if !feature.HasSetRetval() {
 		errno = "EPERM"
 	}
-	if got, want := greedy.do("hold g %d", usable), fmt.Sprintf("%d %s", 512, errno); got != want {
+	if got, want := greedy.Do("hold g %d", usable), fmt.Sprintf("%d %s", 512, errno); got != want {
 		t.Errorf("held %s, want %s", got, want)
 	}
-	greedy.want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => " + errno)
-	modest.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\npeer a => 8.8.8.8:53")
+	greedy.Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => " + errno)
+	modest.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\npeer a => 8.8.8.8:53")
 	if n := s.Counters()["over_quota"]; n != 2 {
 		t.Errorf("refused for quota %d times", n)
 	}
 	// To nameservers that it has, a workload over its quota still gets.
-	greedy.want("socket b udp4 => ok\nconnect b 100.64.0.1:53 => ok")
-	greedy.end()
-	waitFor(t, "the greedy one's slots are free", func() bool {
+	greedy.Want("socket b udp4 => ok\nconnect b 100.64.0.1:53 => ok")
+	greedy.Stop()
+	labtest.WaitFor(t, "the greedy one's slots are free", func() bool {
 		used, _ := s.slotsUsed(t)
 		return used == 1
 	})
-	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	s.client(t).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
 }
 
 func TestNoSlotLeft(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Quota = usable + 1 })
 	c := s.client(t)
 	errno := "ENOBUFS"
-	if !hasSetRetval() {
+	if !feature.HasSetRetval() {
 		errno = "EPERM"
 	}
-	if got, want := c.do("hold h %d", usable+1), fmt.Sprintf("%d %s", usable, errno); got != want {
+	if got, want := c.Do("hold h %d", usable+1), fmt.Sprintf("%d %s", usable, errno); got != want {
 		t.Errorf("held %s, want %s", got, want)
 	}
 	if n := s.Counters()["no_slot"]; n != 1 {
 		t.Errorf("refused for want of a slot %d times", n)
 	}
-	c.want("socket x udp4 => ok\nsendto x 8.8.8.8:53 => " + errno +
+	c.Want("socket x udp4 => ok\nsendto x 8.8.8.8:53 => " + errno +
 		"\nclose h0 => ok\nsendto x 8.8.8.8:53 => ok\nrecv x => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 }
 
@@ -89,10 +93,10 @@ func TestNoSlotLeft(t *testing.T) {
 func TestRefusedConnectKeepsPeer(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Quota = 1 })
 	errno := "ENOBUFS"
-	if !hasSetRetval() {
+	if !feature.HasSetRetval() {
 		errno = "EPERM"
 	}
-	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nconnect a 9.9.9.9:53 => " + errno +
+	s.client(t).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nconnect a 9.9.9.9:53 => " + errno +
 		"\npeer a => 8.8.8.8:53\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 	if used, refs := s.slotsUsed(t); used != 1 || refs != 1 {
 		t.Errorf("%d slots in use with %d references", used, refs)
@@ -120,7 +124,7 @@ func TestReferences(t *testing.T) {
 		{"socket t tcp4 => ok\nconnect t 1.1.1.1:53 => ok", 2, 2},
 		{"close t => ok\nclose b => ok", 0, 0},
 	} {
-		c.want(step.do)
+		c.Want(step.do)
 		if used, refs := s.slotsUsed(t); used != step.used || refs != step.refs {
 			t.Errorf("after %q: %d slots in use with %d references, want %d with %d", step.do, used, refs, step.used, step.refs)
 		}
@@ -132,18 +136,18 @@ func TestReferences(t *testing.T) {
 func TestCollect(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 300 * time.Millisecond })
 	c := s.client(t)
-	c.want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nsendto a 9.9.9.9:53 => ok\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok")
+	c.Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nsendto a 9.9.9.9:53 => ok\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok")
 	if used, refs := s.slotsUsed(t); used != 2 || refs != 1 {
 		t.Fatalf("%d slots in use with %d references", used, refs)
 	}
-	waitFor(t, "one slot is collected", func() bool {
+	labtest.WaitFor(t, "one slot is collected", func() bool {
 		if err := s.kernel.collect(s.cfg.Linger); err != nil {
 			t.Fatal(err)
 		}
 		used, _ := s.slotsUsed(t)
 		return used == 1
 	})
-	c.want("send b => ok\nrecv b => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53\nclose b => ok")
+	c.Want("send b => ok\nrecv b => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53\nclose b => ok")
 	// What a socket sent may wait to be read when it is closed.
 	if used, refs := s.slotsUsed(t); used != 1 || refs != 0 {
 		t.Errorf("%d slots in use with %d references", used, refs)
@@ -157,7 +161,7 @@ func TestCollect(t *testing.T) {
 // waitFree waits until no slot is in use.
 func (s *testSeal) waitFree(t *testing.T) {
 	t.Helper()
-	waitFor(t, "no slot is in use", func() bool {
+	labtest.WaitFor(t, "no slot is in use", func() bool {
 		if err := s.kernel.collect(s.cfg.Linger); err != nil {
 			t.Fatal(err)
 		}
@@ -171,52 +175,49 @@ func (s *testSeal) waitFree(t *testing.T) {
 func TestForgetGone(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 300 * time.Millisecond })
 	s.run(t)
-	root, err := CgroupRoot()
+	root, err := cgroup.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	group, err := NewCgroup(s.group.Path, "short-lived")
+	group, err := cgroup.Create(s.group.Path, "short-lived")
 	if err != nil {
 		t.Fatal(err)
 	}
-	excluded, err := NewCgroup(s.group.Path, "excluded")
+	excluded, err := cgroup.Create(s.group.Path, "excluded")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.cfg.Exclude = []string{excluded.Path()}
-	if err := s.resetExclusion(); err != nil {
+	if err := s.resetExclusions(); err != nil {
 		t.Fatal(err)
 	}
 	id, name := group.ID(), group.Path()[len(root):]
 	c := s.client(t)
-	c.want("moveself " + group.Path() + " => ok\nsocket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nmoveself " + s.group.Path + " => ok")
+	c.Want("moveself " + group.Path() + " => ok\nsocket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nmoveself " + s.group.Path + " => ok")
 	if !s.kernel.holdsSlots(id) {
 		t.Error("the cgroup holds no slot")
 	}
-	waitFor(t, "its path is looked up without a query", func() bool {
-		s.workloads.mu.RLock()
-		defer s.workloads.mu.RUnlock()
-		return s.workloads.paths[id] == name
+	labtest.WaitFor(t, "its path is looked up without a query", func() bool {
+		path, _ := s.paths.Known(id)
+		return path == name
 	})
 	if err := errors.Join(group.Close(), excluded.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(s.kernel.collect(s.cfg.Linger), s.forgetGone()); err != nil {
+	if err := errors.Join(s.kernel.collect(s.cfg.Linger), s.forgetRemoved()); err != nil {
 		t.Fatal(err)
 	}
-	c.want("send a => ok\nrecv a => 8.8.8.8:53 by " + name + " from 8.8.8.8:53\nclose a => ok")
-	waitFor(t, "the cgroup is forgotten", func() bool {
-		if err := s.forgetGone(); err != nil {
+	c.Want("send a => ok\nrecv a => 8.8.8.8:53 by " + name + " from 8.8.8.8:53\nclose a => ok")
+	labtest.WaitFor(t, "the cgroup is forgotten", func() bool {
+		if err := s.forgetRemoved(); err != nil {
 			t.Fatal(err)
 		}
-		var share bpf.SottoShare
+		var share sottoShare
 		all, err := s.exclusion().all()
 		return s.kernel.Shares.Lookup(id, &share) != nil && err == nil && len(all) == 0
 	})
-	s.workloads.mu.RLock()
-	defer s.workloads.mu.RUnlock()
-	if path := s.workloads.paths[id]; path != "" {
-		t.Errorf("its path is kept: %s", path)
+	if path, ok := s.paths.Known(id); ok {
+		t.Errorf("its path was not forgotten: %s", path)
 	}
 }
 
@@ -230,10 +231,10 @@ func TestConcurrentClients(t *testing.T) {
 	}
 	const clients, distinct, held = 8, 3, 100
 	groups := []*netlab.Cgroup{s.group, other}
-	stop := s.readAndCollect(t, map[uint64]netip.Addr{groups[0].ID: nth(0), groups[1].ID: nth(1 << 16)}, distinct)
-	all := make([]*client, clients)
+	stop := s.readAndCollect(t, map[uint64]netip.Addr{groups[0].ID: clienttest.Nth(0), groups[1].ID: clienttest.Nth(1 << 16)}, distinct)
+	all := make([]*clienttest.Client, clients)
 	for i := range all {
-		all[i] = startClient(t, s.host, groups[i%2])
+		all[i] = clienttest.Start(t, s.host, groups[i%2])
 	}
 	together(t, all, func(i int) (do, want string) {
 		return fmt.Sprintf("churn 20000 %d %d", distinct, i%2<<16), "ok"
@@ -247,17 +248,17 @@ func TestConcurrentClients(t *testing.T) {
 			t.Fatalf("%d slots in use with %d references, want %d with %d", used, refs, len(groups)*held, clients*held)
 		}
 		for i, c := range all {
-			about := s.about(netip.AddrPortFrom(nth(i), 53).String())
+			about := s.about(netip.AddrPortFrom(clienttest.Nth(i), 53).String())
 			if i%2 == 1 {
 				about += "/other"
 			}
-			c.want(fmt.Sprintf("send h%d => ok\nrecv h%[1]d => %s from %s:53", i, about, nth(i)))
+			c.Want(fmt.Sprintf("send h%d => ok\nrecv h%[1]d => %s from %s:53", i, about, clienttest.Nth(i)))
 		}
 		together(t, all, func(int) (do, want string) { return fmt.Sprintf("drop h %d", held), "ok" })
 	}
 	// The kernel ends a socket when the last to look at its file lets go, which need not
 	// be the program that closed it.
-	eventually(t, func() error {
+	labtest.Eventually(t, func() error {
 		if err := s.kernel.collect(s.cfg.Linger); err != nil {
 			return err
 		}
@@ -276,13 +277,13 @@ func TestConcurrentClients(t *testing.T) {
 	if n["slot_recounted"] > 2 {
 		t.Errorf("the references of %d slots were wrong", n["slot_recounted"])
 	}
-	var key bpf.SottoKey
+	var key sottoKey
 	var idx uint32
 	if it := s.kernel.Forward.Iterate(); it.Next(&key, &idx) {
 		t.Errorf("a hint is left: %v to slot %d", key, idx)
 	}
 	var group uint64
-	var share bpf.SottoShare
+	var share sottoShare
 	for it := s.kernel.Shares.Iterate(); it.Next(&group, &share); {
 		if share.Held != 0 {
 			t.Errorf("cgroup %d is said to hold %d slots", group, share.Held)
@@ -291,15 +292,15 @@ func TestConcurrentClients(t *testing.T) {
 }
 
 // together has all clients do something at the same moment, which i says of each.
-func together(t *testing.T, all []*client, what func(i int) (do, want string)) {
+func together(t *testing.T, all []*clienttest.Client, what func(i int) (do, want string)) {
 	t.Helper()
 	for i, c := range all {
 		do, _ := what(i)
-		c.begin("%s", do)
+		c.Begin("%s", do)
 	}
 	for i, c := range all {
 		do, want := what(i)
-		if got := c.result(); !strings.HasPrefix(got, want) {
+		if got := c.Result(); !strings.HasPrefix(got, want) {
 			t.Errorf("%s: got %q, want %q", do, got, want)
 		}
 	}
@@ -323,7 +324,7 @@ func (s *testSeal) readAndCollect(t *testing.T, first map[uint64]netip.Addr, som
 					return
 				}
 			}
-			o, ok := s.Origin(nthAddr(s.cfg.Prefix4, firstSlotIndex+n%usable))
+			o, ok := s.Origin(network.NthAddr(s.cfg.Prefix4, network.FirstSlot+n%usable))
 			if !ok {
 				continue
 			}
@@ -352,7 +353,7 @@ func queued(t *testing.T, s *testSeal) int {
 		if err := s.kernel.FreeSlots.LookupAndDelete(nil, &idx); err != nil {
 			return len(seen)
 		}
-		if seen[idx] || idx < firstSlotIndex || idx >= 1023 {
+		if seen[idx] || idx < network.FirstSlot || idx >= 1023 {
 			t.Errorf("slot %d is in the queue twice, or reserved", idx)
 		}
 		seen[idx] = true
@@ -362,9 +363,9 @@ func queued(t *testing.T, s *testSeal) int {
 // The reverse is read from mapped memory, whatever address the listener says.
 func TestOrigin(t *testing.T) {
 	s := openSeal(t, nil)
-	s.client(t).want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	s.client(t).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
 	want := Origin{Addr: netip.MustParseAddrPort("8.8.8.8:53"), CgroupID: s.group.ID}
-	slot := nthAddr(s.cfg.Prefix4, firstSlotIndex)
+	slot := network.NthAddr(s.cfg.Prefix4, network.FirstSlot)
 	for _, addr := range []netip.Addr{slot, netip.AddrFrom16(slot.As16())} {
 		if got, ok := s.Origin(addr); !ok || got != want {
 			t.Errorf("%s stands for %v, %t; want %v", addr, got, ok, want)
@@ -390,8 +391,8 @@ func TestOrigin(t *testing.T) {
 func TestRunCollects(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 100 * time.Millisecond })
 	s.run(t)
-	s.client(t).want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok")
-	waitFor(t, "the slot is collected", func() bool { return s.Counters()["slot_collected"] == 1 })
+	s.client(t).Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok")
+	labtest.WaitFor(t, "the slot is collected", func() bool { return s.Counters()["slot_collected"] == 1 })
 }
 
 // workloadOf is the path of a workload, whether it is known whole or not.

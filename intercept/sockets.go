@@ -6,154 +6,194 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
-	"sotto/internal/netns"
+	"sotto/intercept/cgroup"
+	"sotto/intercept/references"
+	"sotto/intercept/sockets"
 )
 
-// endPlainSockets ends the sockets of the workloads in groups that are connected to a
-// nameserver since before there was a seal: their owners get ECONNABORTED, and connect again,
-// sealed. What cannot be ended here the guard stops, so that a failure costs its client a
-// wait, and nothing leaks.
-func (i *Instance) endPlainSockets(groups []group) {
-	dirs := directoriesOf(groups)
-	spaces, err := i.workloadSpaces(groups)
-	ended, err2 := endSocketsIn(spaces, func(s diagSocket) bool { return i.isPlain(s, dirs) })
-	if err := errors.Join(err, err2); err != nil {
-		i.cfg.Log.Warn("cannot end every socket that was connected to a nameserver before; what it sends is stopped, until its program connects again", "err", err)
-	}
-	if ended > 0 {
-		i.cfg.Log.Info("ended sockets that were connected to nameservers before the seal", "sockets", ended)
-	}
-}
-
-// workloadSpaces returns the network namespaces in which processes of the groups live, and
-// the host's. The caller closes them, with endSocketsIn.
-func (i *Instance) workloadSpaces(groups []group) ([]*netns.NS, error) {
-	var s spaceSet
-	errs := []error{s.add(fmt.Sprintf("/proc/self/fd/%d", i.network.home.Fd()))}
-	for _, g := range groups {
-		pids, err := procsBelow(g.Path)
-		errs = append(errs, err)
-		for _, pid := range pids {
-			_ = s.add(fmt.Sprintf("/proc/%d/ns/net", pid)) // it exited, or lives where this process cannot look
-		}
-	}
-	return s.spaces, errors.Join(errs...)
-}
-
-// endSocketsIn ends the sockets that match in each of the namespaces, and closes those.
-func endSocketsIn(spaces []*netns.NS, match func(diagSocket) bool) (ended int, err error) {
+// destroyPlain destroys the sockets of workloads in groups that were connected to a
+// nameserver before the seal: their programs get ECONNABORTED and connect again, sealed. The
+// guard stops queries of sockets that cannot be destroyed, so that a failure only makes
+// their programs wait.
+func (i *Instance) destroyPlain(groups []cgroup.Group) {
 	var errs []error
-	for _, ns := range spaces {
-		err := ns.Do(func() error {
-			n, err := endSocketsHere(match)
-			ended += n
-			return err
-		})
-		errs = append(errs, err, ns.Close())
+	var pids []int
+	for _, g := range groups {
+		found, err := cgroup.Processes(g.Path)
+		pids = append(pids, found...)
+		errs = append(errs, err)
 	}
-	return ended, errors.Join(errs...)
+	dirs := cgroup.Dirs(groups)
+	spaces, err := sockets.ProcessNamespaces(i.network.Home(), pids)
+	destroyed, err2 := spaces.Destroy(func(s sockets.Socket) bool { return i.isPlain(s, dirs) })
+	if err := errors.Join(append(errs, err, err2, spaces.Close())...); err != nil {
+		i.cfg.Log.Warn("cannot destroy every socket that was connected to a nameserver before the seal; its queries are stopped until its program connects again", "err", err)
+	}
+	if destroyed > 0 {
+		i.cfg.Log.Info("destroyed sockets that were connected to nameservers before the seal", "sockets", destroyed)
+	}
 }
 
-// isPlain reports whether a socket of a workload in or below the directories is one that the
-// hooks would have redirected to the listener, had they been there.
-func (i *Instance) isPlain(s diagSocket, dirs []string) bool {
-	remote := s.remote.Addr()
-	if !slices.Contains(i.cfg.Ports, s.remote.Port()) || remote.IsUnspecified() || remote.IsLoopback() || remote.IsMulticast() ||
-		inPrefixes(remote, i.cfg.Prefix4, i.cfg.Prefix6) {
+// isPlain reports whether a socket belongs to a workload in or below the cgroups with the
+// directories dirs, and is connected to an address that the hooks redirect.
+func (i *Instance) isPlain(s sockets.Socket, dirs []string) bool {
+	remote := s.Remote.Addr()
+	if !slices.Contains(i.cfg.Ports, s.Remote.Port()) || remote.IsUnspecified() || remote.IsLoopback() || remote.IsMulticast() ||
+		contains(remote, i.cfg.Prefix4, i.cfg.Prefix6) {
 		return false
 	}
-	path := i.workloads.path(s.cgroup)
-	return path != "" && isWithin(i.workloads.root, path, dirs) && !isWithin(i.workloads.root, path, i.cfg.Exclude) &&
+	path, root := i.paths.Find(s.Cgroup), i.paths.Root()
+	return path != "" && cgroup.IsWithin(root, path, dirs) && !cgroup.IsWithin(root, path, i.cfg.Exclude) &&
 		!i.isSealedByOther(path)
 }
 
-// isSealedByOther reports whether a workload is a command that another instance seals.
+// isSealedByOther reports whether a workload belongs to a command that another instance
+// seals.
 func (i *Instance) isSealedByOther(path string) bool {
 	all, err := i.exclusion().all()
 	if err != nil {
 		return false
 	}
 	for id := range all {
-		if top := i.workloads.path(id); top != "" && (path == top || strings.HasPrefix(path, top+"/")) {
+		if top := i.paths.Find(id); top != "" && (path == top || strings.HasPrefix(path, top+"/")) {
 			return true
 		}
 	}
 	return false
 }
 
-func inPrefixes(addr netip.Addr, prefixes ...netip.Prefix) bool {
+// contains reports whether one of the prefixes contains addr. It ignores invalid prefixes.
+func contains(addr netip.Addr, prefixes ...netip.Prefix) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.IsValid() && p.Contains(addr) })
 }
 
-// isWithin reports whether a workload is one of those named by their directories, or below
-// one. root is where the hierarchy is mounted.
-func isWithin(root, path string, dirs []string) bool {
-	return slices.ContainsFunc(dirs, func(dir string) bool {
-		top, ok := strings.CutPrefix(dir, root)
-		return ok && (top == "" || path == top || strings.HasPrefix(path, top+"/"))
-	})
-}
-
-// endVirtualSockets ends the sockets that are connected to virtual addresses of the
-// prefixes, of workloads in or below the directories dirs, and of cgroups that were removed.
-// It looks in every network namespace that this process can enter: those of all processes
-// and threads, and those that have a name. Nothing may send to a virtual address after the
-// instance that it was an address of.
-func endVirtualSockets(w *workloads, dirs []string, prefixes ...netip.Prefix) (ended int, err error) {
-	spaces, err := allSpaces()
-	n, err2 := endSocketsIn(spaces, func(s diagSocket) bool {
-		if !inPrefixes(s.remote.Addr(), prefixes...) {
+// destroyVirtual destroys the sockets that are connected to virtual addresses in prefixes, in
+// all network namespaces: those of workloads in or below the cgroups with the directories
+// dirs, and of removed cgroups. No socket may send to a virtual address after its instance
+// has stopped.
+func destroyVirtual(paths *cgroup.Paths, dirs []string, prefixes ...netip.Prefix) (destroyed int, err error) {
+	spaces, err := sockets.AllNamespaces()
+	destroyed, err2 := spaces.Destroy(func(s sockets.Socket) bool {
+		if !contains(s.Remote.Addr(), prefixes...) {
 			return false
 		}
-		path := w.path(s.cgroup)
-		return path == "" || isWithin(w.root, path, dirs)
+		path := paths.Find(s.Cgroup)
+		return path == "" || cgroup.IsWithin(paths.Root(), path, dirs)
 	})
-	return n, errors.Join(err, err2)
+	return destroyed, errors.Join(err, err2, spaces.Close())
 }
 
-// spaceSet collects network namespaces, each once.
-type spaceSet struct{ spaces []*netns.NS }
+// destroyStale destroys the sockets that are connected to virtual addresses of an earlier
+// process whose maps were not adopted. The guard stops those that cannot be destroyed,
+// because they hold no slot.
+func (i *Instance) destroyStale() {
+	if i.kernel.adopted || i.cfg.Ephemeral {
+		return
+	}
+	dirs := append(cgroup.Dirs(i.groups), i.previous...)
+	destroyed, err := destroyVirtual(i.paths, dirs, i.cfg.Prefix4, i.cfg.Prefix6)
+	if err != nil {
+		i.cfg.Log.Warn("cannot destroy every socket that an earlier process redirected; its packets are stopped until its program connects again", "err", err)
+	}
+	if destroyed > 0 {
+		i.cfg.Log.Info("destroyed sockets that an earlier process redirected", "sockets", destroyed)
+	}
+}
 
-// add opens the namespace at path, unless it is there already.
-func (s *spaceSet) add(path string) error {
-	ns, err := netns.OpenPath(path)
+// destroyConnected destroys the sockets that are connected to this instance's virtual
+// addresses: after the removal of the instance's routes their packets would follow the
+// default route. Some of them hold no slot: sockets that their program has closed, whose
+// queries the kernel retransmits until they are acknowledged. It reports whether sockets
+// are left; then all packets to virtual addresses are dropped before they leave their cgroup.
+func (i *Instance) destroyConnected() (left bool, err error) {
+	if used, err := i.kernel.everUsed(); err == nil && !used {
+		return false, nil
+	}
+	destroy := func() (int, error) {
+		return destroyVirtual(i.paths, cgroup.Dirs(i.groups), i.cfg.Prefix4, i.cfg.Prefix6)
+	}
+	survived := 0
+	destroyed, err := destroy()
+	if destroyed > 0 {
+		i.cfg.Log.Info("destroyed sockets that were connected through the seal", "sockets", destroyed)
+		var again error
+		survived, again = destroy() // the kernel may report success for a closed socket, and keep it
+		err = errors.Join(err, again)
+	}
+	open, err := i.kernel.connectedSockets(err)
+	if open += survived; open == 0 && err == nil {
+		return false, nil
+	}
+	i.cfg.Log.Warn("cannot destroy sockets of sealed programs; the routes that keep their queries on this machine stay: "+
+		"stop those programs and run 'sotto down', or start Sotto again", "sockets", open, "err", err)
+	return true, i.guard.StopVirtual()
+}
+
+// lateTime is the time that a connect may take from its hook to its first packet:
+// microseconds, or a few time slices on a busy processor.
+const lateTime = 250 * time.Millisecond
+
+// destroyLate destroys sockets whose connect had just passed its hook when destroyConnected
+// listed the sockets. While it runs virtual addresses are unreachable, so that none of them
+// can have sent anything. The processes of a command have been killed before.
+func (i *Instance) destroyLate() {
+	used, err := i.kernel.everUsed()
+	if i.cfg.Ephemeral || err == nil && !used {
+		return
+	}
+	time.Sleep(lateTime)
+	_, err = destroyVirtual(i.paths, cgroup.Dirs(i.groups), i.cfg.Prefix4, i.cfg.Prefix6)
+	if err != nil {
+		i.cfg.Log.Warn("cannot destroy sockets that were being connected", "err", err)
+	}
+}
+
+// destroyLeft destroys the sockets that a dead instance left connected to its virtual
+// addresses.
+func destroyLeft(rec record, prefixes []netip.Prefix) error {
+	root, err := cgroup.Root()
+	if err != nil {
+		return nil // without cgroup2 nothing was sealed
+	}
+	paths, err := cgroup.NewPaths(root)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(s.spaces, func(have *netns.NS) bool { return have.ID() == ns.ID() }) {
-		return ns.Close()
+	_, err = destroyVirtual(paths, cgroup.Dirs(rec.Cgroups), prefixes...)
+	if err = errors.Join(err, paths.Close()); err != nil {
+		return fmt.Errorf("%w; stop the programs that have these sockets, and run 'sotto down' again", err)
 	}
-	s.spaces = append(s.spaces, ns)
 	return nil
 }
 
-// allSpaces returns the network namespaces of this machine that can be entered from here.
-// The caller closes them, with endSocketsIn.
-func allSpaces() ([]*netns.NS, error) {
-	var s spaceSet
-	errs := []error{s.add("/proc/thread-self/ns/net")}
-	seen := make(map[string]bool) // by what a thread's link says, which is cheaper than to open each
-	threads, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*/ns/net")
-	errs = append(errs, err)
-	for _, path := range threads {
-		name, err := os.Readlink(path)
-		if err != nil || seen[name] {
-			continue // it exited, or lives where this process may not look
-		}
-		seen[name] = true
-		_ = s.add(path)
+// everUsed reports whether any slot was ever used, since the maps were made.
+func (k *kernel) everUsed() (bool, error) {
+	counters, err := k.counters()
+	used := counters[counterNames[sottoCounterCOUNT_SLOT_NEW]] > 0
+	return used, errors.Join(err, k.eachSlot(func(s slotState) { used = used || s.Used != 0 }))
+}
+
+// connectedSockets returns the number of open sockets that are connected to virtual
+// addresses. destroyErr is the error of destroying them: if the kernel cannot count sockets,
+// the number is 0 and the error is destroyErr.
+func (k *kernel) connectedSockets(destroyErr error) (int, error) {
+	held := false
+	if err := k.eachSlot(func(s slotState) { held = held || s.Used != 0 && s.Refs > 0 }); err != nil {
+		return 0, errors.Join(destroyErr, err)
 	}
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	errs = append(errs, err)
-	for _, m := range parseMountinfo(data) {
-		if m.fstype == "nsfs" && !seen[m.root] {
-			_ = s.add(m.point) // of another kind, or hidden by another mount
-		}
+	if !held || !references.Supported() {
+		return 0, destroyErr
 	}
-	return s.spaces, errors.Join(errs...)
+	_, peers, err := k.refs.Count(k.Connected, k.Replaced)
+	if err != nil {
+		return 0, errors.Join(destroyErr, err)
+	}
+	if peers == 0 {
+		return 0, nil
+	}
+	return int(peers), destroyErr
 }

@@ -14,6 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/intercept/clienttest"
+	"sotto/intercept/pins"
+	"sotto/intercept/sockets"
 	"sotto/internal/capture"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
@@ -35,7 +38,7 @@ func (s *testSeal) virtual(t *testing.T) {
 			t.Errorf("capture: %v", err)
 		}
 		for _, p := range packets {
-			if inPrefixes(p.Src.Addr(), prefixes...) || inPrefixes(p.Dst.Addr(), prefixes...) {
+			if contains(p.Src.Addr(), prefixes...) || contains(p.Dst.Addr(), prefixes...) {
 				t.Errorf("a virtual address left the machine: %v", p)
 			}
 		}
@@ -55,17 +58,17 @@ func TestStopEndsSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.virtual(t)
-	x := []*client{startClient(t, s.host, s.below(t, "x")), startClient(t, inside[0], s.group)}
+	x := []*clienttest.Client{clienttest.Start(t, s.host, s.below(t, "x")), clienttest.Start(t, inside[0], s.group)}
 	kinds := []string{"udp4 8.8.8.8:53", "udp6 [2001:db8::53]:53", "udp6 [::ffff:8.8.8.8]:53", "tcp4 8.8.8.8:53", "tcp6 [2001:db8::53]:53", "mptcp4 8.8.8.8:53"}
 	for _, c := range x {
 		for i, kind := range kinds {
 			socket, to, _ := strings.Cut(kind, " ")
-			if got := c.do("socket s%d %s", i, socket); got != "ok" {
+			if got := c.Do("socket s%d %s", i, socket); got != "ok" {
 				continue // no MPTCP
 			}
-			c.want(fmt.Sprintf("connect s%d %s => ok\nsend s%d => ok", i, to, i))
+			c.Want(fmt.Sprintf("connect s%d %s => ok\nsend s%d => ok", i, to, i))
 		}
-		c.want("socket plain udp4 => ok\nconnect plain 8.8.8.8:54 => ok")
+		c.Want("socket plain udp4 => ok\nconnect plain 8.8.8.8:54 => ok")
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -73,12 +76,12 @@ func TestStopEndsSockets(t *testing.T) {
 	nothingLeft(t, s.host, s.cfg)
 	for _, c := range x {
 		for i := range kinds {
-			c.do("recv s%d", i) // the answer to what was asked before, or the error
-			if got := c.do("send s%d", i); got == "ok" {
-				t.Errorf("%s: still connected, to %s", kinds[i], c.do("peer s%d", i))
+			c.Do("recv s%d", i) // the answer to what was asked before, or the error
+			if got := c.Do("send s%d", i); got == "ok" {
+				t.Errorf("%s: still connected, to %s", kinds[i], c.Do("peer s%d", i))
 			}
 		}
-		c.want("peer plain => 8.8.8.8:54")
+		c.Want("peer plain => 8.8.8.8:54")
 	}
 	s.Instance = openAt(t, s.host, s.cfg)
 	listen(t, s.Instance)
@@ -86,7 +89,7 @@ func TestStopEndsSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	y := s.below(t, "y")
-	startClient(t, s.host, y).want("socket a udp4 => ok\nconnect a 1.1.1.1:53 => ok\nsend a => ok\nrecv a => 1.1.1.1:53 by /" +
+	clienttest.Start(t, s.host, y).Want("socket a udp4 => ok\nconnect a 1.1.1.1:53 => ok\nsend a => ok\nrecv a => 1.1.1.1:53 by /" +
 		filepath.Base(s.group.Path) + "/y from 1.1.1.1:53")
 }
 
@@ -97,7 +100,7 @@ func TestStopEndsClosedSockets(t *testing.T) {
 	s := openSeal(t, nil)
 	s.virtual(t)
 	c := s.client(t)
-	c.want("socket a tcp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok")
+	c.Want("socket a tcp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok")
 	// From here on nothing is acknowledged.
 	rules := "table inet deaf { chain in { type filter hook input priority 0; tcp dport 53 drop; }; }"
 	err := s.Do(func() error {
@@ -110,19 +113,19 @@ func TestStopEndsClosedSockets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.want("send a => ok\nsend b => ok\nclose a => ok\nclose b => ok")
+	c.Want("send a => ok\nsend b => ok\nclose a => ok\nclose b => ok")
 	if _, refs := s.slotsUsed(t); refs != 0 {
 		t.Errorf("%d references", refs)
 	}
 	closed := func() (n int) {
 		err := s.host.Do(func() error {
 			for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-				all, err := listSockets(family, unix.IPPROTO_TCP)
+				all, err := sockets.List(family, unix.IPPROTO_TCP)
 				if err != nil {
 					return err
 				}
 				for _, socket := range all {
-					if inPrefixes(socket.remote.Addr(), s.cfg.Prefix4, s.cfg.Prefix6) {
+					if contains(socket.Remote.Addr(), s.cfg.Prefix4, s.cfg.Prefix6) {
 						n++
 					}
 				}
@@ -174,23 +177,23 @@ func TestStopKeepsWhatIsHeld(t *testing.T) {
 	}
 	start()
 	s.virtual(t)
-	x := startClient(t, s.host, s.below(t, "x"))
-	x.want(fmt.Sprintf("socketin a udp4 /proc/%d/fd/%d => ok", os.Getpid(), inside[0].NS.Fd()))
-	x.want("connect a 9.9.9.9:53 => ok\nsend a => ok\nrecv a => " + s.about("9.9.9.9:53") + "/x from 9.9.9.9:53")
+	x := clienttest.Start(t, s.host, s.below(t, "x"))
+	x.Want(fmt.Sprintf("socketin a udp4 /proc/%d/fd/%d => ok", os.Getpid(), inside[0].NS.Fd()))
+	x.Want("connect a 9.9.9.9:53 => ok\nsend a => ok\nrecv a => " + s.about("9.9.9.9:53") + "/x from 9.9.9.9:53")
 	stop()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if there, err := hooked(pinDir(cfg.BPFFS, cfg.Name)); !there || err != nil {
+	if there, err := pins.HasHooks(pins.Dir(cfg.BPFFS, cfg.Name)); !there || err != nil {
 		t.Fatalf("nothing stays: %v", err)
 	}
-	x.want("send a => EPERM\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok\npeer b => 9.9.9.9:53\nsend b => ok\nrecv b => ECONNREFUSED\nclose b => ok")
+	x.Want("send a => EPERM\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok\npeer b => 9.9.9.9:53\nsend b => ok\nrecv b => ECONNREFUSED\nclose b => ok")
 	start()
 	if !s.kernel.adopted {
 		t.Fatal("the maps were not adopted")
 	}
-	startClient(t, s.host, s.below(t, "y")).want("socket a udp4 => ok\nconnect a 1.2.3.1:53 => ok")
-	x.want("send a => ok\nrecv a => " + s.about("9.9.9.9:53") + "/x from 9.9.9.9:53\nclose a => ok")
+	clienttest.Start(t, s.host, s.below(t, "y")).Want("socket a udp4 => ok\nconnect a 1.2.3.1:53 => ok")
+	x.Want("send a => ok\nrecv a => " + s.about("9.9.9.9:53") + "/x from 9.9.9.9:53\nclose a => ok")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -202,8 +205,8 @@ func TestStopKeepsWhatIsHeld(t *testing.T) {
 func TestDownEndsSockets(t *testing.T) {
 	s := openSeal(t, nil)
 	s.virtual(t)
-	x := startClient(t, s.host, s.below(t, "x"))
-	x.want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok\nsocket c udp4 => ok\nconnect c 8.8.8.8:54 => ok")
+	x := clienttest.Start(t, s.host, s.below(t, "x"))
+	x.Want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok\nsocket c udp4 => ok\nconnect c 8.8.8.8:54 => ok")
 	s.stopListening()
 	if err := s.Abandon(); err != nil {
 		t.Fatal(err)
@@ -212,9 +215,9 @@ func TestDownEndsSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, s.host, s.cfg)
-	x.want("recv a => ECONNABORTED\nrecv b => ECONNABORTED\npeer c => 8.8.8.8:54")
+	x.Want("recv a => ECONNABORTED\nrecv b => ECONNABORTED\npeer c => 8.8.8.8:54")
 	for _, socket := range []string{"a", "b"} {
-		if got := x.do("peer " + socket); got != "ENOTCONN" {
+		if got := x.Do("peer " + socket); got != "ENOTCONN" {
 			t.Errorf("socket %s: peer %s", socket, got)
 		}
 	}
@@ -226,7 +229,7 @@ func TestStartEndsStrays(t *testing.T) {
 	s := openSeal(t, nil)
 	s.virtual(t)
 	x := s.client(t)
-	x.want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok")
+	x.Want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok")
 	s.stopListening()
 	if err := s.Abandon(); err != nil {
 		t.Fatal(err)
@@ -242,8 +245,8 @@ func TestStartEndsStrays(t *testing.T) {
 	if err := next.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	x.want("recv a => ECONNABORTED\npeer a => ENOTCONN")
-	startClient(t, s.host, other).want("socket a udp4 => ok\nconnect a 1.2.3.1:53 => ok\nsend a => ok\nrecv a => 1.2.3.1:53 by /" +
+	x.Want("recv a => ECONNABORTED\npeer a => ENOTCONN")
+	clienttest.Start(t, s.host, other).Want("socket a udp4 => ok\nconnect a 1.2.3.1:53 => ok\nsend a => ok\nrecv a => 1.2.3.1:53 by /" +
 		filepath.Base(other.Path) + " from 1.2.3.1:53")
 }
 
@@ -252,10 +255,10 @@ func TestStartEndsStrays(t *testing.T) {
 func TestTakeoverEndsPlainSockets(t *testing.T) {
 	s := openSeal(t, nil)
 	more := s.unsealed(t, "more")
-	c, plain := s.client(t), startClient(t, s.host, more)
+	c, plain := s.client(t), clienttest.Start(t, s.host, more)
 	about := s.about("8.8.8.8:53") + " from 8.8.8.8:53"
-	c.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + about)
-	plain.want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b udp6 => ok\nconnect b [::ffff:8.8.8.8]:53 => ok")
+	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + about)
+	plain.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b udp6 => ok\nconnect b [::ffff:8.8.8.8]:53 => ok")
 	if err := s.Abandon(); err != nil {
 		t.Fatal(err)
 	}
@@ -268,6 +271,6 @@ func TestTakeoverEndsPlainSockets(t *testing.T) {
 	if err := next.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	plain.want("recv a => ECONNABORTED\nrecv b => ECONNABORTED\npeer a => ENOTCONN")
-	c.want("send a => ok\nrecv a => " + about)
+	plain.Want("recv a => ECONNABORTED\nrecv b => ECONNABORTED\npeer a => ENOTCONN")
+	c.Want("send a => ok\nrecv a => " + about)
 }

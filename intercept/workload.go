@@ -3,118 +3,120 @@
 package intercept
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"maps"
-	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"sync"
 
-	"golang.org/x/sys/unix"
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"sotto/intercept/cgroup"
 )
 
-// fileidKernfs is FILEID_KERNFS of linux/exportfs.h: a handle that is nothing but
-// the cgroup's number.
-const fileidKernfs = 0xfe
+// sharesPerSlot is how many cgroups are counted per slot. A cgroup that has held a slot is
+// counted as long as it exists.
+const sharesPerSlot = 4
 
-// workloads turns cgroup numbers into paths. A cgroup2 directory is never renamed
-// and its number never given away, so what was found stays true, also when the
-// cgroup is removed. For concurrent use.
-type workloads struct {
-	root string
-	dir  *os.File // the root of the hierarchy
-
-	mu     sync.RWMutex
-	paths  map[uint64]string
-	closed bool
-}
-
-// newWorkloads opens the hierarchy at root. The caller closes it.
-func newWorkloads(root string) (*workloads, error) {
-	dir, err := os.Open(root)
+// setShares configures the programs to share slots among the cgroups below the sealed ones;
+// see bpf/shares.h.
+func (k *kernel) setShares(spec *ebpf.CollectionSpec, sealed []cgroup.Group, root string) error {
+	base, err := cgroup.CommonAncestor(sealed, root)
 	if err != nil {
-		return nil, fmt.Errorf("open cgroup root: %w", err)
+		return err
 	}
-	return &workloads{root: root, dir: dir, paths: make(map[uint64]string)}, nil
-}
-
-// path returns the path below the root, "/" for the root itself, and "" for a
-// cgroup that was removed before its path was first looked up.
-func (w *workloads) path(id uint64) string {
-	w.mu.RLock()
-	path, ok := w.paths[id]
-	w.mu.RUnlock()
-	if ok {
-		return path
-	}
-	path, err := w.find(id)
+	level, err := base.Level(root)
 	if err != nil {
-		return ""
+		return err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.paths[id] = path
-	return path
+	return errors.Join(
+		spec.Variables[sottoVarShareBase].Set(base.ID),
+		spec.Variables[sottoVarShareLevel].Set(uint32(level)),
+	)
 }
 
-// prune forgets the paths of cgroups that were removed and hold no slot: no query of theirs
-// can come any more. The rest are no more than the cgroups of the machine, and the slots.
-func (w *workloads) prune(holds func(id uint64) bool) {
-	w.mu.RLock()
-	ids := slices.Collect(maps.Keys(w.paths))
-	w.mu.RUnlock()
-	for _, id := range ids {
-		if !holds(id) && w.gone(id) {
-			w.mu.Lock()
-			delete(w.paths, id)
-			w.mu.Unlock()
+// watchArrivals looks up the path of each cgroup that gets its first slot, while the cgroup
+// exists: a socket can outlive its cgroup, and still sends queries of that workload. It
+// returns nil when ctx ends.
+func (i *Instance) watchArrivals(ctx context.Context) error {
+	r, err := ringbuf.NewReader(i.kernel.Arrivals)
+	if err != nil {
+		return fmt.Errorf("watch for new workloads: %w", err)
+	}
+	defer r.Close()
+	stop := context.AfterFunc(ctx, func() { _ = r.Close() }) // ends a blocked read
+	defer stop()
+	for {
+		record, err := r.Read()
+		if errors.Is(err, ringbuf.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("watch for new workloads: %w", err)
+		}
+		if len(record.RawSample) == 8 {
+			i.paths.Find(binary.NativeEndian.Uint64(record.RawSample))
 		}
 	}
 }
 
-// gone reports whether the cgroup was removed.
-func (w *workloads) gone(id uint64) bool {
-	fd, err := w.open(id)
-	if err == nil {
-		_ = unix.Close(fd)
+// removedSuffix replaces the unknown part of the path of a removed cgroup.
+const removedSuffix = "(removed)"
+
+// Workload returns the path of a cgroup in the hierarchy, as /proc/PID/cgroup shows it. If
+// the cgroup was removed before its path was looked up, known is false and path is that of
+// its nearest known ancestor with "(removed)" appended.
+func (i *Instance) Workload(cgroupID uint64) (path string, known bool) {
+	if path = i.paths.Find(cgroupID); path != "" {
+		return path, true
 	}
-	return err == unix.ESTALE
+	for id, level := i.kernel.parent(cgroupID), 0; id != 0 && level < cgroup.MaxLevels; level++ {
+		if path := i.paths.Find(id); path != "" {
+			return filepath.Join(path, removedSuffix), false
+		}
+		id = i.kernel.parent(id)
+	}
+	return "/" + removedSuffix, false
 }
 
-// open opens a cgroup by its number.
-func (w *workloads) open(id uint64) (int, error) {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	if w.closed { // a listener that drains may still ask
-		return 0, unix.EBADF
+// forgetRemoved forgets removed cgroups: excluded ones, and the shares and paths of those
+// that hold no slot. A removed cgroup gets no new slots, so there is no race.
+func (i *Instance) forgetRemoved() error {
+	var errs []error
+	var id uint64
+	var share sottoShare
+	var removed []uint64
+	it := i.kernel.Shares.Iterate()
+	for it.Next(&id, &share) {
+		if id != 0 && share.Held == 0 && i.paths.Removed(min(id, ^id)) { // see ~ in bpf/shares.h
+			removed = append(removed, id)
+		}
 	}
-	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
-	return unix.OpenByHandleAt(int(w.dir.Fd()), handle, unix.O_PATH|unix.O_CLOEXEC)
+	// Entries that are added meanwhile may interrupt an iteration; the next one sees the rest.
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		errs = append(errs, fmt.Errorf("list slots by cgroup: %w", err))
+	}
+	for _, id := range removed {
+		if err := i.kernel.Shares.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("forget cgroup %d: %w", id, err))
+		}
+	}
+	i.paths.Prune(i.kernel.holdsSlots)
+	return errors.Join(append(errs, i.pruneExclusions())...)
 }
 
-func (w *workloads) find(id uint64) (string, error) {
-	fd, err := w.open(id)
-	if err != nil {
-		return "", err
-	}
-	defer unix.Close(fd)
-	dir, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err != nil {
-		return "", err
-	}
-	rel, err := filepath.Rel(w.root, strings.TrimSuffix(dir, " (deleted)"))
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join("/", rel), nil
+// holdsSlots reports whether a cgroup, or one below it, holds a slot.
+func (k *kernel) holdsSlots(cgroupID uint64) bool {
+	var share sottoShare
+	return k.Shares.Lookup(cgroupID, &share) == nil && share.Held > 0
 }
 
-// close lets go of the hierarchy. What was found stays known.
-func (w *workloads) close() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.closed = true
-	return w.dir.Close()
+// parent returns the parent of a cgroup that has held a slot, or 0 if it is unknown.
+func (k *kernel) parent(cgroupID uint64) uint64 {
+	var share sottoShare
+	if k.Shares.Lookup(cgroupID, &share) != nil {
+		return 0
+	}
+	return share.Parent
 }

@@ -42,7 +42,7 @@ packages=(
 	"shellcheck shellcheck"
 )
 
-# The objects in bpf/ are made with this clang (the last one that Debian 12 calls its own); another one gives
+# The objects in intercept/ are made with this clang (the last one that Debian 12 calls its own); another one gives
 # other bytes, so where there is none the two checks that need it are left out by name.
 readonly CLANG=14
 clang_packages=(
@@ -96,8 +96,8 @@ makes_same_bytes() (
 check_generated() {
 	mkdir "$work/regenerated"
 	tar --exclude=./.git --exclude=./bin --exclude=./dist -cf - . | tar -C "$work/regenerated" -xf -
-	(cd "$work/regenerated" && GOFLAGS="${GOFLAGS:-} -buildvcs=false" go generate ./bpf)
-	diff -r bpf "$work/regenerated/bpf" || { echo "run: go generate ./bpf, and commit what it changes" >&2 && return 1; }
+	(cd "$work/regenerated" && GOFLAGS="${GOFLAGS:-} -buildvcs=false" go generate ./intercept/...)
+	diff -r intercept "$work/regenerated/intercept" || { echo "run: go generate ./intercept/..., and commit what it changes" >&2 && return 1; }
 }
 
 # check_unprivileged: go test as nobody. The go command runs as root and finds its caches; each test runs in a
@@ -211,7 +211,7 @@ step "shellcheck" shellcheck -x -S warning scripts/*.sh scripts/*/*.sh
 if [[ -n $has_clang ]]; then
 	step "clang-format-$CLANG" clang-format-$CLANG --dry-run -Werror bpf/*.[ch]
 	if makes_same_bytes; then
-		step "go generate ./bpf, and compare" check_generated
+		step "go generate ./intercept/..., and compare" check_generated
 	else
 		skipped+=("regenerated objects: they reproduce with the clang and kernel headers of Debian 12")
 	fi

@@ -11,7 +11,7 @@
 #   SOTTO_VM_ACCEL=tcg     how QEMU runs it: tcg is software emulation and works everywhere; kvm is faster where it works
 #   SOTTO_VM_SECONDS=1500  how long one kernel may take
 #   SOTTO_VM_SKIP=REGEXP   tests to leave out, besides those that are named anyway
-#   SOTTO_VM_TESTS=WORDS   packages whose tests run, "" for none: intercept intercept/nat internal/netns cmd/sotto internal/demo
+#   SOTTO_VM_TESTS=WORDS   packages whose tests run, "" for none: intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns cmd/sotto internal/demo
 #   SOTTO_MIRROR=URL       where Debian's packages come from
 #
 # One line a kernel, and status 1 when one of them failed, or when a suite had none. A suite moves on: the line then
@@ -65,7 +65,7 @@ need_root
 accel=${SOTTO_VM_ACCEL:-tcg}
 limit=${SOTTO_VM_SECONDS:-1500}
 mirror=${SOTTO_MIRROR:-http://deb.debian.org/debian}
-read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/nat internal/netns cmd/sotto internal/demo}"
+read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns cmd/sotto internal/demo}"
 
 # ---- kernels ---------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sotto/intercept"
+	"sotto/intercept/cgroup"
 )
 
 // What a shell says of a command that it could not start.
@@ -85,11 +86,11 @@ func (e *env) exec(ctx context.Context, p plan, user string, args []string) (err
 	// From here to the end of CMD signals are its own business.
 	sigs := catchSignals()
 	defer sigs.stop()
-	own, err := intercept.OwnCgroup()
+	own, err := cgroup.Own()
 	if err != nil {
 		return err
 	}
-	cg, err := intercept.NewCommandCgroup(own, fmt.Sprintf("sotto-exec-%d", os.Getpid()))
+	cg, err := cgroup.CreateForCommand(own, fmt.Sprintf("sotto-exec-%d", os.Getpid()))
 	if err != nil {
 		return err
 	}
@@ -104,7 +105,7 @@ func (e *env) exec(ctx context.Context, p plan, user string, args []string) (err
 
 // execSealed serves while cmd runs in cg. Whatever cmd left behind is ended
 // before the caller takes the seal away: it must not go on unsealed.
-func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log *slog.Logger) error {
+func (e *env) execSealed(ctx context.Context, l *seal, cg *cgroup.Created, cmd *exec.Cmd, sigs *signals, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	attached := make(chan struct{})
@@ -136,7 +137,7 @@ func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd
 
 // runCommand starts cmd in cg and waits for it. deny are system calls that this process
 // has no use for meanwhile.
-func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log *slog.Logger, deny []uint32) error {
+func (e *env) runCommand(cg *cgroup.Created, cmd *exec.Cmd, sigs *signals, log *slog.Logger, deny []uint32) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}

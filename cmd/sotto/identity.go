@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"sotto/intercept"
+	"sotto/intercept/cgroup"
 )
 
 // A supervisor starts a replaced process again: it sees an exit, or a health check that
@@ -30,11 +30,11 @@ var podCgroup = regexp.MustCompile(`^(.*[/-]pod[0-9a-f]{8}[-_]?[0-9a-f]{4}[-_]?[
 
 // ownIdentity returns the calling process's identity.
 func ownIdentity() (string, error) {
-	root, err := intercept.CgroupRoot()
+	root, err := cgroup.Root()
 	if err != nil {
 		return "", err
 	}
-	own, err := intercept.OwnCgroup()
+	own, err := cgroup.Own()
 	if err != nil {
 		return "", err
 	}

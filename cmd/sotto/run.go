@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sotto/intercept"
+	"sotto/intercept/cgroup"
 )
 
 // runName is the instance that `run` is: one a machine.
@@ -190,7 +191,7 @@ func (st *steering) ended(ctx context.Context, l *seal, onExit string, err error
 func warnLeavable(cfg intercept.Config, log *slog.Logger) {
 	for what, dirs := range map[string][]string{"out of a sealed cgroup": cfg.Cgroups, "into an excluded cgroup": cfg.Exclude} {
 		for _, dir := range dirs {
-			why, err := intercept.Leavable(dir)
+			why, err := cgroup.Leavable(dir)
 			switch {
 			case err != nil:
 				log.Warn("cannot check who may move processes "+what, "cgroup", dir, "err", err)
@@ -214,7 +215,7 @@ func sealConfig(s settings, p plan) (cfg intercept.Config, err error) {
 	if p.onExit == exitOpen {
 		cfg.OpenAfter = openAfter
 	}
-	root, err := intercept.CgroupRoot()
+	root, err := cgroup.Root()
 	if err != nil {
 		return cfg, err
 	}
@@ -227,7 +228,7 @@ func sealConfig(s settings, p plan) (cfg intercept.Config, err error) {
 		to   *[]string
 	}{{"cgroups", p.cgroups, &cfg.Cgroups}, {"exclude", p.exclude, &cfg.Exclude}} {
 		for i, path := range list.from {
-			dir, err := intercept.FindCgroup(path)
+			dir, err := cgroup.Find(path)
 			if err != nil {
 				return cfg, s.at(fmt.Sprintf("%s[%d]", list.key, i), err)
 			}

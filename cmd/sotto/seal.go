@@ -165,7 +165,7 @@ func (l *seal) rest(ctx context.Context, p pause) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := l.inst.Alive(); err != nil {
+		if err := l.inst.Heartbeat(); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"sotto/intercept"
+	"sotto/intercept/cgroup"
 )
 
 const aGroup = "[[group]]\nname = \"work\"\nupstream = [\"192.0.2.1#dns.example\"]\n"
@@ -197,12 +197,12 @@ func FuzzSettings(f *testing.F) {
 
 // TestGuardedHost: who seals the root cgroup guards the host, and nobody else does.
 func TestGuardedHost(t *testing.T) {
-	root, err := intercept.CgroupRoot()
+	root, err := cgroup.Root()
 	if err != nil {
 		t.Skipf("skipped: %v", err)
 	}
 	texts := map[string]bool{"": true, `cgroups = ["/"]`: true, fmt.Sprintf("cgroups = [%q]", root): true}
-	if own, err := intercept.OwnCgroup(); err == nil && own != root {
+	if own, err := cgroup.Own(); err == nil && own != root {
 		texts[fmt.Sprintf("cgroups = [%q]", own)] = false
 	}
 	for text, want := range texts {

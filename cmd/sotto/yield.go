@@ -62,7 +62,7 @@ func (s *succession) letGo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.l.inst.Yield(); err != nil {
+	if err := s.l.inst.Release(); err != nil {
 		resume()
 		return err
 	}

@@ -14,18 +14,18 @@ import (
 	"testing"
 )
 
-// pkg is what the go command says of one package.
+// pkg is a package, as the go command describes it.
 type pkg struct {
 	ImportPath                         string
 	Imports, TestImports, XTestImports []string
 }
 
-// all is what the package's code and its tests import.
+// all returns what the package's code and its tests import.
 func (p pkg) all() []string {
 	return slices.Concat(p.Imports, p.TestImports, p.XTestImports)
 }
 
-// root is the module's directory.
+// root returns the module's directory.
 func root(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.Abs("../..")
@@ -52,7 +52,7 @@ func packages(t *testing.T) []pkg {
 		pkgs = append(pkgs, p)
 	}
 	if len(pkgs) < 8 {
-		t.Fatalf("go list names %d packages: the tree has more", len(pkgs))
+		t.Fatalf("go list names %d packages, fewer than the tree has", len(pkgs))
 	}
 	return pkgs
 }
@@ -64,50 +64,77 @@ func within(path string, prefixes ...string) bool {
 	})
 }
 
-// TestDependencies holds the rule: cmd → {intercept, forwarder} → leaves. The
-// two halves know nothing of each other, and only the kernel half knows the
-// kernel's libraries.
+// rule forbids packages to import others.
+type rule struct {
+	name   string
+	of     func(pkg) bool
+	what   func(pkg) []string
+	banned func(imported string) bool
+	bad    string // an import that the rule forbids, to show that it can fail
+}
+
+// imports returns what the package's code imports, without its tests.
+func (p pkg) imports() []string { return p.Imports }
+
+// only is the rule that the code of one package imports no package of Sotto except those in
+// allowed.
+func only(path string, allowed ...string) rule {
+	name := strings.TrimPrefix(path, "sotto/") + " imports only " + strings.Join(allowed, ", ")
+	if len(allowed) == 0 {
+		name = strings.TrimPrefix(path, "sotto/") + " imports nothing of Sotto"
+	}
+	return rule{name, func(p pkg) bool { return p.ImportPath == path }, pkg.imports,
+		func(i string) bool { return within(i, "sotto") && i != path && !slices.Contains(allowed, i) }, "sotto/intercept"}
+}
+
+// TestDependencies checks the direction of imports: cmd → {intercept, forwarder} → leaves.
+// intercept and forwarder do not import each other, only intercept imports libraries for the
+// kernel's interfaces, and no package below intercept imports intercept.
 func TestDependencies(t *testing.T) {
-	rules := []struct {
-		name   string
-		of     func(pkg) bool
-		what   func(pkg) []string
-		banned func(imported string) bool
-	}{
-		{"the forwarder knows no kernel half", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder") }, pkg.all,
+	rules := []rule{
+		{"forwarder does not import intercept", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder") }, pkg.all,
 			func(i string) bool {
-				return within(i, "sotto/intercept", "sotto/bpf", "sotto/cmd", "sotto/internal/netlab/labtest")
-			}},
-		{"the kernel half knows no forwarder", func(p pkg) bool { return within(p.ImportPath, "sotto/intercept", "sotto/bpf") }, pkg.all,
-			func(i string) bool { return within(i, "sotto/forwarder", "sotto/cmd") }},
-		{"only the kernel half uses ebpf and netlink", func(p pkg) bool { return !within(p.ImportPath, "sotto/intercept", "sotto/bpf", "sotto/internal/netns") }, pkg.all,
+				return within(i, "sotto/intercept", "sotto/cmd", "sotto/internal/netlab/labtest")
+			}, "sotto/intercept/cgroup"},
+		{"intercept does not import forwarder", func(p pkg) bool { return within(p.ImportPath, "sotto/intercept") }, pkg.all,
+			func(i string) bool { return within(i, "sotto/forwarder", "sotto/cmd") }, "sotto/forwarder/wire"},
+		{"only intercept and netns use ebpf and netlink", func(p pkg) bool { return !within(p.ImportPath, "sotto/intercept", "sotto/internal/netns") }, pkg.all,
 			func(i string) bool {
 				return within(i, "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "github.com/vishvananda/netns")
-			}},
+			}, "github.com/cilium/ebpf/link"},
+		{"cgroup, network, sockets and nat do not use ebpf", func(p pkg) bool {
+			return within(p.ImportPath, "sotto/intercept/cgroup", "sotto/intercept/network", "sotto/intercept/sockets", "sotto/intercept/nat")
+		}, pkg.all, func(i string) bool { return within(i, "github.com/cilium/ebpf") }, "github.com/cilium/ebpf"},
 		{"only nat uses nftables", func(p pkg) bool { return p.ImportPath != "sotto/intercept/nat" }, pkg.all,
-			func(i string) bool { return within(i, "github.com/google/nftables", "github.com/mdlayher/netlink") }},
-		{"nat stands on netns alone", func(p pkg) bool { return p.ImportPath == "sotto/intercept/nat" },
-			func(p pkg) []string { return p.Imports },
-			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }},
-		{"bpf is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/bpf" }, pkg.all,
-			func(i string) bool { return within(i, "sotto/intercept", "sotto/internal") }},
-		{"netns is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/internal/netns" }, pkg.all,
-			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }},
+			func(i string) bool { return within(i, "github.com/google/nftables", "github.com/mdlayher/netlink") }, "github.com/google/nftables"},
+		only("sotto/intercept/cgroup", "sotto/internal/mountinfo"),
+		only("sotto/intercept/feature"),
+		only("sotto/intercept/guard", "sotto/intercept/cgroup", "sotto/intercept/network", "sotto/intercept/pins", "sotto/internal/netns"),
+		only("sotto/intercept/nat", "sotto/internal/netns"),
+		only("sotto/intercept/network", "sotto/internal/netns"),
+		only("sotto/intercept/pins", "sotto/internal/netns"),
+		only("sotto/intercept/references", "sotto/intercept/feature"),
+		only("sotto/intercept/sockets", "sotto/internal/mountinfo", "sotto/internal/netns"),
+		only("sotto/internal/mountinfo"),
+		only("sotto/internal/netns"),
+		{"tests of netns import nothing of Sotto", func(p pkg) bool { return p.ImportPath == "sotto/internal/netns" }, pkg.all,
+			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }, "sotto/internal/netlab"},
+		{"clienttest and historytest are for tests", func(p pkg) bool {
+			return !within(p.ImportPath, "sotto/intercept/clienttest", "sotto/intercept/historytest")
+		}, pkg.imports,
+			func(i string) bool { return within(i, "sotto/intercept/clienttest", "sotto/intercept/historytest") }, "sotto/intercept/clienttest"},
 		{"wire is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/wire" }, pkg.all,
-			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"cache and upstream stand on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/cache", "sotto/forwarder/upstream") },
-			func(p pkg) []string { return p.Imports },
-			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"rules stands on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/rules") },
-			func(p pkg) []string { return p.Imports },
-			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"plain stands on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/plain") },
-			func(p pkg) []string { return p.Imports },
-			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"miekg/dns is for tests", func(pkg) bool { return true }, func(p pkg) []string { return p.Imports },
-			func(i string) bool { return within(i, "github.com/miekg/dns") }},
-		{"nothing stands on cmd", func(pkg) bool { return true }, pkg.all,
-			func(i string) bool { return within(i, "sotto/cmd") }},
+			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }, "sotto/forwarder"},
+		{"cache and upstream import only wire", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/cache", "sotto/forwarder/upstream") }, pkg.imports,
+			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }, "sotto/forwarder/rules"},
+		{"rules imports only wire", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/rules") }, pkg.imports,
+			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }, "sotto/forwarder"},
+		{"plain imports only wire", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/plain") }, pkg.imports,
+			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }, "sotto/forwarder"},
+		{"miekg/dns is for tests", func(pkg) bool { return true }, pkg.imports,
+			func(i string) bool { return within(i, "github.com/miekg/dns") }, "github.com/miekg/dns"},
+		{"nothing imports cmd", func(pkg) bool { return true }, pkg.all,
+			func(i string) bool { return within(i, "sotto/cmd") }, "sotto/cmd/sotto"},
 	}
 	pkgs := packages(t)
 	for _, r := range rules {
@@ -125,14 +152,17 @@ func TestDependencies(t *testing.T) {
 				}
 			}
 			if applied == 0 {
-				t.Error("no package is bound by this rule: was one renamed?")
+				t.Error("this rule applies to no package: was one renamed?")
+			}
+			if !r.banned(r.bad) {
+				t.Errorf("this rule does not forbid %s", r.bad)
 			}
 		})
 	}
 }
 
-// TestLicences holds that every source says its licence in its first line, the
-// kernel half the one that the kernel asks for.
+// TestLicences checks that every source file names its licence in its first line, that the C
+// sources have one that the kernel accepts, and that bpf/ contains no Go.
 func TestLicences(t *testing.T) {
 	seen := map[string]int{}
 	err := filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {
@@ -146,6 +176,9 @@ func TestLicences(t *testing.T) {
 		switch ext := filepath.Ext(path); {
 		case strings.HasSuffix(path, "_bpfel.go"), strings.HasSuffix(path, "_bpfeb.go"):
 			return nil // generated
+		case ext == ".go" && filepath.Base(filepath.Dir(path)) == "bpf":
+			t.Errorf("%s: Go bindings belong next to their user", path)
+			return nil
 		case ext == ".go":
 			want = "// SPDX-License-Identifier: Apache-2.0"
 		case (ext == ".c" || ext == ".h") && filepath.Base(filepath.Dir(path)) == "bpf":
@@ -168,11 +201,11 @@ func TestLicences(t *testing.T) {
 		t.Fatal(err)
 	}
 	if seen[".go"] < 30 || seen[".c"] < 1 {
-		t.Errorf("looked at %v: the tree has more", seen)
+		t.Errorf("checked %v, fewer files than the tree has", seen)
 	}
 }
 
-// TestPromises holds that every test that docs/SECURITY.md names is there.
+// TestPromises checks that every test that docs/SECURITY.md names exists.
 func TestPromises(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root(t), "docs/SECURITY.md"))
 	if err != nil {
@@ -180,7 +213,7 @@ func TestPromises(t *testing.T) {
 	}
 	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllSubmatch(text, -1)
 	if len(named) < 30 {
-		t.Errorf("it names %d tests: the promises have more", len(named))
+		t.Errorf("it names %d tests, fewer than there are promises", len(named))
 	}
 	there := map[string]bool{}
 	err = filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {
@@ -198,7 +231,7 @@ func TestPromises(t *testing.T) {
 	}
 	for _, name := range named {
 		if !there[string(name[1])] {
-			t.Errorf("docs/SECURITY.md promises by %s: there is no such test", name[1])
+			t.Errorf("docs/SECURITY.md names %s: no such test", name[1])
 		}
 	}
 }

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/mountinfo"
+)
+
+// errNoCgroup2 ends with the fix.
+var errNoCgroup2 = errors.New("find cgroup2: it is not mounted here; try: mount -t cgroup2 none /sys/fs/cgroup/unified (in a container: start it with --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup)")
+
+// findRoot returns the mount point of the whole hierarchy: the last mount of cgroup2 that
+// does not show only a part of it.
+func findRoot(mounts []mountinfo.Mount) (string, error) {
+	partial := ""
+	for i := len(mounts) - 1; i >= 0; i-- {
+		m := mounts[i]
+		switch {
+		case m.Type != "cgroup2":
+		case m.Root == "/":
+			return m.Point, nil
+		default:
+			partial = m.Point
+		}
+	}
+	if partial != "" {
+		return "", errNamespace(partial)
+	}
+	return "", errNoCgroup2
+}
+
+// errNamespace is the error in a container that sees only its own part of the hierarchy.
+func errNamespace(point string) error {
+	return fmt.Errorf("find cgroup2: %s shows only a part of the hierarchy, as in a container with its own cgroup namespace; start the container with --cgroupns=host", point)
+}
+
+// rootInode is the inode number of the hierarchy's real root: the first one of its kernfs.
+// In a cgroup namespace "/" is another cgroup, with another inode number.
+const rootInode = 1
+
+// Root returns the directory where the whole cgroup2 hierarchy is mounted.
+func Root() (string, error) {
+	mounts, err := mountinfo.Read()
+	if err != nil {
+		return "", fmt.Errorf("find cgroup2: %w", err)
+	}
+	point, err := findRoot(mounts)
+	if err != nil {
+		return "", err
+	}
+	id, err := ID(point)
+	if err != nil {
+		return "", err
+	}
+	if id != rootInode {
+		return "", errNamespace(point)
+	}
+	return point, nil
+}
+
+// Own returns the directory of the calling process's cgroup.
+func Own() (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", fmt.Errorf("find own cgroup: %w", err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
+			if strings.HasPrefix(path, "/..") {
+				return "", errNamespace(root)
+			}
+			return filepath.Join(root, path), nil
+		}
+	}
+	return "", fmt.Errorf("find own cgroup: %w", errNoCgroup2)
+}
+
+// Find returns the directory of a cgroup that a user names by its directory, or by its
+// path below the root of the hierarchy, as systemd-cgls and /proc/PID/cgroup show it.
+func Find(path string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Clean(path)
+	if dir != root && !strings.HasPrefix(dir, root+"/") {
+		dir = filepath.Join(root, path)
+	}
+	if _, err := ID(dir); err != nil {
+		return "", err
+	}
+	return dir, nil
+}
+
+// ID returns the ID of the cgroup with the directory dir. It fails if dir is not a
+// directory of cgroup2.
+func ID(dir string) (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, fmt.Errorf("open cgroup %s: %w", dir, err)
+	}
+	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return 0, fmt.Errorf("open cgroup %s: not a directory of cgroup2", dir)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return 0, fmt.Errorf("open cgroup %s: %w", dir, err)
+	}
+	return st.Ino, nil
+}
+
+// Group identifies a cgroup by its directory and ID. Records contain both, because the
+// directory may have been removed and created again as another cgroup.
+type Group struct {
+	Path string `json:"path"`
+	ID   uint64 `json:"id"`
+}
+
+// Groups looks up the cgroups with the directories dirs.
+func Groups(dirs []string) ([]Group, error) {
+	var out []Group
+	for _, dir := range dirs {
+		id, err := ID(dir)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, Group{filepath.Clean(dir), id})
+	}
+	return out, nil
+}
+
+// Dirs returns the directories of groups.
+func Dirs(groups []Group) []string {
+	var dirs []string
+	for _, g := range groups {
+		dirs = append(dirs, g.Path)
+	}
+	return dirs
+}
+
+// MaxLevels limits the depth of cgroups that Sotto seals or excludes. It is MAX_LEVELS in
+// bpf/settings.h.
+const MaxLevels = 32
+
+// Level returns the number of levels between the cgroup and the root of the hierarchy.
+func (g Group) Level(root string) (int, error) {
+	rel, err := filepath.Rel(root, g.Path)
+	if err != nil || strings.HasPrefix(rel, "..") {
+		return 0, fmt.Errorf("cgroup %s: not below %s", g.Path, root)
+	}
+	if rel == "." {
+		return 0, nil
+	}
+	return 1 + strings.Count(rel, "/"), nil
+}
+
+// Exists reports whether the directory is still that of the same cgroup.
+func (g Group) Exists() bool {
+	id, err := ID(g.Path)
+	return err == nil && id == g.ID
+}
+
+// CommonAncestor returns the deepest cgroup that contains all groups. A cgroup contains
+// itself.
+func CommonAncestor(groups []Group, root string) (Group, error) {
+	if len(groups) == 1 {
+		return groups[0], nil
+	}
+	dir := groups[0].Path
+	for _, g := range groups[1:] {
+		for dir != root && g.Path != dir && !strings.HasPrefix(g.Path, dir+"/") {
+			dir = filepath.Dir(dir)
+		}
+	}
+	id, err := ID(dir)
+	return Group{dir, id}, err
+}
+
+// readProcs returns the processes in the cgroup, without those below it.
+func readProcs(dir string) ([]int, error) {
+	f, err := os.Open(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for field := range strings.FieldsSeq(string(data)) {
+		// 0 stands for a process of another PID namespace, which cannot be addressed.
+		if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package historytest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Histories run side by side, so that an instance's start and stop serve several.
+const (
+	historySteps    = 40
+	historiesAtOnce = 8
+)
+
+// TestHistories does random things with sockets, processes, cgroups and the instance, and
+// holds that in every history no packet leaves for a virtual address, or for port 53 from
+// what is sealed; that no query is attributed to a workload that did not send it, and no
+// answer to another query; and that every slot is free when everything is closed. What it
+// does is in stepKinds, what should be the case is in model.
+//
+// SOTTO_HISTORIES is how many, SOTTO_HISTORY_SEED chooses them, SOTTO_HISTORY_WITHOUT
+// leaves out kinds of steps by name, and with SOTTO_HISTORY_SURVEY=1 it goes on after a
+// failure and counts them by class. SOTTO_HISTORY_CLASS looks at one class only, and
+// SOTTO_HISTORY_FILE does the steps of a file, which may be the output of a failure.
+func Run(t *testing.T, subject Subject) {
+	count := envNumber(t, "SOTTO_HISTORIES", 16)
+	seed := uint64(envNumber(t, "SOTTO_HISTORY_SEED", int(rand.Uint32())))
+	survey := os.Getenv("SOTTO_HISTORY_SURVEY") != ""
+	t.Logf("%d histories of %d steps, SOTTO_HISTORY_SEED=%d", count, historySteps, seed)
+	w := newWorld(t, subject)
+	for _, name := range strings.Split(os.Getenv("SOTTO_HISTORY_WITHOUT"), ",") {
+		if name != "" && !slices.ContainsFunc(stepKinds, func(k stepKind) bool { return k.name == name }) {
+			t.Fatalf("SOTTO_HISTORY_WITHOUT: there is no step %q", name)
+		}
+		w.without[name] = true
+	}
+	if name := os.Getenv("SOTTO_HISTORY_FILE"); name != "" {
+		steps := parseSteps(t, name)
+		if broken := w.run(steps); len(broken) > 0 {
+			t.Error(describe(steps, broken))
+		}
+		return
+	}
+	classes := make(map[string]int)
+	start := time.Now()
+	for done := 0; done < count; done += historiesAtOnce {
+		round := seed + uint64(done/historiesAtOnce)
+		steps := generate(round, w.without, historiesAtOnce, historySteps)
+		broken := w.run(steps)
+		if len(broken) == 0 {
+			continue
+		}
+		if class := os.Getenv("SOTTO_HISTORY_CLASS"); class != "" {
+			broken = slices.DeleteFunc(broken, func(v violation) bool { return v.class != class })
+		}
+		if len(broken) == 0 {
+			w.renew()
+			continue
+		}
+		for _, class := range classesOf(broken) {
+			classes[class]++
+		}
+		if survey {
+			t.Logf("seed %d: %s", round, broken[0])
+			w.renew()
+			continue
+		}
+		t.Errorf("SOTTO_HISTORIES=%d SOTTO_HISTORY_SEED=%d does it again", historiesAtOnce, round)
+		w.report(steps, broken)
+		return
+	}
+	if len(classes) > 0 {
+		t.Errorf("violations, by class and %d histories: %v", historiesAtOnce, classes)
+	}
+	// A listener that answered nothing, or a host that let nothing out, would hold all of it.
+	t.Logf("%d queries one by one, of which %d had to be answered and were; %d in storms; the listener got %d; %s",
+		w.asked, w.answered, w.stormed, w.messages, time.Since(start).Round(time.Second))
+	if w.answered*10 < w.asked || w.messages < w.answered {
+		t.Errorf("only %d of %d queries had to be answered", w.answered, w.asked)
+	}
+}
+
+// envNumber reads a number from the environment.
+func envNumber(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+func (v violation) String() string { return fmt.Sprintf("%s, by step %d: %s", v.class, v.step, v.text) }
+
+// classesOf names the classes of violations, each once.
+func classesOf(broken []violation) []string {
+	var out []string
+	for _, v := range broken {
+		if !slices.Contains(out, v.class) {
+			out = append(out, v.class)
+		}
+	}
+	return out
+}
+
+// shrinkTime bounds the search for a shorter history.
+const shrinkTime = time.Minute
+
+// report prints a failing round, and a shorter one that fails in the same way.
+func (w *world) report(steps []step, broken []violation) {
+	w.t.Helper()
+	w.t.Logf("all %d steps:\n%s", len(steps), describe(steps, broken))
+	w.patience = time.Second
+	again := func(some []step) []violation {
+		w.renew()
+		return w.run(some)
+	}
+	class := broken[0].class
+	fewer, why := shrink(steps, broken, time.Now().Add(shrinkTime), func(some []step) []violation {
+		if got := again(some); slices.Contains(classesOf(got), class) {
+			return got
+		}
+		return nil
+	})
+	w.t.Logf("%d steps that break the same (%s):\n%s", len(fewer), class, describe(fewer, why))
+}
+
+// describe prints steps with what they broke.
+func describe(steps []step, broken []violation) string {
+	var b strings.Builder
+	for n, s := range steps {
+		fmt.Fprintf(&b, "[%d] %v\n", n, s)
+	}
+	const most = 12
+	for n, v := range broken {
+		if n == most {
+			fmt.Fprintf(&b, "and %d more\n", len(broken)-most)
+			break
+		}
+		fmt.Fprintf(&b, "%v\n", v)
+	}
+	return b.String()
+}
+
+// shrink leaves out steps for as long as fails says that the rest fails, and returns the
+// shortest failing list with its violations.
+func shrink(steps []step, broken []violation, end time.Time, fails func([]step) []violation) ([]step, []violation) {
+	try := func(rest []step) bool {
+		if len(rest) == len(steps) || time.Now().After(end) {
+			return false
+		}
+		if got := fails(rest); got != nil {
+			steps, broken = rest, got
+			return true
+		}
+		return false
+	}
+	without := func(drop func(step) bool) { try(slices.DeleteFunc(slices.Clone(steps), drop)) }
+	for history := range historiesAtOnce {
+		without(func(s step) bool { return s.history == history && s.proc != "" })
+	}
+	socks := make(map[string]bool)
+	for _, s := range steps {
+		socks[s.sock] = s.sock != ""
+	}
+	for sock, is := range socks {
+		if is {
+			without(func(s step) bool { return s.sock == sock })
+		}
+	}
+	for size := len(steps) / 2; size > 0; size /= 2 {
+		for at := 0; at < len(steps); {
+			if !try(slices.Delete(slices.Clone(steps), at, min(at+size, len(steps)))) {
+				at += size
+			}
+		}
+	}
+	return steps, broken
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// reclaimTimeout is longer than a process takes to exit.
+const reclaimTimeout = 5 * time.Second
+
+// ErrOwned is returned if another process owns the instance. The error of [Open] names that
+// process.
+var ErrOwned = errors.New("another process has the instance")
+
+// Release lets another process, the successor, open the instance. Run must have returned.
+// Origin, Workload and Control still work, and everything in the kernel stays, but nothing
+// is repaired or collected until the successor does so, or this process calls Reclaim. From
+// now on Detach does nothing, and Close only releases what the process holds.
+func (i *Instance) Release() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	switch {
+	case i.closed || !i.attached:
+		return errors.New("release: the instance is not attached")
+	case i.released:
+		return errors.New("release: another process is taking over already")
+	case i.cfg.Ephemeral:
+		return errors.New("release: the instance belongs to its command")
+	}
+	err := i.file.Close() // which unlocks it
+	i.file, i.released = nil, true
+	return err
+}
+
+// Reclaim takes over a released instance again, from a successor that failed. It replaces the
+// successor's programs and pins. If the successor does not exit within a few seconds the
+// error is [ErrOwned] and nothing has changed.
+func (i *Instance) Reclaim() (err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed || !i.released {
+		return errors.New("reclaim: the instance was not released")
+	}
+	// The kernel may still be closing the files of a process that was killed.
+	for end := time.Now().Add(reclaimTimeout); ; time.Sleep(10 * time.Millisecond) {
+		if err = i.reclaimRecord(); !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			break
+		}
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("reclaim: %w", ErrOwned)
+	}
+	if err != nil {
+		return err
+	}
+	i.released = false
+	i.ensureNAT()
+	if err := errors.Join(i.network.Ensure(), i.kernel.pinMaps(nil), i.resetExclusions()); err != nil {
+		return err
+	}
+	if err := i.guard.Reattach(); err != nil {
+		return err
+	}
+	return i.kernel.attach(i.groups, i.cfg.Guard != GuardOff)
+}
+
+func (i *Instance) reclaimRecord() error {
+	reg, err := openRegistry(i.cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	f, err := reg.claim(newRecord(&i.cfg, i.groups))
+	if err = errors.Join(err, reg.release()); err != nil {
+		return err
+	}
+	i.file = f
+	return nil
+}
+
+// Heartbeat writes a heartbeat, by which the hooks and the guard know that the process is
+// alive. Run writes them, too; this is for the time after Release, until the successor does.
+func (i *Instance) Heartbeat() error { return i.guard.Heartbeat() }

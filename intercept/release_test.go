@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"sotto/intercept/clienttest"
+	"sotto/intercept/pins"
+)
+
+// TestReclaim: a process that asked to take over put its own programs in place, and for
+// more than is sealed, and is gone: everything is as it was before.
+func TestReclaim(t *testing.T) {
+	s := openSeal(t, nil)
+	other, err := s.lab.Cgroup("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, apart := s.client(t), clienttest.Start(t, s.host, other)
+	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	ask := "send a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\npeer a => 8.8.8.8:53"
+	c.Want(ask)
+	used, refs := s.slotsUsed(t)
+
+	if err := s.Reclaim(); err == nil {
+		t.Error("what was not yielded was reclaimed")
+	}
+	if err := s.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Release(); err == nil {
+		t.Error("it was yielded twice")
+	}
+	c.Want(ask)
+	cfg := s.cfg
+	cfg.Ports, cfg.Cgroups = []uint16{53, 5300}, []string{s.group.Path, other.Path}
+	next := openAt(t, s.host, cfg)
+	if err := next.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	// Port 5300 tells whose programs are in place.
+	five := "socket b udp4 => ok\nconnect b 8.8.8.8:5300 => ok\nsend b => ok\nrecv b => "
+	c.Want(ask + "\n" + five + s.about("8.8.8.8:5300") + " from 8.8.8.8:5300\nclose b => ok")
+	// While that one lives, nothing can be taken back, and nothing breaks.
+	if err := s.Reclaim(); !errors.Is(err, ErrOwned) {
+		t.Errorf("from a process that lives: %v", err)
+	}
+	c.Want(ask)
+
+	if err := next.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reclaim(); err != nil {
+		t.Fatal(err)
+	}
+	c.Want(ask + "\n" + five + "ECONNREFUSED\nclose b => ok")
+	apart.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\npeer a => 8.8.8.8:53\nsend a => ok\nrecv a => ECONNREFUSED\nclose a => ok")
+	const raw = "socket r raw4 => ok\nrawto r 8.8.8.8:53 => "
+	c.Want(raw + "EPERM")
+	if n := s.crossed(t, func() { apart.Want(raw + "ok") }); n != 1 {
+		t.Errorf("%d packets of a raw socket left of a cgroup that is not sealed, want 1", n)
+	}
+	if isUsed, areRefs := s.slotsUsed(t); isUsed < used || areRefs != refs {
+		t.Errorf("%d slots in use with %d references; before %d with %d", isUsed, areRefs, used, refs)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, cfg)
+}
+
+// TestAttachFails: a start that cannot attach takes nothing off that an earlier process
+// attached, which may be one that goes on.
+func TestAttachFails(t *testing.T) {
+	s := openSeal(t, nil)
+	other, err := s.lab.Cgroup("other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Release(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.cfg
+	cfg.Cgroups = []string{s.group.Path, other.Path}
+	next := openAt(t, s.host, cfg)
+	if err := os.Remove(other.Path); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Attach(); err == nil {
+		t.Fatal("attached to a cgroup that is gone")
+	}
+	s.wire(t)
+	c := s.client(t)
+	still := "frame eth0 8.8.8.8:53 => ENOBUFS\nsocket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => " +
+		s.about("8.8.8.8:53") + " from 8.8.8.8:53\nclose a => ok"
+	c.Want(still)
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.Want(still)
+	if err := s.Reclaim(); err != nil {
+		t.Fatal(err)
+	}
+	c.Want(still)
+}
+
+// A clean stop begins with the hooks: queries go where they are sent while the
+// listener is still there.
+func TestDetach(t *testing.T) {
+	s := openSeal(t, nil)
+	c := s.client(t)
+	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	for range 2 {
+		if err := s.Detach(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Want("socket b udp4 => ok\nconnect b 8.8.8.8:53 => ok\nsend b => ok\nrecv b => ECONNREFUSED") // nobody serves the LAN
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, s.cfg)
+}
+
+// What fails by itself stays closed, for another process to adopt or to clear.
+func TestAbandon(t *testing.T) {
+	s := openSeal(t, nil)
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("close after abandon: %v", err)
+	}
+	if there, err := pins.HasHooks(pins.Dir(s.cfg.BPFFS, s.cfg.Name)); !there || err != nil {
+		t.Errorf("the hooks are gone: %v", err)
+	}
+	next := openAt(t, s.host, s.cfg)
+	if !next.kernel.adopted {
+		t.Error("the maps were not adopted")
+	}
+	if err := next.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	if err := downAt(s.host, s.cfg); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, s.cfg)
+}
