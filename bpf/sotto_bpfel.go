@@ -37,8 +37,8 @@ const (
 	SottoCounterCOUNT_STOPPED_FORWARDED  SottoCounter = 18
 	SottoCounterCOUNT_STOPPED_SILENT     SottoCounter = 19
 	SottoCounterCOUNT_STOPPED_OPAQUE     SottoCounter = 20
-	SottoCounterCOUNT_LED_IN             SottoCounter = 21
-	SottoCounterCOUNT_LED_BACK           SottoCounter = 22
+	SottoCounterCOUNT_REDIRECTED_IN      SottoCounter = 21
+	SottoCounterCOUNT_REDIRECTED_BACK    SottoCounter = 22
 	SottoCounterCOUNT_ESCAPED            SottoCounter = 23
 	SottoCounterCOUNT_OUTSIDE            SottoCounter = 24
 	SottoCounterCOUNT_FOREIGN            SottoCounter = 25

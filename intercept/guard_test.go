@@ -127,7 +127,7 @@ func testPinned(t *testing.T, s *testSeal) {
 		send g => ok
 		recv g => [fe80::1]:53W from [fe80::1]:53`, "W", s.about("")))
 	n := s.Counters()
-	if n["led_in"] == 0 || n["led_back"] == 0 || n["bound"] != 0 || n["escaped"] != 0 {
+	if n["redirected_in"] == 0 || n["redirected_back"] == 0 || n["bound"] != 0 || n["escaped"] != 0 {
 		t.Errorf("counted %v", n)
 	}
 }
