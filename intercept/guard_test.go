@@ -58,7 +58,7 @@ func (s *testSeal) wantCounts(t *testing.T, want map[string]uint64) {
 	t.Helper()
 	got := map[string]uint64{}
 	for name, n := range s.Counters() {
-		guards := strings.HasPrefix(name, "stopped_") || strings.HasPrefix(name, "led_") || slices.Contains([]string{"escaped", "outside", "open", "bound"}, name)
+		guards := strings.HasPrefix(name, "stopped_") || strings.HasPrefix(name, "redirected_") || slices.Contains([]string{"escaped", "outside", "open", "bound"}, name)
 		if n > 0 && guards {
 			got[name] = n
 		}

@@ -111,9 +111,12 @@ func loadKernel(cfg *Config, wanted []group, w *workloads) (_ *kernel, err error
 // Close releases the descriptors. What is pinned stays.
 func (k *kernel) Close() error { return errors.Join(k.refs.close(), k.SottoObjects.Close()) }
 
+// loadObject reads the object with the programs and maps. Tests load one of another version.
+var loadObject = bpf.LoadSotto
+
 // spec is the programs with the settings of the instance folded in.
 func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
-	spec, err := bpf.LoadSotto()
+	spec, err := loadObject()
 	if err != nil {
 		return nil, fmt.Errorf("read the BPF programs: %w", err)
 	}
