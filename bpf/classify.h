@@ -37,8 +37,8 @@ static __always_inline bool is_sealed_port(__be16 port)
 	return false;
 }
 
-/* Reports whether an interface leads off this machine. Unknown interfaces are treated as
- * external.
+/* Reports whether the other end of an interface is outside of this machine. Unknown interfaces
+ * are treated as external.
  */
 static __always_inline bool is_external(__u32 ifindex)
 {

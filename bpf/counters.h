@@ -16,7 +16,7 @@ enum counter {
 	COUNT_SLOT_NEW,	      /* a slot was taken from the queue */
 	COUNT_SLOT_FREED,     /* a slot was freed: its last socket was closed */
 	COUNT_SLOT_COLLECTED, /* a slot was freed: it was idle */
-	COUNT_SLOT_RACE,      /* a slot was freed: two programs took one for the same key */
+	COUNT_SLOT_RACE,      /* a slot was freed: two runs took one for the same key */
 	COUNT_NO_SLOT,	      /* refused: no slot is free */
 	COUNT_OVER_QUOTA,     /* refused: the cgroup holds its share */
 	COUNT_NO_MEMORY,      /* refused: no memory for the socket's reference */

@@ -23,6 +23,6 @@
 package bpf
 
 // The version of clang is fixed because another generates other bytes. Both include
-// paths are given because the path of the headers is all that depends on the machine.
+// paths are given because the headers are in another directory on each architecture.
 //go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -go-package bpf -type counter -type key -type slot -type origin -type instance -type guard -type share -cflags "-O2 -mcpu=v2 -Wall -Wextra -Werror -Wno-unused-parameter -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" Sotto sotto.c
 //go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -go-package bpf -cflags "-O2 -mcpu=v2 -Wall -Wextra -Werror -Wno-unused-parameter -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" References references.c

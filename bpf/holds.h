@@ -125,7 +125,7 @@ static __always_inline __u32 hold_next(struct bpf_sock *sk, const struct key *ke
 /* Records the time of a send of an unconnected socket. It returns false if there is no memory
  * for that.
  */
-static __always_inline bool hold_briefly(struct bpf_sock *sk)
+static __always_inline bool sent_store(struct bpf_sock *sk)
 {
 	__u64 *at = sk ? bpf_sk_storage_get(&sent, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 

@@ -207,7 +207,7 @@ static __always_inline int decide_send(struct bpf_sock_addr *ctx, struct key *ke
 
 	if (verdict != SEAL)
 		return verdict;
-	if (!hold_briefly(ctx->sk)) {
+	if (!sent_store(ctx->sk)) {
 		count(COUNT_NO_MEMORY);
 		return ENOBUFS;
 	}
@@ -237,8 +237,8 @@ static __always_inline int redirect_send(struct bpf_sock_addr *ctx, bool is6)
 	int verdict;
 
 	get_addr(ctx, is6, key.addr);
-	/* The kernel reads the interface of the scope before this hook runs, and uses it all
-	 * the same. In connect it reads it afterwards.
+	/* The kernel has read the interface of the scope before this hook, and keeps it. In
+	 * connect it reads the interface after the hook.
 	 */
 	if (is6 && !guarded && is_link_local(key.addr) && is_sealed_port(get_port(ctx)) &&
 	    decide(ctx, &key) == SEAL) {
