@@ -1,55 +1,56 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* One per-CPU counter for each verdict that is worth knowing. */
+/* One per-CPU counter per reason of a verdict. */
 #ifndef SOTTO_COUNTERS_H
 #define SOTTO_COUNTERS_H
 
 #include "settings.h"
 
-/* Go reads the names from the object's BTF; append only, for pinned maps. */
+/* Go reads the names from the object's BTF. Append only: the map is pinned. */
 enum counter {
-	COUNT_CONNECT,	      /* a connect was led to the listener */
-	COUNT_SEND,	      /* an unconnected send was */
-	COUNT_REPLY,	      /* a datagram's source was put back */
-	COUNT_PEER,	      /* getpeername was answered with the origin */
-	COUNT_OWN,	      /* let through: Sotto's own socket */
-	COUNT_EXCLUDED,	      /* let through: an excluded cgroup */
+	COUNT_CONNECT,	      /* redirected: a connect */
+	COUNT_SEND,	      /* redirected: a datagram of an unconnected socket */
+	COUNT_REPLY,	      /* restored: the source address of a datagram */
+	COUNT_PEER,	      /* restored: the result of getpeername */
+	COUNT_OWN,	      /* allowed: Sotto's own socket */
+	COUNT_EXCLUDED,	      /* allowed: an excluded cgroup */
 	COUNT_SLOT_NEW,	      /* a slot was taken from the queue */
-	COUNT_SLOT_FREED,     /* given back when its last socket went */
-	COUNT_SLOT_COLLECTED, /* given back because it idled */
-	COUNT_SLOT_RACE,      /* two made a slot for the same origin; one gave it back */
+	COUNT_SLOT_FREED,     /* a slot was freed: its last socket was closed */
+	COUNT_SLOT_COLLECTED, /* a slot was freed: it was idle */
+	COUNT_SLOT_RACE,      /* a slot was freed: two runs took one for the same key */
 	COUNT_NO_SLOT,	      /* refused: no slot is free */
 	COUNT_OVER_QUOTA,     /* refused: the cgroup holds its share */
-	COUNT_NO_MEMORY,      /* refused: the socket's reference could not be kept */
-	COUNT_UNKNOWN,	      /* not put back: the slot never had an origin */
-	COUNT_BOUND,	      /* refused: the socket would send out of one interface only */
-	COUNT_OPEN,	      /* let through: the daemon is dead, and was told to open then */
-	/* The guard. What is stopped is only counted where it was told so. */
-	COUNT_STOPPED_SOCKET,	 /* stopped: a plain query of a socket that the hooks did not see */
-	COUNT_STOPPED_PACKET,	 /* stopped: a plain query of a packet socket */
-	COUNT_STOPPED_FORWARDED, /* stopped: a plain query of no socket here */
-	COUNT_STOPPED_SILENT,	 /* stopped: a segment to port 53 that carries no query */
-	COUNT_STOPPED_OPAQUE,	 /* stopped: headers that hide what is below them */
-	COUNT_LED_IN,	/* led to the listener from the interface that a socket is pinned to */
-	COUNT_LED_BACK, /* led back to that interface, for a socket that listens there only */
-	COUNT_ESCAPED,	/* dropped: from or for the prefix, about to leave the machine */
-	COUNT_OUTSIDE,	/* dropped: from or for the prefix, from outside */
-	COUNT_FOREIGN,	/* refused: a virtual address that stands for another workload's query */
-	COUNT_GROUP,	/* refused: a multicast or broadcast address */
-	COUNT_STOPPED_GROUP,	  /* stopped: a plain query to a multicast or broadcast address */
-	COUNT_STOPPED_UNHELD,	  /* stopped: to a virtual address that the socket does not hold */
-	COUNT_STOPPED_MADE,	  /* stopped: to a virtual address, of a raw or packet socket */
-	COUNT_STOPPED_TRANSLATED, /* stopped: the host's NAT took it away from a virtual address */
-	COUNT_SLOT_RECOUNTED,	  /* references were lowered to what sockets hold */
+	COUNT_NO_MEMORY,      /* refused: no memory for the socket's reference */
+	COUNT_UNKNOWN,	      /* not restored: the slot never had an original destination */
+	COUNT_BOUND,	      /* refused: the socket is bound to an interface */
+	COUNT_OPEN,	      /* allowed: the daemon is dead, and the seal fails open */
+	/* The guard. STOPPED_* packets are dropped only where struct guard enables that. */
+	COUNT_STOPPED_SOCKET,	  /* a plain query of a socket that no hook has seen */
+	COUNT_STOPPED_PACKET,	  /* a plain query of a packet socket */
+	COUNT_STOPPED_FORWARDED,  /* a plain query without a local socket */
+	COUNT_STOPPED_SILENT,	  /* a segment to port 53 without a query */
+	COUNT_STOPPED_OPAQUE,	  /* headers that hide the transport header */
+	COUNT_REDIRECTED_IN,	  /* redirected to the listener: a packet of a bound socket */
+	COUNT_REDIRECTED_BACK,	  /* redirected to the interface of a bound socket: a reply */
+	COUNT_ESCAPED,		  /* dropped: from or to the prefix, about to leave the machine */
+	COUNT_OUTSIDE,		  /* dropped: from or to the prefix, received from outside */
+	COUNT_FOREIGN,		  /* refused: a virtual address of another workload */
+	COUNT_GROUP,		  /* refused: a multicast or broadcast address */
+	COUNT_STOPPED_GROUP,	  /* a plain query to a multicast or broadcast address */
+	COUNT_STOPPED_UNHELD,	  /* to a virtual address whose slot the socket does not hold */
+	COUNT_STOPPED_MADE,	  /* to a virtual address, of a raw or packet socket */
+	COUNT_STOPPED_TRANSLATED, /* always dropped: the host's NAT replaced its virtual address */
+	COUNT_SLOT_RECOUNTED,	  /* a slot's references were lowered to its number of sockets */
 	COUNT_REFUSED_MPTCP,	  /* refused: MPTCP, whose references this kernel cannot recount */
 	COUNTERS,
 };
 
-struct {
+struct counters_map {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, COUNTERS);
 	__type(key, __u32);
 	__type(value, __u64);
-} counters SEC(".maps");
+};
+extern struct counters_map counters SEC(".maps");
 
 /* Global, so that the enum is part of the object's BTF. */
 GLOBAL int count(enum counter c)

@@ -1,46 +1,45 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Which slots a socket holds. A packet to a virtual address belongs to the workload that
- * the address was given out for; a socket may send one only while it holds that slot.
+/* Which slots a socket holds. A packet to a virtual address belongs to the workload that the
+ * address was assigned for; a socket may send one only while it holds that slot.
  *
- * A hook on connect runs before the kernel connects, and does not learn how that ends. So a
- * socket holds two slots at most: the one that it is connected to now, and the one that it
- * is about to be connected to. What it was connected to is known at its next connect.
+ * A connect hook runs before the kernel connects, and does not learn the result. A socket
+ * therefore holds up to two slots: the one that it is connected to, and the one that it is
+ * about to connect to. Which of them it was connected to is known at its next connect.
  */
 #ifndef SOTTO_HOLDS_H
 #define SOTTO_HOLDS_H
 
-#include "classify.h"
+#include "address.h"
+#include "kernel.h"
 #include "slots.h"
 
-/* The slot that a socket was connected to last, or tried to; 0: none. */
-struct {
+struct hold_map {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, __u32);
-} connected SEC(".maps");
+};
 
-/* The slot that it was connected to before, and still is where that failed. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, __u32);
-} replaced SEC(".maps");
+/* The slot that a socket last connected to, or tried to; 0: none. */
+extern struct hold_map connected SEC(".maps");
+
+/* The slot that it was connected to before, and still is if the connect failed. */
+extern struct hold_map replaced SEC(".maps");
 
 /* When the hook for unconnected sends last saw a socket. A datagram that is sent in pieces
- * (MSG_MORE) may leave long after that, when its slot means something else.
+ * (MSG_MORE) may leave long after that, when its slot stands for another key.
  */
-struct {
+struct sent_map {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, __u64);
-} sent SEC(".maps");
+};
+extern struct sent_map sent SEC(".maps");
 
-/* The address that a socket is connected to. All words are read, and volatile, before one
- * family's are chosen: the compiler would choose between addresses of words otherwise, and
- * the verifier wants constant offsets.
+/* Reads the address that a socket is connected to. All words are read, and volatile, before
+ * one family's are chosen: otherwise the compiler chooses between addresses of words, and the
+ * verifier requires constant offsets.
  */
 static __always_inline void peer_of(struct bpf_sock *sk, __be32 addr[4])
 {
@@ -55,7 +54,7 @@ static __always_inline void peer_of(struct bpf_sock *sk, __be32 addr[4])
 	addr[3] = is6 ? v6[3] : v4;
 }
 
-/* The slot that a socket is connected to, as the kernel sees it, or 0. */
+/* Returns the slot that a socket is connected to according to the kernel, or 0. */
 static __always_inline __u32 peer_slot(struct bpf_sock *sk)
 {
 	__be32 addr[4];
@@ -66,8 +65,7 @@ static __always_inline __u32 peer_slot(struct bpf_sock *sk)
 	return slot_of(addr);
 }
 
-/* Lets go of a slot. */
-static __always_inline void hold_drop(__u32 *hold)
+static __always_inline void hold_release(__u32 *hold)
 {
 	__u32 idx = hold ? *hold : 0;
 
@@ -77,8 +75,8 @@ static __always_inline void hold_drop(__u32 *hold)
 	slot_release(idx);
 }
 
-/* Before a connect: the socket holds what it is really connected to, in `replaced`, and
- * nothing else. It reports false if there is no memory for that.
+/* Prepares a connect: afterwards the socket holds the slot that it is really connected to, in
+ * replaced, and no other. It returns false if there is no memory for that.
  */
 static __always_inline bool hold_actual(struct bpf_sock *sk)
 {
@@ -90,9 +88,9 @@ static __always_inline bool hold_actual(struct bpf_sock *sk)
 	actual = peer_slot(sk);
 	old = bpf_sk_storage_get(&replaced, sk, 0, 0);
 	if (old && *old != actual)
-		hold_drop(old);
+		hold_release(old);
 	if (*hold != actual || (old && *old)) { /* one reference is enough */
-		hold_drop(hold);
+		hold_release(hold);
 		return true;
 	}
 	if (!*hold)
@@ -100,13 +98,13 @@ static __always_inline bool hold_actual(struct bpf_sock *sk)
 	old = bpf_sk_storage_get(&replaced, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!old)
 		return false;
-	*old = *hold; /* in this order, in which a recount looks at the two */
+	*old = *hold; /* a recount reads connected first */
 	*hold = 0;
 	return true;
 }
 
-/* Takes a slot for a socket that connects. It returns 0 if there is none, and the socket
- * keeps what it had.
+/* Takes a slot for a socket that connects. It returns 0 if there is none; the socket keeps
+ * the one that it held.
  */
 static __always_inline __u32 hold_next(struct bpf_sock *sk, const struct key *key)
 {
@@ -120,14 +118,14 @@ static __always_inline __u32 hold_next(struct bpf_sock *sk, const struct key *ke
 	idx = slot_acquire(key, hold);
 	old = bpf_sk_storage_get(&replaced, sk, 0, 0);
 	if (idx && old && *old == idx)
-		hold_drop(old); /* one reference is enough */
+		hold_release(old); /* one reference is enough */
 	return idx;
 }
 
-/* Notes that a datagram of an unconnected socket is on its way. It reports false if there
- * is no memory for that.
+/* Records the time of a send of an unconnected socket. It returns false if there is no memory
+ * for that.
  */
-static __always_inline bool hold_briefly(struct bpf_sock *sk)
+static __always_inline bool sent_store(struct bpf_sock *sk)
 {
 	__u64 *at = sk ? bpf_sk_storage_get(&sent, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 
@@ -136,12 +134,11 @@ static __always_inline bool hold_briefly(struct bpf_sock *sk)
 	return at;
 }
 
-/* Reports whether a packet of the socket to a virtual address is on account of a slot that it
- * holds; asks says that it carries a query.
- * Connects of two threads can leave a socket connected to what neither holds any more.
+/* Reports whether a socket holds the slot of a packet that it sends to dst. Connects of two
+ * threads can leave a socket connected to an address whose slot it does not hold.
  */
 static __always_inline bool holds_slot(struct bpf_sock *sk, const __be32 dst[4], bool stream,
-				       bool asks)
+				       bool has_query)
 {
 	__be32 peer[4];
 	__u32 idx = slot_of(dst), *hold;
@@ -155,7 +152,7 @@ static __always_inline bool holds_slot(struct bpf_sock *sk, const __be32 dst[4],
 			hold = bpf_sk_storage_get(&replaced, sk, 0, 0);
 		if (!idx || !hold || *hold != idx)
 			return false;
-		if (asks)
+		if (has_query)
 			slot_sent(idx);
 		return true;
 	}

@@ -3,22 +3,33 @@
 //go:build ignore
 
 /* clang-format on */
-/* Counts the sockets that hold each slot, by walking over what sockets keep: an iterator
- * (Documentation/bpf/bpf_iterators.rst, Linux 5.9) over the storage of all sockets of all
- * network namespaces. It is an object of its own because it needs the kernel's BTF, which
- * not every kernel has. User space runs it once over `connected` and once over `replaced`.
+/* Counts the sockets that hold each slot: an iterator (Documentation/bpf/bpf_iterators.rst,
+ * Linux 5.9) over the socket storage of all network namespaces. It is a separate object
+ * because it needs the kernel's BTF, which not every kernel has. User space runs it once over
+ * `connected` and once over `replaced`.
  */
-#include "classify.h"
+#include "address.h"
+#include "kernel.h"
 
-/* By slot. At 0, which is no slot, the sockets whose peer is a virtual address. */
-struct {
+char _license[] SEC("license") = "Dual BSD/GPL";
+
+const volatile __u32 prefix4;
+const volatile __u32 prefix4_mask;
+const volatile __be32 prefix6[4];
+const volatile __be32 prefix6_mask[4];
+
+/* Sockets per slot. Index 0, which is not a slot, counts the sockets that are connected to a
+ * virtual address.
+ */
+struct counted_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_SLOTS);
 	__type(key, __u32);
 	__type(value, __u32);
-} counted SEC(".maps");
+};
+struct counted_map counted SEC(".maps");
 
-/* Of the kernel's, only what is read here; the loader finds the offsets. */
+/* The part of the kernel's structs that is read here; the loader relocates the offsets. */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct in6_addr {
 	union {
@@ -78,12 +89,10 @@ int sotto_count_references(struct bpf_iter__bpf_sk_storage_map *ctx)
 	__u32 *hold = ctx->value;
 
 	if (!sk || !hold)
-		return 0; /* the end of the walk */
+		return 0; /* the last call of an iteration */
 	if (*hold)
 		count_at(*hold);
 	if (is_connected(sk))
 		count_at(0);
 	return 0;
 }
-
-char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What user space decides: before loading (constants, which the verifier folds)
- * and while running (the settings map).
+/* Settings from user space: constants that are set before loading, which the verifier folds,
+ * and maps that are written while the programs run. sotto.c defines them.
  */
 #ifndef SOTTO_SETTINGS_H
 #define SOTTO_SETTINGS_H
@@ -11,38 +11,64 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Grows with every change of a pinned map's meaning: a process that finds
- * another number does not adopt the maps.
+/* Version of the pinned maps. Increase it when the meaning of one changes: a process does not
+ * adopt maps of another version.
  */
 #define LAYOUT 1
 
-/* More ports than anybody serves DNS on. */
+/* More ports than any host serves DNS on. */
 #define MAX_PORTS 16
 
-/* Slots of the largest prefix. The loader cuts the maps down to the real one. */
+/* Slots of the largest prefix. The loader reduces the maps to the actual number. */
 #define MAX_SLOTS 65536
 
-/* The deepest cgroup below which exclusion is looked at. systemd's deepest are
- * about ten levels down.
+/* Cgroup levels, from the root, that are searched for sealed and excluded cgroups. The deepest
+ * cgroups of systemd are about ten levels down.
  */
 #define MAX_LEVELS 32
 
-const volatile __be16 ports[MAX_PORTS];
-const volatile __u32 port_count;
-const volatile __be16 listener_port;
-const volatile __u32 prefix4; /* in host order, for arithmetic */
-const volatile __be32 prefix6[4];
-const volatile __u32 slot_count;    /* addresses of a prefix, reserved ones included */
-const volatile __u64 quota_max;	    /* slots that a cgroup and all below it may hold; 0: shares */
-const volatile __u32 share_level;   /* of share_base below the root */
-const volatile __u64 share_base;    /* the deepest cgroup that all sealed ones are in or below */
-const volatile __u64 linger_ns;	    /* how long a slot outlives its last unconnected send */
-const volatile __u8 has_set_retval; /* bpf_set_retval came to these hooks with 5.18 */
+/* A function that the verifier checks once per program, by its BTF, for all arguments (Linux
+ * 5.6). Inlined and static functions are checked again on each path that calls them.
+ * Arguments are scalars or the context.
+ */
+#define GLOBAL __attribute__((noinline))
 
-const volatile __u8 recounts;	    /* references are recounted, so that none is lost for good */
-const volatile __u8 guarded;	    /* the guard is there: a pinned socket's packets are led in */
-const volatile __u64 home_cookie;   /* of the host's network namespace; 0: not known */
-const volatile __u64 open_after_ns; /* without a sign of life everything is let through; 0: never */
+/* A function with other pointers as arguments. The verifier checks it per call, and at its
+ * return forgets the values of the words that it wrote, so that all paths through it
+ * continue as one.
+ */
+#define LOCAL static __attribute__((noinline))
+
+extern const volatile __be16 ports[MAX_PORTS]; /* sealed ports */
+extern const volatile __u32 port_count;
+extern const volatile __be16 listener_port;
+extern const volatile __u32 prefix4;	  /* in host order, for arithmetic */
+extern const volatile __u32 prefix4_mask; /* in host order */
+extern const volatile __be32 prefix6[4];
+extern const volatile __be32 prefix6_mask[4];
+extern const volatile __u32 slot_count; /* addresses of a prefix, reserved ones included */
+
+extern const volatile __u64 quota_max;	 /* slots per cgroup and all below it; 0: shares */
+extern const volatile __u32 share_level; /* level of share_base below the root */
+extern const volatile __u64 share_base;	 /* the deepest common ancestor of the sealed cgroups */
+extern const volatile __u64 linger_ns;	 /* how long a slot outlives its last unconnected send */
+
+extern const volatile __u8 has_set_retval; /* these hooks may call bpf_set_retval (5.18) */
+extern const volatile __u8 recounts;	   /* user space recounts the references of slots */
+extern const volatile __u64 open_after_ns; /* fail open without a heartbeat this long; 0: never */
+
+extern const volatile __u8 guarded;	 /* the guard redirects packets of bound sockets */
+extern const volatile __u8 guards_host;	 /* plain queries without a local socket are stopped too */
+extern const volatile __u64 home_cookie; /* of the host's network namespace; 0: unknown */
+extern const volatile __u32 back_mark;	 /* of replies on the way to a bound socket */
+extern const volatile __u8 veth_host[6]; /* Ethernet addresses of the listener's veth pair */
+extern const volatile __u8 veth_inner[6];
+
+/* tc_index of packets from this machine to virtual addresses. The host's NAT may give one
+ * another destination, which must not receive it. tc_index stays with a packet from interface
+ * to interface and, unlike a mark, no routing rule matches it.
+ */
+extern const volatile __u16 virtual_tag;
 
 struct instance {
 	__u32 layout;
@@ -53,55 +79,33 @@ struct instance {
 	__u64 exclude_levels; /* bit n: a cgroup n levels below the root is excluded */
 };
 
-struct {
+struct settings_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct instance);
-} settings SEC(".maps");
+};
+extern struct settings_map settings SEC(".maps");
 
-/* What the daemon tells while it runs; it alone writes here. */
+/* State of the daemon, which is its only writer. */
 struct guard {
-	__u64 alive;	   /* bpf_ktime_get_ns of its last sign of life */
+	__u64 alive;	   /* bpf_ktime_get_ns of its last heartbeat */
 	__u64 seal_levels; /* bit n: a cgroup n levels below the root is sealed */
-	__u32 veth;	   /* the interface that leads to the listener; 0: it is gone */
-	__u32 drop;	   /* DROP_*: what is stopped, not only counted */
+	__u32 veth;	   /* the host's interface of the listener's veth pair; 0: removed */
+	__u32 drop;	   /* DROP_*: what is dropped, not only counted */
 };
 
-#define DROP_PLAIN 1   /* queries in the clear */
-#define DROP_UNHELD 2  /* packets to a virtual address that the socket does not hold */
+#define DROP_PLAIN 1   /* plain queries */
+#define DROP_UNHELD 2  /* packets to a virtual address whose slot the socket does not hold */
 #define DROP_VIRTUAL 4 /* all packets to virtual addresses: the instance has stopped */
 
-struct {
+struct daemon_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct guard);
-} daemon SEC(".maps");
-
-#define LINK_INSIDE 1 /* it leads to what runs on this machine, not off it */
-#define LINK_STRICT 2 /* it takes no IPv4 packet that did not come the way back (rp_filter) */
-
-/* The host's interfaces that are guarded. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, __u32);
-} links SEC(".maps");
-
-/* Of a function that the verifier takes apart once for each program, whatever its callers
- * know: by its BTF, for all arguments. What is inlined, or static, is taken apart once for
- * each way that leads there. Needs 5.6; arguments are scalars and the context.
- */
-#define GLOBAL __attribute__((noinline))
-
-/* Of a function that reads what pointers lead to. The verifier takes it apart for each call,
- * and forgets at its end what it found in the words that the function wrote, so that all
- * ways through it go on as one.
- */
-#define LOCAL static __attribute__((noinline))
+};
+extern struct daemon_map daemon SEC(".maps");
 
 static __always_inline struct guard *guard_state(void)
 {
@@ -110,25 +114,28 @@ static __always_inline struct guard *guard_state(void)
 	return bpf_map_lookup_elem(&daemon, &zero);
 }
 
-/* An interface that nobody told of yet may lead anywhere. */
-static __always_inline bool leads_off(__u32 ifindex)
-{
-	__u32 *is = bpf_map_lookup_elem(&links, &ifindex);
+#define LINK_INSIDE 1 /* its other end is on this machine */
+#define LINK_STRICT 2 /* drops IPv4 packets whose source is routed elsewhere (rp_filter) */
 
-	return !is || !(*is & LINK_INSIDE);
-}
+/* The host's guarded interfaces: LINK_*. */
+struct links_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+};
+extern struct links_map links SEC(".maps");
 
-/* Whether the daemon is dead, where that opens the seal. The clock stands still while
- * the machine sleeps.
- */
-GLOBAL int is_open(void)
-{
-	struct guard *g;
-
-	if (!open_after_ns)
-		return false;
-	g = guard_state();
-	return g && (__s64)(bpf_ktime_get_ns() - g->alive) > (__s64)open_after_ns;
-}
+/* Cgroups, with their level below the root. */
+struct cgroup_set {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u32);
+};
+extern struct cgroup_set sealed SEC(".maps");
+extern struct cgroup_set exclude SEC(".maps");
 
 #endif

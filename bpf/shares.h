@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Shares: how many slots a workload may hold, so that none takes what others need.
+/* Shares limit how many slots a workload may hold, so that no workload exhausts them.
  *
- * A cgroup counts with all below it, and may hold half of what its parent may hold and its
- * siblings do not. So a user to whom a subtree is delegated has one share, however many
- * cgroups it makes there, and a cgroup that asks for its first slot finds half of what is
- * left. Above the seal there is nothing to share: limits start below share_base. Processes
- * in share_base itself, or above it, have the share of one more cgroup below it.
+ * A cgroup counts with all cgroups below it, and may hold half of what its parent may hold
+ * and its siblings do not hold. A user to whom a subtree is delegated therefore has one share,
+ * however many cgroups it creates there, and a cgroup that needs its first slot finds half of
+ * the rest free. Limits start below share_base: nothing above it is sealed. Processes in
+ * share_base itself, or above it, have the share of one more cgroup below it.
  */
 #ifndef SOTTO_SHARES_H
 #define SOTTO_SHARES_H
@@ -13,10 +13,10 @@
 #include "counters.h"
 #include "settings.h"
 
-/* Slots held in a cgroup and below it, at every level: which of them are limited may change
- * with the next process that adopts the map. The parent is kept because who gives a slot
- * back is not in the cgroup that took it. Key 0 is all of them together. The complement of
- * a cgroup's number is the processes in the cgroup itself.
+/* Slots held in a cgroup and below it, at every level: the next process that adopts the map
+ * may limit other levels. The parent is stored because a slot may be freed by a task of
+ * another cgroup. Key 0 is the total. The complement of a cgroup's ID stands for the
+ * processes in the cgroup itself.
  */
 struct share {
 	struct bpf_spin_lock lock;
@@ -24,27 +24,29 @@ struct share {
 	__u64 parent;
 };
 
-/* User space removes entries of cgroups that are removed. Larger than the number of slots:
- * a cgroup's entry remains while it exists.
+/* User space deletes the entries of removed cgroups. Larger than the number of slots: a
+ * cgroup's entry remains while the cgroup exists.
  */
-struct {
+struct shares_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4 * MAX_SLOTS);
 	__type(key, __u64);
 	__type(value, struct share);
-} shares SEC(".maps");
+};
+extern struct shares_map shares SEC(".maps");
 
-/* Cgroups that have just taken their first slot: user space looks up their paths while
- * they exist. One that does not fit is looked up later.
+/* Cgroups that took their first slot: user space looks up their paths while they exist. If
+ * the buffer is full, the path is looked up later.
  */
-struct {
+struct arrivals_map {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 64 * 1024);
-} arrivals SEC(".maps");
+};
+extern struct arrivals_map arrivals SEC(".maps");
 
-/* Global, like those below: before 6.3 the verifier follows every value that a function of a
- * program with several could have, and the walks over levels would be too much for it.
+/* These functions are GLOBAL because before 6.3 the verifier follows every value that an
+ * inlined or static function may return, and the loops over levels would exceed its limit.
  */
 GLOBAL int share_held(__u64 cgroup)
 {
@@ -53,16 +55,16 @@ GLOBAL int share_held(__u64 cgroup)
 	return s ? s->held : 0;
 }
 
-/* The first level whose cgroups are limited. A task that left the seal, and keeps a socket
- * from there, has the whole hierarchy above it.
+/* Returns the first level whose cgroups are limited. All levels are for a task outside of
+ * share_base, which left the seal with a socket from there.
  */
 GLOBAL int share_first_level(void)
 {
 	return bpf_get_current_ancestor_cgroup_id(share_level) == share_base ? share_level + 1 : 1;
 }
 
-/* Reports whether one more slot is within a limit. held counts among the slots of parent,
- * which may hold allowed of them.
+/* Reports whether one more slot is within a limit. held is part of parent, the slots of the
+ * parent, which may hold allowed.
  */
 static __always_inline bool share_fits(__u32 held, __u32 parent, __u32 allowed)
 {
@@ -73,7 +75,7 @@ static __always_inline bool share_fits(__u32 held, __u32 parent, __u32 allowed)
 }
 
 /* Reports whether the current task's cgroup, and each limited one above it, may hold one
- * more slot. Several CPUs may pass at once: shares are exact up to their number.
+ * more slot. Several CPUs may pass at once, and exceed a share by up to their number.
  */
 static __always_inline bool share_allows(__u64 own)
 {
@@ -85,7 +87,7 @@ static __always_inline bool share_allows(__u64 own)
 		__u32 held;
 
 		if (!id)
-			break; /* deeper than the task's own */
+			break; /* below the task's own cgroup */
 		held = share_held(id);
 		if (!share_fits(held, parent, allowed))
 			return false;
@@ -96,7 +98,7 @@ static __always_inline bool share_allows(__u64 own)
 	return limited || share_fits(share_held(~own), parent, allowed);
 }
 
-/* Counts one more slot of a cgroup. It returns 0 if there is no memory for that. */
+/* Adds a slot to one entry. It returns 0 if there is no memory for the entry. */
 GLOBAL int share_add(__u64 cgroup, __u64 parent)
 {
 	struct share *s = bpf_map_lookup_elem(&shares, &cgroup);
@@ -115,10 +117,10 @@ GLOBAL int share_add(__u64 cgroup, __u64 parent)
 	return true;
 }
 
-/* Counts one slot less, of an entry and of all above it. Slots that another version gave
- * out before there were shares are not counted, and not below nothing.
+/* Subtracts a slot from an entry and from all above it, but not below 0: slots from a version
+ * without shares were never added.
  */
-GLOBAL int share_drop(__u64 key)
+GLOBAL int share_subtract(__u64 key)
 {
 	for (int level = 0; level <= MAX_LEVELS + 1; level++) {
 		struct share *s = bpf_map_lookup_elem(&shares, &key);
@@ -138,16 +140,16 @@ GLOBAL int share_drop(__u64 key)
 	return 0;
 }
 
-/* Gives back one slot of the processes in a cgroup. */
-static __always_inline void share_give(__u64 cgroup)
+/* Counts one slot less for a cgroup and all above it. */
+static __always_inline void share_release(__u64 cgroup)
 {
-	share_drop(~cgroup);
+	share_subtract(~cgroup);
 }
 
-/* Counts one more slot of the current task's cgroup, and of each above it. It returns 0 if
- * one of them holds its share.
+/* Counts one slot more for the current task's cgroup and all above it. It returns 0 if one of
+ * them holds its share already.
  */
-GLOBAL int share_take(void)
+GLOBAL int share_acquire(void)
 {
 	__u64 last = 0, own = bpf_get_current_cgroup_id();
 
@@ -169,7 +171,7 @@ GLOBAL int share_take(void)
 	if (share_add(~own, last))
 		return 1;
 undo:
-	share_drop(last);
+	share_subtract(last);
 	return 0;
 }
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Slots: virtual listener addresses, each standing for one origin.
+/* Slots: virtual listener addresses, each standing for one workload's original destination.
  *
- * The reverse (origins, slot -> origin) is the truth. The forward map is a hint
- * that is checked against it under the slot's lock, so that a lost or doubled
- * hint costs a slot for a while and never an answer from the wrong nameserver.
- * A slot is in the queue, or in use, or in the hands of the one program run that
- * took it from either; nothing evicts.
+ * The reverse map (origins, slot -> key) is authoritative. The forward map contains hints that
+ * are checked against it under the slot's lock: a lost or duplicate hint costs a slot for a
+ * while, but never returns an answer from the wrong nameserver. A slot is in the queue, or in
+ * use, or owned by the one program run that removed it from either. Slots are never evicted.
  */
 #ifndef SOTTO_SLOTS_H
 #define SOTTO_SLOTS_H
@@ -14,9 +13,8 @@
 #include "settings.h"
 #include "shares.h"
 
-/* What a client meant, and who it is. IPv4 addresses are mapped, so that an
- * AF_INET6 socket shares its slots with an AF_INET one. No implicit padding: it
- * is a hash key.
+/* An original destination and the client's cgroup. IPv4 addresses are mapped, so that AF_INET6
+ * and AF_INET sockets share slots. No implicit padding: it is a hash key.
  */
 struct key {
 	__be32 addr[4];
@@ -29,13 +27,13 @@ struct key {
 struct slot {
 	struct bpf_spin_lock lock;
 	__u32 used;
-	__u32 refs;	 /* sockets that are connected, or were about to be */
-	__u32 changes;	 /* of refs, so that a recount knows that none happened meanwhile */
+	__u32 refs;	 /* sockets that are connected, or about to be */
+	__u32 changes;	 /* number of changes to refs: a recount detects concurrent ones */
 	__u64 last_send; /* 0: none yet */
 };
 
-/* Apart from struct slot because user space maps this array, and the kernel maps
- * none that holds a lock. Kept after the slot is free, for late replies.
+/* Apart from struct slot because user space maps this array, and the kernel maps none that
+ * contains a lock. Kept after the slot is freed, for late replies.
  */
 struct origin {
 	struct key key;
@@ -43,36 +41,40 @@ struct origin {
 	__u32 zero;
 };
 
-struct {
+struct forward_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_SLOTS);
 	__type(key, struct key);
 	__type(value, __u32);
-} forward SEC(".maps");
+};
+extern struct forward_map forward SEC(".maps");
 
-struct {
+struct slots_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_SLOTS);
 	__type(key, __u32);
 	__type(value, struct slot);
-} slots SEC(".maps");
+};
+extern struct slots_map slots SEC(".maps");
 
-struct {
+struct origins_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, MAX_SLOTS);
 	__type(key, __u32);
 	__type(value, struct origin);
-} origins SEC(".maps");
+};
+extern struct origins_map origins SEC(".maps");
 
-/* First in, first out: a slot rests for as long as possible before it means
- * something else. Filled by user space, once.
+/* First in, first out: a slot stays unused for as long as possible before it is reused. User
+ * space fills the queue once.
  */
-struct {
+struct free_slots_map {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, MAX_SLOTS);
 	__uint(value_size, sizeof(__u32));
-} free_slots SEC(".maps");
+};
+extern struct free_slots_map free_slots SEC(".maps");
 
 static __always_inline bool same_key(const struct key *a, const struct key *b)
 {
@@ -103,8 +105,8 @@ static __always_inline bool slot_use(__u32 idx, const struct key *key, bool conn
 	return ok;
 }
 
-/* Notes that a connected socket sent something by slot idx: the slot keeps its meaning until
- * the listener has read it, however soon the socket is closed.
+/* Records a send of a connected socket, so that the slot outlives the socket until the
+ * listener has read the query.
  */
 static __always_inline void slot_sent(__u32 idx)
 {
@@ -114,9 +116,9 @@ static __always_inline void slot_sent(__u32 idx)
 		s->last_send = bpf_ktime_get_ns();
 }
 
-/* Writes the reverse of a slot just popped: nobody else uses it, but a late reply
- * may be looking it up. Three critical sections, because a lock's release and next
- * acquisition order the generation against the key also for those who take no lock.
+/* Writes the key of a slot just removed from the queue: no other program uses it, but the hook
+ * of a late reply may read it. Three critical sections, because a lock's release and next
+ * acquisition order the generation against the key also for readers without the lock.
  */
 static __always_inline bool slot_fill(__u32 idx, const struct key *key, bool connected, __u64 now)
 {
@@ -148,19 +150,19 @@ static __always_inline bool slot_fill(__u32 idx, const struct key *key, bool con
 	return true;
 }
 
-/* Whether no send can still be waiting for its reply. Signed: another CPU's send
- * may be younger than now.
+/* Reports whether no send can still be waiting for its reply. Signed: another CPU's send may be
+ * later than now.
  */
 static __always_inline bool slot_idle(const struct slot *s, __u64 now)
 {
 	return !s->last_send || (__s64)(now - s->last_send) >= (__s64)linger_ns;
 }
 
-/* Gives back a slot that the caller just took out of use under its lock. The hint
- * goes first: once the slot is in the queue it may mean something else. Deleting a
- * hint that another CPU replaced meanwhile is harmless: see above.
+/* Frees a slot whose use the caller just cleared under its lock. The hint is deleted first:
+ * once the slot is in the queue it may get another key. Deleting a hint that another CPU
+ * replaced meanwhile is harmless, as it is only a hint.
  */
-static __always_inline void slot_retire(__u32 idx)
+static __always_inline void slot_free(__u32 idx)
 {
 	struct origin *o = bpf_map_lookup_elem(&origins, &idx);
 	struct key key;
@@ -168,15 +170,15 @@ static __always_inline void slot_retire(__u32 idx)
 
 	if (!o)
 		return;
-	key = o->key; /* whoever took it out of use is alone with it */
+	key = o->key; /* the caller alone owns the slot */
 	hint = bpf_map_lookup_elem(&forward, &key);
 	if (hint && *hint == idx)
 		bpf_map_delete_elem(&forward, &key);
 	bpf_map_push_elem(&free_slots, &idx, 0);
-	share_give(key.cgroup);
+	share_release(key.cgroup);
 }
 
-/* A connected socket leaves slot idx. */
+/* Drops a socket's reference to slot idx. */
 GLOBAL int slot_release(__u32 idx)
 {
 	struct slot *s = bpf_map_lookup_elem(&slots, &idx);
@@ -196,15 +198,13 @@ GLOBAL int slot_release(__u32 idx)
 	}
 	bpf_spin_unlock(&s->lock);
 	if (last) {
-		slot_retire(idx);
+		slot_free(idx);
 		count(COUNT_SLOT_FREED);
 	}
 	return 0;
 }
 
-/* Takes slot idx out of use if it idles. Where the decision is made matters: under
- * the same lock that a connect takes.
- */
+/* Frees slot idx if it is idle. Decided under the lock that a connect takes. */
 static __always_inline bool slot_collect(__u32 idx, __u64 now)
 {
 	struct slot *s = bpf_map_lookup_elem(&slots, &idx);
@@ -219,13 +219,13 @@ static __always_inline bool slot_collect(__u32 idx, __u64 now)
 	}
 	bpf_spin_unlock(&s->lock);
 	if (idle) {
-		slot_retire(idx);
+		slot_free(idx);
 		count(COUNT_SLOT_COLLECTED);
 	}
 	return idle;
 }
 
-/* The loser of a race gives back a slot that no hint ever named. */
+/* Frees a slot that no hint ever named: another program was first. */
 static __always_inline void slot_abandon(__u32 idx, __u64 cgroup)
 {
 	struct slot *s = bpf_map_lookup_elem(&slots, &idx);
@@ -238,14 +238,14 @@ static __always_inline void slot_abandon(__u32 idx, __u64 cgroup)
 	s->changes++;
 	bpf_spin_unlock(&s->lock);
 	bpf_map_push_elem(&free_slots, &idx, 0);
-	share_give(cgroup);
+	share_release(cgroup);
 	count(COUNT_SLOT_RACE);
 }
 
-/* Has hold name slot idx again, which it did not for a moment: a recount that began before
- * this is void.
+/* Writes slot idx back to hold, which named another slot for a moment. A recount that started
+ * before this is invalid.
  */
-static __always_inline void slot_keep(__u32 idx, __u32 *hold)
+static __always_inline void slot_hold_again(__u32 idx, __u32 *hold)
 {
 	struct slot *s = bpf_map_lookup_elem(&slots, &idx);
 
@@ -262,75 +262,88 @@ static __always_inline __u32 slot_new(const struct key *key, __u32 *hold, __u64 
 {
 	__u32 idx;
 
-	if (!share_take()) {
+	if (!share_acquire()) {
 		count(COUNT_OVER_QUOTA);
 		return 0;
 	}
 	if (bpf_map_pop_elem(&free_slots, &idx)) {
-		share_give(key->cgroup);
+		share_release(key->cgroup);
 		count(COUNT_NO_SLOT);
 		return 0;
 	}
 	if (hold)
 		*hold = idx;
-	if (!slot_fill(idx, key, hold, now)) /* the reverse first */
+	if (!slot_fill(idx, key, hold, now)) /* before the hint */
 		return 0;
 	return idx;
 }
 
-/* Returns a slot that stands for key, touched for an unconnected socket, or with a
- * reference for one that connects; 0 when there is none. It tries a fixed number of times:
- * no CPU waits for another. hold is where the socket keeps its reference. It is written
- * before the reference is counted, so that a recount never finds fewer holders than there
- * are.
- */
-static __always_inline __u32 slot_acquire(const struct key *key, __u32 *hold)
+/* Uses the slot that a hint names, if it stands for key. */
+static __always_inline bool slot_use_hint(__u32 idx, const struct key *key, __u32 *hold, __u64 now)
 {
-	__u64 now = bpf_ktime_get_ns();
+	if (hold)
+		*hold = idx;
+	return slot_use(idx, key, hold, now);
+}
+
+/* Returns the slot to use after another program wrote a hint for key first: its slot, or the
+ * new one in idx.
+ */
+static __always_inline __u32 slot_resolve_race(__u32 idx, const struct key *key, __u32 *hold,
+					       __u64 now)
+{
 	__u32 *hint = bpf_map_lookup_elem(&forward, key);
-	/* A hint that turned out stale is replaced; its slot is on its way back. */
-	__u64 flags = hint ? BPF_ANY : BPF_NOEXIST;
-	__u32 idx, winner;
 
 	if (hint) {
-		idx = *hint;
-		if (hold)
-			*hold = idx;
-		if (slot_use(idx, key, hold, now))
-			return idx;
-	}
-	idx = slot_new(key, hold, now);
-	if (!idx)
-		goto none;
-	if (!bpf_map_update_elem(&forward, key, &idx, flags)) {
-		count(COUNT_SLOT_NEW);
-		return idx;
-	}
-	hint = bpf_map_lookup_elem(&forward, key);
-	if (hint) {
-		winner = *hint;
-		if (hold)
-			*hold = winner;
-		if (slot_use(winner, key, hold, now)) {
+		__u32 winner = *hint;
+
+		if (slot_use_hint(winner, key, hold, now)) {
 			slot_abandon(idx, key->cgroup);
 			return winner;
 		}
 		if (hold)
-			slot_keep(idx, hold);
+			slot_hold_again(idx, hold);
 	}
-	/* The winner is given back already. Without a hint, should this fail, the slot
+	/* The winner's slot is freed already. If this fails, there is no hint, and the slot
 	 * still serves its own socket.
 	 */
 	bpf_map_update_elem(&forward, key, &idx, BPF_ANY);
 	count(COUNT_SLOT_NEW);
 	return idx;
-none:
-	if (hold)
-		*hold = 0;
-	return 0;
 }
 
-/* Reads what slot idx stands for, or last stood for. */
+/* Returns a slot that stands for key: with a new reference for a socket that connects, or
+ * touched for an unconnected one (hold is null). It returns 0 if there is none. The number of
+ * attempts is fixed: no CPU waits for another. hold is where the socket stores its reference. It
+ * is written before the reference is counted, so that a recount never finds fewer holders
+ * than references.
+ */
+static __always_inline __u32 slot_acquire(const struct key *key, __u32 *hold)
+{
+	__u64 now = bpf_ktime_get_ns();
+	__u32 *hint = bpf_map_lookup_elem(&forward, key);
+	/* A stale hint is replaced: its slot is being freed. */
+	__u64 flags = hint ? BPF_ANY : BPF_NOEXIST;
+	__u32 idx;
+
+	if (hint) {
+		idx = *hint;
+		if (slot_use_hint(idx, key, hold, now))
+			return idx;
+	}
+	idx = slot_new(key, hold, now);
+	if (!idx) {
+		if (hold)
+			*hold = 0;
+		return 0;
+	}
+	if (bpf_map_update_elem(&forward, key, &idx, flags))
+		return slot_resolve_race(idx, key, hold, now);
+	count(COUNT_SLOT_NEW);
+	return idx;
+}
+
+/* Reads the key of slot idx: the current one, or the last one. */
 static __always_inline bool slot_origin(__u32 idx, struct key *key)
 {
 	struct slot *s = bpf_map_lookup_elem(&slots, &idx);

@@ -98,10 +98,13 @@ func (k *kernel) collect(linger time.Duration) error {
 // socket acquires or releases a reference meanwhile, the slot's number of changes differs,
 // and the slot is left for the next time.
 func (k *kernel) recount(held []slotState) error {
-	if len(held) == 0 || !references.Supported() {
+	if len(held) == 0 {
 		return nil
 	}
 	holders, _, err := k.refs.Count(k.Connected, k.Replaced)
+	if errors.Is(err, references.ErrUnsupported) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

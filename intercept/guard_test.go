@@ -60,7 +60,7 @@ func (s *testSeal) wantCounts(t *testing.T, want map[string]uint64) {
 	t.Helper()
 	got := map[string]uint64{}
 	for name, n := range s.Counters() {
-		guards := strings.HasPrefix(name, "stopped_") || strings.HasPrefix(name, "led_") || slices.Contains([]string{"escaped", "outside", "open", "bound"}, name)
+		guards := strings.HasPrefix(name, "stopped_") || strings.HasPrefix(name, "redirected_") || slices.Contains([]string{"escaped", "outside", "open", "bound"}, name)
 		if n > 0 && guards {
 			got[name] = n
 		}
@@ -133,7 +133,7 @@ func testPinned(t *testing.T, s *testSeal) {
 		send g => ok
 		recv g => [fe80::1]:53W from [fe80::1]:53`, "W", s.about("")))
 	n := s.Counters()
-	if n["led_in"] == 0 || n["led_back"] == 0 || n["bound"] != 0 || n["escaped"] != 0 {
+	if n["redirected_in"] == 0 || n["redirected_back"] == 0 || n["bound"] != 0 || n["escaped"] != 0 {
 		t.Errorf("counted %v", n)
 	}
 }

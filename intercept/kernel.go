@@ -48,8 +48,17 @@ func loadKernel(cfg *Config, wanted []cgroup.Group, paths *cgroup.Paths) (_ *ker
 		return nil, err
 	}
 	k := &kernel{dir: pins.Dir(cfg.BPFFS, cfg.Name), count: cfg.slotCount()}
+	k.refs = references.New(prefixesOf(cfg), k.count)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, k.refs.Close())
+		}
+	}()
 	if err := errors.Join(makePrivate(filepath.Dir(k.dir)), makePrivate(k.dir)); err != nil {
 		return nil, fmt.Errorf("make pin directory: %w", err)
+	}
+	if err := k.loadCounter(cfg); err != nil {
+		return nil, err
 	}
 	spec, err := k.spec(cfg)
 	if err != nil {
@@ -60,7 +69,6 @@ func loadKernel(cfg *Config, wanted []cgroup.Group, paths *cgroup.Paths) (_ *ker
 		return nil, err
 	}
 	defer closeMaps(maps)
-	k.refs = references.New(prefixesOf(cfg), k.count)
 	if err := k.setShares(spec, wanted, paths.Root()); err != nil {
 		return nil, err
 	}
@@ -73,17 +81,34 @@ func loadKernel(cfg *Config, wanted []cgroup.Group, paths *cgroup.Paths) (_ *ker
 		err = k.fill(cfg)
 	}
 	if err = errors.Join(err, k.pinMaps(maps)); err != nil {
-		return nil, errors.Join(err, k.Close())
+		return nil, errors.Join(err, k.sottoObjects.Close())
 	}
 	return k, nil
+}
+
+// loadCounter loads the program that counts references, because the hooks refuse MPTCP where
+// the kernel cannot. A command does not wait for it: it has all slots, and stops soon.
+func (k *kernel) loadCounter(cfg *Config) error {
+	if cfg.Ephemeral {
+		return nil
+	}
+	err := k.refs.Load()
+	if !errors.Is(err, references.ErrUnsupported) {
+		return err
+	}
+	cfg.Log.Info("MPTCP connections to nameservers are refused: sockets that hold a slot cannot be counted", "err", err)
+	return nil
 }
 
 // Close releases the file descriptors. What is pinned stays.
 func (k *kernel) Close() error { return errors.Join(k.refs.Close(), k.sottoObjects.Close()) }
 
+// loadObject reads the object with the programs and maps. Tests load one of another version.
+var loadObject = loadSotto
+
 // spec returns the programs with the settings of the instance as constants.
 func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
-	spec, err := loadSotto()
+	spec, err := loadObject()
 	if err != nil {
 		return nil, fmt.Errorf("read the BPF programs: %w", err)
 	}
@@ -112,7 +137,7 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		sottoVarPrefix6:      prefixes.Base6,
 		sottoVarSlotCount:    k.count,
 		sottoVarQuotaMax:     cfg.quota(),
-		sottoVarRecounts:     boolByte(references.Supported()),
+		sottoVarRecounts:     boolByte(k.refs.Supported()),
 		sottoVarVirtualTag:   uint16(rand.Uint32N(math.MaxUint16)) + 1,
 		sottoVarLingerNs:     uint64(cfg.Linger),
 		sottoVarHasSetRetval: boolByte(feature.HasSetRetval()),

@@ -185,10 +185,13 @@ func (k *kernel) connectedSockets(destroyErr error) (int, error) {
 	if err := k.eachSlot(func(s slotState) { held = held || s.Used != 0 && s.Refs > 0 }); err != nil {
 		return 0, errors.Join(destroyErr, err)
 	}
-	if !held || !references.Supported() {
+	if !held {
 		return 0, destroyErr
 	}
 	_, peers, err := k.refs.Count(k.Connected, k.Replaced)
+	if errors.Is(err, references.ErrUnsupported) {
+		return 0, destroyErr
+	}
 	if err != nil {
 		return 0, errors.Join(destroyErr, err)
 	}

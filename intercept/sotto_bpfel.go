@@ -37,8 +37,8 @@ const (
 	sottoCounterCOUNT_STOPPED_FORWARDED  sottoCounter = 18
 	sottoCounterCOUNT_STOPPED_SILENT     sottoCounter = 19
 	sottoCounterCOUNT_STOPPED_OPAQUE     sottoCounter = 20
-	sottoCounterCOUNT_LED_IN             sottoCounter = 21
-	sottoCounterCOUNT_LED_BACK           sottoCounter = 22
+	sottoCounterCOUNT_REDIRECTED_IN      sottoCounter = 21
+	sottoCounterCOUNT_REDIRECTED_BACK    sottoCounter = 22
 	sottoCounterCOUNT_ESCAPED            sottoCounter = 23
 	sottoCounterCOUNT_OUTSIDE            sottoCounter = 24
 	sottoCounterCOUNT_FOREIGN            sottoCounter = 25

@@ -4,7 +4,8 @@
 // the kernel (bpf/references.c). The kernel can close a socket without running the release
 // hook, so the reference counts of slots are only an upper limit.
 //
-// The walk needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF); see [Supported].
+// The walk needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF) whose security policy permits the
+// program; see [ErrUnsupported].
 package references
 
 import (
@@ -15,8 +16,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-
-	"sotto/intercept/feature"
+	"golang.org/x/sys/unix"
 )
 
 // The clang is pinned because another version makes another object. Both include paths are
@@ -26,11 +26,9 @@ import (
 // kernelBTF is where a kernel provides its own BTF.
 const kernelBTF = "/sys/kernel/btf/vmlinux"
 
-// Supported reports whether this kernel can walk over the storage of sockets.
-func Supported() bool {
-	_, err := os.Stat(kernelBTF)
-	return err == nil
-}
+// ErrUnsupported is returned where the kernel cannot walk over the storage of sockets: it has
+// no BTF, or a security policy (lockdown, an LSM) refuses the program.
+var ErrUnsupported = errors.New("this kernel cannot walk over the storage of sockets")
 
 // Prefixes are the networks of the virtual addresses, as the BPF programs have them: IPv4 in
 // host byte order, IPv6 in words in network byte order.
@@ -45,6 +43,7 @@ type Counter struct {
 	prefixes Prefixes
 	slots    uint32
 	loaded   *objects
+	refused  error // of the first attempt to load, if the kernel does not support the walk
 }
 
 // New returns a counter for an instance with the given number of slots. The caller closes it.
@@ -58,10 +57,37 @@ type objects struct {
 	Counted *ebpf.Map     `ebpf:"counted"`
 }
 
-func (c *Counter) load() error {
-	if c.loaded != nil {
-		return nil
+// Supported reports whether the kernel has BTF, and has not refused the program so far.
+func (c *Counter) Supported() bool {
+	if c.refused != nil {
+		return false
 	}
+	_, err := os.Stat(kernelBTF)
+	return err == nil
+}
+
+// Load loads the program. Otherwise the first Count does. It returns [ErrUnsupported] if the
+// kernel cannot run it, which later calls return at once.
+func (c *Counter) Load() error {
+	switch {
+	case c.loaded != nil:
+		return nil
+	case c.refused != nil:
+		return c.refused
+	case !c.Supported():
+		c.refused = fmt.Errorf("%w: it has no BTF (CONFIG_DEBUG_INFO_BTF)", ErrUnsupported)
+		return c.refused
+	}
+	err := c.load()
+	// The programs of the instance were loaded with the same privileges.
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		c.refused = fmt.Errorf("%w: a security policy such as lockdown refuses it: %w", ErrUnsupported, err)
+		return c.refused
+	}
+	return err
+}
+
+func (c *Counter) load() error {
 	spec, err := loadReferences()
 	if err != nil {
 		return fmt.Errorf("read the BPF program that counts references: %w", err)
@@ -79,7 +105,7 @@ func (c *Counter) load() error {
 	}
 	var o objects
 	if err := spec.LoadAndAssign(&o, nil); err != nil {
-		return fmt.Errorf("load the BPF program that counts references: %w", feature.Explain(err))
+		return fmt.Errorf("load the BPF program that counts references: %w", err)
 	}
 	c.loaded = &o
 	return nil
@@ -90,7 +116,7 @@ func (c *Counter) load() error {
 // that have an entry in connected have one in replaced. peers is the number of sockets that
 // are now connected to a virtual address.
 func (c *Counter) Count(connected, replaced *ebpf.Map) (holders []uint32, peers uint32, err error) {
-	if err := c.load(); err != nil {
+	if err := c.Load(); err != nil {
 		return nil, 0, err
 	}
 	counts, keys := make([]uint32, c.slots), make([]uint32, c.slots)
@@ -140,5 +166,7 @@ func (c *Counter) Close() error {
 	if c.loaded == nil {
 		return nil
 	}
-	return errors.Join(c.loaded.Walk.Close(), c.loaded.Counted.Close())
+	o := c.loaded
+	c.loaded = nil
+	return errors.Join(o.Walk.Close(), o.Counted.Close())
 }

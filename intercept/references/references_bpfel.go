@@ -8,57 +8,20 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
-	"structs"
 
 	"github.com/cilium/ebpf"
 )
-
-type referencesGuard struct {
-	_          structs.HostLayout
-	Alive      uint64
-	SealLevels uint64
-	Veth       uint32
-	Drop       uint32
-}
-
-type referencesInstance struct {
-	_             structs.HostLayout
-	Layout        uint32
-	SlotCount     uint32
-	Prefix4       uint32
-	Zero          uint32
-	Prefix6       [4]uint32
-	ExcludeLevels uint64
-}
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	referencesMapCounted               = "counted"
-	referencesMapDaemon                = "daemon"
-	referencesMapExclude               = "exclude"
-	referencesMapLinks                 = "links"
-	referencesMapOwn                   = "own"
-	referencesMapSettings              = "settings"
 	referencesProgSottoCountReferences = "sotto_count_references"
-	referencesVarGuarded               = "guarded"
-	referencesVarHasSetRetval          = "has_set_retval"
-	referencesVarHomeCookie            = "home_cookie"
-	referencesVarLingerNs              = "linger_ns"
-	referencesVarListenerPort          = "listener_port"
-	referencesVarOpenAfterNs           = "open_after_ns"
-	referencesVarPortCount             = "port_count"
-	referencesVarPorts                 = "ports"
 	referencesVarPrefix4               = "prefix4"
 	referencesVarPrefix4Mask           = "prefix4_mask"
 	referencesVarPrefix6               = "prefix6"
 	referencesVarPrefix6Mask           = "prefix6_mask"
-	referencesVarQuotaMax              = "quota_max"
-	referencesVarRecounts              = "recounts"
-	referencesVarShareBase             = "share_base"
-	referencesVarShareLevel            = "share_level"
-	referencesVarSlotCount             = "slot_count"
 )
 
 // loadReferences returns the embedded CollectionSpec for references.
@@ -110,35 +73,17 @@ type referencesProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type referencesMapSpecs struct {
-	Counted  *ebpf.MapSpec `ebpf:"counted"`
-	Daemon   *ebpf.MapSpec `ebpf:"daemon"`
-	Exclude  *ebpf.MapSpec `ebpf:"exclude"`
-	Links    *ebpf.MapSpec `ebpf:"links"`
-	Own      *ebpf.MapSpec `ebpf:"own"`
-	Settings *ebpf.MapSpec `ebpf:"settings"`
+	Counted *ebpf.MapSpec `ebpf:"counted"`
 }
 
 // referencesVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type referencesVariableSpecs struct {
-	Guarded      *ebpf.VariableSpec `ebpf:"guarded"`
-	HasSetRetval *ebpf.VariableSpec `ebpf:"has_set_retval"`
-	HomeCookie   *ebpf.VariableSpec `ebpf:"home_cookie"`
-	LingerNs     *ebpf.VariableSpec `ebpf:"linger_ns"`
-	ListenerPort *ebpf.VariableSpec `ebpf:"listener_port"`
-	OpenAfterNs  *ebpf.VariableSpec `ebpf:"open_after_ns"`
-	PortCount    *ebpf.VariableSpec `ebpf:"port_count"`
-	Ports        *ebpf.VariableSpec `ebpf:"ports"`
-	Prefix4      *ebpf.VariableSpec `ebpf:"prefix4"`
-	Prefix4Mask  *ebpf.VariableSpec `ebpf:"prefix4_mask"`
-	Prefix6      *ebpf.VariableSpec `ebpf:"prefix6"`
-	Prefix6Mask  *ebpf.VariableSpec `ebpf:"prefix6_mask"`
-	QuotaMax     *ebpf.VariableSpec `ebpf:"quota_max"`
-	Recounts     *ebpf.VariableSpec `ebpf:"recounts"`
-	ShareBase    *ebpf.VariableSpec `ebpf:"share_base"`
-	ShareLevel   *ebpf.VariableSpec `ebpf:"share_level"`
-	SlotCount    *ebpf.VariableSpec `ebpf:"slot_count"`
+	Prefix4     *ebpf.VariableSpec `ebpf:"prefix4"`
+	Prefix4Mask *ebpf.VariableSpec `ebpf:"prefix4_mask"`
+	Prefix6     *ebpf.VariableSpec `ebpf:"prefix6"`
+	Prefix6Mask *ebpf.VariableSpec `ebpf:"prefix6_mask"`
 }
 
 // referencesObjects contains all objects after they have been loaded into the kernel.
@@ -161,22 +106,12 @@ func (o *referencesObjects) Close() error {
 //
 // It can be passed to loadReferencesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type referencesMaps struct {
-	Counted  *ebpf.Map `ebpf:"counted"`
-	Daemon   *ebpf.Map `ebpf:"daemon"`
-	Exclude  *ebpf.Map `ebpf:"exclude"`
-	Links    *ebpf.Map `ebpf:"links"`
-	Own      *ebpf.Map `ebpf:"own"`
-	Settings *ebpf.Map `ebpf:"settings"`
+	Counted *ebpf.Map `ebpf:"counted"`
 }
 
 func (m *referencesMaps) Close() error {
 	return _ReferencesClose(
 		m.Counted,
-		m.Daemon,
-		m.Exclude,
-		m.Links,
-		m.Own,
-		m.Settings,
 	)
 }
 
@@ -184,23 +119,10 @@ func (m *referencesMaps) Close() error {
 //
 // It can be passed to loadReferencesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type referencesVariables struct {
-	Guarded      *ebpf.Variable `ebpf:"guarded"`
-	HasSetRetval *ebpf.Variable `ebpf:"has_set_retval"`
-	HomeCookie   *ebpf.Variable `ebpf:"home_cookie"`
-	LingerNs     *ebpf.Variable `ebpf:"linger_ns"`
-	ListenerPort *ebpf.Variable `ebpf:"listener_port"`
-	OpenAfterNs  *ebpf.Variable `ebpf:"open_after_ns"`
-	PortCount    *ebpf.Variable `ebpf:"port_count"`
-	Ports        *ebpf.Variable `ebpf:"ports"`
-	Prefix4      *ebpf.Variable `ebpf:"prefix4"`
-	Prefix4Mask  *ebpf.Variable `ebpf:"prefix4_mask"`
-	Prefix6      *ebpf.Variable `ebpf:"prefix6"`
-	Prefix6Mask  *ebpf.Variable `ebpf:"prefix6_mask"`
-	QuotaMax     *ebpf.Variable `ebpf:"quota_max"`
-	Recounts     *ebpf.Variable `ebpf:"recounts"`
-	ShareBase    *ebpf.Variable `ebpf:"share_base"`
-	ShareLevel   *ebpf.Variable `ebpf:"share_level"`
-	SlotCount    *ebpf.Variable `ebpf:"slot_count"`
+	Prefix4     *ebpf.Variable `ebpf:"prefix4"`
+	Prefix4Mask *ebpf.Variable `ebpf:"prefix4_mask"`
+	Prefix6     *ebpf.Variable `ebpf:"prefix6"`
+	Prefix6Mask *ebpf.Variable `ebpf:"prefix6_mask"`
 }
 
 // referencesPrograms contains all programs after they have been loaded into the kernel.

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Kinds of addresses. IPv4 addresses are mapped (::ffff:0:0/96). Only this instance's prefixes
+ * are virtual: another network within 198.18.0.0/15 or fd73:6f74:746f::/48 may contain a
+ * nameserver like any other.
+ */
+#ifndef SOTTO_ADDRESS_H
+#define SOTTO_ADDRESS_H
+
+#include "settings.h"
+
+static __always_inline bool is_mapped(const __be32 addr[4])
+{
+	return !addr[0] && !addr[1] && addr[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool in_prefix(const __be32 addr[4])
+{
+	if (is_mapped(addr))
+		return (bpf_ntohl(addr[3]) & prefix4_mask) == prefix4;
+	return (addr[0] & prefix6_mask[0]) == prefix6[0] &&
+	       (addr[1] & prefix6_mask[1]) == prefix6[1] &&
+	       (addr[2] & prefix6_mask[2]) == prefix6[2] &&
+	       (addr[3] & prefix6_mask[3]) == prefix6[3];
+}
+
+/* Returns the slot of a virtual address, or 0. */
+static __always_inline __u32 slot_of(const __be32 addr[4])
+{
+	__u32 idx;
+
+	if (is_mapped(addr))
+		idx = bpf_ntohl(addr[3]) - prefix4;
+	else if (addr[0] == prefix6[0] && addr[1] == prefix6[1] && addr[2] == prefix6[2])
+		idx = bpf_ntohl(addr[3]) - bpf_ntohl(prefix6[3]);
+	else
+		return 0;
+	return idx < slot_count ? idx : 0;
+}
+
+/* This machine itself, where local resolvers listen; the queries of those are sealed in turn.
+ * 0.0.0.0 and :: mean loopback in connect, and in a sendmsg of a connected socket that has
+ * only a control message.
+ */
+static __always_inline bool is_loopback(const __be32 addr[4])
+{
+	if (is_mapped(addr)) {
+		__u32 a = bpf_ntohl(addr[3]);
+
+		return !a || a >> 24 == 127;
+	}
+	return !addr[0] && !addr[1] && !addr[2] && bpf_ntohl(addr[3]) <= 1;
+}
+
+/* A multicast or broadcast address. A slot cannot stand for several servers. */
+static __always_inline bool is_group(const __be32 addr[4])
+{
+	if (is_mapped(addr)) {
+		__u32 a = bpf_ntohl(addr[3]);
+
+		return a >> 28 == 0xe || a == 0xffffffff;
+	}
+	return bpf_ntohl(addr[0]) >> 24 == 0xff;
+}
+
+static __always_inline bool is_link_local(const __be32 addr[4])
+{
+	return bpf_ntohl(addr[0]) >> 22 == 0xfe80 >> 6; /* fe80::/10 */
+}
+
+#endif

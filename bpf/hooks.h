@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the hooks on sockets do. They redirect DNS of sealed cgroups to the listener, and
+ * restore the original destination as the source of replies. is6 is a constant of each hook:
+ * it selects the fields of the context that the hook may access.
+ */
+#ifndef SOTTO_HOOKS_H
+#define SOTTO_HOOKS_H
+
+#include "address.h"
+#include "classify.h"
+#include "counters.h"
+#include "holds.h"
+#include "settings.h"
+#include "slots.h"
+
+#include <linux/errno.h>
+
+/* Return values of a hook. */
+#define PASS 1
+#define DENY 0
+
+/* What happens to a destination: it is sealed, allowed unchanged, or refused with the error
+ * that is returned instead.
+ */
+#define SEAL 0
+#define ALLOW (-1)
+
+/* Reads the address of the context; IPv4 addresses become mapped ones. */
+static __always_inline void get_addr(struct bpf_sock_addr *ctx, bool is6, __be32 addr[4])
+{
+	addr[0] = is6 ? ctx->user_ip6[0] : 0;
+	addr[1] = is6 ? ctx->user_ip6[1] : 0;
+	addr[2] = is6 ? ctx->user_ip6[2] : bpf_htonl(0xffff);
+	addr[3] = is6 ? ctx->user_ip6[3] : ctx->user_ip4;
+}
+
+static __always_inline void set_addr(struct bpf_sock_addr *ctx, bool is6, const __be32 addr[4])
+{
+	if (!is6) {
+		ctx->user_ip4 = addr[3];
+		return;
+	}
+	ctx->user_ip6[0] = addr[0];
+	ctx->user_ip6[1] = addr[1];
+	ctx->user_ip6[2] = addr[2];
+	ctx->user_ip6[3] = addr[3];
+}
+
+static __always_inline __be16 get_port(struct bpf_sock_addr *ctx)
+{
+	return (__be16)ctx->user_port;
+}
+
+/* Writes the virtual address of slot idx. A mapped address stays mapped: the socket uses IPv4. */
+static __always_inline void set_slot(struct bpf_sock_addr *ctx, bool is6, bool mapped, __u32 idx)
+{
+	__be32 addr[4] = {prefix6[0], prefix6[1], prefix6[2],
+			  bpf_htonl(bpf_ntohl(prefix6[3]) + idx)};
+
+	if (mapped) {
+		addr[0] = 0;
+		addr[1] = 0;
+		addr[2] = bpf_htonl(0xffff);
+		addr[3] = bpf_htonl(prefix4 + idx);
+	}
+	set_addr(ctx, is6, addr);
+	ctx->user_port = listener_port;
+}
+
+/* Carries out a verdict. Fail closed: a query that cannot be sealed is not sent. Before 5.18
+ * the error is always EPERM.
+ */
+static __always_inline int apply(struct bpf_sock_addr *ctx, bool is6, bool mapped, int verdict,
+				 __u32 idx)
+{
+	if (verdict > 0) {
+		if (has_set_retval)
+			bpf_set_retval(-verdict);
+		return DENY;
+	}
+	if (verdict == SEAL)
+		set_slot(ctx, is6, mapped, idx);
+	return PASS;
+}
+
+/* Reports whether the packet would leave by an interface that the client chose instead of by
+ * the route to the listener, and the guard would not redirect it and its reply. Only the host's
+ * interfaces are guarded; a packet from another network namespace passes one of them.
+ */
+static __always_inline bool is_bound(struct bpf_sock_addr *ctx, const __be32 addr[4])
+{
+	struct bpf_sock *sk = ctx->sk;
+	__u32 ifindex, *flags;
+
+	if (!sk || !sk->bound_dev_if)
+		return false;
+	if (guarded) {
+		if (home_cookie && bpf_get_netns_cookie(ctx) != home_cookie)
+			return false;
+		ifindex = sk->bound_dev_if;
+		flags = bpf_map_lookup_elem(&links, &ifindex);
+		if (flags ? !(*flags & LINK_STRICT) || !is_mapped(addr) : !home_cookie)
+			return false;
+	}
+	count(COUNT_BOUND);
+	return true;
+}
+
+/* Reports whether a multicast or broadcast address reaches only this machine. If the guard
+ * drops such packets it sees by which interface they leave, so the hooks allow them.
+ */
+static __always_inline bool is_local_group(struct bpf_sock_addr *ctx)
+{
+	struct guard *g = guard_state();
+	struct bpf_sock *sk = ctx->sk;
+
+	return (guarded && g && g->drop & DROP_PLAIN) || (sk && sk->bound_dev_if == LOOPBACK);
+}
+
+/* Decides on a virtual address. It is as valid as the original destination for the workload
+ * that it was assigned to. For any other the listener would mistake the client's workload.
+ */
+static __always_inline int decide_virtual(struct bpf_sock_addr *ctx, struct key *key)
+{
+	__u32 idx = slot_of(key->addr);
+
+	if (is_own(ctx->sk) || is_excluded())
+		return ALLOW;
+	if (idx && key->port == listener_port && carries_dns(ctx->protocol) &&
+	    slot_origin(idx, key) && key->cgroup == bpf_get_current_cgroup_id())
+		return SEAL;
+	count(COUNT_FOREIGN);
+	return EHOSTUNREACH;
+}
+
+/* Returns ALLOW, after counting the reason, if a query to a sealed port is not sealed. */
+static __always_inline int decide_client(struct bpf_sock_addr *ctx)
+{
+	if (is_own(ctx->sk)) {
+		count(COUNT_OWN);
+		return ALLOW;
+	}
+	if (is_excluded()) {
+		count(COUNT_EXCLUDED);
+		return ALLOW;
+	}
+	if (is_open()) {
+		count(COUNT_OPEN);
+		return ALLOW;
+	}
+	return SEAL;
+}
+
+/* Decides on the destination in key->addr, and completes key if it is sealed. The family of the
+ * socket and of its sockaddr are irrelevant: sends with AF_UNSPEC exist, and a mapped address
+ * comes through the IPv4 hook.
+ */
+static __always_inline int decide(struct bpf_sock_addr *ctx, struct key *key)
+{
+	key->port = get_port(ctx);
+	key->zero16 = 0;
+	key->zero32 = 0;
+	if (in_prefix(key->addr))
+		return decide_virtual(ctx, key);
+	if (!is_sealed_port(key->port) || !carries_dns(ctx->protocol) || is_loopback(key->addr))
+		return ALLOW;
+	if (decide_client(ctx) == ALLOW)
+		return ALLOW;
+	if (is_group(key->addr)) {
+		if (is_local_group(ctx))
+			return ALLOW;
+		count(COUNT_GROUP);
+		return EHOSTUNREACH;
+	}
+	key->cgroup = bpf_get_current_cgroup_id();
+	return is_bound(ctx, key->addr) ? EHOSTUNREACH : SEAL;
+}
+
+/* Decides on a connect. If it is sealed the socket holds the slot in idx. */
+static __always_inline int decide_connect(struct bpf_sock_addr *ctx, struct key *key, __u32 *idx)
+{
+	int verdict = decide(ctx, key);
+
+	if (verdict == SEAL && ctx->protocol == PROTO_MPTCP && !recounts) {
+		count(COUNT_REFUSED_MPTCP);
+		verdict = EHOSTUNREACH;
+	}
+	if (verdict > 0)
+		return verdict;
+	if (!hold_actual(ctx->sk)) {
+		count(COUNT_NO_MEMORY);
+		return verdict == SEAL ? ENOBUFS : ALLOW;
+	}
+	if (verdict == ALLOW)
+		return ALLOW;
+	*idx = hold_next(ctx->sk, key);
+	if (!*idx)
+		return ENOBUFS;
+	count(COUNT_CONNECT);
+	return SEAL;
+}
+
+/* Decides on a datagram of an unconnected socket. */
+static __always_inline int decide_send(struct bpf_sock_addr *ctx, struct key *key, __u32 *idx)
+{
+	int verdict = decide(ctx, key);
+
+	if (verdict != SEAL)
+		return verdict;
+	if (!sent_store(ctx->sk)) {
+		count(COUNT_NO_MEMORY);
+		return ENOBUFS;
+	}
+	*idx = slot_acquire(key, 0);
+	if (!*idx)
+		return ENOBUFS;
+	count(COUNT_SEND);
+	return SEAL;
+}
+
+static __always_inline int redirect_connect(struct bpf_sock_addr *ctx, bool is6)
+{
+	struct key key;
+	__u32 idx = 0;
+	int verdict;
+
+	get_addr(ctx, is6, key.addr);
+	verdict = decide_connect(ctx, &key, &idx);
+	return apply(ctx, is6, !is6 || is_mapped(key.addr), verdict, idx);
+}
+
+/* The IPv6 hook never sees a mapped address, and the kernel would refuse one written here. */
+static __always_inline int redirect_send(struct bpf_sock_addr *ctx, bool is6)
+{
+	struct key key;
+	__u32 idx = 0;
+	int verdict;
+
+	get_addr(ctx, is6, key.addr);
+	/* The kernel has read the interface of the scope before this hook, and keeps it. In
+	 * connect it reads the interface after the hook.
+	 */
+	if (is6 && !guarded && is_link_local(key.addr) && is_sealed_port(get_port(ctx)) &&
+	    decide(ctx, &key) == SEAL) {
+		count(COUNT_BOUND);
+		return apply(ctx, is6, false, EHOSTUNREACH, 0);
+	}
+	verdict = decide_send(ctx, &key, &idx);
+	return apply(ctx, is6, !is6, verdict, idx);
+}
+
+/* Reads the original destination that the listener's address in addr stands for. */
+static __always_inline bool find_origin(struct bpf_sock_addr *ctx, const __be32 addr[4],
+					struct key *key)
+{
+	__u32 idx;
+
+	if (get_port(ctx) != listener_port)
+		return false;
+	idx = slot_of(addr);
+	if (!idx)
+		return false;
+	/* The IPv4 prefix stands for IPv4 destinations, the IPv6 prefix for IPv6 ones. */
+	if (!slot_origin(idx, key) || is_mapped(key->addr) != is_mapped(addr)) {
+		count(COUNT_UNKNOWN);
+		return false;
+	}
+	return true;
+}
+
+/* Replaces the listener's address by the original destination. These hooks must return 1, and
+ * leave all other addresses unchanged. The IPv6 hooks also see mapped addresses: those of
+ * replies to AF_INET6 sockets.
+ */
+static __always_inline int restore(struct bpf_sock_addr *ctx, bool is6, enum counter reason)
+{
+	__be32 addr[4];
+	struct key key;
+
+	get_addr(ctx, is6, addr);
+	if (find_origin(ctx, addr, &key)) {
+		set_addr(ctx, is6, key.addr);
+		ctx->user_port = key.port;
+		count(reason);
+	}
+	return PASS;
+}
+
+#endif
