@@ -176,6 +176,7 @@ func TestStopKeepsWhatIsHeld(t *testing.T) {
 		}
 	}
 	start()
+	needWalk(t, s.kernel)
 	s.virtual(t)
 	x := clienttest.Start(t, s.host, s.below(t, "x"))
 	x.Want(fmt.Sprintf("socketin a udp4 /proc/%d/fd/%d => ok", os.Getpid(), inside[0].NS.Fd()))
