@@ -15,6 +15,10 @@ type Subject struct {
 	// Down removes the leftovers of dead instances. The calling thread is in the network
 	// namespace of the host.
 	Down func() error
+
+	// NoRecount is set where the kernel cannot count the sockets that hold a slot. MPTCP is
+	// left out then, because its subflows would keep their slots.
+	NoRecount bool
 }
 
 // Settings are the settings of an instance that histories change.
