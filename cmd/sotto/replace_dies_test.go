@@ -196,7 +196,7 @@ func TestReplaceNewHangs(t *testing.T) {
 		t.Fatalf("it does not say that it goes on: %v", err)
 	}
 	h.close()
-	w.says(p, "the Sotto that asked hangs")
+	w.says(p, "the other Sotto hangs")
 	if after := k.ask(); after != before {
 		t.Errorf("the socket's slot was %s, is %s", before, after)
 	}

@@ -109,7 +109,7 @@ func TestStopDuringTakeover(t *testing.T) {
 		if err := expect(h.c, sayNo); err != nil {
 			t.Fatal(err)
 		}
-		w.says(p, "the Sotto that asked hangs")
+		w.says(p, "the other Sotto hangs")
 		w.resolves("while the new one hangs", g)
 		if !p.runs() {
 			t.Fatal("it left the seal to one that hangs")

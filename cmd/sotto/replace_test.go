@@ -80,7 +80,7 @@ func TestReplaceFails(t *testing.T) {
 		}
 	}
 	for what, tc := range map[string]struct{ with, want string }{
-		"another prefix":        {"--config=" + filepath.Join(t.TempDir(), "prefix.toml"), "prefix4 is 198.19.0.0/16 here"},
+		"another prefix":        {"--config=" + filepath.Join(t.TempDir(), "prefix.toml"), "has prefix4 198.19.0.0/16"},
 		"a flag that is wrong":  {"--policy=none", "none"},
 		"a missing file":        {"--ca-file=/nonexistent", "/nonexistent"},
 		"a port that cannot be": {"--config=" + filepath.Join(t.TempDir(), "port.toml"), "ports"},
