@@ -195,14 +195,14 @@ func (s *seal) pause(ctx context.Context) (resume func(), err error) {
 }
 
 // Close removes everything.
-func (s *seal) Close() error { return s.end((*intercept.Instance).Close) }
+func (s *seal) Close() error { return s.closeWith((*intercept.Instance).Close) }
 
 // abandon releases what belongs to the process and leaves the hooks in place, so that queries
 // fail instead of leaving in plain text.
-func (s *seal) abandon() error { return s.end((*intercept.Instance).Abandon) }
+func (s *seal) abandon() error { return s.closeWith((*intercept.Instance).Abandon) }
 
-// end closes the resolver first, because its connections use the instance.
-func (s *seal) end(closeInstance func(*intercept.Instance) error) error {
+// closeWith closes the resolver first, because its connections use the instance.
+func (s *seal) closeWith(closeInstance func(*intercept.Instance) error) error {
 	var errs []error
 	if s.resolver != nil {
 		errs = append(errs, s.resolver.Close())

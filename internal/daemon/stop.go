@@ -30,9 +30,9 @@ var (
 type ownership uint8
 
 const (
-	owned     ownership = iota // by this process: it exits, and the seal is treated as on-exit says
-	notOwned                   // by the predecessor: this process exits and leaves the seal alone
-	undecided                  // a takeover is in progress: a stop waits for its outcome
+	owned     ownership = iota // by this process: a stop opens or closes the seal according to on-exit
+	notOwned                   // by the predecessor: a stop leaves the seal alone
+	undecided                  // during a takeover: a stop waits for its outcome
 )
 
 // stopper stops [Run] on SIGINT and SIGTERM. A process that stopped in the middle of a
