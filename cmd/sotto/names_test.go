@@ -4,12 +4,14 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/signal"
 
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/config"
+	"sotto/internal/control"
 	"sotto/internal/daemon"
 	"sotto/internal/takeover"
 )
@@ -30,13 +32,13 @@ const (
 	replacedWait   = config.ReplacedWait
 
 	runName     = daemon.InstanceName
-	staysClosed = daemon.StaysClosed
+	staysClosed = "the seal stays closed: 'sotto run' takes it over, 'sotto down' removes it"
 )
 
 var (
 	keepRun     = daemon.RunCapabilities
 	keepExec    = daemon.ExecCapabilities
-	errStopping = daemon.ErrStopping
+	errStopping = fmt.Errorf("%w: it is stopping", control.ErrBusy)
 	errGoesOn   = takeover.ErrTooLate
 )
 

@@ -20,8 +20,8 @@ import (
 // InstanceName is the name of the instance of [Run]. There is one per machine.
 const InstanceName = "sotto"
 
-// StaysClosed ends errors and log messages about a seal that no process serves.
-const StaysClosed = "the seal stays closed: 'sotto run' takes it over, 'sotto down' removes it"
+// staysClosed ends errors and log messages about a seal that no process serves.
+const staysClosed = "the seal stays closed: 'sotto run' takes it over, 'sotto down' removes it"
 
 // Run seals the host, or the cgroups that the configuration names, until SIGINT or SIGTERM
 // stops it, or another process takes over. With when-replaced = "wait" it then waits for the
@@ -121,14 +121,14 @@ func (d *daemon) finish(ctx context.Context, seal *seal, onExit string, err erro
 	case err != nil && !d.handover.stops.ownsSeal():
 		return errors.Join(err, seal.abandon()) // another process owns the seal, or resumes
 	case err != nil:
-		return errors.Join(fmt.Errorf("%w; %s", err, StaysClosed), seal.abandon())
+		return errors.Join(fmt.Errorf("%w; %s", err, staysClosed), seal.abandon())
 	case !stopped(ctx):
 		d.log.Info("stopped before it took over; the running Sotto continues")
 		return seal.abandon()
 	}
 	d.saveCache()
 	if onExit == config.ExitClosed {
-		d.log.Info("stopped; " + StaysClosed)
+		d.log.Info("stopped; " + staysClosed)
 		return seal.abandon()
 	}
 	return seal.Close()
