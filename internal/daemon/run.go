@@ -66,8 +66,14 @@ func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal)
 	if err != nil {
 		return nil, err
 	}
-	seal, from := opened.seal, opened.from
-	d.resolver, seal.keepHooks = seal.resolver, p.OnExit == config.ExitClosed
+	return d.runSeal(ctx, opened, stops, hup, "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
+}
+
+// runSeal attaches the hooks of an opened seal and answers queries until ctx ends. Then it
+// releases the seal. attrs are logged when the hooks are attached.
+func (d *daemon) runSeal(ctx context.Context, opened openedSeal, stops *stopper, hup <-chan os.Signal, attrs ...any) (wait <-chan struct{}, err error) {
+	seal, from, onExit := opened.seal, opened.from, d.current().OnExit
+	d.resolver, seal.keepHooks = seal.resolver, onExit == config.ExitClosed
 	d.loadCache()
 	if err := d.listen(ctx); err != nil {
 		return nil, errors.Join(err, opened.close())
@@ -89,22 +95,22 @@ func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal)
 			return err
 		}
 		attached = true
-		o.dropPrivileges(d.log, RunCapabilities, deniedCalls(seal.inst)...)
-		d.log.Info("sealed", "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
+		d.dropPrivileges(d.log, RunCapabilities, deniedCalls(seal.inst)...)
+		d.log.Info("sealed", attrs...)
 		if from == nil {
-			notify(o.NotifySocket, stateReady)
+			notify(d.NotifySocket, stateReady)
 			return d.run(ctx, hup)
 		}
 		if err := from.take(ctx, stops, seal.conns, d.log); err != nil {
 			return err
 		}
-		notify(o.NotifySocket, stateTookOver())
+		notify(d.NotifySocket, stateTookOver())
 		return d.run(ctx, hup)
 	})
 	if handedOver(ctx) {
 		return d.replaced(seal, err)
 	}
-	if err = d.finish(ctx, seal, p.OnExit, err, attached); !attached {
+	if err = d.finish(ctx, seal, onExit, err, attached); !attached {
 		err = errors.Join(err, from.close()) // the predecessor resumes
 	}
 	return nil, err
