@@ -27,8 +27,8 @@ func fifo(t *testing.T) string {
 	return path
 }
 
-// soon fails the test if do blocks. The waits of readAtMost are shorter than this.
-func soon(t *testing.T, what string, do func()) {
+// mustReturn fails the test if do blocks. The timeouts of package config are shorter.
+func mustReturn(t *testing.T, what string, do func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
@@ -42,8 +42,8 @@ func soon(t *testing.T, what string, do func()) {
 	}
 }
 
-// TestNothingComes: whatever a setting names, a start does not wait for it for ever, nor
-// read without end; it says which setting names what.
+// TestNothingComes: a start neither waits forever for a file that a setting names nor reads
+// it without a limit, and the error names the setting and the file.
 func TestNothingComes(t *testing.T) {
 	dir := t.TempDir()
 	config := filepath.Join(dir, "names.toml")
@@ -61,7 +61,7 @@ func TestNothingComes(t *testing.T) {
 			if strings.HasPrefix(name, "names-file") {
 				write(t, config, fmt.Sprintf("[[rule]]\nuse = \"refuse\"\nnames-file = %q\n", path))
 			}
-			soon(t, tc.args, func() {
+			mustReturn(t, tc.args, func() {
 				args := strings.Fields(strings.ReplaceAll(tc.args, "%s", path))
 				if stdout, stderr, status := call(t, args...); status != exitFailure || !strings.Contains(stderr, strings.ReplaceAll(tc.want, "%s", path)) {
 					t.Errorf("status %d, %s%s\nwant %q", status, stdout, stderr, tc.want)
@@ -70,7 +70,7 @@ func TestNothingComes(t *testing.T) {
 		})
 	}
 	for path, want := range map[string]string{"/dev/zero": "longer than 16 MiB", dir: "is a directory"} {
-		soon(t, path, func() {
+		mustReturn(t, path, func() {
 			if _, stderr, status := call(t, "serve", "--check", "--config", path); status != exitFailure || !strings.Contains(stderr, want) || !strings.Contains(stderr, path) {
 				t.Errorf("%s: status %d, %s: want %q", path, status, stderr, want)
 			}
@@ -81,70 +81,11 @@ func TestNothingComes(t *testing.T) {
 	}
 }
 
-// TestHungWriter: a process that has the pipe open and writes nothing more is given up.
-func TestHungWriter(t *testing.T) {
-	path := fifo(t)
-	w, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	for _, text := range []string{"", "the first part"} {
-		s, err := openStream(path, maxConfig)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.write = 50 * time.Millisecond
-		if _, err := w.WriteString(text); err != nil {
-			t.Fatal(err)
-		}
-		soon(t, "a writer that hangs", func() {
-			if got, err := s.read(); err == nil || !strings.Contains(err.Error(), "nothing came for 50ms") {
-				t.Errorf("after %q: %q, %v", text, got, err)
-			}
-		})
-		if err := unix.Close(s.fd); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// TestSlowWriter: what comes late, and in parts, is read whole.
-func TestSlowWriter(t *testing.T) {
-	path := fifo(t)
-	wrote := make(chan error, 1)
-	go func() {
-		time.Sleep(100 * time.Millisecond) // the reader waits for a writer
-		w, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			wrote <- err
-			return
-		}
-		for range 3 {
-			time.Sleep(50 * time.Millisecond) // the reader waits for bytes
-			_, werr := w.WriteString(strings.Repeat("x", 100<<10))
-			err = errors.Join(err, werr)
-		}
-		wrote <- errors.Join(err, w.Close())
-	}()
-	soon(t, "a slow writer", func() {
-		if got, err := readFile(path); err != nil || len(got) != 300<<10 {
-			t.Errorf("read %d bytes, %v", len(got), err)
-		}
-	})
-	if t.Failed() {
-		return // the writer may wait for a reader
-	}
-	if err := <-wrote; err != nil {
-		t.Error(err)
-	}
-}
-
-// TestConfigFromPipe: shells' ways to give a configuration without a file.
+// TestConfigFromPipe: the configuration can be a pipe, as from a shell.
 func TestConfigFromPipe(t *testing.T) {
 	bash := labtest.NeedTool(t, "bash")
 	config := filepath.Join(t.TempDir(), "bad.toml")
-	// Two lines read, the mistake on the third found.
+	// The error is on the third line.
 	write(t, config, nobody+"cache-mib = 1\nno-such-setting = 1\n")
 	for _, script := range []string{
 		`"$0" serve --check --config <(cat "$1")`,
@@ -156,14 +97,14 @@ func TestConfigFromPipe(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), bash, "-c", script, executable(), config)
 		cmd.Env = append(os.Environ(), selfEnv+"=sotto", "GORACE=atexit_sleep_ms=0")
 		out, err := cmd.CombinedOutput()
-		if cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(string(out), `:3:1: there is no setting "no-such-setting"`) {
+		if cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(string(out), `:3:1: unknown setting "no-such-setting"`) {
 			t.Errorf("%s: %v\n%s", script, err, out)
 		}
 	}
 }
 
-// TestReloadFromPipe: a reload reads a pipe that was read before as an error, not as an
-// empty configuration with everybody's defaults; a new writer's is read.
+// TestReloadFromPipe: a reload fails if its pipe was read before, instead of using an empty
+// configuration; data from a new writer is read.
 func TestReloadFromPipe(t *testing.T) {
 	s, _ := startServing(t, "[[rule]]\nname = \"old.example\"\nuse = \"refuse\"\n")
 	r, w, err := os.Pipe()
@@ -174,11 +115,11 @@ func TestReloadFromPipe(t *testing.T) {
 	if err := errors.Join(w.Close(), os.Remove(s.config), os.Symlink(fmt.Sprintf("/dev/fd/%d", r.Fd()), s.config)); err != nil {
 		t.Fatal(err)
 	}
-	if _, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || !strings.Contains(stderr, "it is a pipe with nothing in it") {
+	if _, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || !strings.Contains(stderr, "it is an empty pipe") {
 		t.Errorf("status %d, %s", status, stderr)
 	}
 	if got, err := s.ask("udp", "old.example"); err != nil || got != "REFUSED" {
-		t.Errorf("the old rule does not hold any more: %s, %v", got, err)
+		t.Errorf("the old rule is not in force: %s, %v", got, err)
 	}
 	if err := errors.Join(os.Remove(s.config), unix.Mkfifo(s.config, 0o600)); err != nil {
 		t.Fatal(err)
@@ -195,12 +136,12 @@ func TestReloadFromPipe(t *testing.T) {
 		t.Errorf("status %d, %s", status, stderr)
 	}
 	if t.Failed() {
-		cancel() // no one may have opened the other end
+		cancel() // the writer may wait for a reader
 	}
 	if err := <-wrote; err != nil {
 		t.Error(err)
 	}
 	if got, err := s.ask("udp", "new.example"); err != nil || got != "REFUSED" {
-		t.Errorf("the new rule does not hold: %s, %v", got, err)
+		t.Errorf("the new rule is not in force: %s, %v", got, err)
 	}
 }

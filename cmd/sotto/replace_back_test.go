@@ -183,7 +183,7 @@ func TestReplaceBack(t *testing.T) {
 		t.Errorf("it says that it and its predecessors are %v, want those of %v", h.replaced, want)
 	}
 	h.close()
-	w.says(p, "took everything back")
+	w.says(p, "reclaimed the seal")
 	// Where none runs there is none to refuse.
 	w.kill(p)
 	p = w.startIn(groups["b"], "msg=sealed", args...)

@@ -13,13 +13,13 @@ import (
 
 	"sotto/intercept"
 	"sotto/internal/control"
-	"sotto/internal/handover"
 	"sotto/internal/netlab"
+	"sotto/internal/takeover"
 )
 
 // heir is the test in the place of a process that takes over.
 type heir struct {
-	c     *handover.Conn
+	c     *takeover.Conn
 	udp   int
 	files []*os.File
 
@@ -41,7 +41,7 @@ func (w *world) askWith(g *netlab.Cgroup, more string) *heir {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	h := &heir{c: handover.New(u)}
+	h := &heir{c: takeover.NewConn(u)}
 	w.t.Cleanup(h.close)
 	if err := h.c.Send(sayReady, nil); err != nil {
 		w.t.Fatal(err)
@@ -72,7 +72,7 @@ func (h *heir) close() {
 }
 
 // give hands the sockets on, as the one that they came from would.
-func (h *heir) give(c *handover.Conn) error {
+func (h *heir) give(c *takeover.Conn) error {
 	if err := expect(c, sayReady); err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (h *heir) give(c *handover.Conn) error {
 
 // predecessor answers the next one who asks at the control socket, and has then talk to
 // him. The error comes from talk.
-func (w *world) predecessor(talk func(*handover.Conn) error) <-chan error {
+func (w *world) predecessor(talk func(*takeover.Conn) error) <-chan error {
 	w.t.Helper()
 	l, err := control.Listen(w.t.Context(), defaultControl)
 	if err != nil {
@@ -94,11 +94,11 @@ func (w *world) predecessor(talk func(*handover.Conn) error) <-chan error {
 	ctx, stop := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
 	go func() {
-		var next *handover.Conn
+		var next *takeover.Conn
 		err := l.Serve(ctx, control.Handlers{
 			Reload: func(context.Context) error { return nil },
 			Replace: func([]byte) (func(*net.UnixConn), error) {
-				return func(c *net.UnixConn) { next = handover.New(c); stop() }, nil
+				return func(c *net.UnixConn) { next = takeover.NewConn(c); stop() }, nil
 			},
 		})
 		stop()
@@ -128,7 +128,7 @@ func TestReplaceOldDies(t *testing.T) {
 			if !given {
 				h.close()
 			}
-			done := w.predecessor(func(c *handover.Conn) error {
+			done := w.predecessor(func(c *takeover.Conn) error {
 				if !given {
 					return nil
 				}
@@ -196,14 +196,14 @@ func TestReplaceNewHangs(t *testing.T) {
 		t.Fatalf("it does not say that it goes on: %v", err)
 	}
 	h.close()
-	w.says(p, "the Sotto that asked hangs")
+	w.says(p, "the other Sotto hangs")
 	if after := k.ask(); after != before {
 		t.Errorf("the socket's slot was %s, is %s", before, after)
 	}
 	if err := inst.Abandon(); err != nil {
 		t.Fatal(err)
 	}
-	w.says(p, "took everything back")
+	w.says(p, "reclaimed the seal")
 	// The name of the control socket is free later than the lock: it finds it in use, by a
 	// connection that is accepted, and has to look again.
 	if err := name.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
@@ -238,7 +238,7 @@ func TestReplaceTooLate(t *testing.T) {
 			args := w.runArgs(g)
 			p := w.start("sealed", args...)
 			h := w.ask(g) // and it waits for the test
-			done := w.predecessor(func(c *handover.Conn) error {
+			done := w.predecessor(func(c *takeover.Conn) error {
 				err := error(nil)
 				if given {
 					err = h.give(c)
@@ -255,7 +255,7 @@ func TestReplaceTooLate(t *testing.T) {
 				t.Errorf("status %d:\n%s", status, errs)
 			}
 			h.close()
-			w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "took everything back") })
+			w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "reclaimed the seal") })
 			if out := w.dig(w.host, g, "@1.1.1.1", "after.example"); !strings.Contains(out, sealed4) {
 				t.Error(out)
 			}

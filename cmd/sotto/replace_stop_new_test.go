@@ -17,17 +17,17 @@ import (
 	"sotto/internal/capture"
 	"sotto/internal/control"
 	"sotto/internal/dnstest"
-	"sotto/internal/handover"
 	"sotto/internal/netlab"
+	"sotto/internal/takeover"
 )
 
 // between has the test be the old process for the next that asks, with the sockets of the
 // real one, as far as said goes: it returns what the new one says next, and its connection.
-func (w *world) between(h *heir, args []string) (*process, *handover.Conn) {
+func (w *world) between(h *heir, args []string) (*process, *takeover.Conn) {
 	w.t.Helper()
-	got := make(chan *handover.Conn, 1)
+	got := make(chan *takeover.Conn, 1)
 	finish := make(chan struct{})
-	done := w.predecessor(func(c *handover.Conn) error {
+	done := w.predecessor(func(c *takeover.Conn) error {
 		err := h.give(c)
 		got <- c
 		<-finish
@@ -55,7 +55,7 @@ func (w *world) between(h *heir, args []string) (*process, *handover.Conn) {
 // TestStopNew: the new process is asked to stop when it has said that it takes over, and
 // does not know yet whether it does.
 func TestStopNew(t *testing.T) {
-	setup := func(t *testing.T) (w *world, g *netlab.Cgroup, p, n *process, h *heir, c *handover.Conn, wire *capture.Capture) {
+	setup := func(t *testing.T) (w *world, g *netlab.Cgroup, p, n *process, h *heir, c *takeover.Conn, wire *capture.Capture) {
 		w = newWorld(t)
 		wire = w.watch()
 		g = w.cgroup("workload")
@@ -83,7 +83,7 @@ func TestStopNew(t *testing.T) {
 		}
 		w.resolves("after the new one", g)
 		h.close()
-		w.says(p, "took everything back")
+		w.says(p, "reclaimed the seal")
 		w.resolves("in the end", g)
 		w.until("it to listen again", func() bool {
 			_, _, status := w.sotto("reload")
@@ -196,8 +196,8 @@ func TestReplaceWaits(t *testing.T) {
 			if want == errStopping.Error() {
 				stop = w.refuseAll(fmt.Errorf("%w: it is stopping", control.ErrBusy))
 			}
-			n := w.startIn(nil, "waiting for the Sotto that runs", args...)
-			other := w.startIn(nil, "waiting for the Sotto that runs", args...)
+			n := w.startIn(nil, "waiting for the running Sotto", args...)
+			other := w.startIn(nil, "waiting for the running Sotto", args...)
 			if !strings.Contains(n.log(), want) || strings.Contains(n.log(), "msg=sealed") {
 				t.Errorf("want %s in:\n%s", want, n.log())
 			}

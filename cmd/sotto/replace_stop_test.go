@@ -78,7 +78,7 @@ func TestStopDuringTakeover(t *testing.T) {
 		w.stopWatching(c)
 		h.close()
 		w.ended(p)
-		if !strings.Contains(p.log(), "took everything back") {
+		if !strings.Contains(p.log(), "reclaimed the seal") {
 			t.Error("it did not take everything back")
 		}
 		w.open("after the stop", g)
@@ -109,7 +109,7 @@ func TestStopDuringTakeover(t *testing.T) {
 		if err := expect(h.c, sayNo); err != nil {
 			t.Fatal(err)
 		}
-		w.says(p, "the Sotto that asked hangs")
+		w.says(p, "the other Sotto hangs")
 		w.resolves("while the new one hangs", g)
 		if !p.runs() {
 			t.Fatal("it left the seal to one that hangs")

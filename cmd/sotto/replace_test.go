@@ -80,7 +80,7 @@ func TestReplaceFails(t *testing.T) {
 		}
 	}
 	for what, tc := range map[string]struct{ with, want string }{
-		"another prefix":        {"--config=" + filepath.Join(t.TempDir(), "prefix.toml"), "prefix4 is 198.19.0.0/16 here"},
+		"another prefix":        {"--config=" + filepath.Join(t.TempDir(), "prefix.toml"), "has prefix4 198.19.0.0/16"},
 		"a flag that is wrong":  {"--policy=none", "none"},
 		"a missing file":        {"--ca-file=/nonexistent", "/nonexistent"},
 		"a port that cannot be": {"--config=" + filepath.Join(t.TempDir(), "port.toml"), "ports"},
@@ -94,7 +94,7 @@ func TestReplaceFails(t *testing.T) {
 		}
 		works(what)
 	}
-	if _, errs, status := w.sotto(append(w.runArgs(other), "--replace")...); status != exitFailure || !strings.Contains(errs, "is sealed here, and would not be") {
+	if _, errs, status := w.sotto(append(w.runArgs(other), "--replace")...); status != exitFailure || !strings.Contains(errs, "the new one does not") {
 		t.Errorf("another cgroup: status %d, %s", status, errs)
 	}
 	works("another cgroup")
@@ -113,7 +113,7 @@ func TestReplaceFails(t *testing.T) {
 	}
 	works("while another asks")
 	_ = u.Close()
-	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "this one goes on") })
+	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "resuming") })
 	works("after one that died")
 	w.until("it to listen again", func() bool {
 		_, errs, status := w.sotto("reload")
@@ -169,7 +169,7 @@ func TestReplaceKeepsAlive(t *testing.T) {
 		t.Errorf("while another took its time:\n%s", out)
 	}
 	h.close()
-	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "took everything back") })
+	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "reclaimed the seal") })
 	w.stop(p)
 	w.nothingLeft()
 }

@@ -84,10 +84,18 @@ func only(path string, allowed ...string) rule {
 		name = strings.TrimPrefix(path, "sotto/") + " imports nothing of Sotto"
 	}
 	return rule{name, func(p pkg) bool { return p.ImportPath == path }, pkg.imports,
-		func(i string) bool { return within(i, "sotto") && i != path && !slices.Contains(allowed, i) }, "sotto/intercept"}
+		func(i string) bool { return within(i, "sotto") && i != path && !slices.Contains(allowed, i) }, "sotto/cmd/sotto"}
 }
 
-// TestDependencies checks the direction of imports: cmd → {intercept, forwarder} → leaves.
+// usedBy is the rule that only the code of the users imports a package or one below it.
+func usedBy(path string, users ...string) rule {
+	name := strings.TrimPrefix(path, "sotto/") + " is imported only by " + strings.Join(users, ", ")
+	return rule{name, func(p pkg) bool { return !within(p.ImportPath, users...) && !within(p.ImportPath, path) }, pkg.imports,
+		func(i string) bool { return within(i, path) }, path}
+}
+
+// TestDependencies checks the direction of imports: cmd → internal/daemon → {intercept,
+// forwarder, internal/config, internal/takeover} → leaves.
 // intercept and forwarder do not import each other, only intercept imports libraries for the
 // kernel's interfaces, and no package below intercept imports intercept.
 func TestDependencies(t *testing.T) {
@@ -131,6 +139,14 @@ func TestDependencies(t *testing.T) {
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }, "sotto/forwarder"},
 		{"plain imports only wire", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/plain") }, pkg.imports,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }, "sotto/forwarder"},
+		only("sotto/internal/config", "sotto/intercept", "sotto/forwarder/cache", "sotto/forwarder/rules", "sotto/forwarder/upstream"),
+		only("sotto/internal/control"),
+		only("sotto/internal/takeover", "sotto/internal/control"),
+		usedBy("sotto/internal/takeover", "sotto/internal/daemon"),
+		usedBy("sotto/internal/daemon", "sotto/cmd/sotto"),
+		usedBy("sotto/internal/config", "sotto/internal/daemon", "sotto/cmd/sotto"),
+		{"cmd/sotto runs the forwarder through daemon", func(p pkg) bool { return p.ImportPath == "sotto/cmd/sotto" }, pkg.imports,
+			func(i string) bool { return within(i, "sotto/forwarder") && i != "sotto/forwarder/upstream" }, "sotto/forwarder"},
 		{"miekg/dns is for tests", func(pkg) bool { return true }, pkg.imports,
 			func(i string) bool { return within(i, "github.com/miekg/dns") }, "github.com/miekg/dns"},
 		{"nothing imports cmd", func(pkg) bool { return true }, pkg.all,
