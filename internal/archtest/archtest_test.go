@@ -14,18 +14,18 @@ import (
 	"testing"
 )
 
-// pkg is what the go command says of one package.
+// pkg is one package as listed by go list.
 type pkg struct {
 	ImportPath                         string
 	Imports, TestImports, XTestImports []string
 }
 
-// all is what the package's code and its tests import.
-func (p pkg) all() []string {
+// allImports returns what the package and its tests import.
+func (p pkg) allImports() []string {
 	return slices.Concat(p.Imports, p.TestImports, p.XTestImports)
 }
 
-// root is the module's directory.
+// root returns the module's root directory.
 func root(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.Abs("../..")
@@ -52,61 +52,61 @@ func packages(t *testing.T) []pkg {
 		pkgs = append(pkgs, p)
 	}
 	if len(pkgs) < 8 {
-		t.Fatalf("go list names %d packages: the tree has more", len(pkgs))
+		t.Fatalf("go list returned only %d packages", len(pkgs))
 	}
 	return pkgs
 }
 
-// within reports whether path is the package at prefix, or below it.
+// within reports whether path is one of the prefixes or below one.
 func within(path string, prefixes ...string) bool {
 	return slices.ContainsFunc(prefixes, func(p string) bool {
 		return path == p || strings.HasPrefix(path, p+"/")
 	})
 }
 
-// TestDependencies holds the rule: cmd → {intercept, forwarder} → leaves. The
-// two halves know nothing of each other, and only the kernel half knows the
-// kernel's libraries.
+// TestDependencies checks the dependency direction cmd → {intercept, forwarder} →
+// leaves. The forwarder and the kernel side do not depend on each other, and only
+// the kernel side uses libraries for eBPF, netlink and nftables.
 func TestDependencies(t *testing.T) {
 	rules := []struct {
-		name   string
-		of     func(pkg) bool
-		what   func(pkg) []string
-		banned func(imported string) bool
+		name      string
+		applies   func(pkg) bool
+		imports   func(pkg) []string
+		forbidden func(imported string) bool
 	}{
-		{"the forwarder knows no kernel half", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder") }, pkg.all,
+		{"forwarder does not import the kernel side", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder") }, pkg.allImports,
 			func(i string) bool {
 				return within(i, "sotto/intercept", "sotto/bpf", "sotto/cmd", "sotto/internal/netlab/labtest")
 			}},
-		{"the kernel half knows no forwarder", func(p pkg) bool { return within(p.ImportPath, "sotto/intercept", "sotto/bpf") }, pkg.all,
+		{"kernel side does not import forwarder", func(p pkg) bool { return within(p.ImportPath, "sotto/intercept", "sotto/bpf") }, pkg.allImports,
 			func(i string) bool { return within(i, "sotto/forwarder", "sotto/cmd") }},
-		{"only the kernel half uses ebpf and netlink", func(p pkg) bool { return !within(p.ImportPath, "sotto/intercept", "sotto/bpf", "sotto/internal/netns") }, pkg.all,
+		{"only the kernel side imports ebpf and netlink", func(p pkg) bool { return !within(p.ImportPath, "sotto/intercept", "sotto/bpf", "sotto/internal/netns") }, pkg.allImports,
 			func(i string) bool {
 				return within(i, "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "github.com/vishvananda/netns")
 			}},
-		{"only nat uses nftables", func(p pkg) bool { return p.ImportPath != "sotto/intercept/nat" }, pkg.all,
+		{"only nat imports nftables", func(p pkg) bool { return p.ImportPath != "sotto/intercept/nat" }, pkg.allImports,
 			func(i string) bool { return within(i, "github.com/google/nftables", "github.com/mdlayher/netlink") }},
-		{"nat stands on netns alone", func(p pkg) bool { return p.ImportPath == "sotto/intercept/nat" },
+		{"nat imports only netns", func(p pkg) bool { return p.ImportPath == "sotto/intercept/nat" },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }},
-		{"bpf is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/bpf" }, pkg.all,
+		{"bpf is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/bpf" }, pkg.allImports,
 			func(i string) bool { return within(i, "sotto/intercept", "sotto/internal") }},
-		{"netns is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/internal/netns" }, pkg.all,
+		{"netns is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/internal/netns" }, pkg.allImports,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }},
-		{"wire is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/wire" }, pkg.all,
+		{"wire is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/wire" }, pkg.allImports,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"cache and upstream stand on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/cache", "sotto/forwarder/upstream") },
+		{"cache and upstream import only wire", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/cache", "sotto/forwarder/upstream") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"rules stands on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/rules") },
+		{"rules imports only wire", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/rules") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"plain stands on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/plain") },
+		{"plain imports only wire", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/plain") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"miekg/dns is for tests", func(pkg) bool { return true }, func(p pkg) []string { return p.Imports },
+		{"only tests import miekg/dns", func(pkg) bool { return true }, func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "github.com/miekg/dns") }},
-		{"nothing stands on cmd", func(pkg) bool { return true }, pkg.all,
+		{"nothing imports cmd", func(pkg) bool { return true }, pkg.allImports,
 			func(i string) bool { return within(i, "sotto/cmd") }},
 	}
 	pkgs := packages(t)
@@ -114,26 +114,26 @@ func TestDependencies(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			applied := 0
 			for _, p := range pkgs {
-				if !r.of(p) {
+				if !r.applies(p) {
 					continue
 				}
 				applied++
-				for _, i := range r.what(p) {
-					if r.banned(i) {
+				for _, i := range r.imports(p) {
+					if r.forbidden(i) {
 						t.Errorf("%s imports %s", p.ImportPath, i)
 					}
 				}
 			}
 			if applied == 0 {
-				t.Error("no package is bound by this rule: was one renamed?")
+				t.Error("the rule applies to no package: was one renamed?")
 			}
 		})
 	}
 }
 
-// TestLicences holds that every source says its licence in its first line, the
-// kernel half the one that the kernel asks for.
-func TestLicences(t *testing.T) {
+// TestLicenses checks that the first line of every source file names its license;
+// for the BPF sources, a license that the kernel accepts.
+func TestLicenses(t *testing.T) {
 	seen := map[string]int{}
 	err := filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -168,28 +168,28 @@ func TestLicences(t *testing.T) {
 		t.Fatal(err)
 	}
 	if seen[".go"] < 30 || seen[".c"] < 1 {
-		t.Errorf("looked at %v: the tree has more", seen)
+		t.Errorf("checked only %v files", seen)
 	}
 }
 
-// TestPromises holds that every test that docs/SECURITY.md names is there.
-func TestPromises(t *testing.T) {
+// TestGuarantees checks that every test that docs/SECURITY.md names exists.
+func TestGuarantees(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root(t), "docs/SECURITY.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllSubmatch(text, -1)
 	if len(named) < 30 {
-		t.Errorf("it names %d tests: the promises have more", len(named))
+		t.Errorf("docs/SECURITY.md names only %d tests", len(named))
 	}
-	there := map[string]bool{}
+	exists := map[string]bool{}
 	err = filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
 		code, err := os.ReadFile(path)
 		for _, f := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(code, -1) {
-			there[string(f[1])] = true
+			exists[string(f[1])] = true
 		}
 		return err
 	})
@@ -197,8 +197,8 @@ func TestPromises(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range named {
-		if !there[string(name[1])] {
-			t.Errorf("docs/SECURITY.md promises by %s: there is no such test", name[1])
+		if !exists[string(name[1])] {
+			t.Errorf("docs/SECURITY.md names %s: no such test", name[1])
 		}
 	}
 }
