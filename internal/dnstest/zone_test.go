@@ -10,7 +10,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// ask puts a question to a zone, and has an independent parser read the reply.
+// ask queries a zone, parses the reply with an independent parser and checks its header.
 func ask(t *testing.T, z *Zone, tr Transport, name string, qtype uint16, do bool) *dns.Msg {
 	t.Helper()
 	q := new(dns.Msg)
