@@ -37,7 +37,7 @@ func build(t *testing.T) string {
 // needSeal skips the test if exec cannot work on this machine.
 func needSeal(t *testing.T) {
 	t.Helper()
-	labtest.Machine(t)
+	labtest.LockMachine(t)
 	if _, err := netlab.CgroupRoot(); err != nil {
 		labtest.Skip(t, "needs cgroup2 mounted")
 	}
@@ -80,7 +80,7 @@ func TestRun(t *testing.T) {
 
 // TestRunDetectsFailure checks that Run returns an error for programs that do not seal.
 func TestRunDetectsFailure(t *testing.T) {
-	labtest.Machine(t)
+	labtest.LockMachine(t)
 	client := []string{labtest.NeedTool(t, "dig")}
 	for want, script := range map[string]string{
 		"NOT SEALED":    `while [ "$1" != -- ]; do shift; done; shift; exec "$@"`,
