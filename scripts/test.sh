@@ -131,7 +131,7 @@ check_unprivileged() {
 test_unprivileged() {
 	export SOTTO_NOBODY=$1/nobody SOTTO_GOMOD=$1/gomod GOPROXY=off GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 	unset SOTTO_REQUIRE_PRIVILEGED
-	# Some tests run the go command, but nobody cannot read root's module cache, which may also contain the toolchain.
+	# Some tests run the go command, but user nobody cannot read root's module cache, which may also contain the toolchain.
 	local cache goroot
 	cache=$(go env GOMODCACHE) goroot=$(go env GOROOT)
 	mount -o bind,ro "$cache" "$SOTTO_GOMOD"

@@ -44,7 +44,7 @@ func TestQuery(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(q.Question) != 1 || q.Question[0] != (dns.Question{Name: "hit-1.bench.example.", Qtype: dns.TypeA, Qclass: dns.ClassINET}) || !q.RecursionDesired {
-		t.Errorf("asks %v", &q)
+		t.Errorf("query %v", &q)
 	}
 }
 

@@ -63,7 +63,7 @@ func (res Results) checks(b *strings.Builder) {
 	b.WriteString("\n## Checks\n\n" + checksIntro)
 	b.WriteString("| | upstream queries per answered miss | queries lost | upstream CPU load | entries still cached |\n|---|--:|--:|--:|--:|\n")
 	for _, p := range res.Peers {
-		asks, lost := res.Stat(p.Name, "asks"), res.Stat(p.Name, "lost")
+		queries, lost := res.Stat(p.Name, "upstream_queries"), res.Stat(p.Name, "lost")
 		busy, held := res.Stat(p.Name, "upstream_busy"), res.Stat(p.Name, "held")
 		cell := func(s Stat, v float64, format string) string {
 			if s.N == 0 {
@@ -71,7 +71,7 @@ func (res Results) checks(b *strings.Builder) {
 			}
 			return fmt.Sprintf(format, v)
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", p.Name, cell(asks, asks.Median, "%.3f"),
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", p.Name, cell(queries, queries.Median, "%.3f"),
 			cell(lost, 100*lost.Max, "%.2f %%"), cell(busy, 100*busy.Max, "%.0f %%"), cell(held, 100*held.Median, "%.1f %%"))
 	}
 }

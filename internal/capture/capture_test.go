@@ -124,12 +124,12 @@ func TestCaptureReadsTCP(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	err = run.Wait(ctx, func(packets []capture.Packet) bool {
-		asked, record := false, false
+		queried, record := false, false
 		for _, p := range packets {
-			asked = asked || p.Question == "www.example.com. A" && p.Dst.Port() == 53
+			queried = queried || p.Question == "www.example.com. A" && p.Dst.Port() == 53
 			record = record || p.Record == 22 && p.Dst.Port() == 853
 		}
-		return asked && record
+		return queried && record
 	})
 	packets, stopErr := run.Stop()
 	if err != nil || stopErr != nil {

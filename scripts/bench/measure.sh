@@ -186,7 +186,7 @@ measure_memory() {
 		sleep 2 # wait for a garbage collection
 		after=$(memory)
 		record entry_bytes "$(calc "($after - $before) / $answers")"
-		record asks "$(calc "($(upstream_queries) - $queries) / $answers")"
+		record upstream_queries "$(calc "($(upstream_queries) - $queries) / $answers")"
 		((answers * 100 >= entries * 99)) || note "$peer: only $answers of $entries entries in $FILL_LIMIT s"
 		awk -v every=$((answers / SAMPLE + 1)) -v end="$answers" 'NR > end { exit } NR % every == 0' "$work/names-fill" >"$work/names-sample"
 		queries=$(upstream_queries)
