@@ -41,7 +41,7 @@ func (q *Question) Check(reply []byte, udp bool) error {
 	case r.answers != answers:
 		return fmt.Errorf("%d answers, want %d", r.answers, answers)
 	case r.z || r.Authoritative:
-		return fmt.Errorf("Z is %v, AA is %v, want neither", r.z, r.Authoritative)
+		return fmt.Errorf("flag Z is %v, AA is %v, want neither", r.z, r.Authoritative)
 	case r.Truncated != truncated || truncated && len(reply) > minUDP:
 		return fmt.Errorf("TC is %v in %d bytes, want TC %v", r.Truncated, len(reply), truncated)
 	case (r.opt != nil) != q.edns:
