@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# One static binary and the list of authorities to trust: no shell, no libc, nothing to break into.
+# Image with one static binary and CA certificates, without shell and libc.
 #
 #   docker build -t sotto .
 #   docker run --rm -p 11222:53/udp -p 11222:53/tcp sotto          forward DNS over TLS
 #
-# Sealing a host or other containers needs more of the machine; compose.yaml's profile `seal` spells it out.
+# Sealing a host or other containers needs capabilities and mounts: see profile `seal` in compose.yaml.
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
-# The user's own proxy and checksum database, if they have one (--build-arg GOPROXY=…).
+# Optional Go module proxy and checksum database (--build-arg GOPROXY=…).
 ARG GOPROXY
 ARG GOSUMDB
 COPY go.mod go.sum ./

@@ -1,39 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Short names for what is written out elsewhere: the scripts are the thing itself.
+# Shortcuts for common commands. Nothing depends on them: the scripts can be run directly.
 
-.PHONY: build dist test vm-test demo generate bench compare docker fmt clean
+.PHONY: build dist test vm-test demo generate bench microbench docker fmt clean
 
 build: ## bin/sotto, static
 	CGO_ENABLED=0 go build -trimpath -o bin/sotto ./cmd/sotto
 
-dist: ## dist/sotto, stripped: what `vagrant up` installs in its guest
+dist: ## dist/sotto, stripped; `vagrant up` installs it in its guest
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o dist/sotto ./cmd/sotto
 
-test: ## everything, as root
+test: ## all tests and checks, as root
 	sudo ./scripts/test.sh
 
-vm-test: ## other kernels, in QEMU: a few minutes each
+vm-test: ## tests on other kernels in QEMU, a few minutes per kernel
 	sudo ./scripts/vm-test.sh
 
-demo: ## see it work, with no internet
+demo: ## demonstration without internet access
 	sudo ./scripts/demo.sh
 
-generate: ## the kernel half's objects and bindings (clang 14)
+generate: ## BPF objects and Go bindings (clang 14)
 	go generate ./intercept/...
 
-bench: ## one benchmark a piece, with allocations
-	go test -run='^$$' -bench=. -benchmem ./...
-
-compare: ## `sotto serve` beside its peers: half an hour; writes docs/BENCHMARKS.md
+bench: ## compare `sotto serve` with other forwarders, half an hour; writes docs/BENCHMARKS.md
 	sudo ./scripts/bench.sh
 
-docker: ## the image `sotto`
+microbench: ## Go benchmarks of the packages, with allocations
+	go test -run='^$$' -bench=. -benchmem ./...
+
+docker: ## container image `sotto`
 	docker build -t sotto .
 
-fmt:
+fmt: ## format Go and C sources
 	gofmt -w .
 	clang-format-14 -i bpf/*.c bpf/*.h
 
-clean:
+clean: ## remove build results
 	rm -rf bin dist

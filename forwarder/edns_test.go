@@ -42,7 +42,7 @@ func TestEDNSCompliance(t *testing.T) {
 		for _, proto := range []string{"udp", "tcp"} {
 			reply := askRaw(t, proto, at, q.Query())
 			if err := q.Check(reply, proto == "udp"); err != nil {
-				t.Errorf("%s over %s: %v in % x", q.What, proto, err, reply)
+				t.Errorf("%s over %s: %v in % x", q.Name, proto, err, reply)
 			}
 		}
 	}

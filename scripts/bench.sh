@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Compares `sotto serve` with its peers, and writes docs/BENCHMARKS.md and docs/benchmarks.svg. Every forwarder gets
-# the same upstream and the same load, in namespaces with no way out; how each is configured is in
-# scripts/bench/peers.sh, and what is measured is told in docs/BENCHMARKS.md.
+# Compares `sotto serve` with other forwarders (peers) and writes docs/BENCHMARKS.md and docs/benchmarks.svg. All
+# forwarders get the same upstream and the same load, in isolated namespaces. scripts/bench/peers.sh has their
+# configurations; docs/BENCHMARKS.md describes the method.
 #
-#   sudo ./scripts/bench.sh                          everything: about half an hour, and 35 minutes at the most
-#   sudo ./scripts/bench.sh --only unbound,coredns   Sotto and these alone
+#   sudo ./scripts/bench.sh                          all peers: about 30 minutes, at most 35
+#   sudo ./scripts/bench.sh --only unbound,coredns   only Sotto and these
 #
-#   --rounds 3         how often each forwarder has its turn
-#   --seconds 5        how long each measurement is
-#   --entries 1000000  how many answers are cached to weigh one
-#   --out DIR          where to write; what is less than the above goes to dist/bench if this is not said
+#   --rounds 3         measurements of each forwarder
+#   --seconds 5        duration of each measurement
+#   --entries 1000000  cached answers for the memory measurement
+#   --out DIR          output directory; default: docs, or dist/bench for shorter or partial runs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -26,21 +26,21 @@ packages=(
 	"pgrep procps"
 )
 
-# The rounds end here even if not all were run: a machine on which half of the peers time out must not take a day.
+# Time limit of all rounds, for machines on which peers time out.
 readonly ROUNDS_LIMIT=$((25 * 60))
-# How long one peer may take to be filled, and how many of its entries are asked for again.
+# Time limit in seconds to fill a cache, and number of entries queried again afterwards.
 readonly FILL_LIMIT=45 SAMPLE=2000
 
-# nsd; the same names 20 ms away; an nsd that closes idle connections.
+# Ports of the upstreams: nsd, a server with a delay of 20 ms, an nsd that closes idle connections.
 readonly NEAR=8853 FAR=8854 CLOSING=8855
-readonly PORT=5301 IDLE_PORT=5310 # what the forwarder under test listens on; the first of those that all run at once
+readonly PORT=5301 IDLE_PORT=5310 # port of the forwarder under test; first port of the forwarders in after_idle
 readonly AUTH=dns.example ZONE=bench.example
 
-# ---- inside the namespaces ----------------------------------------------------------------------------------
+# ---- in the sandbox ---------------------------------------------------------------------------------------
 
-# start_nsd NAME PORT IDLE: one process, which answers more than any forwarder asks for on the cores that both share;
-# with several, it is chance how a forwarder's few connections are shared out among them. Limits as high as they go,
-# for all alike. It closes a connection after IDLE seconds of silence.
+# start_nsd NAME PORT IDLE: starts nsd, which closes a connection after IDLE seconds of silence. One process is faster than
+# any forwarder on shared cores; with several, the distribution of a forwarder's few connections would be random. All
+# limits are at their maximum.
 start_nsd() {
 	local dir=$work/nsd-$1
 	mkdir -p "$dir"
@@ -81,18 +81,18 @@ start_upstreams() {
 	start_nsd closing $CLOSING 2
 	"$tool" upstream --dir "$work" --listen 127.0.0.1:$FAR --delay 20ms >"$work/far.log" 2>&1 &
 	defer stop $!
-	wait_for 20 "nsd (see $work/near.log)" upstream_asked
+	wait_for 20 "nsd (see $work/near.log)" upstream_queries
 	for port in $CLOSING $FAR; do wait_for 20 "the upstream at $port" listening "$port"; done
 }
 listening() { [[ -n $(ss -Htln "sport = :$1") ]]; }
 
-# Names are told apart by their first letters; --n 1 sends dnsperf through a file once, so none comes twice.
+# Each file has names of its own, by prefix. dnsperf -n 1 reads a file once, so that no name is repeated.
 make_names() {
-	local most=$((seconds * 200000)) # more than any core answers in that time
+	local count=$((seconds * 200000)) # more than any forwarder can answer in that time
 	seq -f "hit-%.0f.$ZONE A" 0 999 >"$work/names-hits"
-	seq -f "a%.0f.$ZONE A" $most >"$work/names-100"
-	seq -f "b%.0f.$ZONE A" $most >"$work/names-1000"
-	seq -f "c%.0f.$ZONE A" $most >"$work/names-far"
+	seq -f "a%.0f.$ZONE A" $count >"$work/names-100"
+	seq -f "b%.0f.$ZONE A" $count >"$work/names-1000"
+	seq -f "c%.0f.$ZONE A" $count >"$work/names-far"
 	seq -f "d%.0f.$ZONE A" "$entries" >"$work/names-fill"
 }
 
@@ -100,10 +100,10 @@ inside() {
 	local name round
 	work=$1 rounds=$2 seconds=$3 entries=$4
 	shift 4
-	raw=$work/raw.tsv tool=$work/bench CA=$work/ca.pem seq=0
+	raw=$work/raw.tsv tool=$work/sotto-bench CA=$work/ca.pem seq=0
 	CORES=$(nproc) HZ=$(getconf CLK_TCK) BINS=bin/peers
-	# A little more than is cached: where shards or slabs share the room out, some get more than their part.
-	# Never so little that the misses of a quick run push out the hits.
+	# More than the number of entries, because shards and slabs do not fill evenly. At least so much that the misses of a
+	# short run do not evict the hits.
 	CAPACITY=$((entries * 5 / 4))
 	((CAPACITY >= 1250000)) || CAPACITY=1250000
 	ulimit -n "$(ulimit -Hn)"
@@ -113,24 +113,24 @@ inside() {
 	for ((round = 1; round <= rounds; round++)); do
 		for name in "$@"; do
 			if ((SECONDS > ROUNDS_LIMIT)); then
-				note "time is up in round $round of $rounds"
+				note "time limit reached in round $round of $rounds"
 				printf 'meta\trounds\t%s of %s\n' $((round - 1)) "$rounds" >>"$raw"
 				break 2
 			fi
-			say "round $round of $rounds: $name, after Sotto"
-			turn sotto
-			turn "$name"
+			say "round $round of $rounds: Sotto, then $name"
+			measure sotto
+			measure "$name"
 		done
 	done
-	say "memory of $entries entries"
+	say "memory of $entries cached answers"
 	for name in sotto "$@"; do
-		! caches "$name" || weigh "$name"
+		! has_cache "$name" || measure_memory "$name"
 	done
-	say "after an idle close"
-	after_idle sotto "$@"
+	say "latency after an idle close"
+	measure_after_idle sotto "$@"
 }
 
-# ---- outside ------------------------------------------------------------------------------------------------
+# ---- setup --------------------------------------------------------------------------------------------------
 
 # skip NAME REASON
 skip() {
@@ -138,50 +138,50 @@ skip() {
 	say "SKIPPED $1: $2"
 }
 
-wanted() { [[ -z $only || ,$only, == *,$1,* ]]; }
+selected() { [[ -z $only || ,$only, == *,$1,* ]]; }
 
-# found NAME LANGUAGE: it takes part.
-found() {
+# add_peer NAME LANGUAGE: includes a forwarder in the comparison.
+add_peer() {
 	peers+=("$1")
 	printf 'peer\t%s\t%s\t%s\n' "$1" "$("version_$1")" "$2" >>"$raw"
 }
 
-# build_go_peer NAME MODULE VERSION PACKAGE: in a module of its own that requires it. Not `go install`, which asks for
-# all of a module's versions and refuses one that replaces a dependency.
+# build_go_peer NAME MODULE VERSION PACKAGE: builds a peer in a temporary module that requires MODULE. Not with `go install`,
+# which rejects modules with replace directives.
 build_go_peer() {
 	local dir=$work/build-$1
 	! go version -m "bin/peers/$1" 2>/dev/null | grep -qE "[[:space:]]$2[[:space:]]+$3[[:space:]]" || return 0
 	note "go build $2 $3"
 	mkdir -p "$dir" bin/peers
-	printf 'module peer\n\ngo %s\n\nrequire %s %s\n' "$(go_wanted)" "$2" "$3" >"$dir/go.mod"
+	printf 'module peer\n\ngo %s\n\nrequire %s %s\n' "$(go_required)" "$2" "$3" >"$dir/go.mod"
 	(cd "$dir" && GOFLAGS=-mod=mod CGO_ENABLED=0 go build -trimpath -o "$OLDPWD/bin/peers/$1" "$2${4#.}") >"$work/build.log" 2>&1
 }
 
 find_peers() {
 	local line
-	found sotto go
-	peers=() # Sotto goes before each of the others
+	add_peer sotto go
+	peers=() # without Sotto, which runs before each of them
 	for line in "${DEBIAN_PEERS[@]}"; do
 		read -ra line <<<"$line"
-		wanted "${line[0]}" || continue
+		selected "${line[0]}" || continue
 		if [[ -x ${line[1]} ]] || apt_has "${line[2]}"; then
 			install_missing "${line[1]} ${line[2]}"
-			found "${line[0]}" c
+			add_peer "${line[0]}" c
 		else
-			skip "${line[0]}" "this suite has no package ${line[2]}"
+			skip "${line[0]}" "no package ${line[2]} in this suite"
 		fi
 	done
 	say "peers written in Go"
 	for line in "${GO_PEERS[@]}"; do
 		read -ra line <<<"$line"
-		wanted "${line[0]}" || continue
+		selected "${line[0]}" || continue
 		if build_go_peer "${line[@]}"; then
-			found "${line[0]}" go
+			add_peer "${line[0]}" go
 		else
 			skip "${line[0]}" "${line[1]} ${line[2]} does not build here ($(grep -v '^go: downloading' "$work/build.log" | tail -n1 | sed -E 's/reading [^ ]+: //'))"
 		fi
 	done
-	((${#peers[@]})) || die "nobody to compare with: --only takes $(printf '%s\n' "${DEBIAN_PEERS[@]}" "${GO_PEERS[@]}" | sed 's/ .*//' | xargs)"
+	((${#peers[@]})) || die "no peer selected; --only accepts $(printf '%s\n' "${DEBIAN_PEERS[@]}" "${GO_PEERS[@]}" | sed 's/ .*//' | xargs)"
 }
 
 write_meta() {
@@ -211,14 +211,14 @@ while (($#)); do
 	--entries) entries=${2:?} ;;
 	--only) only=${2:?} ;;
 	--out) out=${2:?} ;;
-	*) die "what is $1? See the head of this script" ;;
+	*) die "unknown option $1; see the comment at the top of this script" ;;
 	esac
 	shift 2
 done
-[[ $rounds$seconds$entries =~ ^[1-9][0-9]*$ ]] || die "--rounds, --seconds and --entries take whole numbers above 0"
+[[ $rounds$seconds$entries =~ ^[1-9][0-9]*$ ]] || die "--rounds, --seconds and --entries must be positive integers"
 if [[ -z $out ]]; then
 	out=docs
-	# Not over the real results.
+	# Do not overwrite the published results with those of a shorter run.
 	((rounds >= 3 && seconds >= 5 && entries >= 1000000)) && [[ -z $only ]] || out=dist/bench
 fi
 need_root
@@ -227,21 +227,21 @@ ensure_go
 work=$(mktemp -d /var/tmp/sotto-bench.XXXXXX)
 defer rm -rf "$work"
 raw=$work/raw.tsv peers=()
-# What was measured outlives a failure.
+# Keep the raw results after a failure.
 mkdir -p dist/bench
 defer cp "$raw" dist/bench/raw.tsv
 say "go build"
 build
-CGO_ENABLED=0 go build -trimpath -o "$work/bench" ./cmd/sotto-bench
+CGO_ENABLED=0 go build -trimpath -o "$work/sotto-bench" ./cmd/sotto-bench
 BINS=bin/peers
 find_peers
 write_meta
-"$work/bench" cert --dir "$work" --name $AUTH
-say "$((rounds * ${#peers[@]})) turns of Sotto and a peer; about $(((rounds * 2 * ${#peers[@]} * (5 * seconds + 6) + ${#peers[@]} * entries / 33000 + 100) / 60 + 1)) minutes"
+"$work/sotto-bench" cert --dir "$work" --name $AUTH
+say "$((rounds * ${#peers[@]})) measurements of Sotto and a peer; about $(((rounds * 2 * ${#peers[@]} * (5 * seconds + 6) + ${#peers[@]} * entries / 33000 + 100) / 60 + 1)) minutes"
 started=$SECONDS
 sandbox_pid bash "$0" inside "$work" "$rounds" "$seconds" "$entries" "${peers[@]}"
 mkdir -p "$out"
 say "results, after $(((SECONDS - started) / 60)) minutes"
-"$work/bench" report --raw "$raw" --out "$out"
+"$work/sotto-bench" report --raw "$raw" --out "$out"
 chown -R --reference=go.mod bin dist "$out/BENCHMARKS.md" "$out/benchmarks.svg"
 note "$out/BENCHMARKS.md, $out/benchmarks.svg; raw results in dist/bench/raw.tsv"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Builds Sotto and shows its main job: the same dig, unsealed and sealed, with what crossed the wire each time.
-# Everything happens in network namespaces with no way out. Arguments go to `sotto demo`.
+# Builds Sotto and runs `sotto demo`, which runs the same dig unsealed and sealed and compares packet captures. It runs in
+# isolated network namespaces. Arguments are passed to `sotto demo`.
 #
 #   sudo ./scripts/demo.sh
 set -euo pipefail

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Sotto in containers, with a real engine: builds the real Dockerfile, runs compose.yaml's services, asks at port
-# 11222 over UDP and TCP, and seals one container from another. The engine runs beside any other one, in namespaces
-# with no way out; the images that the Dockerfile builds from are made here, since none can be pulled.
+# Tests Sotto in containers with a real engine: builds the Dockerfile, runs the services of compose.yaml, queries port
+# 11222 over UDP and TCP, and seals one container from another. The engine runs in isolated namespaces and does not
+# interfere with others on this machine. Base images are built here, because none can be pulled.
 #
 #   sudo ./scripts/docker-test.sh
 set -euo pipefail
@@ -17,7 +17,7 @@ packages=(
 	"busybox busybox-static"
 	"dig bind9-dnsutils"
 	"tcpdump tcpdump"
-	"python3 python3" # serves the module cache to the build
+	"python3 python3" # serves the module cache to docker build
 )
 
 readonly BRIDGE=172.30.99.1 LAN=lan LAN_HOST=192.0.2.1 LAN_DNS=192.0.2.53
@@ -26,7 +26,7 @@ export COMPOSE_PROJECT_NAME=sotto-test
 
 # ---- images ----------------------------------------------------------------------------------------------
 
-# copy_program ROOT PROGRAM…: with the libraries it is linked with.
+# copy_program ROOT PROGRAM…: copies programs with their shared libraries.
 copy_program() {
 	local root=$1 program file
 	shift
@@ -38,11 +38,11 @@ copy_program() {
 	done
 }
 
-# A busybox userland, under the name of the image that the Dockerfile builds from, with this machine's Go.
+# import_golang: imports an image with busybox and this machine's Go, under the name of the Dockerfile's base image.
 import_golang() {
 	local name root=$work/golang
 	name=$(sed -n 's/^FROM \(golang:[^ ]*\) AS build$/\1/p' Dockerfile)
-	[[ -n $name ]] || die "the Dockerfile builds from no golang image any more"
+	[[ -n $name ]] || die "no golang base image in the Dockerfile"
 	busybox_root "$root"
 	install -D /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 	tar -C "$root" -cf "$root.tar" .
@@ -69,10 +69,10 @@ busybox_root() {
 	chroot "$1" /bin/busybox --install -s /bin
 }
 
-# ---- the machine around it -------------------------------------------------------------------------------
+# ---- engine and network ----------------------------------------------------------------------------------
 
-# runtime: a machine that was itself denied capabilities (a container, a hardened VM) cannot give them to a
-# privileged container, and runc then refuses to start it. There, and only there, runc is asked for the rest.
+# runtime: prints the name of the OCI runtime. If this machine itself lacks capabilities (a container, a hardened VM), runc
+# refuses to start privileged containers; a wrapper then removes these capabilities from the request.
 runtime() {
 	local missing
 	missing=$(comm -23 <(setpriv --list-caps | sort) <(setpriv --dump | sed -n 's/^Capability bounding set: //p' | tr , '\n' | sort))
@@ -94,13 +94,13 @@ runtime() {
 	END
 	chmod 755 "$work/runc"
 	echo bounded
-	note "this machine lacks $(xargs <<<"$missing"): privileged containers get all but that" >&2
+	note "this machine lacks $(xargs <<<"$missing"); privileged containers run without" >&2
 }
 
 start_engine() {
 	local runtime=()
 	[[ $(runtime) == runc ]] || runtime=(--add-runtime "bounded=$work/runc" --default-runtime bounded)
-	# cgroupfs and a parent of this run's own, so that what the engine leaves behind can be found.
+	# cgroupfs and a separate parent cgroup, so that leftovers of the engine can be found.
 	dockerd --data-root "$work/data" --exec-root /run/docker --pidfile /run/dockerd.pid --host unix:///run/docker.sock \
 		--bip $BRIDGE/24 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$cgroup" \
 		--default-cgroupns-mode host "${runtime[@]}" >"$work/dockerd.log" 2>&1 &
@@ -110,7 +110,7 @@ start_engine() {
 	note "$(docker version --format 'client {{.Client.Version}}, engine {{.Server.Version}}'), $(compose version --short)"
 }
 
-# The LAN behind the host: a plain nameserver and a DNS over TLS upstream, at the far end of the only uplink.
+# make_lan: creates a LAN behind the host's only uplink, with a plain nameserver and a DNS over TLS upstream.
 make_lan() {
 	ip netns add $LAN
 	ip link add uplink type veth peer name eth0 netns $LAN
@@ -127,7 +127,7 @@ make_lan() {
 	wait_for 20 "the LAN's nameserver" dig +time=1 +tries=1 @$LAN_DNS up.example
 }
 
-# Debian 12 has Compose 1, which does not know `cgroup: host`; the engine of this test gives it to every container.
+# compose ARG…: Debian 12 has Compose 1, which does not support `cgroup: host`; this engine uses it for all containers.
 compose() {
 	if docker compose version >/dev/null 2>&1; then
 		docker compose "$@"
@@ -138,10 +138,10 @@ compose() {
 	fi
 }
 
-# ---- what is shown ---------------------------------------------------------------------------------------
+# ---- tests -----------------------------------------------------------------------------------------------
 
-# answered WHAT COMMAND…: prints the lines that matter, and fails where there is no answer.
-answered() {
+# expect_answer WHAT COMMAND…: runs a DNS client and prints answer and server; fails if there is no answer.
+expect_answer() {
 	local what=$1 out
 	shift
 	out=$("$@" 2>&1) || { printf '%s\n' "$out" >&2 && die "$what: no answer"; }
@@ -149,10 +149,10 @@ answered() {
 	note "$what: $(grep -E '^[^;].*\s(A|TXT)\s' <<<"$out" | head -n1 | xargs), $(grep -o 'SERVER: .*' <<<"$out")"
 }
 
-try_11222() {
+query_11222() {
 	wait_for 30 "an answer at 11222" dig +time=1 +tries=1 -p 11222 @127.0.0.1 ready.example
-	answered "UDP 11222" dig +notcp -p 11222 @127.0.0.1 "$1-udp.example" A
-	answered "TCP 11222" dig +tcp -p 11222 @127.0.0.1 "$1-tcp.example" A
+	expect_answer "UDP 11222" dig +notcp -p 11222 @127.0.0.1 "$1-udp.example" A
+	expect_answer "TCP 11222" dig +tcp -p 11222 @127.0.0.1 "$1-tcp.example" A
 }
 
 test_build() {
@@ -164,85 +164,85 @@ test_build() {
 		--build-arg VERSION=docker-test . >"$work/build.log" 2>&1 || { cat "$work/build.log" >&2 && die "docker build failed"; }
 	stop $proxy
 	note "$(docker run --rm sotto version), $(docker image inspect -f '{{.Size}}' sotto | numfmt --to=iec) bytes"
-	! docker run --rm --entrypoint /bin/sh sotto -c true 2>/dev/null || die "there is a shell in the image"
+	! docker run --rm --entrypoint /bin/sh sotto -c true 2>/dev/null || die "the image contains a shell"
 }
 
 test_forward() {
-	say "compose.yaml's default service"
+	say "compose.yaml: default service"
 	docker volume create --label com.docker.compose.project=sotto-test --label com.docker.compose.volume=ca sotto-test_ca >/dev/null
 	cp "$work/ca.pem" "$work/data/volumes/sotto-test_ca/_data/ca.pem"
 	SOTTO_FLAGS="--upstream $UPSTREAM --ca-file /ca/ca.pem" compose up -d --no-build sotto >"$work/compose.log" 2>&1 ||
 		{ cat "$work/compose.log" >&2 && die "compose up failed"; }
-	try_11222 forward
+	query_11222 forward
 	compose down >/dev/null 2>&1
 }
 
 test_offline() {
-	say "compose.yaml's service offline: its own upstream, no LAN, no internet"
+	say "compose.yaml: service offline, with its own upstream, without LAN and internet"
 	compose up -d --no-build offline >"$work/compose.log" 2>&1 || { cat "$work/compose.log" >&2 && die "compose up failed"; }
-	try_11222 offline
+	query_11222 offline
 	compose --profile offline down --volumes >/dev/null 2>&1
 }
 
-# captured FILTER: how many packets of the running capture match.
-captured() { tcpdump -nr "$work/wire.pcap" "$1" 2>/dev/null | wc -l; }
-saw() { (($(captured "$1") > 0)); }
-capture() {
+# count_packets FILTER: prints the number of captured packets that match.
+count_packets() { tcpdump -nr "$work/wire.pcap" "$1" 2>/dev/null | wc -l; }
+saw() { (($(count_packets "$1") > 0)); }
+start_capture() {
 	rm -f "$work/wire.pcap"
 	tcpdump -ni uplink -U --immediate-mode -w "$work/wire.pcap" 2>"$work/tcpdump.log" &
 	tcpdump=$!
 	wait_for 10 "tcpdump" grep -q 'listening on' "$work/tcpdump.log"
 }
 
-# client LABEL: the same clients each time; the container is never told that anything changed.
-client() {
-	answered "$1, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS "$1-udp.example" A
-	answered "$1, dig TCP" docker exec client dig +time=3 +tries=1 +tcp @$LAN_DNS "$1-tcp.example" A
+# query_from_client LABEL: runs the same DNS clients in the container each time.
+query_from_client() {
+	expect_answer "$1, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS "$1-udp.example" A
+	expect_answer "$1, dig TCP" docker exec client dig +time=3 +tries=1 +tcp @$LAN_DNS "$1-tcp.example" A
 	docker exec client nslookup "$1-nslookup.example" >"$work/nslookup.log" 2>&1 || { cat "$work/nslookup.log" >&2 && die "$1: nslookup"; }
 	note "$1, busybox nslookup: $(grep -v '^$' "$work/nslookup.log" | xargs)"
 }
 
 test_seal() {
 	local path
-	say "one container sealed from another (compose.yaml's service seal, on that container's cgroup)"
+	say "compose.yaml: service seal, on the cgroup of another container"
 	docker run -d --name client --dns $LAN_DNS client sleep 600 >/dev/null
-	capture
-	client before
-	wait_for 10 "the plain packets" saw 'port 53'
+	start_capture
+	query_from_client before
+	wait_for 10 "plain packets" saw 'port 53'
 	stop "$tcpdump"
-	note "before, on the host's uplink: $(captured 'port 53') packets to or from port 53, $(captured 'port 853') for 853"
+	note "unsealed, on the host's uplink: $(count_packets 'port 53') packets on port 53, $(count_packets 'port 853') on port 853"
 
 	path=$(sed -n 's/^0:://p' "/proc/$(docker inspect -f '{{.State.Pid}}' client)/cgroup")
-	# Without these words the whole machine would be sealed, and not this test's container.
-	[[ $path == /"$cgroup"/* ]] || die "the client's cgroup is $path, not below /$cgroup"
+	# Without --cgroup, the service would seal the whole machine instead of this test's container.
+	[[ $path == /"$cgroup"/* ]] || die "the client's cgroup $path is not below /$cgroup"
 	docker volume create --label com.docker.compose.project=sotto-test --label com.docker.compose.volume=ca sotto-test_ca >/dev/null
 	cp "$work/ca.pem" "$work/data/volumes/sotto-test_ca/_data/ca.pem"
 	export SOTTO_FLAGS="--cgroup $path --upstream $UPSTREAM --ca-file /ca/ca.pem"
 	compose --profile seal config >"$work/config.yaml"
-	grep -q -e "--cgroup" "$work/config.yaml" || die "compose.yaml does not hand on SOTTO_FLAGS"
+	grep -q -e "--cgroup" "$work/config.yaml" || die "compose.yaml does not pass SOTTO_FLAGS"
 	compose --profile seal up -d --no-build seal >"$work/compose.log" 2>&1 || { cat "$work/compose.log" >&2 && die "compose up failed"; }
-	# By its id from here on: Compose 2 no longer lists a container once it has stopped.
+	# Use its ID from here on: Compose 2 does not list stopped containers.
 	seal=$(compose --profile seal ps -q seal)
 	wait_for 30 "the seal" sealed
-	capture
-	client sealed
-	wait_for 10 "the TLS packets" saw 'port 853'
+	start_capture
+	query_from_client sealed
+	wait_for 10 "TLS packets" saw 'port 853'
 	stop "$tcpdump"
-	note "sealed, on the host's uplink: $(captured 'port 53') packets to or from port 53, $(captured 'port 853') for 853"
+	note "sealed, on the host's uplink: $(count_packets 'port 53') packets on port 53, $(count_packets 'port 853') on port 853"
 	! saw 'port 53' || { tcpdump -nr "$work/wire.pcap" 'port 53' 2>/dev/null; die "a plain packet left the host"; }
 	compose --profile seal stop seal >/dev/null 2>&1
-	[[ $(docker inspect -f '{{.State.ExitCode}}' "$seal") == 0 ]] || { docker logs "$seal" >&2 && die "sotto run did not end well"; }
+	[[ $(docker inspect -f '{{.State.ExitCode}}' "$seal") == 0 ]] || { docker logs "$seal" >&2 && die "sotto run exited with an error"; }
 	! ip -o link | grep sotto || die "sotto run left links"
 	[[ -z $(find /run/netns -name 'sotto*') ]] || die "sotto run left a namespace"
-	answered "after, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS after.example A
+	expect_answer "after, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS after.example A
 }
 sealed() { docker logs "$seal" 2>&1 | grep -q 'msg=sealed'; }
 
 inside() {
 	work=$1 cgroup=$2
-	say "a real engine, beside any other"
+	say "container engine"
 	start_engine
-	say "local base images"
+	say "base images"
 	import_golang
 	import_client
 	test_build
@@ -256,7 +256,7 @@ inside() {
 	stop "$engine" 30
 }
 
-# What an engine leaves in each hierarchy: its parent cgroup, empty.
+# remove_cgroups PREFIX: removes the empty parent cgroup that the engine leaves in each hierarchy.
 remove_cgroups() {
 	local dir
 	while read -r dir; do rmdir "$dir" 2>/dev/null || true; done < <(find /sys/fs/cgroup -depth -type d -path "*/$1*" 2>/dev/null)
@@ -268,9 +268,9 @@ if [[ ${1:-} == inside ]]; then
 fi
 need_root
 install_missing "${packages[@]}"
-install_missing "docker docker-cli" # a package of its own since Debian 13
+install_missing "docker docker-cli" # a separate package since Debian 13
 if ! docker compose version >/dev/null 2>&1 && ! type -P docker-compose >/dev/null; then
-	# Ubuntu's docker-compose is still Compose 1; its Compose 2 has another name.
+	# Ubuntu's docker-compose is Compose 1; Compose 2 is docker-compose-v2.
 	if apt_has docker-compose-v2; then apt_install docker-compose-v2; else install_missing "docker-compose docker-compose"; fi
 fi
 ensure_go

@@ -1,12 +1,11 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# What the scripts here share. Sourced, never run; the caller has set -euo pipefail and stands in the root of
-# the tree. Everything that is put on the machine is said first, and everything that is not a package is taken
-# away again by the EXIT trap.
+# Functions shared by the scripts. Source this file after `set -euo pipefail` from the root of the tree. The functions
+# print what they install before they install it. The EXIT trap removes everything else that they create.
 
-# The oldest Go that fetches the toolchain named in go.mod by itself.
-readonly GO_SWITCHES=1.21
+# The oldest Go that downloads the toolchain named in go.mod itself.
+readonly GO_TOOLCHAINS=1.21
 
 say() { printf '== %s\n' "$*"; }
 note() { printf '   %s\n' "$*"; }
@@ -15,7 +14,7 @@ die() {
 	exit 1
 }
 
-# defer COMMAND…: runs at exit, last one first, also after a failure or a signal. Each argument is kept as it is.
+# defer COMMAND…: runs COMMAND at exit, also after a failure or a signal, in reverse order. Arguments are quoted.
 _deferred=()
 defer() { _deferred+=("$(printf '%q ' "$@")"); }
 run_deferred() {
@@ -29,18 +28,18 @@ trap run_deferred EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# wait_for SECONDS WHAT COMMAND…: waits for a condition, and says which one never came.
+# wait_for SECONDS WHAT COMMAND…: waits until COMMAND succeeds; on timeout, exits with an error that names WHAT.
 wait_for() {
 	local limit=$1 what=$2 end
 	shift 2
 	end=$((SECONDS + limit))
 	until "$@" >/dev/null 2>&1; do
-		((SECONDS < end)) || die "$what did not come within $limit s"
+		((SECONDS < end)) || die "timed out after $limit s waiting for $what"
 		sleep 0.1
 	done
 }
 
-# stop PID [SECONDS]: ends one process that this run started and waits until it is gone.
+# stop PID [SECONDS]: stops a child process and waits until it has exited.
 stop() {
 	local pid=$1 limit=${2:-10} end
 	kill -TERM "$pid" 2>/dev/null || return 0
@@ -57,7 +56,7 @@ stop() {
 
 need_root() {
 	[[ $(id -u) == 0 ]] || die "eBPF, cgroups and network namespaces need root; run: sudo $0"
-	# sudo and CI may leave HOME out, and Go keeps its caches below it.
+	# sudo and CI may not set HOME, which Go needs for its caches.
 	[[ -n ${HOME:-} ]] || { HOME=$(getent passwd 0 | cut -d: -f6) && export HOME; }
 }
 
@@ -66,30 +65,30 @@ need_root() {
 _apt_updated=
 apt_update() {
 	[[ -z $_apt_updated ]] || return 0
-	command -v apt-get >/dev/null || die "no apt-get here; install by hand what is missing: $*"
+	command -v apt-get >/dev/null || die "apt-get not found; install these packages manually: $*"
 	say "apt-get update"
-	apt-get -qq update || die "apt-get update failed; see its words above"
+	apt-get -qq update || die "apt-get update failed; see its output above"
 	_apt_updated=1
 }
 
-# no_services COMMAND…: runs COMMAND while policy-rc.d forbids every package to start a service; the file that
-# was there before comes back.
+# no_services COMMAND…: runs COMMAND with a policy-rc.d that prevents packages from starting services. Afterwards the
+# previous policy-rc.d is restored.
 readonly POLICY=/usr/sbin/policy-rc.d
-_policy_kept=
+_policy_saved=
 policy_restore() {
-	[[ -n $_policy_kept ]] || return 0
+	[[ -n $_policy_saved ]] || return 0
 	rm -f "$POLICY"
-	[[ $_policy_kept == none ]] || mv "$_policy_kept" "$POLICY"
-	_policy_kept=
+	[[ $_policy_saved == none ]] || mv "$_policy_saved" "$POLICY"
+	_policy_saved=
 }
 defer policy_restore
 no_services() {
 	local status=0
 	if [[ -e $POLICY || -L $POLICY ]]; then
 		mv "$POLICY" "$POLICY.before-sotto.$$"
-		_policy_kept=$POLICY.before-sotto.$$
+		_policy_saved=$POLICY.before-sotto.$$
 	else
-		_policy_kept=none
+		_policy_saved=none
 	fi
 	printf '#!/bin/sh\nexit 101\n' >"$POLICY"
 	chmod 755 "$POLICY"
@@ -98,21 +97,21 @@ no_services() {
 	return $status
 }
 
-# apt_install PACKAGE…: --no-remove, because a test that needs a package may not cost the machine another one.
+# apt_install PACKAGE…: installs packages. With --no-remove, so that no installed package is removed.
 apt_install() {
 	[[ $# -gt 0 ]] || return 0
 	apt_update "$@"
 	say "apt-get install $*"
 	no_services env DEBIAN_FRONTEND=noninteractive \
 		apt-get -y -qq --no-install-recommends --no-remove -o Dpkg::Use-Pty=0 "${_apt_options[@]}" \
-		install "$@" </dev/null >/dev/null || die "apt-get install $* failed; see its words above"
+		install "$@" </dev/null >/dev/null || die "apt-get install $* failed; see its output above"
 }
 _apt_options=()
 
 apt_has() { apt_update "$1" && [[ -n $(apt-cache "${_apt_options[@]}" madison "$1" 2>/dev/null) ]]; }
 
-# install_missing "PROBE PACKAGE"…: a probe is a command, or a file when it begins with a slash; only a package
-# whose probe is missing is installed, so that a machine that has its own build of a tool keeps it.
+# install_missing "PROBE PACKAGE"…: installs each package whose probe is missing. A probe is a command, or a file if it
+# starts with a slash. A tool that was installed in another way is therefore not replaced.
 install_missing() {
 	local line probe package wanted=()
 	for line in "$@"; do
@@ -129,12 +128,12 @@ install_missing() {
 
 version_le() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n1) == "$1" ]]; }
 
-go_wanted() { sed -n 's/^go //p' go.mod; }
+go_required() { sed -n 's/^go //p' go.mod; }
 
-# go_version BINARY: the version of that very binary, whatever toolchain go.mod would make it fetch.
+# go_version BINARY: prints the version of this binary itself, not of the toolchain that go.mod selects.
 go_version() { (cd / && GOTOOLCHAIN=local "$1" env GOVERSION 2>/dev/null) | sed -n 's/^go\([0-9.]*\).*/\1/p'; }
 
-# go_find MINIMUM: the first Go of at least that version: PATH, then the places that sudo's PATH leaves out.
+# go_find MINIMUM: prints the path of a Go of at least this version, in PATH or in directories that sudo's PATH lacks.
 go_find() {
 	local minimum=$1 candidate version
 	while read -r candidate; do
@@ -149,44 +148,44 @@ go_find() {
 	return 1
 }
 
-# ensure_go: puts a Go that can build this module first in PATH.
+# ensure_go: prepends a Go that can build this module to PATH, and installs one if necessary.
 ensure_go() {
-	local wanted go
-	wanted=$(go_wanted)
-	if ! go=$(go_find "$wanted") && ! go=$(go_find "$GO_SWITCHES"); then
+	local required go
+	required=$(go_required)
+	if ! go=$(go_find "$required") && ! go=$(go_find "$GO_TOOLCHAINS"); then
 		install_go
-		go=$(go_find "$GO_SWITCHES") || die "no Go of at least $GO_SWITCHES after the installation; install Go $wanted from go.dev"
+		go=$(go_find "$GO_TOOLCHAINS") || die "installed Go is older than $GO_TOOLCHAINS; install Go $required from go.dev"
 	fi
 	PATH=$(dirname "$go"):$PATH
 	export PATH
-	if ! version_le "$wanted" "$(go_version "$go")"; then
-		# Debian's go.env says local; only the user's own word stays above go.mod.
+	if ! version_le "$required" "$(go_version "$go")"; then
+		# Debian's go.env sets GOTOOLCHAIN=local; override it unless the user has set the variable.
 		export GOTOOLCHAIN=${GOTOOLCHAIN:-auto}
-		note "$go is $(go_version "$go"); the go command fetches $wanted through the module proxy into its own cache"
+		note "$go is $(go_version "$go"); it downloads Go $required through the module proxy into its cache"
 	fi
-	# A tree that belongs to somebody else makes git refuse, and go build with it; then build without the stamp.
+	# git refuses to work in a tree owned by another user, and go build then fails: build without VCS stamping.
 	if command -v git >/dev/null && [[ -e .git ]] && ! git rev-parse -q HEAD >/dev/null 2>&1; then
 		export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 	fi
-	# The proxy is reached over TLS, and a minimal system has no list of whom to trust.
+	# The module proxy is accessed over TLS, and a minimal system has no CA certificates.
 	[[ -s /etc/ssl/certs/ca-certificates.crt ]] || apt_install ca-certificates
-	go version >/dev/null || die "go could not get the toolchain $wanted; is the module proxy ($(go env GOPROXY)) within reach?"
+	go version >/dev/null || die "go could not download the toolchain $required; is the module proxy ($(go env GOPROXY)) reachable?"
 	note "Go: $(go version)"
 }
 
-# install_go: Debian's and Ubuntu's own package; a Go that is too old to switch toolchains (Debian 12) is passed
-# over for a newer one in the suite, then for the one in backports.
+# install_go: installs golang-go from the distribution. If it is too old to download toolchains (Debian 12), installs a
+# newer golang-1.N-go from the suite, or else golang-go from backports.
 install_go() {
 	local candidate newest
-	say "no Go of at least $GO_SWITCHES on this machine"
+	say "Go $GO_TOOLCHAINS or newer not found"
 	apt_update golang-go
 	candidate=$(apt-cache policy golang-go | sed -n 's/^ *Candidate: \([0-9]*:\)\?\([0-9.]*\).*/\2/p')
-	if [[ -n $candidate ]] && version_le "$GO_SWITCHES" "$candidate"; then
+	if [[ -n $candidate ]] && version_le "$GO_TOOLCHAINS" "$candidate"; then
 		apt_install golang-go ca-certificates
 		return
 	fi
 	newest=$(apt-cache --names-only search '^golang-1\.[0-9]+-go$' | sed 's/ .*//' | sort -V | tail -n1)
-	if [[ -n $newest ]] && version_le "golang-$GO_SWITCHES-go" "$newest"; then
+	if [[ -n $newest ]] && version_le "golang-$GO_TOOLCHAINS-go" "$newest"; then
 		apt_install "$newest" ca-certificates
 		return
 	fi
@@ -194,12 +193,12 @@ install_go() {
 	with_backports apt_install golang-go golang-src
 }
 
-# with_backports COMMAND…: runs COMMAND with this release's backports beside the machine's own sources. Sources
-# and lists live in a directory that is gone afterwards; /etc/apt and /var/lib/apt/lists stay as they are.
+# with_backports COMMAND…: runs COMMAND with this release's backports added to apt's sources. Sources and lists are in a
+# temporary directory; /etc/apt and /var/lib/apt/lists do not change.
 with_backports() {
 	local suite mirror dir
 	suite=$(. /etc/os-release && echo "${ID:-}-${VERSION_CODENAME:-}")
-	[[ $suite == debian-* ]] || die "no newer Go for $suite; install Go $(go_wanted) from go.dev"
+	[[ $suite == debian-* ]] || die "no newer Go for $suite; install Go $(go_required) from go.dev"
 	suite=${suite#debian-}
 	# shellcheck disable=SC2016 # apt's own variable
 	mirror=$(apt-get indextargets --format '$(REPO_URI)' "Codename: $suite" "Label: Debian" | head -n1)
@@ -211,23 +210,23 @@ with_backports() {
 	[[ ! -e /etc/apt/sources.list ]] || cp /etc/apt/sources.list "$dir/parts/main.list"
 	printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s-backports main\n' \
 		"${mirror:-http://deb.debian.org/debian}" "$suite" >"$dir/parts/backports.list"
-	note "with $suite-backports, for this one installation"
+	note "using $suite-backports for this installation only"
 	_apt_options=(-o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$dir/parts"
 		-o "Dir::State::Lists=$dir/lists" -t "$suite-backports")
-	apt-get -qq "${_apt_options[@]}" update || die "apt-get update with $suite-backports failed; see its words above"
+	apt-get -qq "${_apt_options[@]}" update || die "apt-get update with $suite-backports failed; see its output above"
 	"$@"
 	_apt_options=()
 	rm -rf "$dir"
 }
 
-# build: bin/sotto, static. What root builds in a user's tree belongs to the user.
+# build: builds bin/sotto, static. The files get the owner of the tree, even if root builds them.
 build() {
 	mkdir -p bin
 	CGO_ENABLED=0 go build -trimpath -o bin/sotto ./cmd/sotto
 	chown -R --reference=go.mod bin
 }
 
-# build_dist: dist/sotto, stripped, for installing somewhere else (the Vagrant guest takes it from there).
+# build_dist: builds dist/sotto, stripped, for installation on another machine (the Vagrant guest).
 build_dist() {
 	mkdir -p dist
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o dist/sotto ./cmd/sotto
@@ -236,14 +235,13 @@ build_dist() {
 
 # ---- isolation -------------------------------------------------------------------------------------------
 
-# sandbox COMMAND…: runs COMMAND in network and mount namespaces of its own. There is no way out of them: a query
-# that escapes every interception hits ENETUNREACH, not a nameserver. Links, rules, mounts, pins and named
-# namespaces end with them, so neither a crash nor a kill leaves any on the machine; only cgroups and files outside
-# of /run are the machine's own.
+# sandbox COMMAND…: runs COMMAND in new network and mount namespaces without external connectivity: a query that is not
+# intercepted fails with ENETUNREACH. Links, rules, mounts, pins and named namespaces are removed with the namespaces,
+# even after a crash or kill. Cgroups and files outside /run are shared with the machine.
 sandbox() { _sandbox unshare --net --mount --propagation private -- "$@"; }
 
-# sandbox_pid COMMAND…: with a process namespace too, so that daemons end with it. Not for the tests: they tell the
-# leftovers of a dead run from a living one's by process id.
+# sandbox_pid COMMAND…: also with a new PID namespace, so that daemons are killed with it. Not for the tests, which
+# detect leftovers of dead processes by PID.
 sandbox_pid() { _sandbox unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private -- "$@"; }
 
 _sandbox() {
@@ -256,20 +254,20 @@ _sandbox() {
 }
 
 sandbox_setup() {
-	local kept
+	local dir
 	ip link set lo up
-	# A sysfs mount shows the network namespace that it was mounted in, so a new one; cgroups move over.
-	kept=$(mktemp -d)
-	mount --rbind /sys/fs/cgroup "$kept"
+	# A sysfs mount shows the network namespace in which it was mounted: mount a new one, and move the cgroup mounts to it.
+	dir=$(mktemp -d)
+	mount --rbind /sys/fs/cgroup "$dir"
 	umount --recursive --lazy /sys
 	mount -t sysfs sysfs /sys
-	mount --rbind "$kept" /sys/fs/cgroup
-	umount --recursive --lazy "$kept"
-	rmdir "$kept"
+	mount --rbind "$dir" /sys/fs/cgroup
+	umount --recursive --lazy "$dir"
+	rmdir "$dir"
 	mount -t bpf bpf /sys/fs/bpf
-	# Shared, as systemd has it: named network namespaces are mounts below /run that others are to see. What is
-	# mounted there by the machine itself goes first, for mountinfo would still list it below the new /run.
-	while read -r kept; do umount --lazy "$kept"; done < <(awk '$5 ~ "^/run(/|$)" { print $5 }' /proc/self/mountinfo | sort -r)
+	# Shared, as under systemd: named network namespaces are mounts below /run that other mount namespaces must see. Unmount
+	# the machine's own mounts there first: mountinfo would still list them below the new /run.
+	while read -r dir; do umount --lazy "$dir"; done < <(awk '$5 ~ "^/run(/|$)" { print $5 }' /proc/self/mountinfo | sort -r)
 	mount -t tmpfs -o mode=755 tmpfs /run
 	mount --make-shared /run
 	mkdir /run/lock

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Everything that has to hold before a change goes in: installs what the tests need, builds, checks, fuzzes, and
-# runs every test as root with -race, where a test that would skip for want of root fails instead.
+# Complete test suite, required before each merge: installs the tools that the tests need, builds, runs static checks and
+# fuzz tests, and runs all tests as root with -race. Tests that would be skipped without root fail instead.
 #
 #   sudo ./scripts/test.sh
 #
-#   SOTTO_SKIP_DOCKER=1   leave out scripts/docker-test.sh (a real engine; about two minutes)
-#   SOTTO_FUZZTIME=5s     how long each fuzz target runs
+#   SOTTO_SKIP_DOCKER=1   skip scripts/docker-test.sh (a real container engine; about two minutes)
+#   SOTTO_FUZZTIME=5s     duration of each fuzz target
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-# "probe package", Debian's and Ubuntu's names alike; only a package whose probe is missing is installed.
+# "PROBE PACKAGE", see install_missing. Package names are the same in Debian and Ubuntu.
 packages=(
 	# -race links with the C library; the clients under test are C programs too
 	"gcc gcc"
@@ -23,7 +23,7 @@ packages=(
 	"iptables-legacy iptables"
 	"sysctl procps"
 	"setpriv util-linux"
-	# real clients that must not notice
+	# real DNS clients
 	"dig bind9-dnsutils"
 	"host bind9-host"
 	"kdig knot-dnsutils"
@@ -33,17 +33,17 @@ packages=(
 	"/usr/include/ares.h libc-ares-dev"
 	"python3 python3"
 	"/usr/lib/python3/dist-packages/dns/__init__.py python3-dnspython"
-	# DNS-over-TLS servers that nobody here wrote
+	# independent DNS over TLS servers
 	"nsd nsd"
 	"unbound unbound"
 	"kresd knot-resolver"
 	"dnsdist dnsdist"
-	# these scripts
+	# checks
 	"shellcheck shellcheck"
 )
 
-# The objects in intercept/ are made with this clang (the last one that Debian 12 calls its own); another one gives
-# other bytes, so where there is none the two checks that need it are left out by name.
+# The objects in intercept/ are built with this version of clang (the default of Debian 12). Other versions produce different
+# bytes, so without it the two checks that need it are reported as SKIPPED.
 readonly CLANG=14
 clang_packages=(
 	"clang-$CLANG clang-$CLANG"
@@ -52,21 +52,21 @@ clang_packages=(
 	"/usr/include/bpf/bpf_helpers.h libbpf-dev"
 )
 
-# fetch_resolved: unpacked, not installed, for installed it becomes this machine's resolver. It is a workload under
-# test, by hand and in namespaces.
+# fetch_resolved: downloads and unpacks systemd-resolved for tests that run it in namespaces. It is not installed, because
+# it would become the resolver of this machine.
 fetch_resolved() {
 	local dir=$work/resolved
 	[[ ! -x /lib/systemd/systemd-resolved ]] || return 0
 	apt_update systemd-resolved
 	mkdir "$dir"
 	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download systemd-resolved libsystemd-shared) ||
-		die "apt-get download systemd-resolved failed; see its words above"
+		die "apt-get download systemd-resolved failed; see its output above"
 	for deb in "$dir"/*.deb; do dpkg -x "$deb" "$dir"; done
 	export SOTTO_RESOLVED=$dir
 }
 
 skipped=()
-# step WHAT COMMAND…: not `COMMAND || die`, inside of which bash would go on after a failed line.
+# step WHAT COMMAND…: runs one step. Not as `COMMAND || die`, which would disable errexit inside COMMAND.
 current=
 step() {
 	local started=$SECONDS
@@ -83,47 +83,47 @@ defer failed_step
 check_gofmt() {
 	local wrong
 	wrong=$("$(go env GOROOT)/bin/gofmt" -l .)
-	[[ -z $wrong ]] || { printf '%s\n' "$wrong" "run: gofmt -w ." >&2 && return 1; }
+	[[ -z $wrong ]] || { printf '%s\n' "$wrong" "run gofmt -w ." >&2 && return 1; }
 }
 
-# makes_same_bytes: another build of clang 14, or newer headers, make other bytes of the same sources.
-makes_same_bytes() (
+# objects_reproducible: reports whether this machine has the clang and kernel headers with which the objects were built.
+objects_reproducible() (
 	. /etc/os-release
 	[[ ${ID:-} == debian && ${VERSION_ID:-} == 12 ]] && dpkg-query -W -f '${Version}' linux-libc-dev | grep -q '^6\.1\.'
 )
 
-# check_generated: in a copy, so that the tree stays as it is and need not be a git one.
+# check_generated: regenerates bpf/ in a copy of the tree, which need not be a git checkout, and compares.
 check_generated() {
 	mkdir "$work/regenerated"
 	tar --exclude=./.git --exclude=./bin --exclude=./dist -cf - . | tar -C "$work/regenerated" -xf -
 	(cd "$work/regenerated" && GOFLAGS="${GOFLAGS:-} -buildvcs=false" go generate ./intercept/...)
-	diff -r intercept "$work/regenerated/intercept" || { echo "run: go generate ./intercept/..., and commit what it changes" >&2 && return 1; }
+	diff -r intercept "$work/regenerated/intercept" || { echo "run go generate ./intercept/... and commit the changes" >&2 && return 1; }
 }
 
-# check_unprivileged: go test as nobody. The go command runs as root and finds its caches; each test runs in a
-# readable copy of the tree, without a privilege left, and in a sandbox.
+# check_unprivileged: runs go test as user nobody. The go command itself runs as root, to use its caches; the test binaries
+# run without privileges, in a readable copy of the tree and in a sandbox.
 check_unprivileged() {
 	local log=$work/unprivileged.log
 	mkdir "$work/unprivileged" "$work/gomod"
 	tar --exclude=./.git --exclude=./bin --exclude=./dist -cf - . | tar -C "$work/unprivileged" -xf -
 	cat >"$work/as-nobody" <<-'END'
 		#!/bin/sh
-		# The go command keeps its binaries in a directory that is closed to others.
-		mine=$(mktemp -d "$SOTTO_NOBODY/XXXXXX") || exit
-		cp "$1" "$mine/test" && chmod 755 "$mine" "$mine/test" || exit
+		# The go command puts test binaries in a directory that others cannot read.
+		dir=$(mktemp -d "$SOTTO_NOBODY/XXXXXX") || exit
+		cp "$1" "$dir/test" && chmod 755 "$dir" "$dir/test" || exit
 		shift
 		setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs \
 			env -u GOROOT HOME="$SOTTO_NOBODY" GOCACHE="$SOTTO_NOBODY/cache" TMPDIR="$SOTTO_NOBODY" GOMODCACHE="$SOTTO_GOMOD" \
-			PATH="$SOTTO_GOROOT/bin:$PATH" GOTOOLCHAIN=local "$mine/test" "$@"
+			PATH="$SOTTO_GOROOT/bin:$PATH" GOTOOLCHAIN=local "$dir/test" "$@"
 		status=$?
-		rm -rf "$mine"
+		rm -rf "$dir"
 		exit $status
 	END
 	chmod 755 "$work/as-nobody"
 	install -d -o 65534 -g 65534 "$work/nobody"
 	sandbox bash "$0" unprivileged "$work" >"$log" 2>&1 ||
 		{ grep -E -B30 -- '--- FAIL|^FAIL|panic:' "$log" >&2 || cat "$log" >&2; return 1; }
-	# The line above a skip says why.
+	# The line before a skip is its reason.
 	grep -B1 -E '^ *--- SKIP' "$log" | sed -n 's/^ *[a-z_0-9]*\.go:[0-9]*: //p' | sort | uniq -c | sed 's/^ */   /'
 	note "$(grep -c -E '^--- PASS' "$log" || true) tests passed as nobody, $(grep -c -E '^--- SKIP' "$log" || true) skipped"
 }
@@ -131,8 +131,7 @@ check_unprivileged() {
 test_unprivileged() {
 	export SOTTO_NOBODY=$1/nobody SOTTO_GOMOD=$1/gomod GOPROXY=off GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 	unset SOTTO_REQUIRE_PRIVILEGED
-	# Tests may call the go command, and root's module cache, in which a toolchain that was fetched lies too, is
-	# where nobody may not look.
+	# Some tests run the go command, but user nobody cannot read root's module cache, which may also contain the toolchain.
 	local cache goroot
 	cache=$(go env GOMODCACHE) goroot=$(go env GOROOT)
 	mount -o bind,ro "$cache" "$SOTTO_GOMOD"
@@ -141,35 +140,34 @@ test_unprivileged() {
 	go test -count=1 -timeout=10m -v -exec "$1/as-nobody" ./...
 }
 
-# ended_by_time: before Go 1.27 the end of -fuzztime can be taken for a failure, with nothing found
-# (golang.org/issue/75804). A finding names the input that it was found with.
-ended_by_time() { grep -q 'context deadline exceeded' "$work/fuzz.log" && ! grep -q -e 'Failing input' -e 'panic' "$work/fuzz.log"; }
+# fuzz_timed_out: before Go 1.27, go test can report a failure at the end of -fuzztime although it found nothing
+# (golang.org/issue/75804). A real failure names the failing input.
+fuzz_timed_out() { grep -q 'context deadline exceeded' "$work/fuzz.log" && ! grep -q -e 'Failing input' -e 'panic' "$work/fuzz.log"; }
 
-# A new input is made smaller by ten tries, and not for a minute, as is the default: that
-# minute, and often more than one, would be all that there is.
+# -fuzzminimizetime=10x: the default of one minute per new input would exceed the fuzzing time.
 fuzz() {
 	local package target
 	while read -r package; do
 		while read -r target; do
 			note "$package $target"
 			go test -run='^$' -fuzz="^$target\$" -fuzztime="${SOTTO_FUZZTIME:-5s}" -fuzzminimizetime=10x "$package" >"$work/fuzz.log" 2>&1 ||
-				ended_by_time || { cat "$work/fuzz.log" >&2 && return 1; }
+				fuzz_timed_out || { cat "$work/fuzz.log" >&2 && return 1; }
 		done < <(go test -list='^Fuzz' "$package" | grep '^Fuzz' || true)
 	done < <(grep -l --include='*_test.go' -r '^func Fuzz' . | xargs -r -n1 dirname | sort -u)
 }
 
-# test_privileged: as root in a sandbox with no way out; what is still there afterwards is a leak.
+# test_privileged: runs all tests as root in a sandbox, and fails if they leave anything behind.
 test_privileged() {
 	export SOTTO_REQUIRE_PRIVILEGED=1 GOPROXY=off
 	go test -race -count=1 -timeout=15m ./...
 	local left
-	left=$(left_over)
-	[[ -z $left ]] || { printf 'left over after the tests:\n%s\n' "$left" >&2 && return 1; }
+	left=$(leftovers)
+	[[ -z $left ]] || { printf 'leftovers of the tests:\n%s\n' "$left" >&2 && return 1; }
 }
 
-left_over() {
+leftovers() {
 	ip -o link show | grep -v ': lo:' || true
-	# bpffs has files of the kernel's own, and Sotto's directory there stays until `sotto down`.
+	# bpffs contains files of the kernel (*.debug), and Sotto's directory there remains until `sotto down`.
 	find /run/netns /run/sotto /sys/fs/bpf -mindepth 1 ! -name lock ! -name '*.debug' ! -path /sys/fs/bpf/sotto 2>/dev/null || true
 }
 
@@ -186,14 +184,14 @@ esac
 
 need_root
 grep -q ' - cgroup2 ' /proc/self/mountinfo ||
-	die "cgroup v2 is mounted nowhere; mount it: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
+	die "cgroup v2 is not mounted; mount it: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
 install_missing "${packages[@]}"
 if command -v clang-$CLANG >/dev/null || apt_has clang-$CLANG; then
 	install_missing "${clang_packages[@]}"
 	has_clang=1
 else
 	has_clang=
-	skipped+=("clang-format and regenerated objects: this suite has no clang-$CLANG")
+	skipped+=("clang-format and regenerated objects: no package clang-$CLANG in this suite")
 fi
 ensure_go
 work=$(mktemp -d /tmp/sotto-test.XXXXXX)
@@ -210,10 +208,10 @@ step "go mod tidy -diff" go mod tidy -diff
 step "shellcheck" shellcheck -x -S warning scripts/*.sh scripts/*/*.sh
 if [[ -n $has_clang ]]; then
 	step "clang-format-$CLANG" clang-format-$CLANG --dry-run -Werror bpf/*.[ch]
-	if makes_same_bytes; then
+	if objects_reproducible; then
 		step "go generate ./intercept/..., and compare" check_generated
 	else
-		skipped+=("regenerated objects: they reproduce with the clang and kernel headers of Debian 12")
+		skipped+=("regenerated objects: reproducible only with clang and kernel headers of Debian 12")
 	fi
 fi
 step "go test as nobody" check_unprivileged
@@ -225,4 +223,4 @@ else
 fi
 for line in "${skipped[@]}"; do say "SKIPPED $line"; done
 step "SOTTO_REQUIRE_PRIVILEGED=1 go test -race ./..." sandbox bash "$0" privileged
-say "everything passed in $SECONDS s${skipped[*]:+, but for what is named SKIPPED above}"
+say "all tests passed in $SECONDS s${skipped[*]:+, except the steps marked SKIPPED above}"

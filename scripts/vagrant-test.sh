@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# A real `vagrant up` of this tree's Vagrantfile, on a machine without KVM and without internet for the guest: a
-# Debian box is made on the spot, QEMU emulates, and libvirt, the bridge and the guest live in namespaces with no
-# way out. About three minutes; not part of scripts/test.sh. Everything made is gone afterwards but the packages.
+# Runs `vagrant up` with the Vagrantfile of this tree, without KVM and without internet access for the guest: builds a
+# Debian box, and runs libvirt, the bridge and an emulated guest in isolated namespaces. About three minutes; not part of
+# scripts/test.sh. Removes everything afterwards except the installed packages.
 #
 #   sudo ./scripts/vagrant-test.sh
 set -euo pipefail
@@ -26,14 +26,14 @@ packages=(
 	"ssh openssh-client"
 )
 
-# What is in the box besides a bootable Debian: dig and tcpdump, which the guest could not fetch.
+# Packages in the box: a bootable Debian, and dig and tcpdump, which the guest cannot download.
 box_packages=linux-image-cloud-amd64,initramfs-tools,zstd,systemd-sysv,dbus,udev,openssh-server,sudo,rsync,iproute2,kmod,procps,bind9-dnsutils,tcpdump
 
-# make_root DIR: the guest's file system. Only what virtio, ssh and vagrant need is added to Debian.
+# make_root DIR: creates the guest's file system: Debian, with the settings that virtio, ssh and vagrant need.
 make_root() {
 	local root=$1 key
-	say "a Debian bookworm root ($(wc -w <<<"${box_packages//,/ }") packages and what they need)"
-	# shellcheck disable=SC2016 # mmdebstrap hands its root to the hook as $1
+	say "Debian bookworm root file system ($(wc -w <<<"${box_packages//,/ }") packages and their dependencies)"
+	# shellcheck disable=SC2016 # mmdebstrap passes its root to the hook as $1
 	mmdebstrap --quiet --variant=apt --mode=root --include="$box_packages" \
 		--customize-hook='printf "virtio_pci\nvirtio_blk\next4\ncrc32c_generic\n" >>"$1/etc/initramfs-tools/modules"' \
 		--customize-hook='echo MODULES=list >"$1/etc/initramfs-tools/conf.d/modules"' \
@@ -41,7 +41,7 @@ make_root() {
 		--customize-hook='chroot "$1" useradd -m -s /bin/bash vagrant' \
 		bookworm "$root"
 	echo 'vagrant ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/vagrant"
-	# The well-known key that vagrant itself brings; the guest is reachable from this run's namespace alone.
+	# Vagrant's well-known key; the guest is reachable only from the namespace of this run.
 	key=$(dpkg -L vagrant | grep '/keys/vagrant.pub$')
 	install -d -m 700 "$root/home/vagrant/.ssh"
 	install -m 600 "$key" "$root/home/vagrant/.ssh/authorized_keys"
@@ -52,10 +52,11 @@ make_root() {
 	printf 'nameserver 192.0.2.53\n' >"$root/etc/resolv.conf"
 }
 
-# make_disk ROOT IMAGE: ext4 on the bare disk, as extlinux can read it (no 64bit, no metadata_csum).
+# make_disk ROOT IMAGE: creates a disk without partitions, with ext4 features that extlinux supports (no 64bit, no
+# metadata_csum).
 make_disk() {
 	local root=$1 image=$2 mnt=$2.mnt
-	say "a bootable disk"
+	say "bootable disk"
 	cat >"$root/boot/extlinux.conf" <<-'END'
 		DEFAULT linux
 		LABEL linux
@@ -71,11 +72,10 @@ make_disk() {
 	umount "$mnt"
 }
 
-# make_box IMAGE BOX: everything that emulation needs is in the box's own Vagrantfile, so that the project's stays
-# an ordinary one.
+# make_box IMAGE BOX: creates a box. Its own Vagrantfile has the settings for emulation, which the project's does not need.
 make_box() {
 	local image=$1 box=$2 dir=$2.d
-	say "a vagrant box"
+	say "vagrant box"
 	mkdir "$dir"
 	qemu-img convert -q -O qcow2 -c "$image" "$dir/box.img"
 	echo '{"provider":"libvirt","format":"qcow2","virtual_size":4}' >"$dir/metadata.json"
@@ -96,7 +96,7 @@ make_box() {
 	note "$(du -h "$box" | cut -f1)"
 }
 
-# inside DIR: in the sandbox, so libvirt's state, pools and bridges are this run's own and end with it.
+# inside DIR: runs in the sandbox, with a separate libvirt state that is removed with it.
 inside() {
 	local dir=$1 started
 	mkdir -p "$dir/libvirt" "$dir/cache" "$dir/log"
@@ -104,10 +104,10 @@ inside() {
 	mount --bind "$dir/cache" /var/cache/libvirt
 	mount --bind "$dir/log" /var/log/libvirt
 	mkdir -p /var/lib/libvirt/images
-	# Domains, networks and pools that are defined are files here.
+	# Definitions of domains, networks and pools are files in /etc/libvirt.
 	cp -a /etc/libvirt "$dir/etc"
 	mount --bind "$dir/etc" /etc/libvirt
-	# As root: where /dev/kvm exists and is of no use, libvirt would otherwise probe QEMU again and again for it.
+	# As root: otherwise libvirt repeatedly probes QEMU for KVM if /dev/kvm exists but does not work.
 	cat >/etc/libvirt/qemu.conf <<-'END'
 		user = "root"
 		group = "root"
@@ -124,7 +124,7 @@ inside() {
 	say "vagrant up"
 	started=$SECONDS
 	vagrant up --no-tty
-	say "vagrant up took $((SECONDS - started)) s; once more, from a terminal in the guest:"
+	say "vagrant up took $((SECONDS - started)) s; query again over vagrant ssh:"
 	vagrant ssh --no-tty -c 'cat /etc/resolv.conf; dig @192.0.2.53 other.example | grep -E "status:|SERVER:"; systemctl is-active sotto' 2>/dev/null
 	say "vagrant destroy"
 	vagrant destroy --no-tty -f

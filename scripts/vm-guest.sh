@@ -1,10 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# /init of the machine that scripts/vm-test.sh boots: process 1 in an initramfs, with busybox for everything that
-# is not a tool under test. It says how each step went on the serial console, in lines that begin with @@, and
-# turns the machine off. There is no network device in it, so nothing can leave, and `sotto run` may seal the root
-# cgroup here as it does on a user's machine.
+# /init of the virtual machine of scripts/vm-test.sh: PID 1 in an initramfs, with busybox for all tools except those under
+# test. It prints the result of each step on the serial console in lines that start with @@, and powers off. The machine
+# has no network device, so `sotto run` can safely seal the root cgroup, as on a user's machine.
 export PATH=/usr/bin:/bin HOME=/root TMPDIR=/tmp
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -19,21 +18,21 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount --make-rshared /
 mkdir -p /run/lock /var/tmp
-echo 5 >/proc/sys/kernel/printk # warnings and worse, beside what is said below
+echo 5 >/proc/sys/kernel/printk # only warnings and errors, besides the output of this script
 
 say() { echo "@@ $*"; }
 
-# Debian's busybox prefers its own applets to what is in PATH.
+# Debian's busybox prefers its own applets to programs in PATH.
 ip() { /usr/bin/ip "$@"; }
 nsenter() { /usr/bin/nsenter "$@"; }
 
-# step NAME COMMAND…: what it printed is shown only when it failed.
+# step NAME COMMAND…: runs one step. Its output is printed only if it fails.
 step() {
 	name=$1
 	shift
-	begun=$(date +%s)
+	started=$(date +%s)
 	if "$@" >"/tmp/$name.log" 2>&1; then
-		say "ok $name $(($(date +%s) - begun)) s$(sed -n 's/^=> /, /p' "/tmp/$name.log" | tr -d '\n')"
+		say "ok $name $(($(date +%s) - started)) s$(sed -n 's/^=> /, /p' "/tmp/$name.log" | tr -d '\n')"
 	else
 		say "FAILED $name$(sed -n 's/^=> /, /p' "/tmp/$name.log" | tr -d '\n')"
 		sed 's/^/   /' "/tmp/$name.log"
@@ -48,12 +47,12 @@ fail() {
 modules() {
 	status=0
 	while read -r module; do
-		insmod "$module" || { echo "=> no $module" && status=1; }
+		insmod "$module" || { echo "=> failed to load $module" && status=1; }
 	done </modules.order
 	return $status
 }
 
-# tests NAME DIRECTORY: one package's tests, in its directory, where skipping for want of anything is a failure.
+# tests NAME DIRECTORY: runs the tests of one package in its directory. Tests that would be skipped fail.
 tests() {
 	cd "/src/$2" || return
 	SOTTO_REQUIRE_PRIVILEGED=1 SOTTO_TEST_WHOLE_HOST=1 "/tests/$1" -test.v -test.timeout=20m -test.count=1 -test.skip="$(cat /tests/skip)" >/tmp/verbose 2>&1
@@ -64,7 +63,7 @@ tests() {
 	return $status
 }
 
-# ---- a small lab around the guest itself: eth0 is its only way, to a LAN that is a namespace ------------------
+# ---- network: eth0 leads to a LAN in a network namespace ----------------------------------------------------
 
 readonly WIRE="table inet wire {
 	counter plain { }
@@ -79,17 +78,17 @@ readonly WIRE="table inet wire {
 in_lan() { nsenter --net=/run/netns/lan "$@"; }
 packets() { in_lan nft list counter inet wire "$1" | sed -n 's/.*packets \([0-9]*\).*/\1/p'; }
 
-# wait_for COMMAND…: under emulation things take a while.
+# wait_for COMMAND…: waits until COMMAND succeeds; emulation is slow.
 wait_for() {
 	tries=0
 	until "$@" >/dev/null 2>&1; do
 		tries=$((tries + 1))
-		[ $tries -lt 600 ] || fail "waited for: $*" || return
+		[ $tries -lt 600 ] || fail "timed out waiting for: $*" || return
 		sleep 0.1
 	done
 }
 
-lab() {
+network() {
 	ip netns add lan && ip -n lan link set lo up &&
 		ip link add eth0 type veth peer name wire netns lan &&
 		ip addr add 10.77.0.2/24 dev eth0 && ip addr add fd77::2/64 dev eth0 nodad &&
@@ -101,14 +100,14 @@ lab() {
 		echo "$WIRE" | in_lan nft -f - || return
 	in_lan sotto demo upstream --listen 10.77.0.1:853 --ca-out /tmp/ca.pem >/tmp/upstream.log 2>&1 &
 	wait_for test -s /tmp/ca.pem || return
-	# Nameservers that answer in the clear, for whom nobody caught.
+	# Plain nameservers, for queries that are not intercepted.
 	in_lan sotto serve --listen 8.8.8.8:53 --listen 1.1.1.1:53 --listen '[2001:db8::53]:53' \
 		--upstream 10.77.0.1#dns.example --ca-file /tmp/ca.pem >/tmp/serve.log 2>&1 &
 	wait_for dig +tries=1 +timeout=1 @8.8.8.8 ready.example.com
 }
 
-# ask WHEN: three nameservers over UDP and TCP; each must seem to answer itself.
-ask() {
+# query WHEN: queries three nameservers over UDP and TCP; each reply must come from the address that was queried.
+query() {
 	for server in 8.8.8.8 1.1.1.1 2001:db8::53; do
 		for how in +notcp +tcp; do
 			dig +tries=2 +timeout=5 $how "@$server" "$1$how.example.com" A >/tmp/dig.out 2>&1
@@ -121,7 +120,7 @@ ask() {
 	done
 }
 
-# run_sotto: seals the root cgroup, where there is no --cgroup.
+# run_sotto: starts sotto run, which seals the root cgroup.
 run_sotto() {
 	sotto run --upstream 10.77.0.1#dns.example --ca-file /tmp/ca.pem >/tmp/run.log 2>&1 &
 	run_pid=$!
@@ -130,53 +129,53 @@ run_sotto() {
 	return 1
 }
 
-# nothing_plain WHAT: not one packet to port 53 since the counters were reset.
-nothing_plain() {
+# no_plain WHAT: fails if there was a packet to port 53 since the counters were reset.
+no_plain() {
 	plain=$(packets plain)
-	[ "$plain" = 0 ] || fail "$1: $plain plain packets on the wire"
+	[ "$plain" = 0 ] || fail "$1: $plain plain packets counted"
 }
 
 root_cgroup() {
-	echo "-- unsealed: the counter must see the clear"
-	ask unsealed || return
-	[ "$(packets plain)" -gt 0 ] || fail "unsealed, the wire saw nothing in the clear: the counter counts nothing" || return
+	echo "-- unsealed: plain packets are counted"
+	query unsealed || return
+	[ "$(packets plain)" -gt 0 ] || fail "unsealed: no plain packets counted, so the counter does not work" || return
 	before=$(packets plain)
-	echo "-- exec seals its command only"
+	echo "-- exec seals only its command"
 	in_lan nft reset counters >/dev/null
 	sotto exec --upstream 10.77.0.1#dns.example --ca-file /tmp/ca.pem -- dig +tries=2 +timeout=5 @8.8.8.8 exec.example.com || return
-	nothing_plain exec || return
-	echo "-- the root cgroup"
+	no_plain exec || return
+	echo "-- run seals the root cgroup"
 	run_sotto || return
 	hooks=$(find /sys/fs/bpf/sotto -name 'link_*' | wc -l)
 	[ "$hooks" = 10 ] || fail "$hooks hooks attached to the root cgroup, want 10" || return
 	in_lan nft reset counters >/dev/null
-	ask sealed && nothing_plain sealed || return
+	query sealed && no_plain sealed || return
 	busybox nslookup www.example.com 8.8.8.8 || fail "busybox nslookup" || return
-	nothing_plain sealed || return
+	no_plain sealed || return
 	sealed=$(packets sealed)
-	[ "$sealed" -gt 0 ] || fail "no TLS on the wire: nobody was asked" || return
-	echo "-- killed: closed"
+	[ "$sealed" -gt 0 ] || fail "no TLS packets counted, so no upstream was queried" || return
+	echo "-- killed: queries fail"
 	kill -KILL $run_pid
 	wait $run_pid
-	! dig +tries=1 +timeout=3 @8.8.8.8 killed.example.com || fail "answered while Sotto was dead" || return
-	nothing_plain killed || return
-	echo "-- the next run takes over"
-	run_sotto && ask again && nothing_plain again || return
+	! dig +tries=1 +timeout=3 @8.8.8.8 killed.example.com || fail "query answered after Sotto was killed" || return
+	no_plain killed || return
+	echo "-- the next run adopts the leftovers"
+	run_sotto && query again && no_plain again || return
 	echo "-- a clean stop leaves nothing"
 	kill -INT $run_pid
-	wait $run_pid || fail "run ended with $?" || return
-	ask stopped || return
+	wait $run_pid || fail "run exited with status $?" || return
+	query stopped || return
 	[ "$(packets plain)" -gt 0 ] || fail "still sealed after the stop" || return
 	left=$(find /sys/fs/bpf/sotto /run/sotto -mindepth 1 ! -name lock; ip -o link | grep sotto; ip route | grep 198.1)
-	[ -z "$left" ] || fail "left over: $left" || return
-	echo "=> $hooks hooks on the root cgroup, 6 queries sealed in $sealed TLS packets and 0 plain ones (unsealed: $before plain)"
+	[ -z "$left" ] || fail "leftovers: $left" || return
+	echo "=> $hooks hooks on the root cgroup; sealed: 6 queries, $sealed TLS packets, 0 plain packets (unsealed: $before plain packets)"
 }
 
 ip link set lo up
 say "kernel $(uname -r)"
 step modules modules
 step demo sotto demo
-step lab lab
+step network network
 step root-cgroup root_cgroup
 while read -r name directory; do
 	step "$name" tests "$name" "$directory"

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Does it work on other kernels? Boots Debian's cloud kernels in QEMU, each with an initramfs that holds Sotto, the
-# tests that need a kernel, and real clients: `sotto demo`, `sotto exec`, `sotto run` on the *root* cgroup (a machine
-# of its own is the place for that), and the tests. The guest has no network device. A few minutes a kernel; not
-# part of scripts/test.sh.
+# Tests Sotto on other kernels: boots Debian's cloud kernels in QEMU, each with an initramfs that contains Sotto, the tests
+# that depend on the kernel, and real DNS clients. Runs `sotto demo`, `sotto exec`, `sotto run` on the root cgroup, and the
+# tests. The guest has no network device. A few minutes per kernel; not part of scripts/test.sh.
 #
-#   sudo ./scripts/vm-test.sh [SUITE…]      default: every suite of the list below
+#   sudo ./scripts/vm-test.sh [SUITE…]      default: all suites in the list below
 #
-#   SOTTO_VM_ACCEL=tcg     how QEMU runs it: tcg is software emulation and works everywhere; kvm is faster where it works
-#   SOTTO_VM_SECONDS=1500  how long one kernel may take
-#   SOTTO_VM_SKIP=REGEXP   tests to leave out, besides those that are named anyway
+#   SOTTO_VM_ACCEL=tcg     accelerator of QEMU: tcg (software emulation) works everywhere; kvm is faster where available
+#   SOTTO_VM_SECONDS=1500  time limit per kernel
+#   SOTTO_VM_SKIP=REGEXP   tests to skip in addition to those in SKIP below
 #   SOTTO_VM_TESTS=WORDS   packages whose tests run, "" for none: intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns cmd/sotto internal/demo
 #   SOTTO_MIRROR=URL       where Debian's packages come from
 #
-# One line a kernel, and status 1 when one of them failed, or when a suite had none. A suite moves on: the line then
-# names the series that was not tried. The serial console of a kernel that failed is kept in /var/tmp.
+# Prints one line per kernel. The exit status is 1 if a kernel failed or a suite had none. If a suite has a newer kernel
+# series than listed, the line names the series that was not tested. The serial console log of a failed kernel is saved in
+# /var/tmp.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-# suite, the series that was asked for when this was written, other suites that may have it (with their archive)
+# Suite, its kernel series at the time of writing, and other suites (with their archive) that may have it.
 suites=(
 	"bullseye 5.10 bullseye-security:debian-security"
 	"bookworm 6.1"
@@ -48,20 +48,20 @@ packages=(
 	"drill ldnsutils"
 )
 
-# Programs that the tests run, each with its libraries; all else in the guest is busybox.
+# Programs that the tests run, copied with their libraries; all other programs in the guest are busybox.
 tools=(ip nft dig host kdig drill getent unshare nsenter setpriv)
 
-# What Sotto and its tests use and a cloud kernel has as a module, or built in.
+# Kernel features that Sotto and its tests use, as modules or built in.
 modules=(
 	veth bridge sch_ingress cls_bpf udp_diag tcp_diag af_packet dummy tun
 	nf_tables nft_counter nft_objref nft_ct nft_chain_nat nft_masq nft_nat nft_redir nf_conntrack nf_conntrack_netlink nft_meta
 )
 
-# dnspython would take all of Python along, iptables its extensions.
+# dnspython would require all of Python, iptables its extensions.
 readonly SKIP='^(TestRealClients|TestRunClients)$/^dnspython|^TestLeakNAT$/^iptables|^TestFollowsLegacy$'
 
 need_root
-[[ $(dpkg --print-architecture) == amd64 ]] || die "this builds an amd64 machine out of amd64 programs; run it on one"
+[[ $(dpkg --print-architecture) == amd64 ]] || die "this script needs an amd64 machine"
 accel=${SOTTO_VM_ACCEL:-tcg}
 limit=${SOTTO_VM_SECONDS:-1500}
 mirror=${SOTTO_MIRROR:-http://deb.debian.org/debian}
@@ -69,7 +69,7 @@ read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/cgroup intercept/featur
 
 # ---- kernels ---------------------------------------------------------------------------------------------
 
-# apt_of SUITE TOOL ARGUMENT…: apt with sources and state of its own, so that the machine's stay as they are.
+# apt_of SUITE TOOL ARGUMENT…: runs an apt tool with separate sources and state, without changing the machine's.
 apt_of() {
 	local dir=$work/apt-$1 tool=$2
 	shift 2
@@ -79,8 +79,8 @@ apt_of() {
 		-o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
 }
 
-# get_kernel SUITE [SUITE:ARCHIVE…]: its newest cloud kernel, unpacked in $work/SUITE. A kernel is one package, or
-# since 6.19 several: linux-image with nothing in it, linux-binary and linux-modules.
+# get_kernel SUITE [SUITE:ARCHIVE…]: downloads the newest cloud kernel and unpacks it in $work/SUITE. A kernel is one package
+# or, since 6.19, several: an empty linux-image, linux-binary and linux-modules.
 get_kernel() {
 	local suite=$1 dir=$work/apt-$1 root=$work/$1 other wanted deb
 	mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/debs" "$root"
@@ -88,7 +88,7 @@ get_kernel() {
 		printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s/%s %s main\n' \
 			"${mirror%/*}" "${other#*:}" "${other%:*}"
 	done >"$dir/sources.list"
-	# One archive of several may be gone; what counts is whether there is a kernel.
+	# Ignore errors: one of several archives may no longer exist. A missing kernel is detected below.
 	apt_of "$suite" apt-get update >"$dir/log" 2>&1 || true
 	wanted=$(apt_of "$suite" apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
 		--no-replaces --no-enhances linux-image-cloud-amd64 2>>"$dir/log" |
@@ -97,14 +97,14 @@ get_kernel() {
 	# shellcheck disable=SC2086 # words
 	(cd "$dir/debs" && apt_of "$suite" apt-get download $wanted >>"$dir/log" 2>&1) || return 1
 	for deb in "$dir"/debs/*.deb; do dpkg -x "$deb" "$root"; done
-	# Where /usr is merged, the modules are below it; depmod and modprobe look in /lib.
+	# With a merged /usr, the modules are below /usr/lib; depmod and modprobe search /lib.
 	[[ -e $root/lib ]] || ln -s usr/lib "$root/lib"
 	release=$(find "$root/lib/modules/" -mindepth 1 -maxdepth 1 -printf '%f\n' | head -n1)
 	vmlinuz=$(find "$root/" -name 'vmlinuz*' -type f | head -n1)
 	[[ -n $release && -n $vmlinuz ]]
 }
 
-# put_modules ROOT INITRAMFS: those wanted and what they depend on, in the order in which they go in.
+# put_modules ROOT INITRAMFS: copies the modules and their dependencies, and writes the order in which to load them.
 put_modules() {
 	local root=$1 into=$2 module file
 	depmod -b "$root" "$release" 2>"$work/depmod.log" || die "depmod of $release: $(cat "$work/depmod.log")"
@@ -124,9 +124,9 @@ put_modules() {
 	done <"$work/order"
 }
 
-# ---- what goes into every guest ---------------------------------------------------------------------------
+# ---- contents of the initramfs ----------------------------------------------------------------------------
 
-# put_program PATH INITRAMFS [DIRECTORY]: a program, and the libraries it is linked with where it looks for them.
+# put_program PATH INITRAMFS [DIRECTORY]: copies a program and its shared libraries.
 put_program() {
 	local path=$1 into=$2 at=${3:-/usr/bin} lib
 	mkdir -p "$into$at"
@@ -137,8 +137,8 @@ put_program() {
 	done < <(ldd "$path" 2>/dev/null | grep -o '/[^ ]*' | sort -u)
 }
 
-# put_compilers INITRAMFS: the tests compile clients, and build sotto; in the guest, compilers that hand out what
-# this machine compiled from the same source with the same words.
+# put_compilers INITRAMFS: the tests compile C clients and build sotto. The compilers in the guest are scripts that copy the
+# programs that this machine compiled from the same sources with the same options.
 put_compilers() {
 	local into=$1 dir=cmd/sotto/testdata/clients
 	mkdir -p "$work/clients"
@@ -148,17 +148,17 @@ put_compilers() {
 	for client in "$work"/clients/*; do put_program "$client" "$into" /compiled; done
 	cat >"$into/usr/bin/gcc" <<-'END'
 		#!/bin/sh
-		for word; do
-			[ "$previous" != -o ] || out=$word
-			case $word in *.c) source=$(basename "$word") ;; esac
-			previous=$word
+		for arg; do
+			[ "$previous" != -o ] || out=$arg
+			case $arg in *.c) source=$(basename "$arg") ;; esac
+			previous=$arg
 		done
 		exec cp "/compiled/$(basename "$0")-$source" "$out"
 	END
 	cat >"$into/usr/bin/go" <<-'END'
 		#!/bin/sh
 		[ "$1 $2 $4" = "build -o sotto/cmd/sotto" ] && exec cp /usr/bin/sotto "$3"
-		echo "in this guest, go only builds sotto: go $*" >&2
+		echo "in this guest, go can only build sotto: go $*" >&2
 		exit 1
 	END
 	cp "$into/usr/bin/gcc" "$into/usr/bin/musl-gcc"
@@ -180,7 +180,7 @@ make_guest() {
 	: >"$into/etc/resolv.conf"
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$into/usr/bin/sotto" ./cmd/sotto
 	put_compilers "$into"
-	# Tests read what lies beside them.
+	# Some tests read files of their packages.
 	tar --exclude=./.git --exclude=./bin --exclude=./dist -cf - . | tar -C "$into/src" -xf -
 	: >"$into/tests/list"
 	for package in "${tested[@]}"; do
@@ -193,25 +193,26 @@ make_guest() {
 
 # ---- one kernel ------------------------------------------------------------------------------------------
 
-# boot SUITE: its console in $work/SUITE.log; status 0 when the guest came to its end.
+# boot SUITE: boots the kernel, with its console in $work/SUITE.log. The status is 0 if the guest completed all steps.
 boot() {
 	local log=$work/$1.log into=$work/initramfs how=$accel cpu=max pid end
 	rm -rf "$into/modules" "$into/modules.order"
 	put_modules "$work/$1" "$into"
 	(cd "$into" && find . | cpio --quiet -o -H newc) >"$work/initrd"
-	# What Debian 12's QEMU 7.2 gets wrong in software. cmpxchg16b leaves an address in the flags, and Linux 6.12,
-	# whose allocator is full of it, dies of a double fault. And with a host thread for each of its processors, one
-	# of them may go on for ever at a breakpoint that another has taken away: the kernel patches its own code when
-	# the first program is attached to a cgroup and when the last one goes (text_poke_bp), which tests do often.
-	# slab_debug=F: without cmpxchg16b newer kernels (7.3) give socket storage no memory (kmalloc_nolock), unless
-	# the allocator checks itself, and then takes the way that needs none.
+	# Workarounds for bugs in the software emulation of Debian 12's QEMU 7.2:
+	# -cx16: cmpxchg16b corrupts the flags, and Linux 6.12, whose allocator uses it, crashes with a double fault.
+	# thread=single: with one host thread per CPU, a CPU may loop forever at a breakpoint that another one has removed.
+	# The kernel patches its code when the first program is attached to a cgroup and when the last one is detached
+	# (text_poke_bp), which the tests do often.
+	# slab_debug=F: without cmpxchg16b, newer kernels (7.3) cannot allocate socket storage (kmalloc_nolock) unless
+	# consistency checks are enabled, which select another code path.
 	local append="console=ttyS0,115200 loglevel=5 panic=-1 softlockup_panic=1 softlockup_all_cpu_backtrace=1 mitigations=off"
 	if [[ $accel == tcg ]]; then
 		append+=" slab_debug=F"
 		cpu+=,-cx16
 		how+=,thread=single
 	fi
-	# mitigations=off: emulated, they cost time and protect nobody.
+	# mitigations=off: under emulation they are slow and useless.
 	nice -n 10 qemu-system-x86_64 -accel "$how" -cpu "$cpu" -smp 2 -m 2048 -nodefaults -no-user-config -nic none \
 		-display none -no-reboot -serial "file:$log" -kernel "$vmlinuz" -initrd "$work/initrd" \
 		-append "$append" >"$work/qemu.log" 2>&1 </dev/null &
@@ -219,29 +220,29 @@ boot() {
 	defer stop "$pid"
 	end=$((SECONDS + limit))
 	while kill -0 "$pid" 2>/dev/null && ((SECONDS < end)); do sleep 0.5; done
-	kill -0 "$pid" 2>/dev/null && echo "@@ FAILED time: not done within $limit s, and stopped" >>"$log"
+	kill -0 "$pid" 2>/dev/null && echo "@@ FAILED time: stopped after $limit s" >>"$log"
 	stop "$pid"
 	cat "$work/qemu.log" >>"$log"
 	rm -f "$work/initrd"
 	grep -q '^@@ end' "$log"
 }
 
-# report SUITE SERIES: what the guest said, and the one line.
+# report SUITE SERIES: prints the results of the guest and adds the summary line.
 report() {
-	local log=$work/$1.log kept line verdict
-	verdict="works: hooks load and attach, the root cgroup is sealed, $(awk '/^@@ ok/ { for (i = 2; i <= NF; i++) if ($i ~ /^passed/) n += $(i - 1) } END { print n + 0 }' "$log") tests passed"
-	tr -d '\r' <"$log" | sed -n 's/^@@ \(ok\|FAILED\) /\1 /p' >"$work/said"
-	while read -r line; do note "$line"; done <"$work/said"
-	if grep -q '^FAILED' "$work/said" || ! grep -q '^@@ end' "$log"; then
-		verdict="FAILED: $(sed -n 's/^FAILED \([^ ,:]*\).*/\1/p' "$work/said" | paste -sd' ' | sed 's/$/;/')"
-		grep -q '^@@ end' "$log" || verdict+=" it did not come to its end;"
-		kept=/var/tmp/sotto-vm-$1-$release.log
-		cp "$log" "$kept"
-		verdict+=" console: $kept"
+	local log=$work/$1.log saved line verdict
+	verdict="passed: hooks load and attach, the root cgroup is sealed, $(awk '/^@@ ok/ { for (i = 2; i <= NF; i++) if ($i ~ /^passed/) n += $(i - 1) } END { print n + 0 }' "$log") tests passed"
+	tr -d '\r' <"$log" | sed -n 's/^@@ \(ok\|FAILED\) /\1 /p' >"$work/results"
+	while read -r line; do note "$line"; done <"$work/results"
+	if grep -q '^FAILED' "$work/results" || ! grep -q '^@@ end' "$log"; then
+		verdict="FAILED: $(sed -n 's/^FAILED \([^ ,:]*\).*/\1/p' "$work/results" | paste -sd' ' | sed 's/$/;/')"
+		grep -q '^@@ end' "$log" || verdict+=" not completed;"
+		saved=/var/tmp/sotto-vm-$1-$release.log
+		cp "$log" "$saved"
+		verdict+=" console log: $saved"
 		failed=1
 	fi
-	# A suite moves on. That is no failure, but what it had is not tried then.
-	[[ $release == "$2".* ]] || verdict+="; NOT TRIED: $2, which $1 no longer has"
+	# The suite has a newer series. That is not a failure, but the listed series was not tested.
+	[[ $release == "$2".* ]] || verdict+="; NOT TESTED: $2, no longer in $1"
 	lines+=("Linux $release ($1): $verdict")
 }
 
@@ -250,9 +251,9 @@ ensure_go
 work=$(mktemp -d /var/tmp/sotto-vm.XXXXXX)
 defer rm -rf "$work"
 failed='' lines=()
-say "what every guest runs"
+say "initramfs"
 make_guest "$work/initramfs"
-note "left out: $(cat "$work/initramfs/tests/skip")"
+note "skipped tests: $(cat "$work/initramfs/tests/skip")"
 for entry in "${suites[@]}"; do
 	read -ra words <<<"$entry"
 	suite=${words[0]} series=${words[1]}
@@ -260,7 +261,7 @@ for entry in "${suites[@]}"; do
 	release=
 	if ! get_kernel "$suite" "${words[@]:2}"; then
 		tail -n 3 "$work/apt-$suite/log" >&2
-		lines+=("$suite: NOT TRIED: no cloud kernel to be had from $mirror")
+		lines+=("$suite: NOT TESTED: no cloud kernel at $mirror")
 		failed=1
 		continue
 	fi
@@ -271,7 +272,7 @@ for entry in "${suites[@]}"; do
 	note "$((SECONDS - started)) s"
 	rm -rf "${work:?}/$suite" "$work/apt-$suite"
 done
-[[ ${#lines[@]} -gt 0 ]] || die "no such suite: $*; there are: ${suites[*]%% *}"
+[[ ${#lines[@]} -gt 0 ]] || die "unknown suite: $*; available: ${suites[*]%% *}"
 say "kernels"
 for line in "${lines[@]}"; do note "$line"; done
 [[ -z $failed ]]

@@ -44,11 +44,11 @@ func TestQuery(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(q.Question) != 1 || q.Question[0] != (dns.Question{Name: "hit-1.bench.example.", Qtype: dns.TypeA, Qclass: dns.ClassINET}) || !q.RecursionDesired {
-		t.Errorf("asks %v", &q)
+		t.Errorf("query %v", &q)
 	}
 }
 
-// serve answers over UDP with h until the test ends.
+// serve answers queries over UDP with h until the test ends.
 func serve(t *testing.T, h dnstest.Handler) (*dnstest.Server, netip.AddrPort) {
 	t.Helper()
 	tl, pc, err := dnstest.ListenPlain(netip.MustParseAddrPort("127.0.0.1:0"))
@@ -80,11 +80,11 @@ func zone(t *testing.T) *dnstest.Zone {
 	return z
 }
 
-// TestLoad: every query is sent, each miss for a name of its own, and what was
-// answered is timed by the kernel's clock.
+// TestLoad checks that every query is sent, each miss for a different name, and that
+// latencies are measured.
 func TestLoad(t *testing.T) {
-	const late = 20 * time.Millisecond
-	s, addr := serve(t, dnstest.Delay(late, zone(t)))
+	const delay = 20 * time.Millisecond
+	s, addr := serve(t, dnstest.Delay(delay, zone(t)))
 	o, err := load{server: addr, rate: 500, length: 400 * time.Millisecond, hits: 10, missEvery: 4, prefix: "new"}.run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -93,34 +93,34 @@ func TestLoad(t *testing.T) {
 		t.Fatalf("sent %d, answered %d; want 200", o.sent, len(o.latencies))
 	}
 	for _, l := range o.latencies {
-		if l < late || l > time.Minute {
-			t.Fatalf("a latency of %v behind a server that takes %v", l, late)
+		if l < delay || l > time.Minute {
+			t.Fatalf("latency %v of a server with a delay of %v", l, delay)
 		}
 	}
-	if o.took < 398*time.Millisecond {
-		t.Errorf("sent in %v: the rate was not held", o.took)
+	if o.elapsed < 398*time.Millisecond {
+		t.Errorf("sent in %v: faster than the rate", o.elapsed)
 	}
-	asked := map[string]int{}
+	queries := map[string]int{}
 	for _, q := range s.Log() {
-		asked[q.Name]++
+		queries[q.Name]++
 	}
 	hits, misses := 0, 0
-	for name, n := range asked {
+	for name, n := range queries {
 		switch {
 		case strings.HasPrefix(name, "hit-"):
 			hits++
 		case n == 1:
 			misses++
 		default:
-			t.Errorf("%s was asked %d times", name, n)
+			t.Errorf("%s was queried %d times", name, n)
 		}
 	}
 	if hits != 10 || misses != 50 {
-		t.Errorf("%d names that may be cached and %d new ones; want 10 and 50", hits, misses)
+		t.Errorf("%d cacheable names and %d new ones, want 10 and 50", hits, misses)
 	}
 }
 
-// TestLoadFailures: SERVFAIL is no answer, however quick.
+// TestLoadFailures checks that SERVFAIL does not count as an answer.
 func TestLoadFailures(t *testing.T) {
 	_, addr := serve(t, dnstest.Rcode(dnstest.RcodeServFail))
 	o, err := load{server: addr, rate: 500, length: 50 * time.Millisecond, hits: 1}.run(t.Context())
@@ -129,14 +129,14 @@ func TestLoadFailures(t *testing.T) {
 	}
 }
 
-func TestAsk(t *testing.T) {
+func TestTarget(t *testing.T) {
 	for name, tc := range map[string]struct {
 		h        dnstest.Handler
 		answered bool
-		asks     int
+		queries  int
 	}{
 		"an answer": {zone(t), true, 5},
-		"SERVFAIL":  {dnstest.Rcode(dnstest.RcodeServFail), false, patience},
+		"SERVFAIL":  {dnstest.Rcode(dnstest.RcodeServFail), false, maxFailures},
 	} {
 		s, addr := serve(t, tc.h)
 		nc, err := net.Dial("udp", addr.String())
@@ -144,38 +144,38 @@ func TestAsk(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer nc.Close()
-		a := &asked{name: "peer.closed", conn: nc}
+		a := &target{name: "peer.closed", conn: nc}
 		for range 5 {
-			if took := a.ask(); (took < answerTimeout) != tc.answered {
-				t.Errorf("%s: took %v", name, took)
+			if latency := a.measure(); (latency < answerTimeout) != tc.answered {
+				t.Errorf("%s: latency %v", name, latency)
 			}
 		}
 		seen := map[string]bool{}
 		for _, q := range s.Log() {
 			seen[q.Name] = true
 		}
-		if len(seen) != tc.asks {
-			t.Errorf("%s: asked for %v; want %d names", name, seen, tc.asks)
+		if len(seen) != tc.queries {
+			t.Errorf("%s: queries for %v, want %d names", name, seen, tc.queries)
 		}
 	}
 }
 
-// TestUpstream: the server shows the certificate that certVerb wrote, for the
-// name alone, and answers as late as it was told.
+// TestUpstream checks that the server uses the certificate that certCommand wrote, which is
+// valid only for the name, and that it delays its replies.
 func TestUpstream(t *testing.T) {
 	dir := t.TempDir()
-	if err := certVerb(t.Context(), []string{"-dir", dir, "-name", "dns.example"}); err != nil {
+	if err := certCommand(t.Context(), []string{"-dir", dir, "-name", "dns.example"}); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String() // free a moment ago
+	addr := l.Addr().String() // free after Close
 	l.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- upstreamVerb(ctx, []string{"-listen", addr, "-dir", dir, "-delay", "50ms"}) }()
+	go func() { done <- upstreamCommand(ctx, []string{"-listen", addr, "-dir", dir, "-delay", "50ms"}) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -191,17 +191,17 @@ func TestUpstream(t *testing.T) {
 	c := &dns.Client{Net: "tcp-tls", Timeout: 10 * time.Second, TLSConfig: &tls.Config{RootCAs: pool, ServerName: "dns.example"}}
 	q := new(dns.Msg).SetQuestion("www.example.", dns.TypeA)
 	var r *dns.Msg
-	var took time.Duration
+	var rtt time.Duration
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if r, took, err = c.Exchange(q, addr); err == nil {
+		if r, rtt, err = c.Exchange(q, addr); err == nil {
 			break
 		}
 	}
-	if err != nil || len(r.Answer) != 1 || r.Answer[0].Header().Ttl != uint32(recordTTL/time.Second) || took < 50*time.Millisecond {
-		t.Fatalf("%v after %v, %v", r, took, err)
+	if err != nil || len(r.Answer) != 1 || r.Answer[0].Header().Ttl != uint32(recordTTL/time.Second) || rtt < 50*time.Millisecond {
+		t.Fatalf("%v after %v, %v", r, rtt, err)
 	}
 	c.TLSConfig.ServerName = "127.0.0.1"
 	if _, _, err := c.Exchange(q, addr); err == nil {
-		t.Error("the certificate is for the address too")
+		t.Error("the certificate is also valid for the address")
 	}
 }

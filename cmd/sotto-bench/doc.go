@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench is what scripts/bench.sh needs besides dnsperf to compare `sotto
-// serve` with its peers:
+// Command sotto-bench contains the tools that scripts/bench.sh needs, besides dnsperf, to
+// compare `sotto serve` with other forwarders:
 //
-//	bench cert       a throwaway authority and a certificate that it signed
-//	bench upstream   a DNS over TLS server that is far away
-//	bench latency    percentiles at a fixed rate
-//	bench idle       the first query after a pause
-//	bench report     the raw results as tables, verdicts and a plot
+//	sotto-bench cert       create a throwaway CA and a server certificate
+//	sotto-bench upstream   serve DNS over TLS with a delay
+//	sotto-bench latency    measure latency percentiles at a fixed rate
+//	sotto-bench idle       measure the first query after a pause
+//	sotto-bench report     write tables, verdicts and a plot from raw results
 //
-// It is no part of Sotto, and what it measures with shares no code with what is
-// measured. Give it to no network that is not your own.
+// It is not part of Sotto. The measuring code shares no code with the forwarder that it
+// measures. Do not expose its server to an untrusted network.
 package main

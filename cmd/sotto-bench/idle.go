@@ -14,52 +14,51 @@ import (
 )
 
 const (
-	// answerTimeout stands for the latency of a query that was not answered.
+	// answerTimeout is the timeout of a query, and the latency recorded if it expires.
 	answerTimeout = time.Second
 
-	// patience is how many unanswered queries a forwarder may have before it is
-	// asked no more; all that it would have been asked then count as unanswered.
-	patience = 3
+	// maxFailures is the number of unanswered queries after which a forwarder receives
+	// no more queries; the remaining ones count as unanswered.
+	maxFailures = 3
 )
 
-// asked is one forwarder that is asked after pauses.
-type asked struct {
-	name   string
-	conn   net.Conn
-	n      int
-	failed int             // queries that were not answered
-	after  []time.Duration // the first query after each pause
+// target is one forwarder that is measured.
+type target struct {
+	name      string
+	conn      net.Conn
+	sent      int
+	failures  int             // unanswered queries
+	latencies []time.Duration // of the first query after each pause
 }
 
-// idleVerb asks every forwarder a few times, pauses, and times the next query of
-// each. Whether an upstream closed its connections in the pause is the upstream's
-// doing: bench.sh runs each peer once in front of one that does, and once in front
-// of one that does not, and it is the pause alone that both have in common.
-func idleVerb(ctx context.Context, args []string) error {
+// idleCommand sends a few queries to every forwarder, pauses, and measures the latency of
+// the next query to each. bench.sh runs each peer twice: with an upstream that closes idle
+// connections during the pause and with one that keeps them open.
+func idleCommand(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("idle", flag.ContinueOnError)
-	cycles := f.Int("cycles", 10, "how many pauses")
-	pause := f.Duration("pause", 3*time.Second, "how long each is")
-	before := f.Int("before", 10, "how many queries come before each")
+	cycles := f.Int("cycles", 10, "number of pauses")
+	pause := f.Duration("pause", 3*time.Second, "length of each pause")
+	before := f.Int("before", 10, "number of queries before each pause")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	var all []*asked
+	var targets []*target
 	for _, arg := range f.Args() {
 		name, addr, ok := strings.Cut(arg, "=")
 		if !ok {
-			return fmt.Errorf("%q: want NAME=ADDR:PORT", arg)
+			return fmt.Errorf("argument %q: want NAME=ADDR:PORT", arg)
 		}
 		nc, err := net.Dial("udp", addr)
 		if err != nil {
 			return err
 		}
 		defer nc.Close()
-		all = append(all, &asked{name: name, conn: nc})
+		targets = append(targets, &target{name: name, conn: nc})
 	}
 	for cycle := range *cycles {
-		for _, a := range all {
+		for _, t := range targets {
 			for range *before {
-				a.ask()
+				t.measure()
 			}
 		}
 		select {
@@ -67,51 +66,50 @@ func idleVerb(ctx context.Context, args []string) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		// Another one first each time: the first also wakes the machine.
-		for i := range all {
-			a := all[(i+cycle)%len(all)]
-			a.after = append(a.after, a.ask())
+		// Rotate the order: the first query of a cycle also wakes idle cores.
+		for i := range targets {
+			t := targets[(i+cycle)%len(targets)]
+			t.latencies = append(t.latencies, t.measure())
 		}
 	}
-	for _, a := range all {
-		slices.Sort(a.after)
-		fmt.Fprintf(os.Stdout, "%s\t%.1f\n", a.name, float64(percentile(a.after, 0.5))/1e3)
+	for _, t := range targets {
+		slices.Sort(t.latencies)
+		fmt.Fprintf(os.Stdout, "%s\t%.1f\n", t.name, float64(percentile(t.latencies, 0.5))/1e3)
 	}
 	return nil
 }
 
-// ask sends a query for a name that nobody asked for before, and returns how long
-// its answer took.
-func (a *asked) ask() time.Duration {
-	if a.failed >= patience {
+// measure sends a query for a new name and returns the latency of its answer.
+func (t *target) measure() time.Duration {
+	if t.failures >= maxFailures {
 		return answerTimeout
 	}
-	took, ok := a.exchange()
+	latency, ok := t.query()
 	if !ok {
-		a.failed++
+		t.failures++
 		return answerTimeout
 	}
-	return took
+	return latency
 }
 
-func (a *asked) exchange() (took time.Duration, ok bool) {
-	a.n++
-	q := appendQuery(nil, fmt.Sprintf("idle-%s-%d.bench.example", strings.ReplaceAll(a.name, ".", "-"), a.n))
-	q[0], q[1] = byte(a.n>>8), byte(a.n)
+func (t *target) query() (latency time.Duration, ok bool) {
+	t.sent++
+	q := appendQuery(nil, fmt.Sprintf("idle-%s-%d.bench.example", strings.ReplaceAll(t.name, ".", "-"), t.sent))
+	q[0], q[1] = byte(t.sent>>8), byte(t.sent)
 	started := time.Now()
-	_ = a.conn.SetDeadline(started.Add(answerTimeout))
-	if _, err := a.conn.Write(q); err != nil {
+	_ = t.conn.SetDeadline(started.Add(answerTimeout))
+	if _, err := t.conn.Write(q); err != nil {
 		return 0, false
 	}
 	buf := make([]byte, 4096)
 	for {
-		n, err := a.conn.Read(buf)
-		took = time.Since(started)
+		n, err := t.conn.Read(buf)
+		latency = time.Since(started)
 		switch {
 		case err != nil:
 			return 0, false
 		case n > 2 && buf[0] == q[0] && buf[1] == q[1]:
-			return took, answered(buf[:n])
+			return latency, answered(buf[:n])
 		}
 	}
 }

@@ -20,42 +20,41 @@ import (
 )
 
 const (
-	// clients is how many sockets ask, so that a peer with a socket a core gets
-	// something on each.
+	// clients is the number of client sockets: enough for each socket of a peer with
+	// one socket per core to receive queries.
 	clients = 8
 
-	// grace is how long a reply may still come after the last query: dnsperf's
-	// own patience.
-	grace = 5 * time.Second
+	// replyTimeout is the time to wait for replies after the last query, as in dnsperf.
+	replyTimeout = 5 * time.Second
 )
 
-// load is an open loop: queries leave at their time, whether or not earlier ones
-// were answered, so a peer that stalls is seen to stall.
+// load describes an open loop: queries are sent at a fixed rate whether or not earlier
+// ones were answered, so that stalls of a peer are measured.
 type load struct {
 	server    netip.AddrPort
-	rate      int // queries a second
+	rate      int // queries per second
 	length    time.Duration
-	hits      int    // names hit-0 … that may be cached
-	missEvery int    // every so many queries one for a name that never was; 0: none
-	prefix    string // makes those names the run's own
+	hits      int    // number of names hit-0 …, which may be cached
+	missEvery int    // every missEvery-th query is for a new name; 0: none
+	prefix    string // of the new names
 }
 
-// outcome is what became of a load.
+// outcome is the result of a load.
 type outcome struct {
-	latencies []time.Duration // of the queries that were answered
+	latencies []time.Duration // of answered queries
 	sent      int
-	took      time.Duration
+	elapsed   time.Duration
 }
 
-func latencyVerb(ctx context.Context, args []string) error {
+func latencyCommand(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("latency", flag.ContinueOnError)
-	server := f.String("server", "127.0.0.1:53", "whom to ask")
+	server := f.String("server", "127.0.0.1:53", "`address` and port of the forwarder")
 	var l load
-	f.IntVar(&l.rate, "rate", 5000, "queries a second")
-	f.DurationVar(&l.length, "for", 5*time.Second, "how long")
-	f.IntVar(&l.hits, "hits", 1000, "how many names are asked again and again")
-	f.IntVar(&l.missEvery, "miss-every", 5, "one query in so many is for a new name")
-	f.StringVar(&l.prefix, "prefix", "miss", "what the new names begin with")
+	f.IntVar(&l.rate, "rate", 5000, "queries per second")
+	f.DurationVar(&l.length, "for", 5*time.Second, "duration")
+	f.IntVar(&l.hits, "hits", 1000, "number of names that repeat")
+	f.IntVar(&l.missEvery, "miss-every", 5, "every N-th query is for a new name")
+	f.StringVar(&l.prefix, "prefix", "miss", "prefix of new names")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -64,7 +63,7 @@ func latencyVerb(ctx context.Context, args []string) error {
 		return err
 	}
 	if l.rate < 1 || l.hits < 1 {
-		return errors.New("want a rate and a number of names above zero")
+		return errors.New("-rate and -hits must be at least 1")
 	}
 	o, err := l.run(ctx)
 	if err != nil {
@@ -76,12 +75,12 @@ func latencyVerb(ctx context.Context, args []string) error {
 	slices.Sort(o.latencies)
 	us := func(share float64) float64 { return float64(percentile(o.latencies, share)) / 1e3 }
 	fmt.Fprintf(os.Stdout, "p50_us\t%.1f\np99_us\t%.1f\nrate_qps\t%.0f\nrate_lost\t%.4f\n",
-		us(0.50), us(0.99), float64(o.sent)/o.took.Seconds(), 1-float64(len(o.latencies))/float64(o.sent))
+		us(0.50), us(0.99), float64(o.sent)/o.elapsed.Seconds(), 1-float64(len(o.latencies))/float64(o.sent))
 	return nil
 }
 
-// percentile is the nearest rank in sorted: the smallest value that at least that
-// share of all values does not exceed.
+// percentile returns the nearest-rank percentile: the smallest value in sorted such that at
+// least the given share of all values does not exceed it.
 func percentile(sorted []time.Duration, share float64) time.Duration {
 	rank := int(share*float64(len(sorted)) + 0.999999)
 	return sorted[min(max(rank, 1), len(sorted))-1]
@@ -106,8 +105,8 @@ func (l load) run(ctx context.Context) (outcome, error) {
 		g.Go(func() error { return s.receive(ctx) })
 	}
 	var err error
-	o.sent, o.took, err = l.send(ctx, socks[:])
-	for end := time.Now().Add(grace); time.Now().Before(end) && ctx.Err() == nil && waiting(socks[:]) > 0; {
+	o.sent, o.elapsed, err = l.send(ctx, socks[:])
+	for end := time.Now().Add(replyTimeout); time.Now().Before(end) && ctx.Err() == nil && pending(socks[:]) > 0; {
 		time.Sleep(10 * time.Millisecond)
 	}
 	cancel()
@@ -118,9 +117,9 @@ func (l load) run(ctx context.Context) (outcome, error) {
 	return o, err
 }
 
-// send keeps a thread to itself: the runtime's timers are a millisecond coarse,
-// which would make bursts of five queries.
-func (l load) send(ctx context.Context, socks []*sock) (sent int, took time.Duration, err error) {
+// send sends the queries from a locked thread with nanosleep: the runtime's timers have a
+// resolution of about a millisecond, which would cause bursts of five queries.
+func (l load) send(ctx context.Context, socks []*sock) (sent int, elapsed time.Duration, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	total := int(l.length.Seconds() * float64(l.rate))
@@ -130,7 +129,7 @@ func (l load) send(ctx context.Context, socks []*sock) (sent int, took time.Dura
 	for sent < total && ctx.Err() == nil {
 		if wait := time.Until(started.Add(time.Duration(sent) * gap)); wait > 0 {
 			ts := unix.NsecToTimespec(int64(wait))
-			_ = unix.Nanosleep(&ts, nil) // a signal only makes one query early
+			_ = unix.Nanosleep(&ts, nil) // interrupted by a signal, the query is sent early
 		}
 		buf = appendQuery(buf[:0], l.name(sent))
 		if err := socks[sent%len(socks)].send(buf); err != nil {
@@ -141,7 +140,7 @@ func (l load) send(ctx context.Context, socks []*sock) (sent int, took time.Dura
 	return sent, time.Since(started), nil
 }
 
-// name is what the nth query asks for.
+// name returns the name in the nth query.
 func (l load) name(n int) string {
 	if l.missEvery > 0 && n%l.missEvery == l.missEvery-1 {
 		return fmt.Sprintf("%s-%d.bench.example", l.prefix, n)
@@ -149,18 +148,17 @@ func (l load) name(n int) string {
 	return fmt.Sprintf("hit-%d.bench.example", n%l.hits)
 }
 
-// sock is one client. One thread sends, one receives.
+// sock is one client socket. One goroutine sends and one receives.
 type sock struct {
 	fd        int
 	next      uint16
-	sentAt    [1 << 16]atomic.Int64 // by ID, wall clock in ns; 0: none waits
+	sentAt    [1 << 16]atomic.Int64 // by ID, wall clock in ns; 0: no query pending
 	inFlight  atomic.Int64
-	latencies []time.Duration // the receiver's until it has returned
+	latencies []time.Duration // owned by receive until it returns
 }
 
-// dial opens a UDP socket on which the kernel stamps what arrives: on a machine
-// that client and peer share, the client's own turn on a core comes late, and that
-// is none of the peer's doing.
+// dial opens a UDP socket with kernel receive timestamps. They exclude the time that the
+// client waits for a core, which it shares with the peer.
 func dial(server netip.AddrPort) (*sock, error) {
 	family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(server.Port()), Addr: server.Addr().As16()})
 	if server.Addr().Is4() {
@@ -168,17 +166,17 @@ func dial(server netip.AddrPort) (*sock, error) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open a UDP socket: %w", err)
+		return nil, fmt.Errorf("open UDP socket: %w", err)
 	}
-	// The receiver looks up from time to time whether it is over.
-	patience := unix.Timeval{Usec: 50_000}
+	// The receiver checks for the end of the run at this interval.
+	poll := unix.Timeval{Usec: 50_000}
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &poll),
 		unix.Connect(fd, sa),
 	)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("ask %s over UDP: %w", server, err), unix.Close(fd))
+		return nil, errors.Join(fmt.Errorf("connect to %s over UDP: %w", server, err), unix.Close(fd))
 	}
 	return &sock{fd: fd}, nil
 }
@@ -190,28 +188,28 @@ func (s *sock) send(query []byte) error {
 	binary.BigEndian.PutUint16(query, s.next)
 	s.inFlight.Add(1)
 	s.sentAt[s.next].Store(time.Now().UnixNano())
-	if _, err := unix.Write(s.fd, query); err != nil && !passing(err) {
-		return fmt.Errorf("send a query: %w", err)
+	if _, err := unix.Write(s.fd, query); err != nil && !temporary(err) {
+		return fmt.Errorf("send query: %w", err)
 	}
 	return nil
 }
 
-// passing errors are an answer that never comes, not the end of the load: the peer
-// may be gone (ECONNREFUSED is an earlier query's) or behind.
-func passing(err error) bool {
+// temporary reports whether an error means only that a query is lost: the peer may have
+// exited (ECONNREFUSED is caused by an earlier query) or be overloaded.
+func temporary(err error) bool {
 	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
 }
 
-// receive notes the replies until ctx ends.
+// receive records replies until ctx is done.
 func (s *sock) receive(ctx context.Context) error {
 	buf, oob := make([]byte, 65536), make([]byte, 128)
 	for ctx.Err() == nil {
 		n, oobn, _, _, err := unix.Recvmsg(s.fd, buf, oob, 0)
 		if err != nil {
-			if passing(err) {
+			if temporary(err) {
 				continue
 			}
-			return fmt.Errorf("receive a reply: %w", err)
+			return fmt.Errorf("receive reply: %w", err)
 		}
 		if n < headerLen {
 			continue
@@ -221,15 +219,15 @@ func (s *sock) receive(ctx context.Context) error {
 			continue
 		}
 		s.inFlight.Add(-1)
-		if came, ok := stamp(oob[:oobn]); ok && answered(buf[:n]) {
-			s.latencies = append(s.latencies, time.Duration(came-at))
+		if received, ok := timestamp(oob[:oobn]); ok && answered(buf[:n]) {
+			s.latencies = append(s.latencies, time.Duration(received-at))
 		}
 	}
 	return nil
 }
 
-// stamp is when the kernel had the datagram, wall clock in ns.
-func stamp(oob []byte) (int64, bool) {
+// timestamp returns the kernel's receive timestamp of a datagram, wall clock in ns.
+func timestamp(oob []byte) (int64, bool) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return 0, false
@@ -242,7 +240,8 @@ func stamp(oob []byte) (int64, bool) {
 	return 0, false
 }
 
-func waiting(socks []*sock) (n int64) {
+// pending returns the number of queries without a reply.
+func pending(socks []*sock) (n int64) {
 	for _, s := range socks {
 		n += s.inFlight.Load()
 	}

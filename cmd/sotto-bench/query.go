@@ -13,8 +13,8 @@ const (
 	classIN   = 1
 )
 
-// appendQuery appends a recursive question for name's address, as dnsperf asks
-// it: no EDNS. The ID is the caller's to fill in.
+// appendQuery appends a recursive query for an A record of name, without EDNS, as dnsperf
+// sends it. The caller sets the ID.
 func appendQuery(dst []byte, name string) []byte {
 	dst = append(dst, 0, 0, 1 /* RD */, 0, 0, 1, 0, 0, 0, 0, 0, 0)
 	for label := range strings.SplitSeq(name, ".") {
@@ -26,8 +26,8 @@ func appendQuery(dst []byte, name string) []byte {
 	return binary.BigEndian.AppendUint16(dst, classIN)
 }
 
-// answered reports whether msg is a reply that has what was asked for: a peer
-// that says SERVFAIL quickly is not fast.
+// answered reports whether msg is a NOERROR reply with records. Other replies, however
+// fast, do not count.
 func answered(msg []byte) bool {
 	return len(msg) >= headerLen && msg[2]&0x80 != 0 && msg[3]&0x0f == 0 && binary.BigEndian.Uint16(msg[6:]) > 0
 }

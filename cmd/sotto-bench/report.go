@@ -13,11 +13,11 @@ import (
 	"sotto/internal/benchreport"
 )
 
-// reportVerb writes BENCHMARKS.md and benchmarks.svg, and prints the verdicts.
-func reportVerb(_ context.Context, args []string) error {
+// reportCommand writes BENCHMARKS.md and benchmarks.svg, and prints ratios and verdicts.
+func reportCommand(_ context.Context, args []string) error {
 	f := flag.NewFlagSet("report", flag.ContinueOnError)
-	raw := f.String("raw", "raw.tsv", "the raw results")
-	out := f.String("out", "docs", "where to write")
+	raw := f.String("raw", "raw.tsv", "`file` with the raw results")
+	out := f.String("out", "docs", "`directory` for the report")
 	if err := f.Parse(args); err != nil {
 		return err
 	}

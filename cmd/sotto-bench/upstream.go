@@ -19,16 +19,16 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// recordTTL is longer than any run: what was cached stays cached.
+// recordTTL is longer than any run, so that cached answers do not expire.
 const recordTTL = time.Hour
 
-// certVerb writes ca.pem, cert.pem (the leaf and the authority) and key.pem. All
-// upstreams of a run show this one certificate, so that a peer needs no other
-// configuration for another upstream.
-func certVerb(_ context.Context, args []string) error {
+// certCommand writes ca.pem, cert.pem (the server's and the CA's certificate) and key.pem.
+// All upstreams of a run use this certificate, so that a peer's configuration differs only
+// in the port of the upstream.
+func certCommand(_ context.Context, args []string) error {
 	f := flag.NewFlagSet("cert", flag.ContinueOnError)
-	dir := f.String("dir", ".", "where to write")
-	name := f.String("name", "dns.example", "the certificate's name")
+	dir := f.String("dir", ".", "`directory` for the files")
+	name := f.String("name", "dns.example", "DNS `name` in the certificate")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -36,14 +36,14 @@ func certVerb(_ context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	// The name alone: a peer that checks only the address must not pass.
+	// No address: a peer that verifies only the address must fail.
 	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{*name}})
 	if err != nil {
 		return err
 	}
 	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	if err != nil {
-		return fmt.Errorf("write the certificate's key: %w", err)
+		return fmt.Errorf("encode private key: %w", err)
 	}
 	var chain []byte
 	for _, der := range cert.Certificate {
@@ -56,12 +56,12 @@ func certVerb(_ context.Context, args []string) error {
 	)
 }
 
-// upstreamVerb serves a wildcard zone over TLS until ctx ends.
-func upstreamVerb(ctx context.Context, args []string) error {
+// upstreamCommand serves a wildcard zone over TLS until ctx is done.
+func upstreamCommand(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("upstream", flag.ContinueOnError)
-	listen := f.String("listen", "127.0.0.1:8854", "address and port")
-	dir := f.String("dir", ".", "where cert.pem and key.pem are")
-	delay := f.Duration("delay", 0, "how much later to answer")
+	listen := f.String("listen", "127.0.0.1:8854", "`address` and port to listen on")
+	dir := f.String("dir", ".", "`directory` with cert.pem and key.pem")
+	delay := f.Duration("delay", 0, "delay of each reply")
 	if err := f.Parse(args); err != nil {
 		return err
 	}

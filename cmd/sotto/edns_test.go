@@ -26,7 +26,7 @@ func ednsQuestions(servers []string) error {
 					err = q.Check(reply, proto == "udp")
 				}
 				if err != nil {
-					errs = append(errs, fmt.Errorf("%s to %s over %s: %w", q.What, s, proto, err))
+					errs = append(errs, fmt.Errorf("%s to %s over %s: %w", q.Name, s, proto, err))
 				}
 			}
 		}
@@ -78,7 +78,7 @@ func TestServeEDNS(t *testing.T) {
 				err = q.Check(reply, proto == "udp")
 			}
 			if err != nil {
-				t.Errorf("%s over %s: %v", q.What, proto, err)
+				t.Errorf("%s over %s: %v", q.Name, proto, err)
 			}
 		}
 	}

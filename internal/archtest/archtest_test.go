@@ -177,9 +177,9 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// TestLicences checks that every source file names its licence in its first line, that the C
+// TestLicenses checks that every source file names its license in its first line, that the C
 // sources have one that the kernel accepts, and that bpf/ contains no Go.
-func TestLicences(t *testing.T) {
+func TestLicenses(t *testing.T) {
 	seen := map[string]int{}
 	err := filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -221,8 +221,8 @@ func TestLicences(t *testing.T) {
 	}
 }
 
-// TestPromises checks that every test that docs/SECURITY.md names exists.
-func TestPromises(t *testing.T) {
+// TestGuarantees checks that every test that docs/SECURITY.md names exists.
+func TestGuarantees(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root(t), "docs/SECURITY.md"))
 	if err != nil {
 		t.Fatal(err)

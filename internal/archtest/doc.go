@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package archtest has no code: its tests check rules for the whole tree, which
-// docs/ARCHITECTURE.md explains.
+// Package archtest contains only tests. They check rules that apply to the whole
+// tree: import directions, license headers, and the test names in docs/SECURITY.md.
+// docs/ARCHITECTURE.md explains the rules.
 package archtest

@@ -7,21 +7,21 @@ import (
 	"strings"
 )
 
-// Verdict is one thing that Sotto sets out to reach.
+// Verdict is the result for one performance goal of Sotto.
 type Verdict struct {
 	Goal   string
-	Figure string // what was measured
-	State  string // met, NOT MET or not measured
+	Figure string // the measured values
+	State  string // met, not met (in bold) or not measured
 }
 
-// Verdicts are all of them.
+// Verdicts returns the results for all goals.
 func (res Results) Verdicts() []Verdict {
 	return []Verdict{
-		res.least("unique misses at least 1.3 × unbound's", "unbound", 1.3, "miss_qps", "miss1k_qps"),
-		res.least("unique misses at least 2 × CoreDNS's", "coredns", 2, "miss_qps", "miss1k_qps"),
-		res.connections(4),
-		res.least("hits at least unbound's", "unbound", 1, "hit_qps"),
-		res.bestLatency(),
+		res.atLeast("misses/s at least 1.3 × unbound", "unbound", 1.3, "miss_qps", "miss1k_qps"),
+		res.atLeast("misses/s at least 2 × CoreDNS", "coredns", 2, "miss_qps", "miss1k_qps"),
+		res.maxConnections(4),
+		res.atLeast("hits/s at least as many as unbound", "unbound", 1, "hit_qps"),
+		res.lowestLatency(),
 		res.halfTheCPU(),
 		res.memory(),
 		res.afterIdle(1.2),
@@ -41,9 +41,8 @@ func verdict(goal, figure string, ok bool) Verdict {
 	return Verdict{goal, figure, notMet}
 }
 
-// least holds Sotto's advantage over one peer, in every metric named, against
-// the least that it should be.
-func (res Results) least(goal, peer string, want float64, keys ...string) Verdict {
+// atLeast checks that Sotto's value is at least factor times the peer's in every metric.
+func (res Results) atLeast(goal, peer string, factor float64, keys ...string) Verdict {
 	var parts []string
 	ok := true
 	for _, key := range keys {
@@ -52,22 +51,22 @@ func (res Results) least(goal, peer string, want float64, keys ...string) Verdic
 			return Verdict{goal, "", notMeasured}
 		}
 		parts = append(parts, fmt.Sprintf("%s: %s ×", metricOf(key).Short, ratio(1/s.Median)))
-		ok = ok && 1/s.Median >= want
+		ok = ok && 1/s.Median >= factor
 	}
 	return verdict(goal, strings.Join(parts, "; "), ok)
 }
 
-func (res Results) connections(limit float64) Verdict {
-	goal := fmt.Sprintf("at most %.0f TLS connections with 1,000 queries outstanding", limit)
+func (res Results) maxConnections(limit float64) Verdict {
+	goal := fmt.Sprintf("at most %.0f TLS connections with 1,000 outstanding queries", limit)
 	s := res.Stat(Sotto, "conns")
 	if s.N == 0 {
 		return Verdict{goal, "", notMeasured}
 	}
-	return verdict(goal, fmt.Sprintf("%.0f at the most", s.Max), s.Max <= limit)
+	return verdict(goal, fmt.Sprintf("at most %.0f", s.Max), s.Max <= limit)
 }
 
-func (res Results) bestLatency() Verdict {
-	goal := "p99 at 5,000 q/s no worse than the best peer's"
+func (res Results) lowestLatency() Verdict {
+	goal := "p99 latency at 5,000 queries/s no higher than any other forwarder"
 	own := res.Stat(Sotto, "p99_us")
 	best, name := 0.0, ""
 	for _, p := range res.Peers {
@@ -78,11 +77,11 @@ func (res Results) bestLatency() Verdict {
 	if own.N == 0 || name == "" {
 		return Verdict{goal, "", notMeasured}
 	}
-	return verdict(goal, fmt.Sprintf("%s µs; the best peer is %s with %s µs", whole(own.Median), name, whole(best)), own.Median <= best)
+	return verdict(goal, fmt.Sprintf("%s µs; lowest of the others: %s, %s µs", whole(own.Median), name, whole(best)), own.Median <= best)
 }
 
 func (res Results) halfTheCPU() Verdict {
-	goal := "CPU per million answers at most half of every peer's that is written in Go"
+	goal := "CPU time per answer at most half of every other forwarder written in Go"
 	least, figure := 0.0, ""
 	for _, p := range res.Peers {
 		if !p.Go || p.Name == Sotto {
@@ -93,7 +92,7 @@ func (res Results) halfTheCPU() Verdict {
 			if s.N == 0 || (figure != "" && s.Median >= least) {
 				continue
 			}
-			least, figure = s.Median, fmt.Sprintf("the nearest is %s with %s × Sotto's (%s)", p.Name, ratio(s.Median), metricOf(key).Short)
+			least, figure = s.Median, fmt.Sprintf("closest: %s, %s × Sotto (%s)", p.Name, ratio(s.Median), metricOf(key).Short)
 		}
 	}
 	if figure == "" {
@@ -103,7 +102,7 @@ func (res Results) halfTheCPU() Verdict {
 }
 
 func (res Results) memory() Verdict {
-	goal := "memory per cached answer no more than unbound's"
+	goal := "memory per cached answer no higher than unbound"
 	own, other := res.Stat(Sotto, "entry_bytes"), res.Stat("unbound", "entry_bytes")
 	if own.N == 0 || other.N == 0 {
 		return Verdict{goal, "", notMeasured}
@@ -111,12 +110,12 @@ func (res Results) memory() Verdict {
 	return verdict(goal, fmt.Sprintf("%s bytes, unbound %s", whole(own.Median), whole(other.Median)), own.Median <= other.Median)
 }
 
-func (res Results) afterIdle(most float64) Verdict {
-	goal := fmt.Sprintf("the first query after an idle close at most %.1f × one on an open connection", most)
+func (res Results) afterIdle(limit float64) Verdict {
+	goal := fmt.Sprintf("latency of the first query after an idle close at most %.1f × that on an open connection", limit)
 	closed, kept := res.Stat(Sotto, "closed_us"), res.Stat(Sotto, "kept_us")
 	if closed.N == 0 || kept.N == 0 || kept.Median == 0 {
 		return Verdict{goal, "", notMeasured}
 	}
 	r := closed.Median / kept.Median
-	return verdict(goal, fmt.Sprintf("%s × (%s µs to %s µs)", ratio(r), whole(closed.Median), whole(kept.Median)), r <= most)
+	return verdict(goal, fmt.Sprintf("%s × (%s µs, open: %s µs)", ratio(r), whole(closed.Median), whole(kept.Median)), r <= limit)
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package benchreport makes of the raw results of scripts/bench.sh what a reader sees:
-// tables with ratios, verdicts on what Sotto sets out to reach, and a plot. It is
-// pure: text in, text out.
+// Package benchreport converts the raw results of scripts/bench.sh to a report: tables,
+// verdicts on Sotto's performance goals, and a plot. It performs no I/O besides the
+// reader that it is given.
+//
+// A peer is a forwarder that takes part in the comparison, Sotto included.
 package benchreport

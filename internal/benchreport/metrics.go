@@ -7,17 +7,17 @@ import (
 	"strconv"
 )
 
-// metric is one column of the tables.
+// metric is one row of the tables.
 type metric struct {
 	Key    string
 	Title  string // in the plot
-	Unit   string // in the plot; "" is a number
+	Unit   string // in the plot; "" for a count
 	Short  string // in the tables
-	Higher bool   // more is better
+	Higher bool   // higher is better
 	Format func(float64) string
 }
 
-// metrics are in the order of the tables.
+// metrics lists all metrics in the order of the tables.
 var metrics = []metric{
 	{"miss_qps", "Unique misses, 100 outstanding", "answers/s", "misses/s, 100 outstanding", true, thousands},
 	{"miss1k_qps", "Unique misses, 1,000 outstanding", "answers/s", "misses/s, 1,000 outstanding", true, thousands},
@@ -30,7 +30,7 @@ var metrics = []metric{
 	{"entry_bytes", "Memory per cached answer", "bytes", "bytes per cached answer", false, whole},
 	{"conns", "TLS connections, 1,000 outstanding", "", "TLS connections, 1,000 outstanding", false, whole},
 	{"closed_us", "First query after an idle close", "µs", "first query after an idle close, µs", false, whole},
-	{"kept_us", "The same, connection still open", "µs", "the same, connection open, µs", false, whole},
+	{"kept_us", "Query on an open connection", "µs", "query on an open connection, µs", false, whole},
 }
 
 func metricOf(key string) metric {
@@ -39,10 +39,10 @@ func metricOf(key string) metric {
 			return m
 		}
 	}
-	panic("no metric " + key)
+	panic("unknown metric " + key)
 }
 
-// thousands writes a rate: three digits are all that a run can tell.
+// thousands formats a rate with three significant digits, the precision of a run.
 func thousands(v float64) string {
 	if v < 1000 {
 		return whole(v)

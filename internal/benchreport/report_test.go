@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// raw is a comparison of three in two rounds, on a machine that was half as fast in
-// the second.
+// raw holds the results of three forwarders in two rounds, on a machine that was half as
+// fast in the second round.
 const raw = `meta	cores	2
 meta	kernel	6.1
 meta	rounds	2
@@ -20,8 +20,8 @@ meta	entries	1,000,000
 peer	sotto	dev	go
 peer	unbound	1.17.1	c
 peer	coredns	v1.15.0	go
-skipped	blocky	it does not build
-failed	coredns	it ended in round 2
+skipped	blocky	does not build
+failed	coredns	exited in round 2
 run	1	sotto	miss_qps	40000
 run	1	sotto	miss1k_qps	44000
 run	1	sotto	hit_qps	200000
@@ -60,8 +60,8 @@ func read(t *testing.T, text string) Results {
 
 func TestReadRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"walk\t1":                          `line 1 of the raw results: "walk" is no kind of line`,
-		"meta\tcores\t2\n\npeer\tsotto":    "line 3 of the raw results: peer has 2 fields: want 4",
+		"walk\t1":                          `line 1: unknown kind of line "walk"`,
+		"meta\tcores\t2\n\npeer\tsotto":    "line 3: peer has 2 fields, want 4",
 		"run\tx\tsotto\tmiss_qps\t1":       "sequence number",
 		"run\t1\tsotto\tmiss_qps\tquickly": "value of miss_qps",
 	} {
@@ -87,8 +87,8 @@ func TestStat(t *testing.T) {
 	}
 }
 
-// TestRatio: each run is set against Sotto's before it, so that the slower round
-// changes nothing: of the medians unbound would have 15,000 to 40,000.
+// TestRatio checks that each run is divided by Sotto's run before it, so that the slower
+// round has no effect: the ratio of unbound's medians would be 15,000 to 40,000.
 func TestRatio(t *testing.T) {
 	res := read(t, raw)
 	for _, tc := range []struct {
@@ -108,7 +108,7 @@ func TestRatio(t *testing.T) {
 	}
 }
 
-// TestRatioLater: what Sotto measured only afterwards is better than nothing.
+// TestRatioLater checks that a later value of Sotto is used if there is no earlier one.
 func TestRatioLater(t *testing.T) {
 	res := read(t, "run\t1\tunbound\tentry_bytes\t300\nrun\t2\tsotto\tentry_bytes\t600\nrun\t3\tsotto\tentry_bytes\t100")
 	if got := res.Ratio("unbound", "entry_bytes"); got.Median != 0.5 {
@@ -147,7 +147,7 @@ func TestVerdicts(t *testing.T) {
 	}
 	for i, s := range states("peer\tsotto\tdev\tgo") {
 		if s != notMeasured {
-			t.Errorf("verdict %d of nothing: %s", i, s)
+			t.Errorf("verdict %d without results: %s", i, s)
 		}
 	}
 }
@@ -158,10 +158,10 @@ func TestMarkdown(t *testing.T) {
 		"| misses/s, 100 outstanding | 1.00 | 0.50 | 0.40 |",
 		"| misses/s, 100 outstanding | 40,000 (20,000–40,000) | 15,000 (10,000–20,000) | 16,000 |",
 		"| bytes per cached answer | 500 | 500 | – |",
-		"one run on 2 cores, Linux 6.1: 2 rounds, 5 s a measurement",
-		"filling in 1,000,000 entries",
-		"Not measured: **blocky**, because it does not build.",
-		"**coredns** failed: it ended in round 2.",
+		"one run on 2 cores with Linux 6.1: 2 rounds, 5 s per\nmeasurement",
+		"while 1,000,000\n  entries are cached",
+		"Not measured: **blocky**: does not build.",
+		"**coredns** failed: exited in round 2.",
 		"| coredns | v1.15.0 |",
 	} {
 		if !strings.Contains(md, want) {
@@ -172,7 +172,7 @@ func TestMarkdown(t *testing.T) {
 
 func TestText(t *testing.T) {
 	text := read(t, raw).Text()
-	for _, want := range []string{"\nunbound        0.50     0.91", "not met       unique misses at least 1.3 × unbound's"} {
+	for _, want := range []string{"\nunbound        0.50     0.91", "not met       misses/s at least 1.3 × unbound"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
@@ -190,7 +190,7 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-// element is what the plot is made of.
+// element is one element of the plot.
 type element struct {
 	XMLName xml.Name
 	X       float64 `xml:"x,attr"`
@@ -201,8 +201,8 @@ type element struct {
 	Text    string  `xml:",chardata"`
 }
 
-// span is what an element covers from left to right, a glyph being taken for wider
-// than it is in any usual font.
+// span returns the horizontal extent of an element, assuming glyphs wider than in common
+// fonts.
 func (e element) span() (left, right float64) {
 	if e.XMLName.Local == "rect" {
 		w, _ := strconv.ParseFloat(e.Width, 64)
@@ -245,8 +245,8 @@ func elements(t *testing.T, svg string) (all []element, width float64) {
 	}
 }
 
-// TestSVG: well-formed, every bar has its name and figure, and no two texts of a
-// line overlap, also where every metric has its panel and long figures.
+// TestSVG checks that the plot is well-formed, that every bar has a name and a figure, and
+// that texts do not overlap, even with all panels and long figures.
 func TestSVG(t *testing.T) {
 	var full strings.Builder
 	full.WriteString("meta\tcores\t128\n")
@@ -282,7 +282,7 @@ func TestSVG(t *testing.T) {
 	}
 }
 
-// TestBars: the best on top, whichever way that is.
+// TestBars checks that the best value is on top, whether that is the highest or the lowest.
 func TestBars(t *testing.T) {
 	res := read(t, raw)
 	for key, want := range map[string]string{"miss_qps": "sotto coredns unbound", "p99_us": "unbound sotto"} {

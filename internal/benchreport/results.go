@@ -11,43 +11,43 @@ import (
 	"strings"
 )
 
-// Sotto is what the others are compared with.
+// Sotto is the name of the peer with which the others are compared.
 const Sotto = "sotto"
 
-// Peer is one forwarder that took part.
+// Peer is one forwarder that was measured.
 type Peer struct {
 	Name    string
 	Version string
 	Go      bool // written in Go
 }
 
-// Note is something about one peer that the reader must know.
+// Note is a remark about one peer for the report.
 type Note struct{ Peer, Text string }
 
-// Run is one value of one peer.
+// Run is one measured value of one peer.
 type Run struct {
-	Seq    int // grows with time: every start of a forwarder has its own
+	Seq    int // increases with every start of a forwarder
 	Peer   string
 	Metric string
 	Value  float64
 }
 
-// Results are all that a comparison measured.
+// Results holds the raw results of a comparison.
 type Results struct {
 	Peers   []Peer
-	Skipped []Note            // peers that took no part, and why
-	Failed  []Note            // what went wrong with those that did
+	Skipped []Note            // peers that were not measured, with the reason
+	Failed  []Note            // failures of peers that were measured
 	Meta    map[string]string // cores, kernel, rounds, seconds, entries, …
 	Runs    []Run
 }
 
-// Read reads raw results, which are lines of fields separated by tabs; the first
-// says what the others are:
+// Read parses raw results: lines of fields separated by tabs. The first field is the kind
+// of line:
 //
 //	meta     KEY VALUE
 //	peer     NAME VERSION LANGUAGE
 //	skipped  NAME REASON
-//	failed   NAME WHAT
+//	failed   NAME REASON
 //	run      SEQ NAME METRIC VALUE
 func Read(r io.Reader) (Results, error) {
 	res := Results{Meta: map[string]string{}}
@@ -57,11 +57,11 @@ func Read(r io.Reader) (Results, error) {
 			continue
 		}
 		if err := res.line(strings.Split(sc.Text(), "\t")); err != nil {
-			return res, fmt.Errorf("line %d of the raw results: %w", n, err)
+			return res, fmt.Errorf("parse raw results, line %d: %w", n, err)
 		}
 	}
 	if err := sc.Err(); err != nil {
-		return res, fmt.Errorf("read the raw results: %w", err)
+		return res, fmt.Errorf("read raw results: %w", err)
 	}
 	return res, nil
 }
@@ -69,10 +69,10 @@ func Read(r io.Reader) (Results, error) {
 func (res *Results) line(f []string) error {
 	want := map[string]int{"meta": 3, "peer": 4, "skipped": 3, "failed": 3, "run": 5}[f[0]]
 	if want == 0 {
-		return fmt.Errorf("%q is no kind of line", f[0])
+		return fmt.Errorf("unknown kind of line %q", f[0])
 	}
 	if len(f) != want {
-		return fmt.Errorf("%s has %d fields: want %d", f[0], len(f), want)
+		return fmt.Errorf("%s has %d fields, want %d", f[0], len(f), want)
 	}
 	switch f[0] {
 	case "meta":
@@ -97,13 +97,13 @@ func (res *Results) line(f []string) error {
 	return nil
 }
 
-// Stat is what several runs of one peer come to.
+// Stat summarizes several runs of one peer.
 type Stat struct {
 	N                int // 0: not measured
 	Median, Min, Max float64
 }
 
-// Stat is a peer's metric over all its runs.
+// Stat returns the summary of a metric over all runs of a peer.
 func (res Results) Stat(peer, metric string) Stat {
 	var values []float64
 	for _, r := range res.Runs {
@@ -122,16 +122,15 @@ func statOf(values []float64) Stat {
 	return Stat{len(values), median(values), values[0], values[len(values)-1]}
 }
 
-// median is the middle of sorted values.
+// median returns the median of sorted values.
 func median(sorted []float64) float64 {
 	n := len(sorted)
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// Ratio is a peer's metric as a multiple of Sotto's. Each run is set against
-// Sotto's last run before it, minutes rather than a quarter of an hour away, so
-// that a machine that slows down in between does not count for or against
-// anybody; the result is over those ratios.
+// Ratio returns the summary of a peer's metric as a multiple of Sotto's. Each run is
+// divided by Sotto's last run before it, which is minutes old, so that changes in the speed
+// of the machine between rounds do not affect the result.
 func (res Results) Ratio(peer, metric string) Stat {
 	var ratios []float64
 	for _, r := range res.Runs {
@@ -148,8 +147,8 @@ func (res Results) Ratio(peer, metric string) Stat {
 	return statOf(ratios)
 }
 
-// sottoBefore is Sotto's value of metric in its last run up to seq; a measure that
-// is taken once may have come later, and then that one is it.
+// sottoBefore returns Sotto's value of metric in its last run up to seq. If there is none,
+// because the metric is measured only once, it returns the first value after seq.
 func (res Results) sottoBefore(seq int, metric string) (value float64, ok bool) {
 	best := 0
 	for _, r := range res.Runs {

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// plotted are the metrics that the plot shows, row by row.
+// plotted lists the metrics in the plot, row by row.
 var plotted = []string{"miss_qps", "miss1k_qps", "hit_qps", "p99_us", "miss_cpu", "hit_cpu", "entry_bytes", "slow_qps"}
 
-// The plot's measures, in pixels.
+// Dimensions of the plot in pixels.
 const (
 	columns    = 2
 	margin     = 24
@@ -38,7 +38,7 @@ type bar struct {
 	value float64
 }
 
-// SVG is docs/benchmarks.svg: a panel for each metric that was measured, the best
+// SVG returns docs/benchmarks.svg: a panel for each measured metric, with the best
 // forwarder on top.
 func (res Results) SVG() string {
 	var panels []string
@@ -54,7 +54,7 @@ func (res Results) SVG() string {
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="Helvetica, Arial, 'DejaVu Sans', sans-serif">`+"\n",
 		width, height, width, height)
 	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#ffffff"/>`+"\n", width, height)
-	text(&b, margin, 26, 17, "start", textColour, true, "sotto serve and its peers, DNS to DNS over TLS")
+	text(&b, margin, 26, 17, "start", textColour, true, "sotto serve and other forwarders, DNS to DNS over TLS")
 	text(&b, margin, 45, 12, "start", dimColour, false, fmt.Sprintf(
 		"medians of one run on %s cores shared with load generator and upstream; best on top", res.Meta["cores"]))
 	for i, key := range panels {
@@ -66,7 +66,7 @@ func (res Results) SVG() string {
 	return b.String()
 }
 
-// bars are the forwarders for which a metric was measured, the best first.
+// bars returns a bar for each forwarder with a value of the metric, best first.
 func (res Results) bars(m metric) []bar {
 	var bars []bar
 	for _, p := range res.Peers {
@@ -121,6 +121,6 @@ func text(b *strings.Builder, x, y, size int, anchor, colour string, bold bool, 
 		weight = ` font-weight="bold"`
 	}
 	fmt.Fprintf(b, `<text x="%d" y="%d" font-size="%d" text-anchor="%s" fill="%s"%s>`, x, y, size, anchor, colour, weight)
-	_ = xml.EscapeText(b, []byte(s)) // a Builder takes everything
+	_ = xml.EscapeText(b, []byte(s)) // writes to a Builder do not fail
 	b.WriteString("</text>\n")
 }

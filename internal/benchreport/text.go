@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Text is the ratios and the verdicts for a terminal, transposed: a line for each
-// peer is narrower than one for each metric.
+// Text returns the ratios and the verdicts for a terminal. It has one line per peer,
+// because lines per metric would be too wide.
 func (res Results) Text() string {
 	heads := []struct{ key, head string }{
 		{"miss_qps", "misses"}, {"miss1k_qps", "1,000"}, {"slow_qps", "20 ms"}, {"hit_qps", "hits"},

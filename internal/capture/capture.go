@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	// rcvbuf holds what arrives between two reads of a busy machine.
-	rcvbuf = 16 << 20
+	// receiveBuffer holds the packets that arrive between two reads on a busy machine.
+	receiveBuffer = 16 << 20
 
-	// maxBytes bounds what one capture keeps. More is an error at Stop.
+	// maxBytes limits what one capture stores. Stop returns an error if it was exceeded.
 	maxBytes = 128 << 20
 )
 
 // Capture is a running capture. Its methods may be called concurrently.
 type Capture struct {
 	file *os.File
-	done chan struct{} // closed when the reader ended
+	done chan struct{} // closed when the reader has returned
 
 	mu      sync.Mutex
 	packets []Packet
@@ -36,8 +36,8 @@ type Capture struct {
 	stopped bool
 }
 
-// Start captures on an interface of a namespace, on all of them when ifname is
-// "". Both directions are recorded; on a loopback each packet is seen twice.
+// Start captures on one interface of a namespace, or on all if ifname is "". It
+// records both directions; on a loopback interface each packet appears twice.
 func Start(ns *netns.NS, ifname string) (*Capture, error) {
 	var fd int
 	err := ns.Do(func() (err error) {
@@ -52,8 +52,9 @@ func Start(ns *netns.NS, ifname string) (*Capture, error) {
 	return c, nil
 }
 
-// open makes a packet socket that hears one interface from the start: it is
-// made deaf (protocol 0) and gets its protocol together with its interface.
+// open returns a packet socket that never receives from other interfaces: it is
+// created with protocol 0, which receives nothing, and bind sets protocol and
+// interface together.
 func open(ifname string) (int, error) {
 	index := 0
 	if ifname != "" {
@@ -65,10 +66,10 @@ func open(ifname string) (int, error) {
 	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return -1, fmt.Errorf("make packet socket: %w", err)
+		return -1, fmt.Errorf("create packet socket: %w", err)
 	}
-	// Best effort: without CAP_NET_ADMIN the limit of the machine applies.
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvbuf)
+	// Best effort: without CAP_NET_ADMIN net.core.rmem_max applies.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer)
 	all := uint16(unix.ETH_P_ALL)
 	addr := &unix.SockaddrLinklayer{Protocol: all>>8 | all<<8, Ifindex: index} // network byte order
 	if err := unix.Bind(fd, addr); err != nil {
@@ -93,12 +94,12 @@ func (c *Capture) read() {
 	}
 }
 
-// add keeps one packet.
+// add records one packet.
 func (c *Capture) add(data []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bytes += len(data); c.bytes > maxBytes {
-		c.err = fmt.Errorf("capture: more than %d MiB passed", maxBytes>>20)
+		c.err = fmt.Errorf("capture packets: more than %d MiB", maxBytes>>20)
 		return
 	}
 	if p, ok := parse(data); ok {
@@ -113,14 +114,14 @@ func (c *Capture) fail(err error) {
 	c.err = errors.Join(c.err, err)
 }
 
-// Packets returns what was recorded so far.
+// Packets returns the packets recorded so far.
 func (c *Capture) Packets() []Packet {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.packets[:len(c.packets):len(c.packets)]
 }
 
-// Wait waits until enough says that what was recorded so far is, or ctx ends.
+// Wait waits until enough reports true for the packets recorded so far, or ctx is done.
 func (c *Capture) Wait(ctx context.Context, enough func([]Packet) bool) error {
 	for !enough(c.Packets()) {
 		select {
@@ -132,8 +133,8 @@ func (c *Capture) Wait(ctx context.Context, enough func([]Packet) bool) error {
 	return nil
 }
 
-// Stop ends the capture and returns all of it. The error says that it is not
-// complete. Stop again returns the same.
+// Stop ends the capture and returns all packets. An error means that the capture is
+// incomplete. Calling Stop again returns the same result.
 func (c *Capture) Stop() ([]Packet, error) {
 	c.mu.Lock()
 	first := !c.stopped
@@ -142,7 +143,7 @@ func (c *Capture) Stop() ([]Packet, error) {
 	if first {
 		if err := c.file.SetReadDeadline(time.Now()); err != nil {
 			c.fail(fmt.Errorf("stop capture: %w", err))
-			c.fail(c.file.Close()) // this wakes the reader, too
+			c.fail(c.file.Close()) // also wakes the reader
 		} else {
 			<-c.done
 			c.drain()
@@ -155,7 +156,7 @@ func (c *Capture) Stop() ([]Packet, error) {
 	return c.packets, c.err
 }
 
-// drain reads what is queued still, and asks the kernel whether that was all.
+// drain reads the packets still queued and checks that the kernel dropped none.
 func (c *Capture) drain() {
 	raw, err := c.file.SyscallConn()
 	if err != nil {
@@ -170,15 +171,15 @@ func (c *Capture) drain() {
 				continue
 			}
 			if err != nil {
-				break // EAGAIN: nothing is left
+				break // EAGAIN: the queue is empty
 			}
 			c.add(buf[:n])
 		}
 		stats, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
 		if err != nil {
-			c.fail(fmt.Errorf("ask for dropped packets: %w", err))
+			c.fail(fmt.Errorf("read packet socket statistics: %w", err))
 		} else if stats.Drops > 0 {
-			c.fail(fmt.Errorf("capture: the kernel dropped %d packets", stats.Drops))
+			c.fail(fmt.Errorf("capture packets: the kernel dropped %d", stats.Drops))
 		}
 	})
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// query is a question for www.example.com A with the given id.
+// query returns a query for www.example.com A with the given ID.
 func query(id byte) []byte {
 	return append([]byte{0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}, "\x03www\x07example\x03com\x00\x00\x01\x00\x01"...)
 }
@@ -29,8 +29,8 @@ func dial(t *testing.T, host *netlab.Host, network, addr string) net.Conn {
 	return c
 }
 
-// Every packet between Start and Stop is in the capture, the very first and
-// the very last included.
+// TestCaptureIsComplete checks that every packet between Start and Stop is in the
+// capture, including the first and the last.
 func TestCaptureIsComplete(t *testing.T) {
 	_, host, lan := labtest.LAN(t)
 	for _, server := range []string{"8.8.8.8:53", "[2001:db8::53]:53"} {
@@ -41,8 +41,8 @@ func TestCaptureIsComplete(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i := range 5 {
-				// The port is closed: after an ICMP error the next write fails,
-				// and is tried again.
+				// The port is closed: the write after an ICMP error fails and is
+				// retried.
 				for range 3 {
 					if _, err = c.Write(query(byte(i))); err == nil {
 						break
@@ -96,11 +96,11 @@ func TestCaptureSeesOnlyItsInterface(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := capture.Start(lan.NS, "no-such-link"); err == nil {
-		t.Error("a capture started on a link that is not there")
+		t.Error("a capture started on a link that does not exist")
 	}
 }
 
-// A plain query over TCP, and a TLS record, are told apart.
+// TestCaptureReadsTCP checks that a plain query over TCP and a TLS record are distinguished.
 func TestCaptureReadsTCP(t *testing.T) {
 	_, host, lan := labtest.LAN(t)
 	run, err := capture.Start(lan.NS, netlab.LANIf)
@@ -124,12 +124,12 @@ func TestCaptureReadsTCP(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	err = run.Wait(ctx, func(packets []capture.Packet) bool {
-		asked, record := false, false
+		queried, record := false, false
 		for _, p := range packets {
-			asked = asked || p.Question == "www.example.com. A" && p.Dst.Port() == 53
+			queried = queried || p.Question == "www.example.com. A" && p.Dst.Port() == 53
 			record = record || p.Record == 22 && p.Dst.Port() == 853
 		}
-		return asked && record
+		return queried && record
 	})
 	packets, stopErr := run.Stop()
 	if err != nil || stopErr != nil {

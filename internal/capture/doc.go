@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package capture records what passes an interface, with a packet socket and
-// no libpcap, and reads as much of it as Sotto's proofs need: addresses, ports,
+// Package capture records the packets on an interface through a packet socket,
+// without libpcap, and parses what the demo and the tests check: addresses, ports,
 // the question of a plain DNS message, the type of a TLS record.
 //
-// A capture is live when Start returns, holds all that passed before Stop was
-// called, and fails at Stop when the kernel dropped a packet: a capture with
-// holes proves nothing. It needs CAP_NET_RAW in the namespace.
+// A capture is live when Start returns and contains every packet up to the call of
+// Stop. Stop fails if the kernel dropped a packet, because an incomplete capture
+// proves nothing. Capturing needs CAP_NET_RAW in the namespace.
 package capture

@@ -26,13 +26,13 @@ type Packet struct {
 	// Fragment marks the fragments after the first, which have no ports.
 	Fragment bool
 
-	// Question is what a plain DNS message on port 53 asks: "NAME TYPE" with
-	// the name in presentation form; "" when there is none.
+	// Question is the question of a plain DNS message on port 53, "NAME TYPE" with
+	// the name in presentation form; "" for other packets.
 	Question string
-	Response bool // it is an answer to the question
+	Response bool // the DNS message is a response
 
-	// Record is the type of the TLS record that the payload starts with
-	// (RFC 8446 §5.1), 0 for none: 22 handshake, 23 application data, …
+	// Record is the type of the TLS record at the start of the payload (RFC 8446
+	// §5.1), such as 22 for handshake and 23 for application data; 0 for none.
 	Record uint8
 }
 
@@ -47,33 +47,33 @@ func Port(packets []Packet, ports ...uint16) []Packet {
 	return out
 }
 
-// hasPorts reports whether a protocol's header starts with two ports, as parse reads
-// them.
+// hasPorts reports whether a protocol's header starts with source and destination
+// port.
 func hasPorts(protocol uint8) bool {
 	return protocol == unix.IPPROTO_UDP || protocol == unix.IPPROTO_UDPLITE || protocol == unix.IPPROTO_TCP
 }
 
-// Opaque reports whether the packet is part of one whose ports are in another part: a
-// fragment after the first, or a first one that ends before them.
+// Opaque reports whether the packet is a fragment without ports: one after the first,
+// or a first fragment that ends before them.
 func (p Packet) Opaque() bool {
 	return p.Fragment || hasPorts(p.Protocol) && p.Src.Port() == 0 && p.Dst.Port() == 0
 }
 
-// Plain returns the packets to or from port 53, and those that carry a DNS
-// name's labels in the clear wherever they go. Names are in presentation form.
+// Plain returns the packets to or from port 53, and packets on any port whose payload
+// contains one of the names in plain text. Names are in presentation form.
 func Plain(packets []Packet, names ...string) []Packet {
 	out := Port(packets, 53)
 	for _, p := range packets {
 		port53 := p.Src.Port() == 53 || p.Dst.Port() == 53
-		if !port53 && slices.ContainsFunc(names, func(name string) bool { return p.carries(name) }) {
+		if !port53 && slices.ContainsFunc(names, func(name string) bool { return p.contains(name) }) {
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
-// carries tells whether the payload holds the name, in wire or in text form.
-func (p *Packet) carries(name string) bool {
+// contains reports whether the payload contains the name, in wire or in text form.
+func (p *Packet) contains(name string) bool {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	var wire []byte
 	for label := range strings.SplitSeq(name, ".") {
@@ -83,7 +83,7 @@ func (p *Packet) carries(name string) bool {
 	return name != "" && (bytes.Contains(lower, wire) || bytes.Contains(lower, []byte(name)))
 }
 
-// String is the packet in one line.
+// String returns a one-line description of the packet.
 func (p Packet) String() string {
 	proto := map[uint8]string{unix.IPPROTO_UDP: "UDP", unix.IPPROTO_UDPLITE: "UDP-Lite", unix.IPPROTO_TCP: "TCP", unix.IPPROTO_ICMP: "ICMP", unix.IPPROTO_ICMPV6: "ICMP"}[p.Protocol]
 	if proto == "" {
@@ -99,7 +99,7 @@ func (p Packet) String() string {
 	return s
 }
 
-// parse reads an IP packet; false for anything else.
+// parse parses an IP packet. It reports false for anything else.
 func parse(data []byte) (Packet, bool) {
 	if len(data) < 20 {
 		return Packet{}, false
@@ -126,7 +126,7 @@ func (p *Packet) parse4(b []byte) ([]byte, bool) {
 	header := int(b[0]&15) * 4
 	total := int(binary.BigEndian.Uint16(b[2:]))
 	if total == 0 {
-		total = len(b) // a segment that the kernel is still to cut (BIG TCP)
+		total = len(b) // not yet segmented by the kernel (BIG TCP)
 	}
 	if header < 20 || total < header || total > len(b) {
 		return nil, false
@@ -180,13 +180,13 @@ func (p *Packet) parse6(b []byte) ([]byte, bool) {
 	}
 }
 
-// parseTransport reads ports and payload, and what the payload is.
+// parseTransport reads ports and payload, and identifies DNS questions and TLS records.
 func (p *Packet) parseTransport(b []byte) {
 	if !hasPorts(p.Protocol) {
 		p.Payload = bytes.Clone(b)
 		return
 	}
-	// A first fragment may hold the ports and not the whole header.
+	// A first fragment may contain the ports but not the whole header.
 	if len(b) < 4 {
 		return
 	}
@@ -209,7 +209,7 @@ func (p *Packet) parseTransport(b []byte) {
 	case plain && p.Protocol != unix.IPPROTO_TCP:
 		p.parseQuestion(p.Payload)
 	case plain && len(p.Payload) > 2:
-		p.parseQuestion(p.Payload[2:]) // RFC 1035 §4.2.2: length first
+		p.parseQuestion(p.Payload[2:]) // RFC 1035 §4.2.2: preceded by its length
 	case len(p.Payload) >= 5 && p.Payload[0] >= 20 && p.Payload[0] <= 23 && p.Payload[1] == 3:
 		p.Record = p.Payload[0]
 	}
@@ -253,7 +253,7 @@ func (p *Packet) parseQuestion(b []byte) {
 	p.Question, p.Response = name.String()+" "+typeName(binary.BigEndian.Uint16(b)), response
 }
 
-// typeName names a record type as dig does.
+// typeName returns the mnemonic of a record type, as dig prints it.
 func typeName(t uint16) string {
 	name, ok := map[uint16]string{
 		1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 64: "SVCB", 65: "HTTPS", 255: "ANY",

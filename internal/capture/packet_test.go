@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// udp4 builds an IPv4 packet with a UDP datagram.
+// udp4 returns an IPv4 packet with a UDP datagram.
 func udp4(src, dst string, payload string) []byte {
 	s, d := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)
 	b := make([]byte, 28, 28+len(payload))
@@ -22,7 +22,7 @@ func udp4(src, dst string, payload string) []byte {
 	return append(b, payload...)
 }
 
-// ip6 builds an IPv6 packet from a first next-header value and what follows.
+// ip6 returns an IPv6 packet with the given next-header value and payload.
 func ip6(next byte, rest string) []byte {
 	b := make([]byte, 40, 40+len(rest))
 	b[0], b[6], b[23], b[39] = 0x60, next, 1, 2
@@ -57,7 +57,7 @@ func TestParse(t *testing.T) {
 		if !ok || p.String() != tt.want {
 			t.Errorf("%s: %v, %v; want %s", tt.name, p, ok, tt.want)
 		}
-		// Cut anywhere, it is refused or read, and never read past.
+		// Truncated at any length, it must not be read past its end.
 		for i := range tt.data {
 			parse(tt.data[:i])
 		}
@@ -69,7 +69,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// A name in the clear counts wherever it goes.
+// TestPlain checks that a name in plain text counts on any port.
 func TestPlain(t *testing.T) {
 	var packets []Packet
 	for _, b := range [][]byte{

@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// answers is what a client printed: the records, without the TTL, which counts
-// down in a cache, and the nameservers that it says they came from.
+// answers is the parsed output of a client: the records without their TTLs, which
+// decrease in a cache, and the nameservers that the client names as their source.
 type answers struct{ records, servers []string }
 
-// parseAnswers reads the output of dig +noall +answer +stats, or of Ask.
+// parseAnswers parses the output of dig +noall +answer +stats or of Ask.
 func parseAnswers(output string) answers {
 	var a answers
 	for line := range strings.Lines(output) {
@@ -32,13 +32,13 @@ func parseAnswers(output string) answers {
 	return a
 }
 
-// differs tells the first difference, "" if there is none.
-func (a answers) differs(b answers) string {
+// diff describes the first difference of b from a; "" if they are equal.
+func (a answers) diff(b answers) string {
 	if !slices.Equal(a.servers, b.servers) {
-		return fmt.Sprintf("from %q, want from %q", b.servers, a.servers)
+		return fmt.Sprintf("answered by %q, want %q", b.servers, a.servers)
 	}
 	if !slices.Equal(a.records, b.records) {
-		return fmt.Sprintf("%q, want %q", b.records, a.records)
+		return fmt.Sprintf("records %q, want %q", b.records, a.records)
 	}
 	return ""
 }

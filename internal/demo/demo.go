@@ -18,18 +18,18 @@ import (
 	"sotto/internal/netlab"
 )
 
-// Options say what to run and where to print. Stdout and Self are required.
+// Options configures Run. Stdout and Self are required.
 type Options struct {
 	Stdout io.Writer // where the report goes
 	Self   string    // path of the sotto binary
 
-	// Client is the program that asks, with its first arguments. Empty means
-	// dig, and `sotto demo ask` (see Ask) where there is no dig.
+	// Client is the DNS client and its first arguments. If empty, it is dig, or
+	// `sotto demo ask` (see Ask) if dig is not installed.
 	Client []string
 }
 
-// questions returns what is asked each time, in dig's words: over UDP and TCP,
-// over IPv4 and IPv6, of three nameservers.
+// questions returns the queries of each phase as arguments for dig: over UDP and TCP,
+// over IPv4 and IPv6, to three nameservers.
 func questions(ipv6 bool) []string {
 	q := []string{
 		"www.example.com", "A", "@8.8.8.8",
@@ -41,7 +41,7 @@ func questions(ipv6 bool) []string {
 	return q
 }
 
-// nameservers returns the addresses that are asked.
+// nameservers returns the addresses that questions queries.
 func nameservers(questions []string) []netip.Addr {
 	var out []netip.Addr
 	for _, q := range questions {
@@ -53,26 +53,26 @@ func nameservers(questions []string) []netip.Addr {
 }
 
 const (
-	secret       = "example.com" // what must not be read on the wire
+	queriedName  = "example.com" // must not be readable on the wire when sealed
 	upstreamAddr = "198.51.100.53"
 	upstreamName = "dns.example"
 
-	// patience bounds each half. Sealing takes well under a second; a machine
-	// that is busy elsewhere may take a while.
-	patience = 60 * time.Second
+	// phaseTimeout limits each phase. Sealing takes well under a second, but a busy
+	// machine may need longer.
+	phaseTimeout = 60 * time.Second
 )
 
-// half is one of the two runs.
-type half struct {
+// phase is one of the two runs: unsealed, then sealed.
+type phase struct {
 	command []string // as a user would type it
 	output  string
 	answers answers
 	packets []capture.Packet
 }
 
-// Run plays the scenario and prints it. The error says that something did not
-// work or, worse, that a plain packet was seen in the sealed half. All it made
-// is gone when it returns.
+// Run runs the demo and prints the report. It returns an error if a step failed or if
+// a plain packet was captured in the sealed phase. It removes everything that it
+// created before it returns.
 func Run(ctx context.Context, opts Options) (err error) {
 	client := opts.Client
 	if len(client) == 0 {
@@ -82,7 +82,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	dir, err := os.MkdirTemp("", "sotto-demo-")
 	if err != nil {
-		return fmt.Errorf("make a directory for the demo: %w", err)
+		return fmt.Errorf("create a directory for the demo: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	l, err := netlab.New()
@@ -94,94 +94,94 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	asking := questions(netlab.HasIPv6())
-	asked := nameservers(asking)
-	servers, err := serve(ctx, lan, asked, filepath.Join(dir, "ca.pem"))
+	queries := questions(netlab.HasIPv6())
+	plainServers := nameservers(queries)
+	servers, err := serve(ctx, lan, plainServers, filepath.Join(dir, "ca.pem"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, servers.stop()) }()
 
 	ask := append(append([]string{}, client...), "+noall", "+answer", "+stats")
-	ask = append(ask, asking...)
+	ask = append(ask, queries...)
 	seal := []string{opts.Self, "exec", "--upstream", upstreamAddr + "#" + upstreamName, "--ca-file", "ca.pem", "--"}
 	p := printer{w: opts.Stdout, self: opts.Self}
-	p.intro(asked)
+	p.intro(plainServers)
 
-	p.headline("1. Unsealed:")
-	before, err := run(ctx, host, lan, dir, ask)
-	p.half(before)
+	p.heading("1. Unsealed:")
+	before, err := runPhase(ctx, host, lan, dir, ask)
+	p.phase(before)
 	if err != nil {
-		return errors.Join(fmt.Errorf("ask unsealed: %w", err), p.err)
+		return errors.Join(fmt.Errorf("query unsealed: %w", err), p.err)
 	}
-	p.headline("2. Sealed, the same command under sotto exec:")
-	after, err := run(ctx, host, lan, dir, append(seal, ask...))
-	p.half(after)
+	p.heading("2. Sealed: the same command, run by sotto exec:")
+	after, err := runPhase(ctx, host, lan, dir, append(seal, ask...))
+	p.phase(after)
 	if err != nil {
-		return errors.Join(fmt.Errorf("ask sealed: %w", err), p.err)
+		return errors.Join(fmt.Errorf("query sealed: %w", err), p.err)
 	}
-	p.headline("What crossed the wire:")
+	p.heading("3. Packets captured on the link:")
 	p.sideBySide(before.packets, after.packets)
-	if err := judge(before, after, len(asked)); err != nil {
+	if err := verify(before, after, len(plainServers)); err != nil {
 		return errors.Join(err, p.err)
 	}
-	p.verdict(before, after)
+	p.result(before)
 	return p.err
 }
 
-// installed tells whether a program is in PATH.
+// installed reports whether a program is in PATH.
 func installed(name string) bool {
 	_, err := exec.LookPath(name)
 	return err == nil
 }
 
-// run runs a command on the host and captures the LAN's end of the wire from
-// before its start until after its end.
-func run(ctx context.Context, host, lan *netlab.Host, dir string, command []string) (half, error) {
-	h := half{command: command}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+// runPhase runs a command on the host. It captures the LAN's end of the link from before
+// the command starts until after it exits.
+func runPhase(ctx context.Context, host, lan *netlab.Host, dir string, command []string) (phase, error) {
+	ph := phase{command: command}
+	ctx, cancel := context.WithTimeout(ctx, phaseTimeout)
 	defer cancel()
-	wire, err := capture.Start(lan.NS, netlab.LANIf)
+	packets, err := capture.Start(lan.NS, netlab.LANIf)
 	if err != nil {
-		return h, err
+		return ph, err
 	}
 	cmd := host.Command(ctx, nil, command[0], command[1:]...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "HOME="+dir) // nobody's .digrc
-	// On cancel the command takes its seal away before it ends.
+	cmd.Env = append(os.Environ(), "HOME="+dir) // no .digrc
+	// If cancelled, the command removes its seal before it exits.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.CombinedOutput()
 	var stopErr error
-	h.packets, stopErr = wire.Stop()
-	h.output = strings.TrimSpace(string(out))
-	h.answers = parseAnswers(h.output)
-	return h, errors.Join(err, stopErr)
+	ph.packets, stopErr = packets.Stop()
+	ph.output = strings.TrimSpace(string(out))
+	ph.answers = parseAnswers(ph.output)
+	return ph, errors.Join(err, stopErr)
 }
 
-// judge compares the halves. It is strict in both directions: a first half
-// that showed nothing in the clear would prove nothing.
-func judge(before, after half, asked int) error {
-	if n := len(before.answers.servers); n != asked || len(before.answers.records) < asked {
-		return fmt.Errorf("the unsealed half got %d answers, want %d", n, asked)
+// verify checks both phases. The unsealed phase must contain plain DNS: otherwise the
+// capture would prove nothing.
+func verify(before, after phase, queries int) error {
+	if n := len(before.answers.servers); n != queries || len(before.answers.records) < queries {
+		return fmt.Errorf("unsealed: got %d answers, want %d", n, queries)
 	}
-	if len(capture.Plain(before.packets, secret)) == 0 {
-		return errors.New("the unsealed half put nothing on the wire in the clear: the capture sees nothing")
+	if len(capture.Plain(before.packets, queriedName)) == 0 {
+		return errors.New("unsealed: no plain DNS captured, so the capture does not work")
 	}
-	if plain := capture.Plain(after.packets, secret); len(plain) > 0 {
-		return fmt.Errorf("NOT SEALED: %d plain packets crossed the wire, the first one: %s", len(plain), plain[0])
+	if plain := capture.Plain(after.packets, queriedName); len(plain) > 0 {
+		return fmt.Errorf("NOT SEALED: %d plain packets captured, the first: %s", len(plain), plain[0])
 	}
-	if len(records(after.packets)) == 0 {
-		return errors.New("the sealed half put no TLS on the wire: nobody was asked")
+	if len(tlsRecords(after.packets)) == 0 {
+		return errors.New("sealed: no TLS captured, so no upstream was queried")
 	}
-	if diff := before.answers.differs(after.answers); diff != "" {
-		return fmt.Errorf("NOT TRANSPARENT: the sealed half got another answer: %s", diff)
+	if diff := before.answers.diff(after.answers); diff != "" {
+		return fmt.Errorf("NOT TRANSPARENT: the sealed answers differ: %s", diff)
 	}
 	return nil
 }
 
-// records returns the packets that begin with a TLS record of the upstream's.
-func records(packets []capture.Packet) []capture.Packet {
+// tlsRecords returns the packets to or from port 853 that start with a TLS record.
+func tlsRecords(packets []capture.Packet) []capture.Packet {
 	var out []capture.Packet
 	for _, p := range capture.Port(packets, 853) {
 		if p.Record != 0 {

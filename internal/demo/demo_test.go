@@ -23,7 +23,7 @@ import (
 	"sotto/internal/netns"
 )
 
-// build builds the real program.
+// build builds sotto.
 func build(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "sotto")
@@ -34,10 +34,10 @@ func build(t *testing.T) string {
 	return path
 }
 
-// needSeal skips where exec cannot work at all.
+// needSeal skips the test if exec cannot work on this machine.
 func needSeal(t *testing.T) {
 	t.Helper()
-	labtest.Machine(t)
+	labtest.LockMachine(t)
 	if _, err := netlab.CgroupRoot(); err != nil {
 		labtest.Skip(t, "needs cgroup2 mounted")
 	}
@@ -78,15 +78,14 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// A program that does not seal is found out, and whatever happens nothing is
-// left over.
-func TestRunFindsOut(t *testing.T) {
-	labtest.Machine(t)
+// TestRunDetectsFailure checks that Run returns an error for programs that do not seal.
+func TestRunDetectsFailure(t *testing.T) {
+	labtest.LockMachine(t)
 	client := []string{labtest.NeedTool(t, "dig")}
 	for want, script := range map[string]string{
-		"NOT SEALED":  `while [ "$1" != -- ]; do shift; done; shift; exec "$@"`,
-		"ask sealed:": `exit 7`,
-		"no TLS":      `true`,
+		"NOT SEALED":    `while [ "$1" != -- ]; do shift; done; shift; exec "$@"`,
+		"query sealed:": `exit 7`,
+		"no TLS":        `true`,
 	} {
 		self := filepath.Join(t.TempDir(), "sotto")
 		if err := os.WriteFile(self, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
@@ -116,7 +115,8 @@ func TestRunCancelled(t *testing.T) {
 	}
 }
 
-// A reader that goes away, as head does, leaves nothing behind.
+// TestRunIntoClosedPipe checks that the demo leaves nothing behind if the reader of its
+// output exits, as in sotto demo | head.
 func TestRunIntoClosedPipe(t *testing.T) {
 	needSeal(t)
 	self, tmp := build(t), t.TempDir()
@@ -131,7 +131,7 @@ func TestRunIntoClosedPipe(t *testing.T) {
 	err = cmd.Run()
 	w.Close()
 	if err == nil {
-		t.Error("the demo succeeded unseen")
+		t.Error("the demo succeeded without a reader")
 	}
 	if left, err := filepath.Glob(tmp + "/*"); err != nil || len(left) > 0 {
 		t.Errorf("left over: %v, %v", left, err)
@@ -147,39 +147,39 @@ func TestRunIntoClosedPipe(t *testing.T) {
 	}
 }
 
-func TestJudge(t *testing.T) {
-	const asked = 3
-	output := strings.Repeat("www.example.com.\t300\tIN\tA\t192.0.2.1\n;; SERVER: 8.8.8.8#53(8.8.8.8) (UDP)\n", asked)
+func TestVerify(t *testing.T) {
+	const queries = 3
+	output := strings.Repeat("www.example.com.\t300\tIN\tA\t192.0.2.1\n;; SERVER: 8.8.8.8#53(8.8.8.8) (UDP)\n", queries)
 	from, to := netip.MustParseAddrPort("10.77.0.2:1024"), netip.MustParseAddrPort("8.8.8.8:53")
 	plain := capture.Packet{Protocol: unix.IPPROTO_UDP, Src: from, Dst: to, Payload: []byte("x")}
 	tls := capture.Packet{Protocol: unix.IPPROTO_TCP, Src: from, Dst: netip.MustParseAddrPort("198.51.100.53:853"), Record: 23, Payload: []byte{23, 3, 3, 0, 0}}
 	leak := tls
 	leak.Payload = []byte("\x17\x03\x03..\x07example\x03com\x00")
-	good := func() (half, half) {
+	good := func() (phase, phase) {
 		a := parseAnswers(output)
-		return half{answers: a, packets: []capture.Packet{plain}}, half{answers: a, packets: []capture.Packet{tls}}
+		return phase{answers: a, packets: []capture.Packet{plain}}, phase{answers: a, packets: []capture.Packet{tls}}
 	}
 	for _, tt := range []struct {
 		name, want string
-		change     func(before, after *half)
+		change     func(before, after *phase)
 	}{
-		{"Good", "", func(_, _ *half) {}},
-		{"Plain", "NOT SEALED: 1 plain", func(_, after *half) { after.packets = append(after.packets, plain) }},
-		{"NameInTheClear", "NOT SEALED", func(_, after *half) { after.packets = append(after.packets, leak) }},
-		{"NothingBefore", "the capture sees nothing", func(before, _ *half) { before.packets = nil }},
-		{"NoTLS", "no TLS", func(_, after *half) { after.packets = nil }},
-		{"NoAnswers", "got 0 answers", func(before, _ *half) { before.answers = answers{} }},
-		{"OtherAnswer", "NOT TRANSPARENT", func(_, after *half) {
+		{"Good", "", func(_, _ *phase) {}},
+		{"Plain", "NOT SEALED: 1 plain", func(_, after *phase) { after.packets = append(after.packets, plain) }},
+		{"NameInTheClear", "NOT SEALED", func(_, after *phase) { after.packets = append(after.packets, leak) }},
+		{"NothingBefore", "the capture does not work", func(before, _ *phase) { before.packets = nil }},
+		{"NoTLS", "no TLS", func(_, after *phase) { after.packets = nil }},
+		{"NoAnswers", "got 0 answers", func(before, _ *phase) { before.answers = answers{} }},
+		{"OtherAnswer", "NOT TRANSPARENT", func(_, after *phase) {
 			after.answers = parseAnswers(strings.Replace(output, "192.0.2.1", "192.0.2.2", 1))
 		}},
-		{"OtherServer", "NOT TRANSPARENT", func(_, after *half) {
+		{"OtherServer", "NOT TRANSPARENT", func(_, after *phase) {
 			after.answers = parseAnswers(strings.Replace(output, "8.8.8.8#53", "198.18.0.4#53", 1))
 		}},
-		{"CountedDown", "", func(_, after *half) { after.answers = parseAnswers(strings.ReplaceAll(output, "300", "299")) }},
+		{"CountedDown", "", func(_, after *phase) { after.answers = parseAnswers(strings.ReplaceAll(output, "300", "299")) }},
 	} {
 		before, after := good()
 		tt.change(&before, &after)
-		err := judge(before, after, asked)
+		err := verify(before, after, queries)
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
 		}
@@ -202,11 +202,11 @@ func TestParseQuestions(t *testing.T) {
 }
 
 func TestPrintHelpers(t *testing.T) {
-	if got := readable([]byte("a\x00b\x7f\xff")); got != "a.b.." {
-		t.Errorf("readable: %q", got)
+	if got := printable([]byte("a\x00b\x7f\xff")); got != "a.b.." {
+		t.Errorf("printable: %q", got)
 	}
-	if got := cut("abcdef", 5); got != "ab..." {
-		t.Errorf("cut: %q", got)
+	if got := truncate("abcdef", 5); got != "ab..." {
+		t.Errorf("truncate: %q", got)
 	}
 	lines := wrap(strings.Fields("one two three four five"), 12)
 	if strings.Join(lines, "|") != `one two \|three four \|five` && strings.Join(lines, "|") != `one two \|three \|four five` {

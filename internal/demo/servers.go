@@ -14,14 +14,14 @@ import (
 	"sotto/internal/netlab"
 )
 
-// servers are the LAN's nameservers while they run.
+// servers are the running nameservers of the LAN.
 type servers struct {
 	cancel context.CancelFunc
 	done   chan error
 }
 
-// serve starts plain nameservers and a DNS over TLS server, all with the same
-// zone, and writes the CA's certificate to caFile.
+// serve starts plain nameservers and a DNS over TLS server, all with the same zone,
+// and writes the CA certificate to caFile.
 func serve(ctx context.Context, lan *netlab.Host, plain []netip.Addr, caFile string) (*servers, error) {
 	ca, err := dnstest.NewCA()
 	if err != nil {
@@ -32,7 +32,7 @@ func serve(ctx context.Context, lan *netlab.Host, plain []netip.Addr, caFile str
 		return nil, err
 	}
 	if err := os.WriteFile(caFile, ca.PEM(), 0o644); err != nil {
-		return nil, fmt.Errorf("write the demo's certificate: %w", err)
+		return nil, fmt.Errorf("write CA certificate: %w", err)
 	}
 	zone, err := dnstest.NewZone(dnstest.ZoneConfig{
 		A: []netip.Addr{netip.MustParseAddr("203.0.113.80")}, AAAA: []netip.Addr{netip.MustParseAddr("2001:db8::80")},
@@ -42,7 +42,7 @@ func serve(ctx context.Context, lan *netlab.Host, plain []netip.Addr, caFile str
 	}
 	cfg := dnstest.Config{Handler: zone, Certificate: cert}
 	if err := lan.Do(func() error { return listen(&cfg, plain) }); err != nil {
-		return nil, errors.Join(fmt.Errorf("start the demo's nameservers: %w", err), closeSockets(cfg))
+		return nil, errors.Join(fmt.Errorf("start nameservers: %w", err), closeSockets(cfg))
 	}
 	srv, err := dnstest.New(cfg)
 	if err != nil {
@@ -54,13 +54,13 @@ func serve(ctx context.Context, lan *netlab.Host, plain []netip.Addr, caFile str
 	return s, nil
 }
 
-// stop ends them.
+// stop stops the servers and waits for them.
 func (s *servers) stop() error {
 	s.cancel()
 	return <-s.done
 }
 
-// listen opens the sockets in the calling thread's namespace.
+// listen opens the sockets in the network namespace of the calling thread.
 func listen(cfg *dnstest.Config, plain []netip.Addr) error {
 	for _, addr := range plain {
 		l, pc, err := dnstest.ListenPlain(netip.AddrPortFrom(addr, 53))
@@ -77,7 +77,7 @@ func listen(cfg *dnstest.Config, plain []netip.Addr) error {
 	return nil
 }
 
-// closeSockets closes what no server took over.
+// closeSockets closes sockets that no server owns yet.
 func closeSockets(cfg dnstest.Config) error {
 	var errs []error
 	for _, l := range append(cfg.TLS, cfg.TCP...) {

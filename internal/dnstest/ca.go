@@ -18,21 +18,21 @@ import (
 	"time"
 )
 
-// caLifetime is how long a CA and, unless told otherwise, its certificates are
-// valid. They are throwaway: a demo or a test ends sooner.
+// caLifetime is the validity period of a CA and the default for its certificates.
+// Demos and tests finish sooner.
 const caLifetime = 24 * time.Hour
 
-// clockSkew backdates certificates, for machines whose clocks differ a little.
+// clockSkew backdates certificates to tolerate small clock differences.
 const clockSkew = 5 * time.Minute
 
-// CA is a certificate authority whose key lives in memory and dies with it.
+// CA is a certificate authority with a key that exists only in memory.
 type CA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// CertOptions describe one server certificate. The zero value of a time means
-// a certificate that is valid now.
+// CertOptions describes one server certificate. With zero times, the certificate is
+// valid now.
 type CertOptions struct {
 	Names     []string // DNS subject alternative names
 	IPs       []netip.Addr
@@ -41,11 +41,11 @@ type CertOptions struct {
 	Key       *ecdsa.PrivateKey // nil: a new P-256 key
 }
 
-// NewCA makes a CA with a fresh ECDSA P-256 key.
+// NewCA returns a CA with a new ECDSA P-256 key.
 func NewCA() (*CA, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("make a CA key: %w", err)
+		return nil, fmt.Errorf("generate CA key: %w", err)
 	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
@@ -59,51 +59,50 @@ func NewCA() (*CA, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
-		return nil, fmt.Errorf("sign a CA certificate: %w", err)
+		return nil, fmt.Errorf("sign CA certificate: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("read the CA certificate back: %w", err)
+		return nil, fmt.Errorf("parse CA certificate: %w", err)
 	}
 	return &CA{cert: cert, key: key}, nil
 }
 
-// PEM is the CA's certificate, as a --ca-file holds it.
+// PEM returns the CA's certificate in PEM, for --ca-file.
 func (ca *CA) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})
 }
 
-// Pool holds the CA's certificate alone.
+// Pool returns a pool that contains only the CA's certificate.
 func (ca *CA) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
 	return pool
 }
 
-// Certificate is the CA's own certificate.
+// Certificate returns the CA's own certificate.
 func (ca *CA) Certificate() *x509.Certificate { return ca.cert }
 
-// Issue signs a server certificate. The chain that it returns carries the CA's
-// certificate too.
+// Issue returns a signed server certificate. Its chain includes the CA's certificate.
 func (ca *CA) Issue(opts CertOptions) (tls.Certificate, error) {
 	if len(opts.Names)+len(opts.IPs) == 0 {
-		return tls.Certificate{}, errors.New("issue a certificate: it needs a name or an address")
+		return tls.Certificate{}, errors.New("issue certificate: no name or address given")
 	}
 	key := opts.Key
 	if key == nil {
 		var err error
 		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-			return tls.Certificate{}, fmt.Errorf("make a certificate key: %w", err)
+			return tls.Certificate{}, fmt.Errorf("generate certificate key: %w", err)
 		}
 	}
 	tmpl := ca.template(opts)
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, &key.PublicKey, ca.key)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("sign a certificate: %w", err)
+		return tls.Certificate{}, fmt.Errorf("sign certificate: %w", err)
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("read a certificate back: %w", err)
+		return tls.Certificate{}, fmt.Errorf("parse certificate: %w", err)
 	}
 	return tls.Certificate{
 		Certificate: [][]byte{der, ca.cert.Raw},
@@ -134,7 +133,8 @@ func (ca *CA) template(opts CertOptions) *x509.Certificate {
 	return tmpl
 }
 
-// serial is random, as RFC 5280 §4.1.2.2 allows: positive, at most 20 octets.
+// serial returns a random serial number: positive, at most 20 octets (RFC 5280
+// §4.1.2.2).
 func serial() *big.Int {
 	var b [16]byte
 	rand.Read(b[:]) //nolint:errcheck // never fails since Go 1.24

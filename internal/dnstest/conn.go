@@ -10,35 +10,35 @@ import (
 )
 
 const (
-	// handshakeTimeout ends a client that connects and then says nothing.
+	// handshakeTimeout limits the TLS handshake.
 	handshakeTimeout = 10 * time.Second
 
-	// writeTimeout ends a client that does not read its replies.
+	// writeTimeout closes the connection of a client that does not read its replies.
 	writeTimeout = 10 * time.Second
 
-	// maxPending ends a connection whose replies wait in such numbers that
-	// its client must have stopped reading.
+	// maxPending is the limit of queued reply bytes. Above it, the client has
+	// evidently stopped reading, and the connection is reset.
 	maxPending = 16 << 20
 
-	// readBuffer holds the largest message with its length, and a record more.
+	// readBuffer holds the largest message with its length, plus one TLS record.
 	readBuffer = 2 + 65535 + 16384
 )
 
-// conn is one TCP or TLS connection. Its goroutine reads; replies are written
-// by whoever has one while nobody else writes, all that wait at once.
+// conn is one TCP or TLS connection. Its goroutine reads. Replies are queued by any
+// goroutine; one goroutine at a time writes all that are queued.
 type conn struct {
 	s   *Server
 	raw net.Conn
 	nc  net.Conn // raw, or TLS over it
-	req Request  // what all requests of this connection share
+	req Request  // template for the requests of this connection
 
 	mu      sync.Mutex
 	pending []byte // replies to be written
-	spare   []byte // the other buffer, so that two take turns
+	spare   []byte // second buffer, swapped with pending
 	writing bool
 	then    End
-	ended   bool
-	done    chan struct{} // closed when the connection has ended
+	closed  bool
+	done    chan struct{} // closed with the connection
 }
 
 func newConn(s *Server, raw net.Conn, secure bool, id uint64) *conn {
@@ -56,9 +56,9 @@ func newConn(s *Server, raw net.Conn, secure bool, id uint64) *conn {
 	return c
 }
 
-// run serves the connection until it ends.
+// run serves the connection until it is closed.
 func (c *conn) run() {
-	defer c.end(Close)
+	defer c.close(Close)
 	if t, ok := c.nc.(*tls.Conn); ok && !c.handshake(t) {
 		return
 	}
@@ -92,8 +92,8 @@ func (c *conn) handshake(t *tls.Conn) bool {
 	return true
 }
 
-// consume handles every whole message in buf and returns what is left, moved
-// to the buffer's start.
+// consume handles every complete message in buf and returns the remaining bytes, moved
+// to the start of the buffer.
 func (c *conn) consume(buf []byte) []byte {
 	rest := buf
 	for len(rest) >= 2 {
@@ -111,7 +111,7 @@ func (c *conn) consume(buf []byte) []byte {
 	return buf[:copy(buf, rest)]
 }
 
-// dispatch sends an answer when its time has come.
+// dispatch sends an answer after its delay.
 func (c *conn) dispatch(a Answer) {
 	if a.Wait == nil && a.Delay == 0 {
 		c.put(a)
@@ -142,7 +142,7 @@ func (c *conn) put(a Answer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.then != Keep {
-		return // the connection ends after what was queued before
+		return // the connection closes after earlier replies
 	}
 	if a.Msg != nil {
 		c.pending = appendFrame(c.pending, a.Msg)
@@ -154,10 +154,10 @@ func (c *conn) put(a Answer) {
 	}
 }
 
-// flush writes what is queued, unless somebody else is at it.
+// flush writes the queued replies, unless another goroutine is writing.
 func (c *conn) flush() {
 	c.mu.Lock()
-	for !c.writing && !c.ended && (len(c.pending) > 0 || c.then != Keep) {
+	for !c.writing && !c.closed && (len(c.pending) > 0 || c.then != Keep) {
 		out, then := c.pending, c.then
 		c.pending, c.spare = c.spare[:0], nil
 		c.writing = true
@@ -171,7 +171,7 @@ func (c *conn) flush() {
 			then = Reset
 		}
 		if then != Keep {
-			c.end(then)
+			c.close(then)
 		}
 		c.mu.Lock()
 		c.writing = false
@@ -180,14 +180,14 @@ func (c *conn) flush() {
 	c.mu.Unlock()
 }
 
-// end closes the connection, once.
-func (c *conn) end(how End) {
+// close closes the connection. Later calls do nothing.
+func (c *conn) close(how End) {
 	c.mu.Lock()
-	if c.ended {
+	if c.closed {
 		c.mu.Unlock()
 		return
 	}
-	c.ended = true
+	c.closed = true
 	c.mu.Unlock()
 	close(c.done)
 	if how == Reset {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dnstest is a small DNS server with a throwaway certificate authority: the
+// Package dnstest provides a fake DNS server and a certificate authority for it: the
 // upstream of `sotto demo` and of the tests.
 //
-// A [Server] answers over TLS (RFC 7858), TCP and UDP on sockets that the
-// caller made, possibly in another network namespace. It is pipelined, sends
-// replies in whatever order they become ready, and counts what it saw, so that
-// a test can assert what really reached it. A [Zone] answers from a wildcard
-// zone whose names say what the answer looks like; the handlers in faults.go
-// misbehave on purpose.
+// A [Server] answers over TLS (RFC 7858), TCP and UDP on sockets that the caller
+// opened, possibly in another network namespace. It supports pipelining, sends replies
+// out of order as they become ready, and counts queries, connections and reads, so that
+// tests can check what reached it. A [Zone] answers from a wildcard zone in which a
+// name determines the form of its answer. The handlers in faults.go misbehave
+// deliberately.
 //
-// Its reading of messages shares no code with sotto/forwarder/wire, which it
-// tests. It needs no kernel feature and no privilege. It trusts its clients:
-// never give it to a network that is not your own.
+// The message parser shares no code with sotto/forwarder/wire, which it helps to test.
+// The package needs no kernel feature and no privileges. It trusts its clients: never
+// expose it to an untrusted network.
 package dnstest

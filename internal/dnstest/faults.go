@@ -9,14 +9,14 @@ func Silent() Handler {
 	return HandlerFunc(func(*Request) Answer { return Answer{} })
 }
 
-// Delay answers like h, but d later.
+// Delay answers like h, delayed by d.
 func Delay(d time.Duration, h Handler) Handler {
-	return change(h, func(a *Answer) { a.Delay += d })
+	return modify(h, func(a *Answer) { a.Delay += d })
 }
 
-// Hold answers like h, but not before release is closed.
+// Hold answers like h, once release is closed.
 func Hold(release <-chan struct{}, h Handler) Handler {
-	return change(h, func(a *Answer) { a.Wait = release })
+	return modify(h, func(a *Answer) { a.Wait = release })
 }
 
 // ResetAll resets every connection at its first query.
@@ -24,37 +24,37 @@ func ResetAll() Handler {
 	return HandlerFunc(func(*Request) Answer { return Answer{Then: Reset} })
 }
 
-// Garbage answers with a well-framed message that is no DNS at all.
+// Garbage answers with a correctly framed message that is not DNS.
 func Garbage() Handler {
 	return HandlerFunc(func(*Request) Answer {
 		return Answer{Msg: []byte("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")}
 	})
 }
 
-// Short answers with a frame that is shorter than a DNS header.
+// Short answers with a message that is shorter than a DNS header.
 func Short() Handler {
 	return HandlerFunc(func(*Request) Answer { return Answer{Msg: []byte{1, 2, 3}} })
 }
 
 // WrongID answers like h, but with another transaction ID.
 func WrongID(h Handler) Handler {
-	return change(h, func(a *Answer) {
+	return modify(h, func(a *Answer) {
 		if len(a.Msg) > 1 {
 			a.Msg[0] ^= 0x55
 		}
 	})
 }
 
-// WrongQuestion answers like h, but to a question whose first label differs.
+// WrongQuestion answers like h, but with a different first label in the question.
 func WrongQuestion(h Handler) Handler {
-	return change(h, func(a *Answer) {
+	return modify(h, func(a *Answer) {
 		if len(a.Msg) > headerLen+1 && a.Msg[headerLen] > 0 {
 			a.Msg[headerLen+1] = otherByte(a.Msg[headerLen+1])
 		}
 	})
 }
 
-// otherByte differs from b also when case is ignored.
+// otherByte returns a letter that differs from b, ignoring case.
 func otherByte(b byte) byte {
 	if b == 'x' || b == 'X' {
 		return 'y'
@@ -62,15 +62,15 @@ func otherByte(b byte) byte {
 	return 'x'
 }
 
-// TruncatedFrame announces the whole of h's reply, sends half of it, and closes.
+// TruncatedFrame sends the length of h's reply and half of the reply, then closes.
 func TruncatedFrame(h Handler) Handler {
-	return change(h, func(a *Answer) {
+	return modify(h, func(a *Answer) {
 		frame := Frame(a.Msg)
 		a.Msg, a.Raw, a.Then = nil, frame[:len(frame)/2], Close
 	})
 }
 
-// CloseAfter answers n queries of each connection like h, then closes it.
+// CloseAfter answers n queries of each connection like h and then closes it.
 func CloseAfter(n int, h Handler) Handler {
 	return HandlerFunc(func(r *Request) Answer {
 		a := h.Answer(r)
@@ -81,7 +81,7 @@ func CloseAfter(n int, h Handler) Handler {
 	})
 }
 
-// Rcode answers with an empty reply of that response code.
+// Rcode answers with the response code and no records.
 func Rcode(rcode uint8) Handler {
 	return HandlerFunc(func(r *Request) Answer {
 		q, ok := parse(r.Query)
@@ -92,8 +92,8 @@ func Rcode(rcode uint8) Handler {
 	})
 }
 
-// HeaderOnly answers with that response code and no question, as servers do
-// that could not or would not read it.
+// HeaderOnly answers with the response code and no question section, as servers do that
+// could not or did not parse the question.
 func HeaderOnly(rcode uint8) Handler {
 	return HandlerFunc(func(r *Request) Answer {
 		if len(r.Query) < headerLen {
@@ -106,11 +106,11 @@ func HeaderOnly(rcode uint8) Handler {
 	})
 }
 
-// change returns a handler that answers like h and then changes the answer.
-func change(h Handler, with func(*Answer)) Handler {
+// modify returns a handler that answers like h, with every answer modified by f.
+func modify(h Handler, f func(*Answer)) Handler {
 	return HandlerFunc(func(r *Request) Answer {
 		a := h.Answer(r)
-		with(&a)
+		f(&a)
 		return a
 	})
 }

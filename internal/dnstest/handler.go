@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Transport is how a query came in.
+// Transport is the transport protocol of a query.
 type Transport uint8
 
 // The transports of a [Server].
@@ -24,52 +24,52 @@ func (t Transport) String() string {
 
 // Request is one query.
 type Request struct {
-	Query     []byte // the whole message; the handler must not keep it
+	Query     []byte // the complete message; the handler must not retain it
 	Transport Transport
 	Remote    netip.AddrPort
 	Local     netip.AddrPort
-	Conn      uint64 // numbers the connections of a server from 1; 0 over UDP
-	N         int    // numbers the queries of a connection from 1
+	Conn      uint64 // number of the connection, starting at 1; 0 over UDP
+	N         int    // number of the query on its connection, starting at 1
 }
 
-// End is what becomes of a connection after an [Answer]. UDP has none.
+// End selects how a connection ends after an [Answer]. UDP ignores it.
 type End uint8
 
-// The ends of an [Answer].
+// The values of End.
 const (
-	Keep  End = iota // the connection stays
-	Close            // it is closed in order: close_notify, FIN
-	Reset            // it is reset: RST, nothing after
+	Keep  End = iota // the connection stays open
+	Close            // it is closed gracefully: close_notify, FIN
+	Reset            // it is reset: RST
 )
 
-// Answer is what a [Handler] makes of a query. The zero value is silence.
+// Answer is the result of a [Handler]. The zero value sends no reply.
 type Answer struct {
-	// Msg is the reply; nil: none is sent.
+	// Msg is the reply. Nil: no reply is sent.
 	Msg []byte
-	// Raw is sent as it is, without a length in front, after Msg.
+	// Raw is sent after Msg, unmodified and without a length prefix.
 	Raw []byte
-	// Delay holds the answer back; later queries overtake it.
+	// Delay delays the answer. Later queries may be answered first.
 	Delay time.Duration
-	// Wait, unless nil, holds the answer back until it is closed.
+	// Wait, unless nil, delays the answer until it is closed.
 	Wait <-chan struct{}
-	// Then is done after sending.
+	// Then is applied after the answer was sent.
 	Then End
 }
 
-// Handler answers queries. It is called concurrently, must not block, and gives
-// up what it returns.
+// Handler answers queries. It is called concurrently, must not block, and must not use
+// an Answer after it has returned it.
 type Handler interface {
 	Answer(r *Request) Answer
 }
 
-// HandlerFunc is a function as a [Handler].
+// HandlerFunc adapts a function to a [Handler].
 type HandlerFunc func(r *Request) Answer
 
 // Answer calls f.
 func (f HandlerFunc) Answer(r *Request) Answer { return f(r) }
 
-// Switch is a [Handler] that hands on to another, which can be changed while
-// the server runs.
+// Switch is a [Handler] that delegates to another one, which can be replaced while the
+// server runs.
 type Switch struct{ h atomic.Pointer[Handler] }
 
 // NewSwitch returns a Switch set to h.
@@ -79,13 +79,13 @@ func NewSwitch(h Handler) *Switch {
 	return s
 }
 
-// Set makes h answer from here on.
+// Set replaces the handler.
 func (s *Switch) Set(h Handler) { s.h.Store(&h) }
 
-// Answer hands r on.
+// Answer delegates to the current handler.
 func (s *Switch) Answer(r *Request) Answer { return (*s.h.Load()).Answer(r) }
 
-// Frame puts the length of RFC 1035 §4.2.2 in front of msg.
+// Frame returns msg with its length prefix (RFC 1035 §4.2.2).
 func Frame(msg []byte) []byte {
 	return appendFrame(make([]byte, 0, 2+len(msg)), msg)
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Record types that a [Zone] knows; others are opaque to it.
+// Record types for which a [Zone] has data. It treats others as opaque.
 const (
 	TypeA     = 1
 	TypeNS    = 2
@@ -38,12 +38,12 @@ const (
 	headerLen  = 12
 	classIN    = 1
 	plainUDP   = 512  // RFC 1035 §4.2.1
-	ednsSize   = 1232 // what the server says that it takes
+	ednsSize   = 1232 // UDP payload size that the server advertises
 	maxMessage = 65535
 	optLen     = 11
 )
 
-// query is a query as far as the server reads it.
+// query is a parsed query.
 type query struct {
 	msg    []byte
 	name   []byte // wire name, lower-cased
@@ -52,11 +52,11 @@ type query struct {
 	qend   int
 	edns   bool
 	do     bool
-	size   int // largest UDP reply that the client takes
+	size   int // largest UDP reply that the client accepts
 }
 
-// parse reads a query with one question. Compression in a question is not
-// understood: nobody sends it.
+// parse parses a query with one question. It rejects compressed names, which do not
+// occur in questions.
 func parse(msg []byte) (query, bool) {
 	q := query{msg: msg, size: plainUDP}
 	if len(msg) < headerLen || msg[2]&0x80 != 0 || binary.BigEndian.Uint16(msg[4:]) != 1 {
@@ -88,8 +88,7 @@ func parse(msg []byte) (query, bool) {
 	return q, true
 }
 
-// readOPT finds an OPT record that directly follows the question, which is
-// where a query has it.
+// readOPT reads the OPT record directly after the question, where queries have it.
 func (q *query) readOPT() {
 	rest := q.msg[q.qend:]
 	counts := binary.BigEndian.Uint32(q.msg[6:]) // answers and authority
@@ -103,24 +102,24 @@ func (q *query) readOPT() {
 
 func (q *query) nameString() string { return strings.Join(q.labels, ".") + "." }
 
-// reply is a message being built: the sections in their order, names
-// compressed where they are easily (RFC 1035 §4.1.4).
+// reply builds a message, section by section. It compresses only names that equal the
+// question's (RFC 1035 §4.1.4).
 type reply struct {
 	q   *query
 	msg []byte
 }
 
-// Sections of a reply, as the offset of their count in the header.
+// Sections of a reply, as the offsets of their counts in the header.
 const (
 	answerSection    = 6
 	authoritySection = 8
 	additionSection  = 10
 )
 
-// questionPtr is a compression pointer to the question's name.
+// questionPtr is a compression pointer to the name in the question.
 var questionPtr = []byte{0xc0, headerLen}
 
-// newReply starts a reply with the question echoed byte for byte.
+// newReply returns a reply that echoes the question byte for byte.
 func newReply(q *query) *reply {
 	r := &reply{q: q, msg: make([]byte, 0, 512)}
 	r.msg = append(r.msg, q.msg[:q.qend]...)
@@ -128,7 +127,7 @@ func newReply(q *query) *reply {
 	return r
 }
 
-// add appends one record with the owner, a wire name or a pointer.
+// add appends a record. The owner is a name in wire form or a pointer.
 func (r *reply) add(section int, owner []byte, typ uint16, ttl uint32, rdata []byte) {
 	r.msg = append(r.msg, owner...)
 	r.msg = binary.BigEndian.AppendUint16(r.msg, typ)
@@ -140,13 +139,13 @@ func (r *reply) add(section int, owner []byte, typ uint16, ttl uint32, rdata []b
 	binary.BigEndian.PutUint16(r.msg[section:], n+1)
 }
 
-// finish sets the header's flags and adds the OPT record. What became too long
-// for a message is SERVFAIL.
+// finish sets the header flags, adds the OPT record and returns the message. A reply
+// that is too long becomes SERVFAIL.
 func (r *reply) finish(rcode uint8) []byte {
 	if len(r.msg)+optLen > maxMessage {
 		return newReply(r.q).finish(RcodeServFail)
 	}
-	r.msg[2] = 0x80 | r.q.msg[2]&0x79 // QR; opcode and RD as asked
+	r.msg[2] = 0x80 | r.q.msg[2]&0x79 // QR; opcode and RD from the query
 	r.msg[3] = 0x80 | r.q.msg[3]&0x10 | rcode&0xf
 	if r.q.edns {
 		r.addOPT()
@@ -164,8 +163,8 @@ func (r *reply) addOPT() {
 	binary.BigEndian.PutUint16(r.msg[additionSection:], n+1)
 }
 
-// truncate makes msg fit for UDP: header, question and OPT with TC set, when it
-// is longer than the client takes.
+// truncate returns msg if the client accepts its size over UDP; else header, question
+// and OPT with TC set.
 func truncate(q *query, msg []byte) []byte {
 	if len(msg) <= q.size {
 		return msg
@@ -175,7 +174,7 @@ func truncate(q *query, msg []byte) []byte {
 	return short
 }
 
-// wireName is a presentation name without escapes in wire form.
+// wireName converts a presentation name without escapes to wire form.
 func wireName(name string) []byte {
 	var out []byte
 	for label := range strings.SplitSeq(strings.Trim(name, "."), ".") {

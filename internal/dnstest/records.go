@@ -9,13 +9,13 @@ import (
 	"hash/fnv"
 )
 
-// records are the rdata that a name has for the question's type.
-func (z *Zone) records(q *query, label string, n int) [][]byte {
+// records returns the rdata for the name and type of the question.
+func (z *Zone) records(q *query, selector string, n int) [][]byte {
 	switch q.qtype {
 	case TypeA, TypeAAAA:
-		return z.addresses(q, label, n)
+		return z.addresses(q, selector, n)
 	case TypeTXT:
-		if label == "txt" {
+		if selector == "txt" {
 			return [][]byte{text(min(n, maxTXT))}
 		}
 		return [][]byte{append([]byte{5}, "sotto"...)}
@@ -38,8 +38,8 @@ func (z *Zone) records(q *query, label string, n int) [][]byte {
 	return [][]byte{bytes.Repeat([]byte{byte(q.qtype)}, 32)}
 }
 
-// addresses are the A or AAAA rdata of a name.
-func (z *Zone) addresses(q *query, label string, n int) [][]byte {
+// addresses returns the A or AAAA rdata of a name.
+func (z *Zone) addresses(q *query, selector string, n int) [][]byte {
 	if host, ok := z.hosts[q.nameString()]; ok {
 		var out [][]byte
 		for _, a := range host {
@@ -53,7 +53,7 @@ func (z *Zone) addresses(q *query, label string, n int) [][]byte {
 	if q.qtype == TypeAAAA {
 		base = z.aaaa
 	}
-	if label != "a" || len(base) == 0 {
+	if selector != "a" || len(base) == 0 {
 		return base
 	}
 	perRecord := len(questionPtr) + 10 + len(base[0])
@@ -65,7 +65,7 @@ func (z *Zone) addresses(q *query, label string, n int) [][]byte {
 	return out
 }
 
-// text is TXT rdata of exactly n bytes, which no single string of 255 holds.
+// text returns TXT rdata of exactly n bytes, in strings of at most 255.
 func text(n int) []byte {
 	out := make([]byte, 0, n)
 	for len(out) < n {
@@ -78,8 +78,8 @@ func text(n int) []byte {
 	return out
 }
 
-// service is SVCB rdata (RFC 9460 §2.2): priority 1, the owner itself, alpn h2
-// and h3, and address hints.
+// service returns SVCB rdata (RFC 9460 §2.2): priority 1, target ".", ALPN h2 and h3,
+// and address hints.
 func (z *Zone) service() []byte {
 	out := []byte{0, 1, 0}
 	out = append(out, 0, 1, 0, 6, 2, 'h', '2', 2, 'h', '3')
@@ -94,13 +94,13 @@ func (z *Zone) service() []byte {
 	return out
 }
 
-// under is the wire name of a label below the origin.
+// under returns the wire name of a label below the origin.
 func (z *Zone) under(label string) []byte {
 	return append(append([]byte{byte(len(label))}, label...), z.wire...)
 }
 
-// addSOA adds the zone's SOA, as negative answers carry it (RFC 2308 §3), and
-// its signature.
+// addSOA adds the zone's SOA, as in negative answers (RFC 2308 §3), and its
+// signature.
 func (z *Zone) addSOA(r *reply, section int) {
 	r.add(section, z.wire, TypeSOA, z.negTTL, z.soa())
 	if r.q.do {
@@ -116,8 +116,8 @@ func (z *Zone) soa() []byte {
 	return out
 }
 
-// addAliases adds a chain of n CNAME records that starts at the question, and
-// returns its last name.
+// addAliases adds a chain of n CNAME records, starting at the question, and returns the
+// last target.
 func (z *Zone) addAliases(r *reply, n int, ttl uint32) []byte {
 	owner := questionPtr
 	for i := range n {
@@ -131,8 +131,8 @@ func (z *Zone) addAliases(r *reply, n int, ttl uint32) []byte {
 	return owner
 }
 
-// signature is RRSIG rdata (RFC 4034 §3.1) around noise: well-formed, and no
-// signature of anything.
+// signature returns well-formed RRSIG rdata (RFC 4034 §3.1) with noise as the
+// signature.
 func (z *Zone) signature(covered uint16, ttl uint32) []byte {
 	const algorithm = 13 // ECDSA P-256: 64 bytes
 	out := binary.BigEndian.AppendUint16(nil, covered)

@@ -17,41 +17,40 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Config is what a [Server] is made of.
+// Config configures a [Server].
 type Config struct {
 	// Handler answers the queries. Required.
 	Handler Handler
 
-	// TLS, TCP and UDP are the sockets to serve, at least one in all. The
-	// server closes them.
+	// TLS, TCP and UDP are the sockets to serve, at least one in total. The server
+	// closes them.
 	TLS []net.Listener
 	TCP []net.Listener
 	UDP []net.PacketConn
 
-	// Certificate is what the server shows. Required with TLS.
+	// Certificate is the server's certificate. Required with TLS.
 	Certificate tls.Certificate
 
-	// MinVersion and MaxVersion bound the TLS version; 0: Go's own bounds.
+	// MinVersion and MaxVersion limit the TLS version. 0: Go's defaults.
 	MinVersion uint16
 	MaxVersion uint16
 
-	// NoALPN makes the server one that does not know "dot" (RFC 7858 has no
-	// ALPN; it was registered later).
+	// NoALPN disables the ALPN protocol "dot", which older servers do not support
+	// (RFC 7858 does not define it; it was registered later).
 	NoALPN bool
 
-	// Accept, unless nil, sees every new connection before a byte of it was
-	// read. The server leaves it alone when Accept returns false: it is
-	// Accept's to close.
+	// Accept, unless nil, is called with every new connection before the server
+	// reads from it. If it returns false, it owns the connection and must close
+	// it.
 	Accept func(net.Conn) bool
 
-	// IdleTimeout closes a connection that brought nothing for so long; 0:
-	// never.
+	// IdleTimeout closes connections that sent nothing for this long. 0: never.
 	IdleTimeout time.Duration
 
-	// LogQueries is how many queries are kept for [Server.Log]; 0: none.
+	// LogQueries is the number of queries stored for [Server.Log]. 0: none.
 	LogQueries int
 
-	// Log gets accept errors; nil: nobody.
+	// Log receives accept errors. Nil: they are discarded.
 	Log *slog.Logger
 }
 
@@ -63,28 +62,28 @@ type Server struct {
 	counters
 	log queryLog
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
-	gone  bool // no more connections
-	wg    sync.WaitGroup
-	quit  chan struct{} // closed with the server
+	mu     sync.Mutex
+	conns  map[*conn]struct{}
+	closed bool // no new connections
+	wg     sync.WaitGroup
+	done   chan struct{} // closed with the server
 }
 
-// New returns a Server, which serves nobody before [Server.Serve]. On an error
-// the sockets stay the caller's.
+// New returns a Server. It serves once [Server.Serve] is called. On error, the caller
+// keeps ownership of the sockets.
 func New(cfg Config) (*Server, error) {
 	switch {
 	case cfg.Handler == nil:
-		return nil, errors.New("make a DNS server: Config.Handler is nil")
+		return nil, errors.New("create DNS server: Config.Handler is nil")
 	case len(cfg.TLS)+len(cfg.TCP)+len(cfg.UDP) == 0:
-		return nil, errors.New("make a DNS server: Config has no sockets")
+		return nil, errors.New("create DNS server: Config has no sockets")
 	case len(cfg.TLS) > 0 && len(cfg.Certificate.Certificate) == 0:
-		return nil, errors.New("make a DNS server: TLS needs Config.Certificate")
+		return nil, errors.New("create DNS server: TLS needs Config.Certificate")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, conns: make(map[*conn]struct{}), quit: make(chan struct{}), log: queryLog{limit: cfg.LogQueries}}
+	s := &Server{cfg: cfg, conns: make(map[*conn]struct{}), done: make(chan struct{}), log: queryLog{limit: cfg.LogQueries}}
 	s.SetCertificate(cfg.Certificate)
 	s.tls = &tls.Config{
 		MinVersion:     cfg.MinVersion,
@@ -97,7 +96,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Listen opens a TCP listener in the calling thread's network namespace, for
+// Listen opens a TCP listener in the network namespace of the calling thread, for
 // [Config].TLS or [Config].TCP.
 func Listen(addr netip.AddrPort) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr.String())
@@ -107,10 +106,10 @@ func Listen(addr netip.AddrPort) (net.Listener, error) {
 	return l, nil
 }
 
-// ListenPlain opens TCP and UDP on one address in the calling thread's network
-// namespace, for [Config].TCP and [Config].UDP. Port 0 picks one.
+// ListenPlain opens TCP and UDP sockets on one address in the network namespace of the
+// calling thread, for [Config].TCP and [Config].UDP. Port 0 selects a free port.
 func ListenPlain(addr netip.AddrPort) (net.Listener, net.PacketConn, error) {
-	const tries = 16 // a port that is free for TCP is seldom taken for UDP
+	const tries = 16 // a port that is free for TCP is rarely in use for UDP
 	var errs error
 	for range tries {
 		l, err := Listen(addr)
@@ -129,11 +128,12 @@ func ListenPlain(addr netip.AddrPort) (net.Listener, net.PacketConn, error) {
 	return nil, nil, errs
 }
 
-// SetCertificate changes what later handshakes show. Sessions stay resumable.
+// SetCertificate replaces the certificate for later handshakes. Existing sessions can
+// still be resumed.
 func (s *Server) SetCertificate(c tls.Certificate) { s.cert.Store(&c) }
 
-// Addr is the address of the first TLS socket, else of the first TCP, else of
-// the first UDP socket.
+// Addr returns the address of the first TLS socket, else of the first TCP socket, else
+// of the first UDP socket.
 func (s *Server) Addr() netip.AddrPort {
 	switch {
 	case len(s.cfg.TLS) > 0:
@@ -144,14 +144,14 @@ func (s *Server) Addr() netip.AddrPort {
 	return addrPort(s.cfg.UDP[0].LocalAddr())
 }
 
-// Stats are the counters so far.
+// Stats returns the current counters.
 func (s *Server) Stats() Stats { return s.stats() }
 
-// Log is the first [Config].LogQueries queries.
+// Log returns the first [Config].LogQueries queries.
 func (s *Server) Log() []Logged { return s.log.entries() }
 
-// Serve answers queries until ctx ends, then closes every socket and
-// connection, and returns nil.
+// Serve answers queries until ctx is done. It then closes all sockets and connections
+// and returns nil.
 func (s *Server) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
@@ -168,8 +168,8 @@ func (s *Server) Serve(ctx context.Context) error {
 	return errors.Join(err, s.Close())
 }
 
-// Close closes every socket and connection, and waits for the latter to end.
-// It is safe to call more than once; Serve calls it.
+// Close closes all sockets and connections and waits for the goroutines of the
+// connections. Serve calls it. It may be called more than once.
 func (s *Server) Close() error {
 	var errs []error
 	for _, l := range append(append([]net.Listener(nil), s.cfg.TLS...), s.cfg.TCP...) {
@@ -179,9 +179,9 @@ func (s *Server) Close() error {
 		errs = append(errs, ignoreClosed(pc.Close()))
 	}
 	s.mu.Lock()
-	if !s.gone {
-		s.gone = true
-		close(s.quit)
+	if !s.closed {
+		s.closed = true
+		close(s.done)
 	}
 	s.mu.Unlock()
 	s.EndConns(Reset)
@@ -189,26 +189,26 @@ func (s *Server) Close() error {
 	return errors.Join(errs...)
 }
 
-// EndConns closes or resets every connection that is open.
+// EndConns closes or resets all open connections.
 func (s *Server) EndConns(how End) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		// In a goroutine: close_notify may wait for a client that does not read.
-		s.wg.Go(func() { c.end(how) })
+		// In a goroutine: sending close_notify blocks if the client does not read.
+		s.wg.Go(func() { c.close(how) })
 	}
 }
 
 // accept serves the connections of one listener until it is closed.
 func (s *Server) accept(l net.Listener, secure bool) error {
-	const pause = 10 * time.Millisecond // out of descriptors: let some end
+	const pause = 10 * time.Millisecond // out of descriptors: wait until some are closed
 	for {
 		nc, err := l.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case err != nil:
-			s.cfg.Log.Warn("accept a connection", "listener", l.Addr().String(), "err", err)
+			s.cfg.Log.Warn("accept failed", "listener", l.Addr().String(), "err", err)
 			time.Sleep(pause)
 			continue
 		}
@@ -217,17 +217,17 @@ func (s *Server) accept(l net.Listener, secure bool) error {
 			continue
 		}
 		c := newConn(s, nc, secure, id)
-		if !s.adopt(c) {
-			c.end(Reset)
+		if !s.start(c) {
+			c.close(Reset)
 		}
 	}
 }
 
-// adopt runs c in a goroutine of its own, unless the server is closing.
-func (s *Server) adopt(c *conn) bool {
+// start runs c in a new goroutine. It reports false if the server is closed.
+func (s *Server) start(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gone {
+	if s.closed {
 		return false
 	}
 	s.conns[c] = struct{}{}

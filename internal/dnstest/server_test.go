@@ -15,14 +15,14 @@ import (
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
-// start serves h over TLS and plain on loopback until the test ends.
+// start serves h on loopback over TLS, TCP and UDP until the test ends.
 func start(t *testing.T, h Handler) (s *Server, plain string, client *tls.Config) {
 	t.Helper()
 	ca, err := NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := ca.Issue(CertOptions{Names: []string{"dot.example"}, IPs: []netip.Addr{loopback.Addr()}})
+	cert, err := ca.Issue(CertOptions{Names: []string{"dns.example"}, IPs: []netip.Addr{loopback.Addr()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,10 +50,10 @@ func start(t *testing.T, h Handler) (s *Server, plain string, client *tls.Config
 			t.Errorf("serve: %v", err)
 		}
 		if open := s.Stats().Open; open != 0 {
-			t.Errorf("%d connections are open after the end", open)
+			t.Errorf("%d connections are open after Serve returned", open)
 		}
 	})
-	return s, tl.Addr().String(), &tls.Config{RootCAs: ca.Pool(), ServerName: "dot.example", NextProtos: []string{"dot"}}
+	return s, tl.Addr().String(), &tls.Config{RootCAs: ca.Pool(), ServerName: "dns.example", NextProtos: []string{"dot"}}
 }
 
 func TestServerTransports(t *testing.T) {
@@ -104,13 +104,13 @@ func TestServerOutOfOrder(t *testing.T) {
 	}
 }
 
-func TestServerEnds(t *testing.T) {
+func TestServerClosesConns(t *testing.T) {
 	z := testZone(t, ZoneConfig{})
 	sw := NewSwitch(z)
 	s, _, cfg := start(t, sw)
 	for name, tc := range map[string]struct {
 		h    Handler
-		want int // replies before the end
+		want int // replies before the connection ends
 	}{
 		"close after 2": {CloseAfter(2, z), 2},
 		"reset":         {ResetAll(), 0},
@@ -156,7 +156,7 @@ func TestServerResumes(t *testing.T) {
 	}
 }
 
-func TestServerTakesNothing(t *testing.T) {
+func TestNewRefuses(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"no handler": {},
 		"no sockets": {Handler: Silent()},

@@ -8,32 +8,32 @@ import (
 	"sync/atomic"
 )
 
-// Stats are a server's counters since it was made.
+// Stats holds the counters of a server since its creation.
 type Stats struct {
 	UDP, TCP, TLS uint64 // queries read, by transport
 	Conns         uint64 // stream connections accepted
-	Open          int64  // of them, those open now
+	Open          int64  // of them, currently open
 	Handshakes    uint64 // TLS handshakes that succeeded
-	Failed        uint64 // TLS handshakes that did not
+	Failed        uint64 // TLS handshakes that failed
 	Resumed       uint64 // TLS handshakes that resumed a session
-	Reads         uint64 // reads that brought data; over TLS one record each
-	MaxRead       uint64 // the largest of them, in bytes
+	Reads         uint64 // reads that returned data; over TLS one record each
+	MaxRead       uint64 // size of the largest read in bytes
 }
 
-// Queries is the number of queries over all transports.
+// Queries returns the number of queries over all transports.
 func (s Stats) Queries() uint64 { return s.UDP + s.TCP + s.TLS }
 
-// Logged is one query in a server's log.
+// Logged is one entry of a server's query log.
 type Logged struct {
 	Transport Transport
 	Remote    netip.AddrPort
 	Conn      uint64
-	Query     []byte // as it came in
-	Name      string // presentation form, lower case; "" if it could not be read
+	Query     []byte // the message as received
+	Name      string // presentation form, lower case; "" if the message is malformed
 	Type      uint16
 }
 
-// counters are the live form of [Stats].
+// counters holds the live values of [Stats].
 type counters struct {
 	queries    [3]atomic.Uint64
 	conns      atomic.Uint64
@@ -71,11 +71,11 @@ func (c *counters) read(n int) {
 	}
 }
 
-// queryLog keeps the first queries, up to a limit.
+// queryLog stores the first queries, up to a limit.
 type queryLog struct {
 	mu    sync.Mutex
 	limit int
-	seen  []Logged
+	first []Logged
 }
 
 func (l *queryLog) add(r *Request) {
@@ -84,7 +84,7 @@ func (l *queryLog) add(r *Request) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.seen) >= l.limit {
+	if len(l.first) >= l.limit {
 		return
 	}
 	e := Logged{Transport: r.Transport, Remote: r.Remote, Conn: r.Conn}
@@ -92,11 +92,11 @@ func (l *queryLog) add(r *Request) {
 	if q, ok := parse(e.Query); ok {
 		e.Name, e.Type = q.nameString(), q.qtype
 	}
-	l.seen = append(l.seen, e)
+	l.first = append(l.first, e)
 }
 
 func (l *queryLog) entries() []Logged {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]Logged(nil), l.seen...)
+	return append([]Logged(nil), l.first...)
 }

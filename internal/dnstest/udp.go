@@ -27,7 +27,7 @@ func (s *Server) serveUDP(pc net.PacketConn) error {
 	}
 }
 
-// dispatchUDP sends an answer when its time has come.
+// dispatchUDP sends an answer after its delay.
 func (s *Server) dispatchUDP(a Answer, pc net.PacketConn, to net.Addr) {
 	if a.Msg == nil && a.Raw == nil {
 		return
@@ -47,7 +47,7 @@ func (s *Server) dispatchUDP(a Answer, pc net.PacketConn, to net.Addr) {
 			case <-a.Wait:
 				time.Sleep(a.Delay)
 				send()
-			case <-s.quit:
+			case <-s.done:
 			}
 		}()
 	case a.Delay > 0:

@@ -11,45 +11,44 @@ import (
 	"time"
 )
 
-// maxTXT is the largest rdata of a txt-N name, so that the whole message still
-// fits into 65,535 bytes.
+// maxTXT limits the rdata of a txt-N name so that the message fits into 65,535 bytes.
 const maxTXT = 65_000
 
-// ZoneConfig describes a [Zone].
+// ZoneConfig configures a [Zone].
 type ZoneConfig struct {
-	// Origin is the zone's name; "": the root, that is every name. Names
-	// elsewhere are REFUSED.
+	// Origin is the zone's name. "": the root, which contains every name. Names
+	// outside the zone are REFUSED.
 	Origin string
 
-	// A and AAAA are the addresses of every name. Both empty: 192.0.2.1 and
-	// 2001:db8::1. One empty: that family is NODATA.
+	// A and AAAA are the addresses of every name. If both are empty, they are
+	// 192.0.2.1 and 2001:db8::1. If one is empty, that type is NODATA.
 	A, AAAA []netip.Addr
 
-	// Hosts have addresses of their own, by full name.
+	// Hosts maps full names to addresses that replace A and AAAA.
 	Hosts map[string][]netip.Addr
 
-	// TTL is that of every record; 0: 300 s. NegativeTTL is the SOA's, also its
-	// MINIMUM; 0: 60 s.
+	// TTL is the TTL of every record. 0: 300 s. NegativeTTL is the TTL and the
+	// MINIMUM of the SOA record. 0: 60 s.
 	TTL, NegativeTTL time.Duration
 }
 
-// Zone is a [Handler] with an answer for every name below its origin. What the
-// answer looks like is said by the name's first label:
+// Zone is a [Handler] that answers every name in its zone. The first label of the name
+// selects the answer:
 //
 //	nxdomain…    NXDOMAIN with the zone's SOA
 //	nodata…      NODATA with the SOA, for every type
 //	servfail…    SERVFAIL; likewise refused…, notimp… and formerr…
-//	silent…      no answer at all
-//	delay-N      the ordinary answer after N milliseconds
-//	ttl-N        the ordinary answer with a TTL of N seconds
-//	cname-N      a chain of N aliases (at most 32), then the ordinary answer
+//	silent…      no reply
+//	delay-N      the default answer after N milliseconds
+//	ttl-N        the default answer with a TTL of N seconds
+//	cname-N      a chain of N aliases (at most 32), then the default answer
 //	txt-N        TXT rdata of N bytes (at most 65,000)
-//	a-N          N addresses (at most 60,000 bytes of them), for A and AAAA
+//	a-N          N addresses (at most 60,000 bytes), for A and AAAA
 //
-// Every other name has A, AAAA, TXT, MX, SRV, HTTPS, SVCB, NS and PTR, and the
-// origin a SOA. Other types have opaque rdata of 32 bytes. A client that sets DO
-// gets an opaque RRSIG with each set of records. UDP replies over the client's
-// size are truncated. A Zone is immutable.
+// All other names have A, AAAA, TXT, MX, SRV, HTTPS, SVCB, NS and PTR records, and the
+// origin has an SOA record. Other types have opaque rdata of 32 bytes. If the client sets
+// DO, each RRset includes an opaque RRSIG. UDP replies above the client's size limit are
+// truncated. A Zone is immutable.
 type Zone struct {
 	origin []string // labels
 	wire   []byte
@@ -60,10 +59,10 @@ type Zone struct {
 	negTTL uint32
 }
 
-// NewZone makes a Zone.
+// NewZone returns a Zone.
 func NewZone(cfg ZoneConfig) (*Zone, error) {
 	if cfg.TTL < 0 || cfg.NegativeTTL < 0 {
-		return nil, errors.New("make a zone: a negative TTL")
+		return nil, errors.New("create zone: negative TTL")
 	}
 	if len(cfg.A)+len(cfg.AAAA) == 0 {
 		cfg.A = []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1})}
@@ -81,13 +80,13 @@ func NewZone(cfg ZoneConfig) (*Zone, error) {
 	}
 	for _, a := range cfg.A {
 		if !a.Unmap().Is4() {
-			return nil, fmt.Errorf("make a zone: %s in A is no IPv4 address", a)
+			return nil, fmt.Errorf("create zone: %s in A is not an IPv4 address", a)
 		}
 		z.a = append(z.a, a.Unmap().AsSlice())
 	}
 	for _, a := range cfg.AAAA {
 		if !a.Is6() {
-			return nil, fmt.Errorf("make a zone: %s in AAAA is no IPv6 address", a)
+			return nil, fmt.Errorf("create zone: %s in AAAA is not an IPv6 address", a)
 		}
 		z.aaaa = append(z.aaaa, a.AsSlice())
 	}
@@ -97,31 +96,30 @@ func NewZone(cfg ZoneConfig) (*Zone, error) {
 	return z, nil
 }
 
-// Answer answers r as the zone's doc says, and a query that cannot be read with
-// silence.
+// Answer implements [Handler]. It does not reply to malformed queries.
 func (z *Zone) Answer(r *Request) Answer {
 	q, ok := parse(r.Query)
 	if !ok {
 		return Answer{}
 	}
-	label, n := z.firstLabel(&q)
+	selector, n := z.selector(&q)
 	var a Answer
-	switch label {
+	switch selector {
 	case "silent":
 		return Answer{}
 	case "delay":
 		a.Delay = time.Duration(n) * time.Millisecond
 	}
-	a.Msg = z.reply(&q, label, n)
+	a.Msg = z.reply(&q, selector, n)
 	if r.Transport == UDP {
 		a.Msg = truncate(&q, a.Msg)
 	}
 	return a
 }
 
-// firstLabel is the word in a name's first label that says what to answer, and
-// the number behind it. Both are zero for the origin and for other words.
-func (z *Zone) firstLabel(q *query) (string, int) {
+// selector returns the word in the first label that selects the answer, and the number
+// after it. Both are zero for the origin and for other labels.
+func (z *Zone) selector(q *query) (string, int) {
 	if len(q.labels) <= len(z.origin) {
 		return "", 0
 	}
@@ -147,30 +145,30 @@ var rcodes = map[string]uint8{
 }
 
 // reply builds the answer to q.
-func (z *Zone) reply(q *query, label string, n int) []byte {
+func (z *Zone) reply(q *query, selector string, n int) []byte {
 	r := newReply(q)
-	if !z.holds(q) {
+	if !z.contains(q) {
 		return r.finish(RcodeRefused)
 	}
-	if rcode, ok := rcodes[label]; ok {
+	if rcode, ok := rcodes[selector]; ok {
 		return r.finish(rcode)
 	}
-	if label == "nxdomain" || label == "nodata" {
+	if selector == "nxdomain" || selector == "nodata" {
 		z.addSOA(r, authoritySection)
-		if label == "nxdomain" {
+		if selector == "nxdomain" {
 			return r.finish(RcodeNXDomain)
 		}
 		return r.finish(RcodeSuccess)
 	}
 	ttl := z.ttl
-	if label == "ttl" {
+	if selector == "ttl" {
 		ttl = uint32(n)
 	}
 	owner := questionPtr
-	if label == "cname" && q.qtype != TypeCNAME {
+	if selector == "cname" && q.qtype != TypeCNAME {
 		owner = z.addAliases(r, min(n, 32), ttl)
 	}
-	rdatas := z.records(q, label, n)
+	rdatas := z.records(q, selector, n)
 	for _, rdata := range rdatas {
 		r.add(answerSection, owner, q.qtype, ttl, rdata)
 	}
@@ -183,8 +181,8 @@ func (z *Zone) reply(q *query, label string, n int) []byte {
 	return r.finish(RcodeSuccess)
 }
 
-// holds reports whether the question is in the zone.
-func (z *Zone) holds(q *query) bool {
+// contains reports whether the name in the question is in the zone.
+func (z *Zone) contains(q *query) bool {
 	cut := len(q.labels) - len(z.origin)
 	if cut < 0 {
 		return false

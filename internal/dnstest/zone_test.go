@@ -10,7 +10,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// ask puts a question to a zone, and has an independent parser read the reply.
+// ask queries a zone, parses the reply with an independent parser and checks its header.
 func ask(t *testing.T, z *Zone, tr Transport, name string, qtype uint16, do bool) *dns.Msg {
 	t.Helper()
 	q := new(dns.Msg)
@@ -37,7 +37,7 @@ func ask(t *testing.T, z *Zone, tr Transport, name string, qtype uint16, do bool
 		t.Errorf("%s: question %v", name, r.Question)
 	}
 	if (r.IsEdns0() != nil) != do || do && !r.IsEdns0().Do() {
-		t.Errorf("%s: OPT %v, asked with DO %v", name, r.IsEdns0(), do)
+		t.Errorf("%s: OPT %v, query with DO %v", name, r.IsEdns0(), do)
 	}
 	return r
 }

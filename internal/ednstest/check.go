@@ -9,73 +9,74 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// minUDP is what every client takes over UDP.
+// minUDP is the UDP message size that every client accepts.
 const minUDP = 512
 
-// found is what a reply has in it.
-type found struct {
+// parsedReply holds the parts of a reply that Check examines.
+type parsedReply struct {
 	dnsmessage.Header
 	z       bool
-	rcode   int
+	rcode   int // including the extended bits in OPT
 	answers int
-	opt     *dnsmessage.ResourceHeader // nil: there is none
+	opt     *dnsmessage.ResourceHeader // nil: no OPT record
 	options []dnsmessage.Option
 }
 
-// Check says what is wrong with a reply to q, which came over UDP or over TCP.
+// Check returns an error that describes the first fault of a reply to q. Parameter udp
+// selects between the rules for UDP and for TCP.
 func (q *Question) Check(reply []byte, udp bool) error {
-	f, err := read(reply)
+	r, err := parse(reply)
 	if err != nil {
 		return err
 	}
-	answers, cut := q.answers, q.cut && udp
-	if cut {
+	answers, truncated := q.answers, q.truncated && udp
+	if truncated {
 		answers = 0
 	}
 	switch {
-	case f.ID != id || !f.Response:
-		return fmt.Errorf("no reply to the query: ID %#x, QR %v", f.ID, f.Response)
-	case f.rcode != q.rcode:
-		return fmt.Errorf("response code %d, want %d", f.rcode, q.rcode)
-	case f.answers != answers:
-		return fmt.Errorf("%d answers, want %d", f.answers, answers)
-	case f.z || f.Authoritative:
-		return fmt.Errorf("bit Z is %v, AA is %v, want neither", f.z, f.Authoritative)
-	case f.Truncated != cut || cut && len(reply) > minUDP:
-		return fmt.Errorf("TC is %v in %d bytes, want TC %v", f.Truncated, len(reply), cut)
-	case (f.opt != nil) != q.edns:
-		return fmt.Errorf("an OPT record: %v, want %v", f.opt != nil, q.edns)
+	case r.ID != id || !r.Response:
+		return fmt.Errorf("not a reply to the query: ID %#x, QR %v", r.ID, r.Response)
+	case r.rcode != q.rcode:
+		return fmt.Errorf("response code %d, want %d", r.rcode, q.rcode)
+	case r.answers != answers:
+		return fmt.Errorf("%d answers, want %d", r.answers, answers)
+	case r.z || r.Authoritative:
+		return fmt.Errorf("flag Z is %v, AA is %v, want neither", r.z, r.Authoritative)
+	case r.Truncated != truncated || truncated && len(reply) > minUDP:
+		return fmt.Errorf("TC is %v in %d bytes, want TC %v", r.Truncated, len(reply), truncated)
+	case (r.opt != nil) != q.edns:
+		return fmt.Errorf("has OPT record: %v, want %v", r.opt != nil, q.edns)
 	}
-	return q.checkOPT(f)
+	return q.checkOPT(r)
 }
 
 // checkOPT checks the OPT record, if there is one.
-func (q *Question) checkOPT(f *found) error {
-	if f.opt == nil {
+func (q *Question) checkOPT(r *parsedReply) error {
+	if r.opt == nil {
 		return nil
 	}
-	version, do, rest := f.opt.TTL>>16&0xFF, f.opt.TTL&0x8000 != 0, f.opt.TTL&0x7FFF
-	if version != 0 || do != q.do || rest != 0 || f.opt.Class < minUDP {
-		return fmt.Errorf("EDNS version %d, DO %v, other flags %#x, size %d: want version 0, DO %v, none and at least %d",
-			version, do, rest, f.opt.Class, q.do, minUDP)
+	version, do, rest := r.opt.TTL>>16&0xFF, r.opt.TTL&0x8000 != 0, r.opt.TTL&0x7FFF
+	if version != 0 || do != q.do || rest != 0 || r.opt.Class < minUDP {
+		return fmt.Errorf("EDNS version %d, DO %v, other flags %#x, size %d; want version 0, DO %v, flags 0, size at least %d",
+			version, do, rest, r.opt.Class, q.do, minUDP)
 	}
-	for _, o := range f.options {
+	for _, o := range r.options {
 		if o.Code != optEDE {
-			return fmt.Errorf("option %d came back", o.Code)
+			return fmt.Errorf("option %d was echoed", o.Code)
 		}
 	}
 	return nil
 }
 
-// read takes a reply apart.
-func read(reply []byte) (*found, error) {
+// parse parses a reply.
+func parse(reply []byte) (*parsedReply, error) {
 	var p dnsmessage.Parser
-	var f found
+	var r parsedReply
 	var err error
-	if f.Header, err = p.Start(reply); err != nil {
+	if r.Header, err = p.Start(reply); err != nil {
 		return nil, err
 	}
-	f.z, f.rcode = reply[3]&z != 0, int(f.RCode)
+	r.z, r.rcode = reply[3]&z != 0, int(r.RCode)
 	if err := p.SkipAllQuestions(); err != nil {
 		return nil, err
 	}
@@ -83,7 +84,7 @@ func read(reply []byte) (*found, error) {
 		if err = p.SkipAnswer(); err != nil {
 			break
 		}
-		f.answers++
+		r.answers++
 	}
 	if !errors.Is(err, dnsmessage.ErrSectionDone) {
 		return nil, err
@@ -91,11 +92,11 @@ func read(reply []byte) (*found, error) {
 	if err := p.SkipAllAuthorities(); err != nil {
 		return nil, err
 	}
-	return &f, f.readAdditional(&p)
+	return &r, r.parseAdditional(&p)
 }
 
-// readAdditional looks for OPT.
-func (f *found) readAdditional(p *dnsmessage.Parser) error {
+// parseAdditional finds the OPT record.
+func (r *parsedReply) parseAdditional(p *dnsmessage.Parser) error {
 	for {
 		h, err := p.AdditionalHeader()
 		if errors.Is(err, dnsmessage.ErrSectionDone) {
@@ -110,14 +111,14 @@ func (f *found) readAdditional(p *dnsmessage.Parser) error {
 			}
 			continue
 		}
-		if f.opt != nil {
+		if r.opt != nil {
 			return errors.New("two OPT records")
 		}
-		r, err := p.OPTResource()
+		body, err := p.OPTResource()
 		if err != nil {
 			return err
 		}
-		f.opt, f.options = &h, r.Options
-		f.rcode = int(h.ExtendedRCode(f.RCode))
+		r.opt, r.options = &h, body.Options
+		r.rcode = int(h.ExtendedRCode(r.RCode))
 	}
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ednstest has the questions that ISC's EDNS compliance tester asks of servers,
-// for tests to ask, and checks that a reply is what RFC 1035, 6891 and 6840 say: who
-// knows no EDNS gets none; an unknown version is BADVERS and nothing else; unknown
-// options and flags are ignored and do not come back; DO comes back; an unknown opcode
-// is NOTIMP; and no reply is longer than its client said.
+// Package ednstest provides the queries of ISC's EDNS compliance tester and checks the
+// replies against RFC 1035, 6840 and 6891: no OPT record for clients without EDNS;
+// BADVERS and no answer for an unknown version; unknown options and flags are ignored and
+// not echoed; DO is echoed; NOTIMP for an unknown opcode; no reply above the size that
+// the client advertised.
 //
-// The names in them are those of a [sotto/internal/dnstest.Zone]. How a question is
-// carried is the caller's business.
+// The names in the questions are those of a [sotto/internal/dnstest.Zone]. Callers choose
+// the transport.
 package ednstest

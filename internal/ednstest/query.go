@@ -7,25 +7,25 @@ import (
 	"strings"
 )
 
-// id is that of every query.
+// id is the ID of every query.
 const id = 0x1234
 
-// OPT is an OPT record with anything in it.
+// OPT describes an OPT record, which need not be valid.
 type OPT struct {
 	Size    uint16
 	Version byte
-	Flags   uint16 // DO is 0x8000, the rest has to be ignored
+	Flags   uint16 // DO is 0x8000; servers must ignore the others
 	Options []byte
 }
 
-// Option is one EDNS option.
+// Option returns an EDNS option in wire form.
 func Option(code uint16, data string) []byte {
 	b := binary.BigEndian.AppendUint16(nil, code)
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(data))), data...)
 }
 
-// Query asks for a name with these header flags and, unless nil, OPT record. Labels
-// have no dots or escapes in them.
+// Query returns a query with the given header flags and, unless nil, an OPT record. Labels
+// in name must not contain dots or escapes.
 func Query(name string, typ, flags uint16, opt *OPT) []byte {
 	b := binary.BigEndian.AppendUint16(nil, id)
 	b = binary.BigEndian.AppendUint16(b, flags)

@@ -15,16 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Cgroup is a cgroup of the v2 hierarchy that the lab made.
+// Cgroup is a cgroup v2 that the lab created.
 type Cgroup struct {
 	Path string // its directory
-	ID   uint64 // what bpf_get_current_cgroup_id says inside it
+	ID   uint64 // as returned by bpf_get_current_cgroup_id
 
 	dir *os.File
 }
 
-// Cgroup makes a cgroup below the root of the v2 hierarchy. When the lab is
-// closed, processes still in it are killed and it is removed.
+// Cgroup creates a cgroup below the root of the v2 hierarchy. Closing the lab kills the
+// processes in it and removes it.
 func (l *Lab) Cgroup(name string) (*Cgroup, error) {
 	root, err := CgroupRoot()
 	if err != nil {
@@ -33,14 +33,14 @@ func (l *Lab) Cgroup(name string) (*Cgroup, error) {
 	return l.cgroup(filepath.Join(root, fmt.Sprintf("%s-%d-%s", l.name, counter.Add(1), name)))
 }
 
-// Below makes a cgroup inside another one of the lab.
+// Below creates a cgroup below another one of the lab.
 func (l *Lab) Below(parent *Cgroup, name string) (*Cgroup, error) {
 	return l.cgroup(filepath.Join(parent.Path, name))
 }
 
 func (l *Lab) cgroup(path string) (*Cgroup, error) {
 	if err := os.Mkdir(path, 0o755); err != nil {
-		return nil, fmt.Errorf("make cgroup: %w", err)
+		return nil, fmt.Errorf("create cgroup: %w", err)
 	}
 	l.onClose(func() error { return removeCgroup(path) })
 	dir, err := os.Open(path)
@@ -55,11 +55,11 @@ func (l *Lab) cgroup(path string) (*Cgroup, error) {
 	return &Cgroup{Path: path, ID: st.Ino, dir: dir}, nil
 }
 
-// Fd returns a descriptor of the directory, open as long as the lab.
+// Fd returns a descriptor of the directory. It is valid until the lab is closed.
 func (c *Cgroup) Fd() int { return int(c.dir.Fd()) }
 
-// CgroupRoot returns where the v2 hierarchy is mounted. The error is
-// fs.ErrNotExist when it is not.
+// CgroupRoot returns the mount point of the v2 hierarchy, or fs.ErrNotExist if it is not
+// mounted.
 func CgroupRoot() (string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -77,11 +77,10 @@ func CgroupRoot() (string, error) {
 	return "", fmt.Errorf("find cgroup2 in /proc/self/mountinfo: %w", fs.ErrNotExist)
 }
 
-// removeCgroup ends what runs in a cgroup of a lab and removes it with all
-// below it.
+// removeCgroup kills the processes in a cgroup and removes it, including all cgroups below
+// it.
 func removeCgroup(path string) error {
-	// Absent before Linux 5.14; then what was left running keeps the cgroup and
-	// the removal below says so.
+	// Missing before Linux 5.14: then a running process makes the removal below fail.
 	_ = os.WriteFile(filepath.Join(path, "cgroup.kill"), []byte("1"), 0)
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -95,7 +94,7 @@ func removeCgroup(path string) error {
 	if err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", path, err)
 	}
-	// A killed process leaves its cgroup when it is reaped, a moment later.
+	// A killed process leaves its cgroup only when it is reaped.
 	for range 200 {
 		if err = unix.Rmdir(path); err == nil || errors.Is(err, unix.ENOENT) {
 			return nil

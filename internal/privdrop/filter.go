@@ -12,43 +12,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where struct seccomp_data (seccomp(2)) has the call's number and architecture.
+// Offsets of the system call number and the architecture in struct seccomp_data
+// (seccomp(2)).
 const (
 	offNumber = 0
 	offArch   = 4
 )
 
-// x32Bit marks the calls of x32, a second table that AUDIT_ARCH_X86_64 covers
-// too. A list of numbers alone would let them all through.
+// x32Bit marks the system calls of the x32 ABI, which also report AUDIT_ARCH_X86_64. A
+// comparison of numbers alone would allow all of them.
 const x32Bit = 0x40000000
 
-// program denies what is listed and allows the rest. Which calls the Go runtime
-// needs changes with its version, so a list of what is allowed would one day end
-// a Sotto that is well; what nobody needs is known.
+// program returns a filter that denies the listed system calls with EPERM and allows all
+// others. It is not an allowlist because the system calls that the Go runtime needs change
+// with its version.
 func program(arch uint32, deny []uint32) ([]bpf.RawInstruction, error) {
-	const refuse = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
+	const eperm = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 	p := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: offArch, Size: 4},
-		// Another architecture numbers its calls otherwise, and Sotto makes none.
+		// Other architectures have other numbers; Sotto makes no such calls.
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: arch, SkipTrue: 1},
-		bpf.RetConstant{Val: refuse},
+		bpf.RetConstant{Val: eperm},
 		bpf.LoadAbsolute{Off: offNumber, Size: 4},
 	}
 	if arch == unix.AUDIT_ARCH_X86_64 {
-		p = append(p, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: x32Bit, SkipTrue: 1}, bpf.RetConstant{Val: refuse})
+		p = append(p, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: x32Bit, SkipTrue: 1}, bpf.RetConstant{Val: eperm})
 	}
 	for _, nr := range deny {
-		p = append(p, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nr, SkipTrue: 1}, bpf.RetConstant{Val: refuse})
+		p = append(p, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nr, SkipTrue: 1}, bpf.RetConstant{Val: eperm})
 	}
 	return bpf.Assemble(append(p, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}))
 }
 
-// archs are the architectures whose audit number is known.
+// archs maps the supported values of GOARCH to their audit architectures.
 var archs = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
 
-// filter installs the program on all threads. Where the kernel has no seccomp, and on
-// machines whose calls nobody here has looked at, it does nothing: the capabilities go
-// all the same.
+// filter installs the program on all threads. It does nothing if the kernel lacks seccomp
+// or if the architecture is not in archs; capabilities are dropped in any case.
 func filter(deny []uint32) error {
 	arch, ok := archs[runtime.GOARCH]
 	if !ok {
@@ -56,7 +56,7 @@ func filter(deny []uint32) error {
 	}
 	code, err := program(arch, deny)
 	if err != nil {
-		return fmt.Errorf("assemble the filter of system calls: %w", err)
+		return fmt.Errorf("assemble seccomp filter: %w", err)
 	}
 	raw := make([]unix.SockFilter, 0, len(code))
 	for _, i := range code {
@@ -69,16 +69,16 @@ func filter(deny []uint32) error {
 	case errors.Is(errno, unix.ENOSYS), errors.Is(errno, unix.EINVAL): // CONFIG_SECCOMP_FILTER is not set
 		return nil
 	case errno != 0:
-		return fmt.Errorf("filter system calls: %w", errno)
-	case thread != 0: // TSYNC names one that has a filter of its own
-		return fmt.Errorf("filter system calls: thread %d has another filter", thread)
+		return fmt.Errorf("install seccomp filter: %w", errno)
+	case thread != 0: // TSYNC returns the ID of a thread that it could not synchronize
+		return fmt.Errorf("install seccomp filter: thread %d has another filter", thread)
 	}
 	return nil
 }
 
-// Unused are system calls that no Sotto makes once it is set up: those that start
-// programs, look into other processes, or change the kernel, and some that had many
-// holes.
+// Unused lists system calls that Sotto never makes after setup: those that execute
+// programs, inspect other processes or change the kernel, and some with a history of
+// vulnerabilities.
 func Unused() []uint32 {
 	return []uint32{
 		unix.SYS_EXECVE, unix.SYS_EXECVEAT,
@@ -97,8 +97,8 @@ func Unused() []uint32 {
 	}
 }
 
-// Kernel are those that only the half in the kernel needs: BPF, namespaces, mounts
-// and handles of cgroups.
+// Kernel lists system calls that only package intercept needs: BPF, namespaces, mounts and
+// cgroup file handles. `sotto serve` denies them.
 func Kernel() []uint32 {
 	return []uint32{
 		unix.SYS_BPF, unix.SYS_SETNS, unix.SYS_UNSHARE, unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_OPEN_BY_HANDLE_AT,
@@ -106,9 +106,9 @@ func Kernel() []uint32 {
 	}
 }
 
-// Mounts are those that make a mount, or change one: with CAP_SYS_ADMIN they would undo
-// what makes a file system read-only for this process alone. Unmounting is not among
-// them: the name of the network namespace is removed with it.
+// Mounts lists system calls that create or change mounts. With CAP_SYS_ADMIN they could
+// make writable again what is mounted read-only for this process. Unmounting is not
+// included: it is needed to remove the name of the network namespace.
 func Mounts() []uint32 {
 	return []uint32{
 		unix.SYS_MOUNT, unix.SYS_OPEN_TREE, unix.SYS_MOVE_MOUNT, unix.SYS_MOUNT_SETATTR,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package privdrop takes from a process what it does not need any more: capabilities,
-// the right to gain others, and system calls that no DNS daemon has a use for. It holds
-// for all threads, and there is no way back.
+// Package privdrop drops the privileges that a process no longer needs: capabilities, the
+// ability to gain new ones, and system calls that a DNS daemon does not need. This applies
+// to all threads and cannot be undone.
 package privdrop
 
 import (
@@ -15,25 +15,25 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// Apply leaves the process with the capabilities named, as far as it has them (as in
-// "CAP_NET_ADMIN"), on all threads, with no_new_privs, and without the system calls in
-// [Unused] and those given: they answer EPERM. What it holds is said in the process's
-// status (/proc/PID/status).
+// Apply drops all capabilities except those in keep (such as "CAP_NET_ADMIN"), sets
+// no_new_privs, and makes the system calls in [Unused] and deny fail with EPERM, on all
+// threads. A capability in keep that the process lacks is ignored. The result is visible
+// in /proc/PID/status.
 func Apply(keep []string, deny ...uint32) error {
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); err != nil { // on all threads
-		return fmt.Errorf("confine: set no_new_privs: %w", err)
+		return fmt.Errorf("drop privileges: set no_new_privs: %w", err)
 	}
 	if err := filter(append(Unused(), deny...)); err != nil {
-		return fmt.Errorf("confine: %w", err)
+		return fmt.Errorf("drop privileges: %w", err)
 	}
-	if err := drop(keep); err != nil {
-		return fmt.Errorf("confine: drop capabilities: %w", err)
+	if err := dropCapabilities(keep); err != nil {
+		return fmt.Errorf("drop privileges: drop capabilities: %w", err)
 	}
 	return nil
 }
 
-// drop leaves at most the capabilities named.
-func drop(keep []string) error {
+// dropCapabilities drops all capabilities except those in keep.
+func dropCapabilities(keep []string) error {
 	var kept []cap.Value
 	for _, name := range keep {
 		v, err := cap.FromName(strings.ToLower(name))
@@ -43,13 +43,13 @@ func drop(keep []string) error {
 		kept = append(kept, v)
 	}
 	have := cap.GetProc()
-	mayBound, err := have.GetFlag(cap.Effective, cap.SETPCAP)
+	canSetBounding, err := have.GetFlag(cap.Effective, cap.SETPCAP)
 	if err != nil {
 		return err
 	}
-	// Without that capability the bounding set stays: it is about programs that the
-	// process would start, and there it gains nothing (no_new_privs).
-	if mayBound {
+	// Without CAP_SETPCAP the bounding set stays as it is. It matters only for programs
+	// that the process executes, and no_new_privs prevents them from gaining anything.
+	if canSetBounding {
 		var errs []error
 		for v := range cap.MaxBits() {
 			if !slices.Contains(kept, v) {
@@ -78,5 +78,5 @@ func drop(keep []string) error {
 	return set.SetProc()
 }
 
-// Held are the capabilities that the process has, for a log.
+// Held returns the capabilities of the process in text form, for logs.
 func Held() string { return cap.GetProc().String() }

@@ -20,18 +20,20 @@ import (
 	"sotto/internal/privdrop/privdroptest"
 )
 
-const selfVar = "SOTTO_TEST_CONFINE"
+// modeVar is the environment variable that selects what the test binary does as a child
+// process.
+const modeVar = "SOTTO_TEST_PRIVDROP"
 
-// TestMain makes the test binary the process that is confined.
+// TestMain runs the test binary as a child process that drops privileges.
 func TestMain(m *testing.M) {
 	var err error
-	switch as := os.Getenv(selfVar); as {
+	switch mode := os.Getenv(modeVar); mode {
 	case "":
 		os.Exit(m.Run())
-	case "confined":
-		err = confined()
+	case "apply":
+		err = applyAndCheck()
 	default:
-		err = tryCalls(as)
+		err = tryCalls(mode)
 	}
 	if err != nil {
 		fmt.Println(err)
@@ -40,9 +42,9 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// confined applies it with threads of all ages about, and tries what must fail.
-func confined() error {
-	for range 4 { // threads that are there already
+// applyAndCheck calls Apply while other threads exist, and checks that what must fail does.
+func applyAndCheck() error {
+	for range 4 { // existing threads
 		ready := make(chan struct{})
 		go func() {
 			runtime.LockOSThread()
@@ -55,26 +57,26 @@ func confined() error {
 		return err
 	}
 	if err := exec.Command("/bin/true").Run(); !errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("started a program: %v", err)
+		return fmt.Errorf("execute a program: %v, want EPERM", err)
 	}
 	if err := unix.Unshare(unix.CLONE_FS); err != unix.EPERM {
-		return fmt.Errorf("unshare, which was named: %v", err)
+		return fmt.Errorf("unshare, in deny: %v, want EPERM", err)
 	}
 	if _, _, err := unix.Syscall(unix.SYS_PTRACE, unix.PTRACE_TRACEME, 0, 0); err != unix.EPERM {
-		return fmt.Errorf("ptrace: %v", err)
+		return fmt.Errorf("ptrace: %v, want EPERM", err)
 	}
 	if _, err := os.ReadFile("/proc/self/status"); err != nil {
 		return fmt.Errorf("read a file: %w", err)
 	}
-	if err := threads(); err != nil {
+	if err := checkThreads(); err != nil {
 		return err
 	}
-	// Once more takes no more away, and is no error.
+	// A second call succeeds and changes nothing.
 	return Apply([]string{"CAP_NET_RAW"}, unix.SYS_UNSHARE)
 }
 
-// threads checks every thread's status.
-func threads() error {
+// checkThreads checks the status of every thread.
+func checkThreads() error {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return err
@@ -89,7 +91,7 @@ func threads() error {
 	for _, task := range tasks {
 		text, err := os.ReadFile("/proc/self/task/" + task.Name() + "/status")
 		if err != nil {
-			continue // it just ended
+			continue // the thread has exited
 		}
 		for line := range strings.Lines(string(text)) {
 			f := strings.Fields(line)
@@ -99,20 +101,20 @@ func threads() error {
 		}
 	}
 	if len(tasks) < 5 {
-		return fmt.Errorf("looked at %d threads only", len(tasks))
+		return fmt.Errorf("found only %d threads", len(tasks))
 	}
 	return nil
 }
 
 func TestApply(t *testing.T) {
-	self(t, "confined")
+	runChild(t, "apply")
 }
 
-// self runs the test binary as another process, and returns what it printed.
-func self(t *testing.T, as string) []byte {
+// runChild runs the test binary as a child process in the given mode and returns its output.
+func runChild(t *testing.T, mode string) []byte {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), selfVar+"="+as)
+	cmd.Env = append(os.Environ(), modeVar+"="+mode)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -120,11 +122,11 @@ func self(t *testing.T, as string) []byte {
 	return out
 }
 
-// listed are all system calls that a process may ask to be refused.
+// listed returns the system calls of all lists.
 func listed() []uint32 { return append(Unused(), Kernel()...) }
 
-// others are calls that are on no list. The second is of x32, which has numbers of its
-// own for what is listed.
+// others returns system calls that are on no list. The second is of the x32 ABI, which has
+// its own numbers for the listed calls.
 func others() []uint32 {
 	if runtime.GOARCH == "amd64" {
 		return []uint32{unix.SYS_GETPPID, x32Bit | unix.SYS_GETPPID}
@@ -132,10 +134,10 @@ func others() []uint32 {
 	return []uint32{unix.SYS_GETPPID}
 }
 
-// tryCalls tries every call that is listed, and those others, in a process that gave up
-// what its name says.
-func tryCalls(as string) (err error) {
-	switch as {
+// tryCalls makes every call in listed and others, after it has denied the lists that mode
+// names, and prints the results as JSON.
+func tryCalls(mode string) (err error) {
+	switch mode {
 	case "unused":
 		err = Apply(nil)
 	case "unused and kernel":
@@ -151,21 +153,20 @@ func tryCalls(as string) (err error) {
 	return json.NewEncoder(os.Stdout).Encode(answers)
 }
 
-// TestEveryCall: every call on the lists is refused to the process that gave it up, and
-// to no other.
+// TestEveryCall checks for each list that its system calls are denied, and no others.
 func TestEveryCall(t *testing.T) {
-	for as, refused := range map[string][]uint32{"free": nil, "unused": Unused(), "unused and kernel": listed()} {
-		t.Run(as, func(t *testing.T) {
+	for mode, denied := range map[string][]uint32{"none": nil, "unused": Unused(), "unused and kernel": listed()} {
+		t.Run(mode, func(t *testing.T) {
 			var answers map[uint32]unix.Errno
-			if err := json.Unmarshal(self(t, as), &answers); err != nil {
+			if err := json.Unmarshal(runChild(t, mode), &answers); err != nil {
 				t.Fatal(err)
 			}
-			if as != "free" && runtime.GOARCH == "amd64" {
-				refused = append(refused, x32Bit|unix.SYS_GETPPID)
+			if mode != "none" && runtime.GOARCH == "amd64" {
+				denied = append(denied, x32Bit|unix.SYS_GETPPID)
 			}
 			for _, nr := range append(listed(), others()...) {
 				want := privdroptest.Unfiltered
-				if slices.Contains(refused, nr) {
+				if slices.Contains(denied, nr) {
 					want = unix.EPERM
 				}
 				if got, ok := answers[nr]; !ok || got != want {
@@ -176,26 +177,26 @@ func TestEveryCall(t *testing.T) {
 	}
 }
 
-func TestUnknown(t *testing.T) {
-	if err := drop([]string{"CAP_OF_NOBODY"}); err == nil {
-		t.Error("a capability that nobody knows was kept")
+func TestUnknownCapability(t *testing.T) {
+	if err := dropCapabilities([]string{"CAP_UNKNOWN"}); err == nil {
+		t.Error("no error for an unknown capability")
 	}
 }
 
-// TestProgram: what the filter says of a call, by its architecture and number.
+// TestProgram checks the result of the filter by architecture and number of the call.
 func TestProgram(t *testing.T) {
-	const refuse = unix.SECCOMP_RET_ERRNO | int(unix.EPERM)
+	const eperm = unix.SECCOMP_RET_ERRNO | int(unix.EPERM)
 	for _, tc := range []struct {
 		name           string
 		ours, arch, nr uint32
 		want           int
 	}{
-		{"listed", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_X86_64, 59, refuse},
+		{"listed", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_X86_64, 59, eperm},
 		{"not listed", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_X86_64, 1, unix.SECCOMP_RET_ALLOW},
-		{"x32", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_X86_64, x32Bit | 1, refuse},
-		{"i386 on amd64", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, 1, refuse},
+		{"x32", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_X86_64, x32Bit | 1, eperm},
+		{"i386 on amd64", unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, 1, eperm},
 		{"arm64", unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_AARCH64, 1, unix.SECCOMP_RET_ALLOW},
-		{"arm on arm64", unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM, 1, refuse},
+		{"arm on arm64", unix.AUDIT_ARCH_AARCH64, unix.AUDIT_ARCH_ARM, 1, eperm},
 	} {
 		raw, err := program(tc.ours, []uint32{59, 101})
 		if err != nil {
@@ -209,7 +210,7 @@ func TestProgram(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The virtual machine loads as from a packet: in network order.
+		// The virtual machine loads data as from a packet: in network byte order.
 		data := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, tc.nr), tc.arch)
 		if got, err := vm.Run(data); err != nil || got != tc.want {
 			t.Errorf("%s: %#x, %v; want %#x", tc.name, got, err, tc.want)

@@ -1,22 +1,22 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# The forwarders that scripts/bench.sh compares, and how each is configured: DNS over TLS to one upstream whose
-# name is verified, a cache with room for every entry, as many threads, sockets or processes as there are cores, no
-# log, no DNSSEC validation. Where a project's documentation names a setting for performance, it is set here; a
-# setting that makes a peer faster at this job and is missing is a bug in this file.
+# The forwarders that scripts/bench.sh compares and their configurations: DNS over TLS to one upstream whose name is
+# verified, a cache for all entries, as many threads, sockets or processes as there are cores, no logging, no DNSSEC
+# validation. All settings that a project's documentation recommends for performance are set. A missing setting that
+# would make a peer faster is a bug in this file.
 #
 # Sourced. A peer is two functions:
 #
-#   peer_NAME PORT UPSTREAM DIR   starts it on 127.0.0.1:PORT before 127.0.0.1:UPSTREAM, with its files in DIR, and
-#                                 adds the processes to the array `pids`
+#   peer_NAME PORT UPSTREAM DIR   starts it on 127.0.0.1:PORT with upstream 127.0.0.1:UPSTREAM and its files in DIR, and
+#                                 adds its processes to the array `pids`
 #   version_NAME                  prints its version
 #
-# bench.sh sets: CORES, CA (the authority's certificate), AUTH (the upstream's name), CAPACITY (entries), BINS (where
-# the peers that were built are).
+# bench.sh sets: CORES, CA (CA certificate), AUTH (name of the upstream), CAPACITY (entries), BINS (directory of the peers
+# that it built).
 
-# Those that Debian packages: name, "probe package" as install_missing wants it.
-# shellcheck disable=SC2034 # bench.sh's
+# Peers with a Debian package: name, "PROBE PACKAGE" for install_missing.
+# shellcheck disable=SC2034 # used by bench.sh
 readonly DEBIAN_PEERS=(
 	"unbound /usr/sbin/unbound unbound"
 	"dnsdist /usr/bin/dnsdist dnsdist"
@@ -24,8 +24,8 @@ readonly DEBIAN_PEERS=(
 	"stubby /usr/bin/stubby stubby"
 )
 
-# Those written in Go: name, module, version, package. The newest versions that the module proxy hands out and this
-# module's Go builds. They are built in a module of their own and touch no go.mod of this tree.
+# Peers written in Go: name, module, version, package. The versions are the newest that this module's Go can build. They
+# are built in temporary modules and do not affect go.mod of this tree.
 readonly GO_PEERS=(
 	"coredns github.com/coredns/coredns v1.15.0 ."
 	"dnsproxy github.com/AdguardTeam/dnsproxy v0.81.2 ."
@@ -33,22 +33,22 @@ readonly GO_PEERS=(
 	"blocky github.com/0xERR0R/blocky v0.26.2 ."
 )
 
-# What one cached answer takes where a cache is sized in bytes: generous, so that none is evicted.
+# Size of a cached answer, for caches that are configured in bytes: large enough that nothing is evicted.
 readonly ENTRY_BYTES=1024
 
-# Stubby has no cache, so it has no hits to measure and no entries to weigh.
-caches() { [[ $1 != stubby ]]; }
+# has_cache NAME: false for stubby, for which hits and memory are not measured.
+has_cache() { [[ $1 != stubby ]]; }
 
 mebibytes() { echo $((CAPACITY * ENTRY_BYTES / 1048576 + 16)); }
 
-# power_of_two N: the smallest that is at least N; slabs and shards want one.
+# power_of_two N: prints the smallest power of two that is at least N, for slabs and shards.
 power_of_two() {
 	local n=1
 	while ((n < $1)); do n=$((n * 2)); done
 	echo $n
 }
 
-# start DIR COMMAND…: in the background, with everything that it says in DIR/log.
+# start DIR COMMAND…: runs COMMAND in the background, with its output in DIR/log.
 start() {
 	local dir=$1
 	shift
@@ -65,8 +65,8 @@ peer_sotto() {
 
 # ---- unbound -----------------------------------------------------------------------------------------------
 
-# num-threads, slabs, so-reuseport, outgoing-range and buffers as in its "performance tuning" page. A stream carries
-# 200 queries by default and is then closed; as many as its IDs allow saves it hundreds of handshakes a second.
+# num-threads, slabs, so-reuseport, outgoing-range and buffers as in its "performance tuning" page. By default a stream is
+# closed after 200 queries; the maximum of max-reuse-tcp-queries saves hundreds of handshakes per second.
 version_unbound() { unbound -V | sed -n 's/^Version //p'; }
 peer_unbound() {
 	local slabs
@@ -112,8 +112,8 @@ peer_unbound() {
 
 # ---- dnsdist -----------------------------------------------------------------------------------------------
 
-# One listener a core with reusePort, as in its "performance tuning" page; maxInFlight lets queries share a
-# connection, which it otherwise does not.
+# One listener per core with reusePort, as in its "performance tuning" page; maxInFlight enables pipelining, which is off by
+# default.
 version_dnsdist() { dnsdist --version | sed -n '1s/^dnsdist \([^ ]*\).*/\1/p'; }
 peer_dnsdist() {
 	local i
@@ -139,8 +139,8 @@ peer_dnsdist() {
 
 # ---- Knot Resolver -----------------------------------------------------------------------------------------
 
-# One process a core on the same port, which share a cache in a tmpfs, as its documentation advises. With the default
-# pipeline of 100 it answers SERVFAIL to a part of 1,000 outstanding queries.
+# One process per core on the same port, with a shared cache in a tmpfs, as its documentation recommends. With the default
+# net.tcp_pipeline of 100 it answers some of 1,000 outstanding queries with SERVFAIL.
 version_kresd() { kresd --version | sed -n 's/.*version //p'; }
 peer_kresd() {
 	local i
@@ -185,7 +185,7 @@ peer_stubby() {
 
 # ---- CoreDNS -----------------------------------------------------------------------------------------------
 
-# multisocket is its own advice for machines with more than one core; max_idle_conns stays unlimited by default.
+# multisocket is recommended for machines with more than one core; max_idle_conns is unlimited by default.
 version_coredns() { "$BINS/coredns" -version | sed -n '1s/^CoreDNS-//p'; }
 peer_coredns() {
 	cat >"$3/Corefile" <<-END
@@ -208,8 +208,8 @@ peer_coredns() {
 
 # ---- dnsproxy ----------------------------------------------------------------------------------------------
 
-# A DNS stamp (0x03, properties, address, no hashes, name) is its way to give an address and a name, so that it
-# needs no bootstrap resolver.
+# A DNS stamp (0x03, properties, address, no hashes, name) specifies both address and name, so that no bootstrap resolver is
+# needed.
 version_dnsproxy() { go_peer_version dnsproxy; }
 peer_dnsproxy() {
 	local stamp
@@ -223,9 +223,9 @@ peer_dnsproxy() {
 		--cache --cache-size=$((CAPACITY * ENTRY_BYTES)) --output="$3/log"
 }
 
-# length_prefixed TEXT: one byte of length, then TEXT.
+# length_prefixed TEXT: prints the length of TEXT as one byte, then TEXT.
 length_prefixed() {
-	# shellcheck disable=SC2059 # the format is the byte
+	# shellcheck disable=SC2059 # the format contains the byte
 	printf "\\x$(printf %02x "${#1}")"
 	printf %s "$1"
 }
@@ -278,7 +278,7 @@ peer_blocky() {
 	start "$3" env SSL_CERT_FILE="$CA" "$BINS/blocky" --config "$3/blocky.yml" serve
 }
 
-# go_peer_version NAME: what the Go command wrote into the binary.
+# go_peer_version NAME: prints the version in GO_PEERS.
 go_peer_version() {
 	local line
 	for line in "${GO_PEERS[@]}"; do

@@ -10,29 +10,29 @@ import (
 	"sotto/internal/netlab"
 )
 
-// require names the variable that turns skips into failures.
-const require = "SOTTO_REQUIRE_PRIVILEGED"
+// requireVar is the environment variable that turns skips into failures.
+const requireVar = "SOTTO_REQUIRE_PRIVILEGED"
 
-// Skip skips the test, naming why; it fails it under SOTTO_REQUIRE_PRIVILEGED=1.
-func Skip(t testing.TB, why string) {
+// Skip skips the test with a reason. With SOTTO_REQUIRE_PRIVILEGED=1 the test fails.
+func Skip(t testing.TB, reason string) {
 	t.Helper()
-	if os.Getenv(require) == "1" {
-		t.Fatalf("%s, and %s=1", why, require)
+	if os.Getenv(requireVar) == "1" {
+		t.Fatalf("%s, and %s=1", reason, requireVar)
 		return // for a TB whose Fatalf returns
 	}
-	t.Skipf("skipped: %s", why)
+	t.Skipf("skipped: %s", reason)
 }
 
-// NeedRoot skips the test without root.
+// NeedRoot skips the test unless it runs as root.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		Skip(t, "needs root to make network namespaces and cgroups")
+		Skip(t, "needs root to create network namespaces and cgroups")
 	}
 }
 
-// NeedTool skips the test when a program is not installed, and returns its
-// path when it is.
+// NeedTool returns the path of a program. It skips the test if the program is not
+// installed.
 func NeedTool(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -42,24 +42,24 @@ func NeedTool(t testing.TB, name string) string {
 	return path
 }
 
-// New makes a lab that goes with the test. It needs root. No other test process has
-// one at the same time.
+// New creates a lab that is removed when the test ends. It needs root. It calls
+// LockMachine, so that no other test process has a lab at the same time.
 func New(t testing.TB) *netlab.Lab {
 	t.Helper()
-	Machine(t)
+	LockMachine(t)
 	l, err := netlab.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
-			t.Errorf("take the lab away: %v", err)
+			t.Errorf("remove the lab: %v", err)
 		}
 	})
 	return l
 }
 
-// LAN makes a lab with a host and the LAN it is connected to; see netlab.LAN.
+// LAN creates a lab with a host and a LAN; see netlab.Lab.LAN.
 func LAN(t testing.TB) (l *netlab.Lab, host, lan *netlab.Host) {
 	t.Helper()
 	l = New(t)
@@ -80,7 +80,8 @@ func Host(t testing.TB, l *netlab.Lab, name string) *netlab.Host {
 	return h
 }
 
-// NewCgroup makes a cgroup that goes with the test. It needs root and cgroup2.
+// NewCgroup creates a cgroup that is removed when the test ends. It needs root and cgroup
+// v2.
 func NewCgroup(t testing.TB) *netlab.Cgroup {
 	t.Helper()
 	l := New(t)
@@ -94,7 +95,8 @@ func NewCgroup(t testing.TB) *netlab.Cgroup {
 	return c
 }
 
-// Containers makes a masquerading bridge on host; it needs nft. See netlab.Bridge.
+// Containers creates a masquerading bridge on host with the named containers. It needs
+// nft. See netlab.Lab.Bridge.
 func Containers(t testing.TB, l *netlab.Lab, host *netlab.Host, names ...string) []*netlab.Host {
 	t.Helper()
 	NeedTool(t, "nft")

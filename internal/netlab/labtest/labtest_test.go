@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// recorder is a testing.TB that notes how a test was ended.
+// recorder is a testing.TB that records whether the test was skipped or failed.
 type recorder struct {
 	testing.TB
 	skipped, failed bool
@@ -17,15 +17,15 @@ func (r *recorder) Helper()               {}
 func (r *recorder) Skipf(string, ...any)  { r.skipped = true }
 func (r *recorder) Fatalf(string, ...any) { r.failed = true }
 
-// A missing tool skips, and fails where skips are not allowed.
-func TestSkipIsHonest(t *testing.T) {
-	t.Setenv(require, "")
+// TestSkip checks that a missing tool skips the test, or fails it if skips are not allowed.
+func TestSkip(t *testing.T) {
+	t.Setenv(requireVar, "")
 	r := &recorder{}
 	NeedTool(r, "no-such-program-anywhere")
 	if !r.skipped || r.failed {
 		t.Errorf("skipped %v, failed %v; want a skip", r.skipped, r.failed)
 	}
-	t.Setenv(require, "1")
+	t.Setenv(requireVar, "1")
 	r = &recorder{}
 	NeedTool(r, "no-such-program-anywhere")
 	if r.skipped || !r.failed {

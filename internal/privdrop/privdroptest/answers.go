@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package privdroptest shows tests which system calls a process is refused.
+// Package privdroptest determines which system calls are denied to a process.
 package privdroptest
 
 import (
@@ -12,31 +12,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unfiltered is the answer to a call that no filter of the process refuses.
+// Unfiltered is the error of a call that no filter of the process denies.
 const Unfiltered = unix.ENOSYS
 
-// Answers tries each of the system calls, and returns their errors by number. None is
-// carried out: a filter of its own, which yields to every filter that refuses, stops
-// them with [Unfiltered]. So it may try any call, and neither the caller's privileges
-// nor the kernel's configuration change an answer. The process stays as it was: the
-// filter is one thread's, which exits.
+// Answers makes each of the system calls and returns their errors by number. No call is
+// executed: a filter of its own, with lower precedence than filters that deny, makes them
+// fail with [Unfiltered]. Any call is therefore safe, and the result depends neither on
+// the caller's privileges nor on the kernel configuration. The process does not change:
+// the filter applies to one thread, which exits.
 func Answers(calls []uint32) (map[uint32]unix.Errno, error) {
 	answers := make(map[uint32]unix.Errno, len(calls))
 	var err error
 	onThread(func() {
-		if err = stop(calls); err != nil {
+		if err = block(calls); err != nil {
 			return
 		}
 		for _, nr := range calls {
-			const bad = ^uintptr(0) // should the filter fail, no call can do anything with it
+			const bad = ^uintptr(0) // invalid for every call, in case the filter does not work
 			_, _, answers[nr] = unix.RawSyscall6(uintptr(nr), bad, bad, bad, bad, bad, bad)
 		}
 	})
 	return answers, err
 }
 
-// onThread runs f on a thread that exits with it. The process's first one it does not
-// take: that would stay, as the process's status.
+// onThread runs f on a thread that exits afterwards. It does not use the main thread,
+// which cannot exit before the process.
 func onThread(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -47,15 +47,16 @@ func onThread(f func()) {
 			runtime.UnlockOSThread()
 			return
 		}
-		f() // the thread is never unlocked, and exits with its goroutine
+		f() // the thread stays locked and exits with its goroutine
 	}()
 	<-done
 }
 
-// stop installs a filter on the calling thread that stops the calls: for a tracer, and
-// as there is none, they answer ENOSYS. Of several filters the most restrictive action
-// is taken, and an errno is more so (seccomp(2)).
-func stop(calls []uint32) error {
+// block installs a filter on the calling thread that returns SECCOMP_RET_TRACE for the
+// calls. Without a tracer they fail with ENOSYS. If several filters apply, the action with
+// the highest precedence is taken; SECCOMP_RET_ERRNO precedes SECCOMP_RET_TRACE
+// (seccomp(2)).
+func block(calls []uint32) error {
 	const offNumber = 0 // of struct seccomp_data
 	p := []bpf.Instruction{bpf.LoadAbsolute{Off: offNumber, Size: 4}}
 	for _, nr := range calls {
@@ -63,7 +64,7 @@ func stop(calls []uint32) error {
 	}
 	code, err := bpf.Assemble(append(p, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}))
 	if err != nil {
-		return fmt.Errorf("assemble the filter: %w", err)
+		return fmt.Errorf("assemble seccomp filter: %w", err)
 	}
 	raw := make([]unix.SockFilter, 0, len(code))
 	for _, i := range code {
@@ -76,7 +77,7 @@ func stop(calls []uint32) error {
 	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
 	runtime.KeepAlive(raw)
 	if errno != 0 {
-		return fmt.Errorf("install the filter: %w", errno)
+		return fmt.Errorf("install seccomp filter: %w", errno)
 	}
 	return nil
 }

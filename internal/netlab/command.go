@@ -10,20 +10,19 @@ import (
 	"syscall"
 )
 
-// Cmd is an exec.Cmd whose process starts inside a host, and inside a cgroup
-// if one was given. Start, Run, Output and CombinedOutput are its own; all the
-// rest is exec.Cmd's.
+// Cmd is an exec.Cmd whose process starts in the network namespace of a host and, if
+// given, in a cgroup. It redefines Start, Run, Output and CombinedOutput.
 type Cmd struct {
 	*exec.Cmd
 
 	host *Host
 }
 
-// Command prepares a process inside the host; group may be nil. Cancelling ctx
-// kills it.
+// Command returns a Cmd for a process in the host; group may be nil. Cancelling ctx
+// kills the process.
 //
-// It enters the network namespace only: its /sys, its resolv.conf and its
-// mounts are the machine's, so cgroupfs and bpffs stay in sight.
+// The process enters only the network namespace. It shares the machine's mounts, with
+// /sys and resolv.conf, so that it can access cgroupfs and bpffs.
 func (h *Host) Command(ctx context.Context, group *Cgroup, name string, args ...string) *Cmd {
 	c := &Cmd{Cmd: exec.CommandContext(ctx, name, args...), host: h}
 	if group != nil {
@@ -32,8 +31,8 @@ func (h *Host) Command(ctx context.Context, group *Cgroup, name string, args ...
 	return c
 }
 
-// Start starts the process on a thread inside the host; a process inherits the
-// namespace of the thread that made it.
+// Start starts the process from a thread in the host's namespace, which the process
+// inherits.
 func (c *Cmd) Start() error { return c.host.Do(c.Cmd.Start) }
 
 // Run starts the process and waits for it.
@@ -44,24 +43,24 @@ func (c *Cmd) Run() error {
 	return c.Wait()
 }
 
-// Output runs the process and returns its standard output. As with exec.Cmd,
-// standard error is in the error when it was not sent elsewhere.
+// Output runs the process and returns its standard output. As with exec.Cmd, the error
+// contains standard error if Stderr is nil.
 func (c *Cmd) Output() ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	c.Stdout = &stdout
-	own := c.Stderr == nil
-	if own {
+	captureStderr := c.Stderr == nil
+	if captureStderr {
 		c.Stderr = &stderr
 	}
 	err := c.Run()
 	var exit *exec.ExitError
-	if own && errors.As(err, &exit) {
+	if captureStderr && errors.As(err, &exit) {
 		exit.Stderr = stderr.Bytes()
 	}
 	return stdout.Bytes(), err
 }
 
-// CombinedOutput runs the process and returns both its outputs.
+// CombinedOutput runs the process and returns its standard output and standard error.
 func (c *Cmd) CombinedOutput() ([]byte, error) {
 	var both bytes.Buffer
 	c.Stdout, c.Stderr = &both, &both

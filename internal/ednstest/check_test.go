@@ -8,14 +8,14 @@ import (
 	"github.com/miekg/dns"
 )
 
-// rightReply is a reply as q wants it.
-func rightReply(t *testing.T, q *Question, udp bool) *dns.Msg {
+// correctReply returns the reply that q expects.
+func correctReply(t *testing.T, q *Question, udp bool) *dns.Msg {
 	t.Helper()
 	m := new(dns.Msg)
 	if err := m.Unpack(q.Query()); err != nil {
 		t.Fatal(err)
 	}
-	m.Extra, m.Zero, m.Authoritative, m.Truncated = nil, false, false, q.cut && udp
+	m.Extra, m.Zero, m.Authoritative, m.Truncated = nil, false, false, q.truncated && udp
 	m.Response, m.Rcode = true, q.rcode&0xF
 	for range q.answers {
 		if !m.Truncated {
@@ -29,23 +29,23 @@ func rightReply(t *testing.T, q *Question, udp bool) *dns.Msg {
 	return m
 }
 
-// TestCheck: each question is what its name says to somebody else's reader, the right
-// reply passes, and none that differs in one thing does.
+// TestCheck checks, with an independent parser, that the correct reply to each question
+// passes and that a reply with any single fault does not.
 func TestCheck(t *testing.T) {
 	seen := map[string]bool{}
 	for _, q := range Questions {
 		for _, udp := range []bool{true, false} {
 			check := func(change func(*dns.Msg)) error {
-				m := rightReply(t, &q, udp)
+				m := correctReply(t, &q, udp)
 				change(m)
 				b, err := m.Pack()
 				if err != nil {
-					t.Fatalf("%s: %v", q.What, err)
+					t.Fatalf("%s: %v", q.Name, err)
 				}
 				return q.Check(b, udp)
 			}
 			if err := check(func(*dns.Msg) {}); err != nil {
-				t.Errorf("%s: the right reply: %v", q.What, err)
+				t.Errorf("%s: the correct reply: %v", q.Name, err)
 			}
 			for what, change := range map[string]func(*dns.Msg){
 				"ID":    func(m *dns.Msg) { m.Id++ },
@@ -66,21 +66,21 @@ func TestCheck(t *testing.T) {
 				"option":   func(m *dns.Msg) { o := opt(m); o.Option = append(o.Option, &dns.EDNS0_LOCAL{Code: 100}) },
 			} {
 				if err := check(change); err == nil {
-					t.Errorf("%s: a reply with the wrong %s passes", q.What, what)
+					t.Errorf("%s: a reply with the wrong %s passes", q.Name, what)
 				}
 			}
 		}
-		if seen[q.What] {
-			t.Errorf("%s is there twice", q.What)
+		if seen[q.Name] {
+			t.Errorf("%s occurs twice", q.Name)
 		}
-		seen[q.What] = true
+		seen[q.Name] = true
 		if q.Check(q.Query()[:11], true) == nil {
-			t.Errorf("%s: half a header passes", q.What)
+			t.Errorf("%s: half a header passes", q.Name)
 		}
 	}
 }
 
-// opt is m's OPT record, added if there is none.
+// opt returns m's OPT record, and adds one if necessary.
 func opt(m *dns.Msg) *dns.OPT {
 	if m.IsEdns0() == nil {
 		m.SetEdns0(1232, false)
@@ -88,7 +88,7 @@ func opt(m *dns.Msg) *dns.OPT {
 	return m.IsEdns0()
 }
 
-// flipOPT takes m's OPT record away, or adds one.
+// flipOPT removes m's OPT record, or adds one if there is none.
 func flipOPT(m *dns.Msg) {
 	if m.IsEdns0() == nil {
 		m.SetEdns0(1232, false)

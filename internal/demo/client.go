@@ -17,10 +17,10 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// askTimeout is how long one question may take, as dig's default is.
+// askTimeout limits one query, as dig does by default.
 const askTimeout = 5 * time.Second
 
-// question is one of Ask's.
+// question is one query of Ask.
 type question struct {
 	server netip.AddrPort
 	name   string
@@ -28,10 +28,11 @@ type question struct {
 	tcp    bool
 }
 
-// Ask is a client for machines without dig. It understands what the demo says
-// to dig, groups of "NAME [TYPE] @SERVER [+tcp]" with all other options ignored,
-// and prints what dig +noall +answer +stats does. It knows nothing of Sotto:
-// the nameserver that it prints is the one that its socket says answered.
+// Ask is a DNS client for machines without dig. It accepts the arguments that the
+// demo passes to dig, groups of "NAME [TYPE] @SERVER [+tcp]", ignores all other
+// options, and prints the same as dig +noall +answer +stats. It is independent of
+// Sotto: the nameserver that it prints is the address from which its socket received
+// the reply.
 func Ask(ctx context.Context, w io.Writer, args []string) error {
 	questions, err := parseQuestions(args)
 	if err != nil {
@@ -39,13 +40,13 @@ func Ask(ctx context.Context, w io.Writer, args []string) error {
 	}
 	for _, q := range questions {
 		if err := q.ask(ctx, w); err != nil {
-			return fmt.Errorf("ask %s for %s: %w", q.server.Addr(), q.name, err)
+			return fmt.Errorf("query %s for %s: %w", q.server.Addr(), q.name, err)
 		}
 	}
 	return nil
 }
 
-// parseQuestions reads the arguments. A name begins a question.
+// parseQuestions parses the arguments of Ask. A name starts a new question.
 func parseQuestions(args []string) ([]question, error) {
 	kinds := map[string]dnsmessage.Type{"A": dnsmessage.TypeA, "AAAA": dnsmessage.TypeAAAA, "TXT": dnsmessage.TypeTXT}
 	var out []question
@@ -57,7 +58,7 @@ func parseQuestions(args []string) ([]question, error) {
 		case !isOption && !isServer && !isKind:
 			out = append(out, question{name: strings.TrimSuffix(a, ".") + ".", kind: dnsmessage.TypeA})
 		case len(out) == 0:
-			return nil, fmt.Errorf("%q comes before a name; write NAME TYPE @SERVER", a)
+			return nil, fmt.Errorf("%q precedes the first name; write NAME TYPE @SERVER", a)
 		case isOption:
 			out[len(out)-1].tcp = true
 		case isKind:
@@ -72,16 +73,16 @@ func parseQuestions(args []string) ([]question, error) {
 	}
 	for _, q := range out {
 		if !q.server.IsValid() {
-			return nil, fmt.Errorf("%s is asked of nobody; write NAME TYPE @SERVER", q.name)
+			return nil, fmt.Errorf("no nameserver for %s; write NAME TYPE @SERVER", q.name)
 		}
 	}
 	if len(out) == 0 {
-		return nil, errors.New("nothing to ask; write NAME TYPE @SERVER")
+		return nil, errors.New("no name to query; write NAME TYPE @SERVER")
 	}
 	return out, nil
 }
 
-// ask asks one question and prints the answer.
+// ask sends one query and prints the answer.
 func (q question) ask(ctx context.Context, w io.Writer) error {
 	name, err := dnsmessage.NewName(q.name)
 	if err != nil {
@@ -108,10 +109,10 @@ func (q question) ask(ctx context.Context, w io.Writer) error {
 	}
 	var answer dnsmessage.Message
 	if err := answer.Unpack(reply); err != nil {
-		return fmt.Errorf("read the reply: %w", err)
+		return fmt.Errorf("parse reply: %w", err)
 	}
 	if answer.ID != id || !answer.Response || answer.RCode != dnsmessage.RCodeSuccess {
-		return fmt.Errorf("the reply is no answer: %v", answer.Header.GoString())
+		return fmt.Errorf("unexpected reply: %v", answer.Header.GoString())
 	}
 	for _, r := range answer.Answers {
 		if _, err := fmt.Fprintf(w, "%s\t%d\tIN\t%s\n", r.Header.Name, r.Header.TTL, data(r.Body)); err != nil {
@@ -122,8 +123,8 @@ func (q question) ask(ctx context.Context, w io.Writer) error {
 	return err
 }
 
-// overUDP asks from a socket that is not connected, so that the reply's source
-// address is what the kernel says and not what was asked.
+// overUDP sends the query from an unconnected socket, so that the returned address is
+// the source of the reply as reported by the kernel, not the destination of the query.
 func (q question) overUDP(ctx context.Context, query []byte) ([]byte, netip.AddrPort, error) {
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(ctx, "udp", ":0")
@@ -145,7 +146,7 @@ func (q question) overUDP(ctx context.Context, query []byte) ([]byte, netip.Addr
 	return buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), err
 }
 
-// overTCP asks over a connection and names its peer as getpeername does.
+// overTCP sends the query over TCP and returns the peer address from getpeername.
 func (q question) overTCP(ctx context.Context, query []byte) ([]byte, netip.AddrPort, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", q.server.String())
@@ -174,7 +175,7 @@ func (q question) overTCP(ctx context.Context, query []byte) ([]byte, netip.Addr
 	return reply, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
 }
 
-// data writes a record's type and data as dig does.
+// data formats the type and data of a record as dig does.
 func data(b dnsmessage.ResourceBody) string {
 	switch r := b.(type) {
 	case *dnsmessage.AResource:

@@ -20,9 +20,9 @@ import (
 	"sotto/internal/netns"
 )
 
-// exchange sends one datagram from host to a nameserver address served in lan,
-// and returns the source that lan saw.
-func exchange(t *testing.T, from, lan *netlab.Host, addr string) net.IP {
+// sourceAt sends a datagram from a host to a nameserver address in lan and returns its
+// source address as received there.
+func sourceAt(t *testing.T, from, lan *netlab.Host, addr string) net.IP {
 	t.Helper()
 	var server net.PacketConn
 	var client net.Conn
@@ -51,7 +51,7 @@ func exchange(t *testing.T, from, lan *netlab.Host, addr string) net.IP {
 	buf := make([]byte, 16)
 	n, src, err := server.ReadFrom(buf)
 	if err != nil || string(buf[:n]) != "ping" {
-		t.Fatalf("%s heard %q, %v", addr, buf[:n], err)
+		t.Fatalf("%s received %q, %v", addr, buf[:n], err)
 	}
 	return src.(*net.UDPAddr).IP
 }
@@ -63,11 +63,11 @@ func TestLAN(t *testing.T) {
 		if strings.Contains(addr, ":") {
 			want = netlab.HostAddr6
 		}
-		if got := exchange(t, host, lan, addr); got.String() != want {
-			t.Errorf("%s was asked by %s, want %s", addr, got, want)
+		if got := sourceAt(t, host, lan, addr); got.String() != want {
+			t.Errorf("%s received a packet from %s, want %s", addr, got, want)
 		}
 	}
-	// No way out: the lan has nowhere to send what it does not hold.
+	// The LAN has no route to addresses other than its own.
 	for _, addr := range []string{"203.0.113.9:53", "[2001:db8:ffff::9]:53"} {
 		err := lan.Do(func() error {
 			c, err := net.Dial("udp", addr)
@@ -85,11 +85,11 @@ func TestLAN(t *testing.T) {
 func TestContainersAreMasqueraded(t *testing.T) {
 	l, host, lan := labtest.LAN(t)
 	for _, c := range labtest.Containers(t, l, host, "c1", "c2") {
-		if got := exchange(t, c, lan, "8.8.8.8"); got.String() != netlab.HostAddr4 {
-			t.Errorf("%s came as %s, want the host's %s", c.Name, got, netlab.HostAddr4)
+		if got := sourceAt(t, c, lan, "8.8.8.8"); got.String() != netlab.HostAddr4 {
+			t.Errorf("%s: source address %s, want the host's %s", c.Name, got, netlab.HostAddr4)
 		}
-		if got := exchange(t, c, lan, "2001:db8::53"); got.String() != netlab.HostAddr6 {
-			t.Errorf("%s came as %s, want the host's %s", c.Name, got, netlab.HostAddr6)
+		if got := sourceAt(t, c, lan, "2001:db8::53"); got.String() != netlab.HostAddr6 {
+			t.Errorf("%s: source address %s, want the host's %s", c.Name, got, netlab.HostAddr6)
 		}
 	}
 }
@@ -104,11 +104,11 @@ func TestCommandAndCgroup(t *testing.T) {
 	}
 	for _, want := range []string{fmt.Sprintf("net:[%d]", host.NS.ID().Ino), "0::/" + filepath.Base(group.Path)} {
 		if !strings.Contains(string(out), want) {
-			t.Errorf("the process says %q, want %q in it", out, want)
+			t.Errorf("the process printed %q, want %q in it", out, want)
 		}
 	}
 	if strings.Contains(string(out), "err") {
-		t.Error("standard error is in the output")
+		t.Error("the output contains standard error")
 	}
 	out, err = host.Command(t.Context(), nil, "sh", "-c", "echo out; echo err >&2; exit 3").CombinedOutput()
 	var exit *exec.ExitError
@@ -117,9 +117,9 @@ func TestCommandAndCgroup(t *testing.T) {
 	}
 }
 
-// Close takes away what is still in use, and a dead process's lab goes with
-// the next New.
-func TestCloseAndSweep(t *testing.T) {
+// TestCloseRemoves checks that Close removes namespaces and cgroups that are in use, and
+// that New removes the lab of a dead process.
+func TestCloseRemoves(t *testing.T) {
 	labtest.NeedRoot(t)
 	l, err := netlab.New()
 	if err != nil {
@@ -147,14 +147,14 @@ func TestCloseAndSweep(t *testing.T) {
 		t.Error(err)
 	}
 	if err := <-reaped; err == nil {
-		t.Error("the sleeper slept on")
+		t.Error("the process was not killed")
 	}
 	if err := l.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
 	}
-	gone(t, netns.Path(host.Name), group.Path)
+	checkRemoved(t, netns.Path(host.Name), group.Path)
 
-	// A process that is certainly dead.
+	// A process that has exited.
 	dead := exec.Command("true")
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
@@ -170,14 +170,14 @@ func TestCloseAndSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	labtest.New(t)
-	gone(t, netns.Path(name), stale)
+	checkRemoved(t, netns.Path(name), stale)
 }
 
-func gone(t *testing.T, paths ...string) {
+func checkRemoved(t *testing.T, paths ...string) {
 	t.Helper()
 	for _, p := range paths {
 		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s is left over: %v", p, err)
+			t.Errorf("%s still exists: %v", p, err)
 		}
 	}
 }

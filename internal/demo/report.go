@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	width  = 98 // of a line; a terminal of 100 columns shows it without a wrap
-	column = 47 // of each capture; " | " goes between
-	glance = 40 // bytes of a packet that are shown
+	width   = 98 // of a line, for terminals of 100 columns
+	column  = 47 // width of each capture; " | " separates them
+	preview = 40 // payload bytes shown per packet
 )
 
-// printer writes the report. The first error of writing stays in err.
+// printer writes the report. It stores the first write error in err.
 type printer struct {
 	w    io.Writer
 	self string // shown as "sotto"
@@ -33,26 +33,26 @@ func (p *printer) line(format string, args ...any) {
 	}
 }
 
-func (p *printer) intro(asked []netip.Addr) {
-	servers := make([]string, len(asked))
-	for i, a := range asked {
+func (p *printer) intro(plainServers []netip.Addr) {
+	servers := make([]string, len(plainServers))
+	for i, a := range plainServers {
 		servers[i] = a.String()
 	}
-	p.line(`The same questions are asked twice, over UDP and TCP, on a network made for this demo. It has no
-way out: nothing here reaches your network or the internet.
+	p.line(`This demo sends the same DNS queries twice, unsealed and sealed, over UDP and TCP. It runs in an
+isolated network: no packet reaches your network or the internet.
 
-  host ------------------------ wire ------------------------ LAN
-  the program that asks         both captures are             plain nameservers on port 53:
-  (knows nothing of sotto)      made here                     %s
+  host ------------------------ link ------------------------ LAN
+  runs the DNS client,          both captures are             plain nameservers on port 53:
+  which is unaware of Sotto     taken here                    %s
                                                               DNS over TLS: %s:853`,
 		strings.Join(servers, ", "), upstreamAddr)
 }
 
-func (p *printer) headline(text string) { p.line("\n%s\n", text) }
+func (p *printer) heading(text string) { p.line("\n%s\n", text) }
 
-// half prints a command and what it said.
-func (p *printer) half(h half) {
-	words := slices.Clone(h.command)
+// phase prints a command and its output.
+func (p *printer) phase(ph phase) {
+	words := slices.Clone(ph.command)
 	for i, w := range words {
 		if w == p.self {
 			words[i] = "sotto"
@@ -61,18 +61,18 @@ func (p *printer) half(h half) {
 	for i, l := range wrap(words, width-6) {
 		p.line("%s%s", [2]string{"  $ ", "      "}[min(i, 1)], l)
 	}
-	for l := range strings.Lines(h.output) {
+	for l := range strings.Lines(ph.output) {
 		l = strings.TrimSpace(strings.ReplaceAll(l, "\t", " "))
-		// Of dig's statistics only the nameserver matters here.
-		if l == "" || strings.HasPrefix(l, ";; ") && !strings.HasPrefix(l, ";; SERVER") && len(h.answers.servers) > 0 {
+		// Of dig's statistics, print only the nameserver.
+		if l == "" || strings.HasPrefix(l, ";; ") && !strings.HasPrefix(l, ";; SERVER") && len(ph.answers.servers) > 0 {
 			continue
 		}
-		p.line("    %s", cut(l, width-4))
+		p.line("    %s", truncate(l, width-4))
 	}
 }
 
-// wrap joins words to lines of at most n columns, all but the last ending in a
-// backslash.
+// wrap joins words into lines of at most n columns. All lines except the last end with
+// a backslash.
 func wrap(words []string, n int) []string {
 	lines := []string{words[0]}
 	for _, w := range words[1:] {
@@ -91,7 +91,7 @@ func wrap(words []string, n int) []string {
 func (p *printer) sideBySide(before, after []capture.Packet) {
 	left, leftEmpty := describe(before)
 	right, rightEmpty := describe(after)
-	row := func(l, r string) { p.line("%-*s | %s", column, cut(l, column), cut(r, column)) }
+	row := func(l, r string) { p.line("%-*s | %s", column, truncate(l, column), truncate(r, column)) }
 	row("UNSEALED", "SEALED")
 	row(strings.Repeat("-", column), strings.Repeat("-", column))
 	for i := range max(len(left), len(right)) {
@@ -108,12 +108,12 @@ func (p *printer) sideBySide(before, after []capture.Packet) {
 	row(emptyText(leftEmpty), emptyText(rightEmpty))
 }
 
-// emptyText tells of the packets that are left out.
-func emptyText(n int) string { return fmt.Sprintf("and %d TCP packets that carry no data", n) }
+// emptyText describes the packets that are not shown.
+func emptyText(n int) string { return fmt.Sprintf("plus %d TCP packets without data", n) }
 
-// describe writes each packet in two lines, what it is and how it begins, and
-// counts those that carry nothing. What has no port (neighbour discovery) is
-// left out.
+// describe returns two lines for each packet, a summary and the start of its payload,
+// and counts packets without payload. It skips packets without ports (neighbour
+// discovery).
 func describe(packets []capture.Packet) (lines []string, empty int) {
 	for _, p := range packets {
 		switch {
@@ -121,14 +121,14 @@ func describe(packets []capture.Packet) (lines []string, empty int) {
 		case len(p.Payload) == 0:
 			empty++
 		default:
-			lines = append(lines, what(p), "     "+readable(p.Payload))
+			lines = append(lines, summary(p), "     "+printable(p.Payload))
 		}
 	}
 	return lines, empty
 }
 
-// what says which way a packet went, to or from whom, and what it is.
-func what(p capture.Packet) string {
+// summary returns the direction, protocol, server and kind of a packet.
+func summary(p capture.Packet) string {
 	arrow, server := "->", p.Dst
 	if isServer(p.Src) {
 		arrow, server = "<-", p.Src
@@ -147,7 +147,7 @@ func what(p capture.Packet) string {
 	case p.Record == 22:
 		kind = "TLS handshake"
 	case p.Record == 23:
-		kind = "TLS, sealed"
+		kind = "TLS data"
 	case p.Record != 0:
 		kind = "TLS"
 	default:
@@ -159,11 +159,11 @@ func what(p capture.Packet) string {
 func isPlain(a netip.AddrPort) bool  { return a.Port() == 53 }
 func isServer(a netip.AddrPort) bool { return a.Port() == 53 || a.Port() == 853 }
 
-// readable shows the beginning of a payload as an onlooker reads it, every
-// byte that is no printable ASCII as a dot.
-func readable(b []byte) string {
-	out := make([]byte, 0, glance)
-	for _, c := range b[:min(len(b), glance)] {
+// printable returns the start of a payload, with a dot for every byte that is not
+// printable ASCII.
+func printable(b []byte) string {
+	out := make([]byte, 0, preview)
+	for _, c := range b[:min(len(b), preview)] {
 		if c < ' ' || c > '~' {
 			c = '.'
 		}
@@ -172,17 +172,17 @@ func readable(b []byte) string {
 	return string(out)
 }
 
-// cut shortens text to n columns.
-func cut(s string, n int) string {
+// truncate shortens text to n columns.
+func truncate(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}
 	return s[:n-3] + "..."
 }
 
-// verdict is the last word.
-func (p *printer) verdict(before, after half) {
-	p.line("\nWhat stays visible: that %s (%s) was asked over TLS, when, and how much.", upstreamAddr, upstreamName)
-	p.line("\nSEALED. Plain DNS packets: %d before, none after. Same answers, from the same nameservers.",
-		len(capture.Plain(before.packets, secret)))
+// result prints the conclusion of a successful demo.
+func (p *printer) result(before phase) {
+	p.line("\nStill visible when sealed: TLS connections to %s (%s), their timing and size.", upstreamAddr, upstreamName)
+	p.line("\nSEALED. Plain DNS packets: %d unsealed, 0 sealed. The answers and the nameservers are the same.",
+		len(capture.Plain(before.packets, queriedName)))
 }
