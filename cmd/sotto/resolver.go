@@ -67,9 +67,7 @@ func newResolver(ctx context.Context, p plan, k seam, log *slog.Logger) (_ *reso
 	}
 	if k.control != nil {
 		// Only what leaves a marked socket would not be caught again.
-		if cfg.Nameserver, err = plain.New(plain.Config{Control: k.control, Log: log}); err != nil {
-			return nil, err
-		}
+		cfg.Nameserver = plain.New(plain.Config{Control: k.control, Log: log})
 	}
 	if p.logQueries {
 		cfg.Observe = logQueries(log)

@@ -79,7 +79,7 @@ func (s *succession) hand(ctx context.Context, next *handover.Conn) (handed bool
 		if s.version > 0 {
 			_ = next.Send(sayTaken, nil) // it may be gone
 		}
-		s.stops.end(&forwarder.Handover{Give: s.give})
+		s.stops.end(&forwarder.Handover{SendConn: s.give})
 		return true
 	}
 	if ctx.Err() != nil {

@@ -95,15 +95,23 @@ func TestDependencies(t *testing.T) {
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }},
 		{"wire is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/wire" }, pkg.all,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
+		{"ratelog is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/internal/ratelog" }, pkg.all,
+			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/ratelog" }},
+		{"admission and workers are leaves", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/admission", "sotto/forwarder/workers") }, pkg.all,
+			func(i string) bool { return within(i, "sotto") }},
 		{"cache and upstream stand on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/cache", "sotto/forwarder/upstream") },
 			func(p pkg) []string { return p.Imports },
-			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
+			func(i string) bool {
+				return within(i, "sotto") && i != "sotto/forwarder/wire" && i != "sotto/internal/ratelog"
+			}},
 		{"rules stands on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/rules") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
 		{"plain stands on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/plain") },
 			func(p pkg) []string { return p.Imports },
-			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
+			func(i string) bool {
+				return within(i, "sotto") && i != "sotto/forwarder/wire" && i != "sotto/internal/ratelog"
+			}},
 		{"miekg/dns is for tests", func(pkg) bool { return true }, func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "github.com/miekg/dns") }},
 		{"nothing stands on cmd", func(pkg) bool { return true }, pkg.all,
