@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
