@@ -23,7 +23,7 @@ func TestParseReplyRefuses(t *testing.T) {
 	}{
 		{"empty", nil, errReplyShort},
 		{"short header", reply(0, 0, 0, 0)[:11], errReplyShort},
-		{"longer than TCP's prefix can say", reply(0, 0, 0, 0, make([]byte, 65536)), errReplyLong},
+		{"longer than TCP's length field allows", reply(0, 0, 0, 0, make([]byte, 65536)), errReplyLong},
 		{"a query", ask(fRD, 0), errReplyQR},
 		{"opcode NOTIFY", reply(0x2000, 0, 0, 0), errReplyOpcode},
 		{"no question", head(fQR, 0), errReplyQuestion},
@@ -31,8 +31,8 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"pointer in the question", cat(head(fQR, 1), self, u16(TypeA, ClassIN)), errReplyQuestion},
 		{"trailing byte", reply(0, 1, 0, 0, a, []byte{0}), errReplyTrailing},
 		{"a record too many", reply(0, 1, 0, 0, a, a), errReplyTrailing},
-		{"ANCOUNT lies", reply(0, 2, 0, 0, a), errNameEnd},
-		{"counts lie by the most", reply(0, 65535, 65535, 65535, a), errNameEnd},
+		{"ANCOUNT is wrong", reply(0, 2, 0, 0, a), errNameEnd},
+		{"counts are wrong by the maximum", reply(0, 65535, 65535, 65535, a), errNameEnd},
 		{"cut off in its fixed part", reply(0, 1, 0, 0, a[:9]), errFixed},
 		{"RDLENGTH past the message", reply(0, 1, 0, 0, a[:len(a)-1]), errData},
 
@@ -49,7 +49,7 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"into opaque data", reply(0, 2, 0, 0, in(self, TypeTXT, []byte("\x03abc")), in(ptr(behind+12), TypeA, addr)), errPointer},
 		{"cut off", reply(0, 1, 0, 0, []byte{0xC0}), errNameEnd},
 		{"reserved label type", reply(0, 1, 0, 0, in([]byte{0x80, 1}, TypeA, addr)), errLabelType},
-		{"name too long in all", cat(head(fQR, 1, 1), longName(), u16(TypeA, ClassIN),
+		{"name too long with its tail", cat(head(fQR, 1, 1), longName(), u16(TypeA, ClassIN),
 			in(cat(open("y"), self), TypeA, addr)), errNameLen},
 		{"name of 256 bytes", reply(0, 1, 0, 0, in(cat(open("y"), longName()), TypeA, addr)), errNameLen},
 		{"a chain made to be slow", slowChain(maxPointers + 1), errPointers},
@@ -86,7 +86,7 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"OPT not owned by the root", reply(0, 0, 0, 1, cat(self, opt(1232, 0)[1:])), errOPTOwner},
 		{"option past RDLENGTH", reply(0, 0, 0, 1, opt(1232, 0, u16(15, 3), []byte{0, 1})), errOPTOptions},
 		{"pointer into the OPT", reply(0, 0, 0, 2, opt(1232, 0), in(ptr(behind), TypeA, addr)), errPointer},
-		{"pointer into the OPT that would seem mended", reply(0, 0, 0, 2,
+		{"pointer into the OPT that would be valid after correction", reply(0, 0, 0, 2,
 			opt(1232, 0, option(12, strings.Repeat("\x00", 30))), in(ptr(HeaderLen+optLen+optionLen+30), TypeA, addr)), errPointer},
 		{"pointer into the OPT's data", reply(0, 0, 0, 2, opt(1232, 0, option(9, "\x00\x00")), in(ptr(behind+15), TypeA, addr)), errPointer},
 		{"TSIG not last", reply(0, 0, 0, 2, rawRecord(name(), TypeTSIG, ClassANY, 0, nil), a), errTSIGPlace},
@@ -96,14 +96,14 @@ func TestParseReplyRefuses(t *testing.T) {
 			if _, err := ParseReply(slices.Clone(tt.msg)); !errors.Is(err, tt.err) {
 				t.Errorf("error %v, want %v", err, tt.err)
 			} else if !strings.HasPrefix(err.Error(), "parse reply: ") {
-				t.Errorf("error %v does not say what failed", err)
+				t.Errorf("error %v does not name the operation", err)
 			}
 		})
 	}
 }
 
-// slowChain is a reply whose last name takes n pointers to read, each to the
-// name of the record before.
+// slowChain returns a reply whose last name has a chain of n pointers, each to the name of
+// the record before.
 func slowChain(n int) []byte {
 	parts := [][]byte{in(self, TypeA, addr)}
 	for i := 1; i < n; i++ {
@@ -121,7 +121,7 @@ func TestParseReplyAccepts(t *testing.T) {
 		{"plain", reply(0, 1, 0, 0, in(self, TypeA, addr))},
 		{"SERVFAIL without records", reply(2, 0, 0, 0)},
 		{"as many pointers as allowed", slowChain(maxPointers)},
-		{"names in every place that RFC 3597 §4 lists", reply(0, 13, 1, 1,
+		{"names in all types that RFC 3597 §4 lists", reply(0, 13, 1, 1,
 			in(self, TypeNS, before, self),
 			in(self, TypeMINFO, self, self),
 			in(self, TypeMX, u16(1), before, self),
@@ -137,7 +137,7 @@ func TestParseReplyAccepts(t *testing.T) {
 			in(self, TypeKX, u16(1), self),
 			soa(self, 1, 1),
 			opt(1232, 0))},
-		{"data that says where its names are", reply(0, 7, 0, 0,
+		{"data that determines its layout", reply(0, 7, 0, 0,
 			in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("hpk"), name("a"), name("b")),
 			in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("hpk")),
 			in(self, TypeIPSECKEY, []byte{0, 3, 2}, name("a"), []byte("key")),
@@ -158,18 +158,18 @@ func TestParseReplyAccepts(t *testing.T) {
 			sameRecords(t, want, got)
 		})
 	}
-	// Chaosnet's A holds a name and a number, and miekg/dns does not know.
+	// The A of class CH has a name and a number, which miekg/dns does not support.
 	mustReply(t, reply(0, 1, 0, 0, rawRecord(self, TypeA, ClassCH, 1, cat(name("a"), u16(1)))))
 }
 
-// bitmap is one of NSEC that says A.
+// bitmap is the type bitmap of an NSEC for A.
 var bitmap = []byte{0, 1, 0x40}
 
-// TestOPTIsTakenOut: wherever it stands, the others stay what they were.
-func TestOPTIsTakenOut(t *testing.T) {
+// TestOPTIsRemoved: wherever OPT is, the other records do not change.
+func TestOPTIsRemoved(t *testing.T) {
 	o := opt(4096, 0x8000, option(3, "nsid"), option(12, strings.Repeat("\x00", 300)))
 	tsig := rawRecord(name("key"), TypeTSIG, ClassANY, 0, cat(name("hmac"), make([]byte, 16)))
-	at := behind + len(o) // of what follows an OPT that stands first
+	at := behind + len(o) // offset after an OPT that comes first
 	for _, tt := range []struct {
 		name  string
 		ar    uint16
@@ -181,10 +181,10 @@ func TestOPTIsTakenOut(t *testing.T) {
 		{"first", 2, [][]byte{o, in(self, TypeA, addr)}, 1},
 		{"before TSIG", 3, [][]byte{in(self, TypeA, addr), o, tsig}, 1},
 		{"no OPT, but TSIG", 2, [][]byte{in(self, TypeA, addr), tsig}, 1},
-		{"first, with pointers beyond it in owners and data", 4, [][]byte{
+		{"first, with pointers past it in owners and data", 4, [][]byte{
 			o,
 			in(name("ns", "example", "net"), TypeA, addr),      // at `at`
-			in(ptr(at), TypeMX, u16(5), open("mx"), ptr(at+3)), // beyond and beyond
+			in(ptr(at), TypeMX, u16(5), open("mx"), ptr(at+3)), // both after the OPT
 			in(ptr(at+3), TypeSRV, u16(1, 2, 3), ptr(HeaderLen)),
 		}, 3},
 	} {
@@ -209,7 +209,7 @@ func TestOPTIsTakenOut(t *testing.T) {
 	}
 }
 
-// sameRecords compares what two messages say, but for OPT, TSIG and TTLs.
+// sameRecords compares the records of two messages, except for OPT, TSIG and TTLs.
 func sameRecords(t testing.TB, want, got *dns.Msg) {
 	t.Helper()
 	text := func(m *dns.Msg) []string {
@@ -265,14 +265,14 @@ func TestCacheTime(t *testing.T) {
 		negative bool
 	}{
 		{"positive", reply(0, 1, 0, 0, a(300)), 300, false},
-		{"least of its records", reply(0, 2, 1, 0, cname(200), a(300), soa(name(), 100, 5)), 100, false},
+		{"lowest of its records", reply(0, 2, 1, 0, cname(200), a(300), soa(name(), 100, 5)), 100, false},
 		{"TTL 0", reply(0, 2, 0, 0, a(300), a(0)), 0, false},
 		{"top bit set, RFC 2181 §8", reply(0, 1, 0, 0, a(1<<31|5)), 0, false},
 		{"largest TTL", reply(0, 1, 0, 0, a(1<<31-1)), 1<<31 - 1, false},
 		{"ANY", asked(TypeANY, 0, 1, 0, a(7)), 7, false},
 		{"CNAME asked for", asked(TypeCNAME, 0, 1, 0, cname(8)), 8, false},
-		{"AXFR is not kept", asked(TypeAXFR, 0, 0, 1, soa(name(), 9, 9)), 0, true},
-		{"IXFR is not kept", asked(TypeIXFR, 0, 0, 1, soa(name(), 9, 9)), 0, true},
+		{"AXFR is not cached", asked(TypeAXFR, 0, 0, 1, soa(name(), 9, 9)), 0, true},
+		{"IXFR is not cached", asked(TypeIXFR, 0, 0, 1, soa(name(), 9, 9)), 0, true},
 
 		{"NXDOMAIN: MINIMUM, RFC 2308 §5", reply(3, 0, 1, 0, soa(name(), 600, 400)), 400, true},
 		{"NXDOMAIN: the SOA's TTL", reply(3, 0, 1, 0, soa(name(), 300, 400)), 300, true},
@@ -301,7 +301,7 @@ func TestCacheTime(t *testing.T) {
 			if tt.ttl == 0 || !tt.negative {
 				return
 			}
-			// A cache behind us counts from the SOA: it must not outlive ours.
+			// A client's cache uses the SOA: its entry must not outlive ours.
 			for _, rr := range unpack(t, r.Msg).Ns {
 				if s, ok := rr.(*dns.SOA); ok && s.Hdr.Ttl > s.Minttl {
 					t.Errorf("SOA's TTL is %d, its MINIMUM %d", s.Hdr.Ttl, s.Minttl)
@@ -309,15 +309,15 @@ func TestCacheTime(t *testing.T) {
 			}
 		})
 	}
-	// What had its top bit set is told as 0, and not counted down from 2³¹.
+	// A TTL with the top bit set becomes 0, and is not counted down from 2³¹.
 	r := mustReply(t, reply(0, 1, 0, 0, a(1<<31|5)))
 	if got := unpack(t, r.Msg).Answer[0].Header().Ttl; got != 0 {
 		t.Errorf("TTL %d passed on", got)
 	}
 }
 
-// TestLyingCountsAllocateLittle: what a reply claims costs it nothing, us neither.
-func TestLyingCountsAllocateLittle(t *testing.T) {
+// TestWrongCountsAllocateLittle: counts alone do not cause a large allocation.
+func TestWrongCountsAllocateLittle(t *testing.T) {
 	msg := reply(0, 65535, 65535, 65535, in(self, TypeA, addr))
 	work := bytes.Clone(msg)
 	var before, after runtime.MemStats

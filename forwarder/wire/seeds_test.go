@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// The hand-made seeds of the fuzz targets. The short ones are also files below
-// testdata/fuzz, where the go command looks for them and other tools can.
+// The hand-made seeds of the fuzz targets. They are also files below testdata/fuzz, which
+// the go command and other tools read.
 
 var querySeeds = map[string][]byte{
 	"plain":               ask(fRD, 0),
@@ -69,7 +69,7 @@ var replySeeds = map[string][]byte{
 	"name-too-long-tail": cat(head(fQR, 1, 1), longName(), u16(TypeA, ClassIN), in(cat(open("y"), self), TypeA, addr)),
 }
 
-// longSeeds are messages of 65,535 bytes: too long for files that people read.
+// longSeeds returns messages of 65,535 bytes, which are too long for readable files.
 func longSeeds(flags uint16) [][]byte {
 	full := MaxMessage - behind
 	return [][]byte{
@@ -83,7 +83,7 @@ func longSeeds(flags uint16) [][]byte {
 
 var update = flag.Bool("update", false, "write the seeds below testdata/fuzz")
 
-// TestSeedFiles holds the files and the tables above together.
+// TestSeedFiles checks that the files match the tables above.
 func TestSeedFiles(t *testing.T) {
 	for target, seeds := range map[string]map[string][]byte{"FuzzParseQuery": querySeeds, "FuzzParseReply": replySeeds} {
 		for name, msg := range seeds {
@@ -99,7 +99,7 @@ func TestSeedFiles(t *testing.T) {
 			}
 			got, err := os.ReadFile(path)
 			if err != nil || string(got) != want {
-				t.Errorf("%s is not its seed (%v): go test -run TestSeedFiles -update writes it", path, err)
+				t.Errorf("%s does not match its seed (%v): run go test -run TestSeedFiles -update to write it", path, err)
 			}
 		}
 	}
