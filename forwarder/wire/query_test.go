@@ -232,12 +232,12 @@ func TestKey(t *testing.T) {
 		}
 	}
 	for what, other := range map[string][]byte{
-		"name":                 build(name("www", "example", "net"), TypeA, ClassIN, fRD, 0),
-		"type":                 build(example, TypeAAAA, ClassIN, fRD, 0),
-		"class":                build(example, TypeA, ClassCH, fRD, 0),
-		"DO":                   build(example, TypeA, ClassIN, fRD, 0x8000),
-		"CD":                   build(example, TypeA, ClassIN, fRD|fCD, 0),
-		"labels":               build(name("www.example", "com"), TypeA, ClassIN, fRD, 0),
+		"name":                  build(name("www", "example", "net"), TypeA, ClassIN, fRD, 0),
+		"type":                  build(example, TypeAAAA, ClassIN, fRD, 0),
+		"class":                 build(example, TypeA, ClassCH, fRD, 0),
+		"DO":                    build(example, TypeA, ClassIN, fRD, 0x8000),
+		"CD":                    build(example, TypeA, ClassIN, fRD|fCD, 0),
+		"labels":                build(name("www.example", "com"), TypeA, ClassIN, fRD, 0),
 		"not a case difference": build(name("www", "ex\xc1mple", "com"), TypeA, ClassIN, fRD, 0),
 	} {
 		if key(other) == base {
