@@ -33,7 +33,7 @@ func newRouter(p rulePlan, t table) forwarder.Router {
 	if len(p.uses) == 0 {
 		return func(*wire.Query, *forwarder.Origin) forwarder.Route { return routes[0] }
 	}
-	byWorkload := p.set.AsksWorkload()
+	byWorkload := p.set.UsesWorkload()
 	return func(q *wire.Query, o *forwarder.Origin) forwarder.Route {
 		// No rule for a workload may be evaded by its cgroup's removal.
 		if o.Removed && byWorkload {

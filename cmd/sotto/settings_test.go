@@ -76,7 +76,7 @@ func TestMistakes(t *testing.T) {
 		{"[[rule]]\ntype = [\"A\", \"QUAD\"]\nuse = \"refuse\"", "2:14", "no record type"},
 		{"[[rule]]\nworkload = \"a[b]\"\nuse = \"refuse\"", "2:12", "classes"},
 		{"[[rule]]\nnameserver = \"10.0.0.0/99\"\nuse = \"refuse\"", "2:14", "no address and no network"},
-		{"[[rule]]\nnameserver = [\"10.0.0.0/8\", \"10.0.0.1/8\"]\nuse = \"refuse\"", "2:29", "bits behind its length"},
+		{"[[rule]]\nnameserver = [\"10.0.0.0/8\", \"10.0.0.1/8\"]\nuse = \"refuse\"", "2:29", "bits set beyond its length"},
 		{"[[rule]]\nname = []\nuse = \"refuse\"", "2:1", "it is empty"},
 		{"[[rule]]\nnames-file = [\"nowhere\"]\nuse = \"refuse\"", "2:15", "nowhere"},
 		{"[[rule]]\nnames-file = \"names\"\nuse = \"refuse\"", "2:14", "names: line 2:"},
