@@ -106,7 +106,7 @@ var workloads = map[netip.Addr]Origin{
 }
 
 // TestGreedyFlood: a client that floods from a thousand ports with queries that no upstream
-// answers gets its share and is told so. Others are still answered, from the upstream and
+// answers gets its share and is then refused. Others are still answered, from the upstream and
 // from the cache. Sources are distinguished by workload, or by address where there is none.
 func TestGreedyFlood(t *testing.T) {
 	for _, tc := range []struct {

@@ -91,13 +91,13 @@ func TestStaleAfter(t *testing.T) {
 	at := start(t, Config{Upstream: up, Cache: c, StaleAfter: 100 * time.Millisecond, Timeout: time.Minute}, "127.0.0.1:0")
 	m := withEDNS("www.example.com", dns.TypeA)
 	put(t, c, m, 30*time.Minute)
-	began := time.Now()
+	started := time.Now()
 	for i := range 5 {
 		for _, proto := range []string{"udp", "tcp"} {
 			if r := ask(t, proto, at, m); !isStale(r, dns.ExtendedErrorCodeStaleAnswer) {
 				t.Fatalf("query %d over %s: want a stale answer, got %v", i, proto, r)
 			}
-			if i == 0 && proto == "udp" && time.Since(began) < 100*time.Millisecond {
+			if i == 0 && proto == "udp" && time.Since(started) < 100*time.Millisecond {
 				t.Error("the first client did not wait for the upstream")
 			}
 		}

@@ -5,7 +5,7 @@ package admission
 import "net/netip"
 
 // Source identifies a workload, or a client address where the workload is not
-// known. The address alone would not do for a workload: it may have several, and
+// known. The address alone cannot identify a workload: it may have several, and
 // behind a container network's address translation share one with others.
 type Source struct {
 	workload string

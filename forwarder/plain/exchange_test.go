@@ -178,10 +178,10 @@ func TestCancel(t *testing.T) {
 	both(t, func(t *testing.T, tcp bool) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := serve(t, loopback, dnstest.HandlerFunc(func(*dnstest.Request) dnstest.Answer { cancel(); return dnstest.Answer{} }))
-		began := time.Now()
+		started := time.Now()
 		_, err := New(Config{}).Exchange(ctx, s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		fails(t, err, wire.EDEOther, context.Canceled, "the query was cancelled")
-		if time.Since(began) > 20*time.Second {
+		if time.Since(started) > 20*time.Second {
 			t.Error("cancelling had no effect")
 		}
 		_, err = New(Config{}).Exchange(ctx, s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())

@@ -135,12 +135,12 @@ func TestRefused(t *testing.T) {
 	at := l.Addr().(*net.TCPAddr).AddrPort()
 	_, _ = l.Close(), pc.Close()
 	both(t, func(t *testing.T, tcp bool) {
-		began := time.Now()
+		started := time.Now()
 		_, err = New(Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		network := map[bool]string{false: "udp", true: "tcp"}[tcp]
 		_, port, _ := net.SplitHostPort(at.String())
 		fails(t, err, wire.EDENetworkError, syscall.ECONNREFUSED, "connection refused: nothing listens on port "+port+"/"+network+" there")
-		if time.Since(began) > 20*time.Second {
+		if time.Since(started) > 20*time.Second {
 			t.Error("the error came as late as a timeout")
 		}
 	})
@@ -172,13 +172,13 @@ func TestSilentConnect(t *testing.T) {
 		}
 		defer func() { _ = conn.Close() }()
 	}
-	began := time.Now()
+	started := time.Now()
 	_, err = New(Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), true, soon())
 	var e *Error
 	if !isTimeout(err) || !errors.As(err, &e) || e.Code != wire.EDENoReachableAuthority {
 		t.Error(err)
 	}
-	if time.Since(began) > 30*time.Second {
+	if time.Since(started) > 30*time.Second {
 		t.Error("only the kernel's timeout applied")
 	}
 }

@@ -129,11 +129,11 @@ func TestTransferTimes(t *testing.T) {
 	}
 	c = New(Config{})
 	c.idle, c.maxTransfer = time.Minute, 50*time.Millisecond
-	began := time.Now()
+	started := time.Now()
 	if got, err = collect(t.Context(), c, slowly, axfr(t), inAWhile()); !isTimeout(err) || len(got) != 1 {
 		t.Errorf("too long: %d messages, %v", len(got), err)
 	}
-	if time.Since(began) > 30*time.Second {
+	if time.Since(started) > 30*time.Second {
 		t.Error("it ended by the idle timeout")
 	}
 	silent := serve(t, loopback, dnstest.Silent())

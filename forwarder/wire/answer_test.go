@@ -221,7 +221,7 @@ func TestTruncation(t *testing.T) {
 	txt := func(n int) []byte { return in(self, TypeTXT, make([]byte, n)) }
 	plain := mustQuery(t, ask(fRD, 0))
 	edns := mustQuery(t, ask(fRD, 1, opt(4096, 0x8000)))
-	room := 512 - behind - 12 // for TXT data in a plain reply of 512 bytes
+	room := 512 - firstRecord - 12 // for TXT data in a plain reply of 512 bytes
 	for _, tt := range []struct {
 		name  string
 		q     *Query
@@ -234,8 +234,8 @@ func TestTruncation(t *testing.T) {
 		{"a limit below 512 is 512, RFC 6891 §6.2.3", &plain, room, 100, true},
 		{"OPT counts", &edns, room, 512, false},
 		{"OPT fits to the byte", &edns, room - optLen, 512, true},
-		{"to 1232", &edns, 1232 - behind - 12 - optLen, 1232, true},
-		{"over 1232", &edns, 1232 - behind - 12 - optLen + 1, 1232, false},
+		{"to 1232", &edns, 1232 - firstRecord - 12 - optLen, 1232, true},
+		{"over 1232", &edns, 1232 - firstRecord - 12 - optLen + 1, 1232, false},
 		{"TCP has no such limit", &edns, 60000, 0, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -277,7 +277,7 @@ func TestEDEsAreDropped(t *testing.T) {
 		{0, 0, 0, false},
 		{-1, 0, 0, true},
 	} {
-		size := 512 - behind - 12 - optLen - tt.spare
+		size := 512 - firstRecord - 12 - optLen - tt.spare
 		r := mustReply(t, reply(0, 1, 0, 1, in(self, 65280, make([]byte, size)), opt(512, 0, option(15, "\x00\x04theirs"[:7]))))
 		b := AppendReply(nil, &q, &r, 0, 512, own)
 		m := unpack(t, b)
@@ -297,7 +297,7 @@ func TestEDEsAreDropped(t *testing.T) {
 // TestLongestMessages tests replies of 65,535 bytes over TCP, with OPT and without.
 func TestLongestMessages(t *testing.T) {
 	q := mustQuery(t, ask(fRD, 1, opt(512, 0)))
-	size := MaxMessage - behind - 12
+	size := MaxMessage - firstRecord - 12
 	for _, tt := range []struct {
 		size, want int
 		opt        bool

@@ -87,7 +87,7 @@ func BenchmarkParseReply(b *testing.B) {
 // BenchmarkParseReplyHostile has as many records as fit, each name a long chain of pointers.
 func BenchmarkParseReplyHostile(b *testing.B) {
 	msg := slowChain(maxPointers)
-	last := behind + 16*(maxPointers-2)
+	last := firstRecord + 16*(maxPointers-2)
 	more := (MaxMessage - len(msg)) / 16
 	msg = append(msg, bytes.Repeat(in(ptr(last), TypeA, addr), more)...)
 	copy(msg[6:], u16(uint16(maxPointers+more)))

@@ -91,9 +91,9 @@ func option(code uint16, value string) []byte {
 var (
 	example  = name("www", "example", "com")
 	question = cat(example, u16(TypeA, ClassIN))
-	// behind is the offset of the first record after that question.
-	behind = HeaderLen + len(question)
-	addr   = []byte{192, 0, 2, 1}
+	// firstRecord is the offset of the first record after that question.
+	firstRecord = HeaderLen + len(question)
+	addr        = []byte{192, 0, 2, 1}
 	// self points to the question's name.
 	self = ptr(HeaderLen)
 )

@@ -28,7 +28,7 @@ func TestEachRecord(t *testing.T) {
 		"question": cat(head(fQR, 1), []byte{1}),
 		"type":     cat(head(fQR, 1), []byte{0, 0}),
 		"record":   reply(0, 2, 0, 0, in(self, TypeA, addr)),
-		"loop":     reply(0, 1, 0, 0, in(cat(open("a"), ptr(behind)), TypeA, addr)),
+		"loop":     reply(0, 1, 0, 0, in(cat(open("a"), ptr(firstRecord)), TypeA, addr)),
 	} {
 		if err := EachRecord(bad, all); err == nil {
 			t.Errorf("%s: no error", name)

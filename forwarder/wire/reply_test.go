@@ -37,16 +37,16 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"RDLENGTH past the message", reply(0, 1, 0, 0, a[:len(a)-1]), errData},
 
 		// Pointers, RFC 1035 §4.1.4: to a prior occurrence of a name.
-		{"to itself", reply(0, 1, 0, 0, in(ptr(behind), TypeA, addr)), errPointer},
-		{"loop over a label", reply(0, 1, 0, 0, in(cat(open("a"), ptr(behind)), TypeA, addr)), errPointer},
-		{"loop of two", reply(0, 2, 0, 0, in(ptr(behind+16), TypeA, addr), in(ptr(behind), TypeA, addr)), errPointer},
-		{"forward", reply(0, 2, 0, 0, in(ptr(behind+16), TypeA, addr), in(name("a"), TypeA, addr)), errPointer},
+		{"to itself", reply(0, 1, 0, 0, in(ptr(firstRecord), TypeA, addr)), errPointer},
+		{"loop over a label", reply(0, 1, 0, 0, in(cat(open("a"), ptr(firstRecord)), TypeA, addr)), errPointer},
+		{"loop of two", reply(0, 2, 0, 0, in(ptr(firstRecord+16), TypeA, addr), in(ptr(firstRecord), TypeA, addr)), errPointer},
+		{"forward", reply(0, 2, 0, 0, in(ptr(firstRecord+16), TypeA, addr), in(name("a"), TypeA, addr)), errPointer},
 		{"past the end", reply(0, 1, 0, 0, in(ptr(0x3FFF), TypeA, addr)), errPointer},
 		{"into the header, which changes", reply(0, 1, 0, 0, in(ptr(4), TypeA, addr)), errPointer},
 		{"into the middle of a label", reply(0, 1, 0, 0, in(ptr(HeaderLen+1), TypeA, addr)), errPointer},
-		{"at the question's class", reply(0, 1, 0, 0, in(ptr(behind-2), TypeA, addr)), errPointer},
-		{"into a TTL, which changes", reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(behind+6), TypeA, addr)), errPointer},
-		{"into opaque data", reply(0, 2, 0, 0, in(self, TypeTXT, []byte("\x03abc")), in(ptr(behind+12), TypeA, addr)), errPointer},
+		{"at the question's class", reply(0, 1, 0, 0, in(ptr(firstRecord-2), TypeA, addr)), errPointer},
+		{"into a TTL, which changes", reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(firstRecord+6), TypeA, addr)), errPointer},
+		{"into opaque data", reply(0, 2, 0, 0, in(self, TypeTXT, []byte("\x03abc")), in(ptr(firstRecord+12), TypeA, addr)), errPointer},
 		{"cut off", reply(0, 1, 0, 0, []byte{0xC0}), errNameEnd},
 		{"reserved label type", reply(0, 1, 0, 0, in([]byte{0x80, 1}, TypeA, addr)), errLabelType},
 		{"name too long with its tail", cat(head(fQR, 1, 1), longName(), u16(TypeA, ClassIN),
@@ -57,7 +57,7 @@ func TestParseReplyRefuses(t *testing.T) {
 		// RDATA, RFC 3597 §4 and the types' own RFCs.
 		{"A of 3 bytes", reply(0, 1, 0, 0, in(self, TypeA, addr[:3])), errAddrLen},
 		{"AAAA of 4 bytes", reply(0, 1, 0, 0, in(self, TypeAAAA, addr)), errAddrLen},
-		{"CNAME loops into itself", reply(0, 1, 0, 0, in(self, TypeCNAME, ptr(behind+12))), errPointer},
+		{"CNAME loops into itself", reply(0, 1, 0, 0, in(self, TypeCNAME, ptr(firstRecord+12))), errPointer},
 		{"CNAME with no data", reply(0, 1, 0, 0, in(self, TypeCNAME)), errDataName},
 		{"CNAME's name runs past RDLENGTH", reply(0, 2, 0, 0, in(self, TypeCNAME, open("abc")), a), errDataName},
 		{"CNAME's pointer runs past RDLENGTH", reply(0, 2, 0, 0, in(self, TypeCNAME, []byte{0xC0}), a), errDataName},
@@ -67,17 +67,17 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"MX shorter than its preference", reply(0, 1, 0, 0, in(self, TypeMX, []byte{0})), errDataName},
 		{"SOA without its numbers", reply(0, 0, 1, 0, in(self, TypeSOA, self, self)), errDataLen},
 		{"SOA with a number too many", reply(0, 0, 1, 0, in(self, TypeSOA, self, self, make([]byte, 24))), errDataLen},
-		{"SRV's target loops", reply(0, 1, 0, 0, in(self, TypeSRV, u16(1, 2, 3), ptr(behind+18))), errPointer},
+		{"SRV's target loops", reply(0, 1, 0, 0, in(self, TypeSRV, u16(1, 2, 3), ptr(firstRecord+18))), errPointer},
 		{"NAPTR's strings run past", reply(0, 1, 0, 0, in(self, TypeNAPTR, u16(1, 2), []byte("\x01u\x09x"))), errDataLen},
-		{"RRSIG's signer loops", reply(0, 1, 0, 0, in(self, TypeRRSIG, make([]byte, 18), ptr(behind+30))), errPointer},
-		{"HTTPS' target loops", reply(0, 1, 0, 0, in(self, TypeHTTPS, u16(1), ptr(behind+14))), errPointer},
-		{"HIP's second server loops", reply(0, 1, 0, 0, in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("hpk"), name("a"), ptr(behind+22))), errPointer},
+		{"RRSIG's signer loops", reply(0, 1, 0, 0, in(self, TypeRRSIG, make([]byte, 18), ptr(firstRecord+30))), errPointer},
+		{"HTTPS' target loops", reply(0, 1, 0, 0, in(self, TypeHTTPS, u16(1), ptr(firstRecord+14))), errPointer},
+		{"HIP's second server loops", reply(0, 1, 0, 0, in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("hpk"), name("a"), ptr(firstRecord+22))), errPointer},
 		{"HIP's key runs past", reply(0, 1, 0, 0, in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("h"))), errDataLen},
-		{"IPSECKEY's gateway loops", reply(0, 1, 0, 0, in(self, TypeIPSECKEY, []byte{0, 3, 2}, ptr(behind+15))), errPointer},
-		{"AMTRELAY's relay loops", reply(0, 1, 0, 0, in(self, TypeAMTRELAY, []byte{0, 0x83}, ptr(behind+14))), errPointer},
+		{"IPSECKEY's gateway loops", reply(0, 1, 0, 0, in(self, TypeIPSECKEY, []byte{0, 3, 2}, ptr(firstRecord+15))), errPointer},
+		{"AMTRELAY's relay loops", reply(0, 1, 0, 0, in(self, TypeAMTRELAY, []byte{0, 0x83}, ptr(firstRecord+14))), errPointer},
 		{"AMTRELAY with bytes after its relay", reply(0, 1, 0, 0, in(self, TypeAMTRELAY, []byte{0, 3}, name("a"), []byte{0})), errDataLen},
-		{"DSYNC's target loops", reply(0, 1, 0, 0, in(self, TypeDSYNC, u16(59), []byte{1}, u16(53), ptr(behind+17))), errPointer},
-		{"PX' second name loops", reply(0, 1, 0, 0, in(self, TypePX, u16(1), self, ptr(behind+16))), errPointer},
+		{"DSYNC's target loops", reply(0, 1, 0, 0, in(self, TypeDSYNC, u16(59), []byte{1}, u16(53), ptr(firstRecord+17))), errPointer},
+		{"PX' second name loops", reply(0, 1, 0, 0, in(self, TypePX, u16(1), self, ptr(firstRecord+16))), errPointer},
 
 		// OPT, RFC 6891 §6.1.1, and TSIG, RFC 8945 §5.1.
 		{"OPT in the answer section", reply(0, 1, 0, 0, opt(1232, 0)), errOPTPlace},
@@ -85,10 +85,10 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"two OPT", reply(0, 0, 0, 2, opt(1232, 0), opt(1232, 0)), errOPTPlace},
 		{"OPT not owned by the root", reply(0, 0, 0, 1, cat(self, opt(1232, 0)[1:])), errOPTOwner},
 		{"option past RDLENGTH", reply(0, 0, 0, 1, opt(1232, 0, u16(15, 3), []byte{0, 1})), errOPTOptions},
-		{"pointer into the OPT", reply(0, 0, 0, 2, opt(1232, 0), in(ptr(behind), TypeA, addr)), errPointer},
+		{"pointer into the OPT", reply(0, 0, 0, 2, opt(1232, 0), in(ptr(firstRecord), TypeA, addr)), errPointer},
 		{"pointer into the OPT that would be valid after correction", reply(0, 0, 0, 2,
 			opt(1232, 0, option(12, strings.Repeat("\x00", 30))), in(ptr(HeaderLen+optLen+optionLen+30), TypeA, addr)), errPointer},
-		{"pointer into the OPT's data", reply(0, 0, 0, 2, opt(1232, 0, option(9, "\x00\x00")), in(ptr(behind+15), TypeA, addr)), errPointer},
+		{"pointer into the OPT's data", reply(0, 0, 0, 2, opt(1232, 0, option(9, "\x00\x00")), in(ptr(firstRecord+15), TypeA, addr)), errPointer},
 		{"TSIG not last", reply(0, 0, 0, 2, rawRecord(name(), TypeTSIG, ClassANY, 0, nil), a), errTSIGPlace},
 		{"TSIG in the answer section", reply(0, 1, 0, 0, rawRecord(name(), TypeTSIG, ClassANY, 0, nil)), errTSIGPlace},
 	} {
@@ -107,7 +107,7 @@ func TestParseReplyRefuses(t *testing.T) {
 func slowChain(n int) []byte {
 	parts := [][]byte{in(self, TypeA, addr)}
 	for i := 1; i < n; i++ {
-		parts = append(parts, in(ptr(behind+16*(i-1)), TypeA, addr))
+		parts = append(parts, in(ptr(firstRecord+16*(i-1)), TypeA, addr))
 	}
 	return reply(0, uint16(n), 0, 0, parts...)
 }
@@ -146,8 +146,8 @@ func TestParseReplyAccepts(t *testing.T) {
 			in(self, TypeAMTRELAY, []byte{0, 1}, addr),
 			in(self, TypeAMTRELAY, []byte{0, 0}))},
 		{"a pointer to a name in data", reply(0, 2, 0, 0,
-			in(self, TypeCNAME, open("web"), ptr(HeaderLen+4)), in(ptr(behind+12), TypeA, addr))},
-		{"a pointer to a pointer", reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(behind), TypeA, addr))},
+			in(self, TypeCNAME, open("web"), ptr(HeaderLen+4)), in(ptr(firstRecord+12), TypeA, addr))},
+		{"a pointer to a pointer", reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(firstRecord), TypeA, addr))},
 		{"unknown types are opaque, RFC 3597 §3", reply(0, 1, 0, 0, in(self, 65280, ptr(0x3FFF)))},
 		{"a label may hold any bytes", reply(0, 1, 0, 0, in(name("a.b", "\x00"), TypeCNAME, name("\xff.")))},
 	} {
@@ -169,7 +169,7 @@ var bitmap = []byte{0, 1, 0x40}
 func TestOPTIsRemoved(t *testing.T) {
 	o := opt(4096, 0x8000, option(3, "nsid"), option(12, strings.Repeat("\x00", 300)))
 	tsig := rawRecord(name("key"), TypeTSIG, ClassANY, 0, cat(name("hmac"), make([]byte, 16)))
-	at := behind + len(o) // offset after an OPT that comes first
+	at := firstRecord + len(o) // offset after an OPT that comes first
 	for _, tt := range []struct {
 		name  string
 		ar    uint16
@@ -234,7 +234,7 @@ func sameRecords(t testing.TB, want, got *dns.Msg) {
 func TestReplyFields(t *testing.T) {
 	ede := option(15, "\x00\x17upstream \xffis\x1b[31m gone\x00")
 	r := mustReply(t, reply(fAA|fTC|fAD|3, 0, 1, 1, soa(self, 60, 30), opt(1232, 0x01000000, ede, option(15, "x"), option(15, "\x00\x03"))))
-	if r.Rcode != 1<<4|3 || !r.TC || !r.AD || r.QEnd != behind || len(r.TTLs) != 1 {
+	if r.Rcode != 1<<4|3 || !r.TC || !r.AD || r.QEnd != firstRecord || len(r.TTLs) != 1 {
 		t.Errorf("%+v", r)
 	}
 	if want := []EDE{{23, "upstream is[31m gone"}, {3, ""}}; !slices.Equal(r.EDE, want) {
