@@ -113,20 +113,26 @@ type explained struct{}
 func (explained) Error() string { return "failed" }
 func (explained) EDE() wire.EDE { return wire.EDE{Code: wire.EDENetworkError, Text: "this is why"} }
 
+// delayedUpstream counts queries and answers them once release is closed.
+func delayedUpstream(t *testing.T, release <-chan struct{}, asked *atomic.Int64) Exchanger {
+	good := newZoneUpstream(t)
+	return exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
+		asked.Add(1)
+		select {
+		case <-release:
+			return good.answer(ctx, q)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	})
+}
+
 // TestOverload: queries over the limits are refused immediately, and capacity that was
 // released is used again.
 func TestOverload(t *testing.T) {
 	release := make(chan struct{})
-	good := newZoneUpstream(t)
 	var asked atomic.Int64
-	up := exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
-		asked.Add(1)
-		select {
-		case <-release:
-		case <-ctx.Done():
-		}
-		return good.answer(ctx, q)
-	})
+	up := delayedUpstream(t, release, &asked)
 	at := start(t, Config{Upstream: up, MaxMisses: 2, MaxWaiters: 3}, "127.0.0.1:0")
 	replies := make(chan *dns.Msg, 4)
 	askFor := func(name string) {

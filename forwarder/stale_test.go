@@ -76,17 +76,8 @@ func isStale(r *dns.Msg, code uint16) bool {
 // for clients after that.
 func TestStaleAfter(t *testing.T) {
 	release := make(chan struct{})
-	good := newZoneUpstream(t)
 	var asked atomic.Int64
-	up := exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
-		asked.Add(1)
-		select {
-		case <-release:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		return good.answer(ctx, q)
-	})
+	up := delayedUpstream(t, release, &asked)
 	c := staleCache(t)
 	at := start(t, Config{Upstream: up, Cache: c, StaleAfter: 100 * time.Millisecond, Timeout: time.Minute}, "127.0.0.1:0")
 	m := withEDNS("www.example.com", dns.TypeA)

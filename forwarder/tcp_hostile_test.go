@@ -207,27 +207,18 @@ func TestDrainingLimit(t *testing.T) {
 func TestWorkloadShare(t *testing.T) {
 	_, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), MaxConns: 4 * admission.MinClientConns,
 		Origins: func(a netip.Addr) (Origin, bool) { o, ok := workloads[a]; return o, ok }}, "0.0.0.0:0")
-	mustAnswer := func(c *dns.Conn) {
-		t.Helper()
-		if err := c.WriteMsg(question("www.example", dns.TypeA)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.ReadMsg(); err != nil {
-			t.Fatal(err)
-		}
-	}
 	modest := redial(t, netip.AddrPortFrom(netip.MustParseAddr("127.9.0.8"), at.Port()).String())
-	mustAnswer(modest) // the longest idle of all, from here on
+	mustAnswer(t, modest) // the longest idle of all, from here on
 	var greedy []*dns.Conn
 	for range admission.MinClientConns + 1 {
 		greedy = append(greedy, redial(t, netip.AddrPortFrom(netip.MustParseAddr("127.9.0.7"), at.Port()).String()))
-		mustAnswer(greedy[len(greedy)-1])
+		mustAnswer(t, greedy[len(greedy)-1])
 	}
 	if _, err := greedy[0].ReadMsg(); !errors.Is(err, io.EOF) {
 		t.Errorf("the greedy workload's oldest connection: %v, want EOF", err)
 	}
-	mustAnswer(greedy[1])
-	mustAnswer(modest)
+	mustAnswer(t, greedy[1])
+	mustAnswer(t, modest)
 }
 
 // TestKernelBuffers: for a client that requests much and reads nothing, the kernel buffers

@@ -38,6 +38,17 @@ func redial(t *testing.T, at string) *dns.Conn {
 	return &dns.Conn{Conn: c}
 }
 
+// mustAnswer sends a query and fails the test if no reply arrives.
+func mustAnswer(t *testing.T, c *dns.Conn) {
+	t.Helper()
+	if err := c.WriteMsg(question("www.example", dns.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ReadMsg(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestOutOfOrder: a slow answer does not delay a fast one (RFC 7766 §6.2.1.1).
 func TestOutOfOrder(t *testing.T) {
 	c := dialTCP(t, Config{Upstream: newZoneUpstream(t)})
@@ -181,28 +192,19 @@ func TestClientShare(t *testing.T) {
 		c.SetDeadline(time.Now().Add(20 * time.Second))
 		return &dns.Conn{Conn: c}
 	}
-	mustAnswer := func(c *dns.Conn) {
-		t.Helper()
-		if err := c.WriteMsg(question("www.example", dns.TypeA)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.ReadMsg(); err != nil {
-			t.Fatal(err)
-		}
-	}
 	other := from("127.0.0.2")
-	mustAnswer(other) // the longest idle of all, from here on
+	mustAnswer(t, other) // the longest idle of all, from here on
 	var conns []*dns.Conn
 	for range admission.MinClientConns + 1 {
 		c := from("127.0.0.3")
-		mustAnswer(c)
+		mustAnswer(t, c)
 		conns = append(conns, c)
 	}
 	if _, err := conns[0].ReadMsg(); !errors.Is(err, io.EOF) {
 		t.Errorf("the client's oldest connection: %v, want EOF", err)
 	}
-	mustAnswer(conns[1])
-	mustAnswer(other)
+	mustAnswer(t, conns[1])
+	mustAnswer(t, other)
 }
 
 // TestSlowReader: a client that requests long answers and does not read them is no longer

@@ -176,10 +176,7 @@ func keyFits(key []byte, r *wire.Reply) bool {
 	}
 	q := r.Msg[wire.HeaderLen:r.QEnd]
 	for i, c := range q[:n-4] {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != key[i] {
+		if wire.Lower(c) != key[i] {
 			return false
 		}
 	}

@@ -190,15 +190,7 @@ func appendName(dst []byte, s string) (name []byte, exact bool, err error) {
 		return dst, exact, fmt.Errorf("%q: %w", cut(s), err)
 	}
 	for i := start; i < len(dst); i++ {
-		dst[i] = lower(dst[i])
+		dst[i] = wire.Lower(dst[i])
 	}
 	return dst, exact, nil
-}
-
-// lower may be applied to a whole wire name: lengths are below 'A'.
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c + ('a' - 'A')
-	}
-	return c
 }

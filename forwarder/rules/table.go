@@ -123,7 +123,7 @@ func (n *name) read(b []byte) bool {
 	n.starts[n.count] = uint8(off)
 	n.len = off + 1
 	for i, c := range b {
-		n.bytes[i] = lower(c)
+		n.bytes[i] = wire.Lower(c)
 	}
 	return n.len == len(b)
 }

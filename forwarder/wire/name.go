@@ -94,10 +94,10 @@ func appendPlain(dst, msg []byte, off int) []byte {
 	}
 }
 
-// lower converts an ASCII letter to lower case, the only case folding in DNS (RFC 4343
+// Lower converts an ASCII letter to lower case, the only case folding in DNS (RFC 4343
 // §3). It may be applied to a whole wire name, since a label's length is at most 63 and
 // 'A' is 65.
-func lower(c byte) byte {
+func Lower(c byte) byte {
 	if 'A' <= c && c <= 'Z' {
 		return c + ('a' - 'A')
 	}
@@ -110,7 +110,7 @@ func sameName(a, b []byte) bool {
 		return false
 	}
 	for i, c := range a {
-		if c != b[i] && lower(c) != lower(b[i]) {
+		if c != b[i] && Lower(c) != Lower(b[i]) {
 			return false
 		}
 	}

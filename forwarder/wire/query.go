@@ -249,7 +249,7 @@ var zeros [128]byte
 // reply, so that an upstream cannot choose the key under which its reply is cached.
 func AppendKey(dst []byte, q *Query) []byte {
 	for _, c := range q.Name {
-		dst = append(dst, lower(c))
+		dst = append(dst, Lower(c))
 	}
 	flags := byte(0)
 	if q.DO {
