@@ -12,8 +12,8 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// TestHitAllocates holds that a hit allocates nothing between the socket's two
-// ends. The race detector's own allocations would count, so it is left out there.
+// TestHitAllocates checks that a hit allocates nothing between receiving and sending.
+// It is not built with the race detector, whose own allocations would be counted.
 func TestHitAllocates(t *testing.T) {
 	f, err := New(t.Context(), Config{Upstream: newZoneUpstream(t), Cache: newCache(t),
 		Route: func(q *wire.Query, _ *Origin) Route { return Route{Scope: "a group", Rule: int(q.Type)} }})
@@ -23,7 +23,7 @@ func TestHitAllocates(t *testing.T) {
 	defer f.Close()
 	query := fill(t, f, "www.example.com.")
 	out, now := make([]byte, 0, wire.UDPSize), time.Now()
-	var r request // a listener keeps one for each place in a batch
+	var r request // a listener reuses one per message of a batch
 	n := testing.AllocsPerRun(1000, func() {
 		r = request{start: now}
 		if _, v := f.answer(out, query, netip.Addr{}, &r); v != answered {

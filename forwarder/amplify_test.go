@@ -17,16 +17,16 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"sotto/forwarder/admission"
 	"sotto/forwarder/wire"
 	"sotto/internal/ednstest"
 )
 
-// maxFactor is how many times longer than its query a reply over UDP may be: 1,232
-// bytes to the shortest query that allows so many, which has 28.
+// maxFactor is the maximum ratio of a UDP reply's length to its query's: 1,232 bytes
+// for the shortest query that allows so many, which has 28.
 const maxFactor = 44
 
-// anyUpstream answers ANY with everything that it can think of, and other types as
-// the zone does.
+// anyUpstream answers ANY with many records, and other types from the zone.
 func anyUpstream(t *testing.T) Exchanger {
 	good := newZoneUpstream(t)
 	return exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
@@ -46,9 +46,9 @@ func anyUpstream(t *testing.T) Exchanger {
 	})
 }
 
-// TestAmplification: however much there is to say, over UDP it is said in no more than
-// the client takes, and never in more than 1,232 bytes; what does not fit is header,
-// question and OPT, so that a forged query makes no more of itself.
+// TestAmplification: a UDP reply is never longer than the client accepts, nor longer than
+// 1,232 bytes. If the answer does not fit, the reply has only header, question and OPT, so
+// that a forged query is not amplified.
 func TestAmplification(t *testing.T) {
 	at := start(t, Config{Upstream: anyUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
 	for _, q := range []struct {
@@ -79,7 +79,7 @@ func TestAmplification(t *testing.T) {
 	}
 }
 
-// questionEnd is where the question of a query made by ednstest.Query ends.
+// questionEnd returns the offset after the question of a query made by ednstest.Query.
 func questionEnd(query []byte) int {
 	q, err := wire.ParseQuery(query)
 	if err != nil {
@@ -88,9 +88,9 @@ func questionEnd(query []byte) int {
 	return q.QEnd
 }
 
-// TestMalformedUDP: what is too short to have a header gets nothing; what has one, and
-// is no reply, gets an error that is no longer than itself. What is a reply gets nothing,
-// so that no two servers can be set on each other.
+// TestMalformedUDP: a message without a complete header is dropped. A malformed query
+// gets an error that is not longer than the query. A reply is dropped, so that two servers
+// cannot be made to send to each other.
 func TestMalformedUDP(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0")
 	c, err := net.Dial("udp", at.String())
@@ -100,7 +100,7 @@ func TestMalformedUDP(t *testing.T) {
 	defer c.Close()
 	rng := rand.New(rand.NewPCG(4, 5))
 	buf := make([]byte, 65536)
-	good, err := question("resolver.arpa", dns.TypeSVCB).Pack() // answered at once, and so in order
+	good, err := question("resolver.arpa", dns.TypeSVCB).Pack() // answered immediately, and so in order
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,8 +120,8 @@ func TestMalformedUDP(t *testing.T) {
 			if n > 5 {
 				msg[4], msg[5] = 0xFF, 0xFF // of too many questions
 			}
-			// The reply to a good query comes after that to the bad one, if there is
-			// one: they come in by the same socket.
+			// The reply to the good query comes after that to the bad one, if there is
+			// one, since both arrive at the same socket.
 			id := uint16(0xAA00 + n)
 			wire.SetID(good, id)
 			for _, b := range [][]byte{msg, good} {
@@ -151,7 +151,7 @@ func TestMalformedUDP(t *testing.T) {
 	}
 }
 
-// TestOwnErrors: what Sotto itself says of a failure is short.
+// TestOwnErrors: Sotto's own error replies are short.
 func TestOwnErrors(t *testing.T) {
 	const factor = 9
 	short := ednstest.Query(".", dns.TypeA, 0x0100, &ednstest.OPT{Size: 65535})
@@ -159,16 +159,15 @@ func TestOwnErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, why := range []error{errOverloaded, errGreedy, errClosed, errStaleGone, context.DeadlineExceeded, fmt.Errorf("%s", strings.Repeat("long ", 100))} {
-		if reply := wire.AppendError(nil, &q, wire.RcodeServFail, reason(why)); len(reply) > factor*len(short) {
-			t.Errorf("%v: %d bytes to a query of %d", why, len(reply), len(short))
+	for _, err := range []error{admission.ErrOverloaded, admission.ErrOverShare, errClosed, errStaleEvicted, context.DeadlineExceeded, fmt.Errorf("%s", strings.Repeat("long ", 100))} {
+		if reply := wire.AppendError(nil, &q, wire.RcodeServFail, edeOf(err)); len(reply) > factor*len(short) {
+			t.Errorf("%v: %d bytes to a query of %d", err, len(reply), len(short))
 		}
 	}
 }
 
-// TestAnswersAnything: a query from the port of a service that answers whatever it
-// gets is dropped. From the port of another nameserver it is answered: some ask
-// from there.
+// TestAnswersAnything: a query from the port of a service that answers every packet is
+// dropped. A query from port 53 is answered: some nameservers send from there.
 func TestAnswersAnything(t *testing.T) {
 	f, err := New(t.Context(), Config{Upstream: newZoneUpstream(t)})
 	if err != nil {
@@ -184,7 +183,7 @@ func TestAnswersAnything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	query := ednstest.Query("resolver.arpa", dns.TypeSVCB, 0x0100, nil) // answered at once
+	query := ednstest.Query("resolver.arpa", dns.TypeSVCB, 0x0100, nil) // answered immediately
 	for _, port := range []uint16{0, 7, 13, 17, 19, 37, 464, 53, 1024, 5353, 65535} {
 		copy(s.in.data[0], query)
 		s.in.hdrs[0].n = uint32(len(query))

@@ -14,7 +14,7 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// BenchmarkHit is a cached answer without a socket: walker, cache, reply.
+// BenchmarkHit measures a cached answer without a socket: parser, cache, reply.
 func BenchmarkHit(b *testing.B) {
 	f, err := New(b.Context(), Config{Upstream: newZoneUpstream(b), Cache: newCache(b)})
 	if err != nil {
@@ -33,7 +33,7 @@ func BenchmarkHit(b *testing.B) {
 	}
 }
 
-// fill has the answer for name in f's cache, and returns the query for it.
+// fill stores the answer for name in f's cache, and returns the query for it.
 func fill(tb testing.TB, f *Forwarder, name string) []byte {
 	tb.Helper()
 	query, err := question(name, dns.TypeA).Pack()
@@ -46,15 +46,15 @@ func fill(tb testing.TB, f *Forwarder, name string) []byte {
 	}
 	r := request{q: q}
 	r.route = f.route(&q, &r.origin)
-	fl := &flight{key: r.appendKey(nil), up: r.route.Upstream, query: wire.AppendQuery(nil, &q)}
-	if _, err := f.flights.ask(fl, time.Now().Add(time.Second)); err != nil {
+	fl := &flight{key: r.appendKey(nil), upstream: r.route.Upstream, query: wire.AppendQuery(nil, &q)}
+	if _, err := f.flights.resolve(fl, time.Now().Add(time.Second)); err != nil {
 		tb.Fatal(err)
 	}
 	return query
 }
 
-// BenchmarkUDPHit is a cached answer through a socket, a window of queries at a
-// time as busy clients have.
+// BenchmarkUDPHit measures a cached answer through a socket, with a window of queries in
+// flight as busy clients have.
 func BenchmarkUDPHit(b *testing.B) {
 	at := start(b, Config{Upstream: newZoneUpstream(b), Cache: newCache(b)}, "127.0.0.1:0")
 	ask(b, "udp", at, question("www.example.com", dns.TypeA))
@@ -87,8 +87,8 @@ func BenchmarkUDPHit(b *testing.B) {
 	}
 }
 
-// BenchmarkUDPMiss is a question that nobody asked before, through a socket and
-// to an upstream that answers at once.
+// BenchmarkUDPMiss measures a query that is not cached, through a socket and to an
+// upstream that answers immediately.
 func BenchmarkUDPMiss(b *testing.B) {
 	up := exchangeFunc(func(_ context.Context, q []byte) ([]byte, error) {
 		reply := append([]byte(nil), q...)

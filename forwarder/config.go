@@ -15,47 +15,47 @@ import (
 
 // Defaults of [Config]'s limits.
 const (
-	// DefaultTimeout leaves a margin to glibc's and musl's five seconds, after
-	// which they ask somebody else or give up.
+	// DefaultTimeout leaves a margin to the five seconds after which glibc and musl
+	// query the next nameserver or give up.
 	DefaultTimeout = 3800 * time.Millisecond
 
 	// DefaultStaleAfter is RFC 8767 §5's client response timer.
 	DefaultStaleAfter = 1800 * time.Millisecond
 
-	// DefaultMaxMisses bounds the upstream queries in flight. With the few
-	// kilobytes that each takes, a hung upstream costs tens of megabytes.
+	// DefaultMaxMisses limits the upstream queries in flight. Each takes a few
+	// kilobytes, so an upstream that hangs costs tens of megabytes.
 	DefaultMaxMisses = 8192
 
-	// DefaultMaxWaiters bounds the clients that wait for those queries.
+	// DefaultMaxWaiters limits the client queries that wait for those.
 	DefaultMaxWaiters = 65536
 
-	// DefaultMaxRelays bounds the plain queries on their way to the nameservers
-	// that were meant. Each has a socket; most systems allow a process 1024 open
-	// files unless told otherwise.
+	// DefaultMaxRelays limits the queries in flight to original destinations. Each
+	// has a socket, and many systems limit a process to 1024 open files by default
+	// (a soft limit, which Go raises to the hard limit).
 	DefaultMaxRelays = 1024
 
-	// transferShare is the part of those that may be zone transfers besides: they
-	// last.
-	transferShare = 4
+	// transferFraction limits zone transfers in flight, which are counted separately
+	// because they take long, as a fraction of MaxRelays.
+	transferFraction = 4
 
-	// DefaultMaxConns bounds the TCP connections held; the one idle longest
-	// makes place for a new one.
+	// DefaultMaxConns limits open TCP connections. When it is reached, a new one
+	// evicts the least recently used.
 	DefaultMaxConns = 4096
 
-	// DefaultTCPIdle is how long a TCP connection without a query in flight is
-	// kept (RFC 7766 §6.2.3: in the order of seconds).
+	// DefaultTCPIdle is the idle timeout of a TCP connection without a query in
+	// flight (RFC 7766 §6.2.3: on the order of seconds).
 	DefaultTCPIdle = 20 * time.Second
 )
 
-// Origin is what a client meant when it sent a query to a virtual address.
+// Origin is where a query to a virtual address came from and where it was sent.
 type Origin struct {
-	// Addr is the nameserver that the client asked, as it knows it.
+	// Addr is the original destination: the nameserver address the client used.
 	Addr netip.AddrPort
-	// Workload names who asked: the path of its cgroup below the hierarchy's
-	// root, or "" where that is not known.
+	// Workload is the path of the client's cgroup below the hierarchy's root, or ""
+	// if it is not known.
 	Workload string
-	// Removed is set where that cgroup was removed before its path was known:
-	// Workload is then the path of an ancestor, with "(removed)" below it.
+	// Removed reports that the cgroup was removed before its path was known.
+	// Workload is then the path of an ancestor with "(removed)" below it.
 	Removed bool
 }
 
@@ -69,68 +69,67 @@ type Event struct {
 	Class    uint16
 	Rcode    uint16
 	Cached   bool
-	Duration time.Duration // from the query's arrival to its reply's hand-over
-	Err      error         // why an upstream failed, nil otherwise
+	Duration time.Duration // from the query's arrival until the reply is ready
+	Err      error         // why the query failed, nil otherwise
 }
 
-// Exchanger carries one query to a recursive resolver and returns its reply.
-// The query is whole, with ID 0 and an OPT record of its own; the reply has the
-// query's question, and becomes the caller's. An error that has a method
-// EDE() wire.EDE tells clients why there is no answer. It is called concurrently.
-// It returns by the time until, which is no deadline of ctx because a context with
-// one costs more than the rest of a miss, and ends when ctx does.
+// Exchanger sends one query to a recursive resolver and returns its reply. The
+// query is a complete message with ID 0 and its own OPT record. The reply has the
+// query's question, and the caller owns it. If an error has a method
+// EDE() wire.EDE, clients get that as the reason. Exchange is called concurrently.
+// It returns at the time until at the latest, or when ctx is cancelled. until is not
+// a deadline of ctx because a context with a deadline costs more than the rest of a
+// miss.
 type Exchanger interface {
 	Exchange(ctx context.Context, query []byte, until time.Time) (reply []byte, err error)
 }
 
-// Config is what a [Forwarder] is made of. The zero value of a limit means its
-// default.
+// Config configures a [Forwarder]. The zero value of a limit means its default.
 type Config struct {
-	// Upstream carries cache misses, unless Route names another one. Required.
+	// Upstream receives cache misses, unless Route returns another one. Required.
 	Upstream Exchanger
 
-	// Route decides about each query; nil: all are forwarded to Upstream.
+	// Route decides what is done with each query. Nil: all go to Upstream.
 	// [Forwarder.SetRouter] changes it.
 	Route Router
 
-	// Nameserver carries queries to the nameserver that was meant, for routes
-	// that say [Plain]. Nil: such queries fail.
+	// Nameserver sends queries to their original destination, for the action
+	// [Plain]. Nil: such queries are refused.
 	Nameserver Nameserver
 
-	// Cache keeps answers; nil: every query is asked upstream. The caller
-	// closes it.
+	// Cache stores answers. Nil: every query goes upstream. The caller closes it.
 	Cache *cache.Cache
 
-	// Origins tells who asked, and whom, from the local address of a query. A
-	// query to an address that it does not know is dropped: nobody was sent
-	// there. Nil: every query is taken (a plain forwarder). It is called once
-	// a query, concurrently, and must not block.
+	// Origins returns the origin of a query from the local address it arrived at.
+	// It reports false for an address that no client was redirected to; such
+	// queries are dropped. Nil: every query is accepted, without an origin. It is
+	// called once per query, concurrently, and must not block.
 	Origins func(local netip.Addr) (Origin, bool)
 
-	// Observe, if set, is told of every answered query. It is called
-	// concurrently on the query's path and must not block.
+	// Observe, if set, is called for every answered query, concurrently and before
+	// or just after the reply is sent. It must not block.
 	Observe func(Event)
 
-	// Timeout bounds the time from a query to its reply.
+	// Timeout limits the time from a query to its reply.
 	Timeout time.Duration
 
-	// StaleAfter is how long a client waits for the upstream while the cache has
-	// an expired answer, if its Config says that it keeps some.
+	// StaleAfter is how long a client waits for the upstream if the cache has an
+	// expired answer (see [cache.Config.MaxStale]).
 	StaleAfter time.Duration
 
-	// Of each of the first three, one workload (or where none is known, one client
-	// address) gets as much as is left free, and no more.
+	// One workload, or client address where the workload is not known, may hold as
+	// much of each of the first three as is left free (see [sotto/forwarder/admission.Shares]).
 	MaxMisses  int           // upstream queries in flight
-	MaxWaiters int           // clients waiting for them
-	MaxRelays  int           // queries in flight to nameservers that were meant; a quarter as many zone transfers
-	MaxConns   int           // TCP connections held; at most three quarters of the open files allowed
-	TCPIdle    time.Duration // how long a TCP client may be idle, send one message, or read nothing
+	MaxWaiters int           // client queries waiting for them
+	MaxRelays  int           // queries in flight to original destinations; in addition a quarter as many zone transfers
+	MaxConns   int           // open TCP connections; at most three quarters of the process's limit of open files
+	TCPIdle    time.Duration // how long a TCP client may be idle, take to send one message, or read nothing
 
-	// Log gets what an operator has to know. Nil: nothing is logged.
+	// Log receives what operators should know. Nil: nothing is logged.
 	Log *slog.Logger
 }
 
-// validated returns cfg with its defaults filled in, or what is wrong with it.
+// validated returns cfg with its defaults filled in, or an error.
 func (cfg Config) validated() (Config, error) {
 	if cfg.Upstream == nil {
 		return cfg, errors.New("make a forwarder: Config.Upstream is nil")

@@ -1,28 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package forwarder answers DNS queries from a cache or over TLS.
+// Package forwarder answers DNS queries from a cache, from an upstream over TLS, or
+// by relaying them to their original destination.
 //
-// It owns the listeners, the join between a query and its answer, and nothing
-// else: bytes are read and written by [sotto/forwarder/wire], answers are kept
-// by [sotto/forwarder/cache], and servers are asked by an [Exchanger], which
-// [sotto/forwarder/upstream] has for DNS over TLS. It knows no kernel: who asked, and
-// which nameserver was meant, is told by the function in [Config.Origins] from
-// the local address that a query arrived at. All of it tests without root.
+// It owns the listeners, and the coalescing of identical queries. The rest is in
+// other packages: [sotto/forwarder/wire] reads and writes messages,
+// [sotto/forwarder/cache] stores answers, [sotto/forwarder/admission] limits what
+// clients may use, and an [Exchanger] queries the upstream
+// ([sotto/forwarder/upstream] implements it for DNS over TLS). The package does not
+// depend on the kernel half: [Config.Origins] maps the local address that a query
+// arrived at to the workload and the original destination. So all of it can be
+// tested without root.
 //
-// What it promises:
+// It promises:
 //
 //   - Every query that can be parsed far enough to be answered gets exactly one
-//     reply, from the address that the query was sent to, within [Config.Timeout].
-//   - A failure is SERVFAIL with an Extended DNS Error (RFC 8914) that says why;
-//     nothing is ever asked in the clear.
-//   - Identical questions in flight share one upstream query.
-//   - Work is bounded: queries that wait for an upstream, TCP connections and
-//     unsent replies each have a limit, and what is over it is refused or
-//     closed, never queued without end. No workload, or client where none is known,
-//     takes so much of it that others get none (shares.go).
+//     reply, from the address that it was sent to, within [Config.Timeout].
+//   - A failure is answered with SERVFAIL and an Extended DNS Error (RFC 8914) that
+//     gives the reason; no query falls back to plain DNS. Queries are sent in plain
+//     DNS only where the [Router] returns [Plain].
+//   - Identical queries in flight share one upstream query, called a flight.
+//   - Resources are limited: pending queries, TCP connections and unsent replies each
+//     have a limit. What exceeds it is refused or closed, not queued without limit.
+//     No workload, or client where the workload is not known, can use so much that
+//     others get nothing.
 //
-// A query runs through the package in one direction: a listener (udp.go, tcp.go)
-// hands it to [Forwarder.answer], which replies at once (policy, cache) or
-// leaves a waiter with a flight (flight.go), whose end writes the reply through
-// the waiter's outbox.
+// A query passes through the package in one direction: a listener (udp.go, tcp.go)
+// passes it to [Forwarder.answer], which replies immediately (policy, cache) or
+// reports a miss. The listener then adds a pending query to a flight (flight.go) or
+// relays it (relay.go), and the reply goes out through the listener's writer.
 package forwarder

@@ -14,7 +14,7 @@ import (
 	"sotto/internal/ednstest"
 )
 
-// askRaw sends bytes and returns the bytes that come back.
+// askRaw sends a message and returns the bytes of the reply.
 func askRaw(t *testing.T, proto string, at netip.AddrPort, query []byte) []byte {
 	t.Helper()
 	c, err := net.Dial(proto, at.String())
@@ -35,7 +35,7 @@ func askRaw(t *testing.T, proto string, at netip.AddrPort, query []byte) []byte 
 	return b[:n]
 }
 
-// TestEDNSCompliance asks what ISC's EDNS compliance tester asks of servers.
+// TestEDNSCompliance sends the queries of ISC's EDNS compliance tester.
 func TestEDNSCompliance(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
 	for _, q := range ednstest.Questions {

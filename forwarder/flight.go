@@ -11,90 +11,97 @@ import (
 	"sync"
 	"time"
 
+	"sotto/forwarder/admission"
 	"sotto/forwarder/wire"
+	"sotto/forwarder/workers"
 )
 
-// flightShards splits the table of questions in flight, so that listeners on
-// several cores seldom meet at a lock.
+// flightShards is the number of parts that the table of flights is split into, so
+// that listeners on several cores seldom contend for a lock.
 const flightShards = 32
 
-// errStaleGone: what was stale was evicted before the upstream answered.
-var errStaleGone = errors.New("no upstream answered in time, and the stale answer is gone")
+var (
+	// errStaleEvicted: the stale answer was evicted before the upstream answered.
+	errStaleEvicted = errors.New("no upstream answered in time, and the stale answer was evicted")
 
-// errClosed is for who comes while the forwarder ends.
-var errClosed = errors.New("the forwarder is ending")
+	// errClosed is for queries that arrive while the forwarder is closed.
+	errClosed = errors.New("the forwarder is shutting down")
+)
 
-// waiter is a client that waits for a reply. It owns its query.
-type waiter struct {
-	request
-	who  source // has a share of those who may wait
-	sink sink
-	f    *Forwarder
-	room [usualQuery]byte // backs request.q, unless that is longer
-}
-
-// usualQuery is a header and a question that is not very long.
+// usualQuery is the length of a header and a question of usual length.
 const usualQuery = 96
 
-// sink takes a waiter's reply. buf holds two bytes of room and then the reply: TCP
-// puts the length there. The sink does not keep buf.
-type sink interface {
-	// send takes the only reply, or the end of a transfer's: then buf has
-	// nothing behind its room. It does not block on a slow client.
-	send(w *waiter, buf []byte)
-	// part takes a message of a transfer, waiting for the client to read what
-	// went before. Not true: there is nobody to take it.
-	part(buf []byte) bool
-	// cut ends a transfer in the middle: the client has to see that it has a
-	// part only (RFC 5936 §2.2).
-	cut()
+// pendingQuery is a client's query that waits for its reply. It owns its message.
+type pendingQuery struct {
+	request
+	src    admission.Source // holds a share of flights.waiting
+	writer replyWriter
+	f      *Forwarder
+	room   [usualQuery]byte // backs request.q, unless that is longer
 }
 
-// init has w wait for the answer to r, and copies what r refers to, so that the
-// listener can reuse its buffer.
-func (w *waiter) init(f *Forwarder, r *request, s sink) *waiter {
-	w.request, w.who, w.sink, w.f = *r, r.source(), s, f
-	end := r.q.QEnd // the reply needs the header and the question, not what came behind
+// replyWriter sends the reply to a pending query. buf starts with [framePrefix]
+// bytes of room for TCP's length field, followed by the message. The writer does not
+// keep buf.
+type replyWriter interface {
+	// send sends the only reply. After the parts of a zone transfer it marks the
+	// end, and buf holds nothing but the room. It does not block on a slow client.
+	send(p *pendingQuery, buf []byte)
+	// sendPart sends one message of a zone transfer. It blocks until the client has
+	// read enough of the earlier ones, and reports false if the client has
+	// disconnected.
+	sendPart(buf []byte) bool
+	// abort ends a zone transfer early, so that the client notices that it is
+	// incomplete (RFC 5936 §2.2).
+	abort()
+}
+
+// init makes p a copy of r, including what r refers to, so that the listener can
+// reuse its buffer.
+func (p *pendingQuery) init(f *Forwarder, r *request, w replyWriter) *pendingQuery {
+	p.request, p.src, p.writer, p.f = *r, r.source(), w, f
+	end := r.q.QEnd // the reply needs the header and the question only
 	if r.route.Action == Plain {
 		end = len(r.q.Msg)
 	}
-	w.q.Msg = append(w.room[:0], r.q.Msg[:end]...)
-	w.q.Name = w.q.Msg[wire.HeaderLen : wire.HeaderLen+len(r.q.Name)]
-	return w
+	p.q.Msg = append(p.room[:0], r.q.Msg[:end]...)
+	p.q.Name = p.q.Msg[wire.HeaderLen : wire.HeaderLen+len(r.q.Name)]
+	return p
 }
 
-// paddedQuery is how long an upstream query usually is, padding included.
+// paddedQuery is the usual length of an upstream query, padding included.
 const paddedQuery = 128
 
-// flight is one upstream query and everybody who waits for it.
+// flight is one upstream query and all client queries that share it.
 type flight struct {
-	fs      *flights
-	who     source // began it, and has a share of the queries in flight
-	key     []byte
-	query   []byte // as sent upstream
-	up      Exchanger
-	start   time.Time
-	waiters []*waiter
-	timer   *time.Timer // runs late; nil: there is nothing stale
+	fs       *flights
+	src      admission.Source // of the first client; holds a share of flights.misses
+	key      []byte
+	query    []byte // as sent upstream
+	upstream Exchanger
+	start    time.Time
+	pending  []*pendingQuery
+	timer    *time.Timer // runs serveAllStale; nil if there is no stale answer
 
-	first     [1]*waiter        // backs waiters, which are seldom more
+	first     [1]*pendingQuery  // backs pending, which seldom has more
 	queryRoom [paddedQuery]byte // backs query, unless that is longer
 	keyRoom   [usualQuery]byte  // backs key, likewise
 }
 
-// flights are the questions in flight, each asked once.
+// flights coalesces queries: identical ones share a flight. It also relays those
+// that are sent to their original destination, which share nothing.
 type flights struct {
 	cfg    Config
 	ctx    context.Context
 	cancel context.CancelFunc
-	crew   *crew
+	pool   *workers.Pool
 	seed   maphash.Seed
 	shards [flightShards]flightShard
 
-	waiting   *shares // clients
-	misses    *shares // queries to upstreams
-	relays    *shares // queries to the nameservers that were meant, but for
-	transfers *shares // zone transfers, which last
+	waiting   *admission.Shares // client queries
+	misses    *admission.Shares // queries to upstreams
+	relays    *admission.Shares // queries to original destinations, except
+	transfers *admission.Shares // zone transfers, which take long
 }
 
 type flightShard struct {
@@ -104,9 +111,9 @@ type flightShard struct {
 
 func newFlights(ctx context.Context, cfg Config) *flights {
 	fs := &flights{
-		cfg: cfg, seed: maphash.MakeSeed(), crew: newCrew(),
-		waiting: newShares(cfg.MaxWaiters), misses: newShares(cfg.MaxMisses),
-		relays: newShares(cfg.MaxRelays), transfers: newShares(max(1, cfg.MaxRelays/transferShare)),
+		cfg: cfg, seed: maphash.MakeSeed(), pool: workers.New(),
+		waiting: admission.NewShares(cfg.MaxWaiters), misses: admission.NewShares(cfg.MaxMisses),
+		relays: admission.NewShares(cfg.MaxRelays), transfers: admission.NewShares(max(1, cfg.MaxRelays/transferFraction)),
 	}
 	fs.ctx, fs.cancel = context.WithCancel(ctx)
 	for i := range fs.shards {
@@ -115,54 +122,54 @@ func newFlights(ctx context.Context, cfg Config) *flights {
 	return fs
 }
 
-// close ends every flight; their waiters get an error.
+// close cancels every flight. Their clients get an error.
 func (fs *flights) close() {
 	fs.cancel()
-	fs.crew.close()
+	fs.pool.Close()
 }
 
-// join leaves w with the flight of its question, or starts one. With an error w is
-// one too many, and its listener refuses it ([Forwarder.refuse]).
-func (fs *flights) join(w *waiter) error {
-	if err := fs.waiting.take(w.who); err != nil {
+// submit adds p to a flight or relays it. On an error p was not accepted, and its
+// listener refuses it ([Forwarder.refuse]).
+func (fs *flights) submit(p *pendingQuery) error {
+	if err := fs.waiting.Acquire(p.src); err != nil {
 		return err
 	}
-	join := fs.fly
-	if w.route.Action == Plain {
-		join = fs.relay
+	submit := fs.coalesce
+	if p.route.Action == Plain {
+		submit = fs.relay
 	}
-	if err := join(w); err != nil {
-		fs.waiting.give(w.who)
+	if err := submit(p); err != nil {
+		fs.waiting.Release(p.src)
 		return err
 	}
 	return nil
 }
 
-// fly has w wait for a flight.
-func (fs *flights) fly(w *waiter) error {
+// coalesce adds p to the flight of its question, and starts one if there is none.
+func (fs *flights) coalesce(p *pendingQuery) error {
 	var room [wire.MaxKeyLen + maxScope]byte
-	key := w.appendKey(room[:0])
+	key := p.appendKey(room[:0])
 	shard := fs.shard(key)
 	shard.Lock()
 	if fl := shard.m[string(key)]; fl != nil {
-		fl.waiters = append(fl.waiters, w)
+		fl.pending = append(fl.pending, p)
 		shard.Unlock()
 		return nil
 	}
-	fl, err := fs.newFlight(&w.request, w.who, key)
+	fl, err := fs.newFlight(&p.request, p.src, key)
 	if err != nil {
 		shard.Unlock()
 		return err
 	}
-	fl.waiters = append(fl.first[:0], w)
-	if w.stale {
-		fl.timer = time.AfterFunc(time.Until(w.start.Add(fs.cfg.StaleAfter)), fl.late)
+	fl.pending = append(fl.first[:0], p)
+	if p.stale {
+		fl.timer = time.AfterFunc(time.Until(p.start.Add(fs.cfg.StaleAfter)), fl.serveAllStale)
 	}
 	shard.m[string(key)] = fl
 	shard.Unlock()
-	if !fs.crew.run(fl) {
-		for _, other := range fs.land(fl) {
-			if other != w {
+	if !fs.pool.Run(fl) {
+		for _, other := range fs.remove(fl) {
+			if other != p {
 				fs.fail(other, errClosed)
 			}
 		}
@@ -171,8 +178,8 @@ func (fs *flights) fly(w *waiter) error {
 	return nil
 }
 
-// refresh asks again for what the cache has, with nobody waiting. Where that cannot
-// be, somebody will come when the answer has expired.
+// refresh starts a flight without clients, to refresh a cached answer. If that is not
+// possible, the next query after the answer has expired will do it.
 func (fs *flights) refresh(r *request, key []byte) {
 	shard := fs.shard(key)
 	shard.Lock()
@@ -187,58 +194,59 @@ func (fs *flights) refresh(r *request, key []byte) {
 	}
 	shard.m[string(key)] = fl
 	shard.Unlock()
-	if !fs.crew.run(fl) {
-		fs.land(fl)
+	if !fs.pool.Run(fl) {
+		fs.remove(fl)
 	}
 }
 
-// newFlight returns a flight for r's question, or an error if it is one too many.
-// The shard of key is locked.
-func (fs *flights) newFlight(r *request, who source, key []byte) (*flight, error) {
-	if err := fs.misses.take(who); err != nil {
+// newFlight returns a flight for r's question, or an error if the limit is reached.
+// The caller has locked the shard of key.
+func (fs *flights) newFlight(r *request, src admission.Source, key []byte) (*flight, error) {
+	if err := fs.misses.Acquire(src); err != nil {
 		return nil, err
 	}
-	fl := &flight{fs: fs, who: who, up: r.route.Upstream, start: r.start}
+	fl := &flight{fs: fs, src: src, upstream: r.route.Upstream, start: r.start}
 	fl.key = append(fl.keyRoom[:0], key...)
 	fl.query = wire.AppendQuery(fl.queryRoom[:0], &r.q)
 	return fl, nil
 }
 
-// run asks the upstream and hands its reply to everybody who waits.
-func (fl *flight) run() {
+// Run queries the upstream and answers all pending queries of the flight.
+func (fl *flight) Run() {
 	fs := fl.fs
-	reply, err := fs.ask(fl, fl.start.Add(fs.cfg.Timeout))
-	waiters := fs.land(fl)
+	reply, err := fs.resolve(fl, fl.start.Add(fs.cfg.Timeout))
+	pending := fs.remove(fl)
 	if err != nil || reply.Rcode == wire.RcodeServFail || reply.Rcode == wire.RcodeRefused {
-		waiters = fs.unrefreshed(fl, waiters)
+		pending = fs.refreshFailed(fl, pending)
 	}
 	if err != nil {
-		for _, w := range waiters {
-			fs.fail(w, err)
+		for _, p := range pending {
+			fs.fail(p, err)
 		}
 		return
 	}
 	buf := getBuffer()
 	defer putBuffer(buf)
-	for _, w := range waiters {
-		*buf = wire.AppendReply((*buf)[:sinkRoom], &w.q, &reply, 0, w.limit)
-		fs.done(w, *buf, reply.Rcode, nil)
+	for _, p := range pending {
+		*buf = wire.AppendReply((*buf)[:framePrefix], &p.q, &reply, 0, p.limit)
+		fs.reply(p, *buf, reply.Rcode, nil)
 	}
 }
 
-// unrefreshed notes that what is stale could not be refreshed, gives it to those who
-// wait, and returns those for whom there is nothing (RFC 8767 §5).
-func (fs *flights) unrefreshed(fl *flight, waiters []*waiter) []*waiter {
+// refreshFailed records that a stale answer could not be refreshed, answers pending
+// queries from it, and returns those for which there is none (RFC 8767 §5).
+func (fs *flights) refreshFailed(fl *flight, pending []*pendingQuery) []*pendingQuery {
 	if fs.cfg.Cache == nil {
-		return waiters
+		return pending
 	}
 	fs.cfg.Cache.Failed(fl.key, time.Now())
-	return slices.DeleteFunc(waiters, fs.serveStale)
+	return slices.DeleteFunc(pending, fs.serveStale)
 }
 
-// ask carries one question upstream, and its answer into the cache.
-func (fs *flights) ask(fl *flight, until time.Time) (wire.Reply, error) {
-	msg, err := fl.up.Exchange(fs.ctx, fl.query, until)
+// resolve sends the flight's query upstream, checks the reply, and stores it in the
+// cache.
+func (fs *flights) resolve(fl *flight, until time.Time) (wire.Reply, error) {
+	msg, err := fl.upstream.Exchange(fs.ctx, fl.query, until)
 	if err != nil {
 		return wire.Reply{}, err
 	}
@@ -250,8 +258,8 @@ func (fs *flights) ask(fl *flight, until time.Time) (wire.Reply, error) {
 		return reply, errors.New("the upstream's reply has no question, or another one")
 	}
 	if reply.Rcode > 0x0F {
-		// BADVERS, BADCOOKIE: between us and the upstream, and not about the name.
-		return reply, fmt.Errorf("the upstream refused how it was asked, with %s", wire.RcodeName(reply.Rcode))
+		// BADVERS and BADCOOKIE concern the hop to the upstream, not the name.
+		return reply, fmt.Errorf("the upstream rejected the query's EDNS with %s", wire.RcodeName(reply.Rcode))
 	}
 	if fs.cfg.Cache != nil {
 		fs.cfg.Cache.Put(fl.key, &reply, time.Now())
@@ -259,50 +267,50 @@ func (fs *flights) ask(fl *flight, until time.Time) (wire.Reply, error) {
 	return reply, nil
 }
 
-// shard is where the flight of that key is, if there is one.
+// shard returns the part of the table that key belongs to.
 func (fs *flights) shard(key []byte) *flightShard {
 	return &fs.shards[maphash.Bytes(fs.seed, key)%flightShards]
 }
 
-// land takes the flight off the table: whoever asks from here on finds the
-// cache, or starts another.
-func (fs *flights) land(fl *flight) []*waiter {
+// remove removes the flight from the table and returns its pending queries. Later
+// queries find the answer in the cache, or start another flight.
+func (fs *flights) remove(fl *flight) []*pendingQuery {
 	shard := fs.shard(fl.key)
 	shard.Lock()
 	delete(shard.m, string(fl.key))
-	waiters := fl.waiters
+	pending := fl.pending
 	shard.Unlock()
 	if fl.timer != nil {
-		fl.timer.Stop() // if it runs already, it finds nobody
+		fl.timer.Stop() // if it runs already, it finds no pending query
 	}
-	fs.misses.give(fl.who)
-	return waiters
+	fs.misses.Release(fl.src)
+	return pending
 }
 
-// fail answers w with SERVFAIL and the reason.
-func (fs *flights) fail(w *waiter, err error) {
+// fail answers p with SERVFAIL and the reason.
+func (fs *flights) fail(p *pendingQuery, err error) {
 	buf := getBuffer()
 	defer putBuffer(buf)
-	*buf = wire.AppendError((*buf)[:sinkRoom], &w.q, wire.RcodeServFail, reason(err))
-	fs.done(w, *buf, wire.RcodeServFail, err)
+	*buf = wire.AppendError((*buf)[:framePrefix], &p.q, wire.RcodeServFail, edeOf(err))
+	fs.reply(p, *buf, wire.RcodeServFail, err)
 }
 
-// done hands a reply to its client.
-func (fs *flights) done(w *waiter, buf []byte, rcode uint16, err error) {
-	fs.waiting.give(w.who)
+// reply sends p's reply and releases p.
+func (fs *flights) reply(p *pendingQuery, buf []byte, rcode uint16, err error) {
+	fs.waiting.Release(p.src)
 	observe := fs.cfg.Observe
 	if observe == nil {
-		w.sink.send(w, buf)
+		p.writer.send(p, buf)
 		return
 	}
-	event := w.event(rcode, false, err) // w is reused once it was sent
-	w.sink.send(w, buf)
+	event := p.event(rcode, false, err) // send lets p be reused
+	p.writer.send(p, buf)
 	observe(event)
 }
 
-// reason is the Extended DNS Error that tells a client why there is no answer.
-// Errors of an upstream know theirs; what else fails is 'other' (code 0).
-func reason(err error) wire.EDE {
+// edeOf returns the Extended DNS Error for err. Errors of an upstream have their own;
+// any other has code 0, "other error".
+func edeOf(err error) wire.EDE {
 	var explained interface{ EDE() wire.EDE }
 	if errors.As(err, &explained) {
 		return explained.EDE()
@@ -313,12 +321,12 @@ func reason(err error) wire.EDE {
 	return wire.EDE{Code: wire.EDEOther, Text: err.Error()}
 }
 
-// sinkRoom is what a reply's buffer keeps free in front, for TCP's length.
-const sinkRoom = 2
+// framePrefix is the room at the start of a reply's buffer, for TCP's length field.
+const framePrefix = wire.FrameHeaderLen
 
-// buffers are for replies; a large one is not kept.
+// buffers are for replies. Large ones are not kept.
 var buffers = sync.Pool{New: func() any {
-	b := make([]byte, sinkRoom, 2048)
+	b := make([]byte, framePrefix, 2048)
 	return &b
 }}
 
@@ -326,7 +334,7 @@ func getBuffer() *[]byte { return buffers.Get().(*[]byte) }
 
 func putBuffer(b *[]byte) {
 	if cap(*b) <= 16<<10 {
-		*b = (*b)[:sinkRoom]
+		*b = (*b)[:framePrefix]
 		buffers.Put(b)
 	}
 }

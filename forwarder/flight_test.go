@@ -17,8 +17,7 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// exchangeFunc is an upstream that fails in a way of the test's choosing. Its ctx
-// ends at the deadline.
+// exchangeFunc is an upstream whose behaviour a test chooses. Its ctx has the deadline.
 type exchangeFunc func(ctx context.Context, query []byte) ([]byte, error)
 
 func (f exchangeFunc) Exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
@@ -27,9 +26,9 @@ func (f exchangeFunc) Exchange(ctx context.Context, query []byte, until time.Tim
 	return f(ctx, query)
 }
 
-// TestSharing: many clients with one question make one upstream query, and each
-// gets its own ID and spelling back.
-func TestSharing(t *testing.T) {
+// TestCoalescing: identical queries of many clients share one upstream query, and each
+// client gets its own ID and spelling back.
+func TestCoalescing(t *testing.T) {
 	up := newZoneUpstream(t)
 	at := start(t, Config{Upstream: up, Cache: newCache(t)}, "127.0.0.1:0")
 	var wg sync.WaitGroup
@@ -46,15 +45,15 @@ func TestSharing(t *testing.T) {
 				return
 			}
 			if r.Id != m.Id || r.Question[0].Name != name || len(r.Answer) != 1 {
-				t.Errorf("client %d asked %d %s and got %d %v", i, m.Id, name, r.Id, r.Question)
+				t.Errorf("client %d sent %d %s and got %d %v", i, m.Id, name, r.Id, r.Question)
 			}
 		})
 	}
 	wg.Wait()
 	if n := up.asked.Load(); n != 1 {
-		t.Errorf("the upstream was asked %d times for one question", n)
+		t.Errorf("the upstream got %d queries for one question", n)
 	}
-	// DO is another question: its answer holds signatures.
+	// With DO the query is a different one: its answer has signatures.
 	m := question("delay-300.example", dns.TypeA)
 	m.SetEdns0(1232, true)
 	if r := ask(t, "udp", at, m); len(r.Answer) != 2 {
@@ -62,8 +61,8 @@ func TestSharing(t *testing.T) {
 	}
 }
 
-// TestFailure: whatever an upstream does, a client hears SERVFAIL with the reason,
-// in time.
+// TestFailure: whatever an upstream does, a client gets SERVFAIL with the reason in
+// time.
 func TestFailure(t *testing.T) {
 	good := newZoneUpstream(t)
 	for _, tc := range []struct {
@@ -114,20 +113,26 @@ type explained struct{}
 func (explained) Error() string { return "failed" }
 func (explained) EDE() wire.EDE { return wire.EDE{Code: wire.EDENetworkError, Text: "this is why"} }
 
-// TestOverload: what is over the limits is refused at once, and place that came
-// free is used again.
-func TestOverload(t *testing.T) {
-	release := make(chan struct{})
+// delayedUpstream counts queries and answers them once release is closed.
+func delayedUpstream(t *testing.T, release <-chan struct{}, asked *atomic.Int64) Exchanger {
 	good := newZoneUpstream(t)
-	var asked atomic.Int64
-	up := exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
+	return exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
 		asked.Add(1)
 		select {
 		case <-release:
+			return good.answer(ctx, q)
 		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
-		return good.answer(ctx, q)
 	})
+}
+
+// TestOverload: queries over the limits are refused immediately, and capacity that was
+// released is used again.
+func TestOverload(t *testing.T) {
+	release := make(chan struct{})
+	var asked atomic.Int64
+	up := delayedUpstream(t, release, &asked)
 	at := start(t, Config{Upstream: up, MaxMisses: 2, MaxWaiters: 3}, "127.0.0.1:0")
 	replies := make(chan *dns.Msg, 4)
 	askFor := func(name string) {
@@ -142,7 +147,7 @@ func TestOverload(t *testing.T) {
 	go askFor("three.example")
 	r := <-replies
 	if e := ede(r); r == nil || r.Rcode != dns.RcodeServerFailure || e == nil || !strings.Contains(e.ExtraText, "overloaded") {
-		t.Fatalf("one too many got %v", r)
+		t.Fatalf("a query over the limit got %v", r)
 	}
 	close(release)
 	for range 2 {

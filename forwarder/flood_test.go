@@ -5,6 +5,7 @@ package forwarder
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,12 +19,13 @@ import (
 
 	"github.com/miekg/dns"
 
+	"sotto/forwarder/admission"
 	"sotto/forwarder/wire"
 	"sotto/internal/ednstest"
 )
 
-// heldUpstream answers every name but those that begin with "held" at once, and these
-// not before the test ends: a domain whose servers never answer.
+// heldUpstream never answers names that begin with "held", as if their domain's servers
+// were down. It answers all others immediately.
 func heldUpstream(t *testing.T) Exchanger {
 	good := newZoneUpstream(t)
 	return exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
@@ -35,16 +37,16 @@ func heldUpstream(t *testing.T) Exchanger {
 	})
 }
 
-// flooder asks from many ports, as fast as it can, until it is told to end. It
-// counts the replies, and those that refuse for want of room.
+// flooder sends queries from many ports until it is closed. It counts the replies, and
+// the refusals because of its share.
 type flooder struct {
-	conns          []net.Conn
-	sent           atomic.Int64
-	replies, greed atomic.Int64
-	wg             sync.WaitGroup
+	conns              []net.Conn
+	sent               atomic.Int64
+	replies, overShare atomic.Int64
+	wg                 sync.WaitGroup
 }
 
-// newFlooder opens so many sockets.
+// newFlooder opens one socket per port.
 func newFlooder(t *testing.T, from string, at netip.AddrPort, ports int) *flooder {
 	t.Helper()
 	f := &flooder{}
@@ -69,13 +71,13 @@ func (f *flooder) read(c net.Conn) {
 			return
 		}
 		f.replies.Add(1)
-		if bytes.Contains(b[:n], []byte("from here")) {
-			f.greed.Add(1)
+		if bytes.Contains(b[:n], []byte("from this client")) {
+			f.overShare.Add(1)
 		}
 	}
 }
 
-// ask sends one query from each port; name makes it from a number of its own.
+// ask sends one query from each port; name makes each from a different number.
 func (f *flooder) ask(t *testing.T, name func(n int64) string) {
 	t.Helper()
 	for _, c := range f.conns {
@@ -84,7 +86,7 @@ func (f *flooder) ask(t *testing.T, name func(n int64) string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = c.Write(b) // a full buffer loses one
+		_, _ = c.Write(b) // dropped if the buffer is full
 	}
 }
 
@@ -97,21 +99,20 @@ func (f *flooder) close() {
 
 func heldName(n int64) string { return fmt.Sprintf("held%d.example", n) }
 
-// workloads are origins by local address, for two workloads.
+// workloads maps local addresses to the origins of two workloads.
 var workloads = map[netip.Addr]Origin{
 	netip.MustParseAddr("127.9.0.7"): {Addr: netip.MustParseAddrPort("8.8.8.8:53"), Workload: "/greedy"},
 	netip.MustParseAddr("127.9.0.8"): {Addr: netip.MustParseAddrPort("8.8.8.8:53"), Workload: "/modest"},
 }
 
-// TestGreedyFlood: who asks from a thousand ports for what no upstream answers gets as
-// much of the room as it leaves, hears so, and everybody else is answered: what is
-// new, and what is cached. Who is one is told by the workload, and where there is
-// none by the address.
+// TestGreedyFlood: a client that floods from a thousand ports with queries that no upstream
+// answers gets its share and is then refused. Others are still answered, from the upstream and
+// from the cache. Sources are distinguished by workload, or by address where there is none.
 func TestGreedyFlood(t *testing.T) {
 	for _, tc := range []struct {
 		what           string
 		origins        bool
-		greedy, modest netip.Addr // where they ask
+		greedy, modest netip.Addr // where they send their queries
 		from           [2]string
 		name           func(int64) string
 	}{
@@ -131,7 +132,7 @@ func TestGreedyFlood(t *testing.T) {
 				t.Helper()
 				d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(tc.from[1])}, Timeout: 5 * time.Second}
 				c := dns.Client{Dialer: &d, Timeout: 5 * time.Second}
-				for range 5 { // UDP may lose one in a crowd
+				for range 5 { // UDP may lose packets under load
 					r, _, err := c.Exchange(withEDNS(name, dns.TypeA), netip.AddrPortFrom(tc.modest, at.Port()).String())
 					if err == nil {
 						return r
@@ -142,7 +143,7 @@ func TestGreedyFlood(t *testing.T) {
 			}
 			victim("cached.example")
 			fl := newFlooder(t, tc.from[0], netip.AddrPortFrom(tc.greedy, at.Port()), 1000)
-			waitFor(t, "a refusal", func() bool { fl.ask(t, tc.name); return fl.greed.Load() > 0 })
+			waitFor(t, "a refusal", func() bool { fl.ask(t, tc.name); return fl.overShare.Load() > 0 })
 			for i := range 20 {
 				fl.ask(t, tc.name)
 				if r := victim(fmt.Sprintf("new%d.example", i)); len(r.Answer) != 1 {
@@ -153,19 +154,19 @@ func TestGreedyFlood(t *testing.T) {
 				}
 			}
 			st := f.Stats()
-			if st.Greedy == 0 || st.Overloaded != 0 || st.Misses > 256/2+1 || st.Waiting > 512/2+1 || st.Sources > 2 {
+			if st.OverShare == 0 || st.Overloaded != 0 || st.Misses > 256/2+1 || st.Waiting > 512/2+1 || st.Sources > 2 {
 				t.Errorf("%+v", st)
 			}
-			if s := log.String(); !strings.Contains(s, "refused for want of room") || strings.Count(s, "refused") > 2 {
-				t.Errorf("the log says %q", s)
+			if s := log.String(); !strings.Contains(s, "query refused: over capacity") || strings.Count(s, "refused") > 2 {
+				t.Errorf("the log is %q", s)
 			}
 		})
 	}
 }
 
-// TestSpoofed: queries from more addresses than there is room for cannot be told
-// apart from as many honest clients. The limits hold, what is cached is answered, and
-// all is well when it is over.
+// TestSpoofed: queries from more addresses than the limits allow cannot be distinguished
+// from as many honest clients. The limits hold, cached answers are served, and afterwards
+// everything works again.
 func TestSpoofed(t *testing.T) {
 	cfg := Config{Upstream: heldUpstream(t), Cache: newCache(t), MaxMisses: 256, MaxWaiters: 512, Timeout: time.Second}
 	f, at := startForwarder(t, cfg, "127.0.0.1:0")
@@ -188,17 +189,17 @@ func TestSpoofed(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, _ = c.Write(b)
-			c.Close() // it is not there to hear the reply
+			c.Close() // it does not read the reply
 		}
 		return f.Stats().Overloaded > 0
 	}
-	waitFor(t, "the room to be taken", full)
+	waitFor(t, "the limit to be reached", full)
 	for range 40 {
 		full()
 		if r := ask(t, "udp", at, withEDNS("cached.example", dns.TypeA)); len(r.Answer) != 1 {
 			t.Errorf("what is cached: %v", r)
 		}
-		if st := f.Stats(); st.Misses > 256+2 || st.Sources > 256+2 { // with those who are just being refused
+		if st := f.Stats(); st.Misses > 256+2 || st.Sources > 256+2 { // includes queries that are about to be refused
 			t.Fatalf("%+v", st)
 		}
 	}
@@ -209,43 +210,91 @@ func TestSpoofed(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	if n := int64(after.HeapAlloc) - int64(before.HeapAlloc); n > 8<<20 {
-		t.Errorf("%d KiB are left of %d queries", n>>10, sent)
+		t.Errorf("%d KiB still in use after %d queries", n>>10, sent)
 	}
 }
 
-// TestGreedyRelays: of the queries to nameservers that were meant, too, one workload
-// gets no more than it leaves, and zone transfers are counted apart.
+// TestGreedyRelays: one workload gets no more than its share of relayed queries either,
+// and zone transfers are counted separately.
 func TestGreedyRelays(t *testing.T) {
 	fs := newFlights(t.Context(), Config{MaxWaiters: 1000, MaxMisses: 1, MaxRelays: 64,
 		Timeout: time.Minute, Nameserver: stuckNameserver{}})
 	defer fs.close()
-	relay := func(workload string, typ uint16) error {
-		q, err := wire.ParseQuery(ednstest.Query("a.example", typ, 0, nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := &request{q: q, origin: Origin{Workload: workload}, route: Route{Action: Plain}, tcp: true, start: time.Now()}
-		return fs.join(new(waiter).init(nil, r, discard{}))
-	}
-	for typ, half := range map[uint16]int{dns.TypeA: 32, dns.TypeAXFR: 16} { // of 64, and of 16 the least
+	for typ, half := range map[uint16]int{dns.TypeA: 32, dns.TypeAXFR: 16} { // half of 64, and the minimum of 16
 		n := 0
-		for n < 100 && relay("/greedy", typ) == nil {
+		for n < 100 && submitRelay(t, fs, "/greedy", typ) == nil {
 			n++
 		}
 		if n != half {
 			t.Errorf("%s: one workload holds %d", dns.TypeToString[typ], n)
 		}
 	}
-	if err := relay("/modest", dns.TypeA); err != nil {
+	if err := submitRelay(t, fs, "/modest", dns.TypeA); err != nil {
 		t.Errorf("another workload: %v", err)
 	}
 	fs.cancel()
-	waitFor(t, "what was taken to be given back", func() bool {
-		return fs.waiting.taken.Load()+fs.relays.taken.Load()+fs.transfers.taken.Load() == 0
+	waitFor(t, "everything to be released", func() bool {
+		return fs.waiting.InUse()+fs.relays.InUse()+fs.transfers.InUse() == 0
 	})
 }
 
-// stuckNameserver answers nothing.
+// submitRelay submits a query of a workload to its original destination.
+func submitRelay(t *testing.T, fs *flights, workload string, typ uint16) error {
+	t.Helper()
+	q, err := wire.ParseQuery(ednstest.Query("a.example", typ, 0, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &request{q: q, origin: Origin{Workload: workload}, route: Route{Action: Plain}, tcp: true, start: time.Now()}
+	return fs.submit(new(pendingQuery).init(nil, r, discard{}))
+}
+
+// TestRelayLimit: relayed queries over the limit are refused, whatever their workload.
+// Zone transfers have their own limit, so they leave room for queries, and capacity that
+// was released is used again.
+func TestRelayLimit(t *testing.T) {
+	answer := make(chan struct{}, 20)
+	fs := newFlights(t.Context(), Config{MaxWaiters: 1000, MaxMisses: 1, MaxRelays: 8,
+		Timeout: time.Minute, Nameserver: heldNameserver(answer)})
+	defer fs.close()
+	for typ, limit := range map[uint16]int{dns.TypeAXFR: 2, dns.TypeA: 8} {
+		for i := range limit {
+			if err := submitRelay(t, fs, fmt.Sprintf("/w%d", i), typ); err != nil {
+				t.Errorf("%s %d: %v", dns.TypeToString[typ], i, err)
+			}
+		}
+		if err := submitRelay(t, fs, "/other", typ); !errors.Is(err, admission.ErrOverloaded) {
+			t.Errorf("%s over the limit: %v", dns.TypeToString[typ], err)
+		}
+	}
+	for range 10 {
+		answer <- struct{}{}
+	}
+	waitFor(t, "everything to be released", func() bool {
+		return fs.waiting.InUse()+fs.relays.InUse()+fs.transfers.InUse() == 0
+	})
+	for _, typ := range []uint16{dns.TypeA, dns.TypeAXFR} {
+		if err := submitRelay(t, fs, "/other", typ); err != nil {
+			t.Errorf("%s afterwards: %v", dns.TypeToString[typ], err)
+		}
+		answer <- struct{}{}
+	}
+}
+
+// heldNameserver fails each query once it receives from the channel.
+type heldNameserver chan struct{}
+
+func (n heldNameserver) Exchange(context.Context, netip.AddrPort, []byte, bool, time.Time) ([]byte, error) {
+	<-n
+	return nil, errors.New("held")
+}
+
+func (n heldNameserver) Transfer(context.Context, netip.AddrPort, []byte, time.Time, func([]byte) error) error {
+	<-n
+	return errors.New("held")
+}
+
+// stuckNameserver never answers.
 type stuckNameserver struct{}
 
 func (stuckNameserver) Exchange(ctx context.Context, _ netip.AddrPort, _ []byte, _ bool, _ time.Time) ([]byte, error) {
@@ -258,14 +307,14 @@ func (stuckNameserver) Transfer(ctx context.Context, _ netip.AddrPort, _ []byte,
 	return ctx.Err()
 }
 
-// discard is a sink for replies that nobody waits for.
+// discard drops replies.
 type discard struct{}
 
-func (discard) send(*waiter, []byte) {}
-func (discard) part([]byte) bool     { return true }
-func (discard) cut()                 {}
+func (discard) send(*pendingQuery, []byte) {}
+func (discard) sendPart([]byte) bool       { return true }
+func (discard) abort()                     {}
 
-// syncBuffer is a bytes.Buffer for a logger.
+// syncBuffer is a bytes.Buffer that is safe for concurrent use.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -12,49 +12,48 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"sotto/forwarder/admission"
 	"sotto/forwarder/wire"
 )
 
-// drainTime is how long a listener that was told to stop waits for the replies
-// that it still owes. It is short: what takes longer is a slow upstream, and
-// clients ask again.
+// drainTime is how long a listener that stops waits for pending replies. It is
+// short: only a slow upstream takes longer, and clients retry.
 const drainTime = time.Second
 
-// Forwarder answers queries. It is safe for concurrent use; several sets of
-// sockets may be served by one.
+// Forwarder answers queries. It is safe for concurrent use, and can serve several
+// sets of sockets.
 type Forwarder struct {
 	cfg     Config
 	flights *flights
-	conns   *connTable
+	conns   *admission.ConnTable
 	router  atomic.Pointer[Router]
 	refused refusals
-	unread  atomic.Int64 // bytes of replies that wait for TCP clients to read them
+	unread  atomic.Int64 // bytes of replies that TCP clients have not read yet
 }
 
-// New returns a Forwarder, which runs nothing until [Forwarder.Serve]. The
-// caller calls [Forwarder.Close]. ctx carries what upstream queries inherit; its
-// end ends them, so it should outlive those given to Serve.
+// New returns a Forwarder that accepts queries once [Forwarder.Serve] is called.
+// The caller calls [Forwarder.Close]. Upstream queries inherit ctx and are cancelled
+// with it, so it should outlive the contexts passed to Serve.
 func New(ctx context.Context, cfg Config) (*Forwarder, error) {
 	cfg, err := cfg.validated()
 	if err != nil {
 		return nil, err
 	}
-	f := &Forwarder{cfg: cfg, flights: newFlights(ctx, cfg), conns: newConnTable(cfg.MaxConns)}
+	f := &Forwarder{cfg: cfg, flights: newFlights(ctx, cfg), conns: admission.NewConnTable(cfg.MaxConns)}
 	f.SetRouter(cfg.Route)
 	return f, nil
 }
 
-// Close ends the upstream queries in flight and waits for them. It is called
-// after every Serve has returned.
+// Close cancels the upstream queries in flight and waits for them. Call it after
+// every Serve has returned.
 func (f *Forwarder) Close() error {
 	f.flights.close()
 	return nil
 }
 
-// Serve answers queries on s until ctx ends, then waits for up to a second for
-// the replies still owed, and closes s. It returns nil when ctx ended it, and
-// otherwise the error that did. What another process does meanwhile with the same
-// sockets is its own affair; see [Handover].
+// Serve answers queries on s until ctx is cancelled. It then waits up to a second for
+// pending replies (longer if the cause is a [Handover]) and closes s. It returns nil
+// if ctx was cancelled, otherwise the error of a socket.
 func (f *Forwarder) Serve(ctx context.Context, s *Sockets) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, u := range s.udp {
@@ -73,29 +72,29 @@ func (f *Forwarder) Serve(ctx context.Context, s *Sockets) error {
 	return errors.Join(g.Wait(), s.Close())
 }
 
-// verdict is what became of a query.
+// verdict is the result of [Forwarder.answer].
 type verdict uint8
 
 const (
-	dropped  verdict = iota // nothing is owed
+	dropped  verdict = iota // the query gets no reply
 	answered                // the reply was appended
-	missed                  // it has to wait for an upstream
+	missed                  // the reply has to come from an upstream
 )
 
-// request is one query on its way through [Forwarder.answer].
+// request is one query and what is known about it.
 type request struct {
 	q      wire.Query
 	origin Origin
 	route  Route
 	client netip.AddrPort
 	start  time.Time
-	limit  int // the longest reply in bytes, 0: no limit but the protocol's
+	limit  int // maximum length of the reply in bytes; 0: that of the protocol
 	tcp    bool
-	stale  bool // the cache has an expired answer, for when the upstream has none
+	stale  bool // the cache has an expired answer, to be used if the upstream has none
 }
 
-// answer reads the query in msg, which arrived at local, into r, and appends
-// the reply to dst if there is one at once. r refers to msg afterwards.
+// answer parses the query in msg, which arrived at local, into r, and appends the
+// reply to dst if it is available immediately. r refers to msg afterwards.
 func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byte, verdict) {
 	if f.cfg.Origins != nil {
 		var known bool
@@ -125,10 +124,11 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 	return f.fromCache(dst, r)
 }
 
-// source is who counts as one with who asks.
-func (r *request) source() source { return sourceOf(&r.origin, r.client.Addr()) }
+func (r *request) source() admission.Source {
+	return admission.SourceOf(r.origin.Workload, r.client.Addr())
+}
 
-// observe tells of one reply.
+// observe reports one reply to Config.Observe.
 func (f *Forwarder) observe(r *request, rcode uint16, cached bool, err error) {
 	if f.cfg.Observe != nil {
 		f.cfg.Observe(r.event(rcode, cached, err))
@@ -143,8 +143,8 @@ func (r *request) event(rcode uint16, cached bool, err error) Event {
 	}
 }
 
-// waitAtMost waits for wg, but not longer than d.
-func waitAtMost(wg *sync.WaitGroup, d time.Duration) {
+// waitTimeout waits for wg, at most for d.
+func waitTimeout(wg *sync.WaitGroup, d time.Duration) {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
 	t := time.NewTimer(d)

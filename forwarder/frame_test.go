@@ -14,12 +14,12 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// FuzzReadFrame: what a client sends comes out as the frames that it is, however it is
-// cut into segments, and what ends in the middle of one comes out to the last byte, for
-// the process that takes over. A length alone costs no room.
+// FuzzReadFrame: a stream is split into its frames regardless of TCP segments. Of an
+// incomplete frame every byte is returned, for a handover to the successor. A length field
+// alone does not allocate its length.
 func FuzzReadFrame(f *testing.F) {
 	frame := func(n int) []byte {
-		return append(binary.BigEndian.AppendUint16(nil, uint16(n)), bytes.Repeat([]byte{7}, n)...)
+		return wire.AppendFrame(nil, bytes.Repeat([]byte{7}, n))
 	}
 	f.Add(frame(12), uint8(1))
 	f.Add(slices.Concat(frame(30), frame(40), frame(12)), uint8(0))
@@ -44,7 +44,7 @@ func FuzzReadFrame(f *testing.F) {
 		for {
 			got, err := readFrame(r)
 			if cap(got) > max(2*firstRead, 4*len(got)) {
-				t.Fatalf("room for %d bytes, and %d came", cap(got), len(got))
+				t.Fatalf("a buffer of %d bytes for %d that arrived", cap(got), len(got))
 			}
 			if !bytes.HasPrefix(rest, got) {
 				t.Fatalf("got %x of %x", got, rest)

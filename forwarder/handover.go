@@ -16,27 +16,27 @@ import (
 	"time"
 )
 
-// handoverTime is how long a listener waits for the replies that it owes before it
-// gives a connection away. Queries take 4 s at most, so it is for zone transfers, which
-// cannot change hands, and for clients that read slowly. The other process answers all
-// else by then, and only the old one's end is put off.
+// handoverTime is how long a listener waits for pending replies before it hands a
+// connection over. Queries take at most 4 s, so this is for zone transfers, which
+// cannot be handed over, and for clients that read slowly. The successor already
+// answers everything else, so only the predecessor's exit is delayed.
 const handoverTime = 30 * time.Second
 
-// Handover, as the cause of the end of [Forwarder.Serve]'s context, says that another
-// process has the same sockets and answers on them by now. Serve then reads no more,
-// pays what it owes, and gives the connections of its clients away, where else it would
-// close them. So nothing is lost, and nobody notices.
+// Handover is the cause with which the context of [Forwarder.Serve] is cancelled when
+// another process, the successor, has the same sockets and answers on them. Serve then
+// stops reading, sends the pending replies, and hands the clients' connections over
+// instead of closing them. No query is lost.
 type Handover struct {
-	// Give takes a connection over, with the bytes that were read from it and belong to
-	// queries that nobody has looked at yet. It may be called from several goroutines.
-	// After an error the connection is closed.
-	Give func(c *net.TCPConn, read []byte) error
+	// SendConn sends a connection to the successor, with the bytes that were read from
+	// it and belong to queries that were not handled. It may be called concurrently.
+	// The connection is closed afterwards.
+	SendConn func(c *net.TCPConn, read []byte) error
 }
 
 func (h *Handover) Error() string { return "another process takes over" }
 
-// handoverOf is the handover that ended ctx, if one did.
-func handoverOf(ctx context.Context) *Handover {
+// handoverCause returns the handover that ctx was cancelled with, or nil.
+func handoverCause(ctx context.Context) *Handover {
 	var h *Handover
 	if ctx.Err() != nil && errors.As(context.Cause(ctx), &h) {
 		return h
@@ -44,16 +44,16 @@ func handoverOf(ctx context.Context) *Handover {
 	return nil
 }
 
-// patience is how long replies are waited for once ctx has ended.
-func patience(ctx context.Context) time.Duration {
-	if handoverOf(ctx) != nil {
+// drainTimeout returns how long to wait for pending replies after ctx was cancelled.
+func drainTimeout(ctx context.Context) time.Duration {
+	if handoverCause(ctx) != nil {
 		return handoverTime
 	}
 	return drainTime
 }
 
-// Descriptors returns the sockets' descriptors. They stay this process's, and the
-// sockets must not be closed while they are in use.
+// Descriptors returns the sockets' descriptors. The Sockets still own them, and must
+// not be closed while the descriptors are in use.
 func (s *Sockets) Descriptors() (udp, tcp []int, err error) {
 	for _, u := range s.udp {
 		fd, err := descriptor(u)
@@ -80,8 +80,8 @@ func descriptor(c syscall.Conn) (fd int, err error) {
 	return fd, raw.Control(func(n uintptr) { fd = int(n) })
 }
 
-// Adopt makes Sockets of those that another process opened with [Listen]. It takes the
-// files over, whatever it returns.
+// Adopt returns Sockets for files of sockets that another process opened with
+// [Listen]. It closes the files, also on an error.
 func Adopt(udp, tcp []*os.File) (_ *Sockets, err error) {
 	s := &Sockets{}
 	defer func() {
@@ -99,7 +99,7 @@ func Adopt(udp, tcp []*os.File) (_ *Sockets, err error) {
 		}
 		u, ok := c.(*net.UDPConn)
 		if !ok {
-			return nil, errors.Join(fmt.Errorf("%s is no UDP socket", c.LocalAddr()), c.Close())
+			return nil, errors.Join(fmt.Errorf("%s is not a UDP socket", c.LocalAddr()), c.Close())
 		}
 		s.udp = append(s.udp, u)
 	}
@@ -110,44 +110,45 @@ func Adopt(udp, tcp []*os.File) (_ *Sockets, err error) {
 		}
 		l, ok := c.(*net.TCPListener)
 		if !ok {
-			return nil, errors.Join(fmt.Errorf("%s is no TCP listener", c.Addr()), c.Close())
+			return nil, errors.Join(fmt.Errorf("%s is not a TCP listener", c.Addr()), c.Close())
 		}
 		s.tcp = append(s.tcp, l)
 	}
 	if len(s.udp) == 0 {
-		return nil, errors.New("there are none")
+		return nil, errors.New("no UDP socket was passed")
 	}
 	return s, nil
 }
 
-// ServeConn answers one connection that another process gave away, with what was read
-// of it, until its client is done or ctx ends: then it waits for what is owed as long as
-// [Forwarder.Serve] does. It takes the connection over.
+// ServeConn answers queries on a connection that another process handed over, starting
+// with the bytes that process had read. It returns when the client is done. When ctx
+// is cancelled, it waits for pending replies as long as [Forwarder.Serve] does.
+// ServeConn closes the connection.
 func (f *Forwarder) ServeConn(ctx context.Context, c *net.TCPConn, read []byte) {
 	t := newTCPConn(f, c)
 	t.in = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(read), c), readBuffer)
 	var serving sync.WaitGroup
-	ended := make(chan struct{})
-	serving.Go(func() { defer close(ended); t.serve(ctx) })
+	done := make(chan struct{})
+	serving.Go(func() { defer close(done); t.serve(ctx) })
 	select {
-	case <-ended:
+	case <-done:
 	case <-ctx.Done():
-		waitAtMost(&serving, patience(ctx))
+		waitTimeout(&serving, drainTimeout(ctx))
 	}
 }
 
-// give hands the connection to another process, if that is what ended ctx and it is in
-// order; frame is what was read of a message that is not complete.
-func (t *tcpConn) give(ctx context.Context, frame []byte) {
-	h := handoverOf(ctx)
+// handOver sends the connection to the successor, if ctx was cancelled for a handover
+// and the connection was not reset. frame is the incomplete message that was read.
+func (t *tcpConn) handOver(ctx context.Context, frame []byte) {
+	h := handoverCause(ctx)
 	t.mu.Lock()
-	broken := t.broken
+	reset := t.wasReset
 	t.mu.Unlock()
-	if h == nil || broken {
+	if h == nil || reset {
 		return
 	}
-	behind, _ := t.in.Peek(t.in.Buffered()) // of what is there none fails
-	if err := h.Give(t.c, append(frame, behind...)); err != nil {
-		t.f.cfg.Log.Warn("a client's connection could not be handed over: it has to connect again", "client", t.client, "err", err)
+	buffered, _ := t.in.Peek(t.in.Buffered()) // cannot fail for buffered bytes
+	if err := h.SendConn(t.c, append(frame, buffered...)); err != nil {
+		t.f.cfg.Log.Warn("client connection closed: handover failed, the client has to reconnect", "client", t.client, "err", err)
 	}
 }

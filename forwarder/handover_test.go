@@ -16,24 +16,26 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"sotto/forwarder/wire"
 )
 
-// generation is one forwarder of several that answer on the same sockets in turn.
+// generation is one of several forwarders that answer on the same sockets in turn.
 type generation struct {
 	t     *testing.T
 	f     *Forwarder
 	ctx   context.Context
-	end   context.CancelCauseFunc
+	stop  context.CancelCauseFunc
 	done  chan error
-	conns sync.WaitGroup // given to it
-	given atomic.Int64
+	conns sync.WaitGroup // handed over to it
+	count atomic.Int64   // of those
 }
 
 // newGeneration serves s.
 func newGeneration(t *testing.T, cfg Config, s *Sockets) *generation {
 	t.Helper()
 	g := &generation{t: t, done: make(chan error, 1)}
-	g.ctx, g.end = context.WithCancelCause(context.Background())
+	g.ctx, g.stop = context.WithCancelCause(context.Background())
 	var err error
 	if g.f, err = New(context.Background(), cfg); err != nil {
 		t.Fatal(err)
@@ -42,11 +44,11 @@ func newGeneration(t *testing.T, cfg Config, s *Sockets) *generation {
 	return g
 }
 
-// takeOver has next answer instead of g, and waits until g is done.
+// takeOver replaces g by next, and waits until g is done.
 func (g *generation) takeOver(next *generation) {
 	g.t.Helper()
-	g.end(&Handover{Give: func(c *net.TCPConn, read []byte) error {
-		file, err := c.File() // another descriptor, as another process gets one
+	g.stop(&Handover{SendConn: func(c *net.TCPConn, read []byte) error {
+		file, err := c.File() // another descriptor, as in another process
 		if err != nil {
 			return err
 		}
@@ -55,7 +57,7 @@ func (g *generation) takeOver(next *generation) {
 		if err != nil {
 			return err
 		}
-		next.given.Add(1)
+		next.count.Add(1)
 		next.conns.Go(func() { next.f.ServeConn(next.ctx, other.(*net.TCPConn), read) })
 		return nil
 	}})
@@ -70,7 +72,7 @@ func (g *generation) finish() {
 			g.t.Errorf("Serve: %v", err)
 		}
 	case <-time.After(20 * time.Second):
-		g.t.Fatal("it does not end")
+		g.t.Fatal("Serve does not return")
 	}
 	g.conns.Wait()
 	if err := g.f.Close(); err != nil {
@@ -78,8 +80,8 @@ func (g *generation) finish() {
 	}
 }
 
-// another opens the sockets of s once more.
-func another(t *testing.T, s *Sockets) *Sockets {
+// duplicate opens the sockets of s again.
+func duplicate(t *testing.T, s *Sockets) *Sockets {
 	t.Helper()
 	udp, tcp, err := s.Descriptors()
 	if err != nil {
@@ -102,9 +104,9 @@ func another(t *testing.T, s *Sockets) *Sockets {
 	return next
 }
 
-// TestHandover: ten forwarders in a row take over from each other while clients ask
-// over UDP and over TCP connections that stay, one of them slowly. No query is lost, no
-// connection is closed.
+// TestHandover: ten forwarders take over from each other in turn, while clients send
+// queries over UDP and over persistent TCP connections, one of them slowly. No query is
+// lost, and no connection is closed.
 func TestHandover(t *testing.T) {
 	cfg := Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}
 	s, err := Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 2)
@@ -121,11 +123,11 @@ func TestHandover(t *testing.T) {
 		clients.Go(func() { asked.Add(askTCP(asking, t, at, n, n == 0)) })
 	}
 	for range 10 {
-		waitFor(t, "some queries to be asked", func() bool { return g.f.conns.len() == 4 })
-		following := another(t, s)
+		waitFor(t, "some queries to be asked", func() bool { return g.f.conns.Len() == 4 })
+		following := duplicate(t, s)
 		next := newGeneration(t, cfg, following)
 		g.takeOver(next)
-		if n := next.given.Load(); n != 4 {
+		if n := next.count.Load(); n != 4 {
 			t.Errorf("%d connections were handed over", n)
 		}
 		g, s = next, following
@@ -133,12 +135,13 @@ func TestHandover(t *testing.T) {
 	}
 	stop()
 	clients.Wait()
-	g.end(nil)
+	g.stop(nil)
 	g.finish()
 	t.Logf("%d queries", asked.Load())
 }
 
-// TestHandoverOfAll: however the goroutines meet, no connection is left out, be it idle.
+// TestHandoverOfAll: however the goroutines are scheduled, every connection is handed
+// over, idle ones included.
 func TestHandoverOfAll(t *testing.T) {
 	cfg := Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}
 	for range 1000 {
@@ -147,26 +150,26 @@ func TestHandoverOfAll(t *testing.T) {
 			t.Fatal(err)
 		}
 		at := s.Addr()
-		following := another(t, s)
+		following := duplicate(t, s)
 		g := newGeneration(t, cfg, s)
 		c, err := net.Dial("tcp", at.String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, "the connection to be accepted", func() bool { return g.f.conns.len() == 1 })
+		waitFor(t, "the connection to be accepted", func() bool { return g.f.conns.Len() == 1 })
 		next := newGeneration(t, cfg, following)
 		g.takeOver(next)
 		_ = c.Close()
-		next.end(nil)
+		next.stop(nil)
 		next.finish()
-		if n := next.given.Load(); n != 1 {
+		if n := next.count.Load(); n != 1 {
 			t.Fatalf("%d connections were handed over", n)
 		}
 	}
 }
 
-// askUDP asks one query after the other, some of which take a while, and fails the test
-// where one is not answered.
+// askUDP sends one query after the other, some of which are answered late, and fails the
+// test if one is not answered.
 func askUDP(ctx context.Context, t *testing.T, at netip.AddrPort, n int) (asked int64) {
 	c, err := net.Dial("udp", at.String())
 	if err != nil {
@@ -190,7 +193,8 @@ func askUDP(ctx context.Context, t *testing.T, at netip.AddrPort, n int) (asked 
 	return asked
 }
 
-// askTCP does so over one connection, four queries at a time; slowly: in pieces.
+// askTCP does the same over one connection, with four queries in flight. If slowly is set,
+// it sends them in pieces.
 func askTCP(ctx context.Context, t *testing.T, at netip.AddrPort, n int, slowly bool) (asked int64) {
 	c, err := net.Dial("tcp", at.String())
 	if err != nil {
@@ -212,7 +216,7 @@ func askTCP(ctx context.Context, t *testing.T, at netip.AddrPort, n int, slowly 
 				t.Error(err)
 				return asked
 			}
-			frames = append(append(frames, byte(len(b)>>8), byte(len(b))), b...)
+			frames = wire.AppendFrame(frames, b)
 		}
 		c.SetDeadline(time.Now().Add(10 * time.Second))
 		for size := len(frames); len(frames) > 0; frames = frames[size:] {
@@ -238,7 +242,7 @@ func askTCP(ctx context.Context, t *testing.T, at netip.AddrPort, n int, slowly 
 	return asked
 }
 
-// TestAdoptRefuses: what is no socket of the kind is refused, and closed.
+// TestAdoptRefuses: a file that is not a socket of the right kind is refused and closed.
 func TestAdoptRefuses(t *testing.T) {
 	file := func() *os.File {
 		f, err := os.Open(os.DevNull)
@@ -256,7 +260,7 @@ func TestAdoptRefuses(t *testing.T) {
 		}
 		for _, f := range append(files[0], files[1]...) {
 			if err := f.Close(); !errors.Is(err, os.ErrClosed) {
-				t.Errorf("%s: it is open still", name)
+				t.Errorf("%s: it is still open", name)
 			}
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// TestHandoverOfTransfer: a zone that comes for longer than any query takes comes whole,
-// and then its connection changes hands.
+// TestHandoverOfTransfer: a zone transfer that takes longer than any query is completed
+// before its connection is handed over.
 func TestHandoverOfTransfer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 8 s")
@@ -23,14 +23,14 @@ func TestHandoverOfTransfer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	const messages = 16 // one every half a second
+	const messages = 16 // one every half second
 	go slowZone(l, messages)
-	cfg := originConfig(t, netip.MustParseAddrPort(l.Addr().String()))
+	cfg := relayConfig(t, netip.MustParseAddrPort(l.Addr().String()))
 	s, err := Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	following := another(t, s)
+	following := duplicate(t, s)
 	at := s.Addr()
 	g, next := newGeneration(t, cfg, s), newGeneration(t, cfg, following)
 	c, err := net.Dial("tcp", at.String())
@@ -51,8 +51,8 @@ func TestHandoverOfTransfer(t *testing.T) {
 		t.Fatal(err)
 	}
 	read(m.Id)
-	// It may not be the one to serve it: only one of the two is asked to give.
-	if g.f.conns.len() == 0 {
+	// The kernel chooses which of the two accepts: hand over from that one.
+	if g.f.conns.Len() == 0 {
 		g, next = next, g
 	}
 	done := make(chan struct{})
@@ -60,29 +60,30 @@ func TestHandoverOfTransfer(t *testing.T) {
 	for range messages - 1 {
 		read(m.Id)
 	}
-	// What comes now the next one reads.
+	// The next query is read by the successor.
 	if err := conn.WriteMsg(m); err != nil {
 		t.Fatal(err)
 	}
 	read(m.Id)
 	<-done
-	if n := next.given.Load(); n != 1 {
+	if n := next.count.Load(); n != 1 {
 		t.Errorf("%d connections were handed over", n)
 	}
 	c.Close()
-	next.end(nil)
+	next.stop(nil)
 	next.finish()
 }
 
-// TestServeConnEnds: a connection that was given is waited for no longer than others.
-func TestServeConnEnds(t *testing.T) {
+// TestServeConnStops: a connection that was handed over is waited for no longer than
+// others.
+func TestServeConnStops(t *testing.T) {
 	origin, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer origin.Close()
 	go slowZone(origin, 120) // for a minute
-	f, err := New(context.Background(), originConfig(t, netip.MustParseAddrPort(origin.Addr().String())))
+	f, err := New(context.Background(), relayConfig(t, netip.MustParseAddrPort(origin.Addr().String())))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,13 +97,13 @@ func TestServeConnEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	given, err := l.Accept()
+	accepted, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, end := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); f.ServeConn(ctx, given.(*net.TCPConn), nil) }()
+	go func() { defer close(done); f.ServeConn(ctx, accepted.(*net.TCPConn), nil) }()
 	c.SetDeadline(time.Now().Add(20 * time.Second))
 	conn := &dns.Conn{Conn: c}
 	m := new(dns.Msg).SetAxfr("example.")
@@ -112,11 +113,11 @@ func TestServeConnEnds(t *testing.T) {
 	if r, err := conn.ReadMsg(); err != nil || r.Id != m.Id {
 		t.Fatalf("got %v, %v", r, err)
 	}
-	end()
+	stop()
 	select {
 	case <-done:
 	case <-time.After(20 * time.Second):
-		t.Error("it waits for the whole zone")
+		t.Error("ServeConn waits for the whole zone")
 	}
 	if err := f.Close(); err != nil {
 		t.Error(err)
@@ -124,7 +125,7 @@ func TestServeConnEnds(t *testing.T) {
 	<-done
 }
 
-// slowZone answers every query on l with a zone in as many messages.
+// slowZone answers every query on l with a zone of that many messages.
 func slowZone(l net.Listener, messages int) {
 	for {
 		c, err := l.Accept()
@@ -141,7 +142,7 @@ func slowZone(l net.Listener, messages int) {
 				if i == 0 || i == messages-1 {
 					rr = "example. 300 IN SOA ns.example. h.example. 1 2 3 4 5"
 				}
-				record, _ := dns.NewRR(rr) // it is one
+				record, _ := dns.NewRR(rr) // always valid
 				r.Answer = append(r.Answer, record)
 				if err = conn.WriteMsg(r); i < messages-1 {
 					time.Sleep(500 * time.Millisecond)

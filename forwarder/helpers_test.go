@@ -15,8 +15,8 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// zoneUpstream answers from the embedded zone, without a network between: these
-// tests are of the listeners and the join; upstream's own tests have the network.
+// zoneUpstream answers from the embedded zone without a network. Package upstream has
+// tests with one.
 type zoneUpstream struct {
 	zone  *dnstest.Zone
 	asked atomic.Int64
@@ -62,15 +62,14 @@ func newCache(tb testing.TB) *cache.Cache {
 	return c
 }
 
-// start serves cfg on a loopback address until the test ends, and fails it if
-// anything went wrong. It returns where.
+// start serves cfg on a loopback address until the test ends, and returns the address.
 func start(tb testing.TB, cfg Config, at string) netip.AddrPort {
 	tb.Helper()
 	_, addr := startForwarder(tb, cfg, at)
 	return addr
 }
 
-// startForwarder is start for tests that look inside.
+// startForwarder is like start and also returns the forwarder.
 func startForwarder(tb testing.TB, cfg Config, at string) (*Forwarder, netip.AddrPort) {
 	tb.Helper()
 	f, err := New(context.Background(), cfg)
@@ -96,7 +95,7 @@ func startForwarder(tb testing.TB, cfg Config, at string) (*Forwarder, netip.Add
 	return f, netip.AddrPortFrom(netip.MustParseAddrPort(at).Addr(), s.Addr().Port())
 }
 
-// question is a recursive query for name.
+// question returns a recursive query for name.
 func question(name string, qtype uint16) *dns.Msg {
 	m := new(dns.Msg)
 	m.SetQuestion(dns.Fqdn(name), qtype)
@@ -114,7 +113,7 @@ func ask(tb testing.TB, proto string, to netip.AddrPort, m *dns.Msg) *dns.Msg {
 	return r
 }
 
-// ede is the first Extended DNS Error of r, or nil.
+// ede returns the first Extended DNS Error of r, or nil.
 func ede(r *dns.Msg) *dns.EDNS0_EDE {
 	if opt := r.IsEdns0(); opt != nil {
 		for _, o := range opt.Option {

@@ -27,8 +27,8 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// hostileMessages are the committed seeds of the walker's fuzz targets, and
-// mutations of each. The random numbers are the same in every run.
+// hostileMessages returns the committed seeds of package wire's fuzz targets and mutations
+// of each. The random numbers are the same in every run.
 func hostileMessages(t *testing.T, mutations int) [][]byte {
 	t.Helper()
 	files, err := filepath.Glob("wire/testdata/fuzz/*/*")
@@ -46,7 +46,7 @@ func hostileMessages(t *testing.T, mutations int) [][]byte {
 	}
 	for i, m := range all {
 		if len(m) >= 2 {
-			wire.SetID(m, uint16(i)) // tells replies apart
+			wire.SetID(m, uint16(i)) // distinguishes replies
 		}
 	}
 	return all
@@ -75,7 +75,7 @@ func mutate(rng *rand.Rand, seed []byte) []byte {
 		return b
 	}
 	if len(b) > 2 && rng.IntN(2) == 0 {
-		b[2] &^= 0x80 // most seeds of replies as queries
+		b[2] &^= 0x80 // turns most seeds that are replies into queries
 	}
 	for range rng.IntN(4) {
 		at := rng.IntN(len(b))
@@ -99,8 +99,8 @@ const (
 	anyCode = -2 // policy or the upstream decides
 )
 
-// expected is the response code of the one reply that a message gets. What a message is
-// was found out by wire, which has tests of its own.
+// expected returns the response code that a message is answered with. It relies on package
+// wire, which has its own tests.
 func expected(msg []byte) int {
 	switch _, err := wire.ParseQuery(msg); {
 	case errors.Is(err, wire.ErrIgnore):
@@ -115,21 +115,21 @@ func expected(msg []byte) int {
 	return anyCode
 }
 
-// hostileUpstream answers one question in eight well, and the rest with a mutation of
-// the answer. It keeps what it said.
+// hostileUpstream answers one query in eight correctly, and the others with a mutation of
+// the answer. It records its answers.
 type hostileUpstream struct {
-	zone *zoneUpstream
-	well atomic.Bool // all questions
+	zone   *zoneUpstream
+	honest atomic.Bool // answer all queries correctly
 
-	mu    sync.Mutex
-	asked uint64
-	said  map[string]bool // questions of replies, with their answers
-	good  map[string]bool // questions whose reply was none of the mutations
+	mu       sync.Mutex
+	asked    uint64
+	answered map[string]bool // questions of replies, with their answers
+	good     map[string]bool // questions that were answered correctly
 }
 
-func newHostileUpstream(t *testing.T, well bool) *hostileUpstream {
-	u := &hostileUpstream{zone: newZoneUpstream(t), said: map[string]bool{}, good: map[string]bool{}}
-	u.well.Store(well)
+func newHostileUpstream(t *testing.T, honest bool) *hostileUpstream {
+	u := &hostileUpstream{zone: newZoneUpstream(t), answered: map[string]bool{}, good: map[string]bool{}}
+	u.honest.Store(honest)
 	return u
 }
 
@@ -141,7 +141,7 @@ func (u *hostileUpstream) Exchange(ctx context.Context, query []byte, until time
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.asked++
-	if u.well.Load() || u.asked%8 == 0 {
+	if u.honest.Load() || u.asked%8 == 0 {
 		u.good[strings.ToLower(questionText(query))] = true
 	} else {
 		reply = mutate(rand.New(rand.NewPCG(3, u.asked)), reply)
@@ -150,12 +150,12 @@ func (u *hostileUpstream) Exchange(ctx context.Context, query []byte, until time
 		}
 	}
 	if text, ok := answersText(reply); ok {
-		u.said[text] = true
+		u.answered[text] = true
 	}
 	return reply, nil
 }
 
-// questionText is the question of a message; "" where it has none.
+// questionText returns the question of a message, or "".
 func questionText(msg []byte) string {
 	m := new(dns.Msg)
 	if err := m.Unpack(msg); err != nil || len(m.Question) != 1 {
@@ -164,9 +164,9 @@ func questionText(msg []byte) string {
 	return m.Question[0].String()
 }
 
-// answersText is the question and the answers of a reply, without TTLs and spelling,
-// which are not the upstream's alone. It is false for a reply without answers, a
-// truncated one, and one that the library cannot read.
+// answersText returns the question and the answers of a reply, without TTLs and spelling,
+// which Sotto changes. It reports false for a reply without answers, a truncated one, and
+// one that the library cannot parse.
 func answersText(reply []byte) (string, bool) {
 	m := new(dns.Msg)
 	if err := m.Unpack(reply); err != nil || len(m.Question) != 1 || len(m.Answer) == 0 || m.Truncated {
@@ -180,7 +180,7 @@ func answersText(reply []byte) (string, bool) {
 	return strings.ToLower(text), true
 }
 
-// hostileTest sends messages and checks what comes back.
+// hostileTest sends messages and checks the replies.
 type hostileTest struct {
 	t        *testing.T
 	at       netip.AddrPort
@@ -188,41 +188,37 @@ type hostileTest struct {
 	messages [][]byte
 }
 
-// TestHostile sends every seed and its mutations to real sockets. Each gets the one
-// reply that belongs to it, or none, and no answer that the upstream did not give to its
-// question; afterwards good queries are answered as before, and nothing is left over.
+// TestHostile sends every seed and its mutations to real sockets. Each gets its own reply or
+// none, and only answers that the upstream gave to its question. Afterwards good queries are
+// answered as before, and no resources are left in use.
 func TestHostile(t *testing.T) {
-	for what, well := range map[string]bool{"clients": true, "clients and upstream": false} {
+	for what, honest := range map[string]bool{"clients": true, "clients and upstream": false} {
 		t.Run(what, func(t *testing.T) {
 			up := newHostileUpstream(t, true)
 			f, at := startForwarder(t, Config{Upstream: up, Cache: newCache(t)}, "127.0.0.1:0")
 			h := &hostileTest{t: t, at: at, up: up, messages: hostileMessages(t, 30)}
 			h.good("before")
 			before := goroutines(f)
-			up.well.Store(well)
+			up.honest.Store(honest)
 			h.udp()
 			h.tcp()
 			h.fresh()
-			up.well.Store(true)
+			up.honest.Store(true)
 			h.good("afterwards")
 			waitFor(t, "nothing to be in flight", func() bool {
 				s := f.Stats()
 				return s.Misses == 0 && s.Waiting == 0 && s.Sources == 0 && s.Conns == 0 && f.unread.Load() == 0
 			})
-			waitFor(t, "goroutines to end", func() bool { return goroutines(f) <= before })
+			waitFor(t, "goroutines to exit", func() bool { return goroutines(f) <= before })
 		})
 	}
 }
 
-// goroutines counts those that are no workers of flights, which are kept for a while.
-func goroutines(f *Forwarder) int {
-	crew := f.flights.crew
-	crew.mu.Lock()
-	defer crew.mu.Unlock()
-	return runtime.NumGoroutine() - crew.size
-}
+// goroutines returns the number of goroutines without the pool's, of which idle ones remain
+// for a while.
+func goroutines(f *Forwarder) int { return runtime.NumGoroutine() - f.flights.pool.Size() }
 
-// good asks what the upstream answers, by a name that is new, and is new to the cache.
+// good queries a name that is not cached and expects the upstream's answer.
 func (h *hostileTest) good(when string) {
 	h.t.Helper()
 	for _, proto := range []string{"udp", "tcp"} {
@@ -240,7 +236,7 @@ func first(rrs []dns.RR) dns.RR {
 	return rrs[0]
 }
 
-// udp sends each message, and waits for its reply if it is to have one.
+// udp sends each message and waits for its reply if it expects one.
 func (h *hostileTest) udp() {
 	h.t.Helper()
 	c, err := net.Dial("udp", h.at.String())
@@ -254,7 +250,7 @@ func (h *hostileTest) udp() {
 			h.t.Fatal(err)
 		}
 		if expected(m) == noReply {
-			continue // what came all the same would be taken for the next one's
+			continue // a reply would be read as that to the next message
 		}
 		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 		n, err := c.Read(buf)
@@ -271,8 +267,8 @@ func (h *hostileTest) udp() {
 	}
 }
 
-// tcp sends the messages in frames, a few a connection. The server closes it at the
-// first that is no query, and answers those before.
+// tcp sends the messages in frames, a few per connection. The server closes the connection
+// at the first that is not a query, and answers those before.
 func (h *hostileTest) tcp() {
 	h.t.Helper()
 	for start := 0; start < len(h.messages); start += 8 {
@@ -282,7 +278,7 @@ func (h *hostileTest) tcp() {
 		var want, got []int
 		open := true
 		for i, m := range few {
-			frames = append(binary.BigEndian.AppendUint16(frames, uint16(len(m))), m...)
+			frames = wire.AppendFrame(frames, m)
 			if open = open && expected(m) != noReply; open {
 				want = append(want, start+i)
 			}
@@ -301,8 +297,8 @@ func (h *hostileTest) tcp() {
 	}
 }
 
-// fresh asks for names that are not cached, so that the upstream is asked each time, and
-// once more, when they may be.
+// fresh queries names that are not cached, so that the upstream is used each time, and then
+// again when they may be cached.
 func (h *hostileTest) fresh() {
 	h.t.Helper()
 	refused := 0
@@ -317,7 +313,7 @@ func (h *hostileTest) fresh() {
 			if err != nil || len(r.Question) != 1 || !strings.EqualFold(r.Question[0].String(), q.Question[0].String()) {
 				h.t.Errorf("%v: got %v, %v", q.Question, r, err)
 			}
-			h.derived(b)
+			h.fromUpstream(b)
 		}
 		if good && len(r.Answer) != 1 {
 			h.t.Errorf("the upstream's answer was not passed on: %v", r)
@@ -326,46 +322,46 @@ func (h *hostileTest) fresh() {
 			refused++
 		}
 	}
-	if well := h.up.well.Load(); well != (refused == 0) {
-		h.t.Errorf("%d of 1000 answers were refused", refused)
+	if honest := h.up.honest.Load(); honest != (refused == 0) {
+		h.t.Errorf("%d of 1000 answers were rejected", refused)
 	}
 }
 
-// check checks one reply, and returns which message it is to, as its ID tells.
+// check checks one reply, and returns the index of its message, which is the reply's ID.
 func (h *hostileTest) check(reply []byte, limit int) int {
 	h.t.Helper()
 	if len(reply) < wire.HeaderLen || len(reply) > limit || reply[2]&0x80 == 0 {
-		h.t.Fatalf("no reply: %x", reply)
+		h.t.Fatalf("not a reply: %x", reply)
 	}
 	n := int(wire.ID(reply))
 	if n >= len(h.messages) {
-		h.t.Fatalf("a reply to nothing that was sent: %x", reply)
+		h.t.Fatalf("a reply to a message that was not sent: %x", reply)
 	}
 	msg, rcode := h.messages[n], int(wire.Rcode(reply))
 	if want := expected(msg); want != rcode && want != anyCode {
 		h.t.Errorf("%x was answered with code %d, want %d", msg, rcode, want)
 	}
-	// Of what has no question that can be read, none is repeated.
-	if count := binary.BigEndian.Uint16(reply[4:]); count > 1 || (count == 0) != questionless(msg) {
+	// A question that cannot be parsed is not repeated.
+	if count := binary.BigEndian.Uint16(reply[4:]); count > 1 || (count == 0) != !hasQuestion(msg) {
 		h.t.Errorf("%x was answered with %d questions: %x", msg, count, reply)
 	} else if count == 1 && !wire.SameQuestion(msg, reply) {
 		h.t.Errorf("%x was answered with %x", msg, reply)
 	}
 	if err := new(dns.Msg).Unpack(reply); err != nil {
-		// The library knows more of some types' data than the upstream's zone.
+		// The library checks the data of some types more strictly than the zone does.
 		if _, bad := wire.ParseReply(slices.Clone(reply)); bad != nil || rcode != int(wire.RcodeSuccess) {
-			h.t.Errorf("%x was answered with %x, which cannot be read: %v", msg, reply, err)
+			h.t.Errorf("%x was answered with %x, which cannot be parsed: %v", msg, reply, err)
 		}
 	}
-	h.derived(reply)
+	h.fromUpstream(reply)
 	return n
 }
 
-// questionless reports whether there is not one question in a message that can be read.
-func questionless(msg []byte) bool { return !wire.SameQuestion(msg, msg) }
+// hasQuestion reports whether a message has exactly one question that can be parsed.
+func hasQuestion(msg []byte) bool { return wire.SameQuestion(msg, msg) }
 
-// derived checks that the answers in a reply are what the upstream said to its question.
-func (h *hostileTest) derived(reply []byte) {
+// fromUpstream checks that the answers in a reply are the upstream's to its question.
+func (h *hostileTest) fromUpstream(reply []byte) {
 	h.t.Helper()
 	text, ok := answersText(reply)
 	if !ok {
@@ -373,7 +369,7 @@ func (h *hostileTest) derived(reply []byte) {
 	}
 	h.up.mu.Lock()
 	defer h.up.mu.Unlock()
-	if !h.up.said[text] {
-		h.t.Errorf("the upstream did not say:\n%s", text)
+	if !h.up.answered[text] {
+		h.t.Errorf("the upstream did not answer:\n%s", text)
 	}
 }

@@ -15,22 +15,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system calls that move many datagrams at once are called from here and not
-// through x/net, which allocates three times for each datagram: addresses stay the
-// kernel's bytes, since a reply goes to where its query came from.
+// recvmmsg and sendmmsg are called directly and not through x/net, which allocates
+// three times per datagram. Addresses are kept in the kernel's form, since a reply goes
+// to the address that its query came from.
 
 const (
-	// udpBatch is how many messages one system call moves at most.
+	// udpBatch is the maximum number of messages per system call.
 	udpBatch = 32
 
-	// oobSize holds one packet info of either family.
+	// oobSize is enough for one packet info of either family.
 	oobSize = 64
 )
 
 // sockaddr is a struct sockaddr_in or sockaddr_in6.
 type sockaddr [unix.SizeofSockaddrInet6]byte
 
-// addrPort is the address in Go's terms; invalid if it is of neither family.
+// addrPort returns the address, invalid if it is of neither family.
 func (s *sockaddr) addrPort() netip.AddrPort {
 	port := binary.BigEndian.Uint16(s[2:])
 	switch binary.NativeEndian.Uint16(s[:]) {
@@ -46,25 +46,26 @@ func (s *sockaddr) addrPort() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// port is the address's port, at the same place in both families.
+// port returns the address's port, which has the same offset in both families.
 func (s *sockaddr) port() uint16 { return binary.BigEndian.Uint16(s[2:]) }
 
-// mmsghdr is the kernel's struct (socket.h): what is moved, and how much was.
+// mmsghdr is the kernel's struct mmsghdr (socket.h): the message, and the number of
+// bytes that were received or sent.
 type mmsghdr struct {
 	hdr unix.Msghdr
 	n   uint32
 	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
 }
 
-// batch is a system call's worth of messages and where they are. It is used by one
-// goroutine at a time, and lives on the heap, which does not move.
+// batch holds the messages of one system call. It is used by one goroutine at a time,
+// and must be on the heap, where it does not move.
 type batch struct {
 	conn syscall.RawConn
 	hdrs [udpBatch]mmsghdr
 	iovs [udpBatch]unix.Iovec
 
-	// What a call was asked for and came to, for call, which allocates nothing
-	// because it was made once.
+	// Arguments and results of call. It is created only once, so that a call does not
+	// allocate.
 	trap     uintptr
 	from, to int
 	n        int
@@ -72,19 +73,19 @@ type batch struct {
 	call     func(fd uintptr) bool
 }
 
-// init readies b for a socket; b must not be copied afterwards.
+// init prepares b for a socket. b must not be copied afterwards.
 //
-// hold: the runtime is not told of the calls. None of them waits, but one that sends
-// a whole batch takes longer than the 20 µs after which the runtime's monitor gives
-// the processor to another thread, and that costs a fifth of a hit. The listener's own
-// goroutine, which would be the one to go on, holds it. A goroutine that sends for
-// others does not: they have work to do meanwhile.
-func (b *batch) init(conn syscall.RawConn, hold bool) {
+// If raw is set, the Go runtime is not notified of the system calls. None of them
+// blocks, but one that sends a whole batch takes longer than the 20 µs after which the
+// runtime's monitor gives the processor to another thread, which costs a fifth of a
+// hit. The goroutine that reads the socket sets it, since it continues right after the
+// call. A goroutine that sends for others does not: they have work to do meanwhile.
+func (b *batch) init(conn syscall.RawConn, raw bool) {
 	b.conn = conn
 	b.call = func(fd uintptr) bool {
 		msgs, count := uintptr(unsafe.Pointer(&b.hdrs[b.from])), uintptr(b.to-b.from)
 		var n uintptr
-		if hold {
+		if raw {
 			n, _, b.errno = unix.RawSyscall6(b.trap, fd, msgs, count, unix.MSG_DONTWAIT, 0, 0)
 		} else {
 			n, _, b.errno = unix.Syscall6(b.trap, fd, msgs, count, unix.MSG_DONTWAIT, 0, 0)
@@ -98,7 +99,7 @@ func (b *batch) init(conn syscall.RawConn, hold bool) {
 	}
 }
 
-// set says what the i-th message is made of. name and oob may be nil.
+// set sets the parts of the i-th message. name and oob may be nil.
 func (b *batch) set(i int, data []byte, name *sockaddr, namelen uint32, oob []byte) {
 	b.iovs[i].Base = unsafe.SliceData(data)
 	b.iovs[i].SetLen(len(data))
@@ -108,7 +109,7 @@ func (b *batch) set(i int, data []byte, name *sockaddr, namelen uint32, oob []by
 	h.SetControllen(len(oob))
 }
 
-// receive waits for messages and returns how many came.
+// receive waits for messages and returns their number.
 func (b *batch) receive() (int, error) {
 	b.trap, b.from, b.to = unix.SYS_RECVMMSG, 0, udpBatch
 	if err := b.conn.Read(b.call); err != nil {
@@ -120,8 +121,8 @@ func (b *batch) receive() (int, error) {
 	return b.n, nil
 }
 
-// send sends the first n messages. One that the kernel refuses (no route back, say)
-// is lost, as UDP may lose any; those behind it are not.
+// send sends the first n messages. A message that the kernel refuses, for example
+// because there is no route, is dropped; those after it are sent.
 func (b *batch) send(n int) {
 	b.trap = unix.SYS_SENDMMSG
 	for b.from, b.to = 0, n; b.from < n; {
@@ -138,23 +139,22 @@ func (b *batch) send(n int) {
 	}
 }
 
-// transient reports errors of earlier datagrams that a socket gives to whoever
-// reads next (udp(7)): they say nothing of the socket itself.
+// transient reports whether err concerns an earlier datagram, and not the socket
+// itself: the kernel returns such errors from the next call (udp(7)).
 func transient(err error) bool {
 	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EHOSTUNREACH) ||
 		errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINTR)
 }
 
-// boundTo is the address that a socket is bound to; not ok: it is bound to all of
-// its family, and each message has to tell which one it was sent to.
+// boundTo returns the address that a socket is bound to. It reports false for a
+// wildcard socket, where the destination comes with each message.
 func boundTo(u *net.UDPConn) (netip.Addr, bool) {
 	addr := u.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
 	return addr.Unmap(), !addr.IsUnspecified()
 }
 
-// localAddress reads the packet info that came with a query, and makes it the
-// one that its reply goes out with: from the same address, by whatever
-// interface the route back says.
+// localAddress reads the packet info that came with a query, and changes it into that
+// of the reply: the same address, and any interface, as the route requires.
 func localAddress(oob []byte) (netip.Addr, bool) {
 	hdr, data, _, err := unix.ParseOneSocketControlMessage(oob)
 	if err != nil {
@@ -166,8 +166,8 @@ func localAddress(oob []byte) (netip.Addr, bool) {
 		clear(data[:4])
 		return netip.AddrFrom4([4]byte(data[8:12])), true
 	case hdr.Level == unix.IPPROTO_IPV6 && hdr.Type == unix.IPV6_PKTINFO && len(data) >= 20:
-		// struct in6_pktinfo: addr, ifindex. A link-local address means nothing
-		// without its interface.
+		// struct in6_pktinfo: addr, ifindex. A link-local address needs its
+		// interface.
 		local := netip.AddrFrom16([16]byte(data[:16]))
 		if !local.IsLinkLocalUnicast() {
 			clear(data[16:20])

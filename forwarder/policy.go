@@ -10,8 +10,8 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// policy tells whether a query is answered here without asking anybody, and
-// how. err is what [wire.ParseQuery] said of it.
+// policy reports whether a query is answered without cache and upstream, and how. err
+// is the result of [wire.ParseQuery].
 func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE, final bool) {
 	switch {
 	case errors.Is(err, wire.ErrVersion):
@@ -25,25 +25,26 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 	case Refuse:
 		return refuse(wire.EDEBlocked, fmt.Sprintf("refused by rule %d", r.route.Rule))
 	case RefuseRemoved:
-		return refuse(wire.EDEProhibited, "rules depend on the workload, whose cgroup was removed: connect again")
+		return refuse(wire.EDEProhibited, "rules depend on the workload, whose cgroup was removed: reconnect")
 	case NoData:
 		return wire.RcodeSuccess, []wire.EDE{{Code: wire.EDEBlocked, Text: fmt.Sprintf("answered by rule %d", r.route.Rule)}}, true
 	case Plain:
 		if f.cfg.Nameserver == nil || !r.origin.Addr.IsValid() {
-			return refuse(wire.EDEOther, fmt.Sprintf("rule %d sends it to the nameserver that was meant, which is not known here", r.route.Rule))
+			return refuse(wire.EDEOther, fmt.Sprintf("rule %d sends the query to its original destination, which is not known", r.route.Rule))
 		}
-		return 0, nil, false // whatever it is, it goes to the very server that it is for
+		return 0, nil, false // every kind of query may go to its original destination
 	}
 	return forwardable(&r.q, r.route.Rule > 0)
 }
 
-// forwardable tells how to answer what no recursive server behind TLS can be
-// asked. ruled: a rule says to forward it, so that its name has no special meaning.
-func forwardable(q *wire.Query, ruled bool) (rcode uint16, ede []wire.EDE, final bool) {
+// forwardable reports whether a query is answered because it cannot be sent to a
+// recursive server behind TLS, and how. If a rule matched, names with a special meaning
+// are forwarded like others.
+func forwardable(q *wire.Query, ruleMatched bool) (rcode uint16, ede []wire.EDE, final bool) {
 	switch {
 	case q.Signed:
-		// The key is for the nameserver that was meant. An unsigned answer would
-		// be dropped by its client, which would then wait for a better one.
+		// The key is shared with the original destination. The client would drop an
+		// unsigned answer and wait for another one.
 		return wire.RcodeNotAuth, []wire.EDE{{Code: wire.EDENotSupported, Text: "signed queries (TSIG) are not forwarded"}}, true
 	case q.Opcode != wire.OpcodeQuery:
 		// NOTIFY and UPDATE are for an authoritative server, never for a
@@ -52,10 +53,10 @@ func forwardable(q *wire.Query, ruled bool) (rcode uint16, ede []wire.EDE, final
 	case q.Type == wire.TypeAXFR || q.Type == wire.TypeIXFR:
 		return refuse(wire.EDENotSupported, "zone transfers are not forwarded")
 	case !q.RD:
-		// A question for what the nameserver itself holds: the upstream that
-		// would answer is not the one that was meant (RFC 8914 §4.21).
+		// The client wants only what the original destination itself has stored,
+		// which the upstream does not know (RFC 8914 §4.21).
 		return refuse(wire.EDENotAuthoritative, "queries without recursion desired are not forwarded")
-	case !ruled && leadsAround(q.Name):
+	case !ruleMatched && isBypassName(q.Name):
 		return wire.RcodeSuccess, nil, true
 	}
 	return 0, nil, false
@@ -65,10 +66,10 @@ func refuse(code uint16, text string) (uint16, []wire.EDE, bool) {
 	return wire.RcodeRefused, []wire.EDE{{Code: code, Text: text}}, true
 }
 
-// answersAnything reports whether at that UDP port there is nobody, or a service that
-// answers whatever it gets: echo, daytime, quote of the day, character generator, time
-// and kpasswd. What these send can look like a query; with a reply to it, a single
-// forged one would have the two of us talk for ever. No client asks from there.
+// answersAnything reports whether a UDP port is that of a service that answers every
+// packet: echo, daytime, quote of the day, character generator, time or kpasswd. Their
+// packets can look like a query, so a reply to a single forged one could start an
+// endless exchange. No client uses these ports, nor port 0, which cannot be replied to.
 func answersAnything(port uint16) bool {
 	switch port {
 	case 0, 7, 13, 17, 19, 37, 464:
@@ -82,12 +83,12 @@ var (
 	canary       = []byte("\x13use-application-dns\x03net\x00")
 )
 
-// leadsAround reports whether the wire name is one by which clients find a way
-// around the seal. NODATA tells them that there is none: for resolver.arpa, the
-// discovery of designated resolvers, by RFC 9462 §4; for use-application-dns.net,
-// by which browsers ask whether their own DNS over HTTPS is welcome, by Mozilla's
-// convention (https://support.mozilla.org/kb/canary-domain-use-application-dnsnet).
-func leadsAround(name []byte) bool {
+// isBypassName reports whether clients use the wire name to find a resolver that
+// bypasses the seal. They are answered with NODATA, which means that there is none: for
+// resolver.arpa, the discovery of designated resolvers (RFC 9462 §4), and for
+// use-application-dns.net, with which browsers check whether they may use their own DNS
+// over HTTPS (https://support.mozilla.org/kb/canary-domain-use-application-dnsnet).
+func isBypassName(name []byte) bool {
 	return isWithin(name, resolverArpa) || isWithin(name, canary)
 }
 
@@ -97,7 +98,7 @@ func isWithin(name, zone []byte) bool {
 	if cut < 0 || !bytes.EqualFold(name[cut:], zone) {
 		return false
 	}
-	// The suffix must begin at a label, not inside one.
+	// The suffix must start at a label, not inside one.
 	at := 0
 	for at < cut {
 		at += 1 + int(name[at])

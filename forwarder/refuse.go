@@ -5,62 +5,58 @@ package forwarder
 import (
 	"errors"
 	"sync/atomic"
-	"time"
 
+	"sotto/forwarder/admission"
 	"sotto/forwarder/wire"
+	"sotto/internal/ratelog"
 )
 
-// Stats are counts since the start, and what is there now.
+// Stats holds counters since the start, and current numbers.
 type Stats struct {
-	Overloaded uint64 // queries that were one too many for everybody
-	Greedy     uint64 // queries that were one too many for their workload or client
+	Overloaded uint64 // queries refused because the limit for all sources was reached
+	OverShare  uint64 // queries refused because their workload or client held its share
 
 	Misses  int // upstream queries in flight
-	Waiting int // clients that wait for them
-	Sources int // workloads or clients that those are
-	Conns   int // TCP connections held
+	Waiting int // client queries waiting for them
+	Sources int // workloads or clients that those come from
+	Conns   int // open TCP connections
 }
 
-// Stats returns them. It is no snapshot: the numbers are read one after the other.
+// Stats returns the current counts. They are read one after the other, so they may be
+// inconsistent with each other.
 func (f *Forwarder) Stats() Stats {
 	return Stats{
 		Overloaded: f.refused.overloaded.Load(),
-		Greedy:     f.refused.greedy.Load(),
-		Misses:     int(f.flights.misses.taken.Load()),
-		Waiting:    int(f.flights.waiting.taken.Load()),
-		Sources:    f.flights.waiting.holders(),
-		Conns:      f.conns.len(),
+		OverShare:  f.refused.overShare.Load(),
+		Misses:     f.flights.misses.InUse(),
+		Waiting:    f.flights.waiting.InUse(),
+		Sources:    f.flights.waiting.Sources(),
+		Conns:      f.conns.Len(),
 	}
 }
 
-// refusals counts what was refused for want of room.
+// refusals counts the queries refused over capacity.
 type refusals struct {
-	overloaded, greedy atomic.Uint64
-	warned             atomic.Int64 // when that was logged, in Unix time
+	overloaded, overShare atomic.Uint64
+	warn                  ratelog.Limiter
 }
 
-// refuse appends the reply to a query that is one too many, for that reason.
-func (f *Forwarder) refuse(dst []byte, r *request, why error) []byte {
-	if errors.Is(why, errGreedy) {
-		f.refused.greedy.Add(1)
+// refuse appends the reply to a query that was not accepted because of err: a stale
+// answer if there is one, otherwise SERVFAIL.
+func (f *Forwarder) refuse(dst []byte, r *request, err error) []byte {
+	if errors.Is(err, admission.ErrOverShare) {
+		f.refused.overShare.Add(1)
 	} else {
 		f.refused.overloaded.Add(1)
 	}
-	f.warnRefused(r, why)
+	if f.refused.warn.Allow(r.start) {
+		f.cfg.Log.Warn("query refused: over capacity", "reason", err, "source", r.source(),
+			"overloaded_total", f.refused.overloaded.Load(), "over_share_total", f.refused.overShare.Load())
+	}
 	if reply, ok := f.appendStale(dst, r); ok {
 		return reply
 	}
-	dst = wire.AppendError(dst, &r.q, wire.RcodeServFail, reason(why))
-	f.observe(r, wire.RcodeServFail, false, why)
+	dst = wire.AppendError(dst, &r.q, wire.RcodeServFail, edeOf(err))
+	f.observe(r, wire.RcodeServFail, false, err)
 	return dst
-}
-
-// warnRefused tells of one now and then: a flood would fill the log.
-func (f *Forwarder) warnRefused(r *request, why error) {
-	now, last := r.start.Unix(), f.refused.warned.Load()
-	if now-last < int64(warnEvery/time.Second) || !f.refused.warned.CompareAndSwap(last, now) {
-		return
-	}
-	f.cfg.Log.Warn("queries are refused for want of room, of which this is one", "why", why, "from", r.source(),
-		"overloaded", f.refused.overloaded.Load(), "greedy", f.refused.greedy.Load())
 }

@@ -5,83 +5,85 @@ package forwarder
 import (
 	"errors"
 
+	"sotto/forwarder/admission"
 	"sotto/forwarder/wire"
 )
 
-var errClientGone = errors.New("the client is gone")
+var errClientDisconnected = errors.New("the client has disconnected")
 
-// relay hands a query to the nameserver that was meant, and its reply back, both as
-// they are but for the ID.
-type relay struct {
-	fs   *flights
-	w    *waiter
-	from *shares // what it has a share of
+// relayJob sends a query to its original destination and its reply to the client.
+// Only the ID of both is changed.
+type relayJob struct {
+	fs    *flights
+	p     *pendingQuery
+	limit *admission.Shares // flights.relays or flights.transfers
 }
 
-// relay has w's query carried as it is.
-func (fs *flights) relay(w *waiter) error {
-	r := &relay{fs, w, fs.relays}
-	if w.tcp && w.q.Opcode == wire.OpcodeQuery && (w.q.Type == wire.TypeAXFR || w.q.Type == wire.TypeIXFR) {
-		r.from = fs.transfers
+// relay starts to relay p.
+func (fs *flights) relay(p *pendingQuery) error {
+	j := &relayJob{fs, p, fs.relays}
+	if p.tcp && p.q.Opcode == wire.OpcodeQuery && (p.q.Type == wire.TypeAXFR || p.q.Type == wire.TypeIXFR) {
+		j.limit = fs.transfers
 	}
-	if err := r.from.take(w.who); err != nil {
+	if err := j.limit.Acquire(p.src); err != nil {
 		return err
 	}
-	if !fs.crew.run(r) {
-		r.from.give(w.who)
+	if !fs.pool.Run(j) {
+		j.limit.Release(p.src)
 		return errClosed
 	}
 	return nil
 }
 
-func (r *relay) run() {
-	who := r.w.who // w may be reused once it has its reply
-	defer r.from.give(who)
-	if r.from == r.fs.transfers {
-		r.fs.transfer(r.w)
+// Run relays the query and the reply.
+func (j *relayJob) Run() {
+	src := j.p.src // p may be reused once its reply was sent
+	defer j.limit.Release(src)
+	if j.limit == j.fs.transfers {
+		j.fs.relayTransfer(j.p)
 		return
 	}
-	r.fs.exchange(r.w)
+	j.fs.relayMessage(j.p)
 }
 
-// exchange carries one message each way.
-func (fs *flights) exchange(w *waiter) {
-	until := w.start.Add(fs.cfg.Timeout)
-	reply, err := fs.cfg.Nameserver.Exchange(fs.ctx, w.origin.Addr, w.q.Msg, w.tcp, until)
+// relayMessage relays a query whose reply is one message.
+func (fs *flights) relayMessage(p *pendingQuery) {
+	until := p.start.Add(fs.cfg.Timeout)
+	reply, err := fs.cfg.Nameserver.Exchange(fs.ctx, p.origin.Addr, p.q.Msg, p.tcp, until)
 	if err != nil {
-		fs.fail(w, err)
+		fs.fail(p, err)
 		return
 	}
 	buf := getBuffer()
 	defer putBuffer(buf)
-	*buf = append((*buf)[:sinkRoom], reply...)
-	wire.SetID((*buf)[sinkRoom:], w.q.ID)
-	fs.done(w, *buf, wire.Rcode(reply), nil)
+	*buf = append((*buf)[:framePrefix], reply...)
+	wire.SetID((*buf)[framePrefix:], p.q.ID)
+	fs.reply(p, *buf, wire.Rcode(reply), nil)
 }
 
-// transfer hands a zone on, message by message.
-func (fs *flights) transfer(w *waiter) {
+// relayTransfer relays a zone transfer, message by message.
+func (fs *flights) relayTransfer(p *pendingQuery) {
 	var rcode uint16
 	sent := 0
-	until := w.start.Add(fs.cfg.Timeout)
+	until := p.start.Add(fs.cfg.Timeout)
 	buf := getBuffer()
 	defer putBuffer(buf)
-	err := fs.cfg.Nameserver.Transfer(fs.ctx, w.origin.Addr, w.q.Msg, until, func(msg []byte) error {
-		*buf = append((*buf)[:sinkRoom], msg...)
-		wire.SetID((*buf)[sinkRoom:], w.q.ID)
-		if !w.sink.part(*buf) {
-			return errClientGone
+	err := fs.cfg.Nameserver.Transfer(fs.ctx, p.origin.Addr, p.q.Msg, until, func(msg []byte) error {
+		*buf = append((*buf)[:framePrefix], msg...)
+		wire.SetID((*buf)[framePrefix:], p.q.ID)
+		if !p.writer.sendPart(*buf) {
+			return errClientDisconnected
 		}
 		rcode = wire.Rcode(msg)
 		sent++
 		return nil
 	})
 	if err != nil && sent == 0 {
-		fs.fail(w, err)
+		fs.fail(p, err)
 		return
 	}
 	if err != nil {
-		w.sink.cut()
+		p.writer.abort()
 	}
-	fs.done(w, (*buf)[:sinkRoom], rcode, err)
+	fs.reply(p, (*buf)[:framePrefix], rcode, err)
 }

@@ -18,7 +18,7 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// nameserver answers in plain DNS on loopback until the test ends.
+// nameserver starts a plain DNS server on loopback that runs until the test ends.
 func nameserver(t *testing.T, h dnstest.Handler) netip.AddrPort {
 	t.Helper()
 	l, pc, err := dnstest.ListenPlain(netip.MustParseAddrPort("127.0.0.1:0"))
@@ -41,32 +41,27 @@ func nameserver(t *testing.T, h dnstest.Handler) netip.AddrPort {
 	return netip.MustParseAddrPort(l.Addr().String())
 }
 
-// startToOrigin serves a forwarder whose every query is for the nameserver at that
-// address.
-func startToOrigin(t *testing.T, origin netip.AddrPort) netip.AddrPort {
+// startRelay starts a forwarder that relays all queries to the nameserver at origin.
+func startRelay(t *testing.T, origin netip.AddrPort) netip.AddrPort {
 	t.Helper()
-	return start(t, originConfig(t, origin), "127.0.0.1:0")
+	return start(t, relayConfig(t, origin), "127.0.0.1:0")
 }
 
-// originConfig is of a forwarder that hands all to that nameserver.
-func originConfig(t *testing.T, origin netip.AddrPort) Config {
+// relayConfig returns the configuration of such a forwarder.
+func relayConfig(t *testing.T, origin netip.AddrPort) Config {
 	t.Helper()
-	client, err := plain.New(plain.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return Config{
 		Upstream:   newZoneUpstream(t),
 		Cache:      newCache(t),
-		Nameserver: client,
+		Nameserver: plain.New(plain.Config{}),
 		Origins:    func(netip.Addr) (Origin, bool) { return Origin{Addr: origin, Workload: "test"}, true },
 		Route:      func(*wire.Query, *Origin) Route { return Route{Action: Plain, Rule: 1} },
 	}
 }
 
-// TestToOrigin: what a rule hands to the nameserver that was meant arrives as it was
-// sent, whatever it is, and its reply comes back as it is.
-func TestToOrigin(t *testing.T) {
+// TestRelay: a query that a rule sends to its original destination arrives there unchanged,
+// and so does the reply at the client.
+func TestRelay(t *testing.T) {
 	zone, err := dnstest.NewZone(dnstest.ZoneConfig{A: []netip.Addr{netip.MustParseAddr("203.0.113.9")}})
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +71,7 @@ func TestToOrigin(t *testing.T) {
 		seen <- append([]byte(nil), r.Query...)
 		return zone.Answer(r)
 	}))
-	at := startToOrigin(t, origin)
+	at := startRelay(t, origin)
 	plainQuery := question("www.ExAmple.com", dns.TypeA)
 	iterative := question("www.example.com", dns.TypeA)
 	iterative.RecursionDesired = false
@@ -102,16 +97,16 @@ func TestToOrigin(t *testing.T) {
 	}
 }
 
-// TestToOriginFails: a nameserver that is not there is told of, and nothing is asked
-// elsewhere.
-func TestToOriginFails(t *testing.T) {
+// TestRelayFails: if the original destination does not answer, the client gets an error, and
+// the query is not sent elsewhere.
+func TestRelayFails(t *testing.T) {
 	l, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone := l.LocalAddr().(*net.UDPAddr).AddrPort()
+	closed := l.LocalAddr().(*net.UDPAddr).AddrPort()
 	l.Close()
-	at := startToOrigin(t, gone)
+	at := startRelay(t, closed)
 	for _, proto := range []string{"udp", "tcp"} {
 		r := ask(t, proto, at, withEDNS("www.example.com", dns.TypeA))
 		if e := ede(r); r.Rcode != dns.RcodeServerFailure || e == nil || e.InfoCode != dns.ExtendedErrorCodeNetworkError {
@@ -120,8 +115,8 @@ func TestToOriginFails(t *testing.T) {
 	}
 }
 
-// transferServer sends so many messages of a zone, the last with the SOA that ends it
-// unless it is to break off, and closes.
+// transferServer answers with a zone in that many messages and closes the connection. If
+// whole is set, the last message has the SOA that ends the zone.
 func transferServer(t *testing.T, messages int, whole bool) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -167,12 +162,12 @@ func transferServer(t *testing.T, messages int, whole bool) netip.AddrPort {
 	return netip.MustParseAddrPort(l.Addr().String())
 }
 
-// TestTransfer: a zone comes through message by message; one that breaks off ends
-// with the connection, so that its client cannot take it for whole.
+// TestTransfer: a zone transfer is relayed message by message. If it breaks off, the
+// client's connection is closed too, so that the client does not consider it complete.
 func TestTransfer(t *testing.T) {
 	for _, whole := range []bool{true, false} {
 		const messages = 200 // more than may wait unread
-		at := startToOrigin(t, transferServer(t, messages, whole))
+		at := startRelay(t, transferServer(t, messages, whole))
 		tr := &dns.Transfer{DialTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
 		m := new(dns.Msg)
 		m.SetAxfr("example.")

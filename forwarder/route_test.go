@@ -11,15 +11,15 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// byLabel routes by the question's first label.
+// byLabel returns a router that uses the question's first label.
 func byLabel(routes map[string]Route) Router {
 	return func(q *wire.Query, _ *Origin) Route {
 		return routes[string(q.Name[1:1+q.Name[0]])]
 	}
 }
 
-// TestRoutes: refusals and NODATA say which rule they are of, and what a rule
-// forwards has no special meaning.
+// TestRoutes: refusals and NODATA name their rule, and a special name that a rule forwards
+// is treated like any other.
 func TestRoutes(t *testing.T) {
 	up := newZoneUpstream(t)
 	at := start(t, Config{Upstream: up, Cache: newCache(t), Route: byLabel(map[string]Route{
@@ -40,8 +40,8 @@ func TestRoutes(t *testing.T) {
 		{"empty.example", dns.RcodeSuccess, 0, "rule 4"},
 		{"nowhere.example", dns.RcodeRefused, 0, "rule 5"},
 		{"removed.example", dns.RcodeRefused, 0, "cgroup was removed"},
-		{"resolver.arpa", dns.RcodeSuccess, 1, ""},                // by its rule
-		{"x.resolver.arpa", dns.RcodeSuccess, 0, ""},              // by what it means
+		{"resolver.arpa", dns.RcodeSuccess, 1, ""},                // because of its rule
+		{"x.resolver.arpa", dns.RcodeSuccess, 0, ""},              // a special name
 		{"use-application-dns.net", dns.RcodeSuccess, 0, ""},      //
 		{"xuse-application-dns.net", dns.RcodeSuccess, 1, ""},     // another name
 		{"deep.use-application-dns.net", dns.RcodeSuccess, 0, ""}, //
@@ -61,8 +61,8 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// TestScopes: what one upstream answered is no answer in another's scope, and a
-// router that is changed takes effect at once.
+// TestScopes: one upstream's answer is not used in another's scope, and a new router takes
+// effect immediately.
 func TestScopes(t *testing.T) {
 	one, two := newZoneUpstream(t), newZoneUpstream(t)
 	f, at := startForwarder(t, Config{Upstream: one, Cache: newCache(t)}, "127.0.0.1:0")
@@ -75,11 +75,11 @@ func TestScopes(t *testing.T) {
 		ask(t, "udp", at, m)
 	}
 	if a, b := one.asked.Load(), two.asked.Load(); a != 1 || b != 1 {
-		t.Errorf("the upstreams were asked %d and %d times, want once each", a, b)
+		t.Errorf("the upstreams got %d and %d queries, want one each", a, b)
 	}
 	f.SetRouter(nil)
 	ask(t, "udp", at, m)
 	if a := one.asked.Load(); a != 1 {
-		t.Errorf("the first upstream was asked %d times: its answer is cached", a)
+		t.Errorf("the first upstream got %d queries, want 1: its answer is cached", a)
 	}
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/miekg/dns"
 )
 
-// TestServe asks each listener, and has the reply come from the very address
-// that was asked: a wildcard socket would pick another.
+// TestServe: every reply comes from the address that the query was sent to. A wildcard
+// socket would choose another by default.
 func TestServe(t *testing.T) {
 	up := newZoneUpstream(t)
 	any6 := start(t, Config{Upstream: up, Cache: newCache(t)}, "[::]:0")
 	for _, host := range []string{"127.0.0.1", "127.0.0.2", "127.77.1.9", "::1"} {
 		for _, proto := range []string{"udp", "tcp"} {
 			t.Run(host+"/"+proto, func(t *testing.T) {
-				// The client's socket is connected, and hears one address only.
+				// The client's socket is connected, and receives from one address only.
 				r := ask(t, proto, netip.AddrPortFrom(netip.MustParseAddr(host), any6.Port()), question("www.example.com", dns.TypeA))
 				if len(r.Answer) != 1 || !r.RecursionAvailable || r.Authoritative {
 					t.Errorf("got %v", r)
@@ -31,12 +31,12 @@ func TestServe(t *testing.T) {
 		}
 	}
 	if n := up.asked.Load(); n != 1 {
-		t.Errorf("the upstream was asked %d times: want once, and then the cache", n)
+		t.Errorf("the upstream got %d queries, want 1: the others are cached", n)
 	}
 }
 
-// TestLimits walks the sizes: a long answer is cut to the client's size over UDP
-// and whole over TCP.
+// TestLimits: a long answer is truncated to the client's size over UDP and complete over
+// TCP.
 func TestLimits(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
 	for _, tc := range []struct {
@@ -62,7 +62,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestPolicy has what is answered without an upstream.
+// TestPolicy tests queries that are answered without an upstream.
 func TestPolicy(t *testing.T) {
 	up := newZoneUpstream(t)
 	at := start(t, Config{Upstream: up}, "127.0.0.1:0")
@@ -100,14 +100,15 @@ func TestPolicy(t *testing.T) {
 		})
 	}
 	if n := up.asked.Load(); n != 0 {
-		t.Errorf("the upstream was asked %d times", n)
+		t.Errorf("the upstream got %d queries", n)
 	}
 	if r := ask(t, "udp", at, question("notresolver.arpa", dns.TypeA)); len(r.Answer) == 0 {
-		t.Error("notresolver.arpa is not below resolver.arpa, and was not asked")
+		t.Error("notresolver.arpa is not below resolver.arpa, and was not forwarded")
 	}
 }
 
-// TestSilence: what is no query gets no reply, over UDP, and the next query does.
+// TestSilence: over UDP a message that is not a query gets no reply, and the next query
+// does.
 func TestSilence(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0")
 	c, err := net.Dial("udp", at.String())
@@ -138,8 +139,8 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// TestOrigins: the listener knows who asked, and whom, by the address that a query
-// came to, and does not answer at one that stands for nothing.
+// TestOrigins: the origin of a query is known from the local address that it arrived at. A
+// query to an unknown address is not answered.
 func TestOrigins(t *testing.T) {
 	known := map[netip.Addr]Origin{
 		netip.MustParseAddr("127.9.0.7"): {Addr: netip.MustParseAddrPort("8.8.8.8:53"), Workload: "/a"},
@@ -166,7 +167,7 @@ func TestOrigins(t *testing.T) {
 	}
 	c := dns.Client{Timeout: 200 * time.Millisecond}
 	if r, _, err := c.Exchange(question("a.example", dns.TypeA), netip.AddrPortFrom(netip.MustParseAddr("127.9.0.9"), at.Port()).String()); err == nil {
-		t.Errorf("an address that stands for nothing answered: %v", r)
+		t.Errorf("an unknown address answered: %v", r)
 	}
 	waitFor(t, "four events", func() bool { mu.Lock(); defer mu.Unlock(); return len(got) == 2 })
 	mu.Lock()
@@ -178,7 +179,7 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// TestListen opens what it says, and nothing stays open when it cannot.
+// TestListen: Listen opens the sockets it promises, and leaves none open on an error.
 func TestListen(t *testing.T) {
 	s, err := Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 3)
 	if err != nil {
@@ -194,11 +195,11 @@ func TestListen(t *testing.T) {
 	}
 	defer l.Close()
 	if _, err := Listen(context.Background(), l.Addr().(*net.TCPAddr).AddrPort(), 1); err == nil {
-		t.Error("a port that is taken could be listened on")
+		t.Error("Listen succeeded for a port in use")
 	}
 	u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(l.Addr().(*net.TCPAddr).AddrPort()))
 	if err != nil {
-		t.Errorf("Listen failed, and left its UDP socket open: %v", err)
+		t.Errorf("Listen failed and left its UDP socket open: %v", err)
 	} else {
 		u.Close()
 	}
@@ -209,7 +210,7 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// TestStop ends a forwarder that owes replies: they come, and nothing stays.
+// TestStop: a forwarder that is stopped sends its pending replies and leaves no goroutine.
 func TestStop(t *testing.T) {
 	before := runtime.NumGoroutine()
 	f, err := New(context.Background(), Config{Upstream: newZoneUpstream(t)})
@@ -231,11 +232,11 @@ func TestStop(t *testing.T) {
 			replies <- r
 		}()
 	}
-	waitFor(t, "two waiting clients", func() bool { return f.flights.waiting.taken.Load() == 2 })
+	waitFor(t, "two waiting clients", func() bool { return f.flights.waiting.InUse() == 2 })
 	cancel()
 	for range 2 {
 		if r := <-replies; r == nil || len(r.Answer) == 0 {
-			t.Errorf("a reply that was owed is %v", r)
+			t.Errorf("a pending reply is %v", r)
 		}
 	}
 	if err := <-served; err != nil {
@@ -244,22 +245,22 @@ func TestStop(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	waitFor(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before })
+	waitFor(t, "goroutines to exit", func() bool { return runtime.NumGoroutine() <= before })
 }
 
-// waitFor waits until what is true, and fails the test if it never is.
-func waitFor(t *testing.T, what string, is func() bool) {
+// waitFor waits until the condition is true, and fails the test after ten seconds.
+func waitFor(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
-		if is() {
+		if condition() {
 			return
 		}
 	}
-	t.Fatalf("waited for %s in vain", what)
+	t.Fatalf("timeout waiting for %s", what)
 }
 
-// TestSigned: who signs a query hears at once, in words that its library knows,
-// that nobody here has the key.
+// TestSigned: a signed query is answered immediately with the TSIG error BADKEY: Sotto does
+// not have the key.
 func TestSigned(t *testing.T) {
 	up := newZoneUpstream(t)
 	at := start(t, Config{Upstream: up}, "127.0.0.1:0")
@@ -293,6 +294,6 @@ func TestSigned(t *testing.T) {
 		t.Errorf("got %v", r)
 	}
 	if n := up.asked.Load(); n != 0 {
-		t.Errorf("the upstream was asked %d times", n)
+		t.Errorf("the upstream got %d queries", n)
 	}
 }

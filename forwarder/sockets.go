@@ -16,34 +16,34 @@ import (
 )
 
 const (
-	// udpReceiveBuffer absorbs a burst while a reader goroutine waits for its
-	// turn: some ten thousand small queries.
+	// udpReceiveBuffer holds a burst of about ten thousand small queries until the
+	// reader goroutine is scheduled.
 	udpReceiveBuffer = 4 << 20
 
-	// tcpBuffer is what the kernel may keep for a connection each way (it doubles
-	// the number, for its own account). Left to itself it goes up to some megabytes,
-	// and a client that does not read would have that of each of its connections.
-	// Clients are near: they need no more for what is in flight.
+	// tcpBuffer limits the kernel's buffers of a connection, in each direction. (The
+	// kernel doubles the number to account for its overhead.) By default they grow to
+	// several megabytes, which a client that does not read could use for each of its
+	// connections. Clients are local, so they need little data in flight.
 	tcpBuffer = 64 << 10
 
-	// maxPort0Tries bounds the search for a port that is free for UDP and TCP.
+	// maxPort0Tries limits the search for a port that is free for UDP and TCP.
 	maxPort0Tries = 16
 )
 
-// Sockets are the bound sockets that a [Forwarder] serves. They stay in the
-// network namespace that they were opened in, whoever uses them.
+// Sockets are the bound sockets that a [Forwarder] serves. They remain in the network
+// namespace that they were opened in.
 type Sockets struct {
 	udp []*net.UDPConn
 	tcp []*net.TCPListener
 }
 
-// Listen opens n UDP sockets and n TCP listeners on addr, which share its port
-// by SO_REUSEPORT, in the network namespace of the calling thread. An
-// unspecified IPv6 address stands for both families, each with sockets of its
-// own; where the kernel has no IPv6 that means IPv4 alone. Port 0 picks one that
-// is free for both protocols.
+// Listen opens n UDP sockets and n TCP listeners on addr, which share its port with
+// SO_REUSEPORT, in the network namespace of the calling thread. The unspecified IPv6
+// address means both families, with separate sockets for each; if the kernel has no
+// IPv6, it means IPv4 only. For port 0 a port is chosen that is free for both
+// protocols.
 //
-// The caller closes the Sockets, unless it gives them to [Forwarder.Serve].
+// The caller closes the Sockets, unless it passes them to [Forwarder.Serve].
 func Listen(ctx context.Context, addr netip.AddrPort, n int) (*Sockets, error) {
 	if !addr.IsValid() || n < 1 {
 		return nil, fmt.Errorf("listen on %s with %d sockets: want an address, a port and at least one", addr, n)
@@ -65,7 +65,8 @@ func Listen(ctx context.Context, addr netip.AddrPort, n int) (*Sockets, error) {
 	return nil, err
 }
 
-// listenAll opens n sockets a host and protocol on one port, all or none.
+// listenAll opens n sockets per host and protocol on one port. On an error it closes
+// those it opened.
 func listenAll(ctx context.Context, hosts []netip.Addr, port uint16, n int) (_ *Sockets, err error) {
 	s := &Sockets{}
 	defer func() {
@@ -94,16 +95,16 @@ func (s *Sockets) open(ctx context.Context, addr netip.AddrPort) error {
 	if addr.Addr().Is6() {
 		network = "6"
 	}
-	lc := net.ListenConfig{Control: reusePort}
+	lc := net.ListenConfig{Control: setOptions}
 	pc, err := lc.ListenPacket(ctx, "udp"+network, addr.String())
 	if err != nil {
 		return fmt.Errorf("listen on %s/udp: %w", addr, err)
 	}
 	u := pc.(*net.UDPConn)
 	s.udp = append(s.udp, u)
-	if _, one := boundTo(u); !one {
-		if err := askLocalAddress(u, network); err != nil {
-			return fmt.Errorf("listen on %s/udp: ask for local addresses: %w", addr, err)
+	if _, ok := boundTo(u); !ok {
+		if err := enablePacketInfo(u, network); err != nil {
+			return fmt.Errorf("listen on %s/udp: enable packet info: %w", addr, err)
 		}
 	}
 	bound := netip.AddrPortFrom(addr.Addr(), uint16(u.LocalAddr().(*net.UDPAddr).Port))
@@ -115,10 +116,10 @@ func (s *Sockets) open(ctx context.Context, addr netip.AddrPort) error {
 	return nil
 }
 
-// reusePort lets several sockets share one port. For UDP it asks for room for bursts:
-// beyond the system's limit where the process may, up to it elsewhere. For TCP it
-// bounds the room, of which connections have what their listener has.
-func reusePort(network, _ string, c syscall.RawConn) error {
+// setOptions lets several sockets share one port, and sets the buffer sizes. For UDP
+// the receive buffer exceeds the system's limit if the process has the privilege for
+// that. Accepted TCP connections inherit the sizes of their listener.
+func setOptions(network, _ string, c syscall.RawConn) error {
 	var serr error
 	err := c.Control(func(fd uintptr) {
 		serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
@@ -138,16 +139,16 @@ func reusePort(network, _ string, c syscall.RawConn) error {
 	return errors.Join(err, serr)
 }
 
-// askLocalAddress has the kernel tell each query's destination address, the
-// one that its reply must come from.
-func askLocalAddress(u *net.UDPConn, network string) error {
+// enablePacketInfo makes the kernel pass the destination address with each query: the
+// reply must be sent from that address.
+func enablePacketInfo(u *net.UDPConn, network string) error {
 	if network == "4" {
 		return ipv4.NewPacketConn(u).SetControlMessage(ipv4.FlagDst, true)
 	}
 	return ipv6.NewPacketConn(u).SetControlMessage(ipv6.FlagDst, true)
 }
 
-// Addr is the first socket's address; all share its port.
+// Addr returns the first socket's address. All sockets share its port.
 func (s *Sockets) Addr() netip.AddrPort {
 	return s.udp[0].LocalAddr().(*net.UDPAddr).AddrPort()
 }

@@ -9,9 +9,9 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// fromCache answers r from the cache, if it can. What has expired is an answer only
-// when a refresh failed of late; else its client waits for the upstream, with the
-// stale answer in reserve (RFC 8767 §5).
+// fromCache answers r from the cache if possible. A stale answer is returned
+// immediately only if a refresh failed recently. Otherwise the client waits for the
+// upstream, and the stale answer is used if that is slow or fails (RFC 8767 §5).
 func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
 	if f.cfg.Cache == nil {
 		return dst, missed
@@ -30,11 +30,11 @@ func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
 	return f.appendCached(dst, r, &a), answered
 }
 
-// appendCached appends what the cache has for r.
+// appendCached appends the cached answer a to r.
 func (f *Forwarder) appendCached(dst []byte, r *request, a *cache.Answer) []byte {
 	switch {
 	case a.Reply.Stale:
-		dst = a.Append(dst, &r.q, r.limit, staleReason(&a.Reply))
+		dst = a.Append(dst, &r.q, r.limit, staleEDE(&a.Reply))
 	case a.Reply.Rcode == wire.RcodeServFail:
 		dst = a.Append(dst, &r.q, r.limit, wire.EDE{Code: wire.EDECachedError})
 	default:
@@ -44,16 +44,16 @@ func (f *Forwarder) appendCached(dst []byte, r *request, a *cache.Answer) []byte
 	return dst
 }
 
-// staleReason is the Extended DNS Error of a stale answer (RFC 8914 §4.4, §4.20).
-func staleReason(r *wire.Reply) wire.EDE {
+// staleEDE returns the Extended DNS Error of a stale answer (RFC 8914 §4.4, §4.20).
+func staleEDE(r *wire.Reply) wire.EDE {
 	if r.Rcode == wire.RcodeNXDomain {
 		return wire.EDE{Code: wire.EDEStaleNXDomain}
 	}
 	return wire.EDE{Code: wire.EDEStaleAnswer}
 }
 
-// appendStale appends what the cache has for r, which found a stale answer when it
-// came. Not true: it was evicted since.
+// appendStale appends the stale answer that was found when r arrived. It reports
+// false if there was none, or if it has been evicted since.
 func (f *Forwarder) appendStale(dst []byte, r *request) ([]byte, bool) {
 	if !r.stale {
 		return dst, false
@@ -66,33 +66,34 @@ func (f *Forwarder) appendStale(dst []byte, r *request) ([]byte, bool) {
 	return f.appendCached(dst, r, &a), true
 }
 
-// late answers those who have waited long enough for a refresh from what is stale.
-// The flight goes on: its reply is for those who come after.
-func (fl *flight) late() {
+// serveAllStale answers all pending queries of the flight with the stale answer,
+// because the upstream did not answer within [Config.StaleAfter]. The flight
+// continues, and its reply is for later queries.
+func (fl *flight) serveAllStale() {
 	fs := fl.fs
-	fs.cfg.Cache.Failed(fl.key, time.Now()) // who comes from here on does not wait
+	fs.cfg.Cache.Failed(fl.key, time.Now()) // later queries do not wait
 	shard := fs.shard(fl.key)
 	shard.Lock()
-	var waiters []*waiter
+	var pending []*pendingQuery
 	if shard.m[string(fl.key)] == fl {
-		waiters, fl.waiters = fl.waiters, nil
+		pending, fl.pending = fl.pending, nil
 	}
 	shard.Unlock()
-	for _, w := range waiters {
-		if !fs.serveStale(w) {
-			fs.fail(w, errStaleGone)
+	for _, p := range pending {
+		if !fs.serveStale(p) {
+			fs.fail(p, errStaleEvicted)
 		}
 	}
 }
 
-// serveStale answers w from what is stale. Not true: there is nothing.
-func (fs *flights) serveStale(w *waiter) bool {
+// serveStale answers p with a stale answer. It reports false if there is none.
+func (fs *flights) serveStale(p *pendingQuery) bool {
 	buf := getBuffer()
 	defer putBuffer(buf)
 	var ok bool
-	if *buf, ok = w.f.appendStale((*buf)[:sinkRoom], &w.request); ok {
-		fs.waiting.give(w.who)
-		w.sink.send(w, *buf)
+	if *buf, ok = p.f.appendStale((*buf)[:framePrefix], &p.request); ok {
+		fs.waiting.Release(p.src)
+		p.writer.send(p, *buf)
 	}
 	return ok
 }

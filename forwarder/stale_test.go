@@ -5,17 +5,19 @@ package forwarder
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 
+	"sotto/forwarder/admission"
 	"sotto/forwarder/cache"
 	"sotto/forwarder/wire"
 )
 
-// staleCache keeps what has expired for an hour.
+// staleCache returns a cache that keeps expired answers for an hour.
 func staleCache(t *testing.T) *cache.Cache {
 	t.Helper()
 	c, err := cache.New(cache.Config{MaxStale: time.Hour, Prefetch: true})
@@ -26,7 +28,7 @@ func staleCache(t *testing.T) *cache.Cache {
 	return c
 }
 
-// put has the cache keep the zone's answer to m as if it had come that long ago.
+// put stores the zone's answer to m as if it had arrived that long ago.
 func put(t *testing.T, c *cache.Cache, m *dns.Msg, ago time.Duration) {
 	t.Helper()
 	msg, err := m.Pack()
@@ -48,14 +50,14 @@ func put(t *testing.T, c *cache.Cache, m *dns.Msg, ago time.Duration) {
 	c.Put(wire.AppendKey(nil, &q), &reply, time.Now().Add(-ago))
 }
 
-// withEDNS is a question of a client that can be told of errors.
+// withEDNS returns a query with EDNS, whose reply can have an Extended DNS Error.
 func withEDNS(name string, qtype uint16) *dns.Msg {
 	m := question(name, qtype)
 	m.SetEdns0(1232, false)
 	return m
 }
 
-// isStale reports whether r is an expired answer, and says so.
+// isStale reports whether r is a stale answer with that Extended DNS Error.
 func isStale(r *dns.Msg, code uint16) bool {
 	e := ede(r)
 	if e == nil || e.InfoCode != code {
@@ -69,39 +71,30 @@ func isStale(r *dns.Msg, code uint16) bool {
 	return len(r.Answer)+len(r.Ns) > 0
 }
 
-// TestStaleAfter: while the upstream is silent, a client is given what has expired
-// once it has waited long enough, and those who come after it do not wait; what the
-// upstream says at last is for those who come then.
+// TestStaleAfter: while the upstream does not answer, a client gets the stale answer after
+// Config.StaleAfter, and later clients get it immediately. The upstream's late answer is
+// for clients after that.
 func TestStaleAfter(t *testing.T) {
 	release := make(chan struct{})
-	good := newZoneUpstream(t)
 	var asked atomic.Int64
-	up := exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
-		asked.Add(1)
-		select {
-		case <-release:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		return good.answer(ctx, q)
-	})
+	up := delayedUpstream(t, release, &asked)
 	c := staleCache(t)
 	at := start(t, Config{Upstream: up, Cache: c, StaleAfter: 100 * time.Millisecond, Timeout: time.Minute}, "127.0.0.1:0")
 	m := withEDNS("www.example.com", dns.TypeA)
 	put(t, c, m, 30*time.Minute)
-	began := time.Now()
+	started := time.Now()
 	for i := range 5 {
 		for _, proto := range []string{"udp", "tcp"} {
 			if r := ask(t, proto, at, m); !isStale(r, dns.ExtendedErrorCodeStaleAnswer) {
 				t.Fatalf("query %d over %s: want a stale answer, got %v", i, proto, r)
 			}
-			if i == 0 && proto == "udp" && time.Since(began) < 100*time.Millisecond {
+			if i == 0 && proto == "udp" && time.Since(started) < 100*time.Millisecond {
 				t.Error("the first client did not wait for the upstream")
 			}
 		}
 	}
 	if n := asked.Load(); n != 1 {
-		t.Errorf("the upstream was asked %d times, want once while it owes an answer", n)
+		t.Errorf("the upstream got %d queries, want 1 while the answer is pending", n)
 	}
 	close(release)
 	waitFor(t, "the refreshed answer", func() bool {
@@ -109,11 +102,11 @@ func TestStaleAfter(t *testing.T) {
 		return ede(r) == nil && r.Answer[0].Header().Ttl > wire.StaleTTL
 	})
 	if n := asked.Load(); n != 1 {
-		t.Errorf("the upstream was asked %d times, want once", n)
+		t.Errorf("the upstream got %d queries, want 1", n)
 	}
 }
 
-// TestStaleOnFailure: a failure of any kind is no answer where there is a stale one.
+// TestStaleOnFailure: on a failure of any kind the stale answer is used if there is one.
 func TestStaleOnFailure(t *testing.T) {
 	withRcode := func(rcode int) exchangeFunc {
 		return func(_ context.Context, q []byte) ([]byte, error) {
@@ -146,7 +139,7 @@ func TestStaleOnFailure(t *testing.T) {
 				if tc.stale {
 					put(t, c, m, 50*time.Minute)
 				}
-				for range 2 { // the second one does not even ask
+				for range 2 { // the second query does not go upstream
 					r := ask(t, "udp", at, m)
 					if isStale(r, tc.code) != tc.stale || !tc.stale && r.Rcode == dns.RcodeSuccess {
 						t.Errorf("%s: got %v", tc.name, r)
@@ -157,22 +150,25 @@ func TestStaleOnFailure(t *testing.T) {
 	}
 }
 
-// TestStaleWhenOverloaded: who is one too many gets what is stale.
+// TestStaleWhenOverloaded: a query over the limits gets the stale answer.
 func TestStaleWhenOverloaded(t *testing.T) {
 	block := exchangeFunc(func(ctx context.Context, _ []byte) ([]byte, error) { <-ctx.Done(); return nil, ctx.Err() })
 	c := staleCache(t)
 	f, at := startForwarder(t, Config{Upstream: block, Cache: c, MaxMisses: 1, Timeout: time.Minute}, "127.0.0.1:0")
 	m := withEDNS("www.example.com", dns.TypeA)
 	put(t, c, m, 30*time.Minute)
-	f.flights.misses.taken.Add(1) // as if another query was in flight
-	defer f.flights.misses.taken.Add(-1)
+	other := admission.SourceOf("/other", netip.Addr{})
+	if err := f.flights.misses.Acquire(other); err != nil { // as if another query was in flight
+		t.Fatal(err)
+	}
+	defer f.flights.misses.Release(other)
 	if r := ask(t, "udp", at, m); !isStale(r, dns.ExtendedErrorCodeStaleAnswer) {
 		t.Errorf("got %v", r)
 	}
 }
 
-// TestPrefetch: a popular answer that is about to expire is asked for again behind
-// its client's back, once.
+// TestPrefetch: a popular answer that is about to expire is refreshed in the background,
+// once.
 func TestPrefetch(t *testing.T) {
 	up := newZoneUpstream(t)
 	c := staleCache(t)
@@ -190,12 +186,12 @@ func TestPrefetch(t *testing.T) {
 		return ask(t, "udp", at, m).Answer[0].Header().Ttl > ttl/2
 	})
 	if n := up.asked.Load(); n != 1 {
-		t.Errorf("the upstream was asked %d times, want once", n)
+		t.Errorf("the upstream got %d queries, want 1", n)
 	}
 }
 
-// TestCachedError: an upstream's SERVFAIL is not asked for again at once, and says
-// that it is from the cache (RFC 8914 §4.14).
+// TestCachedError: an upstream's SERVFAIL is cached for a short time, and then has the
+// Extended DNS Error for that (RFC 8914 §4.14).
 func TestCachedError(t *testing.T) {
 	up := newZoneUpstream(t)
 	at := start(t, Config{Upstream: up, Cache: staleCache(t)}, "127.0.0.1:0")
@@ -207,6 +203,6 @@ func TestCachedError(t *testing.T) {
 		}
 	}
 	if n := up.asked.Load(); n != 1 {
-		t.Errorf("the upstream was asked %d times, want once", n)
+		t.Errorf("the upstream got %d queries, want 1", n)
 	}
 }

@@ -17,75 +17,74 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/forwarder/admission"
 	"sotto/forwarder/wire"
+	"sotto/internal/ratelog"
 )
 
 const (
-	// maxPipelined is how many queries of one connection are worked on at a
-	// time; a client that sends more is read no further until replies went out.
+	// maxPipelined limits the queries in flight per connection. More are read only
+	// after replies were sent.
 	maxPipelined = 128
 
-	// maxUnread is how many bytes of replies may wait for a client to read
-	// them before no more of its queries are read.
+	// maxUnread limits the bytes of replies that wait for a client to read them.
+	// Above it no more of its queries are read.
 	maxUnread = 256 << 10
 
-	// maxAllUnread is how many may wait for all clients together. Over it, who
-	// lets more than fairUnread wait loses the connection: a client that reads
-	// never has so much for longer than a moment.
+	// maxAllUnread is the limit for all clients together. Above it, connections with
+	// more than fairUnread are reset: a client that reads has so much unread only for
+	// a moment.
 	maxAllUnread = 32 << 20
 	fairUnread   = 32 << 10
 
-	// firstRead is how much room a message gets before more of it has come than
-	// that: a length alone must not cost 64 KiB. Hardly a query is longer.
+	// firstRead is the initial size of a message's buffer, which grows as bytes
+	// arrive: a length field alone must not cost 64 KiB. Few queries are longer.
 	firstRead = 512
 
-	// readBuffer takes several pipelined queries at once.
+	// readBuffer is enough for several pipelined queries.
 	readBuffer = 2048
 
-	// writeChunk is what a client must take within [Config.TCPIdle], or lose
-	// its connection.
+	// writeChunk is how much a client must read within [Config.TCPIdle] to keep its
+	// connection.
 	writeChunk = 64 << 10
 
-	// acceptPause lets descriptors come free when there is none left; warnEvery
-	// is how often that is told.
+	// acceptPause is how long to wait for free descriptors when there are none left.
 	acceptPause = 50 * time.Millisecond
-	warnEvery   = time.Minute
 )
 
 // tcpServer answers the connections of one listener.
 type tcpServer struct {
-	f      *Forwarder
-	l      *net.TCPListener
-	conns  sync.WaitGroup
-	warned time.Time // when the latest warning was logged
+	f     *Forwarder
+	l     *net.TCPListener
+	conns sync.WaitGroup
+	warn  ratelog.Limiter
 }
 
-// run accepts until ctx ends, then lets connections finish what they owe.
+// run accepts connections until ctx is cancelled, then waits for their pending replies.
 func (s *tcpServer) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.l.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	connCtx, cancel := context.WithCancelCause(ctx)
 	err := s.accept(connCtx)
-	// The end of ctx may come here before it comes there, and is to be the cause there too.
+	// accept may fail before connCtx is cancelled, so pass on the cause.
 	cancel(context.Cause(ctx))
-	waitAtMost(&s.conns, patience(ctx))
+	waitTimeout(&s.conns, drainTimeout(ctx))
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
 }
 
-// accept starts a goroutine a connection until the listener fails.
+// accept starts a goroutine per connection until the listener fails.
 func (s *tcpServer) accept(ctx context.Context) error {
 	for {
 		c, err := s.l.AcceptTCP()
 		switch {
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-			if time.Since(s.warned) > warnEvery {
-				s.warned = time.Now()
+			if s.warn.Allow(time.Now()) {
 				s.f.cfg.Log.Warn("accept a TCP connection: raise the limit of open files (LimitNOFILE, ulimit -n)", "err", err)
 			}
-			s.f.conns.makePlace()
+			s.f.conns.EvictSome()
 			time.Sleep(acceptPause)
 			continue
 		case errors.Is(err, unix.ECONNABORTED):
@@ -97,31 +96,30 @@ func (s *tcpServer) accept(ctx context.Context) error {
 	}
 }
 
-// tcpConn is one client connection. Its reader hands queries on, in order;
-// replies go out as they come, in any order (RFC 7766 §6.2.1.1), through one
-// writer.
+// tcpConn is one client connection. Queries are read in order. Replies are sent as they
+// become available, in any order (RFC 7766 §6.2.1.1), by one writer goroutine.
 type tcpConn struct {
 	f      *Forwarder
 	c      *net.TCPConn
 	local  netip.Addr
 	client netip.AddrPort
 
-	in     *bufio.Reader
-	places chan struct{}  // one each for queries that are worked on
-	owed   sync.WaitGroup // replies not yet written
+	in       *bufio.Reader
+	inFlight chan struct{}  // a semaphore for queries in flight
+	replies  sync.WaitGroup // not yet written
 
-	mu      sync.Mutex
-	drained sync.Cond // pending was taken, or will never be
-	pending []byte    // framed replies that wait for the writer
-	count   int       // how many
-	unread  int       // bytes of pending and of what is being written
-	writing bool
-	broken  bool // nothing can be written any more
+	mu       sync.Mutex
+	drained  sync.Cond // the writer took pending, or the connection was reset
+	pending  []byte    // framed replies that wait for the writer
+	count    int       // how many queries those answer
+	unread   int       // bytes of pending and of what is being written
+	writing  bool
+	wasReset bool // nothing can be written any more
 }
 
 func newTCPConn(f *Forwarder, c *net.TCPConn) *tcpConn {
 	t := &tcpConn{
-		f: f, c: c, in: bufio.NewReaderSize(c, readBuffer), places: make(chan struct{}, maxPipelined),
+		f: f, c: c, in: bufio.NewReaderSize(c, readBuffer), inFlight: make(chan struct{}, maxPipelined),
 		local:  c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap(),
 		client: c.RemoteAddr().(*net.TCPAddr).AddrPort(),
 	}
@@ -129,12 +127,13 @@ func newTCPConn(f *Forwarder, c *net.TCPConn) *tcpConn {
 	return t
 }
 
-// serve answers until the client is done, idle, slow or wrong, or ctx ends; then
-// it pays what it owes and closes, or gives the connection away.
+// serve answers queries until the client is done, is idle or slow, sends something
+// invalid, or ctx is cancelled. It then sends the pending replies, and closes the
+// connection or hands it over.
 func (t *tcpConn) serve(ctx context.Context) {
 	defer t.c.Close()
-	seat := t.f.conns.enter(t.c, t.source())
-	defer t.f.conns.leave(seat)
+	entry := t.f.conns.Add(t.c, t.source())
+	defer t.f.conns.Remove(entry)
 	stop := context.AfterFunc(ctx, func() { _ = t.c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var frame []byte
@@ -144,49 +143,48 @@ func (t *tcpConn) serve(ctx context.Context) {
 			break
 		}
 		frame, err = readFrame(t.in)
-		if errors.Is(err, os.ErrDeadlineExceeded) && len(frame) == 0 && len(t.places) > 0 {
-			continue // it waits for us
+		if errors.Is(err, os.ErrDeadlineExceeded) && len(frame) == 0 && len(t.inFlight) > 0 {
+			continue // the client is waiting for replies
 		}
 		if err != nil {
 			break
 		}
-		t.f.conns.touch(seat)
-		if !t.handle(frame[2:]) {
-			err = errNoClient
+		t.f.conns.Touch(entry)
+		if !t.handle(frame[framePrefix:]) {
+			err = errNotQuery
 			break
 		}
 		frame = nil
 	}
-	t.owed.Wait()
-	// When ctx ends is not known: a read that it broke off looks like one that took too
-	// long.
+	t.replies.Wait()
+	// Cancelling ctx interrupts a read by setting a deadline in the past, so the read
+	// fails as if it had timed out.
 	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
-		t.give(ctx, frame)
+		t.handOver(ctx, frame)
 	}
 }
 
-// errNoClient is a message that no DNS client sends.
-var errNoClient = errors.New("not a query")
+// errNotQuery is for a message that no DNS client sends.
+var errNotQuery = errors.New("not a query")
 
-// source is who counts as one with this client.
-func (t *tcpConn) source() source {
-	var o Origin // zero where the address stands for nothing: the first query ends it
+func (t *tcpConn) source() admission.Source {
+	var o Origin // stays empty for an unknown address; the first query closes the connection
 	if t.f.cfg.Origins != nil {
 		o, _ = t.f.cfg.Origins(t.local)
 	}
-	return sourceOf(&o, t.client.Addr())
+	return admission.SourceOf(o.Workload, t.client.Addr())
 }
 
-// readFrame reads one message, and returns it with its length in front (RFC 1035
-// §4.2.2), or with an error what there is of both. One deadline holds for all of it,
-// so that a byte a second keeps nothing open.
+// readFrame reads one message and returns it with its length field (RFC 1035 §4.2.2).
+// On an error it returns what was read of both. One deadline applies to the whole
+// message, so that a client cannot keep the connection open with a byte per second.
 func readFrame(r *bufio.Reader) ([]byte, error) {
-	var length [2]byte
+	var length [framePrefix]byte
 	if n, err := io.ReadFull(r, length[:]); err != nil {
 		return length[:n], err
 	}
-	end := 2 + int(binary.BigEndian.Uint16(length[:]))
-	if end < 2+wire.HeaderLen {
+	end := framePrefix + int(binary.BigEndian.Uint16(length[:]))
+	if end < framePrefix+wire.HeaderLen {
 		return length[:], errors.New("a frame shorter than a DNS header")
 	}
 	frame := make([]byte, min(end, firstRead))
@@ -202,47 +200,47 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// handle takes one query, and reports whether the connection may go on.
+// handle handles one query. It reports false if the connection has to be closed.
 func (t *tcpConn) handle(msg []byte) bool {
 	t.waitDrained()
-	t.places <- struct{}{}
-	t.owed.Add(1)
+	t.inFlight <- struct{}{}
+	t.replies.Add(1)
 	r := request{client: t.client, start: time.Now(), tcp: true}
 	buf := getBuffer()
 	defer putBuffer(buf)
 	var v verdict
-	*buf, v = t.f.answer((*buf)[:sinkRoom], msg, t.local, &r)
+	*buf, v = t.f.answer((*buf)[:framePrefix], msg, t.local, &r)
 	switch v {
 	case answered:
 		t.queue(*buf, true)
 	case missed:
-		if err := t.f.flights.join(new(waiter).init(t.f, &r, t)); err != nil {
+		if err := t.f.flights.submit(new(pendingQuery).init(t.f, &r, t)); err != nil {
 			*buf = t.f.refuse(*buf, &r, err)
 			t.queue(*buf, true)
 		}
 	case dropped:
-		// Whoever sends what no DNS client sends is not kept.
-		t.paid(1)
+		// The peer is not a DNS client.
+		t.finish(1)
 		return false
 	}
 	return true
 }
 
-// send takes a waiter's reply.
-func (t *tcpConn) send(_ *waiter, buf []byte) { t.queue(buf, true) }
+// send queues the reply to a pending query.
+func (t *tcpConn) send(_ *pendingQuery, buf []byte) { t.queue(buf, true) }
 
-// part takes one message of several.
-func (t *tcpConn) part(buf []byte) bool {
+// sendPart queues one message of a zone transfer.
+func (t *tcpConn) sendPart(buf []byte) bool {
 	t.waitDrained()
 	return t.queue(buf, false)
 }
 
-// cut breaks the connection off.
-func (t *tcpConn) cut() {
+// abort resets the connection.
+func (t *tcpConn) abort() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.broken {
-		t.breakOff()
+	if !t.wasReset {
+		t.reset()
 	}
 }
 
@@ -255,29 +253,30 @@ func (t *tcpConn) waitDrained() {
 	}
 }
 
-// queue frames the reply behind buf's room, if there is one, and has the writer take
-// it along; last: with it a query is answered. Not true: the connection is broken. It
-// does not keep buf.
+// queue sets the length field at the start of buf and queues the message for the writer.
+// If buf has no message, only the count changes. last is set if the query is answered
+// with this message. queue does not keep buf. It reports false if the connection was
+// reset.
 func (t *tcpConn) queue(buf []byte, last bool) bool {
-	binary.BigEndian.PutUint16(buf, uint16(len(buf)-sinkRoom))
+	binary.BigEndian.PutUint16(buf, uint16(len(buf)-framePrefix))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if last {
 		t.count++
 	}
-	if t.broken {
-		t.paid(t.count)
+	if t.wasReset {
+		t.finish(t.count)
 		t.count = 0
 		return false
 	}
-	if len(buf) == sinkRoom {
+	if len(buf) == framePrefix {
 		buf = nil
 	}
 	t.pending = append(t.pending, buf...)
-	unfair := t.unread > fairUnread // not counting this one: it may be long
+	unfair := t.unread > fairUnread // without this message, which may be long
 	t.unread += len(buf)
 	if t.f.unread.Add(int64(len(buf))) > maxAllUnread && unfair {
-		t.breakOff()
+		t.reset()
 		return false
 	}
 	if !t.writing {
@@ -287,7 +286,7 @@ func (t *tcpConn) queue(buf []byte, last bool) bool {
 	return true
 }
 
-// write sends what is pending until nothing is, in as few segments as it can.
+// write sends pending replies until there are none, in as few segments as possible.
 func (t *tcpConn) write() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -298,22 +297,22 @@ func (t *tcpConn) write() {
 		t.drained.Broadcast()
 		t.mu.Unlock()
 		err := t.writeChunks(batch)
-		t.paid(count)
+		t.finish(count)
 		t.mu.Lock()
-		t.taken(len(batch))
+		t.subtractUnread(len(batch))
 		spare = batch
 		if err != nil {
-			t.breakOff()
+			t.reset()
 		}
 	}
 	t.writing = false
 	if cap(t.pending) > writeChunk {
-		t.pending = nil // a long answer's room is not kept for an idle client
+		t.pending = nil // do not keep a large buffer for an idle client
 	}
 }
 
-// writeChunks sends b. The client has to take each chunk in time, not all of a
-// long answer.
+// writeChunks sends b. The deadline applies to each chunk, not to a long answer as a
+// whole.
 func (t *tcpConn) writeChunks(b []byte) error {
 	for len(b) > 0 {
 		n := min(len(b), writeChunk)
@@ -328,29 +327,29 @@ func (t *tcpConn) writeChunks(b []byte) error {
 	return nil
 }
 
-// taken takes n bytes off what waits for the client; the caller holds t.mu.
-func (t *tcpConn) taken(n int) {
+// subtractUnread subtracts n from the unread bytes. The caller holds t.mu.
+func (t *tcpConn) subtractUnread(n int) {
 	t.unread -= n
 	t.f.unread.Add(-int64(n))
 }
 
-// breakOff gives the connection up, also what is being written; the caller holds
-// t.mu. Reset rather than closed: a client that does not read would keep a
-// closed one for minutes.
-func (t *tcpConn) breakOff() {
-	t.broken = true
-	t.paid(t.count)
-	t.taken(len(t.pending))
+// reset resets the connection and drops pending replies. The caller holds t.mu. It does
+// not close normally: a client that does not read would keep the connection open in the
+// kernel for minutes.
+func (t *tcpConn) reset() {
+	t.wasReset = true
+	t.finish(t.count)
+	t.subtractUnread(len(t.pending))
 	t.pending, t.count = nil, 0
 	t.drained.Broadcast()
 	_ = t.c.SetLinger(0)
 	_ = t.c.Close()
 }
 
-// paid takes n replies off what is owed and makes place for as many queries.
-func (t *tcpConn) paid(n int) {
+// finish marks n queries as answered, so that as many others can be read.
+func (t *tcpConn) finish(n int) {
 	for range n {
-		<-t.places
-		t.owed.Done()
+		<-t.inFlight
+		t.replies.Done()
 	}
 }

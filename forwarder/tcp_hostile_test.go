@@ -4,7 +4,6 @@ package forwarder
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,20 +17,23 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"sotto/forwarder/admission"
+	"sotto/forwarder/wire"
 )
 
-// frame is a query as TCP carries it.
+// frame returns a query with its length field.
 func frame(t *testing.T, name string, typ uint16) []byte {
 	t.Helper()
 	b, err := question(name, typ).Pack()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
+	return wire.AppendFrame(nil, b)
 }
 
-// TestByteByByte: a message has to be complete in time. That bytes keep coming is no
-// reason to wait for it.
+// TestByteByByte: a message has to be complete before the timeout, even if bytes keep
+// arriving.
 func TestByteByByte(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t), TCPIdle: 400 * time.Millisecond}, "127.0.0.1:0").String()
 	c := redial(t, at)
@@ -44,12 +46,12 @@ func TestByteByByte(t *testing.T) {
 		}
 	}()
 	if r, err := c.ReadMsg(); err == nil {
-		t.Errorf("a byte at a time was waited for: %v", r)
+		t.Errorf("a message that arrives too slowly was answered: %v", r)
 	}
 }
 
-// TestHalfClosed: who shuts its side of the connection after its queries gets all
-// answers, late ones too, and then the end (RFC 7766 §6.2.3 and §6.2.4).
+// TestHalfClosed: a client that shuts down its side of the connection after its queries gets
+// all answers, late ones too, and then EOF (RFC 7766 §6.2.3 and §6.2.4).
 func TestHalfClosed(t *testing.T) {
 	c := redial(t, start(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0").String())
 	names := []string{"delay-600.example", "delay-200.example", "now.example"}
@@ -67,12 +69,12 @@ func TestHalfClosed(t *testing.T) {
 		}
 	}
 	if _, err := c.ReadMsg(); !errors.Is(err, io.EOF) {
-		t.Errorf("after the last reply: %v, want the end", err)
+		t.Errorf("after the last reply: %v, want EOF", err)
 	}
 }
 
-// TestCutOff: a length with less behind it than it says, and the end, or nothing
-// more: what came before is answered.
+// TestCutOff: if a message is incomplete, because the client shut down its side or stopped
+// sending, the queries before it are answered.
 func TestCutOff(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t), TCPIdle: 300 * time.Millisecond}, "127.0.0.1:0").String()
 	for _, end := range []bool{true, false} {
@@ -85,17 +87,17 @@ func TestCutOff(t *testing.T) {
 			_ = c.Conn.(*net.TCPConn).CloseWrite()
 		}
 		if r, err := c.ReadMsg(); err != nil || len(r.Answer) != 1 {
-			t.Errorf("before the cut: %v, %v", r, err)
+			t.Errorf("before the incomplete message: %v, %v", r, err)
 		}
 		if r, err := c.ReadMsg(); !errors.Is(err, io.EOF) {
-			t.Errorf("after it: %v, %v, want the end", r, err)
+			t.Errorf("after it: %v, %v, want EOF", r, err)
 		}
 	}
 }
 
-// TestPipelinedGarbage: as many frames as come with a header and nonsense in them are
-// answered with FORMERR, and the query behind them is answered; a frame without a
-// header ends the connection, and what came before it is answered too.
+// TestPipelinedGarbage: frames with a header and garbage are answered with FORMERR, and the
+// query after them is answered. A frame without a header closes the connection, after the
+// messages before it were answered.
 func TestPipelinedGarbage(t *testing.T) {
 	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0")
 	const n = 3 * maxPipelined
@@ -106,7 +108,7 @@ func TestPipelinedGarbage(t *testing.T) {
 	}
 	frames = append(frames, frame(t, "good.example", dns.TypeA)...)
 	frames = append(frames, 0, 0)                                     // no header
-	frames = append(frames, frame(t, "unread.example", dns.TypeA)...) // nobody looks at it
+	frames = append(frames, frame(t, "unread.example", dns.TypeA)...) // not read
 	c := redial(t, at.String())
 	go func() { _, _ = c.Conn.Write(frames) }()
 	formerr, good := 0, 0
@@ -127,11 +129,11 @@ func TestPipelinedGarbage(t *testing.T) {
 	if formerr != n || good != 1 {
 		t.Errorf("%d times FORMERR and %d answers to %d frames of garbage and one query", formerr, good, n)
 	}
-	waitFor(t, "the connection to be gone", func() bool { return f.Stats().Conns == 0 })
+	waitFor(t, "the connection to be closed", func() bool { return f.Stats().Conns == 0 })
 }
 
-// TestResets: whatever a connection is at when its client resets it, nothing of it is
-// left, and the next client is answered.
+// TestResets: whatever the state of a connection that its client resets, no resources are
+// left in use, and the next client is answered.
 func TestResets(t *testing.T) {
 	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
 	ask(t, "tcp", at, question("txt-60000.example", dns.TypeTXT))
@@ -168,17 +170,17 @@ func TestResets(t *testing.T) {
 			t.Errorf("after resets when %s: %v", tc.what, r)
 		}
 	}
-	waitFor(t, "nothing to be left", func() bool {
+	waitFor(t, "nothing to be in use", func() bool {
 		st := f.Stats()
 		return st.Conns == 0 && st.Waiting == 0 && st.Misses == 0 && f.unread.Load() == 0
 	})
-	const own = 10 // the crew's, which keeps some
-	waitFor(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= before+own })
+	const idle = 10 // workers that the pool keeps
+	waitFor(t, "goroutines to exit", func() bool { return runtime.NumGoroutine() <= before+idle })
 }
 
-// TestLeaving: connections that made place and are still owed a reply are few. Else
-// who connects, asks for what takes long, and connects again, holds any number.
-func TestLeaving(t *testing.T) {
+// TestDrainingLimit: only few evicted connections may wait for pending replies. Otherwise a
+// client that connects, sends a slow query and connects again could hold any number.
+func TestDrainingLimit(t *testing.T) {
 	const most = 16
 	f, at := startForwarder(t, Config{Upstream: heldUpstream(t), MaxConns: most, Timeout: time.Minute}, "127.0.0.1:0")
 	for i := range 10 * most {
@@ -187,7 +189,7 @@ func TestLeaving(t *testing.T) {
 			t.Fatal(err)
 		}
 		waitFor(t, "the query to wait", func() bool { return f.Stats().Waiting > i })
-		if open := established(t, at); open > most+most/leavingShare+1 { // and the newest
+		if open := established(t, at); open > most+most/admission.DrainingFraction+1 { // and the newest
 			t.Fatalf("%d connections are open, of at most %d", open, most)
 		}
 	}
@@ -200,52 +202,60 @@ func TestLeaving(t *testing.T) {
 	}
 }
 
-// TestWorkloadShare: connections are counted by workload, where it is known: containers
-// behind one address do not lose theirs to each other.
+// TestWorkloadShare: connections are counted by workload where it is known, so containers
+// behind one address do not evict each other's.
 func TestWorkloadShare(t *testing.T) {
-	_, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), MaxConns: 4 * clientLeast,
+	_, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), MaxConns: 4 * admission.MinClientConns,
 		Origins: func(a netip.Addr) (Origin, bool) { o, ok := workloads[a]; return o, ok }}, "0.0.0.0:0")
-	mustAnswer := func(c *dns.Conn) {
-		t.Helper()
-		if err := c.WriteMsg(question("www.example", dns.TypeA)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.ReadMsg(); err != nil {
-			t.Fatal(err)
-		}
-	}
 	modest := redial(t, netip.AddrPortFrom(netip.MustParseAddr("127.9.0.8"), at.Port()).String())
-	mustAnswer(modest) // the longest idle of all, from here on
+	mustAnswer(t, modest) // the longest idle of all, from here on
 	var greedy []*dns.Conn
-	for range clientLeast + 1 {
+	for range admission.MinClientConns + 1 {
 		greedy = append(greedy, redial(t, netip.AddrPortFrom(netip.MustParseAddr("127.9.0.7"), at.Port()).String()))
-		mustAnswer(greedy[len(greedy)-1])
+		mustAnswer(t, greedy[len(greedy)-1])
 	}
 	if _, err := greedy[0].ReadMsg(); !errors.Is(err, io.EOF) {
-		t.Errorf("the greedy workload's oldest connection: %v, want the end", err)
+		t.Errorf("the greedy workload's oldest connection: %v, want EOF", err)
 	}
-	mustAnswer(greedy[1])
-	mustAnswer(modest)
+	mustAnswer(t, greedy[1])
+	mustAnswer(t, modest)
 }
 
-// TestKernelBuffers: of a client that asks for much and reads nothing, the kernel
-// keeps little, both ways.
+// TestKernelBuffers: for a client that requests much and reads nothing, the kernel buffers
+// little in both directions.
 func TestKernelBuffers(t *testing.T) {
-	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
+	f, err := New(t.Context(), Config{Upstream: newZoneUpstream(t), Cache: newCache(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Listen(t.Context(), netip.MustParseAddrPort("127.0.0.1:0"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
 	long := frame(t, "txt-60000.example", dns.TypeTXT)
-	c := redial(t, at.String()).Conn.(*net.TCPConn)
-	go func() { // reads a while, as one does whom the kernel then trusts with more
+	c := redial(t, s.Addr().String()).Conn.(*net.TCPConn)
+	accepted, err := s.tcp[0].AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() { defer close(served); f.ServeConn(t.Context(), accepted, nil) }()
+	defer func() {
+		_ = c.Close()
+		<-served
+		_ = f.Close()
+	}()
+	go func() { // reads for a while, so that the kernel would increase the buffers
 		_, _ = io.CopyN(io.Discard, c, 20<<20)
 	}()
 	_ = c.SetWriteDeadline(time.Now().Add(3 * time.Second))
 	for {
 		if _, err := c.Write(long); err != nil {
-			break // nothing more is taken
+			break // no more is accepted
 		}
 	}
-	f.conns.mu.Lock()
-	defer f.conns.mu.Unlock()
-	raw, err := f.conns.order.Front().Value.(*seat).c.SyscallConn()
+	raw, err := accepted.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,12 +276,12 @@ func TestKernelBuffers(t *testing.T) {
 		}
 	}
 	if sizes["queued to send"] == 0 {
-		t.Error("nothing was queued: this test shows nothing")
+		t.Error("nothing was queued, so this test proves nothing")
 	}
 }
 
-// established is how many of the connections to at the kernel takes for open, from
-// the server's end.
+// established returns how many connections to the address are open in the kernel, from the
+// server's side.
 func established(t *testing.T, at netip.AddrPort) (n int) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/net/tcp")

@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"sotto/forwarder/admission"
+	"sotto/forwarder/wire"
 )
 
 // dialTCP opens a connection to a forwarder of cfg.
@@ -35,7 +38,18 @@ func redial(t *testing.T, at string) *dns.Conn {
 	return &dns.Conn{Conn: c}
 }
 
-// TestOutOfOrder: a slow answer does not hold up a fast one (RFC 7766 §6.2.1.1).
+// mustAnswer sends a query and fails the test if no reply arrives.
+func mustAnswer(t *testing.T, c *dns.Conn) {
+	t.Helper()
+	if err := c.WriteMsg(question("www.example", dns.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ReadMsg(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOutOfOrder: a slow answer does not delay a fast one (RFC 7766 §6.2.1.1).
 func TestOutOfOrder(t *testing.T) {
 	c := dialTCP(t, Config{Upstream: newZoneUpstream(t)})
 	slow, fast := question("delay-500.example", dns.TypeA), question("fast.example", dns.TypeA)
@@ -55,8 +69,8 @@ func TestOutOfOrder(t *testing.T) {
 	}
 }
 
-// TestPipelining sends more queries than are worked on at a time before reading a
-// reply, shuts its half of the connection, and gets every reply.
+// TestPipelining: a client that sends more queries than may be in flight before it reads a
+// reply, and shuts down its side, gets every reply.
 func TestPipelining(t *testing.T) {
 	c := dialTCP(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)})
 	const n = 4 * maxPipelined
@@ -82,12 +96,12 @@ func TestPipelining(t *testing.T) {
 		want[r.Id] = true
 	}
 	if _, err := c.ReadMsg(); !errors.Is(err, io.EOF) {
-		t.Errorf("after the last reply: %v, want the end", err)
+		t.Errorf("after the last reply: %v, want EOF", err)
 	}
 }
 
-// TestIdle: a connection without a query in flight is closed, one that waits for
-// a slow upstream is not, and a message that takes too long to arrive ends it.
+// TestIdle: an idle connection is closed, and so is one whose message takes too long to
+// arrive, but not one that waits for a slow upstream.
 func TestIdle(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t), TCPIdle: 200 * time.Millisecond}, "127.0.0.1:0").String()
 	slow := redial(t, at)
@@ -98,19 +112,19 @@ func TestIdle(t *testing.T) {
 		t.Errorf("the connection did not wait for its reply: %v", err)
 	}
 	if _, err := slow.ReadMsg(); !errors.Is(err, io.EOF) {
-		t.Errorf("idle: %v, want the end", err)
+		t.Errorf("idle: %v, want EOF", err)
 	}
 	drip := redial(t, at)
 	if _, err := drip.Conn.Write([]byte{0}); err != nil { // half a length
 		t.Fatal(err)
 	}
 	if _, err := drip.ReadMsg(); !errors.Is(err, io.EOF) {
-		t.Errorf("a byte and no more: %v, want the end", err)
+		t.Errorf("one byte only: %v, want EOF", err)
 	}
 }
 
-// TestBadFrames: a frame that holds no header ends the connection, as does what
-// is no query.
+// TestBadFrames: a frame shorter than a header closes the connection, and so does a message
+// that is not a query.
 func TestBadFrames(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0").String()
 	for _, frame := range [][]byte{{0, 0}, {0, 3, 1, 2, 3}, append([]byte{0, 12, 1, 2, 0x80}, make([]byte, 9)...)} {
@@ -119,10 +133,10 @@ func TestBadFrames(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n, err := c.Conn.Read(make([]byte, 16)); !errors.Is(err, io.EOF) {
-			t.Errorf("frame % x: read %d bytes, %v: want the end", frame, n, err)
+			t.Errorf("frame % x: read %d bytes, %v: want EOF", frame, n, err)
 		}
 	}
-	// 65,535 bytes that mean nothing are answered: the header can be read.
+	// 65,535 bytes of garbage are answered, since the header can be parsed.
 	c := redial(t, at)
 	big := make([]byte, 2+65535)
 	binary.BigEndian.PutUint16(big, 65535)
@@ -136,9 +150,9 @@ func TestBadFrames(t *testing.T) {
 	}
 }
 
-// TestMakePlace: over the limit the connection that is idle longest makes place,
-// so that idle ones cannot keep a new client out.
-func TestMakePlace(t *testing.T) {
+// TestEviction: over the limit the least recently used connection is evicted, so that idle
+// ones cannot keep a new client out.
+func TestEviction(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t), MaxConns: 2}, "127.0.0.1:0").String()
 	var conns []*dns.Conn
 	for i := range 3 {
@@ -152,7 +166,7 @@ func TestMakePlace(t *testing.T) {
 		conns = append(conns, c)
 	}
 	if _, err := conns[0].ReadMsg(); !errors.Is(err, io.EOF) {
-		t.Errorf("the oldest connection: %v, want the end", err)
+		t.Errorf("the oldest connection: %v, want EOF", err)
 	}
 	for _, c := range conns[1:] {
 		if err := c.WriteMsg(question("again.example", dns.TypeA)); err != nil {
@@ -164,10 +178,10 @@ func TestMakePlace(t *testing.T) {
 	}
 }
 
-// TestClientShare: a client that holds more than its share of the connections
-// makes place for itself, and not at the cost of others.
+// TestClientShare: a client over its share of the connections loses its own, not those of
+// others.
 func TestClientShare(t *testing.T) {
-	at := start(t, Config{Upstream: newZoneUpstream(t), MaxConns: 4 * clientLeast}, "127.0.0.1:0")
+	at := start(t, Config{Upstream: newZoneUpstream(t), MaxConns: 4 * admission.MinClientConns}, "127.0.0.1:0")
 	from := func(client string) *dns.Conn {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}, Timeout: 5 * time.Second}
 		c, err := d.Dial("tcp", at.String())
@@ -178,32 +192,23 @@ func TestClientShare(t *testing.T) {
 		c.SetDeadline(time.Now().Add(20 * time.Second))
 		return &dns.Conn{Conn: c}
 	}
-	mustAnswer := func(c *dns.Conn) {
-		t.Helper()
-		if err := c.WriteMsg(question("www.example", dns.TypeA)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.ReadMsg(); err != nil {
-			t.Fatal(err)
-		}
-	}
 	other := from("127.0.0.2")
-	mustAnswer(other) // the longest idle of all, from here on
+	mustAnswer(t, other) // the longest idle of all, from here on
 	var conns []*dns.Conn
-	for range clientLeast + 1 {
+	for range admission.MinClientConns + 1 {
 		c := from("127.0.0.3")
-		mustAnswer(c)
+		mustAnswer(t, c)
 		conns = append(conns, c)
 	}
 	if _, err := conns[0].ReadMsg(); !errors.Is(err, io.EOF) {
-		t.Errorf("the client's oldest connection: %v, want the end", err)
+		t.Errorf("the client's oldest connection: %v, want EOF", err)
 	}
-	mustAnswer(conns[1])
-	mustAnswer(other)
+	mustAnswer(t, conns[1])
+	mustAnswer(t, other)
 }
 
-// TestSlowReader: who asks for long answers and does not read them is read no
-// further, and then loses the connection.
+// TestSlowReader: a client that requests long answers and does not read them is no longer
+// read from, and then loses its connection.
 func TestSlowReader(t *testing.T) {
 	c := dialTCP(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t), TCPIdle: 300 * time.Millisecond})
 	if err := c.Conn.(*net.TCPConn).SetReadBuffer(4096); err != nil {
@@ -214,17 +219,17 @@ func TestSlowReader(t *testing.T) {
 	})
 }
 
-// TestHogs: many clients that do not read their long answers cost no more than what is
-// meant for all of them, and each no more than what is meant for one. Those who read are
-// answered, also while as much waits for others as may.
+// TestHogs: many clients that do not read their long answers use no more than the limit for
+// all clients, and each no more than the limit for one. Clients that read are answered even
+// while that limit is reached.
 func TestHogs(t *testing.T) {
 	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
 	query, err := question("txt-60000.example", dns.TypeTXT).Pack()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ask(t, "tcp", at, question("txt-60000.example", dns.TypeTXT)) // cached from here on: no query is in flight
-	frames := bytes.Repeat(append(binary.BigEndian.AppendUint16(nil, uint16(len(query))), query...), maxPipelined)
+	ask(t, "tcp", at, question("txt-60000.example", dns.TypeTXT)) // cached now: no query is in flight
+	frames := bytes.Repeat(wire.AppendFrame(nil, query), maxPipelined)
 	const hogs, reply = 200, 61_000
 	before := heap()
 	var wg sync.WaitGroup
@@ -237,35 +242,35 @@ func TestHogs(t *testing.T) {
 	}
 	peak := settled(f)
 	wg.Wait()
-	waitFor(t, "one that does not read to be reset", func() bool { return f.Stats().Conns < hogs })
-	// Each may have one reply more than what is fair.
+	waitFor(t, "a client that does not read to be reset", func() bool { return f.Stats().Conns < hogs })
+	// Each may have one reply more than fairUnread.
 	if limit := int64(maxAllUnread + hogs*(fairUnread+reply)); peak > limit {
 		t.Errorf("%d MiB waited for clients that do not read, want at most %d", peak>>20, limit>>20)
 	}
-	// The counter may be wrong; the memory is what it stands for. Slices grow by more than
-	// they need.
+	// Check the memory too, since the counter may be wrong. Slices grow by more than they
+	// need.
 	if n := heap() - before; n > 3*maxAllUnread {
-		t.Errorf("%d MiB more are in use, for at most %d that wait", n>>20, maxAllUnread>>20)
+		t.Errorf("%d MiB more are in use, for at most %d MiB unread", n>>20, maxAllUnread>>20)
 	}
 	kept, unread := f.Stats().Conns, f.unread.Load()
-	// One lets at most so much wait to be written, and as much while it is written.
+	// Each may have that much pending, and as much being written.
 	if most := int64(kept) * 2 * (maxUnread + reply); unread > most {
 		t.Errorf("%d bytes wait for %d clients, want at most %d", unread, kept, most)
 	}
 
-	f.unread.Add(maxAllUnread) // as if others let it wait
+	f.unread.Add(maxAllUnread) // as if other clients did not read
 	defer f.unread.Add(-maxAllUnread)
 	c := redial(t, at.String())
 	if err := c.WriteMsg(question("txt-60000.example", dns.TypeTXT)); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := c.ReadMsg(); err != nil || len(r.Answer) != 1 {
-		t.Errorf("who reads gets %v", err)
+		t.Errorf("a client that reads: %v", err)
 	}
 }
 
-// settled waits until as much waits for clients as before, for half a second, and
-// returns the most that it saw. By then all of them are stuck or reset.
+// settled waits until the unread bytes have not changed for half a second, and returns
+// their maximum. By then all clients are blocked or reset.
 func settled(f *Forwarder) (peak int64) {
 	last, since := int64(-1), time.Now()
 	for time.Since(since) < 500*time.Millisecond {
@@ -279,7 +284,7 @@ func settled(f *Forwarder) (peak int64) {
 	return peak
 }
 
-// heap is how much memory is in use.
+// heap returns the size of the live heap.
 func heap() int64 {
 	var ms runtime.MemStats
 	runtime.GC()
@@ -287,7 +292,7 @@ func heap() int64 {
 	return int64(ms.HeapAlloc)
 }
 
-// TestLengthAlone: a length costs no more room than has come.
+// TestLengthAlone: a length field alone does not allocate its length.
 func TestLengthAlone(t *testing.T) {
 	const clients = 200
 	f, at := startForwarder(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0")
@@ -300,19 +305,17 @@ func TestLengthAlone(t *testing.T) {
 		}
 	}
 	waitFor(t, "the connections to be read", func() bool {
-		f.conns.mu.Lock()
-		defer f.conns.mu.Unlock()
-		return f.conns.order.Len() == clients
+		return f.conns.Len() == clients
 	})
-	time.Sleep(50 * time.Millisecond) // for the last ones to get to their byte
+	time.Sleep(50 * time.Millisecond) // until the last byte is read
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	if n := int64(after.HeapAlloc) - int64(before.HeapAlloc); n > clients*32<<10 {
-		t.Errorf("%d bytes for each client that sent three", n/clients)
+		t.Errorf("%d bytes per client that sent three", n/clients)
 	}
 }
 
-// TestLongQuery: a query of any length is read, in whatever pieces it comes.
+// TestLongQuery: a query of any length is read, in whatever pieces it arrives.
 func TestLongQuery(t *testing.T) {
 	at := start(t, Config{Upstream: newZoneUpstream(t)}, "127.0.0.1:0").String()
 	for _, size := range []int{100, 500, 511, 512, 513, 1024, 5000, 65000} {
@@ -324,7 +327,7 @@ func TestLongQuery(t *testing.T) {
 			t.Fatalf("%d bytes, %v", len(b), err)
 		}
 		c := redial(t, at)
-		for piece := range slices.Chunk(append(binary.BigEndian.AppendUint16(nil, uint16(size)), b...), 1+size/3) {
+		for piece := range slices.Chunk(wire.AppendFrame(nil, b), 1+size/3) {
 			if _, err := c.Conn.Write(piece); err != nil {
 				t.Fatal(err)
 			}
@@ -335,7 +338,7 @@ func TestLongQuery(t *testing.T) {
 	}
 }
 
-// TestLongReplies: who does read gets them all, also more than may wait at once.
+// TestLongReplies: a client that reads gets all replies, also more than maxUnread.
 func TestLongReplies(t *testing.T) {
 	c := dialTCP(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)})
 	const n = 3 * maxPipelined

@@ -12,29 +12,29 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// maxDatagram is the largest UDP payload; the pages of a receive buffer that no
-// query reaches are never touched.
+// maxDatagram is the largest UDP payload. The pages of a receive buffer beyond the
+// longest query that arrived are never touched, and cost no memory.
 const maxDatagram = 65535
 
-// udpServer answers the queries of one UDP socket: hits from the reader's own
-// goroutine, batch by batch; misses through the outbox.
+// udpServer answers the queries of one UDP socket: hits directly from the goroutine
+// that reads, batch by batch; misses through the outbox.
 type udpServer struct {
-	f     *Forwarder
-	u     *net.UDPConn
-	local netip.Addr // invalid: each query tells its own
-	in    udpIn
-	hits  batch // replies that are ready at once
-	out   udpOutbox
-	owed  sync.WaitGroup // misses not yet replied to
+	f       *Forwarder
+	u       *net.UDPConn
+	local   netip.Addr // invalid for a wildcard socket
+	in      udpIn
+	hits    batch // replies that are available immediately
+	out     udpOutbox
+	pending sync.WaitGroup // misses not yet replied to
 }
 
-// udpIn is the room for what one system call receives, and for the replies to it.
+// udpIn holds the messages that one system call receives, and the replies to them.
 type udpIn struct {
 	batch
 	names   [udpBatch]sockaddr
 	oobs    [udpBatch][oobSize]byte
 	data    [udpBatch][]byte
-	reqs    [udpBatch]request // not on the stack: a router's arguments would escape
+	reqs    [udpBatch]request // not on the stack: the router's arguments escape
 	replies [udpBatch][wire.UDPSize]byte
 }
 
@@ -56,7 +56,7 @@ func newUDPServer(f *Forwarder, u *net.UDPConn) (*udpServer, error) {
 	return s, nil
 }
 
-// run reads until ctx ends, then drains.
+// run answers queries until ctx is cancelled, then waits for pending replies.
 func (s *udpServer) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.u.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -64,11 +64,11 @@ func (s *udpServer) run(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return err
 	}
-	waitAtMost(&s.owed, patience(ctx))
+	waitTimeout(&s.pending, drainTimeout(ctx))
 	return nil
 }
 
-// read answers batch after batch until the socket fails.
+// read reads and answers queries, batch by batch, until the socket fails.
 func (s *udpServer) read() error {
 	in := &s.in
 	for {
@@ -97,9 +97,10 @@ func (s *udpServer) read() error {
 	}
 }
 
-// handle takes the i-th message of a batch: it puts a reply that is ready in the
-// given place among the hits and returns true; a miss leaves a waiter.
-func (s *udpServer) handle(i int, now time.Time, place int) bool {
+// handle handles the i-th message of a batch. If the reply is available immediately, it
+// becomes s.hits' message number hit, and handle returns true. A miss becomes a pending
+// query.
+func (s *udpServer) handle(i int, now time.Time, hit int) bool {
 	in := &s.in
 	from, hdr := &in.names[i], &in.hdrs[i]
 	if answersAnything(from.port()) {
@@ -118,24 +119,24 @@ func (s *udpServer) handle(i int, now time.Time, place int) bool {
 	*r = request{client: from.addrPort(), start: now}
 	reply, v := s.f.answer(in.replies[i][:0], in.data[i][:hdr.n], local, r)
 	if v == missed {
-		s.owed.Add(1)
+		s.pending.Add(1)
 		m := s.newMiss(r, from, hdr.hdr.Namelen, oob)
-		if err := s.f.flights.join(&m.waiter); err != nil {
+		if err := s.f.flights.submit(&m.pendingQuery); err != nil {
 			m.free()
-			s.owed.Done()
+			s.pending.Done()
 			reply, v = s.f.refuse(reply, r, err), answered
 		}
 	}
 	if v != answered {
 		return false
 	}
-	s.hits.set(place, reply, from, hdr.hdr.Namelen, oob)
+	s.hits.set(hit, reply, from, hdr.hdr.Namelen, oob)
 	return true
 }
 
-// udpMiss is a waiter and where its reply goes, from the address that was asked.
+// udpMiss is a pending query with the source and destination address of its reply.
 type udpMiss struct {
-	waiter
+	pendingQuery
 	s       *udpServer
 	name    sockaddr
 	namelen uint32
@@ -144,35 +145,35 @@ type udpMiss struct {
 	reply   []byte
 }
 
-// misses are reused, with the room for their replies.
-var misses = sync.Pool{New: func() any { return new(udpMiss) }}
+// udpMisses are reused, with the buffers for their replies.
+var udpMisses = sync.Pool{New: func() any { return new(udpMiss) }}
 
 func (s *udpServer) newMiss(r *request, from *sockaddr, namelen uint32, oob []byte) *udpMiss {
-	m := misses.Get().(*udpMiss)
+	m := udpMisses.Get().(*udpMiss)
 	m.s, m.name, m.namelen = s, *from, namelen
 	m.oobLen = copy(m.oob[:], oob)
-	m.waiter.init(s.f, r, m)
+	m.pendingQuery.init(s.f, r, m)
 	return m
 }
 
-// send takes the reply. Nobody uses m after it but the outbox.
-func (m *udpMiss) send(_ *waiter, buf []byte) {
+// send passes the reply to the outbox, which frees m.
+func (m *udpMiss) send(_ *pendingQuery, buf []byte) {
 	s := m.s
-	m.reply = append(m.reply[:0], buf[sinkRoom:]...)
+	m.reply = append(m.reply[:0], buf[framePrefix:]...)
 	s.out.send(m)
-	s.owed.Done()
+	s.pending.Done()
 }
 
-// part refuses: a transfer over UDP is one message, or none (RFC 1995 §4).
-func (m *udpMiss) part([]byte) bool { return false }
+// sendPart always fails: a zone transfer over UDP has one message (RFC 1995 §4).
+func (m *udpMiss) sendPart([]byte) bool { return false }
 
-func (m *udpMiss) cut() {}
+func (m *udpMiss) abort() {}
 
-// free gives m back for reuse.
+// free makes m available for reuse.
 func (m *udpMiss) free() {
 	if cap(m.reply) > wire.UDPSize {
 		m.reply = nil
 	}
 	*m = udpMiss{reply: m.reply}
-	misses.Put(m)
+	udpMisses.Put(m)
 }

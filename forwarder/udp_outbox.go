@@ -8,29 +8,34 @@ import (
 )
 
 const (
-	// maxSpare is how much room for replies is kept between two bursts.
+	// maxSpare is the capacity of the list that is kept between two bursts.
 	maxSpare = 1024
 
-	// maxUnsent bounds the replies that wait for a socket that takes none.
+	// maxUnsent limits the replies that wait while the socket's buffer is full.
 	maxUnsent = 16384
 )
 
-// udpOutbox joins replies that are ready at the same time into one system call:
-// the first to come writes, and goes on for those who came meanwhile.
+// udpOutbox combines replies that are ready at the same time into one system call.
+// The first goroutine writes its own reply and those that others add meanwhile.
+//
+// The TCP writer (tcp.go) and that of upstream connections combine writes too, but
+// have only the exchange of two slices in common with this one: they write bytes
+// instead of messages, in a goroutine of their own, and limit what waits differently.
 type udpOutbox struct {
-	batch   batch // of whoever writes
+	batch   batch // used by the goroutine that writes
 	mu      sync.Mutex
 	pending []*udpMiss
-	spare   []*udpMiss // room for the next ones
+	spare   []*udpMiss // the list that becomes pending next
 	writing bool
 }
 
-// send writes m's reply, or leaves it with whoever is writing, and frees m.
+// send writes m's reply, or leaves that to the goroutine that is writing. m is freed
+// afterwards.
 func (o *udpOutbox) send(m *udpMiss) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.pending) >= maxUnsent {
-		m.free() // UDP may lose: a socket that takes nothing must not cost memory
+		m.free() // UDP may lose packets: a blocked socket must not cost memory
 		return
 	}
 	o.pending = append(o.pending, m)
@@ -38,8 +43,8 @@ func (o *udpOutbox) send(m *udpMiss) {
 		return
 	}
 	o.writing = true
-	// Let those go first who are ready to send: it costs a lone reply nothing, and
-	// a busy moment most of its system calls.
+	// Let goroutines run that are ready to send. That costs a single reply nothing,
+	// and saves most system calls under load.
 	o.mu.Unlock()
 	runtime.Gosched()
 	o.mu.Lock()

@@ -58,7 +58,7 @@ func TestCacheFile(t *testing.T) {
 
 	for what, make := range map[string]func() error{
 		"not a file that Sotto saved its cache to": func() error { return os.WriteFile(file, []byte("not a cache"), 0o600) },
-		"no regular file":                          func() error { return errors.Join(os.Remove(file), unix.Mkfifo(file, 0o600)) },
+		"not a regular file":                       func() error { return errors.Join(os.Remove(file), unix.Mkfifo(file, 0o600)) },
 		"others can write it":                      func() error { return os.Chmod(file, 0o666) },
 	} {
 		if err := make(); err != nil {

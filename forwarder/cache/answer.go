@@ -8,67 +8,67 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// State is what a look-up found.
+// State is the result of a lookup.
 type State uint8
 
 // States.
 const (
-	Miss  State = iota // nothing: ask an upstream
-	Fresh              // an answer that holds
-	Stale              // one that has expired: better than none (RFC 8767)
+	Miss  State = iota // no answer
+	Fresh              // an answer that has not expired
+	Stale              // an expired answer, to be used if there is no other (RFC 8767)
 )
 
 const (
-	// failureTTL is how long a SERVFAIL is kept: what RFC 9520 §3.2 suggests to
-	// begin with. (It demands one second, and both it and RFC 2308 §7.1 forbid
-	// more than five minutes.) Clients that try again at once are answered, those
-	// that come back later get another try.
+	// failureTTL is how long a SERVFAIL is cached: the initial value that RFC 9520
+	// §3.2 suggests. (It requires at least one second, and both it and RFC 2308 §7.1
+	// forbid more than five minutes.) Immediate retries are answered from the cache,
+	// later ones go upstream.
 	failureTTL = 5
-	// failureRecheck is for how long after a failed refresh no client waits for
-	// the upstream while there is a stale answer (RFC 8767 §5). The upstream is
-	// tried more often, as after a prefetch that failed: it is one recursive
-	// server, and not the many of the whole tree, and when it is back its answers
-	// should be.
+	// failureRecheck is how long after a failed refresh clients get a stale answer
+	// without waiting for the upstream (RFC 8767 §5). In the background the upstream
+	// is queried more often, as after a failed prefetch: it is one recursive server
+	// and not the many of the whole tree, and once it works again its answers should
+	// be used soon.
 	failureRecheck = 30
 
-	// popular is from which hit on an answer is worth a prefetch. The question
-	// that brought it does not count. Two hits may be one client that asks
-	// twice; at the third, within one TTL, it is likely that somebody asks in
-	// the next, and is spared a miss. If nobody does, one query was for nothing.
+	// popular is the number of hits from which an answer is prefetched. The query
+	// that stored it does not count. Two hits may be one client that sends a query
+	// twice. After three within one TTL another query is likely within the next, and
+	// the prefetch saves a miss. Otherwise one upstream query was wasted.
 	popular = 3
-	// minPrefetchTTL is from which TTL on: a tenth of less is no time to
-	// fetch anything in, and the gain would last no longer.
+	// minPrefetchTTL is the minimum TTL for a prefetch. A tenth of a shorter TTL is too
+	// short to fetch anything, and the gain would be as short.
 	minPrefetchTTL = 10
-	// prefetchShare is the part of a TTL, its last, in which to prefetch.
+	// prefetchShare is the last part of a TTL, a tenth, in which answers are
+	// prefetched.
 	prefetchShare = 10
-	// prefetchAgain is after how many seconds a refresh that brought nothing is
-	// asked for again: more than an upstream query may take.
-	prefetchAgain = 5
+	// refreshRetry is after how many seconds a refresh that brought no answer is
+	// requested again. It is longer than an upstream query may take.
+	refreshRetry = 5
 )
 
-// Answer is what [Cache.Get] found. Its parts alias the cache's memory, which
-// stays as it is for as long as somebody refers to it: read only.
+// Answer is the result of [Cache.Get]. Its parts alias the cache's memory, which is
+// never modified; they are read-only.
 type Answer struct {
-	// Reply is the reply, but for the upstream's EDEs, which only Append adds.
-	// Its TTLs are to be counted down by Age; where the configuration's limits
-	// changed them they differ from what the upstream sent.
+	// Reply is the reply without the upstream's EDEs, which only Append adds. Its TTLs
+	// have to be reduced by Age. They differ from those of the upstream if the
+	// configuration's limits apply.
 	Reply wire.Reply
-	// Age is for how many seconds the reply has been in the cache.
+	// Age is how many seconds the reply has been in the cache.
 	Age uint32
-	// Refresh: the answer is popular and about to expire, or has expired and
-	// could not be refreshed so far; and this caller is the one to ask the
-	// upstream again, besides answering. Nobody else is told for some seconds.
+	// Refresh asks the caller to query the upstream again, in addition to answering:
+	// the answer is popular and about to expire, or has expired and could not be
+	// refreshed so far. For some seconds no other caller is asked.
 	Refresh bool
-	// Failed: the answer is stale, and a refresh failed not long ago: to be
-	// given at once, without waiting for the upstream (RFC 8767 §5).
+	// Failed reports that the answer is stale and a refresh failed recently, so it
+	// should be used without waiting for the upstream (RFC 8767 §5).
 	Failed bool
 
 	entry *entry
 }
 
-// Append appends the answer as [wire.AppendReply] does: for the client that
-// sent q, in at most limit bytes, with the EDEs of ours and those that the
-// upstream sent.
+// Append appends the answer with [wire.AppendReply] for the client that sent q, with a
+// maximum length of limit. It adds ede and the upstream's EDEs.
 func (a *Answer) Append(dst []byte, q *wire.Query, limit int, ede ...wire.EDE) []byte {
 	if a.entry != nil && a.entry.edes > 0 {
 		return a.appendWithEDEs(dst, q, limit, ede)
@@ -76,8 +76,8 @@ func (a *Answer) Append(dst []byte, q *wire.Query, limit int, ede ...wire.EDE) [
 	return wire.AppendReply(dst, q, &a.Reply, a.Age, limit, ede...)
 }
 
-// appendWithEDEs is Append for a reply with EDEs. Their room is here, and not in
-// every Answer, because few replies have any.
+// appendWithEDEs is Append for a reply with EDEs. Their memory is here, and not in every
+// Answer, because few replies have any.
 func (a *Answer) appendWithEDEs(dst []byte, q *wire.Query, limit int, ede []wire.EDE) []byte {
 	var room [maxEDEs]wire.EDE
 	r := a.Reply
@@ -86,9 +86,8 @@ func (a *Answer) appendWithEDEs(dst []byte, q *wire.Query, limit int, ede []wire
 	return wire.AppendReply(dst, q, &r, a.Age, limit, ede...)
 }
 
-// fill makes a the answer that e gives at now while it is fresh. It is on the path of
-// every hit: fields are set one by one, since a whole Answer would be made
-// first and then copied.
+// fill sets a to the answer of e at now if e is fresh. It is called for every hit, so the
+// fields are set one by one: a composite literal would be created first and then copied.
 func (a *Answer) fill(e *entry, now int64) {
 	a.Reply.Msg, _, _ = e.tail()
 	a.Reply.QEnd = int(e.qend)
@@ -105,17 +104,17 @@ func (a *Answer) fill(e *entry, now int64) {
 	a.entry = e
 }
 
-// askedAgain notes a hit on e, and tells whether it is the one that has to
-// refresh it. Hits are counted only until they suffice, so that a popular entry
-// is not written to, and its cache line not fought over, at every hit.
-func (e *entry) askedAgain(now int64) bool {
+// countHit counts a hit on e, and reports whether its caller should refresh e. Hits are
+// counted only up to popular, so that processors do not contend for the cache line of a
+// popular entry at every hit.
+func (e *entry) countHit(now int64) bool {
 	if e.ttl < minPrefetchTTL {
 		return false
 	}
 	n := e.prefetch.Load()
 	if n < popular {
 		if !e.prefetch.CompareAndSwap(n, n+1) {
-			return false // somebody else's hit, at the same time, counts for both
+			return false // a concurrent hit counts for both
 		}
 		n++
 	}
@@ -124,27 +123,27 @@ func (e *entry) askedAgain(now int64) bool {
 		return false
 	}
 	next := popular + 1 + e.age(now)
-	if n > popular && next < n+prefetchAgain {
+	if n > popular && next < n+refreshRetry {
 		return false
 	}
 	return e.prefetch.CompareAndSwap(n, next)
 }
 
-// fail notes that a refresh of e failed.
+// fail records that a refresh of e failed.
 func (e *entry) fail(now int64) { e.failed.Store(1 + e.age(now)) }
 
-// failedLately tells whether one failed within the recheck time before now.
-func (e *entry) failedLately(now int64) bool {
+// failedRecently reports whether a refresh failed within failureRecheck before now.
+func (e *entry) failedRecently(now int64) bool {
 	f := e.failed.Load()
 	return f != 0 && e.age(now) < f-1+failureRecheck
 }
 
-// tryAgain tells whether the caller who is given e, stale and not refreshed of late,
-// is the one to ask the upstream all the same, behind its answer.
-func (e *entry) tryAgain(now int64) bool {
+// retryRefresh reports whether the caller should query the upstream in the background,
+// although a refresh of e, which is stale, failed recently.
+func (e *entry) retryRefresh(now int64) bool {
 	n, age := e.prefetch.Load(), e.age(now)
 	next := popular + 1 + age
-	if age < e.failed.Load()-1+prefetchAgain || n > popular && next < n+prefetchAgain {
+	if age < e.failed.Load()-1+refreshRetry || n > popular && next < n+refreshRetry {
 		return false
 	}
 	return e.prefetch.CompareAndSwap(n, next)

@@ -14,27 +14,27 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// Cache keeps replies. It is safe for concurrent use.
+// Cache stores replies. It is safe for concurrent use.
 type Cache struct {
 	cfg  atomic.Pointer[Config]
 	mu   sync.Mutex   // held by Configure
-	seed maphash.Seed // random, so that nobody can aim at a collision
-	// Entries are found by a hash of their key, so that a look-up by bytes
-	// makes no string; the key itself is compared after.
+	seed maphash.Seed // random, so that collisions cannot be provoked
+	// Entries are found by a hash of their key, so that a lookup needs no string. The
+	// key itself is compared afterwards.
 	data    *otter.Cache[uint64, *entry]
 	count   counters
 	evicted atomic.Uint64
 }
 
-// Stats is what a cache did and holds. Counters only grow.
+// Stats has the size of a cache, and counters, which only increase.
 type Stats struct {
-	Entries    int    // held, expired ones included
-	Bytes      int64  // that they take
-	Hits       uint64 // look-ups that found a fresh answer
-	Stale      uint64 // that found a stale one
-	Misses     uint64 // that found neither
-	Prefetches uint64 // that were asked to refresh what they found
-	Evictions  uint64 // for want of room
+	Entries    int    // expired ones included
+	Bytes      int64  // memory that those use
+	Hits       uint64 // lookups that found a fresh answer
+	Stale      uint64 // lookups that found a stale answer
+	Misses     uint64 // lookups that found neither
+	Prefetches uint64 // lookups whose caller was asked to refresh the answer
+	Evictions  uint64 // entries removed because the cache was full
 }
 
 // New returns an empty cache. [Cache.Close] releases it.
@@ -45,10 +45,10 @@ func New(cfg Config) (*Cache, error) {
 	}
 	c := &Cache{seed: maphash.MakeSeed()}
 	c.cfg.Store(&cfg)
-	// No ExpiryCalculator: an entry knows when it expires, from the time that
-	// is passed in, and otter then runs no goroutine but for short maintenance.
-	// No StatsRecorder: what otter takes for a hit may be expired, or another
-	// key, and it would be called at every one.
+	// No ExpiryCalculator: entries have their own expiry, checked with the time that
+	// is passed in, and otter then needs goroutines only for short maintenance. No
+	// StatsRecorder: a hit for otter may be expired or have another key, and the
+	// recorder would be called for every lookup.
 	c.data, err = otter.New(&otter.Options[uint64, *entry]{
 		MaximumWeight: uint64(cfg.MaxBytes),
 		Weigher:       func(_ uint64, e *entry) uint32 { return e.weight() },
@@ -64,9 +64,8 @@ func New(cfg Config) (*Cache, error) {
 	return c, nil
 }
 
-// Configure changes the limits of a cache in use, and evicts what no longer fits.
-// Limits on TTLs hold for what is stored from here on. An invalid cfg changes
-// nothing.
+// Configure changes the limits of a cache in use, and evicts what no longer fits. Limits
+// on TTLs apply to answers that are stored later. An invalid cfg changes nothing.
 func (c *Cache) Configure(cfg Config) error {
 	cfg, err := cfg.validated()
 	if err != nil {
@@ -79,8 +78,8 @@ func (c *Cache) Configure(cfg Config) error {
 	return nil
 }
 
-// Get looks for the answer stored under key that is of use at now, and puts it
-// into a, which is left as it was on a Miss. It allocates nothing.
+// Get looks up the answer stored under key, and sets a to it unless the result is Miss. It
+// does not allocate.
 func (c *Cache) Get(key []byte, now time.Time, a *Answer) State {
 	count := c.count.of(a)
 	e, ok := c.data.GetIfPresent(maphash.Bytes(c.seed, key))
@@ -94,22 +93,21 @@ func (c *Cache) Get(key []byte, now time.Time, a *Answer) State {
 	switch s {
 	case Fresh:
 		a.fill(e, n)
-		if cfg.Prefetch && e.askedAgain(n) {
+		if cfg.Prefetch && e.countHit(n) {
 			count.prefetches.Add(1)
 			a.Refresh = true
 		}
 	case Stale:
 		a.fill(e, n)
 		a.Reply.Stale = true
-		a.Failed = e.failedLately(n)
-		a.Refresh = a.Failed && e.tryAgain(n)
+		a.Failed = e.failedRecently(n)
+		a.Refresh = a.Failed && e.retryRefresh(n)
 	}
 	return s
 }
 
-// Peek is Get for a question that Get was asked already, such as that of a client
-// who waited for a refresh in vain: nothing is counted, and nobody is asked to
-// refresh.
+// Peek is for a query that Get was called for before, such as one that waited for a refresh
+// that failed. Unlike Get it does not count the lookup, and does not set a.Refresh.
 func (c *Cache) Peek(key []byte, now time.Time, a *Answer) State {
 	found, ok := c.data.GetEntryQuietly(maphash.Bytes(c.seed, key))
 	if !ok || !found.Value.hasKey(key) {
@@ -120,50 +118,49 @@ func (c *Cache) Peek(key []byte, now time.Time, a *Answer) State {
 	if s != Miss {
 		a.fill(e, n)
 		a.Reply.Stale = s == Stale
-		a.Failed = a.Reply.Stale && e.failedLately(n)
+		a.Failed = a.Reply.Stale && e.failedRecently(n)
 	}
 	return s
 }
 
-// Put stores a copy of r under key, for as long as r and the configuration
-// allow. key is that of [wire.AppendKey] for r's question, with or without
-// something of the caller's behind it; a reply to another question is not
-// stored. What may not be cached (most errors, a truncated reply, TTL 0) changes
-// nothing.
+// Put stores a copy of r under key, for as long as r and the configuration allow. key is
+// the result of [wire.AppendKey] for r's question, optionally with a suffix of the caller;
+// a reply to another question is not stored. A reply that may not be cached (most errors, a
+// truncated reply, TTL 0) is ignored.
 //
-// A SERVFAIL is kept for a few seconds, but never in place of an answer that is
-// fresh or stale: over one it means the same as [Cache.Failed].
+// A SERVFAIL is stored for a few seconds, but never replaces a fresh or stale answer: if
+// there is one, it has the same effect as [Cache.Failed].
 func (c *Cache) Put(key []byte, r *wire.Reply, now time.Time) {
 	cfg := c.cfg.Load()
 	if !keyFits(key, r) || !cfg.fits(key, r) {
 		return
 	}
 	switch {
-	case keeps(r):
+	case cacheable(r):
 		c.data.Set(maphash.Bytes(c.seed, key), cfg.newEntry(key, r, now))
 	case r.Rcode == wire.RcodeServFail && !r.TC:
 		c.putFailure(cfg, key, r, now)
 	}
 }
 
-// keeps tells whether r is an answer that may be kept: what it says itself, but
-// for errors, which claim no more than that.
-func keeps(r *wire.Reply) bool {
+// cacheable reports whether r is an answer that may be cached. Errors are not, whatever
+// their TTL.
+func cacheable(r *wire.Reply) bool {
 	return r.TTL != 0 && !r.TC && (r.Rcode == wire.RcodeSuccess || r.Rcode == wire.RcodeNXDomain)
 }
 
-// fits tells whether r, under key, takes no more than its fair share.
+// fits reports whether r and key are small enough for the cache.
 func (cfg *Config) fits(key []byte, r *wire.Reply) bool {
-	return int64(entryLen(key, r)+otterBytes) <= cfg.MaxBytes/fairShare
+	return int64(entryLen(key, r)+otterBytes) <= cfg.MaxBytes/maxEntryFraction
 }
 
-// newEntry makes an entry of r, within the limits of cfg.
+// newEntry returns an entry for r, within the limits of cfg.
 func (cfg *Config) newEntry(key []byte, r *wire.Reply, stored time.Time) *entry {
 	limit := func(ttl uint32) uint32 { return cfg.ttl(ttl, r.Negative) }
 	return newEntry(key, r, stored, limit(r.TTL), limit)
 }
 
-// putFailure stores a SERVFAIL, unless there is something better.
+// putFailure stores a SERVFAIL, unless there is an answer.
 func (c *Cache) putFailure(cfg *Config, key []byte, r *wire.Reply, now time.Time) {
 	limit := func(ttl uint32) uint32 { return min(ttl, failureTTL) }
 	n := now.UnixNano()
@@ -176,26 +173,26 @@ func (c *Cache) putFailure(cfg *Config, key []byte, r *wire.Reply, now time.Time
 	})
 }
 
-// Failed notes that the answer stored under key, if there is one, could not be
-// refreshed: for half a minute, [Answer.Failed] says so once it is stale.
+// Failed records that the answer stored under key, if there is one, could not be refreshed:
+// for half a minute [Answer.Failed] is set once it is stale.
 func (c *Cache) Failed(key []byte, now time.Time) {
 	if e, ok := c.data.GetEntryQuietly(maphash.Bytes(c.seed, key)); ok && e.Value.hasKey(key) {
 		e.Value.fail(now.UnixNano())
 	}
 }
 
-// Flush drops every entry.
+// Flush removes all entries.
 func (c *Cache) Flush() { c.data.InvalidateAll() }
 
-// Close drops every entry and stops what works in the background. The cache
-// must not be used after it.
+// Close removes all entries and stops background work. The cache must not be used
+// afterwards.
 func (c *Cache) Close() {
 	c.data.StopAllGoroutines()
 	c.data.InvalidateAll()
 }
 
-// Stats returns what the cache did and holds, after evicting what is due. It
-// waits for eviction's lock: not for the path of a query.
+// Stats returns counters and sizes after pending evictions. It waits for the lock of the
+// eviction policy, so it must not be called on the path of a query.
 func (c *Cache) Stats() Stats {
 	c.data.CleanUp()
 	s := Stats{

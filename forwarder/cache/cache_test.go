@@ -37,7 +37,7 @@ func TestGetAndAge(t *testing.T) {
 		{299*time.Second + 999*time.Millisecond, 1},
 		{300 * time.Second, 0},
 		{time.Hour, 0},
-		{-time.Second, 300}, // a reader that read its clock before the writer
+		{-time.Second, 300}, // a reader whose time is from before the write
 		{-time.Hour, 0},     // the clock was set back
 	} {
 		s := c.Get(key, t0.Add(tt.after), &a)
@@ -58,11 +58,11 @@ func TestGetAndAge(t *testing.T) {
 	}
 	s := c.Stats()
 	if s.Hits != 5 || s.Misses != 5 || s.Stale != 0 || s.Entries != 0 || s.Bytes != 0 || s.Evictions != 0 {
-		t.Errorf("%+v: want 5 hits, 5 misses, nothing held, nothing evicted", s)
+		t.Errorf("%+v: want 5 hits, 5 misses, no entries, no evictions", s)
 	}
 }
 
-func TestWhatIsKept(t *testing.T) {
+func TestWhatIsCached(t *testing.T) {
 	ede := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeOther, ExtraText: "why"}
 	for _, tt := range []struct {
 		name   string
@@ -71,7 +71,7 @@ func TestWhatIsKept(t *testing.T) {
 		answer string
 		ns     string
 		edit   func(*wire.Reply)
-		want   time.Duration // 0: not kept
+		want   time.Duration // 0: not cached
 	}{
 		{name: "positive", answer: positive, want: 300 * time.Second},
 		{name: "NXDOMAIN, RFC 2308 §5", rcode: dns.RcodeNameError, ns: negative, want: 400 * time.Second},
@@ -86,10 +86,10 @@ func TestWhatIsKept(t *testing.T) {
 		{name: "TTL 0", answer: "www.example. 0 IN A 192.0.2.1\n", cfg: Config{MinTTL: time.Minute}},
 		{name: "MinTTL", answer: positive, cfg: Config{MinTTL: time.Hour}, want: time.Hour},
 		{name: "MaxTTL", answer: positive, cfg: Config{MaxTTL: time.Minute}, want: time.Minute},
-		{name: "MaxTTL bounds negative replies too", ns: negative, cfg: Config{MaxTTL: time.Minute}, want: time.Minute},
+		{name: "MaxTTL limits negative replies too", ns: negative, cfg: Config{MaxTTL: time.Minute}, want: time.Minute},
 		{name: "MaxNegativeTTL", ns: negative, cfg: Config{MaxNegativeTTL: time.Minute}, want: time.Minute},
-		{name: "MaxNegativeTTL leaves positive replies", answer: positive, cfg: Config{MaxNegativeTTL: time.Minute}, want: 300 * time.Second},
-		{name: "the default's longest", answer: "www.example. 2000000 IN A 192.0.2.1\n", want: 24 * time.Hour},
+		{name: "MaxNegativeTTL does not limit positive replies", answer: positive, cfg: Config{MaxNegativeTTL: time.Minute}, want: 300 * time.Second},
+		{name: "the default MaxTTL", answer: "www.example. 2000000 IN A 192.0.2.1\n", want: 24 * time.Hour},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCache(t, tt.cfg)
@@ -108,10 +108,10 @@ func TestWhatIsKept(t *testing.T) {
 				return
 			}
 			if c.Get(key, t0.Add(tt.want-1), &a) != Fresh || c.Get(key, t0.Add(tt.want), &a) != Miss {
-				t.Errorf("not kept for %v", tt.want)
+				t.Errorf("not cached for %v", tt.want)
 			}
-			// A client counts from what it is told: never longer than we do,
-			// and with a raised TTL not less.
+			// The TTLs that clients get have to match: not longer than the cache's, and
+			// not shorter if raised.
 			for _, off := range a.Reply.TTLs {
 				ttl := time.Duration(binary.BigEndian.Uint32(a.Reply.Msg[off:])) * time.Second
 				if ttl != tt.want {
@@ -119,13 +119,13 @@ func TestWhatIsKept(t *testing.T) {
 				}
 			}
 			if r.Negative != a.Reply.Negative || r.Rcode != a.Reply.Rcode {
-				t.Errorf("kept as %+v", a.Reply)
+				t.Errorf("cached as %+v", a.Reply)
 			}
 		})
 	}
 }
 
-// TestCopies: what comes out is what went in, whatever becomes of that.
+// TestCopies: modifying the reply and the key after Put does not change the cache.
 func TestCopies(t *testing.T) {
 	c := newCache(t, Config{})
 	answer := ""
@@ -152,7 +152,7 @@ func TestCopies(t *testing.T) {
 	}
 }
 
-// TestLongEDE: more text than an entry has room for is cut, and nothing else lost.
+// TestLongEDE: EDE text that is too long for an entry is cut, and everything else is kept.
 func TestLongEDE(t *testing.T) {
 	c := newCache(t, Config{})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
@@ -171,8 +171,7 @@ func TestLongEDE(t *testing.T) {
 	}
 }
 
-// TestKeys: each key has its own answer, and a reply to another question is not
-// taken for any.
+// TestKeys: each key has its own answer, and a reply to another question is not stored.
 func TestKeys(t *testing.T) {
 	c := newCache(t, Config{})
 	q, r := exchange(t, "wWw.Example.", dns.RcodeSuccess, positive, "")
@@ -181,13 +180,13 @@ func TestKeys(t *testing.T) {
 	var a Answer
 	c.Put(key, &r, t0)
 	if c.Get(key, t0, &a) != Fresh || c.Get(scope, t0, &a) != Miss {
-		t.Error("a key and one with a suffix are not told apart")
+		t.Error("a key and one with a suffix are not distinguished")
 	}
 	c.Put(scope, &r, t0)
 	c.Flush()
 	c.Put(scope, &r, t0)
 	if c.Get(scope, t0, &a) != Fresh || c.Get(key, t0, &a) != Miss {
-		t.Error("a key with a suffix and one without are not told apart")
+		t.Error("a key with a suffix and one without are not distinguished")
 	}
 	c.Flush()
 	for name, bad := range map[string][]byte{
@@ -207,7 +206,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestCollisionIsAMiss stores an entry where another key's hash leads.
+// TestCollisionIsAMiss stores an entry under the hash of another key.
 func TestCollisionIsAMiss(t *testing.T) {
 	c := newCache(t, Config{})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
@@ -216,7 +215,7 @@ func TestCollisionIsAMiss(t *testing.T) {
 	var a Answer
 	c.Get(key, t0, &a)
 	for i := range len(key) - 1 {
-		stored := &a.Reply.Msg[wire.HeaderLen+i] // where all of the key is but its end
+		stored := &a.Reply.Msg[wire.HeaderLen+i] // the key without its last byte
 		*stored ^= 1
 		if c.Get(key, t0, &a) != Miss {
 			t.Errorf("answered from the entry of a key that differs at %d", i)
@@ -229,15 +228,15 @@ func TestCollisionIsAMiss(t *testing.T) {
 	if c.Get(other, t0, &a) != Miss {
 		t.Error("answered from the entry of a key with another end")
 	}
-	// A failure may take its place: to its own key it is worth nothing there.
+	// A failure may replace it, since it is not an answer for the failure's key.
 	_, bad := exchange(t, "www.example.", dns.RcodeServerFailure, "", "")
 	c.Put(other, &bad, t0)
 	if c.Get(other, t0, &a) != Fresh || a.Reply.Rcode != wire.RcodeServFail {
-		t.Error("a failure gave way to another key's entry")
+		t.Error("a failure did not replace another key's entry")
 	}
 }
 
-func TestBoundHolds(t *testing.T) {
+func TestMemoryLimit(t *testing.T) {
 	const bound = 1 << 20
 	c := newCache(t, Config{MaxBytes: bound})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
@@ -248,7 +247,7 @@ func TestBoundHolds(t *testing.T) {
 	}
 	s := c.Stats()
 	if s.Bytes > bound || s.Bytes < bound/2 {
-		t.Errorf("%d bytes held after many writes: want at most %d, and not much less", s.Bytes, bound)
+		t.Errorf("%d bytes after many writes: want at most %d, and not much less", s.Bytes, bound)
 	}
 	if s.Evictions == 0 || s.Entries >= 20_000 || s.Entries == 0 {
 		t.Errorf("%+v", s)
@@ -261,20 +260,20 @@ func TestBoundHolds(t *testing.T) {
 	}
 }
 
-func TestBigEntryIsNotKept(t *testing.T) {
+func TestBigEntryIsNotCached(t *testing.T) {
 	c := newCache(t, Config{MaxBytes: 1 << 20})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
 	key := wire.AppendKey(nil, &q)
-	room := 1<<20/fairShare - otterBytes - entryLen(key, &r)
+	room := 1<<20/maxEntryFraction - otterBytes - entryLen(key, &r)
 	r.Msg = append(r.Msg, make([]byte, room)...)
 	var a Answer
 	if c.Put(key, &r, t0); c.Get(key, t0, &a) != Fresh {
-		t.Error("an entry of just its fair share was not kept")
+		t.Error("an entry of the maximum size was not cached")
 	}
 	c.Flush()
 	r.Msg = append(r.Msg, 0)
 	if c.Put(key, &r, t0); c.Get(key, t0, &a) != Miss {
-		t.Error("an entry above its fair share was kept")
+		t.Error("an entry above the maximum size was cached")
 	}
 }
 
@@ -301,10 +300,10 @@ func TestConfig(t *testing.T) {
 	if got := c.cfg.Load().MaxTTL; got != time.Minute {
 		t.Errorf("an invalid configuration changed MaxTTL to %v", got)
 	}
-	newCache(t, Config{MinTTL: 48 * time.Hour}) // above the defaults: they give way
+	newCache(t, Config{MinTTL: 48 * time.Hour}) // above the default MaxTTL, which is raised
 }
 
-// TestConfigure: limits hold for what comes after, MaxStale and Prefetch at once.
+// TestConfigure: new TTL limits apply to later answers, MaxStale and Prefetch immediately.
 func TestConfigure(t *testing.T) {
 	c := newCache(t, Config{})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
@@ -313,16 +312,16 @@ func TestConfigure(t *testing.T) {
 	var a Answer
 	at := t0.Add(301 * time.Second)
 	if c.Get(key, at, &a) != Miss {
-		t.Error("stale though that is off")
+		t.Error("an answer is stale although MaxStale is 0")
 	}
 	if err := c.Configure(Config{MaxTTL: time.Minute, MaxStale: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
 	if c.Get(key, t0.Add(299*time.Second), &a) != Fresh || c.Get(key, at, &a) != Stale {
-		t.Error("the new configuration changed a stored TTL, or MaxStale does not hold")
+		t.Error("the new configuration changed a stored TTL, or MaxStale does not apply")
 	}
 	c.Put(key, &r, t0)
 	if c.Get(key, t0.Add(61*time.Second), &a) != Stale {
-		t.Error("the new MaxTTL does not hold")
+		t.Error("the new MaxTTL does not apply")
 	}
 }

@@ -10,37 +10,36 @@ import (
 
 // Defaults of [Config].
 const (
-	// DefaultMaxBytes holds some 300,000 usual answers.
+	// DefaultMaxBytes is enough for about 300,000 usual answers.
 	DefaultMaxBytes = 64 << 20
-	// DefaultMaxTTL is a day, as in unbound: nobody has to wait longer for a
-	// mistake in a zone to go away.
+	// DefaultMaxTTL is a day, as in unbound: mistakes in a zone are cached no longer.
 	DefaultMaxTTL = 24 * time.Hour
-	// DefaultMaxNegativeTTL is what RFC 2308 §5 found to work well.
+	// DefaultMaxNegativeTTL is a value that works well according to RFC 2308 §5.
 	DefaultMaxNegativeTTL = time.Hour
-	// DefaultMaxStale is for who wants serve-stale and has no wish of their own:
-	// the lower end of what RFC 8767 §5 suggests (one to three days). An outage
-	// that lasts longer has been noticed. It is no default of MaxStale.
+	// DefaultMaxStale is the value for users who enable serve-stale without their own:
+	// the lower end of what RFC 8767 §5 suggests (one to three days). Longer outages do
+	// not go unnoticed. MaxStale itself is 0 by default.
 	DefaultMaxStale = 24 * time.Hour
 
-	// minBytes is the least MaxBytes that makes sense: it takes every answer
-	// that came over UDP.
+	// minBytes is the minimum of MaxBytes: any answer that fits a UDP reply can be
+	// cached.
 	minBytes = 128 << 10
-	// fairShare is the part of MaxBytes that one entry may take, so that no
-	// upstream throws everything else out with a few replies of 65,535 bytes.
-	fairShare = 64
+	// maxEntryFraction limits an entry to a fraction of MaxBytes, so that an upstream
+	// cannot evict everything else with a few replies of 65,535 bytes.
+	maxEntryFraction = 64
 )
 
-// Config is what a [Cache] is made of. The zero value of a field is its default.
+// Config configures a [Cache]. The zero value of a field means its default.
 type Config struct {
-	MaxBytes       int64         // memory bound, overhead included
-	MinTTL         time.Duration // raises shorter TTLs but 0, which forbids caching; default: none
+	MaxBytes       int64         // memory limit, overhead included
+	MinTTL         time.Duration // raises shorter TTLs, except 0, which forbids caching; default: none
 	MaxTTL         time.Duration // lowers longer TTLs
 	MaxNegativeTTL time.Duration // the same for NXDOMAIN and NODATA
-	MaxStale       time.Duration // for how long an expired answer is still [Stale]; default: not at all
-	Prefetch       bool          // ask for popular answers again before they expire
+	MaxStale       time.Duration // how long an expired answer is [Stale]; default: not at all
+	Prefetch       bool          // refresh popular answers before they expire
 }
 
-// validated returns cfg with its defaults filled in, or what is wrong with it.
+// validated returns cfg with its defaults filled in, or an error.
 func (cfg Config) validated() (Config, error) {
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = DefaultMaxBytes
@@ -62,15 +61,14 @@ func (cfg Config) validated() (Config, error) {
 	case cfg.MinTTL > cfg.MaxNegativeTTL:
 		return cfg, fmt.Errorf("configure the cache: Config.MinTTL (%v) is above Config.MaxNegativeTTL (%v)", cfg.MinTTL, cfg.MaxNegativeTTL)
 	case cfg.MaxTTL < time.Second || cfg.MaxNegativeTTL < time.Second:
-		return cfg, errors.New("configure the cache: Config.MaxTTL or MaxNegativeTTL is below a second, the least that DNS can say")
+		return cfg, errors.New("configure the cache: Config.MaxTTL or MaxNegativeTTL is below a second, the unit of TTLs")
 	case cfg.MaxStale < 0:
 		return cfg, fmt.Errorf("configure the cache: Config.MaxStale is %v: want 0 (no stale answers) or more", cfg.MaxStale)
 	}
 	return cfg, nil
 }
 
-// ttl brings one TTL of a reply into the limits. None is 0: Put takes no such
-// reply.
+// ttl applies the limits to one TTL of a reply. It is never 0: Put ignores such replies.
 func (cfg *Config) ttl(ttl uint32, negative bool) uint32 {
 	most := cfg.MaxTTL
 	if negative {
@@ -79,7 +77,7 @@ func (cfg *Config) ttl(ttl uint32, negative bool) uint32 {
 	return min(max(ttl, seconds(cfg.MinTTL)), seconds(most))
 }
 
-// seconds is d as a TTL.
+// seconds returns d as a TTL.
 func seconds(d time.Duration) uint32 {
 	const maxTTL = 1<<31 - 1 // RFC 2181 §8
 	return uint32(min(d/time.Second, maxTTL))

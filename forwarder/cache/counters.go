@@ -7,11 +7,11 @@ import (
 	"unsafe"
 )
 
-// stripes is how many copies of each counter there are, so that cores that
-// answer at the same time seldom write to the same cache line.
+// stripes is the number of copies of each counter, so that cores that answer at the same
+// time seldom write to the same cache line.
 const stripes = 16
 
-// counters count what look-ups found.
+// counters counts the results of lookups.
 type counters struct {
 	stripe [stripes]stripe
 }
@@ -23,12 +23,12 @@ type stripe struct {
 	_          [32]byte
 }
 
-// of returns the stripe for the caller whose answer a is. Answers lie on their
-// goroutine's stack, as a rule, so that this tells goroutines apart for nothing.
-// Whatever it returns, the sums are right.
+// of returns the stripe for the caller with the answer a. Answers are usually on their
+// goroutine's stack, so their address distinguishes goroutines at no cost. The sums are
+// right for any choice.
 func (c *counters) of(a *Answer) *stripe {
-	// Stacks begin at multiples of 2 KB or more; the odd factor (the golden
-	// ratio) spreads them over the upper bits.
+	// Stacks start at multiples of 2 KB or more. The odd factor (the golden ratio)
+	// distributes them over the upper bits.
 	stack := uint64(uintptr(unsafe.Pointer(a))) >> 11
 	return &c.stripe[stack*0x9E3779B97F4A7C15>>60]
 }

@@ -1,31 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cache keeps upstream replies as the bytes that they arrived in,
-// bounded in memory. Its only caller is [sotto/forwarder].
+// Package cache stores upstream replies as bytes, within a memory limit. Its only caller is
+// [sotto/forwarder].
 //
-// What it promises:
+// It promises:
 //
-//   - [Cache.Get] allocates nothing, takes no lock that a writer holds for
-//     long, and never returns what was stored under another key, or what has
-//     expired without saying so ([Stale]).
-//   - What is kept was checked by [wire.ParseReply], be it from an upstream or
-//     from a file, says itself that it may be cached, and is a copy of the
-//     cache's own that nobody changes.
-//   - A SERVFAIL is kept for seconds, and never in place of an answer.
-//   - The memory taken stays at [Config.MaxBytes], overhead included, but for
-//     what was written in the last moments: the eviction policy (W-TinyLFU, of
-//     otter) works behind the writers. The garbage collector's share comes on
-//     top: see [GCPercent].
+//   - [Cache.Get] does not allocate and takes no lock that a writer holds for long. It
+//     never returns an answer that was stored under another key, and marks expired
+//     answers ([Stale]).
+//   - Stored replies were checked by [wire.ParseReply], whether they come from an upstream
+//     or from a file, and their TTL allows caching. They are copies that are never
+//     modified.
+//   - A SERVFAIL is stored for seconds, and never replaces an answer.
+//   - The memory used is limited to [Config.MaxBytes], overhead included, except for the
+//     latest writes: the eviction policy (W-TinyLFU, implemented by otter) runs
+//     asynchronously. The garbage collector's overhead is extra: see [GCPercent].
 //
-// It answers from what it has and tells what is to be done ([Answer]: refresh
-// this, do not wait for that), and knows no upstream. Who asks does it, and says
-// how it ended, with [Cache.Put] or [Cache.Failed].
+// The cache does not query upstreams. [Answer] tells the caller whether to refresh the
+// answer, and whether to wait for the result; the caller reports the result with
+// [Cache.Put] or [Cache.Failed].
 //
-// Time is passed in. It is read as wall-clock time on purpose: the monotonic
-// clock stands still while a machine is suspended, and a laptop would wake to
-// answers of yesterday. A wall clock that was set back makes what was stored
-// after that moment a miss.
+// The current time is an argument. It is used as wall-clock time on purpose: the monotonic
+// clock stops while a machine is suspended, so a laptop would resume with outdated answers.
+// If the wall clock is set back, answers stored after the new time are misses.
 //
-// Expired entries stay until they are replaced or evicted: serve-stale (RFC
-// 8767) looks for them, and the bound holds with them.
+// Expired entries remain until they are replaced or evicted, for serve-stale (RFC 8767).
+// The memory limit includes them.
 package cache

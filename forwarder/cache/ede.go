@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	// edeHead is what stands before an EDE's text in an entry: its code, and
-	// the text's length in one byte. (No more than 200 bytes are ever sent.)
+	// edeHead is the length of the fields before an EDE's text in an entry: its code,
+	// and the text's length in one byte. (At most 200 bytes are sent.)
 	edeHead    = 3
 	maxEDEText = 255
-	// maxEDEs is how many [wire.ParseReply] keeps.
+	// maxEDEs is the maximum of [wire.ParseReply].
 	maxEDEs = 8
 )
 
-// edesLen is how many bytes packEDEs writes.
+// edesLen returns the number of bytes that packEDEs writes.
 func edesLen(ede []wire.EDE) int {
 	n := 0
 	for i := range ede {
@@ -27,7 +27,7 @@ func edesLen(ede []wire.EDE) int {
 	return n
 }
 
-// packEDEs writes ede to dst, which is as long as that takes.
+// packEDEs writes ede to dst, which must have the right length.
 func packEDEs(dst []byte, ede []wire.EDE) {
 	for i := range ede {
 		binary.BigEndian.PutUint16(dst, ede[i].Code)
@@ -37,8 +37,8 @@ func packEDEs(dst []byte, ede []wire.EDE) {
 	}
 }
 
-// unpackEDEs reads what packEDEs wrote into room. The texts alias packed, which
-// nobody changes.
+// unpackEDEs is the reverse of packEDEs and stores the result in room. The texts alias
+// packed, which is never modified.
 func unpackEDEs(room *[maxEDEs]wire.EDE, packed []byte) []wire.EDE {
 	n := 0
 	for ; n < len(room) && len(packed) >= edeHead; n++ {

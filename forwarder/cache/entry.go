@@ -12,27 +12,25 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// entry is the head of one cached reply. What belongs to it lies behind it in
-// the same allocation, which has no pointers, so that the garbage collector
-// never looks inside and a million entries are a million objects and no more:
+// entry is the head of one cached reply. The rest follows in the same allocation, which has
+// no pointers. So the garbage collector does not scan it, and an entry is a single object:
 //
 //	head | TTL offsets | message | end of the key | EDEs
 //
-// The message's question is lower-cased, so that it is at the same time the
-// begin of the key: name, type, class. Only the end of the key, from DO and CD
-// on, is stored besides. (No client sees that spelling: [wire.AppendReply] gives
-// each its own.)
+// The message's question is lower-cased, so that it is also the start of the key: name,
+// type, class. Only the end of the key, starting with DO and CD, is stored separately.
+// (Clients get their own spelling from [wire.AppendReply].)
 //
-// Everything but the two atomics is immutable once the entry is in the cache.
-// Whoever holds a pointer to the head, or to any part, holds the whole.
+// Everything except the two atomics is immutable once the entry is in the cache. A pointer
+// to any part keeps the whole allocation alive.
 type entry struct {
 	stored int64  // Unix nanoseconds
 	ttl    uint32 // seconds from stored until it expires
 
-	// prefetch counts hits up to popular, and then remembers when a caller was
-	// last asked to refresh the entry: popular + 1 + seconds since stored.
+	// prefetch counts hits up to popular. Then it has the time when a caller was last
+	// asked to refresh the entry: popular + 1 + seconds since stored.
 	prefetch atomic.Uint32
-	// failed is when a refresh last failed: 1 + seconds since stored, or 0.
+	// failed is the time of the last failed refresh: 1 + seconds since stored, or 0.
 	failed atomic.Uint32
 
 	words  uint16 // size of the allocation, in units of 8 bytes
@@ -54,32 +52,32 @@ const (
 const (
 	headLen = int(unsafe.Sizeof(entry{}))
 
-	// otterBytes is what otter takes for one entry besides: a node with its
-	// links (48), its part of the hash table (17 to 34, from just before it
-	// grows to just after), and of the frequency sketch (8 to 16, once the
-	// cache is half full). TestBytesAreHonest holds it to that.
+	// otterBytes is otter's overhead per entry: a node with its links (48), its part
+	// of the hash table (17 to 34, from just before it grows to just after), and of the
+	// frequency sketch (8 to 16, once the cache is half full). TestBytesAreAccurate
+	// checks it.
 	otterBytes = 96
 
-	// maxSuffix is how much of a key may lie behind name, type and class.
+	// maxSuffix is the maximum length of a key after name, type and class.
 	maxSuffix = 255
 
-	// clockSlack is how far a reader's clock reading may lie before a writer's:
-	// readers take theirs once for a batch of queries.
+	// clockSlack is how much earlier a reader's time may be than a writer's: readers
+	// read the clock once per batch of queries.
 	clockSlack = 2 * time.Second
 )
 
-// entryLen is how many bytes it takes to keep r under key.
+// entryLen returns the length of an entry for r and key.
 func entryLen(key []byte, r *wire.Reply) int {
 	suffix := len(key) - (r.QEnd - wire.HeaderLen)
 	return headLen + 2*len(r.TTLs) + len(r.Msg) + suffix + edesLen(r.EDE)
 }
 
-// newEntry copies r, whose TTLs go through limit, in one allocation. The
-// question of r has to be the one of key (see [keyFits]).
+// newEntry returns an entry with a copy of r, in one allocation. limit is applied to the
+// TTLs. The question of r has to be that of key (see [keyFits]).
 func newEntry(key []byte, r *wire.Reply, now time.Time, ttl uint32, limit func(uint32) uint32) *entry {
 	suffix := key[r.QEnd-wire.HeaderLen:]
 	edes := edesLen(r.EDE)
-	// The cap is what the allocator really takes.
+	// The capacity is the size that is really allocated.
 	words := slices.Grow([]uint64(nil), (entryLen(key, r)+7)/8)
 	e := (*entry)(unsafe.Pointer(unsafe.SliceData(words)))
 	e.stored, e.ttl = now.UnixNano(), ttl
@@ -105,13 +103,13 @@ func newEntry(key []byte, r *wire.Reply, now time.Time, ttl uint32, limit func(u
 	return e
 }
 
-// all is e's whole allocation. Parts are sliced off it, bounds checked.
+// all returns e's whole allocation. Parts are slices of it, with bounds checks.
 func (e *entry) all() []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(e)), 8*int(e.words))
 }
 
-// offsets are the message's TTL offsets. They begin at an even address, since
-// the head's size is even.
+// offsets returns the message's TTL offsets. Their address is even, since the head's size
+// is even.
 func (e *entry) offsets() []uint16 {
 	if e.ttls == 0 {
 		return nil
@@ -122,7 +120,7 @@ func (e *entry) offsets() []uint16 {
 
 func (e *entry) msgOff() int { return headLen + 2*int(e.ttls) }
 
-// tail is what follows the TTL offsets: message, end of the key, and EDEs.
+// tail returns the parts after the TTL offsets: message, end of the key, and EDEs.
 func (e *entry) tail() (msg, keyEnd, edes []byte) {
 	rest := e.all()[e.msgOff():]
 	m := int(e.msg)
@@ -131,15 +129,15 @@ func (e *entry) tail() (msg, keyEnd, edes []byte) {
 	return rest[:m:m], rest[m:k:k], rest[k:d:d]
 }
 
-// weight is the memory that e takes, with what otter adds to it.
+// weight returns the memory that e uses, including otter's overhead.
 func (e *entry) weight() uint32 { return 8*uint32(e.words) + otterBytes }
 
 func (e *entry) rcode() uint16 { return uint16(e.flags & rcodeMask) }
 
-// failure tells whether e is a failure that was cached to spare the upstream.
+// failure reports whether e is a cached SERVFAIL.
 func (e *entry) failure() bool { return e.rcode() == wire.RcodeServFail }
 
-// hasKey tells whether e was stored under key.
+// hasKey reports whether e was stored under key.
 func (e *entry) hasKey(key []byte) bool {
 	msg, keyEnd, _ := e.tail()
 	question := msg[wire.HeaderLen:e.qend]
@@ -147,12 +145,11 @@ func (e *entry) hasKey(key []byte) bool {
 	return len(key) == n+len(keyEnd) && string(key[:n]) == string(question) && string(key[n:]) == string(keyEnd)
 }
 
-// expires is when e is no longer fresh, in Unix nanoseconds.
+// expires returns when e becomes stale, in Unix nanoseconds.
 func (e *entry) expires() int64 { return e.stored + int64(e.ttl)*int64(time.Second) }
 
-// state tells what e is worth at now. A failure is never stale: it would be
-// worth less than asking. What a clock that was set back has made of the future
-// is worth nothing.
+// state returns the state of e at now. A failure is never stale, since a new query is
+// better. An entry from the future, after the clock was set back, is a miss.
 func (e *entry) state(now int64, maxStale time.Duration) State {
 	late := now - e.expires()
 	switch {
@@ -166,12 +163,12 @@ func (e *entry) state(now int64, maxStale time.Duration) State {
 	return Miss
 }
 
-// age is for how many seconds e has been in the cache.
+// age returns how many seconds e has been in the cache.
 func (e *entry) age(now int64) uint32 {
 	return uint32(min(max(now-e.stored, 0)/int64(time.Second), 1<<31))
 }
 
-// keyFits tells whether key is made of r's question, and can be stored.
+// keyFits reports whether key was made from r's question and can be stored.
 func keyFits(key []byte, r *wire.Reply) bool {
 	n := r.QEnd - wire.HeaderLen
 	if n < 5 || n > len(key) || len(key)-n > maxSuffix || r.QEnd > len(r.Msg) {
@@ -179,10 +176,7 @@ func keyFits(key []byte, r *wire.Reply) bool {
 	}
 	q := r.Msg[wire.HeaderLen:r.QEnd]
 	for i, c := range q[:n-4] {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != key[i] {
+		if wire.Lower(c) != key[i] {
 			return false
 		}
 	}

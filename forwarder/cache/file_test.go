@@ -25,7 +25,7 @@ func TestFile(t *testing.T) {
 	}
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
 	c.Put(wire.AppendKey(nil, &q), &r, t0)
-	// What a crash left, and who would have others read what was asked.
+	// Leftovers of a crash, or another user's link.
 	victim := filepath.Join(t.TempDir(), "victim")
 	if err := os.WriteFile(victim, []byte("mine"), 0o644); err != nil {
 		t.Fatal(err)
@@ -33,29 +33,29 @@ func TestFile(t *testing.T) {
 	if err := os.Symlink(victim, path+".new"); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time over the first
+	for range 2 { // the second replaces the first
 		if err := c.SaveFile(path, t0); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if b, err := os.ReadFile(victim); string(b) != "mine" || err != nil {
-		t.Errorf("the file that a link led to is now %q, %v", b, err)
+		t.Errorf("the target of the link is now %q, %v", b, err)
 	}
 	if fi, err := os.Lstat(path); err != nil || fi.Mode() != 0o600 {
 		t.Errorf("the file is %v, %v", fi, err)
 	}
 	names, err := os.ReadDir(filepath.Dir(path))
 	if err != nil || len(names) != 1 {
-		t.Errorf("left behind: %v, %v", names, err)
+		t.Errorf("left over: %v, %v", names, err)
 	}
-	young := newCache(t, Config{})
-	if n, err := young.LoadFile(path, t0.Add(time.Minute)); n != 1 || err != nil {
+	restarted := newCache(t, Config{})
+	if n, err := restarted.LoadFile(path, t0.Add(time.Minute)); n != 1 || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}
-	checkGet(t, young, &q, 0, t0.Add(time.Minute), event{state: Fresh, ttl: 240})
+	checkGet(t, restarted, &q, 0, t0.Add(time.Minute), event{state: Fresh, ttl: 240})
 }
 
-// TestFileErrors: they name the file, and a failed save leaves the old one.
+// TestFileErrors: errors name the file, and a failed save keeps the old file.
 func TestFileErrors(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "answers")
@@ -73,7 +73,7 @@ func TestFileErrors(t *testing.T) {
 	if err := c.SaveFile(nowhere, t0); err == nil || !strings.Contains(err.Error(), nowhere) {
 		t.Errorf("no such directory: %v", err)
 	}
-	// A directory cannot be renamed over: the way is cleaned up.
+	// The rename fails over a directory, and the temporary file is removed.
 	full := filepath.Join(dir, "full")
 	if err := os.MkdirAll(filepath.Join(full, "x"), 0o700); err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestFileErrors(t *testing.T) {
 		t.Errorf("a directory: %v", err)
 	}
 	if _, err := os.Lstat(full + ".new"); !os.IsNotExist(err) {
-		t.Errorf("left behind: %v", err)
+		t.Errorf("left over: %v", err)
 	}
 	if b, err := os.ReadFile(path); string(b) != "something else" || err != nil {
 		t.Errorf("the old file is now %q, %v", b, err)
@@ -100,12 +100,12 @@ func saveOne(t *testing.T, path string) {
 	}
 }
 
-// TestFileOfOthers: what another user could have written is not read, whatever stands
-// at the path does not block, and both errors say what is wrong.
+// TestFileOfOthers: a file that another user could have written is not read, nothing at the
+// path blocks, and errors give the reason.
 func TestFileOfOthers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		make func(path string) error
-		want string // of the error; "": it is read
+		want string // in the error; "": the file is read
 		root bool
 	}{
 		"own":              {make: func(path string) error { return nil }},
@@ -116,10 +116,10 @@ func TestFileOfOthers(t *testing.T) {
 		"a link": {make: func(path string) error {
 			return errors.Join(os.Rename(path, path+".real"), os.Symlink(path+".real", path))
 		}, want: "symbolic link"},
-		"a named pipe": {make: func(path string) error { return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)) }, want: "no regular file"},
+		"a named pipe": {make: func(path string) error { return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)) }, want: "not a regular file"},
 		"a device": {make: func(path string) error {
 			return errors.Join(os.Remove(path), unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))))
-		}, want: "no regular file", root: true},
+		}, want: "not a regular file", root: true},
 		"a socket": {make: func(path string) error {
 			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 			return errors.Join(os.Remove(path), err, unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Close(fd))
@@ -146,27 +146,27 @@ func TestFileOfOthers(t *testing.T) {
 			select {
 			case r := <-done:
 				if tc.want == "" && (r.n != 1 || r.err != nil) {
-					t.Errorf("took in %d answers, %v", r.n, r.err)
+					t.Errorf("loaded %d answers, %v", r.n, r.err)
 				}
 				if tc.want != "" && (r.n != 0 || r.err == nil || !strings.Contains(r.err.Error(), tc.want) || !strings.Contains(r.err.Error(), path)) {
-					t.Errorf("took in %d answers, %v: want an error with %q", r.n, r.err, tc.want)
+					t.Errorf("loaded %d answers, %v: want an error with %q", r.n, r.err, tc.want)
 				}
 			case <-time.After(time.Minute):
-				t.Fatal("it blocks")
+				t.Fatal("LoadFile blocks")
 			}
-			// A clean stop writes it anew, and follows nothing.
+			// Saving replaces it, and follows no link.
 			saveOne(t, path)
 			if n, err := newCache(t, Config{}).LoadFile(path, t0); n != 1 || err != nil {
-				t.Errorf("written anew: %d answers, %v", n, err)
+				t.Errorf("saved again: %d answers, %v", n, err)
 			}
 			if fi, err := os.Lstat(path); err != nil || fi.Mode() != 0o600 {
-				t.Errorf("written anew: %v, %v", fi, err)
+				t.Errorf("saved again: %v, %v", fi, err)
 			}
 		})
 	}
 }
 
-// TestFileUser: a file of root's is good for every user, and of one's own.
+// TestFileUser: a file may be owned by root or by the process's own user.
 func TestFileUser(t *testing.T) {
 	for _, tc := range []struct {
 		uid, euid uint32
@@ -178,34 +178,34 @@ func TestFileUser(t *testing.T) {
 	}
 }
 
-// TestFileWay: where another user can put something else in the place of the directory,
-// or of what is above it, nothing is written.
-func TestFileWay(t *testing.T) {
+// TestFilePath: nothing is written if another user can replace the directory or one above
+// it.
+func TestFilePath(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
 	for name, tc := range map[string]struct {
-		make func(top string) error // in which is a/b
+		make func(top string) error // top has a/b
 		path string
-		want string // of the error; "": it is written
+		want string // in the error; "": the file is written
 	}{
-		"own":                    {make: func(string) error { return nil }, path: "a/b/answers"},
-		"its directory a user's": {make: func(top string) error { return os.Chown(top+"/a/b", 65534, 65534) }, path: "a/b/answers"},
-		"a link of root's":       {make: func(top string) error { return os.Symlink("a/b/../b", top+"/link") }, path: "link/answers"},
-		"a whole link of root's": {make: func(top string) error { return os.Symlink(top+"/a", top+"/link") }, path: "link/b/answers"},
-		"a group of root's":      {make: func(top string) error { return os.Chmod(top+"/a", 0o775) }, path: "a/b/answers"},
-		"sticky":                 {make: func(top string) error { return os.Chmod(top+"/a", 0o777|fs.ModeSticky) }, path: "a/b/answers"},
-		"above it a user's":      {make: func(top string) error { return os.Chown(top+"/a", 65534, 65534) }, path: "a/b/answers", want: "/a: it belongs to user 65534"},
-		"above it everybody's":   {make: func(top string) error { return os.Chmod(top+"/a", 0o777) }, path: "a/b/answers", want: "/a: everybody can write there"},
-		"above it a group's": {make: func(top string) error { return errors.Join(os.Chown(top+"/a", 0, 65534), os.Chmod(top+"/a", 0o775)) },
-			path: "a/b/answers", want: "/a: group 65534 can write there"},
-		"a user's link in a sticky one": {make: func(top string) error {
+		"own":                   {make: func(string) error { return nil }, path: "a/b/answers"},
+		"directory of a user":   {make: func(top string) error { return os.Chown(top+"/a/b", 65534, 65534) }, path: "a/b/answers"},
+		"link of root":          {make: func(top string) error { return os.Symlink("a/b/../b", top+"/link") }, path: "link/answers"},
+		"absolute link of root": {make: func(top string) error { return os.Symlink(top+"/a", top+"/link") }, path: "link/b/answers"},
+		"group of root":         {make: func(top string) error { return os.Chmod(top+"/a", 0o775) }, path: "a/b/answers"},
+		"sticky":                {make: func(top string) error { return os.Chmod(top+"/a", 0o777|fs.ModeSticky) }, path: "a/b/answers"},
+		"parent of a user":      {make: func(top string) error { return os.Chown(top+"/a", 65534, 65534) }, path: "a/b/answers", want: "/a: it belongs to user 65534"},
+		"parent of all users":   {make: func(top string) error { return os.Chmod(top+"/a", 0o777) }, path: "a/b/answers", want: "/a: all users can write to it"},
+		"parent of a group": {make: func(top string) error { return errors.Join(os.Chown(top+"/a", 0, 65534), os.Chmod(top+"/a", 0o775)) },
+			path: "a/b/answers", want: "/a: group 65534 can write to it"},
+		"link of a user in a sticky directory": {make: func(top string) error {
 			return errors.Join(os.Chmod(top+"/a", 0o777|fs.ModeSticky), os.Symlink(top+"/a/b", top+"/a/link"), os.Lchown(top+"/a/link", 65534, 65534))
 		}, path: "a/link/answers", want: "/a/link is a symbolic link of user 65534"},
-		"a link to a user's": {make: func(top string) error {
+		"link below a directory of a user": {make: func(top string) error {
 			return errors.Join(os.Chown(top+"/a", 65534, 65534), os.Symlink("a/b", top+"/link"))
 		}, path: "link/answers", want: "/a: it belongs to user 65534"},
-		"links in a circle": {make: func(top string) error { return os.Symlink("link", top+"/link") }, path: "link/answers", want: "too many levels"},
+		"link to itself": {make: func(top string) error { return os.Symlink("link", top+"/link") }, path: "link/answers", want: "too many levels"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			top := t.TempDir()

@@ -2,17 +2,16 @@
 
 package cache
 
-// GCPercent is what a process that mostly holds a cache should give to
-// [debug.SetGCPercent] while live bytes of heap are in use: the garbage
-// collector then runs when the heap has grown by
+// GCPercent returns the argument of [debug.SetGCPercent] for a process whose heap is mostly
+// a cache, with live bytes in use. The garbage collector then runs when the heap has grown
 //
-//   - 32 MB at the least, so that a small heap is not collected all the time,
-//   - as much again (Go's default) up to 85 MB,
-//   - 64 MB and a quarter of it from there on. Twice a large cache would be a
-//     high price for nothing: what a collection costs grows with the number of
-//     entries, not with their bytes, which hold no pointers.
+//   - by at least 32 MB, so that a small heap is not collected too often,
+//   - by 100 % (Go's default) for a heap up to 85 MB,
+//   - by 64 MB and 25 % above that. Doubling a large cache would use much memory for
+//     little gain: the cost of a collection depends on the number of entries, not on
+//     their size, since they have no pointers.
 //
-// It is to be set anew as the heap grows and shrinks.
+// It should be set again when the size of the heap changes.
 func GCPercent(live uint64) int {
 	const mb = 1 << 20
 	live = max(live, 1)

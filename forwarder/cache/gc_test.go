@@ -25,12 +25,12 @@ func TestGCPercent(t *testing.T) {
 			t.Errorf("%d MB live: %d percent, want %d", tt.live/mb, got, tt.want)
 		}
 	}
-	// A heap that grows is never collected at a smaller size than before.
+	// With a larger heap, the size at the next collection is never smaller.
 	last := uint64(0)
 	for live := uint64(5 * mb); live < 1<<34; live += live / 8 {
 		goal := live + live*uint64(GCPercent(live))/100
-		if goal < last*97/100 { // percents are whole
-			t.Errorf("%d MB live: collected at %d MB, with less at %d", live/mb, goal/mb, last/mb)
+		if goal < last*97/100 { // percentages are integers
+			t.Errorf("%d MB live: collected at %d MB, with a smaller heap at %d", live/mb, goal/mb, last/mb)
 		}
 		last = goal
 	}

@@ -12,7 +12,7 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// t0 is when the tests' fake clock starts.
+// t0 is the start time of the tests.
 var t0 = time.Unix(1_700_000_000, 0)
 
 // exchange returns the parsed query for name and the upstream's reply to it.
@@ -57,7 +57,7 @@ func exchange(t testing.TB, name string, rcode int, answer, ns string, ede ...dn
 	return q, r
 }
 
-// unpack reads what a client would get.
+// unpack parses a client's reply.
 func unpack(t testing.TB, b []byte) *dns.Msg {
 	t.Helper()
 	m := new(dns.Msg)
@@ -77,8 +77,8 @@ func newCache(t testing.TB, cfg Config) *Cache {
 	return c
 }
 
-// number writes i into the first label of key's name and of r's question, which
-// differ from those of any other i then: many entries from one exchange.
+// number writes i into the first label of key's name and of r's question, to make many
+// different entries from one exchange.
 func number(key []byte, r *wire.Reply, i int) {
 	for at := range 3 {
 		c := "0123456789abcdefghijklmnopqrstuvwxyz-"[i%37]

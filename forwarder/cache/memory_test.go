@@ -15,9 +15,8 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// TestBytesAreHonest compares what the cache says it takes with what the heap
-// grew by.
-func TestBytesAreHonest(t *testing.T) {
+// TestBytesAreAccurate compares Stats.Bytes with the growth of the heap.
+func TestBytesAreAccurate(t *testing.T) {
 	for _, records := range []int{1, 20} {
 		answer := ""
 		for i := range records {
@@ -34,7 +33,7 @@ func TestBytesAreHonest(t *testing.T) {
 		}
 		s := c.Stats()
 		took := int64(heap() - before)
-		t.Logf("%d records: %d bytes an entry by the cache's count, %d by the heap's", records, s.Bytes/n, took/n)
+		t.Logf("%d records: %d bytes per entry counted, %d in the heap", records, s.Bytes/n, took/n)
 		if s.Entries != n || s.Bytes < took*3/4 || s.Bytes > took*3/2 {
 			t.Errorf("%d records: %d entries, the cache counts %d bytes, the heap %d", records, s.Entries, s.Bytes, took)
 		}
@@ -42,21 +41,21 @@ func TestBytesAreHonest(t *testing.T) {
 	}
 }
 
-// TestFullCacheIsHonest: a cache that is full, and goes on being filled, takes the
-// memory that it was given.
-func TestFullCacheIsHonest(t *testing.T) {
+// TestFullCacheIsAccurate: a full cache that is still written to uses the configured
+// memory.
+func TestFullCacheIsAccurate(t *testing.T) {
 	const bound = 4 << 20
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
 	key := wire.AppendKey(nil, &q)
 	before := heap()
 	c := newCache(t, Config{MaxBytes: bound})
-	for i := range 50_000 { // as many as there are numbers, about
+	for i := range 50_000 { // about as many as number can make
 		number(key, &r, i)
 		c.Put(key, &r, t0)
 	}
 	s := c.Stats()
 	took := int64(heap() - before)
-	t.Logf("%d entries: %d bytes by the cache's count, %d by the heap's", s.Entries, s.Bytes, took)
+	t.Logf("%d entries: %d bytes counted, %d in the heap", s.Entries, s.Bytes, took)
 	if s.Bytes > bound || s.Bytes < bound*9/10 || took > bound*11/10 {
 		t.Errorf("the cache counts %d bytes, the heap %d: want %d", s.Bytes, took, bound)
 	}
@@ -127,12 +126,12 @@ func TestHitAllocatesNothing(t *testing.T) {
 		c.Put(wire.AppendKey(nil, &q), &r, t0)
 		out, key := make([]byte, 0, 2048), make([]byte, 0, wire.MaxKeyLen)
 		if n := testing.AllocsPerRun(1000, func() { out, key = hit(t, c, q.Msg, out, key) }); n != 0 {
-			t.Errorf("%s: a cache hit takes %v allocations", name, n)
+			t.Errorf("%s: a cache hit makes %v allocations", name, n)
 		}
 	}
 }
 
-// hit is the whole way of a query that is answered from the cache.
+// hit does everything that is necessary to answer a query from the cache.
 func hit(t testing.TB, c *Cache, msg, out, key []byte) ([]byte, []byte) {
 	q, err := wire.ParseQuery(msg)
 	if err != nil {
@@ -170,8 +169,8 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
-// BenchmarkEntryMemory is not about time: it reports what an entry takes, by the
-// heap's count and by ours, in a cache of a million small ones.
+// BenchmarkEntryMemory does not measure time but memory per entry, in the heap and as
+// counted, in a cache of a million small entries.
 func BenchmarkEntryMemory(b *testing.B) {
 	const n = 1_000_000
 	q, r := exchange(b, "r0-0000000.example.", dns.RcodeSuccess, "r0-0000000.example. 300 IN A 192.0.2.1\n", "")

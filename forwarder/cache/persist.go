@@ -17,22 +17,21 @@ import (
 
 // The file format, big endian:
 //
-//	magic, version (4 bytes), when it was saved (8, Unix nanoseconds), checksum (4)
-//	frames: length of the payload (4), checksum of that and the payload (4), payload
+//	magic, version (4 bytes), time of saving (8, Unix nanoseconds), checksum (4)
+//	chunks: length of the payload (4), checksum of that and the payload (4), payload
 //
-// A payload is one entry: when it was stored (8), length of its key (2), key, and
-// the reply as an upstream might have sent it, EDEs in an OPT record and all, so
-// that it is read back through the same checks. The last payload is the number
-// of entries (8 bytes, shorter than any entry), which tells a whole file from
-// one that was cut between two frames.
+// A payload is one entry: the time it was stored (8), length of its key (2), key, and the
+// reply in wire format, with EDEs in an OPT record, so that loading applies the same checks
+// as for an upstream's reply. The last payload is the number of entries (8 bytes, shorter
+// than any entry). It shows whether the file was truncated between two chunks.
 //
-// No TTL stands there but the records' own, and nothing that the reply says
-// itself: what does not exist cannot disagree.
+// Properties that follow from the reply, such as its TTL, are not stored, so that they
+// cannot contradict it.
 const (
 	magic         = "sotto cache\n"
 	formatVersion = 1
 	headerLen     = len(magic) + 4 + 8 + 4
-	frameHead     = 8
+	chunkHead     = 8
 	payloadHead   = 10
 	endLen        = 8
 	maxKey        = wire.MaxName + 4 + maxSuffix
@@ -41,12 +40,12 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// mend is what to do about a file that cannot be read.
-const mend = "delete the file: it holds nothing but cached answers"
+// fix ends the error messages for a file that cannot be read.
+const fix = "delete the file: it contains only cached answers"
 
-// Save writes the answers that are of use at now to w, in no order. The cache
-// may be in use meanwhile: what is stored or evicted during Save may or may not
-// be in it. Failures are not saved.
+// Save writes the answers that are fresh or stale at now to w, in no particular order. The
+// cache may be in use: answers that are stored or evicted during Save may or may not be
+// included. Failures are not saved.
 func (c *Cache) Save(w io.Writer, now time.Time) error {
 	if err := c.save(w, now); err != nil {
 		return fmt.Errorf("save the cache: %w", err)
@@ -61,60 +60,58 @@ func (c *Cache) save(w io.Writer, now time.Time) error {
 	if _, err := bw.Write(binary.BigEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))); err != nil {
 		return err
 	}
-	var frame []byte
+	var chunk []byte
 	n, maxStale := uint64(0), c.cfg.Load().MaxStale
 	for e := range c.data.Values() {
 		if e.failure() || e.state(now.UnixNano(), maxStale) == Miss {
 			continue
 		}
-		frame = appendFrame(frame[:0], e.appendPayload)
-		if _, err := bw.Write(frame); err != nil {
+		chunk = appendChunk(chunk[:0], e.appendPayload)
+		if _, err := bw.Write(chunk); err != nil {
 			return err
 		}
 		n++
 	}
-	bw.Write(appendFrame(frame[:0], func(dst []byte) []byte { return binary.BigEndian.AppendUint64(dst, n) }))
-	return bw.Flush() // which tells of the last Write too
+	bw.Write(appendChunk(chunk[:0], func(dst []byte) []byte { return binary.BigEndian.AppendUint64(dst, n) }))
+	return bw.Flush() // also returns the error of the last Write
 }
 
-// appendFrame appends the frame of what payload appends.
-func appendFrame(dst []byte, payload func([]byte) []byte) []byte {
+// appendChunk appends a chunk with the payload that the function appends.
+func appendChunk(dst []byte, payload func([]byte) []byte) []byte {
 	at := len(dst)
-	dst = payload(append(dst, make([]byte, frameHead)...))
-	binary.BigEndian.PutUint32(dst[at:], uint32(len(dst)-at-frameHead))
-	binary.BigEndian.PutUint32(dst[at+4:], frameSum(dst[at:at+4], dst[at+frameHead:]))
+	dst = payload(append(dst, make([]byte, chunkHead)...))
+	binary.BigEndian.PutUint32(dst[at:], uint32(len(dst)-at-chunkHead))
+	binary.BigEndian.PutUint32(dst[at+4:], chunkSum(dst[at:at+4], dst[at+chunkHead:]))
 	return dst
 }
 
-func frameSum(length, payload []byte) uint32 {
+func chunkSum(length, payload []byte) uint32 {
 	return crc32.Update(crc32.Checksum(length, castagnoli), castagnoli, payload)
 }
 
-// appendPayload appends what a file holds of e.
+// appendPayload appends the payload for e.
 func (e *entry) appendPayload(dst []byte) []byte {
 	msg, keyEnd, packed := e.tail()
 	question := msg[wire.HeaderLen:e.qend]
 	dst = binary.BigEndian.AppendUint64(dst, uint64(e.stored))
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(question)+len(keyEnd)))
 	dst = append(append(dst, question...), keyEnd...)
-	// A client that wants all there is. OPT only where it has something to say.
+	// A query that gets everything, and OPT only if there are EDEs.
 	var a Answer
 	a.fill(e, e.stored)
 	q := wire.Query{Msg: msg, QEnd: int(e.qend), RD: true, AD: true, EDNS: len(packed) > 0}
 	return a.Append(dst, &q, 0)
 }
 
-// Load takes in the answers of a file that [Cache.Save] wrote, but for those
-// that are of no more use at now, and those that the cache has already. They
-// count as stored when they were: the time between is counted on, by the wall
-// clock, and the limits of the configuration hold as for what comes from an
-// upstream. n is how many it took.
+// Load loads the answers of a file that [Cache.Save] wrote, except those that are a miss at
+// now, and those that the cache has already. They keep the wall-clock time when they were
+// stored, so their age includes the time in the file. The limits of the configuration apply
+// as for replies of an upstream. n is the number of answers that were loaded.
 //
-// The file is input like any other: every reply goes through [wire.ParseReply].
-// Where something is wrong with it, Load returns an error that ends with the
-// mend, and keeps what it read before that. A file from the future, which is
-// one that was saved before the clock was set back, is refused: nobody knows how
-// old its answers are.
+// The file is not trusted: every reply is checked by [wire.ParseReply]. If the file is
+// invalid, Load returns an error that ends with the fix, and keeps the answers before the
+// fault. A file from the future, which was saved before the clock was set back, is refused,
+// since the age of its answers is not known.
 func (c *Cache) Load(r io.Reader, now time.Time) (n int, err error) {
 	if n, err = c.load(r, now); err != nil {
 		return n, fmt.Errorf("load the cache: %w", err)
@@ -128,66 +125,66 @@ func (c *Cache) load(r io.Reader, now time.Time) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	// What it takes for the clock to go back a little: ages begin then, and
-	// are not less than when the file was saved.
+	// If the clock went back a little, the times of all entries are moved back as far,
+	// so that no answer is younger than when the file was saved.
 	back := saved - now.UnixNano()
 	if back > int64(clockSlack) {
-		return 0, fmt.Errorf("the file was saved at %s, which the clock says is yet to come: %s, or set the clock",
-			time.Unix(0, saved).UTC().Format(time.RFC3339), mend)
+		return 0, fmt.Errorf("the file was saved at %s, which is in the future: %s, or set the clock",
+			time.Unix(0, saved).UTC().Format(time.RFC3339), fix)
 	}
 	l := loader{c: c, cfg: c.cfg.Load(), now: now, saved: saved, back: max(back, 0)}
-	if err := l.frames(br); err != nil {
-		return l.taken, fmt.Errorf("entry %d: %w: %s", l.read+1, err, mend)
+	if err := l.chunks(br); err != nil {
+		return l.loaded, fmt.Errorf("entry %d: %w: %s", l.read+1, err, fix)
 	}
-	return l.taken, nil
+	return l.loaded, nil
 }
 
 func readHeader(r io.Reader) (saved int64, err error) {
 	var head [headerLen]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil && !cutOff(err) {
+	if _, err := io.ReadFull(r, head[:]); err != nil && !isEOF(err) {
 		return 0, err
 	}
 	if string(head[:len(magic)]) != magic {
-		return 0, errors.New("this is not a file that Sotto saved its cache to: name another, or delete it")
+		return 0, errors.New("this is not a file that Sotto saved its cache to: use another path, or delete it")
 	}
 	rest := head[len(magic):]
 	if v := binary.BigEndian.Uint32(rest); v != formatVersion {
-		return 0, fmt.Errorf("the file has format %d, and this version of Sotto reads %d: %s", v, formatVersion, mend)
+		return 0, fmt.Errorf("the file has format %d, and this version of Sotto reads %d: %s", v, formatVersion, fix)
 	}
 	if crc32.Checksum(head[:headerLen-4], castagnoli) != binary.BigEndian.Uint32(head[headerLen-4:]) {
-		return 0, fmt.Errorf("the file's header is damaged: %s", mend)
+		return 0, fmt.Errorf("the file's header is damaged: %s", fix)
 	}
 	return int64(binary.BigEndian.Uint64(rest[4:])), nil
 }
 
-// cutOff tells whether err means the end of a file.
-func cutOff(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+// isEOF reports whether err means the end of the file.
+func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 var (
 	errCut      = errors.New("the file ends early")
 	errSum      = errors.New("its checksum is wrong")
-	errLength   = errors.New("its length cannot be")
+	errLength   = errors.New("its length is invalid")
 	errCount    = errors.New("the file has lost entries")
-	errTrailing = errors.New("something follows the end")
+	errTrailing = errors.New("there are bytes after the end")
 	errTime     = errors.New("it was stored before 1970, or after the file")
 	errKey      = errors.New("its key and its question differ")
-	errNotKept  = errors.New("it is nothing that is ever kept")
+	errNotKept  = errors.New("it is a reply that is never cached")
 )
 
-// loader is one Load.
+// loader is the state of Load.
 type loader struct {
-	c           *Cache
-	cfg         *Config
-	now         time.Time
-	saved, back int64
-	read, taken int
-	payload     []byte
+	c            *Cache
+	cfg          *Config
+	now          time.Time
+	saved, back  int64
+	read, loaded int
+	payload      []byte
 }
 
-// frames reads all frames, up to the end of r.
-func (l *loader) frames(r io.Reader) error {
+// chunks reads all chunks, up to the end of r.
+func (l *loader) chunks(r io.Reader) error {
 	for {
-		payload, err := l.frame(r)
+		payload, err := l.chunk(r)
 		if err != nil {
 			return err
 		}
@@ -211,11 +208,11 @@ func (l *loader) frames(r io.Reader) error {
 	return nil
 }
 
-// frame reads one frame. Its payload is good until the next.
-func (l *loader) frame(r io.Reader) ([]byte, error) {
-	var head [frameHead]byte
+// chunk reads one chunk. The payload is valid until the next call.
+func (l *loader) chunk(r io.Reader) ([]byte, error) {
+	var head [chunkHead]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		if cutOff(err) {
+		if isEOF(err) {
 			err = errCut
 		}
 		return nil, err
@@ -229,19 +226,19 @@ func (l *loader) frame(r io.Reader) ([]byte, error) {
 	}
 	l.payload = l.payload[:n]
 	if _, err := io.ReadFull(r, l.payload); err != nil {
-		if cutOff(err) {
+		if isEOF(err) {
 			err = errCut
 		}
 		return nil, err
 	}
-	if frameSum(head[:4], l.payload) != binary.BigEndian.Uint32(head[4:]) {
+	if chunkSum(head[:4], l.payload) != binary.BigEndian.Uint32(head[4:]) {
 		return nil, errSum
 	}
 	return l.payload, nil
 }
 
-// entry takes in one entry. A payload that Save would not have written is an
-// error; one that is of no more use is not.
+// entry loads one entry. A payload that Save would not have written is an error; one that
+// has expired is not.
 func (l *loader) entry(payload []byte) error {
 	stored := int64(binary.BigEndian.Uint64(payload))
 	keyLen := int(binary.BigEndian.Uint16(payload[8:]))
@@ -259,7 +256,7 @@ func (l *loader) entry(payload []byte) error {
 	if !keyFits(key, &r) {
 		return errKey
 	}
-	if !keeps(&r) {
+	if !cacheable(&r) {
 		return errNotKept
 	}
 	if !l.cfg.fits(key, &r) {
@@ -270,7 +267,7 @@ func (l *loader) entry(payload []byte) error {
 		return nil
 	}
 	if _, added := l.c.data.SetIfAbsent(maphash.Bytes(l.c.seed, key), e); added {
-		l.taken++
+		l.loaded++
 	}
 	return nil
 }

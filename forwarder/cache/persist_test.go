@@ -18,7 +18,7 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// saved returns c's file.
+// saved returns the result of Save.
 func saved(t testing.TB, c *Cache, now time.Time) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -28,26 +28,26 @@ func saved(t testing.TB, c *Cache, now time.Time) []byte {
 	return b.Bytes()
 }
 
-// file makes a file of payloads, with everything around them right.
+// file returns a file with these payloads, valid in all other parts.
 func file(at time.Time, payloads ...[]byte) []byte {
 	b := append([]byte(magic), 0, 0, 0, formatVersion)
 	b = binary.BigEndian.AppendUint64(b, uint64(at.UnixNano()))
 	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	for _, p := range append(payloads, binary.BigEndian.AppendUint64(nil, uint64(len(payloads)))) {
-		b = appendFrame(b, func(dst []byte) []byte { return append(dst, p...) })
+		b = appendChunk(b, func(dst []byte) []byte { return append(dst, p...) })
 	}
 	return b
 }
 
-// payload makes one of a payload's parts.
+// payload returns a payload with these parts.
 func payload(stored time.Time, key, msg []byte) []byte {
 	b := binary.BigEndian.AppendUint64(nil, uint64(stored.UnixNano()))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(key)))
 	return append(append(b, key...), msg...)
 }
 
-// TestSaveLoad: what one cache answers, another does after it read the file, be
-// it fresh, stale, negative, or under a key with a suffix.
+// TestSaveLoad: a cache that loads the file gives the same answers: fresh, stale, negative, or
+// under a key with a suffix.
 func TestSaveLoad(t *testing.T) {
 	cfg := Config{MaxStale: time.Hour, MinTTL: 10 * time.Second}
 	old := newCache(t, cfg)
@@ -71,9 +71,9 @@ func TestSaveLoad(t *testing.T) {
 	put(dns.RcodeSuccess, long, "", "")
 	put(dns.RcodeSuccess, "", negative, "x", ede)
 
-	young := newCache(t, cfg)
-	// Behind a reader that gives a byte at a time.
-	n, err := young.Load(iotest.OneByteReader(bytes.NewReader(saved(t, old, t0.Add(5*time.Second)))), t0.Add(8*time.Second))
+	restarted := newCache(t, cfg)
+	// The reader returns one byte at a time.
+	n, err := restarted.Load(iotest.OneByteReader(bytes.NewReader(saved(t, old, t0.Add(5*time.Second)))), t0.Add(8*time.Second))
 	if err != nil || n != len(keys) {
 		t.Fatalf("%d of %d entries, %v", n, len(keys), err)
 	}
@@ -81,7 +81,7 @@ func TestSaveLoad(t *testing.T) {
 		for _, after := range []time.Duration{9, 11, 60, 350, 500, 4000} {
 			var a, b Answer
 			at := t0.Add(after * time.Second)
-			want, got := old.Get(key, at, &a), young.Get(key, at, &b)
+			want, got := old.Get(key, at, &a), restarted.Get(key, at, &b)
 			if got != want {
 				t.Fatalf("entry %d after %v s: state %v, want %v", i, after, got, want)
 			}
@@ -95,8 +95,8 @@ func TestSaveLoad(t *testing.T) {
 	}
 }
 
-// TestSaveOnlyWhatIsOfUse: expired entries and failures stay behind.
-func TestSaveOnlyWhatIsOfUse(t *testing.T) {
+// TestSaveOmits: expired entries and failures are not saved.
+func TestSaveOmits(t *testing.T) {
 	c := newCache(t, Config{})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
 	c.Put(wire.AppendKey(nil, &q), &r, t0)
@@ -108,49 +108,49 @@ func TestSaveOnlyWhatIsOfUse(t *testing.T) {
 	}
 }
 
-// TestTimeAcrossARestart: the time between counts, and no clock makes an answer
-// live longer.
-func TestTimeAcrossARestart(t *testing.T) {
+// TestTimeAcrossRestart: the time between saving and loading counts, and no change of the
+// clock makes an answer live longer.
+func TestTimeAcrossRestart(t *testing.T) {
 	const s = time.Second
 	for _, tt := range []struct {
 		name     string
 		saved    time.Duration // after t0, when it was stored
 		loaded   time.Duration
 		maxStale time.Duration
-		n        int // entries taken, -1: an error
+		n        int // entries loaded, -1: an error
 		get      time.Duration
 		state    State
 		ttl      uint32
 	}{
-		{name: "at once", saved: 10 * s, loaded: 10 * s, n: 1, get: 10 * s, state: Fresh, ttl: 290},
+		{name: "immediately", saved: 10 * s, loaded: 10 * s, n: 1, get: 10 * s, state: Fresh, ttl: 290},
 		{name: "after a while", saved: 10 * s, loaded: 200 * s, n: 1, get: 200 * s, state: Fresh, ttl: 100},
-		{name: "expired while down", saved: 10 * s, loaded: 400 * s, n: 0, get: 400 * s, state: Miss},
-		{name: "stale since", saved: 10 * s, loaded: 400 * s, maxStale: time.Hour, n: 1, get: 400 * s, state: Stale, ttl: 30},
+		{name: "expired before loading", saved: 10 * s, loaded: 400 * s, n: 0, get: 400 * s, state: Miss},
+		{name: "stale before loading", saved: 10 * s, loaded: 400 * s, maxStale: time.Hour, n: 1, get: 400 * s, state: Stale, ttl: 30},
 		{name: "stale, but too old", saved: 10 * s, loaded: 2 * time.Hour, maxStale: time.Hour, n: 0, get: 400 * s, state: Miss},
 		{name: "saved stale", saved: 350 * s, loaded: 400 * s, maxStale: time.Hour, n: 1, get: 400 * s, state: Stale, ttl: 30},
 		{name: "the clock went back", saved: 200 * s, loaded: 190 * s, n: -1, get: 200 * s, state: Miss},
 		{name: "the clock went back to before it was stored", saved: 200 * s, loaded: -10 * s, n: -1, get: 200 * s, state: Miss},
-		// A second is counted as none: after the restart the TTL is what it was.
+		// A second is tolerated: after the restart the TTL is the same as before.
 		{name: "the clock was corrected", saved: 200 * s, loaded: 199 * s, n: 1, get: 199 * s, state: Fresh, ttl: 100},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			old, young := newCache(t, Config{MaxStale: tt.maxStale}), newCache(t, Config{MaxStale: tt.maxStale})
+			old, restarted := newCache(t, Config{MaxStale: tt.maxStale}), newCache(t, Config{MaxStale: tt.maxStale})
 			q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
 			key := wire.AppendKey(nil, &q)
 			old.Put(key, &r, t0)
-			n, err := young.Load(bytes.NewReader(saved(t, old, t0.Add(tt.saved))), t0.Add(tt.loaded))
+			n, err := restarted.Load(bytes.NewReader(saved(t, old, t0.Add(tt.saved))), t0.Add(tt.loaded))
 			if err != nil {
 				n = -1
 			}
 			if n != tt.n {
 				t.Fatalf("%d entries taken, want %d (%v)", n, tt.n, err)
 			}
-			checkGet(t, young, &q, 0, t0.Add(tt.get), event{at: tt.get, state: tt.state, ttl: tt.ttl})
+			checkGet(t, restarted, &q, 0, t0.Add(tt.get), event{at: tt.get, state: tt.state, ttl: tt.ttl})
 		})
 	}
 }
 
-// TestLoadLimits: the limits of now hold, and what is there already stays.
+// TestLoadLimits: the current limits apply, and entries in the cache are not replaced.
 func TestLoadLimits(t *testing.T) {
 	old := newCache(t, Config{})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
@@ -164,7 +164,7 @@ func TestLoadLimits(t *testing.T) {
 	checkGet(t, c, &q, 0, t0, event{state: Fresh, ttl: 60})
 	c.Put(key, &r, t0.Add(10*time.Second))
 	if n, err := c.Load(bytes.NewReader(b), t0.Add(20*time.Second)); n != 0 || err != nil {
-		t.Errorf("%d entries taken over newer ones, %v", n, err)
+		t.Errorf("%d entries loaded over newer ones, %v", n, err)
 	}
 	checkGet(t, c, &q, 1, t0.Add(20*time.Second), event{state: Fresh, ttl: 50})
 
@@ -172,18 +172,18 @@ func TestLoadLimits(t *testing.T) {
 	old.Put(key, &r, t0)
 	small := newCache(t, Config{MaxBytes: minBytes})
 	if n, err := small.Load(bytes.NewReader(saved(t, old, t0)), t0); n != 0 || err != nil {
-		t.Errorf("%d entries taken above their fair share, %v", n, err)
+		t.Errorf("%d entries loaded above the maximum size, %v", n, err)
 	}
 
-	r.Msg = append(r.Msg, make([]byte, 10)...) // nothing that ParseReply takes
+	r.Msg = append(r.Msg, make([]byte, 10)...) // not valid for ParseReply
 	c.Put(key, &r, t0)
 	if n, err := newCache(t, Config{}).Load(bytes.NewReader(saved(t, c, t0)), t0); n != 0 || err == nil {
-		t.Errorf("%d entries taken that wire refuses, %v", n, err)
+		t.Errorf("%d entries loaded that wire refuses, %v", n, err)
 	}
 }
 
-// TestDamage: whatever is wrong with a file is told with the mend, and what was
-// before it is kept.
+// TestDamage: the error for any fault of a file ends with the fix, and the entries before the
+// fault are loaded.
 func TestDamage(t *testing.T) {
 	c := newCache(t, Config{})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
@@ -211,38 +211,38 @@ func TestDamage(t *testing.T) {
 		{"foreign", []byte(strings.Repeat("[cache]\nsize = 3\n", 20)), 0, "not a file that Sotto saved"},
 		{"a later format", edit(len(magic), 0, 0, 0, 2), 0, "format 2"},
 		{"damaged header", edit(len(magic)+5, 0xFF), 0, "header is damaged"},
-		{"damaged entry", edit(headerLen+frameHead+20, 0xFF), 0, "entry 1: its checksum"},
+		{"damaged entry", edit(headerLen+chunkHead+20, 0xFF), 0, "entry 1: its checksum"},
 		{"damaged length", edit(headerLen, 0, 0, 0, good[headerLen+3]-1), 0, "entry 1: its checksum"},
 		{"length of everything", edit(headerLen, 0xFF, 0xFF, 0xFF, 0xFF), 0, "entry 1: its length"},
 		{"length of nothing", edit(headerLen, 0, 0, 0, 0), 0, "entry 1: its length"},
-		{"no end", good[:len(good)-endLen-frameHead], 1, "entry 2: the file ends early"},
+		{"no end", good[:len(good)-endLen-chunkHead], 1, "entry 2: the file ends early"},
 		{"half an end", good[:len(good)-3], 1, "entry 2: the file ends early"},
 		{"half an entry", good[:headerLen+30], 0, "entry 1: the file ends early"},
-		{"something behind", append(bytes.Clone(good), 0), 1, "something follows"},
-		{"entries lost", append(file(t0)[:headerLen], file(t0, ok)[headerLen+frameHead+len(ok):]...), 0, "lost entries"},
+		{"trailing byte", append(bytes.Clone(good), 0), 1, "bytes after the end"},
+		{"entries lost", append(file(t0)[:headerLen], file(t0, ok)[headerLen+chunkHead+len(ok):]...), 0, "lost entries"},
 		{"another's key", file(t0, ok, payload(t0, append([]byte("\x03xxx"), key[4:]...), r.Msg)), 1, "entry 2: its key"},
 		{"no key", file(t0, payload(t0, nil, r.Msg)), 0, "its key"},
-		{"a key that runs out", file(t0, append(binary.BigEndian.AppendUint16(ok[:8:8], 60000), ok[10:]...)), 0, "its length"},
+		{"a key longer than the payload", file(t0, append(binary.BigEndian.AppendUint16(ok[:8:8], 60000), ok[10:]...)), 0, "its length"},
 		{"stored later than saved", file(t0, payload(t0.Add(time.Minute), key, r.Msg)), 0, "it was stored"},
-		{"stored before time", file(t0, payload(time.Unix(-1<<33, 0), key, r.Msg)), 0, "it was stored"},
+		{"stored before 1970", file(t0, payload(time.Unix(-1<<33, 0), key, r.Msg)), 0, "it was stored"},
 		{"a message cut off", file(t0, payload(t0, key, r.Msg[:len(r.Msg)-1])), 0, "parse reply"},
-		{"a failure", file(t0, payload(t0, key, fail.Msg)), 0, "nothing that is ever kept"},
-		{"TTL 0", file(t0, payload(t0, key, zero.Msg)), 0, "nothing that is ever kept"},
+		{"a failure", file(t0, payload(t0, key, fail.Msg)), 0, "never cached"},
+		{"TTL 0", file(t0, payload(t0, key, zero.Msg)), 0, "never cached"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			into := newCache(t, Config{MaxStale: 1 << 62})
 			n, err := into.Load(bytes.NewReader(tt.file), t0)
 			if n != tt.n || into.Stats().Entries != tt.n {
-				t.Errorf("%d entries taken, %d held, want %d", n, into.Stats().Entries, tt.n)
+				t.Errorf("%d entries loaded, %d in the cache, want %d", n, into.Stats().Entries, tt.n)
 			}
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "delete") {
-				t.Errorf("error %v: want %q, and the mend", err, tt.want)
+				t.Errorf("error %v: want %q, and the fix", err, tt.want)
 			}
 		})
 	}
 }
 
-// TestSaveLoadErrors: a failing disk is told of as what it is, and not for damage.
+// TestSaveLoadErrors: an I/O error is returned as such, and not as damage.
 func TestSaveLoadErrors(t *testing.T) {
 	c := newCache(t, Config{MaxBytes: 1 << 30})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
@@ -293,8 +293,8 @@ func (r *limitedReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// FuzzLoad: no file makes Load panic, or take in what wire refuses. The checksums
-// are made right, or fuzzing would never get behind them.
+// FuzzLoad: no file makes Load panic, or load what wire refuses. The checksums are correct, or
+// fuzzing would not get past them.
 func FuzzLoad(f *testing.F) {
 	q, r := exchange(f, "www.example.", dns.RcodeSuccess, positive, negative, &dns.EDNS0_EDE{InfoCode: 4, ExtraText: "x"})
 	key := wire.AppendKey(nil, &q)
@@ -310,10 +310,10 @@ func FuzzLoad(f *testing.F) {
 			now := t0.Add(time.Second)
 			n, err := c.Load(bytes.NewReader(b), now)
 			if err != nil && !strings.Contains(err.Error(), "delete") {
-				t.Errorf("an error without the mend: %v", err)
+				t.Errorf("an error without the fix: %v", err)
 			}
 			if held := c.Stats().Entries; held != n {
-				t.Errorf("%d taken, %d held", n, held)
+				t.Errorf("%d loaded, %d in the cache", n, held)
 			}
 			for e := range c.data.Values() {
 				checkLoaded(t, c, e, now)
@@ -322,19 +322,19 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// checkLoaded: e is an entry like one of Put's.
+// checkLoaded checks that e is a valid entry.
 func checkLoaded(t *testing.T, c *Cache, e *entry, now time.Time) {
 	msg, keyEnd, _ := e.tail()
 	key := append(bytes.Clone(msg[wire.HeaderLen:e.qend]), keyEnd...)
 	var a Answer
 	if s := c.Get(key, now, &a); s == Miss {
-		t.Errorf("loaded, and no use: %x", msg)
+		t.Errorf("loaded, but a miss: %x", msg)
 		return
 	}
 	q := wire.Query{Msg: msg, QEnd: int(e.qend), EDNS: true, AD: true}
 	again, err := wire.ParseReply(a.Append(nil, &q, 0))
 	if err != nil {
-		t.Fatalf("loaded, and refused by wire: %v: %x", err, msg)
+		t.Fatalf("loaded, but refused by wire: %v: %x", err, msg)
 	}
 	if !keyFits(key, &again) || again.TC || !bytes.Equal(again.Msg[wire.HeaderLen:e.qend], msg[wire.HeaderLen:e.qend]) {
 		t.Errorf("loaded %x under %x", again.Msg, key)

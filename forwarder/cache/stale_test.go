@@ -11,29 +11,29 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// event is one step in the life of an entry with a TTL of 300 s.
+// event is one step in the lifetime of an entry with a TTL of 300 s.
 type event struct {
-	at     time.Duration // after it was stored
+	at     time.Duration // since the entry was stored
 	do     string        // "", "put", "servfail", "failed"; then a Get
 	state  State
-	answer string // of the Get: "refresh", "failed"
-	ttl    uint32 // at the client
+	answer string // flags of the Answer: "refresh", "failed"
+	ttl    uint32 // in the client's reply
 }
 
-func TestLifeOfAnEntry(t *testing.T) {
+func TestEntryLifetime(t *testing.T) {
 	const s = time.Second
 	for _, tt := range []struct {
 		name   string
 		cfg    Config
 		events []event
 	}{
-		{"fresh, stale, dropped", Config{MaxStale: time.Hour}, []event{
+		{"fresh, stale, expired", Config{MaxStale: time.Hour}, []event{
 			{at: 299 * s, state: Fresh, ttl: 1},
 			{at: 300 * s, state: Stale, ttl: 30},
 			{at: 300*s + time.Hour - 1, state: Stale, ttl: 30},
 			{at: 300*s + time.Hour, state: Miss},
 		}},
-		{"no prefetch unless asked for", Config{}, []event{
+		{"no prefetch unless configured", Config{}, []event{
 			{at: 1 * s, state: Fresh, ttl: 299}, {at: 2 * s, state: Fresh, ttl: 298}, {at: 3 * s, state: Fresh, ttl: 297},
 			{at: 299 * s, state: Fresh, ttl: 1},
 		}},
@@ -43,9 +43,9 @@ func TestLifeOfAnEntry(t *testing.T) {
 			{at: 270 * s, state: Fresh, ttl: 30, answer: "refresh"},
 			{at: 270 * s, state: Fresh, ttl: 30},
 			{at: 274 * s, state: Fresh, ttl: 26},
-			{at: 275 * s, state: Fresh, ttl: 25, answer: "refresh"}, // nothing came
+			{at: 275 * s, state: Fresh, ttl: 25, answer: "refresh"}, // there was no answer
 			{at: 279 * s, state: Fresh, ttl: 21},
-			{at: 280 * s, do: "put", state: Fresh, ttl: 300}, // its count begins again
+			{at: 280 * s, do: "put", state: Fresh, ttl: 300}, // the count restarts
 			{at: 281 * s, state: Fresh, ttl: 299}, {at: 282 * s, state: Fresh, ttl: 298},
 			{at: 550 * s, state: Fresh, ttl: 30, answer: "refresh"},
 		}},
@@ -60,32 +60,32 @@ func TestLifeOfAnEntry(t *testing.T) {
 			{at: 1 * s, state: Fresh, ttl: 8}, {at: 2 * s, state: Fresh, ttl: 7}, {at: 3 * s, state: Fresh, ttl: 6},
 			{at: 9*s - 1, state: Fresh, ttl: 1},
 		}},
-		{"prefetch: not of what is stale", Config{Prefetch: true, MaxStale: time.Hour}, []event{
+		{"prefetch: not for stale answers", Config{Prefetch: true, MaxStale: time.Hour}, []event{
 			{at: 1 * s, state: Fresh, ttl: 299}, {at: 2 * s, state: Fresh, ttl: 298}, {at: 3 * s, state: Fresh, ttl: 297},
 			{at: 301 * s, state: Stale, ttl: 30},
 		}},
 		{"failed: half a minute", Config{MaxStale: time.Hour}, []event{
 			{at: 300 * s, do: "failed", state: Stale, ttl: 30, answer: "failed"},
 			{at: 305*s - 1, state: Stale, ttl: 30, answer: "failed"},
-			{at: 305 * s, state: Stale, ttl: 30, answer: "refreshfailed"}, // one tries again behind its answer
+			{at: 305 * s, state: Stale, ttl: 30, answer: "refreshfailed"}, // one caller retries in the background
 			{at: 305 * s, state: Stale, ttl: 30, answer: "failed"},
 			{at: 306 * s, do: "failed", state: Stale, ttl: 30, answer: "failed"},
 			{at: 310 * s, state: Stale, ttl: 30, answer: "failed"},
 			{at: 311 * s, state: Stale, ttl: 30, answer: "refreshfailed"},
 		}},
-		{"failed: nobody asks meanwhile", Config{MaxStale: time.Hour}, []event{
+		{"failed: no queries for a while", Config{MaxStale: time.Hour}, []event{
 			{at: 300 * s, do: "failed", state: Stale, ttl: 30, answer: "failed"},
 			{at: 329 * s, state: Stale, ttl: 30, answer: "refreshfailed"},
 			{at: 330 * s, state: Stale, ttl: 30},
 			{at: 331 * s, do: "failed", state: Stale, ttl: 30, answer: "failed"},
 			{at: 332 * s, do: "put", state: Fresh, ttl: 300},
-			{at: 632 * s, state: Stale, ttl: 30}, // of the earlier failure nothing is left
+			{at: 632 * s, state: Stale, ttl: 30}, // the earlier failure has no effect
 		}},
 		{"failed: a prefetch", Config{MaxStale: time.Hour}, []event{
 			{at: 299 * s, do: "failed", state: Fresh, ttl: 1},
 			{at: 301 * s, state: Stale, ttl: 30, answer: "failed"},
 		}},
-		{"failed: what is not there", Config{}, []event{
+		{"failed: no entry", Config{}, []event{
 			{at: 300 * s, do: "failed", state: Miss},
 		}},
 		{"SERVFAIL never replaces fresh data", Config{}, []event{
@@ -96,12 +96,12 @@ func TestLifeOfAnEntry(t *testing.T) {
 			{at: 400 * s, do: "servfail", state: Stale, ttl: 30, answer: "failed"},
 			{at: 500 * s, state: Stale, ttl: 30},
 			{at: 300*s + time.Hour - 1, do: "servfail", state: Stale, ttl: 30, answer: "failed"},
-			{at: 300*s + time.Hour, do: "servfail", state: Fresh}, // the SERVFAIL: the data had been dropped
+			{at: 300*s + time.Hour, do: "servfail", state: Fresh}, // the SERVFAIL, since the data has expired
 		}},
 		{"SERVFAIL: five seconds, and not stale", Config{MaxStale: time.Hour, Prefetch: true}, []event{
 			{at: 300*s + time.Hour, do: "servfail", state: Fresh},
 			{at: 305*s + time.Hour - 1, do: "servfail", state: Fresh},
-			{at: 309*s + time.Hour, state: Fresh}, // the second one, which took the first one's place
+			{at: 309*s + time.Hour, state: Fresh}, // the second one, which replaced the first
 			{at: 310*s + time.Hour, state: Miss},
 		}},
 		{"good data replaces SERVFAIL", Config{}, []event{
@@ -145,7 +145,7 @@ func checkGet(t *testing.T, c *Cache, q *wire.Query, i int, at time.Time, want e
 		answer += "failed"
 	}
 	if answer != want.answer {
-		t.Errorf("event %d, after %v: answer says %q, want %q", i, want.at, answer, want.answer)
+		t.Errorf("event %d, after %v: the flags are %q, want %q", i, want.at, answer, want.answer)
 	}
 	if want.state == Miss {
 		return
@@ -155,12 +155,12 @@ func checkGet(t *testing.T, c *Cache, q *wire.Query, i int, at time.Time, want e
 		ttl = m.Answer[0].Header().Ttl
 	}
 	if ttl != want.ttl {
-		t.Errorf("event %d, after %v: TTL %d at the client, want %d", i, want.at, ttl, want.ttl)
+		t.Errorf("event %d, after %v: TTL %d in the reply, want %d", i, want.at, ttl, want.ttl)
 	}
 }
 
-// TestStaleNegative: NXDOMAIN and NODATA are served stale too, and the caller
-// can tell which EDE that takes (RFC 8914 §4.4 and §4.20).
+// TestStaleNegative: NXDOMAIN and NODATA are served stale too, and the caller can choose the
+// right EDE (RFC 8914 §4.4 and §4.20).
 func TestStaleNegative(t *testing.T) {
 	for _, rcode := range []int{dns.RcodeNameError, dns.RcodeSuccess} {
 		c := newCache(t, Config{MaxStale: time.Hour})
@@ -196,7 +196,7 @@ func TestStatsOfStates(t *testing.T) {
 	}
 }
 
-// TestPeek: it finds what Get finds, and leaves no trace.
+// TestPeek: Peek finds the same as Get, and changes nothing.
 func TestPeek(t *testing.T) {
 	c := newCache(t, Config{MaxStale: time.Hour, Prefetch: true})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")
@@ -205,7 +205,7 @@ func TestPeek(t *testing.T) {
 	c.Failed(key, t0.Add(299*time.Second))
 	before := c.Stats()
 	var a Answer
-	for range 5 { // popular, if anybody counted
+	for range 5 { // would make it popular, if counted
 		if s := c.Peek(key, t0.Add(299*time.Second), &a); s != Fresh || a.Refresh || a.Failed || a.Reply.Stale {
 			t.Fatalf("state %v, %+v; want a fresh answer and no refresh", s, a)
 		}
@@ -217,11 +217,11 @@ func TestPeek(t *testing.T) {
 		t.Errorf("%v", m)
 	}
 	if s := c.Peek(key, t0.Add(3900*time.Second), &a); s != Miss {
-		t.Errorf("state %v of what was dropped", s)
+		t.Errorf("state %v of an expired entry", s)
 	}
 	key[len(key)-1] ^= 1
 	if s := c.Peek(key, t0, &a); s != Miss {
-		t.Errorf("state %v of what was never stored", s)
+		t.Errorf("state %v of a key without an entry", s)
 	}
 	if after := c.Stats(); after != before {
 		t.Errorf("%+v, and %+v before", after, before)
@@ -229,6 +229,6 @@ func TestPeek(t *testing.T) {
 	key[len(key)-1] ^= 1
 	c.Get(key, t0.Add(299*time.Second), &a)
 	if a.Refresh {
-		t.Error("Peek counts as asking")
+		t.Error("Peek counts as a hit")
 	}
 }

@@ -12,24 +12,24 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// afterSuspend is the time after a suspend that began at t: the clock on the wall has
-// gone on, and the monotonic one, which package time prefers for differences, has not.
+// afterSuspend returns the time after a suspend that started at t: the wall clock has
+// advanced, and the monotonic clock, which package time uses for differences, has not.
 func afterSuspend(tb testing.TB, t time.Time, slept time.Duration) time.Time {
 	tb.Helper()
-	t2 := t.Add(slept) // both have gone on
-	// What a Time is made of, if it has a monotonic reading; that is ext.
+	t2 := t.Add(slept) // both clocks have advanced
+	// The fields of a Time; ext is the monotonic clock reading, if it has one.
 	(*struct {
 		wall uint64
 		ext  int64
 		loc  *time.Location
 	})(unsafe.Pointer(&t2)).ext -= int64(slept)
 	if t2.Sub(t) != 0 || t2.UnixNano()-t.UnixNano() != int64(slept) {
-		tb.Fatalf("a Time is made of something else by now: %v, %v", t, t2)
+		tb.Fatalf("the fields of time.Time have changed: %v, %v", t, t2)
 	}
 	return t2
 }
 
-// TestSuspend: an answer's time runs out while the machine is suspended.
+// TestSuspend: answers expire while the machine is suspended.
 func TestSuspend(t *testing.T) {
 	c := newCache(t, Config{})
 	q, r := exchange(t, "www.example.", dns.RcodeSuccess, positive, "")

@@ -5,76 +5,55 @@ package plain
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"sotto/forwarder/wire"
+	"sotto/internal/ratelog"
 )
 
 const (
-	// DefaultMaxInflight leaves most of the usual limit of open files (1024 soft,
-	// which Go raises to the hard one) to others.
-	DefaultMaxInflight = 1024
-
-	// transferShare is the part of MaxInflight that transfers may take: they last.
-	transferShare = 4
-
-	// transferIdle is how long a server may be silent inside a transfer.
+	// transferIdle is the idle timeout between the messages of a zone transfer.
 	transferIdle = 10 * time.Second
 
-	// transferMost ends a transfer that is kept going by a byte now and then.
-	transferMost = time.Hour
-
-	// warnEvery is how often forgery is logged, which anyone may cause.
-	warnEvery = time.Minute
+	// maxTransferTime limits a zone transfer, in case the server sends very slowly.
+	maxTransferTime = time.Hour
 )
 
-// Config is what a [Client] is made of.
+// Config configures a [Client].
 type Config struct {
 	// Control, if set, is called with every socket before it connects, to mark
 	// it as Sotto's own.
 	Control func(network, address string, c syscall.RawConn) error
 
-	// MaxInflight bounds the queries under way; 0: [DefaultMaxInflight].
-	MaxInflight int
-
-	// Log gets what an operator has to know. Nil: nothing is logged.
+	// Log receives what operators should know. Nil: nothing is logged.
 	Log *slog.Logger
 }
 
-// Client asks nameservers. It holds nothing between queries, so there is nothing to
-// close. It is safe for concurrent use.
+// Client sends queries to nameservers. It has no state between queries, so there is
+// nothing to close. It is safe for concurrent use. The caller limits the number of
+// queries in flight.
 type Client struct {
-	dialer    net.Dialer
-	log       *slog.Logger
-	queries   slots
-	transfers slots
-	warned    atomic.Int64 // when forgery was logged, Unix time in ns
+	dialer net.Dialer
+	log    *slog.Logger
+	warn   ratelog.Limiter // forged replies, which anyone may send
 
-	idle, most time.Duration // of a transfer
-	resend     []time.Duration
+	idle, maxTransfer time.Duration
+	resend            []time.Duration
 }
 
 // New returns a Client.
-func New(cfg Config) (*Client, error) {
-	if cfg.MaxInflight < 0 {
-		return nil, fmt.Errorf("make a plain DNS client: Config.MaxInflight is %d: want 0 (the default) or more", cfg.MaxInflight)
-	}
-	if cfg.MaxInflight == 0 {
-		cfg.MaxInflight = DefaultMaxInflight
-	}
+func New(cfg Config) *Client {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{
-		dialer: net.Dialer{KeepAlive: -1}, // no connection lives long enough
+		dialer: net.Dialer{KeepAlive: -1}, // connections are short
 		log:    cfg.Log,
-		idle:   transferIdle, most: transferMost,
+		idle:   transferIdle, maxTransfer: maxTransferTime,
 		resend: resendAfter,
 	}
 	if cfg.Control != nil {
@@ -85,86 +64,64 @@ func New(cfg Config) (*Client, error) {
 			return nil
 		}
 	}
-	c.queries.most = int64(cfg.MaxInflight)
-	c.transfers.most = max(1, int64(cfg.MaxInflight)/transferShare)
-	return c, nil
+	return c
 }
 
-// slots are how many may do something at once.
-type slots struct {
-	most  int64
-	taken atomic.Int64
-}
-
-func (s *slots) take() bool {
-	if s.taken.Add(1) > s.most {
-		s.taken.Add(-1)
-		return false
-	}
-	return true
-}
-
-func (s *slots) give() { s.taken.Add(-1) }
-
-// Exchange sends a client's message to the nameserver and returns its reply, which
-// becomes the caller's, with ID 0. Over UDP a truncated reply is returned as that:
-// the client is to come over TCP. The query is neither changed nor kept.
+// Exchange sends a client's message to the nameserver and returns its reply with ID 0.
+// The caller owns the reply. A truncated reply over UDP is returned as it is, so that
+// the client retries over TCP. The query is neither changed nor kept.
 func (c *Client) Exchange(ctx context.Context, to netip.AddrPort, query []byte, tcp bool, until time.Time) ([]byte, error) {
-	a := &asking{c: c, to: to, network: "udp", began: time.Now(), until: until}
+	r := &request{c: c, to: to, network: "udp", start: time.Now(), until: until}
 	if tcp {
-		a.network = "tcp"
+		r.network = "tcp"
 	}
-	if !c.queries.take() {
-		return nil, a.failed(ErrOverloaded)
+	if err := r.prepare(query); err != nil {
+		return nil, r.failed(err)
 	}
-	defer c.queries.give()
-	if err := a.take(query); err != nil {
-		return nil, a.failed(err)
-	}
-	exchange := a.overUDP
+	run := r.overUDP
 	if tcp {
-		exchange = a.overTCP
+		run = r.overTCP
 	}
-	reply, err := exchange(ctx)
+	reply, err := run(ctx)
 	if err != nil {
-		return nil, a.failed(contextError(ctx, err))
+		return nil, r.failed(contextError(ctx, err))
 	}
 	wire.SetID(reply, 0)
 	return reply, nil
 }
 
-// asking is one query on its way.
-type asking struct {
+// request is one query in flight.
+type request struct {
 	c       *Client
 	to      netip.AddrPort
 	network string
-	query   []byte // with the ID that is sent, behind two bytes for its length
-	began   time.Time
+	query   []byte // with its length field and the ID that is sent
+	start   time.Time
 	until   time.Time
 }
 
-// take copies the client's message under an ID of its own.
-func (a *asking) take(query []byte) error {
+// prepare copies the client's message and sets a random ID.
+func (r *request) prepare(query []byte) error {
 	switch {
-	case !a.to.IsValid() || a.to.Port() == 0:
-		return errNowhere
+	case !r.to.IsValid() || r.to.Port() == 0:
+		return errBadAddress
 	case len(query) < wire.HeaderLen || len(query) > wire.MaxMessage || query[2]&bitQR != 0:
-		return errNoQuery
+		return errNotQuery
 	}
-	a.to = netip.AddrPortFrom(a.to.Addr().Unmap(), a.to.Port())
-	a.query = appendFrame(make([]byte, 0, frameLen+len(query)), query)
-	_, err := rand.Read(a.message()[:2])
-	return err // always nil: rand.Read ends the program instead
+	r.to = netip.AddrPortFrom(r.to.Addr().Unmap(), r.to.Port())
+	r.query = wire.AppendFrame(make([]byte, 0, wire.FrameHeaderLen+len(query)), query)
+	_, err := rand.Read(r.message()[:2])
+	return err // always nil: if it fails, rand.Read crashes the program
 }
 
-// message is the query as it is sent, without TCP's length in front.
-func (a *asking) message() []byte { return a.query[frameLen:] }
+// message returns the query without its length field.
+func (r *request) message() []byte { return r.query[wire.FrameHeaderLen:] }
 
-// dial opens the socket, which ends with the context.
-func (a *asking) dial(ctx context.Context) (net.Conn, func(), error) {
-	d := a.c.dialer
-	d.Deadline = a.until
-	conn, err := d.DialContext(ctx, a.network, a.to.String())
+// dial opens a socket. Its operations fail once ctx is cancelled.
+func (r *request) dial(ctx context.Context) (net.Conn, func(), error) {
+	d := r.c.dialer
+	d.Deadline = r.until
+	conn, err := d.DialContext(ctx, r.network, r.to.String())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -173,17 +130,17 @@ func (a *asking) dial(ctx context.Context) (net.Conn, func(), error) {
 	return conn, func() { stop(); _ = conn.Close() }, nil
 }
 
-// limit sets, with one of a connection's functions for that, by when what comes
-// next has to be done.
-func limit(ctx context.Context, set func(time.Time) error, until time.Time) error {
+// setDeadline sets a deadline with one of a connection's methods.
+func setDeadline(ctx context.Context, set func(time.Time) error, until time.Time) error {
 	if err := set(until); err != nil {
 		return err
 	}
-	// The context's end may have set its own deadline before this one.
+	// If ctx was cancelled before, set has replaced the deadline of dial.
 	return ctx.Err()
 }
 
-// contextError is the context's error if its end is why there is another one.
+// contextError returns the context's error if err was caused by its cancellation,
+// otherwise err.
 func contextError(ctx context.Context, err error) error {
 	if e := ctx.Err(); e != nil && isTimeout(err) {
 		return e
@@ -191,11 +148,9 @@ func contextError(ctx context.Context, err error) error {
 	return err
 }
 
-// warnForged logs that somebody sends replies to what was not asked.
-func (a *asking) warnForged() {
-	now := time.Now().UnixNano()
-	last := a.c.warned.Load()
-	if (last == 0 || now-last > int64(warnEvery)) && a.c.warned.CompareAndSwap(last, now) {
-		a.c.log.Warn("replies in plain DNS that match no query: somebody may be forging them", "nameserver", a.to)
+// warnForged logs that replies arrive that match no query.
+func (r *request) warnForged() {
+	if r.c.warn.Allow(time.Now()) {
+		r.c.log.Warn("plain DNS replies do not match the query: they may be forged", "nameserver", r.to)
 	}
 }

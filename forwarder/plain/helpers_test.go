@@ -59,15 +59,6 @@ func echo() dnstest.Handler {
 	})
 }
 
-func client(tb testing.TB, cfg Config) *Client {
-	tb.Helper()
-	c, err := New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return c
-}
-
 func pack(tb testing.TB, m *dns.Msg) []byte {
 	tb.Helper()
 	b, err := m.Pack()
@@ -77,7 +68,7 @@ func pack(tb testing.TB, m *dns.Msg) []byte {
 	return b
 }
 
-// ask is a query as a client sends it.
+// ask returns a query as a client sends it.
 func ask(tb testing.TB, name string, typ uint16) []byte {
 	tb.Helper()
 	m := new(dns.Msg).SetQuestion(name, typ)
@@ -85,10 +76,10 @@ func ask(tb testing.TB, name string, typ uint16) []byte {
 	return pack(tb, m)
 }
 
-// inAWhile is later than any test that passes takes.
+// inAWhile returns a time that no passing test reaches.
 func inAWhile() time.Time { return time.Now().Add(30 * time.Second) }
 
-// soon is for what is to time out.
+// soon returns a deadline for what is expected to time out.
 func soon() time.Time { return time.Now().Add(300 * time.Millisecond) }
 
 // fails checks an error's kind.
@@ -96,13 +87,13 @@ func fails(tb testing.TB, err error, code uint16, cause error, text string) {
 	tb.Helper()
 	var e *Error
 	if !errors.As(err, &e) {
-		tb.Fatalf("%v is no *Error", err)
+		tb.Fatalf("%v is not an *Error", err)
 	}
 	if ede := e.EDE(); ede.Code != code || len(ede.Text) > 200 || ede.Text != e.Server.String()+": "+e.Reason {
 		tb.Errorf("%v: EDE %+v, want code %d", err, ede, code)
 	}
 	if cause != nil && !errors.Is(err, cause) {
-		tb.Errorf("%v: not because of %v", err, cause)
+		tb.Errorf("%v: the cause is not %v", err, cause)
 	}
 	if e.Reason != text {
 		tb.Errorf("%q: want %q", e.Reason, text)
@@ -115,7 +106,7 @@ func both(t *testing.T, test func(t *testing.T, tcp bool)) {
 	t.Run("tcp", func(t *testing.T) { test(t, true) })
 }
 
-// sameButID reports whether b is a but for the ID.
+// sameButID reports whether a and b are equal except for the ID.
 func sameButID(a, b []byte) bool {
 	return len(a) == len(b) && len(a) >= wire.HeaderLen && string(a[2:]) == string(b[2:])
 }

@@ -22,7 +22,7 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// udpServer calls answer with every datagram until the test ends.
+// udpServer calls answer for every datagram until the test ends.
 func udpServer(t *testing.T, answer func(query []byte, send func(msg []byte), from netip.AddrPort)) netip.AddrPort {
 	t.Helper()
 	pc, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
@@ -45,7 +45,7 @@ func udpServer(t *testing.T, answer func(query []byte, send func(msg []byte), fr
 	return pc.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// variants are what is no reply to the query, by what is wrong with it.
+// variants returns messages that are not the reply to the query, by their fault.
 func variants(query []byte) map[string][]byte {
 	out := map[string][]byte{"empty": {}, "short": query[:11]}
 	change := func(name string, f func(msg []byte)) {
@@ -64,8 +64,8 @@ func variants(query []byte) map[string][]byte {
 	return out
 }
 
-// TestStraysAreIgnored: what does not match is passed over, and the reply behind
-// it is taken.
+// TestStraysAreIgnored: messages that do not match are ignored, and the reply after them is
+// accepted.
 func TestStraysAreIgnored(t *testing.T) {
 	good := "\x00\x00the reply"
 	at := udpServer(t, func(query []byte, send func([]byte), _ netip.AddrPort) {
@@ -76,19 +76,18 @@ func TestStraysAreIgnored(t *testing.T) {
 		send(append(query, good...))
 	})
 	query := ask(t, "abc.", dns.TypeA)
-	reply, err := client(t, Config{}).Exchange(t.Context(), at, query, false, inAWhile())
+	reply, err := New(Config{}).Exchange(t.Context(), at, query, false, inAWhile())
 	if err != nil || !bytes.HasSuffix(reply, []byte(good)) {
 		t.Fatalf("%q, %v", reply, err)
 	}
 	for name, msg := range variants(query) {
 		if matches(query, msg) {
-			t.Errorf("wrong %s: taken for a reply", name)
+			t.Errorf("wrong %s: accepted as the reply", name)
 		}
 	}
 }
 
-// TestOffPath: a reply that is right in every way, but from another address, does
-// not get through.
+// TestOffPath: a reply that is correct except for its source address is not accepted.
 func TestOffPath(t *testing.T) {
 	forger, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
 	if err != nil {
@@ -100,13 +99,13 @@ func TestOffPath(t *testing.T) {
 		_, _ = forger.WriteToUDPAddrPort(append(bytes.Clone(query), "forged"...), from)
 		send(append(query, "right"...))
 	})
-	reply, err := client(t, Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), false, inAWhile())
+	reply, err := New(Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), false, inAWhile())
 	if err != nil || !bytes.HasSuffix(reply, []byte("right")) {
 		t.Errorf("%q, %v", reply, err)
 	}
 }
 
-// TestFlood: who guesses at IDs gets few guesses, and is logged, but not each time.
+// TestFlood: an attacker gets few guesses at the ID. Guesses are logged, but not each time.
 func TestFlood(t *testing.T) {
 	at := udpServer(t, func(query []byte, send func([]byte), _ netip.AddrPort) {
 		query[2] |= bitQR
@@ -118,7 +117,7 @@ func TestFlood(t *testing.T) {
 		send(query)
 	})
 	var log bytes.Buffer
-	c := client(t, Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	c := New(Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	for range 3 {
 		_, err := c.Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), false, inAWhile())
 		fails(t, err, wire.EDENetworkError, errStrays, errStrays.Error())
@@ -136,19 +135,19 @@ func TestRefused(t *testing.T) {
 	at := l.Addr().(*net.TCPAddr).AddrPort()
 	_, _ = l.Close(), pc.Close()
 	both(t, func(t *testing.T, tcp bool) {
-		began := time.Now()
-		_, err = client(t, Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		started := time.Now()
+		_, err = New(Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		network := map[bool]string{false: "udp", true: "tcp"}[tcp]
 		_, port, _ := net.SplitHostPort(at.String())
 		fails(t, err, wire.EDENetworkError, syscall.ECONNREFUSED, "connection refused: nothing listens on port "+port+"/"+network+" there")
-		if time.Since(began) > 20*time.Second {
-			t.Error("it took as long as silence")
+		if time.Since(started) > 20*time.Second {
+			t.Error("the error came as late as a timeout")
 		}
 	})
 }
 
-// TestSilentConnect: a server that does not even take the connection is given up at
-// the deadline. Here it is one whose queue of connections is full.
+// TestSilentConnect: connecting stops at the deadline. Here the server's queue of connections
+// is full.
 func TestSilentConnect(t *testing.T) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -173,18 +172,19 @@ func TestSilentConnect(t *testing.T) {
 		}
 		defer func() { _ = conn.Close() }()
 	}
-	began := time.Now()
-	_, err = client(t, Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), true, soon())
+	started := time.Now()
+	_, err = New(Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), true, soon())
 	var e *Error
 	if !isTimeout(err) || !errors.As(err, &e) || e.Code != wire.EDENoReachableAuthority {
 		t.Error(err)
 	}
-	if time.Since(began) > 30*time.Second {
-		t.Error("it took the kernel's time")
+	if time.Since(started) > 30*time.Second {
+		t.Error("only the kernel's timeout applied")
 	}
 }
 
-// TestBadConnections: what servers do to connections ends at once, with its name.
+// TestBadConnections: faults of servers on a connection are detected immediately, and have
+// their own error.
 func TestBadConnections(t *testing.T) {
 	z := zone(t)
 	const closed = "the nameserver closed the connection "
@@ -194,18 +194,18 @@ func TestBadConnections(t *testing.T) {
 		text  string
 	}{
 		"reset":     {dnstest.ResetAll(), syscall.ECONNRESET, "the nameserver reset the connection"},
-		"close":     {dnstest.CloseAfter(1, dnstest.Silent()), io.EOF, closed + "before the answer's end"},
+		"close":     {dnstest.CloseAfter(1, dnstest.Silent()), io.EOF, closed + "before the end of the answer"},
 		"truncated": {dnstest.TruncatedFrame(z), io.ErrUnexpectedEOF, closed + "in the middle of a message"},
-		"short":     {dnstest.Short(), errNoFrame, errNoFrame.Error() + ": a frame of 3 bytes"},
+		"short":     {dnstest.Short(), errNotDNS, errNotDNS.Error() + ": a frame of 3 bytes"},
 		"strays": {dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 			return dnstest.Answer{Raw: bytes.Repeat(dnstest.Frame(variants(r.Query)["ID"]), maxStrayFrames+1)}
 		}), errStrays, errStrays.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, loopback, c.h)
-			_, err := client(t, Config{}).Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), true, inAWhile())
+			_, err := New(Config{}).Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), true, inAWhile())
 			fails(t, err, wire.EDENetworkError, c.cause, c.text)
-			err = client(t, Config{}).Transfer(t.Context(), s.Addr(), ask(t, "a.", dns.TypeAXFR), inAWhile(), nil)
+			err = New(Config{}).Transfer(t.Context(), s.Addr(), ask(t, "a.", dns.TypeAXFR), inAWhile(), nil)
 			fails(t, err, wire.EDENetworkError, c.cause, c.text)
 		})
 	}
@@ -214,17 +214,17 @@ func TestBadConnections(t *testing.T) {
 		a.Raw, a.Msg = append(dnstest.Frame(variants(r.Query)["name"]), dnstest.Frame(a.Msg)...), nil
 		return a
 	}))
-	if _, err := client(t, Config{}).Exchange(t.Context(), s.Addr(), ask(t, "abc.", dns.TypeA), true, inAWhile()); err != nil {
-		t.Errorf("a reply behind a stray: %v", err)
+	if _, err := New(Config{}).Exchange(t.Context(), s.Addr(), ask(t, "abc.", dns.TypeA), true, inAWhile()); err != nil {
+		t.Errorf("a reply after another message: %v", err)
 	}
 }
 
-// TestNothingIsLeft: sockets go with their queries, however these end.
-func TestNothingIsLeft(t *testing.T) {
+// TestSocketsAreClosed: sockets are closed with their queries, however those end.
+func TestSocketsAreClosed(t *testing.T) {
 	s := serve(t, loopback, dnstest.ResetAll())
 	silent := serve(t, loopback, dnstest.Silent())
-	c := client(t, Config{})
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it closes what is forgotten
+	c := New(Config{})
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close forgotten files
 	before := descriptors(t)
 	for range 20 {
 		_, _ = c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), true, inAWhile())
@@ -233,7 +233,7 @@ func TestNothingIsLeft(t *testing.T) {
 		_ = c.Transfer(t.Context(), silent.Addr(), ask(t, "a.", dns.TypeAXFR), time.Now().Add(5*time.Millisecond), nil)
 	}
 	for end := inAWhile(); descriptors(t) > before; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) { // the server closes its own when it sees the end
+		if time.Now().After(end) { // the server closes its own later
 			t.Fatalf("%d descriptors, %d before", descriptors(t), before)
 		}
 	}

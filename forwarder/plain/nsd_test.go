@@ -29,8 +29,8 @@ const (
 
 var keySecret = base64.StdEncoding.EncodeToString([]byte("a key of sixteen or more bytes"))
 
-// startNSD runs an nsd with open.example, which anyone may transfer, signed.example,
-// which takes a key, and closed.example, which nobody may.
+// startNSD starts nsd with three zones: open.example may be transferred, signed.example
+// with a key, and closed.example not at all.
 func startNSD(t *testing.T) netip.AddrPort {
 	t.Helper()
 	bin, err := exec.LookPath("nsd")
@@ -86,27 +86,27 @@ key:
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
 	t.Cleanup(func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
 		select {
-		case <-ended:
+		case <-exited:
 		case <-time.After(10 * time.Second):
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-			<-ended
+			<-exited
 		}
 	})
-	c := client(t, Config{})
+	c := New(Config{})
 	for end := inAWhile(); ; time.Sleep(20 * time.Millisecond) {
 		_, err := c.Exchange(t.Context(), at, ask(t, "open.example.", dns.TypeSOA), false, soon())
 		if err == nil {
 			return at
 		}
 		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("nsd ended: %v\n%s", err, out.String())
+		case err := <-exited:
+			exited <- err
+			t.Fatalf("nsd exited: %v\n%s", err, out.String())
 		default:
 		}
 		if time.Now().After(end) {
@@ -122,11 +122,11 @@ func write(t *testing.T, name, text string) {
 	}
 }
 
-// take runs a transfer, and unpacks and counts what comes.
-func take(t *testing.T, at netip.AddrPort, query []byte, each func(msg []byte)) (records int, last *dns.Msg) {
+// countRecords runs a transfer, and returns the number of records and the last message.
+func countRecords(t *testing.T, at netip.AddrPort, query []byte, each func(msg []byte)) (records int, last *dns.Msg) {
 	t.Helper()
 	last = new(dns.Msg)
-	err := client(t, Config{}).Transfer(t.Context(), at, query, inAWhile(), func(msg []byte) error {
+	err := New(Config{}).Transfer(t.Context(), at, query, inAWhile(), func(msg []byte) error {
 		if each != nil {
 			each(msg)
 		}
@@ -139,21 +139,21 @@ func take(t *testing.T, at netip.AddrPort, query []byte, each func(msg []byte)) 
 	return records, last
 }
 
-// TestNSD: what a server that nobody here wrote makes of all this.
+// TestNSD tests against an independent server.
 func TestNSD(t *testing.T) {
 	at := startNSD(t)
 	const all = zoneRecords + 4 // SOA, NS, its address, and the SOA again
 	t.Run("query", func(t *testing.T) {
 		both(t, func(t *testing.T, tcp bool) {
 			query := ask(t, "h1.open.example.", dns.TypeA)
-			reply, err := client(t, Config{}).Exchange(t.Context(), at, query, tcp, inAWhile())
+			reply, err := New(Config{}).Exchange(t.Context(), at, query, tcp, inAWhile())
 			if err != nil || wire.Rcode(reply) != wire.RcodeSuccess || !wire.SameQuestion(query, reply) {
 				t.Errorf("%x, %v", reply, err)
 			}
 		})
 	})
 	t.Run("AXFR", func(t *testing.T) {
-		n, last := take(t, at, ask(t, "open.example.", dns.TypeAXFR), nil)
+		n, last := countRecords(t, at, ask(t, "open.example.", dns.TypeAXFR), nil)
 		if soa, ok := last.Answer[len(last.Answer)-1].(*dns.SOA); n != all || !ok || soa.Serial != zoneSerial {
 			t.Errorf("%d records, want %d; the last %v", n, all, last.Answer[len(last.Answer)-1])
 		}
@@ -162,15 +162,15 @@ func TestNSD(t *testing.T) {
 		ixfr := func(serial uint32) []byte {
 			return pack(t, new(dns.Msg).SetIxfr("open.example.", serial, "ns.open.example.", "a.open.example."))
 		}
-		if n, _ := take(t, at, ixfr(zoneSerial), nil); n != 1 {
+		if n, _ := countRecords(t, at, ixfr(zoneSerial), nil); n != 1 {
 			t.Errorf("up to date: %d records", n)
 		}
-		if n, _ := take(t, at, ixfr(zoneSerial-1), nil); n != all {
+		if n, _ := countRecords(t, at, ixfr(zoneSerial-1), nil); n != all {
 			t.Errorf("the whole zone: %d records", n)
 		}
 	})
 	t.Run("refused", func(t *testing.T) {
-		n, last := take(t, at, ask(t, "closed.example.", dns.TypeAXFR), nil)
+		n, last := countRecords(t, at, ask(t, "closed.example.", dns.TypeAXFR), nil)
 		if n != 0 || last.Rcode == dns.RcodeSuccess {
 			t.Errorf("%d records, %v", n, last)
 		}
@@ -178,8 +178,8 @@ func TestNSD(t *testing.T) {
 	t.Run("TSIG", func(t *testing.T) { testSigned(t, at, all) })
 }
 
-// testSigned: a signed transfer passes with its signatures, although the ID that
-// the server saw was not the client's.
+// testSigned: a signed transfer is passed on with its signatures, although the server saw
+// another ID than the client's.
 func testSigned(t *testing.T, at netip.AddrPort, all int) {
 	m := new(dns.Msg).SetQuestion("signed.example.", dns.TypeAXFR)
 	m.Id = 0x1234
@@ -189,8 +189,8 @@ func testSigned(t *testing.T, at netip.AddrPort, all int) {
 		t.Fatal(err)
 	}
 	n, signed := 0, 0
-	var since []byte // messages may go unsigned; the next signature is over them too
-	n, _ = take(t, at, query, func(msg []byte) {
+	var since []byte // messages may be unsigned; the next signature covers them too
+	n, _ = countRecords(t, at, query, func(msg []byte) {
 		wire.SetID(msg, m.Id)
 		got := new(dns.Msg)
 		if err := got.Unpack(msg); err != nil {

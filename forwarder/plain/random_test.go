@@ -15,12 +15,12 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// draws is how often each of them is looked at. With so many, half of the values is 20
-// standard deviations away from all of them.
+// draws is the number of samples. With so many, using only half of the values is 20
+// standard deviations away from using all of them.
 const draws = 8000
 
-// TestIDsAndPortsAreRandom: what an attacker off the path has to guess is drawn from all
-// there is, anew for each query.
+// TestIDsAndPortsAreRandom: what an off-path attacker has to guess is chosen from all values,
+// independently for each query.
 func TestIDsAndPortsAreRandom(t *testing.T) {
 	var mu sync.Mutex
 	var ids, ports []int
@@ -31,7 +31,7 @@ func TestIDsAndPortsAreRandom(t *testing.T) {
 		ids, ports = append(ids, int(wire.ID(r.Query))), append(ports, int(r.Remote.Port()))
 		return z.Answer(r)
 	}))
-	c := client(t, Config{})
+	c := New(Config{})
 	for range draws {
 		if _, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), false, inAWhile()); err != nil {
 			t.Fatal(err)
@@ -68,13 +68,13 @@ func TestIDsAndPortsAreRandom(t *testing.T) {
 	}
 }
 
-// deviations is how many standard deviations from the mean are accepted. For what is
-// random, the probability of more is below 1e-12.
+// deviations is the accepted number of standard deviations from the mean. For random
+// values the probability of more is below 1e-12.
 const deviations = 9
 
 // looksUniform counts the pairs of equal values. Of n uniform draws from m values each
 // pair is equal with probability 1/m, and any two pairs are independent. Fewer values
-// give more such pairs, and what goes through them in turn gives none.
+// give more such pairs, and a counter gives none.
 func looksUniform(values []int, m int) error {
 	seen, equal := map[int]int{}, 0
 	for _, v := range values {
@@ -89,8 +89,8 @@ func looksUniform(values []int, m int) error {
 	return nil
 }
 
-// seldomNear counts the steps that are short. One to a value within a distance of d has
-// a probability of at most (2d+1)/m.
+// seldomNear counts the short steps. A step of at most d has a probability of at most
+// (2d+1)/m.
 func seldomNear(steps []int, m int) error {
 	d, n := m/300, 0
 	for _, s := range steps {
@@ -105,7 +105,7 @@ func seldomNear(steps []int, m int) error {
 	return nil
 }
 
-// portRange is what the kernel draws ports from.
+// portRange returns the range that the kernel chooses ports from.
 func portRange(t *testing.T) (low, high int) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")

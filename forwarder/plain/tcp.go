@@ -12,24 +12,24 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// maxStrayFrames is how many messages that are no reply may come over a connection
-// with one query. A server that sends any is broken.
+// maxStrayFrames limits the messages on a connection that are not the reply to its
+// query. A server that sends any is broken.
 const maxStrayFrames = 8
 
-// overTCP sends the query over a connection of its own.
-func (a *asking) overTCP(ctx context.Context) ([]byte, error) {
-	conn, done, err := a.send(ctx)
+// overTCP sends the query over its own connection.
+func (r *request) overTCP(ctx context.Context) ([]byte, error) {
+	conn, done, err := r.send(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	r := bufio.NewReader(conn)
+	br := bufio.NewReader(conn)
 	for range maxStrayFrames + 1 {
-		msg, err := readFrame(r, nil)
+		msg, err := readFrame(br, nil)
 		if err != nil {
 			return nil, err
 		}
-		if matches(a.message(), msg) {
+		if matches(r.message(), msg) {
 			return msg, nil
 		}
 	}
@@ -37,13 +37,13 @@ func (a *asking) overTCP(ctx context.Context) ([]byte, error) {
 }
 
 // send connects and writes the query.
-func (a *asking) send(ctx context.Context) (net.Conn, func(), error) {
-	conn, done, err := a.dial(ctx)
+func (r *request) send(ctx context.Context) (net.Conn, func(), error) {
+	conn, done, err := r.dial(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err = limit(ctx, conn.SetDeadline, a.until); err == nil {
-		_, err = conn.Write(a.query)
+	if err = setDeadline(ctx, conn.SetDeadline, r.until); err == nil {
+		_, err = conn.Write(r.query)
 	}
 	if err != nil {
 		done()
@@ -52,45 +52,37 @@ func (a *asking) send(ctx context.Context) (net.Conn, func(), error) {
 	return conn, done, nil
 }
 
-// Transfer sends a query for AXFR or IXFR over TCP and hands each message of the
-// reply to each, as it comes, with ID 0; it is each's until that returns. The first
-// message has to be there by the time until; after that the server may be silent
-// for ten seconds at a time. nil: the transfer ended as it should, with an error
-// of the server's or with its last SOA. If the connection ends before, the error
-// says so, and the client must not take what it got for the whole (RFC 5936 §2.2).
-// An error of each ends the transfer and is returned as it is.
+// Transfer sends a query for AXFR or IXFR over TCP and calls each with every message of
+// the reply, with ID 0. each must not keep the message. The first message has to arrive
+// by the time until, each later one within ten seconds of the previous. Transfer returns
+// nil if the transfer was completed, with its last SOA or with an error response. If the
+// connection closes earlier it returns an error, and the client must not consider the
+// zone complete (RFC 5936 §2.2). An error of each ends the transfer and is returned
+// unchanged.
 func (c *Client) Transfer(ctx context.Context, to netip.AddrPort, query []byte, until time.Time, each func(msg []byte) error) error {
-	a := &asking{c: c, to: to, network: "tcp", began: time.Now(), until: until}
-	if !c.transfers.take() {
-		return a.failed(ErrOverloaded)
+	r := &request{c: c, to: to, network: "tcp", start: time.Now(), until: until}
+	if err := r.prepare(query); err != nil {
+		return r.failed(err)
 	}
-	defer c.transfers.give()
-	if !c.queries.take() {
-		return a.failed(ErrOverloaded)
-	}
-	defer c.queries.give()
-	if err := a.take(query); err != nil {
-		return a.failed(err)
-	}
-	end, err := newEnding(query)
+	end, err := newEndDetector(query)
 	if err != nil {
-		return a.failed(err)
+		return r.failed(err)
 	}
-	conn, done, err := a.send(ctx)
+	conn, done, err := r.send(ctx)
 	if err != nil {
-		return a.failed(contextError(ctx, err))
+		return r.failed(contextError(ctx, err))
 	}
 	defer done()
-	t := transfer{asking: a, end: end, conn: conn, r: bufio.NewReaderSize(conn, 16<<10), most: a.began.Add(c.most)}
+	t := transfer{request: r, end: end, conn: conn, br: bufio.NewReaderSize(conn, 16<<10), limit: r.start.Add(c.maxTransfer)}
 	for first := true; ; first = false {
 		if !first {
-			err = t.more(ctx)
+			err = t.extend(ctx)
 		}
 		if err == nil {
 			err = t.next()
 		}
 		if err != nil {
-			return a.failed(contextError(ctx, err))
+			return r.failed(contextError(ctx, err))
 		}
 		wire.SetID(t.msg, 0)
 		if err := each(t.msg); err != nil || t.ended {
@@ -99,30 +91,30 @@ func (c *Client) Transfer(ctx context.Context, to netip.AddrPort, query []byte, 
 	}
 }
 
-// transfer is a transfer under way.
+// transfer is a zone transfer in progress.
 type transfer struct {
-	*asking
+	*request
 	conn  net.Conn
-	r     *bufio.Reader
-	end   ending
-	most  time.Time // when it has lasted too long
+	br    *bufio.Reader
+	end   endDetector
+	limit time.Time // deadline of the whole transfer
 	msg   []byte    // the latest message
 	ended bool      // it was the last one
 }
 
-// more gives the server time for another message.
-func (t *transfer) more(ctx context.Context) error {
-	t.began = time.Now()
-	t.until = t.began.Add(t.c.idle)
-	if t.most.Before(t.until) {
-		t.until = t.most
+// extend sets the deadline for another message.
+func (t *transfer) extend(ctx context.Context) error {
+	t.start = time.Now()
+	t.until = t.start.Add(t.c.idle)
+	if t.limit.Before(t.until) {
+		t.until = t.limit
 	}
-	return limit(ctx, t.conn.SetDeadline, t.until)
+	return setDeadline(ctx, t.conn.SetDeadline, t.until)
 }
 
 // next reads a message and checks it.
 func (t *transfer) next() (err error) {
-	if t.msg, err = readFrame(t.r, t.msg); err != nil {
+	if t.msg, err = readFrame(t.br, t.msg); err != nil {
 		return err
 	}
 	if !continues(t.message(), t.msg) {

@@ -15,80 +15,79 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// resendAfter is when a query is sent again, counted from the first time: often
-// enough for one lost packet to cost less than a second, and seldom enough for a
-// client that sends again itself not to have its nameserver flooded.
+// resendAfter has the times at which a query is resent, counted from the first: early
+// enough that a lost packet costs less than a second, and seldom enough that a client
+// that resends too does not flood its nameserver.
 var resendAfter = []time.Duration{800 * time.Millisecond, 1600 * time.Millisecond}
 
-// maxStrays is how many datagrams that are no reply to the query are passed over.
-// The socket is new and takes nothing from other addresses, so there should be
-// none; and each is a guess at an ID of 16 bits.
+// maxStrays limits the datagrams that are ignored because they are not the reply to the
+// query. The socket is new and connected, so there should be none, and each may be a
+// guess at the 16-bit ID.
 const maxStrays = 64
 
-// datagrams are buffers for the longest there is. One is held while a datagram
-// is read, not while it is waited for.
-var datagrams = sync.Pool{New: func() any { return new([wire.MaxMessage]byte) }}
+// udpBuffers are buffers for the longest datagram. One is used only while a datagram is
+// read, not while waiting for it.
+var udpBuffers = sync.Pool{New: func() any { return new([wire.MaxMessage]byte) }}
 
-// overUDP sends the query from a socket of its own. The socket is connected, so
-// that the kernel passes on nothing that comes from elsewhere, and ICMP's word
-// that there is nobody; its port is one that the kernel drew at random (28,000 of
-// them, unless net.ipv4.ip_local_port_range says otherwise).
-func (a *asking) overUDP(ctx context.Context) ([]byte, error) {
-	conn, done, err := a.dial(ctx)
+// overUDP sends the query from its own socket. The socket is connected, so that the
+// kernel drops datagrams from other addresses and returns ICMP errors. The kernel chooses
+// the port at random from 28,000 (see net.ipv4.ip_local_port_range).
+func (r *request) overUDP(ctx context.Context) ([]byte, error) {
+	conn, done, err := r.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	in := incoming{query: a.message()}
+	in := receiver{query: r.message()}
 	if in.raw, err = conn.(*net.UDPConn).SyscallConn(); err != nil {
 		return nil, err
 	}
-	if err := limit(ctx, conn.SetWriteDeadline, a.until); err != nil {
+	if err := setDeadline(ctx, conn.SetWriteDeadline, r.until); err != nil {
 		return nil, err
 	}
-	for _, until := range a.patience() {
+	for _, until := range r.attempts() {
 		if _, err := conn.Write(in.query); err != nil {
 			return nil, err
 		}
-		if err := limit(ctx, conn.SetReadDeadline, until); err != nil {
+		if err := setDeadline(ctx, conn.SetReadDeadline, until); err != nil {
 			return nil, err
 		}
 		reply, err := in.wait()
-		if until.Before(a.until) && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		if until.Before(r.until) && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
 			continue
 		}
 		if errors.Is(err, errStrays) {
-			a.warnForged()
+			r.warnForged()
 		}
 		return reply, err
 	}
-	return nil, os.ErrDeadlineExceeded // not reached: the last time is a.until
+	return nil, os.ErrDeadlineExceeded // not reached: the last attempt ends at r.until
 }
 
-// patience is until when a reply is waited for after each time that the query is
-// sent. An UPDATE is sent once: had only its reply been lost, its prerequisites
-// might not hold any more (RFC 2136 §2.4), and its client would hear of a failure.
-func (a *asking) patience() []time.Time {
+// attempts returns the deadline of each attempt, after which the query is resent. An
+// UPDATE is sent only once: if its reply was lost, its prerequisites may no longer hold
+// (RFC 2136 §2.4), and the client would get an error although the update succeeded.
+func (r *request) attempts() []time.Time {
 	var times []time.Time
-	if opcode(a.message()) != wire.OpcodeUpdate {
-		for _, after := range a.c.resend {
-			if at := a.began.Add(after); at.Before(a.until) {
+	if opcode(r.message()) != wire.OpcodeUpdate {
+		for _, after := range r.c.resend {
+			if at := r.start.Add(after); at.Before(r.until) {
 				times = append(times, at)
 			}
 		}
 	}
-	return append(times, a.until)
+	return append(times, r.until)
 }
 
-// incoming is what arrives at one socket.
-type incoming struct {
+// receiver reads datagrams from a socket until the reply to query arrives.
+type receiver struct {
 	raw    syscall.RawConn
 	query  []byte
 	strays int
 }
 
 // wait returns the reply to the query.
-func (in *incoming) wait() ([]byte, error) {
+func (in *receiver) wait() ([]byte, error) {
 	for {
 		reply, err := in.next()
 		if reply != nil || err != nil {
@@ -100,12 +99,12 @@ func (in *incoming) wait() ([]byte, error) {
 	}
 }
 
-// next reads one datagram; nil and no error: it is not the reply.
-func (in *incoming) next() (reply []byte, err error) {
+// next reads one datagram. It returns nil without an error if that is not the reply.
+func (in *receiver) next() (reply []byte, err error) {
 	var failed error
 	err = in.raw.Read(func(fd uintptr) bool {
-		buf := datagrams.Get().(*[wire.MaxMessage]byte)
-		defer datagrams.Put(buf)
+		buf := udpBuffers.Get().(*[wire.MaxMessage]byte)
+		defer udpBuffers.Put(buf)
 		n, err := syscall.Read(int(fd), buf[:]) // does not block, so no EINTR
 		switch {
 		case errors.Is(err, syscall.EAGAIN):

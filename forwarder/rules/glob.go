@@ -10,7 +10,7 @@ import (
 // maxGlob is the longest path that Linux has (PATH_MAX).
 const maxGlob = 4096
 
-// part is one piece of a glob.
+// part is one part of a glob.
 type part struct {
 	kind kind
 	text string // of literal
@@ -20,11 +20,11 @@ type kind uint8
 
 const (
 	literal kind = iota
-	one          // ?: a character that is no slash
-	star         // *: a run without a slash
-	deep         // **: any run
-	levels       // **/ at the start or after a slash: nothing, or a run that ends in a slash
-	below        // /** at the end: nothing, or a slash and any run
+	one          // ?: a character other than slash
+	star         // *: any characters without a slash
+	deep         // **: any characters
+	levels       // **/ at the start or after a slash: nothing, or any characters that end in a slash
+	below        // /** at the end: nothing, or a slash and any characters
 )
 
 // glob is a compiled pattern.
@@ -33,12 +33,12 @@ type glob []part
 var (
 	errGlobEmpty = errors.New("it is empty: write ** for every workload")
 	errGlobLong  = errors.New("it is longer than any path: shorten it")
-	errGlobStars = errors.New("it has three stars in a row: write ** for a run that crosses levels")
-	errGlobClass = errors.New("classes of characters ([…]) are not known here: write ?, or a pattern for each")
-	errGlobSlash = errors.New("no path has an empty level or ends in a slash: write x/** for x and all below")
+	errGlobStars = errors.New("it has three stars in a row: write ** to match across levels")
+	errGlobClass = errors.New("character classes ([…]) are not supported: write ?, or a pattern for each")
+	errGlobSlash = errors.New("no path has an empty level or ends in a slash: write x/** for x and everything below")
 )
 
-// compileGlob reads a pattern as [Rule].Workloads has it.
+// compileGlob compiles a pattern of [Rule].Workloads.
 func compileGlob(s string) (glob, error) {
 	path := strings.TrimPrefix(s, "/")
 	switch {
@@ -74,7 +74,7 @@ func compileGlob(s string) (glob, error) {
 				n = len(rest)
 			}
 			if rest[n:] == "**" && rest[n-1] == '/' && n > 1 {
-				n-- // the slash is below's
+				n-- // the slash is part of below
 			}
 			p.text = rest[:n]
 		}
@@ -84,33 +84,34 @@ func compileGlob(s string) (glob, error) {
 	return g, nil
 }
 
-// matching is how far a glob has got with a path.
-type matching struct {
+// matcher is the state of matching a glob with a path.
+type matcher struct {
 	g glob
 	s string
 
-	i, j         int  // the next part, and where in s it has to fit
-	starI, starJ int  // the part after the last star, 0: none; and where that star ends
-	deepI, deepJ int  // likewise of deep and levels
-	byLevel      bool // it was levels
+	i, j         int  // the next part, and the offset in s where it has to match
+	starI, starJ int  // the part after the last star (0: none), and the end of the star's match
+	deepI, deepJ int  // the same for the last deep or levels
+	byLevel      bool // that was levels
 }
 
-// match reports whether the glob is for all of s.
+// match reports whether the glob matches all of s.
 func (g glob) match(s string) bool {
-	m := matching{g: g, s: s}
+	m := matcher{g: g, s: s}
 	for {
 		switch {
 		case m.i == len(g) && m.j == len(s):
 			return true
-		case m.i < len(g) && m.fits(&g[m.i]):
-		case !m.back():
+		case m.i < len(g) && m.advance(&g[m.i]):
+		case !m.backtrack():
 			return false
 		}
 	}
 }
 
-// fits goes past p, if it fits where the matching is. Runs fit, empty at first.
-func (m *matching) fits(p *part) bool {
+// advance moves past p if p matches at the current offset. Stars match the empty string at
+// first.
+func (m *matcher) advance(p *part) bool {
 	rest := m.s[m.j:]
 	switch p.kind {
 	case literal:
@@ -138,11 +139,10 @@ func (m *matching) fits(p *part) bool {
 	return true
 }
 
-// back has the last run take more: the last star if it can, else the last run of
-// the other kinds. Earlier ones need not be tried: what fits behind a run that
-// ends later fits behind one that ends sooner, and the slashes between two stars
-// are where they are.
-func (m *matching) back() bool {
+// backtrack extends the match of the last star if possible, otherwise that of the last deep
+// or levels. Earlier ones need not be tried: a suffix that matches after a longer match of
+// an earlier part also matches after a shorter one, and a star does not match slashes.
+func (m *matcher) backtrack() bool {
 	if m.starI != 0 && m.starJ < len(m.s) && m.s[m.starJ] != '/' {
 		m.starJ++
 		m.i, m.j = m.starI, m.starJ

@@ -15,10 +15,10 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// maxLine bounds a line of a list. Of a hosts file's it may hold many names.
+// maxLine limits the length of a line. A line of a hosts file may have many names.
 const maxLine = 64 << 10
 
-// localNames are what a hosts file begins with, and means of the machine itself.
+// localNames are names of the machine itself, which a hosts file usually starts with.
 var localNames = []string{
 	"localhost", "localhost.localdomain", "local", "broadcasthost", "0.0.0.0",
 	"ip6-localhost", "ip6-loopback", "ip6-localnet", "ip6-mcastprefix",
@@ -26,18 +26,17 @@ var localNames = []string{
 }
 
 var (
-	errListAddress = errors.New("it is an address: a list has one name a line")
-	errListWords   = errors.New("it has more than one word: a list has one name a line")
-	errListHosts   = errors.New("it gives names an address, which a list does not: keep the names, or block them with 0.0.0.0")
-	errListFilter  = errors.New("it is a filter or a URL, and no name: use the list's edition for hosts files, or with plain names")
+	errListAddress = errors.New("it is an address: a list has one name per line")
+	errListWords   = errors.New("it has more than one word: a list has one name per line")
+	errListHosts   = errors.New("it assigns an address, which a list cannot: write the names only, or 0.0.0.0 to block them")
+	errListFilter  = errors.New("it is a filter or a URL, not a name: use the list in hosts-file format or with names only")
 )
 
-// ReadNames reads a list of names, as [Rule].Names has them, one a line. Behind #
-// is a comment, and empty lines are skipped. A line in the form of a hosts file,
-// "0.0.0.0 NAME…" (also 127.0.0.1, :: and ::1), stands for those names alone and
-// nothing below them, as it does there: they are returned as "=NAME"; names of
-// the machine itself, such as localhost, are left out. An error of the list has the
-// line's number.
+// ReadNames reads a list of names in the form of [Rule].Names, one per line. A comment
+// starts with #, and empty lines are skipped. A line in the format of a hosts file,
+// "0.0.0.0 NAME…" (also 127.0.0.1, :: and ::1), means exactly those names and not those
+// below, as in a hosts file. They are returned as "=NAME", without names of the machine
+// itself, such as localhost. Errors of the list have the line number.
 func ReadNames(r io.Reader) ([]string, error) {
 	var names []string
 	lines := bufio.NewScanner(r)
@@ -56,14 +55,14 @@ func ReadNames(r io.Reader) ([]string, error) {
 	}
 	switch err := lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
-		return nil, fmt.Errorf("line %d: it is longer than %d bytes: is this a list of names?", number+1, maxLine)
+		return nil, fmt.Errorf("line %d: it is longer than %d bytes: check that the file is a list of names", number+1, maxLine)
 	case err != nil:
 		return nil, fmt.Errorf("read the list of names: %w", err)
 	}
 	return names, nil
 }
 
-// appendLine appends the names in one line of a list.
+// appendLine appends the names in a line of a list.
 func appendLine(names []string, line string) ([]string, error) {
 	if line == "" {
 		return names, nil
@@ -94,9 +93,9 @@ func appendLine(names []string, line string) ([]string, error) {
 	return names, nil
 }
 
-// appendChecked appends a name that [Compile] will take.
+// appendChecked appends a name if [Compile] accepts it.
 func appendChecked(names *[]string, s string) error {
-	if looksFilter(s) {
+	if isFilter(s) {
 		return fmt.Errorf("%q: %w", cut(s), errListFilter)
 	}
 	var room [wire.MaxName]byte
@@ -107,9 +106,9 @@ func appendChecked(names *[]string, s string) error {
 	return nil
 }
 
-// looksFilter knows the other kinds of lists by what no host's name has: as a
-// name such a line would be valid, and never match.
-func looksFilter(s string) bool {
+// isFilter reports whether a line belongs to another kind of list. Such lines are valid
+// names, but would never match a host's name.
+func isFilter(s string) bool {
 	s = strings.TrimPrefix(s, "=")
 	for _, prefix := range []string{"||", "@@", "!"} {
 		if strings.HasPrefix(s, prefix) {
@@ -119,7 +118,7 @@ func looksFilter(s string) bool {
 	return strings.HasSuffix(s, "^") || strings.Contains(s, "://") || strings.Contains(s, "=/")
 }
 
-// cut shortens what is shown of a line.
+// cut shortens a line for an error message.
 func cut(s string) string {
 	const most = 80
 	if len(s) > most {

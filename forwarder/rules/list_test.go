@@ -25,11 +25,11 @@ func TestReadNames(t *testing.T) {
 func TestReadNamesErrors(t *testing.T) {
 	for _, c := range []struct{ line, want string }{
 		{"a..b", `"a..b": it has an empty label`},
-		{"*.ads.example", `"*.ads.example": a name covers all below it without a star`},
+		{"*.ads.example", `"*.ads.example": a name includes all below it without a star`},
 		{"0.0.0.0 a..b", `"=a..b": it has an empty label`},
 		{"10.0.0.1", `"10.0.0.1": it is an address`},
 		{"::1", `"::1": it is an address`},
-		{"10.0.0.1 printer", `"10.0.0.1 printer": it gives names an address`},
+		{"10.0.0.1 printer", `"10.0.0.1 printer": it assigns an address`},
 		{"one two", `"one two": it has more than one word`},
 		{"||ads.example^", `"||ads.example^": it is a filter or a URL`},
 		{"@@ads.example", `"@@ads.example": it is a filter`},
@@ -50,7 +50,7 @@ func TestReadNamesErrors(t *testing.T) {
 	}
 }
 
-// FuzzReadNames: names that are taken are names that Compile takes.
+// FuzzReadNames: Compile accepts the names that ReadNames returns.
 func FuzzReadNames(f *testing.F) {
 	f.Add("a.example\n# x\n0.0.0.0 b.example localhost\n")
 	f.Add("=\\.a\n.\n:: x y # z")

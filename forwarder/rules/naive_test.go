@@ -17,15 +17,15 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// naive is what Match has to agree with: every rule in turn, every name in turn,
-// with another reader of names, and regular expressions for globs.
+// naive is a simple implementation of Match to compare with: it tries every rule and every
+// name, with another parser for names, and regular expressions for globs.
 func naive(rules []Rule, q Query) int {
-	return slices.IndexFunc(rules, func(r Rule) bool { return naiveTakes(&r, &q) })
+	return slices.IndexFunc(rules, func(r Rule) bool { return naiveMatches(&r, &q) })
 }
 
-func naiveTakes(r *Rule, q *Query) bool {
-	asked := labels(q.Name)
-	if len(r.Names) > 0 && !slices.ContainsFunc(r.Names, func(s string) bool { return naiveName(s, asked) }) {
+func naiveMatches(r *Rule, q *Query) bool {
+	queried := labels(q.Name)
+	if len(r.Names) > 0 && !slices.ContainsFunc(r.Names, func(s string) bool { return naiveName(s, queried) }) {
 		return false
 	}
 	if len(r.Types) > 0 && !slices.ContainsFunc(r.Types, func(s string) bool { return s == wire.TypeName(q.Type) }) {
@@ -50,7 +50,7 @@ func labels(b []byte) []string {
 	return out
 }
 
-func naiveName(s string, asked []string) bool {
+func naiveName(s string, queried []string) bool {
 	s, exact := strings.CutPrefix(s, "=")
 	var room [256]byte
 	n, err := dns.PackDomainName(dns.Fqdn(s), room[:], 0, nil, false)
@@ -58,10 +58,10 @@ func naiveName(s string, asked []string) bool {
 		panic(err)
 	}
 	want := labels(room[:n])
-	if exact && len(want) != len(asked) || len(want) > len(asked) {
+	if exact && len(want) != len(queried) || len(want) > len(queried) {
 		return false
 	}
-	return slices.Equal(want, asked[len(asked)-len(want):])
+	return slices.Equal(want, queried[len(queried)-len(want):])
 }
 
 var naiveGlobs = map[string]*regexp.Regexp{}
@@ -97,8 +97,7 @@ func naiveGlob(s string) *regexp.Regexp {
 	return re
 }
 
-// dice makes rules and queries of random bytes. The words are few, so that much
-// coincides.
+// dice makes rules and queries from random bytes. There are few words, so that many match.
 type dice struct{ data []byte }
 
 func (d *dice) roll(n int) int {
@@ -163,13 +162,13 @@ func (d *dice) query() Query {
 	return q
 }
 
-// compare checks Match, Use and Shadowed on what data stands for.
+// compare checks Match, Use and Shadowed with rules and queries made from data.
 func compare(t *testing.T, data []byte) {
 	d := &dice{data}
 	var rules []Rule
 	for i := range d.roll(8) {
 		r := d.rule()
-		// Patterns that are refused are for other tests.
+		// Other tests cover invalid patterns.
 		r.Workloads = slices.DeleteFunc(r.Workloads, func(s string) bool { _, err := compileGlob(s); return err != nil })
 		r.Use = fmt.Sprint(i)
 		rules = append(rules, r)
@@ -189,7 +188,7 @@ func compare(t *testing.T, data []byte) {
 			t.Errorf("rule %d has the use %q", got, s.Use(got))
 		}
 		if slices.Contains(s.Shadowed(), got) {
-			t.Fatalf("rules %+v\nquery %+v\nmatches %d, which is said to be shadowed", rules, q, got)
+			t.Fatalf("rules %+v\nquery %+v\nmatches %d, which Shadowed returns", rules, q, got)
 		}
 	}
 }
@@ -224,7 +223,7 @@ func FuzzGlob(f *testing.F) {
 	f.Fuzz(func(t *testing.T, pattern, path string) {
 		g, err := compileGlob(pattern)
 		if err != nil || len(pattern) > 100 || bytes.ContainsFunc([]byte(pattern+path), func(r rune) bool { return r >= 0x80 }) {
-			return // regular expressions are about runes, paths about bytes
+			return // regular expressions match runes, globs match bytes
 		}
 		clear(naiveGlobs)
 		if got, want := g.match(path), naiveGlob(pattern).MatchString(path); got != want {

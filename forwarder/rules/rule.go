@@ -12,47 +12,47 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// Rule is one line of policy. It takes a query that meets all its conditions,
-// each of which is a list of alternatives; an empty list asks for nothing, so a
-// rule with no condition takes every query.
+// Rule is one rule. It matches a query that meets all its conditions. Each condition is a
+// list of alternatives; an empty list is no condition, so a rule without conditions matches
+// every query.
 type Rule struct {
-	// Workloads are globs on the cgroup's path, with or without its first slash:
-	// * is any run of characters within one level, ? one character, ** any run at
-	// all. "**/" is any number of levels, none included, and "x/**" is x and all
-	// below. A backslash is itself: systemd writes such names (foo\x2dbar.service).
-	// A query whose workload is not known meets none.
+	// Workloads are globs for the cgroup's path, with or without its first slash: *
+	// matches any characters within one level, ? one character, ** any characters. "**/"
+	// matches any number of levels, including none, and "x/**" matches x and everything
+	// below. A backslash has no special meaning, since names of systemd have some
+	// (foo\x2dbar.service). A query whose workload is not known matches no glob.
 	Workloads []string
 
-	// Names are in presentation form (RFC 1035 §5.1), their last dot optional:
-	// "corp.example" is that name and all below, "=corp.example" that name alone,
+	// Names are in presentation form (RFC 1035 §5.1); the last dot is optional.
+	// "corp.example" matches that name and all below, "=corp.example" only that name,
 	// "." every name.
 	Names []string
 
-	// Nameservers are where the nameserver that was meant has to be. A query whose
-	// nameserver is not known meets none.
+	// Nameservers are prefixes for the original destination. A query whose original
+	// destination is not known matches none.
 	Nameservers []netip.Prefix
 
-	// Types are query types: mnemonics, or TYPE123. ANY is the query for "any
-	// type" (255) and not every query: for that leave Types empty.
+	// Types are query types: mnemonics, or TYPE123. ANY means the query type 255. To
+	// match every type, leave Types empty.
 	Types []string
 
-	// Use is what becomes of the query. Here it is only carried ([Set.Use]).
+	// Use determines what happens to the query. It is only passed on ([Set.Use]).
 	Use string
 }
 
-// Query is what rules look at.
+// Query has the properties of a query that rules depend on.
 type Query struct {
 	Name       []byte // uncompressed wire name with its root byte, in any case
 	Type       uint16
 	Workload   string         // path of the cgroup; "": not known
-	Nameserver netip.AddrPort // the nameserver that was meant; zero: not known
+	Nameserver netip.AddrPort // original destination; zero: not known
 }
 
-// Error is what is wrong with a rule.
+// Error is an error in a rule.
 type Error struct {
 	Rule  int    // its number, from 1
 	Field string // "names", "types", …
-	Err   error  // what is wrong, and how to mend it
+	Err   error  // the reason and the fix
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("rule %d: %s: %v", e.Rule, e.Field, e.Err) }
@@ -60,26 +60,26 @@ func (e *Error) Error() string { return fmt.Sprintf("rule %d: %s: %v", e.Rule, e
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// conditions are those of a rule, but for its names.
+// conditions are a rule's conditions except its names.
 type conditions struct {
 	types       []uint16
 	nameservers []netip.Prefix
 	globs       []glob
 }
 
-// none reports whether every query meets the conditions.
+// none reports whether there are no conditions.
 func (c *conditions) none() bool { return len(c.types)+len(c.nameservers)+len(c.globs) == 0 }
 
-// asked is what conditions look at.
-type asked struct {
+// properties are those of a query, except its name, in the form that conditions need.
+type properties struct {
 	typ        uint16
-	nameserver netip.Addr // neither mapped nor with a zone; zero: not known
+	nameserver netip.Addr // not mapped, without a zone; zero: not known
 	workload   string     // without its first slash
-	known      bool       // the workload is
+	known      bool       // the workload is known
 }
 
-func (q *Query) asked() asked {
-	return asked{
+func (q *Query) properties() properties {
+	return properties{
 		typ:        q.Type,
 		nameserver: q.Nameserver.Addr().Unmap().WithZone(""),
 		workload:   strings.TrimPrefix(q.Workload, "/"),
@@ -87,32 +87,32 @@ func (q *Query) asked() asked {
 	}
 }
 
-// met reports whether a query meets the conditions. Globs come last: they cost
-// most. Their results are not kept, although workloads repeat: nearly every glob
-// fails at its first bytes, which is cheaper than any look-up.
-func (c *conditions) met(a *asked) bool {
-	if len(c.types) > 0 && !slices.Contains(c.types, a.typ) {
+// met reports whether a query meets the conditions. Globs are the most expensive and come
+// last. Their results are not cached although workloads repeat: most globs fail at their
+// first bytes, which is cheaper than a lookup.
+func (c *conditions) met(p *properties) bool {
+	if len(c.types) > 0 && !slices.Contains(c.types, p.typ) {
 		return false
 	}
-	if len(c.nameservers) > 0 && !containedIn(c.nameservers, a.nameserver) {
+	if len(c.nameservers) > 0 && !anyContains(c.nameservers, p.nameserver) {
 		return false
 	}
 	if len(c.globs) == 0 {
 		return true
 	}
-	if !a.known {
+	if !p.known {
 		return false
 	}
 	for i := range c.globs {
-		if c.globs[i].match(a.workload) {
+		if c.globs[i].match(p.workload) {
 			return true
 		}
 	}
 	return false
 }
 
-// containedIn: no prefix contains the zero address.
-func containedIn(prefixes []netip.Prefix, a netip.Addr) bool {
+// anyContains reports whether a prefix contains the address. None contains the zero Addr.
+func anyContains(prefixes []netip.Prefix, a netip.Addr) bool {
 	for _, p := range prefixes {
 		if p.Contains(a) {
 			return true
@@ -121,13 +121,13 @@ func containedIn(prefixes []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// compile reads the conditions of r, the rule of that number.
+// compile compiles the conditions of r. number is for errors.
 func (r *Rule) compile(number int) (conditions, error) {
 	var c conditions
 	for _, s := range r.Types {
 		t, ok := wire.ParseType(s)
 		if !ok {
-			return c, &Error{number, "types", fmt.Errorf("%q is no record type: write a mnemonic such as AAAA, or TYPE123", s)}
+			return c, &Error{number, "types", fmt.Errorf("%q is not a record type: write a mnemonic such as AAAA, or TYPE123", s)}
 		}
 		c.types = append(c.types, t)
 	}
@@ -148,34 +148,34 @@ func (r *Rule) compile(number int) (conditions, error) {
 	return c, nil
 }
 
-// mappedBits are in front of an IPv4 address in a mapped one.
+// mappedBits is the length of the prefix of IPv4-mapped IPv6 addresses.
 const mappedBits = 96
 
-// checkPrefix returns p, of a mapped prefix the IPv4 one.
+// checkPrefix returns p, or for an IPv4-mapped prefix the IPv4 prefix.
 func checkPrefix(p netip.Prefix) (netip.Prefix, error) {
 	if !p.IsValid() {
 		return p, errors.New("a prefix is not valid: write one such as 10.0.0.0/8 or 2001:db8::/32")
 	}
 	if p != p.Masked() {
-		return p, fmt.Errorf("%s has bits behind its length: write %s, or %s/%d for the one address",
+		return p, fmt.Errorf("%s has bits set beyond its length: write %s, or %s/%d for the single address",
 			p, p.Masked(), p.Addr(), p.Addr().BitLen())
 	}
 	if !p.Addr().Is4In6() {
 		return p, nil
 	}
 	if p.Bits() < mappedBits {
-		return p, fmt.Errorf("%s is neither of IPv4 nor of IPv6: write 0.0.0.0/0 for all of IPv4", p)
+		return p, fmt.Errorf("%s is neither an IPv4 nor an IPv6 prefix: write 0.0.0.0/0 for all of IPv4", p)
 	}
 	return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mappedBits), nil
 }
 
-// What is wrong with names that many would write so.
+// Errors of forms that other programs use.
 var (
-	errStarName = errors.New(`a name covers all below it without a star: leave out "*." (\* is the label that is a star)`)
-	errDotName  = errors.New("a name covers all below it without a dot in front: leave the dot out")
+	errStarName = errors.New(`a name includes all below it without a star: remove "*." (\* is a label that is a star)`)
+	errDotName  = errors.New("a name includes all below it without a leading dot: remove the dot")
 )
 
-// appendName appends the wire form, in lower case, of one of a rule's names.
+// appendName appends the lower-case wire form of a rule's name.
 func appendName(dst []byte, s string) (name []byte, exact bool, err error) {
 	text, exact := strings.CutPrefix(s, "=")
 	switch {
@@ -190,15 +190,7 @@ func appendName(dst []byte, s string) (name []byte, exact bool, err error) {
 		return dst, exact, fmt.Errorf("%q: %w", cut(s), err)
 	}
 	for i := start; i < len(dst); i++ {
-		dst[i] = lower(dst[i])
+		dst[i] = wire.Lower(dst[i])
 	}
 	return dst, exact, nil
-}
-
-// lower may run over a whole wire name: lengths are below 'A'.
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c + ('a' - 'A')
-	}
-	return c
 }

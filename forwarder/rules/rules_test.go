@@ -73,11 +73,11 @@ func TestMatch(t *testing.T) {
 		}
 	}
 	if s.Len() != 5 || s.Use(3) != "3" || s.String() != "5 rules, 4 names" {
-		t.Errorf("%s: %d rules, the fourth is for %q", s, s.Len(), s.Use(3))
+		t.Errorf("%s: %d rules, the fourth has the use %q", s, s.Len(), s.Use(3))
 	}
 }
 
-// TestMatchOddNames: what ParseQuery would never hand on matches nothing.
+// TestMatchOddNames: names that ParseQuery would never return match nothing.
 func TestMatchOddNames(t *testing.T) {
 	all := compile(t, Rule{})
 	for _, name := range []string{"", "\x01", "\x01a", "\x01a\x00\x00", "\x40" + strings.Repeat("a", 64) + "\x00", "\xc0\x0c", strings.Repeat("\x01a", 128) + "\x00"} {
@@ -97,20 +97,20 @@ func TestMatchOddNames(t *testing.T) {
 func TestCompileErrors(t *testing.T) {
 	l := strings.Repeat("x", 64)
 	for want, r := range map[string]Rule{
-		`rule 2: names: "a..b": it has an empty label: write one dot between labels`:                                       {Names: []string{"a..b"}},
-		`rule 2: names: "": it is empty: write . for the root`:                                                             {Names: []string{""}},
-		`rule 2: names: "` + l + `": a label has more than 63 bytes: shorten it`:                                           {Names: []string{"a", l}},
-		`rule 2: names: "*.a": a name covers all below it without a star: leave out "*."`:                                  {Names: []string{"*.a"}},
-		`rule 2: names: "=.a": a name covers all below it without a dot in front: leave`:                                   {Names: []string{"=.a"}},
-		`rule 2: types: "AAAAA" is no record type: write a mnemonic such as AAAA, or TYPE`:                                 {Types: []string{"A", "AAAAA"}},
-		`rule 2: nameservers: a prefix is not valid: write one such as 10.0.0.0/8`:                                         {Nameservers: []netip.Prefix{{}}},
-		`rule 2: nameservers: 10.1.2.3/8 has bits behind its length: write 10.0.0.0/8, or 10.1.2.3/32 for the one address`: {Nameservers: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}},
-		`rule 2: nameservers: ::ffff:0.0.0.0/95 has bits behind`:                                                           {Nameservers: []netip.Prefix{netip.MustParsePrefix("::ffff:0.0.0.0/95")}},
-		`rule 2: workloads: "": it is empty: write ** for every workload`:                                                  {Workloads: []string{""}},
-		`rule 2: workloads: "a/": no path has an empty level or ends in a slash: write x`:                                  {Workloads: []string{"a/"}},
-		`rule 2: workloads: "a//b": no path has an empty level`:                                                            {Workloads: []string{"a//b"}},
-		`rule 2: workloads: "[ab]": classes of characters ([…]) are not known here: wri`:                                   {Workloads: []string{"[ab]"}},
-		`rule 2: workloads: "a***": it has three stars in a row: write **`:                                                 {Workloads: []string{"a***"}},
+		`rule 2: names: "a..b": it has an empty label: write one dot between labels`:                                              {Names: []string{"a..b"}},
+		`rule 2: names: "": it is empty: write . for the root`:                                                                    {Names: []string{""}},
+		`rule 2: names: "` + l + `": a label has more than 63 bytes: shorten it`:                                                  {Names: []string{"a", l}},
+		`rule 2: names: "*.a": a name includes all below it without a star: remove "*."`:                                          {Names: []string{"*.a"}},
+		`rule 2: names: "=.a": a name includes all below it without a leading dot: remove`:                                        {Names: []string{"=.a"}},
+		`rule 2: types: "AAAAA" is not a record type: write a mnemonic such as AAAA, or TYPE`:                                     {Types: []string{"A", "AAAAA"}},
+		`rule 2: nameservers: a prefix is not valid: write one such as 10.0.0.0/8`:                                                {Nameservers: []netip.Prefix{{}}},
+		`rule 2: nameservers: 10.1.2.3/8 has bits set beyond its length: write 10.0.0.0/8, or 10.1.2.3/32 for the single address`: {Nameservers: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}},
+		`rule 2: nameservers: ::ffff:0.0.0.0/95 has bits set beyond`:                                                              {Nameservers: []netip.Prefix{netip.MustParsePrefix("::ffff:0.0.0.0/95")}},
+		`rule 2: workloads: "": it is empty: write ** for every workload`:                                                         {Workloads: []string{""}},
+		`rule 2: workloads: "a/": no path has an empty level or ends in a slash: write x`:                                         {Workloads: []string{"a/"}},
+		`rule 2: workloads: "a//b": no path has an empty level`:                                                                   {Workloads: []string{"a//b"}},
+		`rule 2: workloads: "[ab]": character classes ([…]) are not supported: wri`:                                               {Workloads: []string{"[ab]"}},
+		`rule 2: workloads: "a***": it has three stars in a row: write **`:                                                        {Workloads: []string{"a***"}},
 	} {
 		s, err := Compile([]Rule{{}, r})
 		var e *Error
@@ -145,7 +145,7 @@ func TestShadowed(t *testing.T) {
 		{[]Rule{{}, plain("a"), typed(), {Workloads: []string{"a"}}}, []int{1, 2, 3}},
 		{[]Rule{plain("."), plain("a")}, []int{1}},
 		{[]Rule{plain("a.b"), plain("b")}, nil},
-		{[]Rule{typed(), typed()}, nil}, // not looked for
+		{[]Rule{typed(), typed()}, nil}, // not detected
 		{nil, nil},
 	} {
 		if got := compile(t, c.rules...).Shadowed(); !slices.Equal(got, c.want) {
@@ -154,8 +154,8 @@ func TestShadowed(t *testing.T) {
 	}
 }
 
-// TestCompact: a list of names costs its bytes and little more, and rules without
-// names do not make the lists of others grow.
+// TestCompact: a list of names uses little more memory than its bytes, and rules without
+// names do not increase the lists of others.
 func TestCompact(t *testing.T) {
 	const n = 100_000
 	s := compile(t, Rule{Names: blockList(n)}, Rule{Names: blockList(n), Types: []string{"A"}})
@@ -164,10 +164,10 @@ func TestCompact(t *testing.T) {
 	}
 	one := compile(t, Rule{Names: blockList(n)})
 	if per := one.bytes() / n; per > 48 {
-		t.Errorf("%d bytes a name", per)
+		t.Errorf("%d bytes per name", per)
 	}
 	if n := s.nodes[len(s.nodes)-1]; n.rule != 0 || n.next != 0 {
-		t.Errorf("%+v: a rule that takes everything has others behind it", n)
+		t.Errorf("%+v: other rules follow one that matches everything", n)
 	}
 	many := make([]Rule, 10_000)
 	for i := range many {
@@ -178,10 +178,10 @@ func TestCompact(t *testing.T) {
 	}
 }
 
-// bytes is the memory that grows with names.
+// bytes returns the memory that depends on the number of names.
 func (s *Set) bytes() int { return cap(s.names.arena) + 8*cap(s.names.slots) }
 
-// blockList has n names of the usual length.
+// blockList returns n names of usual length.
 func blockList(n int) []string {
 	out := make([]string, n)
 	for i := range out {
@@ -190,7 +190,7 @@ func blockList(n int) []string {
 	return out
 }
 
-// TestTags: two names with one hash are two names.
+// TestTags: two names with the same hash are distinguished.
 func TestTags(t *testing.T) {
 	tab := newTable(4, 100)
 	const h = 42
@@ -198,7 +198,7 @@ func TestTags(t *testing.T) {
 	*tab.find(h, a) = slot{tag: h, at: 1}
 	tab.arena = append(append(tab.arena, 0, 0, 0, 0), a...)
 	if s := tab.find(h, b); s.at != 0 {
-		t.Errorf("b is found where a is: %+v", *s)
+		t.Errorf("b is found at the slot of a: %+v", *s)
 	}
 	if s := tab.find(h, a); s.at != 1 {
 		t.Errorf("a is not found: %+v", *s)
@@ -242,7 +242,7 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
-// BenchmarkMatchSpread asks for all names of a list, so that little of it is in the
+// BenchmarkMatchSpread queries all names of a list, so that little of it is in the
 // processor's caches.
 func BenchmarkMatchSpread(b *testing.B) {
 	for _, n := range []int{100, 10_000, 1_000_000} {
@@ -262,7 +262,7 @@ func BenchmarkMatchSpread(b *testing.B) {
 	}
 }
 
-// BenchmarkGlobs is a query that a hundred rules on workloads look at.
+// BenchmarkGlobs measures a query with a hundred rules that have workloads.
 func BenchmarkGlobs(b *testing.B) {
 	rules := make([]Rule, 100)
 	for i := range rules {
@@ -275,8 +275,8 @@ func BenchmarkGlobs(b *testing.B) {
 	}
 }
 
-// FuzzCompile: whatever a configuration says, Compile takes it or says what is
-// wrong, and a set that it made answers.
+// FuzzCompile: Compile accepts any configuration or returns an *Error, and a compiled set can
+// be matched.
 func FuzzCompile(f *testing.F) {
 	f.Add("corp.example", "A", "a/**", "10.0.0.0/8")
 	f.Add("=*.a", "TYPE9", "**/x*", "::ffff:0:0/96")
@@ -294,7 +294,7 @@ func FuzzCompile(f *testing.F) {
 			case err != nil:
 				continue
 			case s.Match(Query{Name: []byte("\x01a\x00"), Workload: "a/b"}) < 0:
-				t.Errorf("field %d, %+v: the rule without conditions takes nothing", i, r)
+				t.Errorf("field %d, %+v: the rule without conditions does not match", i, r)
 			}
 		}
 	})

@@ -11,33 +11,33 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// noRule is a number that no rule has.
+// noRule is not a valid rule number.
 const noRule = math.MaxUint32
 
-// node is one rule in the list of those that have a name, in ascending order.
-// Lists share their tails, and names with the same rules the whole list, so a
-// million names of one rule need one node.
+// node is one rule in the list of rules that have a name, in ascending order. Lists share
+// their tails, and names with the same rules share the whole list, so a million names of
+// one rule need one node.
 type node struct {
 	rule  uint32
 	next  uint32 // the next node; 0: none
-	exact bool   // it is for the name alone, and not for those below
+	exact bool   // for the name only, not for those below
 
-	// all is the first rule from here on that takes whatever is asked at the
-	// name and below; self the first that does at the name.
+	// all is the first rule in this node or later ones that matches every query for the
+	// name and those below; self the first that matches every query for the name.
 	all, self uint32
 }
 
-// Set is a list of rules, compiled.
+// Set is a compiled list of rules.
 type Set struct {
 	rules    []conditions
 	uses     []string
 	names    table
-	nodes    []node // the first is no node: it ends lists
+	nodes    []node // the first one marks the end of lists
 	shadowed []int
 }
 
-// Compile checks rules and makes a Set of them, which does not refer to them.
-// The error is an [*Error] unless the rules are too many.
+// Compile checks rules and compiles them into a Set, which does not refer to them. The
+// error is an [*Error] unless the rules are too large.
 func Compile(rules []Rule) (*Set, error) {
 	s := &Set{
 		rules: make([]conditions, len(rules)),
@@ -58,12 +58,12 @@ func Compile(rules []Rule) (*Set, error) {
 		}
 	}
 	if len(rules) >= math.MaxInt32 || uint64(size) >= maxArena {
-		return nil, errors.New("compile the rules: they have more than 4 GB of names: shorten a list")
+		return nil, errors.New("compile the rules: the names exceed 4 GB: shorten a list")
 	}
 	s.names = newTable(names, size)
-	// From the last to the first, so that each goes in front of its lists.
+	// From the last to the first, so that each is prepended to its lists.
 	for i := len(rules) - 1; i >= 0; i-- {
-		if err := s.enter(i, namesOf(&rules[i])); err != nil {
+		if err := s.add(i, namesOf(&rules[i])); err != nil {
 			return nil, err
 		}
 	}
@@ -71,7 +71,7 @@ func Compile(rules []Rule) (*Set, error) {
 	return s, nil
 }
 
-// everything is the names of a rule that has none.
+// everything stands for the names of a rule without names.
 var everything = []string{"."}
 
 func namesOf(r *Rule) []string {
@@ -81,10 +81,10 @@ func namesOf(r *Rule) []string {
 	return r.Names
 }
 
-// enter puts rule i in front of the lists of its names.
-func (s *Set) enter(i int, names []string) error {
+// add prepends rule i to the lists of its names.
+func (s *Set) add(i int, names []string) error {
 	var room [wire.MaxName]byte
-	made := [2]map[uint32]uint32{{}, {}} // the nodes of this rule by their next: below, exact
+	made := [2]map[uint32]uint32{{}, {}} // this rule's nodes by their next: not exact, exact
 	for _, text := range names {
 		name, exact, err := appendName(room[:0], text)
 		if err != nil {
@@ -93,7 +93,7 @@ func (s *Set) enter(i int, names []string) error {
 		at := s.names.add(name)
 		next := s.names.list(at)
 		if n := s.nodes[next]; next != 0 && n.rule == uint32(i) && n.exact == exact {
-			continue // the rule has the name twice
+			continue // the rule has this name twice
 		}
 		memo := made[0]
 		if exact {
@@ -101,7 +101,7 @@ func (s *Set) enter(i int, names []string) error {
 		}
 		id, ok := memo[next]
 		if !ok {
-			id = s.node(uint32(i), exact, next)
+			id = s.newNode(uint32(i), exact, next)
 			memo[next] = id
 		}
 		s.names.setList(at, id)
@@ -109,44 +109,44 @@ func (s *Set) enter(i int, names []string) error {
 	return nil
 }
 
-// node makes the node that puts a rule in front of a list.
-func (s *Set) node(rule uint32, exact bool, next uint32) uint32 {
+// newNode adds a node that prepends a rule to a list.
+func (s *Set) newNode(rule uint32, exact bool, next uint32) uint32 {
 	rest := s.nodes[next]
 	n := node{rule: rule, next: next, exact: exact, all: rest.all, self: rest.self}
 	if s.rules[rule].none() {
 		n.self = rule
 		if !exact {
 			n.all = rule
-			n.next = 0 // nothing comes by it
+			n.next = 0 // no query gets past this rule
 		}
 	}
 	s.nodes = append(s.nodes, n)
 	return uint32(len(s.nodes) - 1)
 }
 
-// Len is the number of rules.
+// Len returns the number of rules.
 func (s *Set) Len() int { return len(s.rules) }
 
-// AsksWorkload reports whether a rule has a condition on the workload.
-func (s *Set) AsksWorkload() bool {
+// UsesWorkload reports whether a rule has a condition on the workload.
+func (s *Set) UsesWorkload() bool {
 	return slices.ContainsFunc(s.rules, func(c conditions) bool { return len(c.globs) > 0 })
 }
 
-// Use is the Use of the rule at an index that Match returned.
+// Use returns the Use of the rule with an index that Match returned.
 func (s *Set) Use(i int) string { return s.uses[i] }
 
-// Match returns the index of the first rule that takes q, or -1 if none does, as
-// for a name that is not well-formed.
+// Match returns the index of the first rule that matches q, or -1 if none does. A
+// malformed name matches none.
 func (s *Set) Match(q Query) int {
 	var n name
 	if len(s.rules) == 0 || !n.read(q.Name) {
 		return -1
 	}
-	a := q.asked()
+	p := q.properties()
 	best := uint32(noRule)
 	for w := s.names.walk(&n); w.next(); {
 		if w.list != 0 {
-			best = s.first(w.list, w.whole(), best, &a)
+			best = s.first(w.list, w.whole(), best, &p)
 		}
 	}
 	if best == noRule {
@@ -155,15 +155,15 @@ func (s *Set) Match(q Query) int {
 	return int(best)
 }
 
-// first returns the first rule of a list that takes a query, unless best comes
-// before. whole: the list is of the very name asked for.
-func (s *Set) first(list uint32, whole bool, best uint32, a *asked) uint32 {
+// first returns the first rule of a list that matches a query, or best if that precedes
+// it. whole is set if the list belongs to the query's name and not to one above it.
+func (s *Set) first(list uint32, whole bool, best uint32, p *properties) uint32 {
 	for list != 0 {
 		n := &s.nodes[list]
 		if n.rule >= best {
 			return best
 		}
-		if (whole || !n.exact) && s.rules[n.rule].met(a) {
+		if (whole || !n.exact) && s.rules[n.rule].met(p) {
 			return n.rule
 		}
 		list = n.next
@@ -171,13 +171,12 @@ func (s *Set) first(list uint32, whole bool, best uint32, a *asked) uint32 {
 	return best
 }
 
-// Shadowed are the indexes of rules that nothing can fall under: each of their
-// names is covered by an earlier rule without other conditions. They are not
-// wrong, but hardly what was meant.
+// Shadowed returns the indexes of rules that match no query, because each of their names is
+// covered by an earlier rule without other conditions. That is valid, but probably a mistake.
 func (s *Set) Shadowed() []int { return slices.Clone(s.shadowed) }
 
 func (s *Set) findShadowed(rules []Rule) {
-	// Only behind a rule without conditions can there be any.
+	// Only rules after one without conditions can be shadowed.
 	first := slices.IndexFunc(s.rules, func(c conditions) bool { return c.none() })
 	if first < 0 {
 		return
@@ -189,13 +188,13 @@ func (s *Set) findShadowed(rules []Rule) {
 	}
 }
 
-// covered reports whether rules before i take all that has a name of rule i.
+// covered reports whether rules before i match all queries for this name of rule i.
 func (s *Set) covered(i int, text string) bool {
 	var room [wire.MaxName]byte
 	b, exact, err := appendName(room[:0], text)
 	var n name
 	if err != nil || !n.read(b) {
-		return false // not reached: the name was entered
+		return false // not reached: the name was added
 	}
 	for w := s.names.walk(&n); w.next(); {
 		by := s.nodes[w.list].all
@@ -209,7 +208,7 @@ func (s *Set) covered(i int, text string) bool {
 	return false
 }
 
-// String says how large the set is, for logs.
+// String returns the size of the set, for logs.
 func (s *Set) String() string {
 	return fmt.Sprintf("%d rules, %d names", len(s.rules), s.names.count)
 }

@@ -12,35 +12,35 @@ import (
 )
 
 const (
-	listLen  = 4 // the number of an entry's list, in front of its name
+	listLen  = 4 // length of the list's number, which precedes an entry's name
 	maxArena = math.MaxUint32
 
-	// maxLabels is how many labels a name of 255 bytes can have.
+	// maxLabels is the maximum number of labels in a name of 255 bytes.
 	maxLabels = 127
 )
 
-// entryLen is the most that an entry takes whose name has so many characters.
+// entryLen returns the maximum length of an entry for a name with that many characters.
 func entryLen(text int) int { return listLen + text + 2 }
 
-// table finds the list of a name. It is a hash table with open addressing whose
-// size is known beforehand, and without a pointer in it: a Go map takes two or
-// three times the memory for a million names, and has the collector look at each.
+// table maps names to lists. It is a hash table with open addressing and a fixed size, and
+// has no pointers: a Go map uses two or three times the memory for a million names, which
+// the garbage collector has to scan.
 type table struct {
 	seed   maphash.Seed
 	slots  []slot
-	arena  []byte    // entries: the number of the list, the name
-	depths [2]uint64 // a bit for every number of labels that a name in it has
+	arena  []byte    // entries: number of the list, name
+	depths [2]uint64 // a bit for every number of labels that occurs
 	count  int
 }
 
-// slot is an entry's place. The tag keeps all but one look-up in four billion
-// from reading an entry that is not the one looked for.
+// slot refers to an entry. Because of the tag, only one lookup in four billion reads an
+// entry that does not match.
 type slot struct {
 	tag uint32
 	at  uint32 // offset of the entry, plus 1; 0: none
 }
 
-// newTable has room for so many names, and entries of that size in all.
+// newTable returns a table for that many names, with entries of that total size.
 func newTable(names, size int) table {
 	return table{
 		seed:  maphash.MakeSeed(),
@@ -49,12 +49,12 @@ func newTable(names, size int) table {
 	}
 }
 
-// step is the hash of a name of which all but the first label have the hash h.
+// step returns the hash of a name from the hash h of the name without its first label.
 func (t *table) step(h uint64, label []byte) uint64 {
 	return (bits.RotateLeft64(h, 29) ^ maphash.Bytes(t.seed, label)) * 0x9E3779B97F4A7C15
 }
 
-// find returns the slot of a name, or the free one where it belongs.
+// find returns the slot of a name, or the free slot for it.
 func (t *table) find(h uint64, name []byte) *slot {
 	hi, _ := bits.Mul64(h, uint64(len(t.slots)))
 	for i := int(hi); ; i++ {
@@ -62,20 +62,20 @@ func (t *table) find(h uint64, name []byte) *slot {
 			i = 0
 		}
 		s := &t.slots[i]
-		if s.at == 0 || s.tag == uint32(h) && t.is(s, name) {
+		if s.at == 0 || s.tag == uint32(h) && t.hasName(s, name) {
 			return s
 		}
 	}
 }
 
-// is reports whether an entry has that name. Wire names say where they end, so
-// one that starts like another is the other.
-func (t *table) is(s *slot, name []byte) bool {
+// hasName reports whether an entry has that name. A wire name has an end mark, so if a name
+// is a prefix of another, they are equal.
+func (t *table) hasName(s *slot, name []byte) bool {
 	rest := t.arena[int(s.at)-1+listLen:]
 	return len(rest) >= len(name) && string(rest[:len(name)]) == string(name)
 }
 
-// add returns the entry of a name in lower case, a new one if there is none.
+// add returns the entry of a lower-case name, and adds one if there is none.
 func (t *table) add(b []byte) (at int) {
 	var n name
 	n.read(b)
@@ -97,7 +97,7 @@ func (t *table) list(at int) uint32 { return binary.NativeEndian.Uint32(t.arena[
 
 func (t *table) setList(at int, id uint32) { binary.NativeEndian.PutUint32(t.arena[at:], id) }
 
-// name is a wire name in lower case, and where its labels are.
+// name is a lower-case wire name with the offsets of its labels.
 type name struct {
 	bytes  [wire.MaxName]byte
 	starts [maxLabels + 1]uint8 // of its labels, and of the root byte
@@ -105,7 +105,7 @@ type name struct {
 	len    int
 }
 
-// read takes a name; false: it is not well-formed.
+// read parses a name. It reports false if the name is malformed.
 func (n *name) read(b []byte) bool {
 	if len(b) == 0 || len(b) > len(n.bytes) {
 		return false
@@ -123,32 +123,32 @@ func (n *name) read(b []byte) bool {
 	n.starts[n.count] = uint8(off)
 	n.len = off + 1
 	for i, c := range b {
-		n.bytes[i] = lower(c)
+		n.bytes[i] = wire.Lower(c)
 	}
 	return n.len == len(b)
 }
 
-// label is the label with so many behind it, its length in front.
+// label returns the label that depth labels follow, with its length.
 func (n *name) label(depth int) []byte {
 	i := n.count - 1 - depth
 	return n.bytes[n.starts[i]:n.starts[i+1]]
 }
 
-// suffix is the name's last labels, so many.
+// suffix returns the name's last labels, depth of them.
 func (n *name) suffix(depth int) []byte { return n.bytes[n.starts[n.count-depth]:n.len] }
 
-// walk is the look-up of a name and all above it, from the root.
+// walk is the lookup of a name and all above it, from the root.
 type walk struct {
 	t     *table
 	n     *name
 	h     uint64
-	depth int    // of the name looked at; -1 before the first
-	list  uint32 // of that name; 0: none
+	depth int    // labels of the current name; -1 before the first
+	list  uint32 // its list; 0: none
 }
 
 func (t *table) walk(n *name) walk { return walk{t: t, n: n, depth: -1} }
 
-// next goes one label down; false: there is none.
+// next continues with the next label. It reports false if there is none.
 func (w *walk) next() bool {
 	if w.depth == w.n.count {
 		return false
@@ -166,5 +166,5 @@ func (w *walk) next() bool {
 	return true
 }
 
-// whole reports whether the name looked at is the one asked for.
+// whole reports whether the current name is the query's name.
 func (w *walk) whole() bool { return w.depth == w.n.count }

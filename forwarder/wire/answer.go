@@ -4,18 +4,16 @@ package wire
 
 import "encoding/binary"
 
-// AppendError appends a reply of our own to q: header, question (if it could be
-// read) and, if q had one, OPT with the EDEs. It is never longer than
-// [MaxErrorLen], so it fits every client over UDP; EDE texts, then EDEs, are
-// left out where they would make it so.
+// AppendError appends a reply to q without records: header, question (if it could be
+// parsed) and, if q had one, OPT with the EDEs. It is never longer than [MaxErrorLen],
+// so it fits every client over UDP; if necessary EDE texts are left out, then EDEs.
 //
-// With [RcodeSuccess] it is NODATA, without SOA: we own no zone that one could
-// come from, and without one nobody caches it (RFC 2308 §2.2 and §5), which is
-// right for an answer that is our policy and not the name's owner's, such as
-// that of resolver.arpa (RFC 9462 §6.4).
+// With [RcodeSuccess] it is NODATA without an SOA. Sotto owns no zone to take one from,
+// and without one the answer is not cached (RFC 2308 §2.2 and §5), which is right for
+// an answer by local policy, such as that for resolver.arpa (RFC 9462 §6.4).
 //
-// With [RcodeNotAuth] to a signed query it ends in the TSIG record that says
-// BADKEY (RFC 8945 §5.2.1): what a client that signs can make sense of.
+// With [RcodeNotAuth] and a signed query it ends with a TSIG record with the error
+// BADKEY (RFC 8945 §5.2.1), which clients that sign understand.
 func AppendError(dst []byte, q *Query, rcode uint16, ede ...EDE) []byte {
 	start := len(dst)
 	dst = appendHeader(dst, q, rcode)
@@ -25,7 +23,7 @@ func AppendError(dst []byte, q *Query, rcode uint16, ede ...EDE) []byte {
 	}
 	if q.EDNS {
 		dst[start+11] = 1
-		d := fit(MaxErrorLen-(len(dst)-start)-optLen, ede, nil)
+		d := fitEDEs(MaxErrorLen-(len(dst)-start)-optLen, ede, nil)
 		dst = appendOPT(dst, rcode, q.DO, edeSize(d, ede))
 		dst = appendEDE(dst, d, ede)
 	}
@@ -40,9 +38,9 @@ func appendHeader(dst []byte, q *Query, rcode uint16) []byte {
 	return append(dst, byte(q.ID>>8), byte(q.ID), flags2(q), flags3(q, rcode), 0, 0, 0, 0, 0, 0, 0, 0)
 }
 
-// flags2 and flags3 are the header bytes of a reply to q. AA and Z stay clear:
-// we are no authority (RFC 1035 §4.1.1). Only for QUERY it is known what the
-// flags mean; UPDATE, for one, has none of them (RFC 2136 §2.2).
+// flags2 and flags3 return the header's third and fourth byte in a reply to q. AA and Z
+// stay clear, since Sotto is not authoritative (RFC 1035 §4.1.1). The flags are defined
+// only for QUERY; UPDATE, for example, has none of them (RFC 2136 §2.2).
 func flags2(q *Query) byte {
 	b := byte(bitQR) | q.Opcode<<opcodeShift
 	if q.RD && q.Opcode == OpcodeQuery {
@@ -53,8 +51,8 @@ func flags2(q *Query) byte {
 
 func flags3(q *Query, rcode uint16) byte {
 	if rcode > 0x0F && !q.EDNS {
-		// Its upper bits have no place, and the lower four alone would mean
-		// something else: BADVERS would be NOERROR.
+		// Without OPT the upper bits cannot be sent, and the lower four alone are
+		// another code: BADVERS would become NOERROR.
 		rcode = RcodeServFail
 	}
 	b := byte(rcode & 0x0F)
@@ -68,21 +66,23 @@ func flags3(q *Query, rcode uint16) byte {
 	return b
 }
 
-// AppendReply appends r, made fit for the client that sent q: its ID, its
-// question byte for byte (so that its spelling comes back, which 0x20 clients
-// check), RD and CD as sent, RA set, AA clear, AD only if it is true and the
-// client showed that it knows AD (RFC 6840 §5.8), TTLs counted down by age
-// seconds (those of a stale reply become [StaleTTL], whatever they were), and an
-// OPT of our own only if q had one.
+// AppendReply appends r for the client that sent q, with:
 //
-// A limit above 0 is that of UDP (see [Query.UDPLimit]; below 512 it counts as
-// 512): to what does not fit, EDE texts are lost first, then EDEs, and at last
-// the records: header, question and OPT with TC=1, so that the client asks
-// again over TCP. Limit 0 is TCP: 65,535.
+//   - the client's ID, and its question byte for byte (0x20 clients check the
+//     spelling),
+//   - RD and CD as sent, RA set, AA clear, and AD only if r has it and the client
+//     understands it (RFC 6840 §5.8),
+//   - TTLs reduced by age seconds; those of a stale reply become [StaleTTL],
+//   - an OPT of its own only if q had one.
 //
-// The question of r has to be q's (see [SameQuestion]; the caller checks it once,
-// when the reply arrives). If not even the length is right, SERVFAIL is
-// appended: no client gets another's answer.
+// A limit above 0 is the maximum length over UDP (see [Query.UDPLimit]); below 512 it
+// means 512. If the reply does not fit, EDE texts are left out, then EDEs, then the
+// records: the reply then has header, question and OPT with TC=1, so that the client
+// retries over TCP. A limit of 0 means TCP, with 65,535 bytes.
+//
+// The question of r has to be q's (see [SameQuestion]; the caller checks that once when
+// the reply arrives). If their lengths differ, SERVFAIL is appended, so that no client
+// gets the answer to another question.
 func AppendReply(dst []byte, q *Query, r *Reply, age uint32, limit int, ede ...EDE) []byte {
 	if q.QEnd != r.QEnd || q.QEnd <= HeaderLen {
 		return AppendError(dst, q, RcodeServFail, ede...)
@@ -100,8 +100,8 @@ func AppendReply(dst []byte, q *Query, r *Reply, age uint32, limit int, ede ...E
 		if !tcp || r.Rcode > 0x0F {
 			return appendTruncated(dst, q, r.Rcode)
 		}
-		// A reply of 65,525 bytes or more, whose author left OPT out too:
-		// over TCP there is no way to ask again, so the records win.
+		// A reply of 65,525 bytes or more, which had no OPT either. Over TCP the
+		// client cannot retry, so the records have priority.
 		opt = false
 	}
 
@@ -128,13 +128,13 @@ func AppendReply(dst []byte, q *Query, r *Reply, age uint32, limit int, ede ...E
 	}
 	n := binary.BigEndian.Uint16(msg[10:])
 	binary.BigEndian.PutUint16(msg[10:], n+1)
-	d := fit(room, ede, r.EDE)
+	d := fitEDEs(room, ede, r.EDE)
 	dst = appendOPT(dst, r.Rcode, q.DO, edeSize(d, ede)+edeSize(d, r.EDE))
 	dst = appendEDE(dst, d, ede)
 	return appendEDE(dst, d, r.EDE)
 }
 
-// countDown takes age seconds off every TTL of msg.
+// countDown subtracts age from every TTL of msg.
 func countDown(msg []byte, ttls []uint16, age uint32) {
 	for _, off := range ttls {
 		field := msg[off : off+4]
@@ -143,17 +143,16 @@ func countDown(msg []byte, ttls []uint16, age uint32) {
 	}
 }
 
-// setTTLs gives every record of msg one TTL. In a stale reply some records may
-// not have expired; they get no more than the others do, for they will be fetched
-// together.
+// setTTLs sets the TTL of every record of msg. In a stale reply some records may not
+// have expired. They get the same TTL as the others, since all are fetched together.
 func setTTLs(msg []byte, ttls []uint16, ttl uint32) {
 	for _, off := range ttls {
 		binary.BigEndian.PutUint32(msg[off:off+4], ttl)
 	}
 }
 
-// appendTruncated appends the reply that says: ask again over TCP. It has no
-// records, rather than some (RFC 2181 §9 lets a client use neither).
+// appendTruncated appends a reply with TC=1, so that the client retries over TCP. It
+// has no records: a client should ignore those of a truncated reply (RFC 2181 §9).
 func appendTruncated(dst []byte, q *Query, rcode uint16) []byte {
 	start := len(dst)
 	dst = AppendError(dst, q, rcode)

@@ -20,14 +20,14 @@ func TestAppendError(t *testing.T) {
 		q     *Query
 		rcode uint16
 		ede   []EDE
-		want  int // rcode as the client sees it
+		want  int // the client's rcode
 		opts  int
 	}{
 		{"SERVFAIL", &plain, RcodeServFail, []EDE{ede}, dns.RcodeServerFailure, 0},
 		{"with EDE, RFC 8914", &edns, RcodeServFail, []EDE{ede, {Code: EDENotReady}}, dns.RcodeServerFailure, 2},
-		{"NODATA of our own", &edns, RcodeSuccess, nil, dns.RcodeSuccess, 0},
+		{"NODATA by local policy", &edns, RcodeSuccess, nil, dns.RcodeSuccess, 0},
 		{"BADVERS, RFC 6891 §6.1.3", &edns, RcodeBadVers, nil, dns.RcodeBadVers, 0},
-		{"no place for an extended rcode", &plain, RcodeBadVers, nil, dns.RcodeServerFailure, 0},
+		{"no OPT for an extended rcode", &plain, RcodeBadVers, nil, dns.RcodeServerFailure, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := AppendError([]byte("xx"), tt.q, tt.rcode, tt.ede...)[2:]
@@ -37,7 +37,7 @@ func TestAppendError(t *testing.T) {
 				t.Errorf("%v", m)
 			}
 			if !SameQuestion(b, tt.q.Msg) {
-				t.Error("another question")
+				t.Error("the question differs")
 			}
 			o := m.IsEdns0()
 			if (o != nil) != tt.q.EDNS {
@@ -53,15 +53,14 @@ func TestAppendError(t *testing.T) {
 			}
 		})
 	}
-	// Also what could not be read gets a header, RFC 1035 §4.1.1.
+	// A message that could not be parsed gets a header too, RFC 1035 §4.1.1.
 	q, err := ParseQuery(head(0x7800|fRD, 9, 9))
 	if b := AppendError(nil, &q, RcodeNotImp); err != ErrOpcode || !bytes.Equal(b, head(0xF800|4, 0)) {
 		t.Errorf("%v, %x", err, b)
 	}
 }
 
-// TestBadKey: who signed a query hears that its key is not known, in the form
-// that RFC 8945 §5.3.2 gives to that.
+// TestBadKey: a signed query gets the error BADKEY in the form of RFC 8945 §5.3.2.
 func TestBadKey(t *testing.T) {
 	for _, tc := range []struct {
 		what string
@@ -86,7 +85,7 @@ func TestBadKey(t *testing.T) {
 			}
 		})
 	}
-	// Other errors are not about the key, and what has no room stays away.
+	// Other errors have no TSIG, nor has a reply that would be too long.
 	q := mustQuery(t, ask(fRD, 1, signature(name("key"), "mac")))
 	if m := unpack(t, AppendError(nil, &q, RcodeRefused)); m.IsTsig() != nil {
 		t.Errorf("got %v", m)
@@ -97,7 +96,7 @@ func TestBadKey(t *testing.T) {
 	}
 }
 
-// TestAppendErrorFitsEveryClient: the longest question and far too much to say.
+// TestAppendErrorFitsEveryClient tests the longest question with too many EDEs.
 func TestAppendErrorFitsEveryClient(t *testing.T) {
 	q := mustQuery(t, cat(head(fRD, 1, 0, 0, 1), longName(), u16(TypeA, ClassIN), opt(512, 0)))
 	long := EDE{1, "x" + strings.Repeat("é", 300)}
@@ -131,7 +130,7 @@ func TestAppendReplyHeader(t *testing.T) {
 		{"plain", ask(fRD, 0), reply(0, 1, 0, 0, a), fQR | fRD | fRA, -1},
 		{"AA and Z cleared, RA set", ask(fRD, 0), cat(head(fQR|fAA|fZ, 1, 1), question, a), fQR | fRD | fRA, -1},
 		{"RD and CD as sent", ask(fCD, 0), reply(0, 1, 0, 0, a), fQR | fRA | fCD, -1},
-		{"AD is not for who does not know it, RFC 6840 §5.8", ask(fRD, 0), reply(fAD, 1, 0, 0, a), fQR | fRD | fRA, -1},
+		{"no AD for clients that do not understand it, RFC 6840 §5.8", ask(fRD, 0), reply(fAD, 1, 0, 0, a), fQR | fRD | fRA, -1},
 		{"AD asked for", ask(fRD|fAD, 0), reply(fAD, 1, 0, 0, a), fQR | fRD | fRA | fAD, -1},
 		{"AD with DO", ask(fRD, 1, opt(512, 0x8000)), reply(fAD, 1, 0, 0, a), fQR | fRD | fRA | fAD, 0},
 		{"AD only if true", ask(fRD|fAD, 0), reply(0, 1, 0, 0, a), fQR | fRD | fRA, -1},
@@ -139,8 +138,8 @@ func TestAppendReplyHeader(t *testing.T) {
 		{"rcode", ask(fRD, 0), reply(3, 0, 0, 0), fQR | fRD | fRA | 3, -1},
 		{"extended rcode in OPT", ask(fRD, 1, opt(512, 0)), reply(0, 0, 0, 1, opt(512, 1<<24)), fQR | fRD | fRA, 0},
 		{"extended rcode without OPT", ask(fRD, 0), reply(0, 0, 0, 1, opt(512, 1<<24)), fQR | fRD | fRA | 2, -1},
-		{"OPT hop by hop: not asked, not sent", ask(fRD, 0), reply(0, 1, 0, 1, a, opt(512, 0)), fQR | fRD | fRA, -1},
-		{"OPT hop by hop: EDE alone is passed on", ask(fRD, 1, opt(512, 0)),
+		{"OPT hop by hop: not sent without one in the query", ask(fRD, 0), reply(0, 1, 0, 1, a, opt(512, 0)), fQR | fRD | fRA, -1},
+		{"OPT hop by hop: only EDE is passed on", ask(fRD, 1, opt(512, 0)),
 			reply(0, 1, 0, 1, a, opt(4096, 0, option(3, "nsid"), option(15, "\x00\x04"), option(12, "\x00"))), fQR | fRD | fRA, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -165,8 +164,9 @@ func TestAppendReplyHeader(t *testing.T) {
 	}
 }
 
-// TestSpellingComesBack: one reply serves every spelling, compressed names in it too.
-func TestSpellingComesBack(t *testing.T) {
+// TestSpelling: the client's spelling is returned, also in compressed names, although the
+// reply is shared.
+func TestSpelling(t *testing.T) {
 	r := mustReply(t, reply(0, 1, 0, 0, in(self, TypeA, addr)))
 	q := mustQuery(t, cat(head(fRD, 1), name("wWw", "eXaMpLe", "CoM"), u16(TypeA, ClassIN)))
 	q.ID = 7
@@ -194,7 +194,7 @@ func TestTTLsCountDown(t *testing.T) {
 	}
 }
 
-// TestStaleTTLs: whatever the TTLs and the age are, a client hears 30 seconds
+// TestStaleTTLs: whatever the TTLs and the age, all TTLs of a stale reply are 30 seconds
 // (RFC 8767 §4), and OPT keeps its flags.
 func TestStaleTTLs(t *testing.T) {
 	r := mustReply(t, reply(0, 1, 1, 1,
@@ -221,7 +221,7 @@ func TestTruncation(t *testing.T) {
 	txt := func(n int) []byte { return in(self, TypeTXT, make([]byte, n)) }
 	plain := mustQuery(t, ask(fRD, 0))
 	edns := mustQuery(t, ask(fRD, 1, opt(4096, 0x8000)))
-	room := 512 - behind - 12 // for TXT data in a plain reply of 512 bytes
+	room := 512 - firstRecord - 12 // for TXT data in a plain reply of 512 bytes
 	for _, tt := range []struct {
 		name  string
 		q     *Query
@@ -234,8 +234,8 @@ func TestTruncation(t *testing.T) {
 		{"a limit below 512 is 512, RFC 6891 §6.2.3", &plain, room, 100, true},
 		{"OPT counts", &edns, room, 512, false},
 		{"OPT fits to the byte", &edns, room - optLen, 512, true},
-		{"to 1232", &edns, 1232 - behind - 12 - optLen, 1232, true},
-		{"over 1232", &edns, 1232 - behind - 12 - optLen + 1, 1232, false},
+		{"to 1232", &edns, 1232 - firstRecord - 12 - optLen, 1232, true},
+		{"over 1232", &edns, 1232 - firstRecord - 12 - optLen + 1, 1232, false},
 		{"TCP has no such limit", &edns, 60000, 0, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -260,12 +260,13 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
-// TestEDEGivesWay: first texts, then EDEs, and only then is a reply truncated.
-func TestEDEGivesWay(t *testing.T) {
+// TestEDEsAreDropped: EDE texts are left out first, then EDEs, and only then is a reply
+// truncated.
+func TestEDEsAreDropped(t *testing.T) {
 	q := mustQuery(t, ask(fRD, 1, opt(512, 0)))
-	own := EDE{EDEStaleAnswer, "kept for you"}
+	own := EDE{EDEStaleAnswer, "from a cache"}
 	for _, tt := range []struct {
-		spare         int // bytes left of 512 by records and OPT
+		spare         int // bytes of 512 left after records and OPT
 		options, text int
 		tc            bool
 	}{
@@ -276,7 +277,7 @@ func TestEDEGivesWay(t *testing.T) {
 		{0, 0, 0, false},
 		{-1, 0, 0, true},
 	} {
-		size := 512 - behind - 12 - optLen - tt.spare
+		size := 512 - firstRecord - 12 - optLen - tt.spare
 		r := mustReply(t, reply(0, 1, 0, 1, in(self, 65280, make([]byte, size)), opt(512, 0, option(15, "\x00\x04theirs"[:7]))))
 		b := AppendReply(nil, &q, &r, 0, 512, own)
 		m := unpack(t, b)
@@ -293,10 +294,10 @@ func TestEDEGivesWay(t *testing.T) {
 	}
 }
 
-// TestLongestMessages over TCP: 65,535 bytes with our OPT, or without.
+// TestLongestMessages tests replies of 65,535 bytes over TCP, with OPT and without.
 func TestLongestMessages(t *testing.T) {
 	q := mustQuery(t, ask(fRD, 1, opt(512, 0)))
-	size := MaxMessage - behind - 12
+	size := MaxMessage - firstRecord - 12
 	for _, tt := range []struct {
 		size, want int
 		opt        bool
@@ -311,7 +312,7 @@ func TestLongestMessages(t *testing.T) {
 			t.Errorf("%d bytes, OPT %v", len(b), m.IsEdns0())
 		}
 	}
-	// An extended rcode without OPT would be another one: no records, then.
+	// An extended rcode needs OPT, so the reply has no records.
 	r := mustReply(t, reply(0, 1, 0, 0, in(self, 65280, make([]byte, size))))
 	r.Rcode = RcodeBadCookie
 	if m := unpack(t, AppendReply(nil, &q, &r, 0, 0)); m.Rcode != dns.RcodeBadCookie || !m.Truncated || len(m.Answer) != 0 {
@@ -319,8 +320,8 @@ func TestLongestMessages(t *testing.T) {
 	}
 }
 
-// TestAnothersReply: a reply to a question of another length is never patched in.
-func TestAnothersReply(t *testing.T) {
+// TestOtherQuestion: a reply whose question has another length is not used.
+func TestOtherQuestion(t *testing.T) {
 	q := mustQuery(t, cat(head(fRD, 1), name("other"), u16(TypeA, ClassIN)))
 	r := mustReply(t, reply(0, 1, 0, 0, in(self, TypeA, addr)))
 	b := AppendReply(nil, &q, &r, 0, 0)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestNothingIsAllocated on the path of a query that the cache answers.
-func TestNothingIsAllocated(t *testing.T) {
+// TestNoAllocations checks the functions on the path of a query that the cache answers.
+func TestNoAllocations(t *testing.T) {
 	msg := ask(fRD, 1, opt(1232, 0x8000, option(10, "12345678")))
 	bad := ask(fRD, 1, opt(512, 0, u16(10, 9)))
 	q := mustQuery(t, msg)
@@ -84,10 +84,10 @@ func BenchmarkParseReply(b *testing.B) {
 	}
 }
 
-// BenchmarkParseReplyHostile: as many records as fit, each name a long chain.
+// BenchmarkParseReplyHostile has as many records as fit, each name a long chain of pointers.
 func BenchmarkParseReplyHostile(b *testing.B) {
 	msg := slowChain(maxPointers)
-	last := behind + 16*(maxPointers-2)
+	last := firstRecord + 16*(maxPointers-2)
 	more := (MaxMessage - len(msg)) / 16
 	msg = append(msg, bytes.Repeat(in(ptr(last), TypeA, addr), more)...)
 	copy(msg[6:], u16(uint16(maxPointers+more)))
@@ -114,7 +114,7 @@ func BenchmarkAppendReply(b *testing.B) {
 	}
 }
 
-// BenchmarkKeepalive: every reply is looked through.
+// BenchmarkKeepalive measures what is done for every reply.
 func BenchmarkKeepalive(b *testing.B) {
 	msg := replySeeds["keepalive"]
 	b.ReportAllocs()

@@ -11,7 +11,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Messages that no library would write are put together from these.
+// These functions build messages that no library would write.
 
 func cat(parts ...[]byte) []byte { return slices.Concat(parts...) }
 
@@ -23,10 +23,10 @@ func u16(v ...uint16) []byte {
 	return b
 }
 
-// name is an uncompressed wire name of labels that may hold anything.
+// name returns an uncompressed wire name. Labels may have any bytes.
 func name(labels ...string) []byte { return append(open(labels...), 0) }
 
-// open is a name without its end, for a pointer to follow.
+// open returns a name without its end, to be followed by a pointer.
 func open(labels ...string) []byte {
 	var b []byte
 	for _, l := range labels {
@@ -37,13 +37,13 @@ func open(labels ...string) []byte {
 
 func ptr(off int) []byte { return u16(0xC000 | uint16(off)) }
 
-// longName is 255 bytes on the wire: as long as a name may be.
+// longName returns a name of the maximum length, 255 bytes.
 func longName() []byte {
 	l := strings.Repeat("x", 63)
 	return name(l, l, l, l[:61])
 }
 
-// head is a header: ID 0x1234, the flags given, and counts.
+// head returns a header with ID 0x1234.
 func head(flags uint16, counts ...uint16) []byte {
 	return cat(u16(0x1234, flags), u16(counts...), make([]byte, 8-2*len(counts)))
 }
@@ -63,7 +63,7 @@ func rawRecord(owner []byte, typ, class uint16, ttl uint32, data []byte) []byte 
 	return cat(owner, u16(typ, class, uint16(ttl>>16), uint16(ttl), uint16(len(data))), data)
 }
 
-// in is a record of class IN and TTL 300.
+// in returns a record with class IN and TTL 300.
 func in(owner []byte, typ uint16, data ...[]byte) []byte {
 	return rawRecord(owner, typ, ClassIN, 300, cat(data...))
 }
@@ -73,12 +73,12 @@ func soa(owner []byte, ttl, minimum uint32) []byte {
 		make([]byte, 16), u16(uint16(minimum>>16), uint16(minimum))))
 }
 
-// opt is an OPT record: class (size), TTL (extended rcode, version, flags), options.
+// opt returns an OPT record: class (size), TTL (extended rcode, version, flags), options.
 func opt(size uint16, ttl uint32, options ...[]byte) []byte {
 	return rawRecord([]byte{0}, TypeOPT, size, ttl, cat(options...))
 }
 
-// signature is a TSIG record by HMAC-SHA256.
+// signature returns a TSIG record with HMAC-SHA256.
 func signature(key []byte, mac string) []byte {
 	return rawRecord(key, TypeTSIG, ClassANY, 0, cat(name("hmac-sha256"), u16(0, 0x1234, 0x5678, 300),
 		u16(uint16(len(mac))), []byte(mac), u16(0x1234, 0, 0)))
@@ -91,19 +91,19 @@ func option(code uint16, value string) []byte {
 var (
 	example  = name("www", "example", "com")
 	question = cat(example, u16(TypeA, ClassIN))
-	// behind is the offset of the first record after that question.
-	behind = HeaderLen + len(question)
-	addr   = []byte{192, 0, 2, 1}
+	// firstRecord is the offset of the first record after that question.
+	firstRecord = HeaderLen + len(question)
+	addr        = []byte{192, 0, 2, 1}
 	// self points to the question's name.
 	self = ptr(HeaderLen)
 )
 
-// ask is a query for www.example.com. A, with more records.
+// ask returns a query for www.example.com. A, with additional records.
 func ask(flags uint16, ar uint16, parts ...[]byte) []byte {
 	return cat(head(flags, 1, 0, 0, ar), question, cat(parts...))
 }
 
-// reply is a reply to that.
+// reply returns a reply to that query.
 func reply(flags uint16, an, ns, ar uint16, parts ...[]byte) []byte {
 	return cat(head(fQR|fRD|fRA|flags, 1, an, ns, ar), question, cat(parts...))
 }

@@ -4,33 +4,33 @@ package wire
 
 import "strconv"
 
-// Sizes that the RFCs set, and those that this forwarder chose.
+// Sizes set by RFCs or chosen for this forwarder.
 const (
 	// HeaderLen is the length of the fixed header (RFC 1035 §4.1.1).
 	HeaderLen = 12
-	// MaxMessage is the longest message that TCP's length prefix can carry.
+	// MaxMessage is the maximum of TCP's length field.
 	MaxMessage = 65535
-	// MaxName is the longest name on the wire, its root byte included (RFC 1035 §3.1).
+	// MaxName is the maximum length of a wire name, root byte included (RFC 1035 §3.1).
 	MaxName = 255
-	// MaxLabel is the longest label.
+	// MaxLabel is the maximum length of a label.
 	MaxLabel = 63
-	// MinUDPSize is what every client takes, with EDNS or without; a smaller
-	// size in an OPT record means this (RFC 6891 §6.2.3).
+	// MinUDPSize is the size that every client accepts, with EDNS or without; a
+	// smaller size in an OPT record means this (RFC 6891 §6.2.3).
 	MinUDPSize = 512
-	// UDPSize is what Sotto announces, and the most that it sends in one
-	// datagram: it fits the IPv6 minimum MTU, so that nothing is ever
-	// fragmented (DNS flag day 2020, RFC 9715).
+	// UDPSize is the size that Sotto announces, and the maximum that it sends in a
+	// datagram. It fits the IPv6 minimum MTU, so datagrams are never fragmented (DNS
+	// flag day 2020, RFC 9715).
 	UDPSize = 1232
-	// MaxErrorLen is the most that AppendError writes: it fits every client.
+	// MaxErrorLen is the maximum that AppendError appends: it fits every client.
 	MaxErrorLen = MinUDPSize
-	// MaxQueryLen is the most that AppendQuery writes: header, longest question,
-	// OPT, padded to a multiple of 128.
+	// MaxQueryLen is the maximum that AppendQuery appends: header, longest question
+	// and OPT, padded to a multiple of 128.
 	MaxQueryLen = 384
-	// MaxKeyLen is the most that AppendKey writes.
+	// MaxKeyLen is the maximum that AppendKey appends.
 	MaxKeyLen = MaxName + 5
-	// StaleTTL is the TTL of every record in a stale reply, in seconds (RFC 8767
-	// §4): short enough that the client soon hears of the real answer, long
-	// enough that it does not ask again and again meanwhile.
+	// StaleTTL is the TTL of every record in a stale reply, in seconds (RFC 8767 §4):
+	// short enough that the client soon gets the current answer, long enough that it
+	// does not query again and again.
 	StaleTTL = 30
 )
 
@@ -67,7 +67,7 @@ const (
 	ClassANY  uint16 = 255
 )
 
-// Record types that the forwarder or its tests name.
+// Record types that the forwarder or its tests use.
 const (
 	TypeA        uint16 = 1
 	TypeNS       uint16 = 2
@@ -169,8 +169,8 @@ var typeNames = map[uint16]string{
 	32768: "TA", 32769: "DLV",
 }
 
-// TypeName returns a type's mnemonic, or TYPE12345 (RFC 3597 §5) for one that
-// has none here.
+// TypeName returns a type's mnemonic, or the form TYPE12345 (RFC 3597 §5) if it is not in
+// the table.
 func TypeName(t uint16) string {
 	if s, ok := typeNames[t]; ok {
 		return s

@@ -15,15 +15,15 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// FuzzParseQuery checks the walker against two libraries: a query that both
-// take, and that breaks none of the rules that neither of them knows, we take
-// as well, and all three find the same question and the same OPT.
+// FuzzParseQuery compares ParseQuery with two libraries: if both accept a query, and it
+// breaks none of the rules that they do not check, ParseQuery has to accept it, and all
+// three find the same question and the same OPT.
 func FuzzParseQuery(f *testing.F) {
 	f.Fuzz(checkQuery)
 }
 
-// TestLongMessages runs the fuzz targets' checks on messages of 65,535 bytes.
-// As seeds these would keep the fuzzing engine busy with making them smaller.
+// TestLongMessages runs the fuzz targets' checks on messages of 65,535 bytes. As seeds these
+// would make the fuzzing engine spend its time on minimizing them.
 func TestLongMessages(t *testing.T) {
 	for _, msg := range longSeeds(fRD) {
 		checkQuery(t, msg)
@@ -48,7 +48,7 @@ func checkQuery(t *testing.T, msg []byte) {
 	}
 }
 
-// checkErrorReply: whatever the query was, the reply to it is well-formed.
+// checkErrorReply checks that the error reply to any query is well-formed.
 func checkErrorReply(t *testing.T, q *Query, err error) {
 	for _, rcode := range []uint16{RcodeSuccess, RcodeFormErr, RcodeNotAuth, RcodeBadVers} {
 		b := AppendError(nil, q, rcode, EDE{EDEOther, "text"})
@@ -65,7 +65,7 @@ func checkErrorReply(t *testing.T, q *Query, err error) {
 	}
 }
 
-// checkAccepted: what we took can go upstream and into the cache.
+// checkAccepted checks the upstream query and the cache key of an accepted query.
 func checkAccepted(t *testing.T, q *Query) {
 	up := AppendQuery(nil, q)
 	again, err := ParseQuery(up)
@@ -77,12 +77,12 @@ func checkAccepted(t *testing.T, q *Query) {
 	}
 }
 
-// checkOracles compares with dnsmessage and miekg/dns. Known differences, in
-// which the RFCs are on our side and messages are left out here: both libraries
-// take bytes after the last record (dnsmessage reads an A with RDLENGTH 0 as one
-// of four bytes, miekg/dns mends counts that lie), pointers that lead nowhere earlier
-// (RFC 1035 §4.1.4), pointers in the question, OPT anywhere, more than one, or
-// with a name (RFC 6891 §6.1.1), and TSIG before other records (RFC 8945 §5.1).
+// checkOracles compares with dnsmessage and miekg/dns. It ignores messages with known
+// differences, in which ParseQuery follows the RFCs. Both libraries accept bytes after the
+// last record (dnsmessage reads an A with RDLENGTH 0 as one of four bytes, miekg/dns
+// corrects wrong counts), pointers that do not refer to an earlier name (RFC 1035 §4.1.4),
+// pointers in the question, OPT in any section, several OPT or one with a name (RFC 6891
+// §6.1.1), and TSIG before other records (RFC 8945 §5.1).
 func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
 	var x dnsmessage.Message
 	m := new(dns.Msg)
@@ -107,7 +107,7 @@ func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
 			t.Errorf("bytes after the last record: %v", err)
 		}
 		return
-	case err == ErrFormat && m.IsTsig() != nil: // dnsmessage does not look into it
+	case err == ErrFormat && m.IsTsig() != nil: // dnsmessage does not parse its data
 		return
 	case !optAndTSIGInPlace(m), err == ErrFormat && mayHavePointer(msg):
 		return
@@ -116,12 +116,13 @@ func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
 			t.Errorf("EDNS version %d: %v", o.Version(), err)
 		}
 	case err != nil:
-		t.Fatalf("both libraries take what we do not: %v\n%v", err, m)
+		t.Fatalf("both libraries accept the query: %v\n%v", err, m)
 	}
 	checkSame(t, m, q)
 }
 
-// lastRecordEnd is where the records that the counts promise end, -1 if they do not.
+// lastRecordEnd returns the offset after the last record, or -1 if not all records are
+// present that the counts announce.
 func lastRecordEnd(msg []byte) int {
 	off, n := HeaderLen, 0
 	for i := range 4 {
@@ -171,7 +172,7 @@ func optAndTSIGInPlace(m *dns.Msg) bool {
 	return true
 }
 
-// checkSame compares what miekg/dns read with what we did.
+// checkSame compares the result of miekg/dns with that of ParseQuery.
 func checkSame(t *testing.T, m *dns.Msg, q *Query) {
 	var buf [256]byte
 	n, err := dns.PackDomainName(m.Question[0].Name, buf[:], 0, nil, false)
@@ -191,54 +192,54 @@ func checkSame(t *testing.T, m *dns.Msg, q *Query) {
 	}
 }
 
-// FuzzParseReply: what we take survives. A client's library reads the same
-// records from what we send on as from what we got, but for TTLs. And what was read
-// into a Reply before does not show in what is read into it now.
+// FuzzParseReply: for an accepted reply, a client's library reads the same records from the
+// message that is sent as from the one that was received, except for TTLs. And the result
+// of Reply.Parse does not depend on the previous content of the Reply.
 func FuzzParseReply(f *testing.F) {
 	f.Fuzz(checkReply)
 }
 
 func checkReply(t *testing.T, msg []byte) {
-	timeout, told := Keepalive(msg)
+	timeout, found := Keepalive(msg)
 	r, err := ParseReply(bytes.Clone(msg))
 	used := Reply{Msg: msg, QEnd: 99, TTLs: []uint16{7, 8, 9}, Rcode: 5, TTL: 6, Negative: true, Stale: true, TC: true, AD: true, EDE: []EDE{{Code: 4}}}
 	if e := used.Parse(bytes.Clone(msg)); (e == nil) != (err == nil) {
-		t.Fatalf("into a Reply that was used: %v, else %v", e, err)
+		t.Fatalf("into a used Reply: %v, into a new one: %v", e, err)
 	}
 	if err != nil {
 		return
 	}
 	if len(r.TTLs) == 0 {
-		r.TTLs, used.TTLs = nil, nil // no matter which
+		r.TTLs, used.TTLs = nil, nil // nil and empty are equal here
 	}
 	if !reflect.DeepEqual(used, r) {
-		t.Fatalf("into a Reply that was used: %+v, else %+v", used, r)
+		t.Fatalf("into a used Reply: %+v, into a new one: %+v", used, r)
 	}
 	q := queryFor(t, msg, r.QEnd)
 	out := AppendReply(nil, &q, &r, 0, 0)
 	again, err := ParseReply(bytes.Clone(out))
 	if err != nil {
-		t.Fatalf("we do not take what we sent: %v\n%x\n%x", err, msg, out)
+		t.Fatalf("ParseReply does not accept the reply that was sent: %v\n%x\n%x", err, msg, out)
 	}
 	if r.Rcode > 0xF && len(r.Msg)+optLen > MaxMessage {
-		return // neither can OPT be left out, nor is there room for it
+		return // OPT is necessary, but does not fit
 	}
 	if !slices.Equal(again.TTLs, r.TTLs) || again.TTL != r.TTL || again.Negative != r.Negative ||
 		again.Rcode != r.Rcode || again.TC != r.TC || again.AD != r.AD {
-		t.Errorf("another reply: %+v, %+v", r, again)
+		t.Errorf("the replies differ: %+v, %+v", r, again)
 	}
 	want, got := new(dns.Msg), new(dns.Msg)
 	if want.Unpack(msg) != nil {
-		return // odd data of a type that is opaque to us
+		return // invalid data of a type that is opaque for ParseReply
 	}
-	checkKeepalive(t, want, timeout, told)
+	checkKeepalive(t, want, timeout, found)
 	if err := got.Unpack(out); err != nil {
-		t.Fatalf("miekg/dns read what we got and not what we sent: %v\n%x\n%x", err, msg, out)
+		t.Fatalf("miekg/dns accepts the received message but not the sent one: %v\n%x\n%x", err, msg, out)
 	}
 	sameRecords(t, want, got)
 }
 
-// queryFor is a query with EDNS for the question of a reply.
+// queryFor returns a query with EDNS for the question of a reply.
 func queryFor(t *testing.T, reply []byte, qend int) Query {
 	q, err := ParseQuery(cat(head(fRD|fAD, 1, 0, 0, 1), reply[HeaderLen:qend], opt(1232, 0)))
 	if err != nil {
@@ -247,8 +248,8 @@ func queryFor(t *testing.T, reply []byte, qend int) Query {
 	return q
 }
 
-// FuzzAppendReply: a reply of any records, patched for any client at any age,
-// keeps to its limit and stays well-formed; cut, it has no records and says so.
+// FuzzAppendReply: a reply with any records, for any client and age, stays within the limit
+// and is well-formed. If truncated it has TC=1 and no records.
 func FuzzAppendReply(f *testing.F) {
 	long := bytes.Repeat(in(self, TypeA, addr), 80)
 	f.Add(ask(fRD, 0), in(self, TypeA, addr), uint16(1), uint16(0), uint16(0), uint32(10), uint16(512))
@@ -282,7 +283,7 @@ func FuzzAppendReply(f *testing.F) {
 		}
 		again, err := ParseReply(bytes.Clone(out))
 		if q.Opcode != OpcodeQuery {
-			return // ParseReply takes no other
+			return // ParseReply accepts no other
 		}
 		if err != nil {
 			t.Fatalf("%v: %x", err, out)
@@ -291,15 +292,15 @@ func FuzzAppendReply(f *testing.F) {
 		case len(again.TTLs) == len(r.TTLs):
 			checkAges(t, before, again.Msg, r.TTLs, age)
 		case !again.TC || len(again.TTLs) != 0 || binary.BigEndian.Uint32(out[6:]) != 0:
-			t.Errorf("cut, and not said so: %x", out)
+			t.Errorf("truncated without TC: %x", out)
 		}
 		r.Stale = true
 		checkStale(t, AppendReply(nil, &q, &r, age, int(limit)))
 	})
 }
 
-// checkStale: a stale reply is a reply too, and every TTL in it is StaleTTL, but
-// for those that ParseReply lowers.
+// checkStale checks that a stale reply is well-formed, and that every TTL in it is StaleTTL,
+// except those that ParseReply reduces.
 func checkStale(t *testing.T, out []byte) {
 	r, err := ParseReply(out)
 	if err != nil {
@@ -323,18 +324,18 @@ func checkAges(t *testing.T, before, after []byte, ttls []uint16, age uint32) {
 	}
 }
 
-// checkKeepalive compares what a reply says of its connection with what miekg/dns
-// finds, which takes an option without a value as 0.
-func checkKeepalive(t *testing.T, m *dns.Msg, timeout time.Duration, told bool) {
-	var found []time.Duration
+// checkKeepalive compares the keepalive timeout with that of miekg/dns, which reads an option
+// without a value as 0.
+func checkKeepalive(t *testing.T, m *dns.Msg, timeout time.Duration, found bool) {
+	var want []time.Duration
 	if opt := m.IsEdns0(); opt != nil {
 		for _, o := range opt.Option {
 			if k, ok := o.(*dns.EDNS0_TCP_KEEPALIVE); ok {
-				found = append(found, time.Duration(k.Timeout)*100*time.Millisecond)
+				want = append(want, time.Duration(k.Timeout)*100*time.Millisecond)
 			}
 		}
 	}
-	if told && !slices.Contains(found, timeout) || !told && slices.Max(append(found, 0)) != 0 {
-		t.Errorf("keepalive of %v (%v), want one of %v", timeout, told, found)
+	if found && !slices.Contains(want, timeout) || !found && slices.Max(append(want, 0)) != 0 {
+		t.Errorf("keepalive of %v (%v), want one of %v", timeout, found, want)
 	}
 }

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// keepaliveUnit is what TIMEOUT counts in (RFC 7828 §3.1).
+// keepaliveUnit is the unit of TIMEOUT (RFC 7828 §3.1).
 const keepaliveUnit = 100 * time.Millisecond
 
-// Keepalive looks for the edns-tcp-keepalive option (RFC 7828) in a reply that came
-// over a stream: how long its server keeps the connection while nothing is asked;
-// 0: it wants it closed. Not ok: it says nothing of it, or what it says cannot be
-// read. It is quick, since every reply is looked through, and checks no more than it
-// needs to find its way: the rest is for [ParseReply], which takes OPT away.
+// Keepalive returns the timeout of the edns-tcp-keepalive option (RFC 7828) in a reply
+// that arrived over a stream: how long the server keeps an idle connection open. 0 means
+// that the server wants it closed. It reports false if there is no such option, or an
+// invalid one. Since it is called for every reply, it is fast and checks only what it
+// needs. [ParseReply] checks the rest, and removes OPT.
 func Keepalive(reply []byte) (timeout time.Duration, ok bool) {
 	if len(reply) < HeaderLen || binary.BigEndian.Uint16(reply[10:]) == 0 {
 		return 0, false // no additional section, so no OPT
@@ -39,8 +39,8 @@ func Keepalive(reply []byte) (timeout time.Duration, ok bool) {
 	return 0, false
 }
 
-// nameEnd is where the name at off ends; it looks at no label, and follows no
-// pointer. Without an end it is the message's.
+// nameEnd returns the offset after the name at off, without checking labels or following
+// pointers. If the name has no end, it returns the end of the message.
 func nameEnd(msg []byte, off int) int {
 	for off < len(msg) {
 		switch n := int(msg[off]); {
@@ -55,7 +55,7 @@ func nameEnd(msg []byte, off int) int {
 	return len(msg)
 }
 
-// readKeepalive looks through an OPT record's RDATA.
+// readKeepalive finds the option in an OPT record's RDATA.
 func readKeepalive(data []byte) (timeout time.Duration, ok bool) {
 	for len(data) > 0 {
 		code, value, rest, ok := nextOption(data)

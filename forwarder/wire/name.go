@@ -4,11 +4,11 @@ package wire
 
 import "errors"
 
-// maxPointers bounds the compression pointers of one name: as many as a name of
-// 255 bytes can have labels, so that only a chain made to be slow is refused.
+// maxPointers limits the compression pointers of one name. A name of 255 bytes can have
+// as many labels, so only chains that are made to be slow are refused.
 const maxPointers = 126
 
-// What can be wrong with a name.
+// Errors of names.
 var (
 	errNameEnd     = errors.New("name runs past its end")
 	errNameLen     = errors.New("name is longer than 255 bytes")
@@ -39,9 +39,9 @@ func plainName(msg []byte, off int) (int, error) {
 	return 0, errNameEnd
 }
 
-// skipName returns the offset after the name at off, which may be compressed.
-// Each pointer has to lead to before the piece of the name that it ends (RFC
-// 1035 §4.1.4: a prior occurrence), so no chain of them can be a loop.
+// skipName returns the offset after the name at off, which may be compressed. Each
+// pointer has to refer to an offset before the part of the name that it ends (RFC 1035
+// §4.1.4: a prior occurrence), so pointers cannot form a loop.
 func skipName(msg []byte, off int) (int, error) {
 	end, size, hops := 0, 0, 0
 	for piece := off; off < len(msg); {
@@ -79,8 +79,7 @@ func skipName(msg []byte, off int) (int, error) {
 	return 0, errNameEnd
 }
 
-// appendPlain appends the name at off, which [skipName] has taken, without its
-// pointers.
+// appendPlain appends the name at off uncompressed. [skipName] must have accepted it.
 func appendPlain(dst, msg []byte, off int) []byte {
 	for {
 		switch n := int(msg[off]); {
@@ -95,32 +94,33 @@ func appendPlain(dst, msg []byte, off int) []byte {
 	}
 }
 
-// lower is ASCII's, the only case folding in DNS (RFC 4343 §3). It may run over
-// a whole wire name: a label's length is at most 63, and 'A' is 65.
-func lower(c byte) byte {
+// Lower converts an ASCII letter to lower case, the only case folding in DNS (RFC 4343
+// §3). It may be applied to a whole wire name, since a label's length is at most 63 and
+// 'A' is 65.
+func Lower(c byte) byte {
 	if 'A' <= c && c <= 'Z' {
 		return c + ('a' - 'A')
 	}
 	return c
 }
 
-// sameName tells whether two wire names are the same but for case.
+// sameName reports whether two wire names are equal except for case.
 func sameName(a, b []byte) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for i, c := range a {
-		if c != b[i] && lower(c) != lower(b[i]) {
+		if c != b[i] && Lower(c) != Lower(b[i]) {
 			return false
 		}
 	}
 	return true
 }
 
-// AppendName appends the presentation form of an uncompressed wire name: dots
-// between labels and at the end, specials and what is not printable escaped
-// (RFC 1035 §5.1, RFC 4343 §2.1), so that it is fit for a log. Of a name that
-// is not well-formed it appends what can be read.
+// AppendName appends the presentation form of an uncompressed wire name: dots between
+// labels and at the end, and special and non-printable characters escaped (RFC 1035 §5.1,
+// RFC 4343 §2.1), so that it is safe to log. Of a malformed name it appends what can be
+// parsed.
 func AppendName(dst, name []byte) []byte {
 	if len(name) == 0 || name[0] == 0 {
 		return append(dst, '.')
@@ -143,5 +143,5 @@ func AppendName(dst, name []byte) []byte {
 	return dst
 }
 
-// Name is AppendName as a string.
+// Name returns the result of AppendName as a string.
 func Name(name []byte) string { return string(AppendName(nil, name)) }

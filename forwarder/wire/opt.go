@@ -17,21 +17,21 @@ const (
 	optPadding   = 12 // RFC 7830
 	optEDE       = 15 // RFC 8914
 
-	// maxEDEs and maxEDEText bound what an upstream can make us keep and send
-	// on. Text of 200 bytes fits an error to the longest question in 512.
+	// maxEDEs and maxEDEText limit what is stored and sent of an upstream's EDEs. An
+	// error for the longest question with a text of 200 bytes fits in 512.
 	maxEDEs    = 8
 	maxEDEText = 200
 )
 
-// EDE is one Extended DNS Error (RFC 8914). Text is UTF-8, for people; of a longer
-// one the first 200 bytes are sent.
+// EDE is one Extended DNS Error (RFC 8914). Text is UTF-8; of a longer text the first
+// 200 bytes are sent.
 type EDE struct {
 	Code uint16
 	Text string
 }
 
-// nextOption splits the first option off an OPT record's RDATA. Not ok: it runs
-// past the end.
+// nextOption splits the first option off an OPT record's RDATA. It reports false if the
+// option is incomplete.
 func nextOption(data []byte) (code uint16, value, rest []byte, ok bool) {
 	if len(data) < optionLen {
 		return 0, nil, nil, false
@@ -43,9 +43,9 @@ func nextOption(data []byte) (code uint16, value, rest []byte, ok bool) {
 	return binary.BigEndian.Uint16(data), data[optionLen:end], data[end:], true
 }
 
-// readEDE reads the value of an EDE option. What is not UTF-8, or a control
-// character, is left out of the text: it goes to clients' terminals and to logs.
-// The trailing NUL that some senders add goes with that.
+// readEDE parses the value of an EDE option. Invalid UTF-8 and control characters,
+// including the trailing NUL of some senders, are removed from the text, since it goes to
+// clients' terminals and to logs.
 func readEDE(value []byte) (EDE, bool) {
 	if len(value) < 2 {
 		return EDE{}, false
@@ -63,7 +63,7 @@ func readEDE(value []byte) (EDE, bool) {
 	return EDE{Code: binary.BigEndian.Uint16(value), Text: cut(s)}, true
 }
 
-// cut shortens s to what is sent, between two runes.
+// cut shortens s to the length that is sent, between two runes.
 func cut(s string) string {
 	if len(s) <= maxEDEText {
 		return s
@@ -88,7 +88,7 @@ func appendOPT(dst []byte, rcode uint16, do bool, size int) []byte {
 		byte(size>>8), byte(size))
 }
 
-// detail is how much of the EDEs a reply has room for.
+// detail is how much of its EDEs a reply contains.
 type detail uint8
 
 const (
@@ -97,7 +97,7 @@ const (
 	detailFull
 )
 
-// edeSize is how long the options for some EDEs are.
+// edeSize returns the length of the options for EDEs.
 func edeSize(d detail, ede []EDE) int {
 	if d == detailNone {
 		return 0
@@ -127,8 +127,8 @@ func appendEDE(dst []byte, d detail, ede []EDE) []byte {
 	return dst
 }
 
-// fit chooses how much of two lists of EDEs goes into room bytes of options.
-func fit(room int, a, b []EDE) detail {
+// fitEDEs returns how much of two lists of EDEs fits into room bytes of options.
+func fitEDEs(room int, a, b []EDE) detail {
 	for d := detailFull; d > detailNone; d-- {
 		if edeSize(d, a)+edeSize(d, b) <= room {
 			return d

@@ -23,27 +23,27 @@ const (
 	opcodeMask  = 0x0F
 )
 
-// Errors of [ParseQuery]. Each but [ErrIgnore] is answered.
+// Errors of [ParseQuery]. A message gets a reply unless the error is [ErrIgnore].
 var (
-	// ErrIgnore: shorter than a header, or a reply. Answering either would
-	// only let somebody use us to hit, or to loop with, a third party.
+	// ErrIgnore: shorter than a header, or a reply. Answering either would allow
+	// attacks on third parties, or an endless exchange with one.
 	ErrIgnore = errors.New("parse query: not a query")
-	// ErrFormat: to be answered with FORMERR.
+	// ErrFormat: answered with FORMERR.
 	ErrFormat = errors.New("parse query: malformed")
-	// ErrVersion: an EDNS version that we do not speak, to be answered with BADVERS.
+	// ErrVersion: an unsupported EDNS version, answered with BADVERS.
 	ErrVersion = errors.New("parse query: unknown EDNS version")
-	// ErrOpcode: to be answered with NOTIMP.
+	// ErrOpcode: answered with NOTIMP.
 	ErrOpcode = errors.New("parse query: unknown opcode")
 )
 
-// Query is one client's request as [ParseQuery] found it. Msg and Name alias
-// the message and live as long as its buffer.
+// Query is a client's query, parsed by [ParseQuery]. Msg and Name alias the message and
+// are valid as long as its buffer.
 type Query struct {
 	Msg    []byte
 	Name   []byte // of the question: uncompressed, case as sent, with the root byte
 	Type   uint16
 	Class  uint16
-	QEnd   int // offset after the question; HeaderLen when it could not be read
+	QEnd   int // offset after the question; HeaderLen if it could not be parsed
 	ID     uint16
 	Opcode uint8
 	RD     bool
@@ -52,39 +52,38 @@ type Query struct {
 
 	EDNS    bool   // the query has an OPT record, so its reply needs one
 	Version uint8  // of EDNS
-	UDPSize uint16 // what the client takes over UDP: as sent, at least 512
+	UDPSize uint16 // the size that the client accepts over UDP, at least 512
 	DO      bool
 
-	// Signed: the query ends in TSIG. Who has no key can neither check nor make
-	// a signature, and RFC 8945 §5.5 would have a forwarder pass the message on
-	// unchanged, which EDNS hop by hop and TLS to somebody else rule out. So
-	// policy decides; the reply of AppendReply is unsigned, and its client drops
-	// it. (SIG(0) on a query need not be looked at: RFC 2931.)
+	// Signed reports that the query ends with TSIG. Without the key a signature can
+	// be neither checked nor made, and RFC 8945 §5.5 requires forwarders to pass the
+	// message on unchanged, which is impossible with EDNS hop by hop and another
+	// server. So policy decides; a reply of AppendReply is unsigned, and the client
+	// drops it. (SIG(0) on a query may be ignored: RFC 2931.)
 	Signed bool
 	tsig   tsig
 }
 
-// UDPLimit is how long a UDP reply to q may be.
+// UDPLimit returns the maximum length of a UDP reply to q.
 func (q *Query) UDPLimit() int { return int(min(max(q.UDPSize, MinUDPSize), UDPSize)) }
 
-// ParseQuery takes a client's message apart. With any error but [ErrIgnore] the
-// Query holds what was found, enough for [AppendError]. It is strict:
+// ParseQuery parses a client's message. With any error except [ErrIgnore] the Query has
+// what was parsed, which is enough for [AppendError]. It is strict:
 //
-//   - QDCOUNT has to be 1 (RFC 9619), the name uncompressed: there is nothing
-//     before the question that a pointer could mean.
-//   - Every record that the counts promise is walked, and nothing may follow
-//     them: bytes that the counts do not cover mean that the counts lie or
-//     somebody smuggles. NSD and Knot refuse them as well.
-//   - One OPT at the most, owned by the root, in the additional section, with
-//     options that fill its RDATA exactly (RFC 6891 §6.1.1).
-//   - TSIG only as the last record (RFC 8945 §5.1), and one that can be read
-//     (§5.2).
+//   - QDCOUNT has to be 1 (RFC 9619), and the name uncompressed, since nothing precedes
+//     the question that a pointer could refer to.
+//   - All records must be present that the counts announce, and no bytes may follow them:
+//     those would mean that the counts are wrong, or hide data. NSD and Knot refuse them
+//     too.
+//   - At most one OPT, owned by the root, in the additional section, with options that
+//     fill its RDATA exactly (RFC 6891 §6.1.1).
+//   - TSIG only as the last record (RFC 8945 §5.1), and well-formed (§5.2).
 //
-// The opcode comes first: what is neither QUERY, NOTIFY nor UPDATE gets
-// [ErrOpcode], well-formed or not, since only its opcode says what its form is.
-// NOTIFY and UPDATE (whose zone section has the form of a question) are checked
-// like queries and returned with their Opcode and a nil error: refusing or
-// forwarding them is policy, like RD=0, AXFR and other classes.
+// The opcode is checked first: a message that is not QUERY, NOTIFY or UPDATE gets
+// [ErrOpcode], well-formed or not, since the format depends on the opcode. NOTIFY and
+// UPDATE (whose zone section has the format of a question) are checked like queries and
+// returned with their Opcode and a nil error: whether to refuse or forward them is policy,
+// like RD=0, AXFR and other classes.
 func ParseQuery(msg []byte) (Query, error) {
 	if len(msg) < HeaderLen || msg[2]&bitQR != 0 {
 		return Query{}, ErrIgnore
@@ -133,7 +132,7 @@ func (q *Query) walk() error {
 		switch {
 		case rr.typ == TypeOPT:
 			if q.EDNS || left > ar || msg[off] != 0 {
-				q.EDNS = true // it knows EDNS, if badly
+				q.EDNS = true // the client uses EDNS, although incorrectly
 				return ErrFormat
 			}
 			if err := q.readOPT(rr); err != nil {
@@ -158,15 +157,15 @@ func (q *Query) walk() error {
 	return nil
 }
 
-// readOPT takes what a query's OPT record says. An unknown version is not an
-// error here: that the rest is well-formed has to be known first.
+// readOPT reads a query's OPT record. An unknown version is not an error here, since the
+// rest of the message has to be checked first.
 func (q *Query) readOPT(rr record) error {
 	q.EDNS = true
 	q.UDPSize = max(rr.class, MinUDPSize)
 	q.Version = q.Msg[rr.ttl+1]
 	q.DO = q.Msg[rr.ttl+2]&bitDO != 0
 	if q.Version != 0 {
-		return nil // only version 0 says what is in the RDATA
+		return nil // the RDATA is defined for version 0 only
 	}
 	for data := q.Msg[rr.data:rr.end]; len(data) > 0; {
 		_, _, rest, ok := nextOption(data)
@@ -178,17 +177,17 @@ func (q *Query) readOPT(rr record) error {
 	return nil
 }
 
-// record is where one record's parts are in its message.
+// record has the offsets of one record's parts.
 type record struct {
 	typ, class uint16
 	ttl        int // offset of the TTL
 	data, end  int // offsets of the RDATA and of what follows it
 }
 
-// fixedLen is the length of what stands between a record's owner and its RDATA.
+// fixedLen is the length of the fields between a record's owner and its RDATA.
 const fixedLen = 10
 
-// skipRecord finds the parts of the record at off.
+// skipRecord returns the parts of the record at off.
 func skipRecord(msg []byte, off int) (record, error) {
 	off, err := skipName(msg, off)
 	if err != nil {
@@ -202,7 +201,7 @@ var (
 	errData  = errors.New("record's data runs past the message's end")
 )
 
-// readFixed reads a record from after its owner name.
+// readFixed reads a record's fields after its owner name.
 func readFixed(msg []byte, off int) (record, error) {
 	if off+fixedLen > len(msg) {
 		return record{}, errFixed
@@ -220,13 +219,12 @@ func readFixed(msg []byte, off int) (record, error) {
 	return rr, nil
 }
 
-// AppendQuery appends the query that goes upstream for q, over a stream: ID 0 for
-// the connection to fill in ([SetID]), RD=1, AD=1 (so that the reply's AD means
-// something, RFC 6840 §5.7), CD as sent, q's question, and an OPT of our own
-// with DO as sent, the wish to hear how long the connection is kept (RFC 7828, which
-// has it over streams alone, see [Keepalive]), and padded to a multiple of 128 bytes
-// (RFC 8467 §4.1). No cookie, no client subnet. q must have been parsed without an
-// error.
+// AppendQuery appends the upstream query for q, to be sent over a stream: ID 0, which the
+// connection replaces ([SetID]), RD=1, AD=1 (so that AD in the reply is significant, RFC
+// 6840 §5.7), CD as sent, q's question, and a new OPT with DO as sent. The OPT requests
+// the idle timeout (RFC 7828, defined for streams only, see [Keepalive]), and has padding
+// to a multiple of 128 bytes (RFC 8467 §4.1), but no cookie and no client subnet. q must
+// have been parsed without an error.
 func AppendQuery(dst []byte, q *Query) []byte {
 	flags := byte(bitAD)
 	if q.CD {
@@ -236,7 +234,7 @@ func AppendQuery(dst []byte, q *Query) []byte {
 	dst = append(dst, q.Msg[HeaderLen:q.QEnd]...)
 	const (
 		block   = 128
-		options = 2 * optionLen // both without a value, so far
+		options = 2 * optionLen // keepalive and padding without values
 	)
 	pad := -(q.QEnd + optLen + options) & (block - 1)
 	dst = appendOPT(dst, 0, q.DO, options+pad)
@@ -246,12 +244,12 @@ func AppendQuery(dst []byte, q *Query) []byte {
 
 var zeros [128]byte
 
-// AppendKey appends the key under which the reply to q may be shared: the
-// lower-cased name, type, class, DO and CD. It comes from the client's question
-// and never from a reply, so that no upstream can choose what it is cached for.
+// AppendKey appends the key under which the reply to q may be shared: the lower-cased
+// name, type, class, DO and CD. It is derived from the client's query and never from a
+// reply, so that an upstream cannot choose the key under which its reply is cached.
 func AppendKey(dst []byte, q *Query) []byte {
 	for _, c := range q.Name {
-		dst = append(dst, lower(c))
+		dst = append(dst, Lower(c))
 	}
 	flags := byte(0)
 	if q.DO {
@@ -263,8 +261,8 @@ func AppendKey(dst []byte, q *Query) []byte {
 	return append(dst, byte(q.Type>>8), byte(q.Type), byte(q.Class>>8), byte(q.Class), flags)
 }
 
-// SameQuestion tells whether two messages have one and the same question: name
-// (but for case), type and class.
+// SameQuestion reports whether two messages have the same single question: name (except
+// for case), type and class.
 func SameQuestion(a, b []byte) bool {
 	x, y := questionOf(a), questionOf(b)
 	if x == nil || len(x) != len(y) {
@@ -274,7 +272,7 @@ func SameQuestion(a, b []byte) bool {
 	return sameName(x[:n], y[:n]) && string(x[n:]) == string(y[n:])
 }
 
-// questionOf returns the only question of a message, nil if there is none or more.
+// questionOf returns the question of a message, or nil if it has not exactly one.
 func questionOf(msg []byte) []byte {
 	if len(msg) < HeaderLen || binary.BigEndian.Uint16(msg[4:]) != 1 {
 		return nil

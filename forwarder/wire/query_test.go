@@ -15,7 +15,7 @@ func TestParseQuery(t *testing.T) {
 	sig0 := rawRecord([]byte{0}, TypeSIG, ClassANY, 0, make([]byte, 30))
 	hugeLabel := cat([]byte{64}, bytes.Repeat([]byte("x"), 64), []byte{0})
 	for _, tt := range []struct {
-		name string // with the rule's source
+		name string // and the RFC
 		msg  []byte
 		err  error
 	}{
@@ -46,7 +46,7 @@ func TestParseQuery(t *testing.T) {
 		{"header only", head(fRD, 1), ErrFormat},
 		{"QDCOUNT 0", head(fRD, 0), ErrFormat},
 		{"QDCOUNT 2, RFC 9619", cat(head(fRD, 2), question, question), ErrFormat},
-		{"question cut off", ask(fRD, 0)[:behind-1], ErrFormat},
+		{"question cut off", ask(fRD, 0)[:firstRecord-1], ErrFormat},
 		{"name cut off", ask(fRD, 0)[:HeaderLen+3], ErrFormat},
 		{"name of 256 bytes", cat(head(fRD, 1), open("y"), longName(), u16(TypeA, ClassIN)), ErrFormat},
 		{"name of 256 bytes in five labels", cat(head(fRD, 1),
@@ -57,16 +57,16 @@ func TestParseQuery(t *testing.T) {
 		{"pointer in the question", cat(head(fRD, 1), self, u16(TypeA, ClassIN)), ErrFormat},
 		{"pointer ends the question's name", cat(head(fRD, 1), open("www"), ptr(0), u16(TypeA, ClassIN)), ErrFormat},
 		{"trailing byte", ask(fRD, 0, []byte{0}), ErrFormat},
-		{"a record that no count promises", ask(fRD, 0, opt(512, 0)), ErrFormat},
-		{"ARCOUNT lies", ask(fRD, 2, opt(512, 0)), ErrFormat},
-		{"ANCOUNT lies", cat(head(fRD, 1, 1), question), ErrFormat},
-		{"every count lies", cat(head(fRD, 1, 65535, 65535, 65535), question), ErrFormat},
+		{"a record that no count includes", ask(fRD, 0, opt(512, 0)), ErrFormat},
+		{"ARCOUNT is wrong", ask(fRD, 2, opt(512, 0)), ErrFormat},
+		{"ANCOUNT is wrong", cat(head(fRD, 1, 1), question), ErrFormat},
+		{"every count is wrong", cat(head(fRD, 1, 65535, 65535, 65535), question), ErrFormat},
 		{"record cut off in its owner", ask(fRD, 1, []byte{5, 'a'}), ErrFormat},
 		{"record cut off in its fixed part", ask(fRD, 1, opt(512, 0)[:9]), ErrFormat},
 		{"RDLENGTH past the message", ask(fRD, 1, opt(512, 0, option(3, "x"))[:13]), ErrFormat},
-		{"pointer to itself", ask(fRD, 1, in(ptr(behind), TypeA, addr)), ErrFormat},
-		{"pointer loop", ask(fRD, 1, in(cat(open("a"), ptr(behind)), TypeA, addr)), ErrFormat},
-		{"forward pointer", ask(fRD, 1, in(ptr(behind+2), TypeA, addr)), ErrFormat},
+		{"pointer to itself", ask(fRD, 1, in(ptr(firstRecord), TypeA, addr)), ErrFormat},
+		{"pointer loop", ask(fRD, 1, in(cat(open("a"), ptr(firstRecord)), TypeA, addr)), ErrFormat},
+		{"forward pointer", ask(fRD, 1, in(ptr(firstRecord+2), TypeA, addr)), ErrFormat},
 		{"pointer into the header", ask(fRD, 1, in(ptr(4), TypeA, addr)), ErrFormat},
 		{"a chain made to be slow", slowQuery(maxPointers + 1), ErrFormat},
 		{"pointer makes the name too long", cat(head(fRD, 1, 0, 0, 1), longName(), u16(TypeA, ClassIN),
@@ -78,15 +78,15 @@ func TestParseQuery(t *testing.T) {
 		{"option past RDLENGTH", ask(fRD, 1, opt(512, 0, u16(10, 9), []byte("12345678"))), ErrFormat},
 		{"option's header cut off", ask(fRD, 1, opt(512, 0, u16(10), []byte{0})), ErrFormat},
 		{"TSIG not last", ask(fRD, 2, tsig, opt(512, 0)), ErrFormat},
-		{"a TSIG that cannot be read, RFC 8945 §5.2", ask(fRD, 1, rawRecord(name("key"), TypeTSIG, ClassANY, 0, make([]byte, 30))), ErrFormat},
+		{"a malformed TSIG, RFC 8945 §5.2", ask(fRD, 1, rawRecord(name("key"), TypeTSIG, ClassANY, 0, make([]byte, 30))), ErrFormat},
 		{"an empty TSIG", ask(fRD, 1, rawRecord(name("key"), TypeTSIG, ClassANY, 0, nil)), ErrFormat},
 		{"two TSIG", ask(fRD, 2, tsig, tsig), ErrFormat},
 		{"TSIG in the answer section", cat(head(fRD, 1, 1), question, tsig), ErrFormat},
 		{"NOTIFY without question", head(0x2000, 0), ErrFormat},
-		{"longer than TCP's prefix can say", ask(fRD, 0, make([]byte, 65536)), ErrFormat},
+		{"longer than TCP's length field allows", ask(fRD, 0, make([]byte, 65536)), ErrFormat},
 
 		{"EDNS version 1, RFC 6891 §6.1.3", ask(fRD, 1, opt(512, 1<<16)), ErrVersion},
-		{"EDNS version 255 with options of its own form", ask(fRD, 1, opt(512, 255<<16, []byte{9})), ErrVersion},
+		{"EDNS version 255 with options of another format", ask(fRD, 1, opt(512, 255<<16, []byte{9})), ErrVersion},
 		{"malformed before its version", ask(fRD, 1, opt(512, 1<<16), []byte{0}), ErrFormat},
 
 		{"IQUERY", cat(head(0x0800, 0, 1), in(name("a"), TypeA, addr)), ErrOpcode},
@@ -103,7 +103,7 @@ func TestParseQuery(t *testing.T) {
 			if err == ErrIgnore {
 				return
 			}
-			// Whatever was wrong, there is a reply to it that a client can read.
+			// Any fault gets a reply that a client can parse.
 			b := AppendError(nil, &q, RcodeFormErr)
 			m := unpack(t, b)
 			if !m.Response || m.Id != 0x1234 || m.Opcode != int(q.Opcode) || len(b) > MaxErrorLen {
@@ -119,7 +119,7 @@ func TestParseQuery(t *testing.T) {
 	}
 }
 
-// slowQuery is slowChain as a query.
+// slowQuery returns slowChain as a query.
 func slowQuery(n int) []byte {
 	msg := slowChain(n)
 	msg[2] &^= bitQR
@@ -141,7 +141,7 @@ func TestQueryFields(t *testing.T) {
 		t.Errorf("%+v", q)
 	}
 	if q = mustQuery(t, ask(0, 1, opt(100, 0))); q.UDPSize != 512 {
-		t.Errorf("UDPSize %d, want 512: no less, RFC 6891 §6.2.3", q.UDPSize)
+		t.Errorf("UDPSize %d, want 512, the minimum (RFC 6891 §6.2.3)", q.UDPSize)
 	}
 	if !mustQuery(t, ask(0, 1, signature(name("k"), ""))).Signed ||
 		mustQuery(t, ask(0, 1, rawRecord(name(), TypeSIG, ClassANY, 0, make([]byte, 19)))).Signed {
@@ -153,7 +153,7 @@ func TestUDPLimit(t *testing.T) {
 	for size, want := range map[uint16]int{0: 512, 511: 512, 512: 512, 900: 900, 1232: 1232, 1233: 1232, 65535: 1232} {
 		q := mustQuery(t, ask(0, 1, opt(size, 0)))
 		if got := q.UDPLimit(); got != want {
-			t.Errorf("OPT says %d: limit %d, want %d", size, got, want)
+			t.Errorf("size %d in OPT: limit %d, want %d", size, got, want)
 		}
 	}
 	q := mustQuery(t, ask(0, 0))
@@ -162,7 +162,7 @@ func TestUDPLimit(t *testing.T) {
 	}
 }
 
-// TestAppendQuery: nothing of the client but question, DO and CD goes upstream.
+// TestAppendQuery: only question, DO and CD are sent upstream.
 func TestAppendQuery(t *testing.T) {
 	subnet := option(8, "\x00\x01\x18\x00\xc6\x33\x64")
 	for _, tt := range []struct {
@@ -171,7 +171,7 @@ func TestAppendQuery(t *testing.T) {
 		do, cd bool
 	}{
 		{"plain", ask(0, 0), false, false},
-		{"subnet, cookie, padding, version stay here", ask(fRD, 1, opt(4096, 0, subnet, option(10, "12345678"), option(12, "\x00"))), false, false},
+		{"subnet, cookie, padding, version are not sent", ask(fRD, 1, opt(4096, 0, subnet, option(10, "12345678"), option(12, "\x00"))), false, false},
 		{"DO", ask(fRD, 1, opt(4096, 0x8000)), true, false},
 		{"CD", ask(fRD|fCD, 0), false, true},
 		{"more records", cat(head(fRD, 1, 1, 1), question, in(self, TypeA, addr), soa(self, 1, 1)), false, false},
@@ -185,7 +185,7 @@ func TestAppendQuery(t *testing.T) {
 				t.Errorf("%d bytes: want a multiple of 128 (RFC 8467 §4.1), at most %d", len(b), MaxQueryLen)
 			}
 			if !bytes.Equal(b[HeaderLen:q.QEnd], tt.msg[HeaderLen:q.QEnd]) {
-				t.Error("another question")
+				t.Error("the question differs")
 			}
 			m := unpack(t, b)
 			o := m.IsEdns0()
@@ -202,7 +202,7 @@ func TestAppendQuery(t *testing.T) {
 			}
 		})
 	}
-	// Every length of name is padded to the block, also where no byte is missing.
+	// Every length of name is padded to the block, also if no padding is necessary.
 	for n := 1; n <= 63; n++ {
 		q := mustQuery(t, cat(head(fRD, 1), name(strings.Repeat("a", n), strings.Repeat("b", 50)), u16(TypeA, ClassIN)))
 		if b := AppendQuery(nil, &q); len(b) != 128 && len(b) != 256 {
@@ -228,17 +228,17 @@ func TestKey(t *testing.T) {
 		"OPT flags that are Z": build(example, TypeA, ClassIN, fRD, 1),
 	} {
 		if key(same) != base {
-			t.Errorf("%s: another key", what)
+			t.Errorf("%s: the key differs", what)
 		}
 	}
 	for what, other := range map[string][]byte{
-		"name":                 build(name("www", "example", "net"), TypeA, ClassIN, fRD, 0),
-		"type":                 build(example, TypeAAAA, ClassIN, fRD, 0),
-		"class":                build(example, TypeA, ClassCH, fRD, 0),
-		"DO":                   build(example, TypeA, ClassIN, fRD, 0x8000),
-		"CD":                   build(example, TypeA, ClassIN, fRD|fCD, 0),
-		"labels":               build(name("www.example", "com"), TypeA, ClassIN, fRD, 0),
-		"what looks like case": build(name("www", "ex\xc1mple", "com"), TypeA, ClassIN, fRD, 0),
+		"name":                  build(name("www", "example", "net"), TypeA, ClassIN, fRD, 0),
+		"type":                  build(example, TypeAAAA, ClassIN, fRD, 0),
+		"class":                 build(example, TypeA, ClassCH, fRD, 0),
+		"DO":                    build(example, TypeA, ClassIN, fRD, 0x8000),
+		"CD":                    build(example, TypeA, ClassIN, fRD|fCD, 0),
+		"labels":                build(name("www.example", "com"), TypeA, ClassIN, fRD, 0),
+		"not a case difference": build(name("www", "ex\xc1mple", "com"), TypeA, ClassIN, fRD, 0),
 	} {
 		if key(other) == base {
 			t.Errorf("%s: the same key", what)
@@ -268,14 +268,14 @@ func TestSameQuestion(t *testing.T) {
 		{"no question", head(fQR, 0), false},
 		{"two questions", cat(head(fQR, 2), question, question), false},
 		{"a pointer", ends(ptr(HeaderLen), TypeA, ClassIN), false},
-		{"cut off", ends(example, TypeA, ClassIN)[:behind-1], false},
+		{"cut off", ends(example, TypeA, ClassIN)[:firstRecord-1], false},
 		{"short", []byte{1, 2, 3}, false},
 	} {
 		if got := SameQuestion(q, tt.b); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 		}
 		if got := SameQuestion(tt.b, q); got != tt.want {
-			t.Errorf("%s, the other way round: %v, want %v", tt.name, got, tt.want)
+			t.Errorf("%s, arguments exchanged: %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }

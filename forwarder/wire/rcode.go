@@ -12,8 +12,8 @@ var rcodeNames = [...]string{
 	"YXDOMAIN", "YXRRSET", "NXRRSET", "NOTAUTH", "NOTZONE", "DSOTYPENI",
 }
 
-// RcodeName is a response code's mnemonic (the IANA registry's), or RCODE123 for
-// one that has none here.
+// RcodeName returns a response code's mnemonic (from the IANA registry), or the form
+// RCODE123 if it is not in the table.
 func RcodeName(rcode uint16) string {
 	if int(rcode) < len(rcodeNames) {
 		return rcodeNames[rcode]
@@ -27,10 +27,10 @@ func RcodeName(rcode uint16) string {
 	return "RCODE" + strconv.Itoa(int(rcode))
 }
 
-// Rcode returns the response code of a reply that has at least a header, OPT's
-// eight bits included (RFC 6891 §6.1.3). They are looked for only where there is
-// no answer: with one they mean nothing. Of a message that cannot be walked it
-// is the header's part: refusing such is left to [ParseReply].
+// Rcode returns the response code of a reply that has at least a header, including the
+// eight bits in OPT (RFC 6891 §6.1.3). OPT is read only if there is no answer; with an
+// answer those bits are not used. For a malformed message it returns the header's part;
+// [ParseReply] refuses such messages.
 func Rcode(msg []byte) uint16 {
 	rcode := uint16(msg[3] & 0x0F)
 	if binary.BigEndian.Uint16(msg[6:]) != 0 {

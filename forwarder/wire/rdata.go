@@ -10,25 +10,25 @@ import (
 // Errors about RDATA.
 var (
 	errAddrLen  = errors.New("an address of the wrong length")
-	errDataLen  = errors.New("data is shorter or longer than its type's")
+	errDataLen  = errors.New("data is shorter or longer than its type allows")
 	errDataName = errors.New("a name in the data runs past its end")
 )
 
-// layout is where the names are in a record's RDATA.
+// layout describes where a record's RDATA has names.
 type layout struct {
-	before  int  // bytes before the first name
-	strings int  // then so many character-strings
-	names   int  // then so many names
-	after   int  // then so many bytes
-	more    bool // or more
+	before  int  // number of bytes before the first name
+	strings int  // number of character-strings that follow
+	names   int  // number of names that follow
+	after   int  // number of bytes that follow
+	more    bool // there may be more of those
 }
 
-// asMany are names up to the end of the RDATA.
-const asMany = -1
+// namesToEnd means names up to the end of the RDATA.
+const namesToEnd = -1
 
-// layoutOf knows the types of RFC 1035, those of RFC 3597 §4 that receivers
-// should expect compressed, and newer ones that are never compressed but hold
-// names, in which clients' libraries follow pointers all the same. Zero: opaque.
+// layoutOf returns the layout for the types of RFC 1035, those of RFC 3597 §4 that
+// receivers should expect compressed, and newer ones whose names are never compressed, but
+// in which clients' libraries follow pointers anyway. The zero value means opaque data.
 func layoutOf(typ uint16) layout {
 	switch typ {
 	case TypeNS, TypeMD, TypeMF, TypeCNAME, TypeMB, TypeMG, TypeMR, TypePTR, TypeNSAPPTR, TypeDNAME:
@@ -57,8 +57,8 @@ func layoutOf(typ uint16) layout {
 	return layout{}
 }
 
-// layoutIn is layoutOf for the types whose data says itself where its names are.
-// Data too short to say so is left to fail where it is read.
+// layoutIn is like layoutOf, and also covers the types whose layout depends on the data.
+// Data that is too short is detected when it is read.
 func layoutIn(typ uint16, data []byte) layout {
 	switch typ {
 	case TypeIPSECKEY: // precedence, gateway type, algorithm (RFC 4025 §2.1)
@@ -73,15 +73,15 @@ func layoutIn(typ uint16, data []byte) layout {
 		return layout{}
 	case TypeHIP: // lengths of HIT and key, both, servers (RFC 8005 §5)
 		if len(data) >= 4 {
-			return layout{before: 4 + int(data[0]) + int(binary.BigEndian.Uint16(data[2:])), names: asMany}
+			return layout{before: 4 + int(data[0]) + int(binary.BigEndian.Uint16(data[2:])), names: namesToEnd}
 		}
 		return layout{}
 	}
 	return layoutOf(typ)
 }
 
-// data checks a record's RDATA as far as its type is known: a client that
-// trusts RDLENGTH, or the lack of it, must not read past it.
+// data checks a record's RDATA as far as its type is known, so that a client does not read
+// past its end, whether it relies on RDLENGTH or not.
 func (w *walker) data(rr record) error {
 	size := rr.end - rr.data
 	switch {
@@ -107,7 +107,7 @@ func (w *walker) data(rr record) error {
 		}
 		off += 1 + int(w.msg[off])
 	}
-	for n := l.names; n > 0 || n == asMany && off < rr.end; n = max(n-1, asMany) {
+	for n := l.names; n > 0 || n == namesToEnd && off < rr.end; n = max(n-1, namesToEnd) {
 		var err error
 		if off, err = w.name(off, rr.end); err == errNameEnd {
 			return errDataName

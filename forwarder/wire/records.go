@@ -16,10 +16,9 @@ const (
 
 var errRecordsShort = errors.New("message is shorter than a header")
 
-// EachRecord calls each for the records of a message in their order, until it
-// returns false. Only as much is checked as finding the next record takes, so
-// this is for messages that are passed on as they are; they may have any opcode,
-// and a question or none. data aliases msg.
+// EachRecord calls each for the records of a message in order, until it returns false. It
+// checks only what it needs to find the next record, so it is for messages that are passed
+// on unchanged. They may have any opcode and any number of questions. data aliases msg.
 func EachRecord(msg []byte, each func(section int, typ uint16, data []byte) bool) error {
 	if len(msg) < HeaderLen {
 		return errRecordsShort

@@ -8,29 +8,29 @@ import (
 	"fmt"
 )
 
-// Reply is an upstream's reply as [ParseReply] checked it. Nothing changes it
-// afterwards, so many may read it at once.
+// Reply is an upstream's reply that [ParseReply] has checked. It is not modified
+// afterwards, so it may be read concurrently.
 type Reply struct {
-	// Msg is header, question and records, without OPT and TSIG. It aliases
-	// what was parsed.
+	// Msg has header, question and records, without OPT and TSIG. It aliases the
+	// parsed message.
 	Msg  []byte
 	QEnd int      // offset after the question
 	TTLs []uint16 // offsets in Msg of every record's TTL
 
-	// Rcode has OPT's eight bits in it (RFC 6891 §6.1.3). BADVERS and BADCOOKIE
-	// speak of the hop between us and the upstream: a failure, to the caller,
-	// and nothing that a client should hear.
+	// Rcode includes the eight bits in OPT (RFC 6891 §6.1.3). BADVERS and BADCOOKIE
+	// concern the hop to the upstream: for the caller they are a failure, and they are
+	// not passed on to clients.
 	Rcode uint16
 
-	// TTL is for how many seconds the reply may be cached; 0: not at all. It
-	// is the least TTL of its records, and for a negative reply also of its
-	// SOA's MINIMUM (RFC 2308 §5).
+	// TTL is how many seconds the reply may be cached; 0 means not at all. It is the
+	// lowest TTL of its records, and for a negative reply also at most its SOA's MINIMUM
+	// (RFC 2308 §5).
 	TTL uint32
-	// Negative: NXDOMAIN, or no record of the type asked for (NODATA), be it
-	// at the end of a chain of CNAMEs.
+	// Negative means NXDOMAIN, or no record of the requested type (NODATA), possibly
+	// after a chain of CNAMEs.
 	Negative bool
-	// Stale: the reply is past its TTL and given all the same (RFC 8767), for
-	// want of a newer one. ParseReply leaves it false; a cache sets it.
+	// Stale means that the reply is used after its TTL has expired (RFC 8767), because
+	// there is no newer one. ParseReply leaves it false; a cache sets it.
 	Stale bool
 
 	TC  bool
@@ -54,17 +54,16 @@ var (
 
 var sections = [3]string{"answer", "authority", "additional"}
 
-// ParseReply checks an upstream's reply, all of it: the upstream may be hostile,
-// and what passes here is parsed by clients that are less careful. Every
-// record's boundaries are checked, names in the RDATA of the types known to
-// hold some included (unknown types are opaque, RFC 3597), and a compression
-// pointer has to lead to a name, or the tail of one, that was read before.
+// ParseReply checks all of an upstream's reply: the upstream may be hostile, and clients
+// that parse the reply may be less careful. It checks every record's boundaries, and the
+// names in the RDATA of the types that are known to have some (unknown types are opaque,
+// RFC 3597). A compression pointer has to refer to an earlier name, or to the tail of one.
 //
-// ParseReply owns msg from here on and changes it: OPT and TSIG, which are hop
-// by hop, are cut out (records that follow an OPT move up, and the pointers in
-// them are mended), TTLs with the top bit set become 0 (RFC 2181 §8), and the
-// TTL of a negative reply's SOA becomes at most its MINIMUM, as RFC 2308 §3
-// asks of its author, so that it counts down with the entry's life.
+// ParseReply takes ownership of msg and modifies it. OPT and TSIG are hop by hop and are
+// removed (records after an OPT are moved, and their pointers corrected). TTLs with the
+// top bit set become 0 (RFC 2181 §8). The TTL of a negative reply's SOA becomes at most
+// its MINIMUM, as RFC 2308 §3 requires of servers, so that it expires with the cache
+// entry.
 func ParseReply(msg []byte) (Reply, error) {
 	var r Reply
 	if err := r.Parse(msg); err != nil {
@@ -73,8 +72,8 @@ func ParseReply(msg []byte) (Reply, error) {
 	return r, nil
 }
 
-// Parse is ParseReply for who reads many: it takes the room that r has for TTLs. After an
-// error r holds nothing else.
+// Parse is like ParseReply, and reuses the memory of r.TTLs. After an error r is empty
+// except for that.
 func (r *Reply) Parse(msg []byte) error {
 	*r = Reply{TTLs: r.TTLs[:0]}
 	switch {
@@ -96,7 +95,7 @@ func (r *Reply) Parse(msg []byte) error {
 	r.TC, r.AD = msg[2]&bitTC != 0, msg[3]&bitAD != 0
 	w := walker{msg: msg, qtype: binary.BigEndian.Uint16(q[len(q)-4:]), ttl: maxTTL, minimum: maxTTL}
 	if _, err := w.name(HeaderLen, r.QEnd); err != nil {
-		return errReplyQuestion // not reached: questionOf read it
+		return errReplyQuestion // not reached: questionOf parsed it
 	}
 	if err := w.records(r); err != nil {
 		return err
@@ -106,12 +105,12 @@ func (r *Reply) Parse(msg []byte) error {
 	return nil
 }
 
-// records walks all three sections, cutting OPT and TSIG out on the way.
+// records walks all three sections and removes OPT and TSIG.
 func (w *walker) records(r *Reply) error {
 	an := int(binary.BigEndian.Uint16(w.msg[6:]))
 	ns := int(binary.BigEndian.Uint16(w.msg[8:]))
 	ar := int(binary.BigEndian.Uint16(w.msg[10:]))
-	// A record takes eleven bytes or more: counts that lie allocate nothing.
+	// A record has at least eleven bytes, so wrong counts do not cause a large allocation.
 	if n := min(an+ns+ar, (len(w.msg)-r.QEnd)/(1+fixedLen)); n > cap(r.TTLs) {
 		r.TTLs = make([]uint16, 0, n)
 	}
@@ -122,7 +121,7 @@ func (w *walker) records(r *Reply) error {
 			if err == nil {
 				switch rr.typ {
 				case TypeOPT:
-					err = w.cutOPT(r, s, off, rr)
+					err = w.removeOPT(r, s, off, rr)
 					kept--
 				case TypeTSIG:
 					if s != 2 || rr.end != len(w.msg) {
@@ -133,7 +132,7 @@ func (w *walker) records(r *Reply) error {
 					kept--
 				default:
 					r.TTLs = append(r.TTLs, uint16(rr.ttl))
-					w.note(s, rr)
+					w.update(s, rr)
 					off = rr.end
 				}
 			}
@@ -149,8 +148,8 @@ func (w *walker) records(r *Reply) error {
 	return nil
 }
 
-// cutOPT reads the OPT record at off, and moves what follows it up to its place.
-func (w *walker) cutOPT(r *Reply, section, off int, rr record) error {
+// removeOPT reads the OPT record at off and removes it from the message.
+func (w *walker) removeOPT(r *Reply, section, off int, rr record) error {
 	if section != 2 || w.cutLen != 0 {
 		return errOPTPlace
 	}
@@ -175,11 +174,11 @@ func (w *walker) cutOPT(r *Reply, section, off int, rr record) error {
 	return nil
 }
 
-// maxTTL is the largest TTL there is (RFC 2181 §8).
+// maxTTL is the largest valid TTL (RFC 2181 §8).
 const maxTTL = 1<<31 - 1
 
-// note takes from a record what decides how long the reply may be cached.
-func (w *walker) note(section int, rr record) {
+// update updates what determines how long the reply may be cached.
+func (w *walker) update(section int, rr record) {
 	field := w.msg[rr.ttl : rr.ttl+4]
 	ttl := binary.BigEndian.Uint32(field)
 	if ttl > maxTTL {
@@ -200,25 +199,25 @@ func (w *walker) note(section int, rr record) {
 	}
 }
 
-// finish decides what the walk means for caching.
+// finish sets r.Negative and r.TTL.
 func (w *walker) finish(r *Reply) {
 	r.Negative = r.Rcode == RcodeNXDomain || r.Rcode == RcodeSuccess && !w.answered
 	switch {
 	case r.Rcode != RcodeSuccess && r.Rcode != RcodeNXDomain, r.TC,
 		w.qtype == TypeAXFR, w.qtype == TypeIXFR, len(r.TTLs) == 0:
-		return // an error, a part, or a transfer is nothing to keep
+		return // errors, truncated replies and transfers are not cached
 	case !r.Negative:
 		r.TTL = w.ttl
 	case w.soa:
-		// Without SOA, be it a referral or nothing at all, a negative reply
-		// says not how long it holds: not to be cached (RFC 2308 §5).
+		// A negative reply without SOA, a referral for example, has no lifetime, so
+		// it is not cached (RFC 2308 §5).
 		r.TTL = min(w.ttl, w.minimum)
-		w.lowerSOA(r)
+		w.limitSOA(r)
 	}
 }
 
-// lowerSOA makes the TTL of the authority section's SOA at most its MINIMUM.
-func (w *walker) lowerSOA(r *Reply) {
+// limitSOA sets the TTL of the authority section's SOA to at most its MINIMUM.
+func (w *walker) limitSOA(r *Reply) {
 	for _, off := range r.TTLs {
 		typ := binary.BigEndian.Uint16(w.msg[off-4:])
 		field := w.msg[off : off+4]

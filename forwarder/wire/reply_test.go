@@ -23,7 +23,7 @@ func TestParseReplyRefuses(t *testing.T) {
 	}{
 		{"empty", nil, errReplyShort},
 		{"short header", reply(0, 0, 0, 0)[:11], errReplyShort},
-		{"longer than TCP's prefix can say", reply(0, 0, 0, 0, make([]byte, 65536)), errReplyLong},
+		{"longer than TCP's length field allows", reply(0, 0, 0, 0, make([]byte, 65536)), errReplyLong},
 		{"a query", ask(fRD, 0), errReplyQR},
 		{"opcode NOTIFY", reply(0x2000, 0, 0, 0), errReplyOpcode},
 		{"no question", head(fQR, 0), errReplyQuestion},
@@ -31,25 +31,25 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"pointer in the question", cat(head(fQR, 1), self, u16(TypeA, ClassIN)), errReplyQuestion},
 		{"trailing byte", reply(0, 1, 0, 0, a, []byte{0}), errReplyTrailing},
 		{"a record too many", reply(0, 1, 0, 0, a, a), errReplyTrailing},
-		{"ANCOUNT lies", reply(0, 2, 0, 0, a), errNameEnd},
-		{"counts lie by the most", reply(0, 65535, 65535, 65535, a), errNameEnd},
+		{"ANCOUNT is wrong", reply(0, 2, 0, 0, a), errNameEnd},
+		{"counts are wrong by the maximum", reply(0, 65535, 65535, 65535, a), errNameEnd},
 		{"cut off in its fixed part", reply(0, 1, 0, 0, a[:9]), errFixed},
 		{"RDLENGTH past the message", reply(0, 1, 0, 0, a[:len(a)-1]), errData},
 
 		// Pointers, RFC 1035 §4.1.4: to a prior occurrence of a name.
-		{"to itself", reply(0, 1, 0, 0, in(ptr(behind), TypeA, addr)), errPointer},
-		{"loop over a label", reply(0, 1, 0, 0, in(cat(open("a"), ptr(behind)), TypeA, addr)), errPointer},
-		{"loop of two", reply(0, 2, 0, 0, in(ptr(behind+16), TypeA, addr), in(ptr(behind), TypeA, addr)), errPointer},
-		{"forward", reply(0, 2, 0, 0, in(ptr(behind+16), TypeA, addr), in(name("a"), TypeA, addr)), errPointer},
+		{"to itself", reply(0, 1, 0, 0, in(ptr(firstRecord), TypeA, addr)), errPointer},
+		{"loop over a label", reply(0, 1, 0, 0, in(cat(open("a"), ptr(firstRecord)), TypeA, addr)), errPointer},
+		{"loop of two", reply(0, 2, 0, 0, in(ptr(firstRecord+16), TypeA, addr), in(ptr(firstRecord), TypeA, addr)), errPointer},
+		{"forward", reply(0, 2, 0, 0, in(ptr(firstRecord+16), TypeA, addr), in(name("a"), TypeA, addr)), errPointer},
 		{"past the end", reply(0, 1, 0, 0, in(ptr(0x3FFF), TypeA, addr)), errPointer},
 		{"into the header, which changes", reply(0, 1, 0, 0, in(ptr(4), TypeA, addr)), errPointer},
 		{"into the middle of a label", reply(0, 1, 0, 0, in(ptr(HeaderLen+1), TypeA, addr)), errPointer},
-		{"at the question's class", reply(0, 1, 0, 0, in(ptr(behind-2), TypeA, addr)), errPointer},
-		{"into a TTL, which changes", reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(behind+6), TypeA, addr)), errPointer},
-		{"into opaque data", reply(0, 2, 0, 0, in(self, TypeTXT, []byte("\x03abc")), in(ptr(behind+12), TypeA, addr)), errPointer},
+		{"at the question's class", reply(0, 1, 0, 0, in(ptr(firstRecord-2), TypeA, addr)), errPointer},
+		{"into a TTL, which changes", reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(firstRecord+6), TypeA, addr)), errPointer},
+		{"into opaque data", reply(0, 2, 0, 0, in(self, TypeTXT, []byte("\x03abc")), in(ptr(firstRecord+12), TypeA, addr)), errPointer},
 		{"cut off", reply(0, 1, 0, 0, []byte{0xC0}), errNameEnd},
 		{"reserved label type", reply(0, 1, 0, 0, in([]byte{0x80, 1}, TypeA, addr)), errLabelType},
-		{"name too long in all", cat(head(fQR, 1, 1), longName(), u16(TypeA, ClassIN),
+		{"name too long with its tail", cat(head(fQR, 1, 1), longName(), u16(TypeA, ClassIN),
 			in(cat(open("y"), self), TypeA, addr)), errNameLen},
 		{"name of 256 bytes", reply(0, 1, 0, 0, in(cat(open("y"), longName()), TypeA, addr)), errNameLen},
 		{"a chain made to be slow", slowChain(maxPointers + 1), errPointers},
@@ -57,7 +57,7 @@ func TestParseReplyRefuses(t *testing.T) {
 		// RDATA, RFC 3597 §4 and the types' own RFCs.
 		{"A of 3 bytes", reply(0, 1, 0, 0, in(self, TypeA, addr[:3])), errAddrLen},
 		{"AAAA of 4 bytes", reply(0, 1, 0, 0, in(self, TypeAAAA, addr)), errAddrLen},
-		{"CNAME loops into itself", reply(0, 1, 0, 0, in(self, TypeCNAME, ptr(behind+12))), errPointer},
+		{"CNAME loops into itself", reply(0, 1, 0, 0, in(self, TypeCNAME, ptr(firstRecord+12))), errPointer},
 		{"CNAME with no data", reply(0, 1, 0, 0, in(self, TypeCNAME)), errDataName},
 		{"CNAME's name runs past RDLENGTH", reply(0, 2, 0, 0, in(self, TypeCNAME, open("abc")), a), errDataName},
 		{"CNAME's pointer runs past RDLENGTH", reply(0, 2, 0, 0, in(self, TypeCNAME, []byte{0xC0}), a), errDataName},
@@ -67,17 +67,17 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"MX shorter than its preference", reply(0, 1, 0, 0, in(self, TypeMX, []byte{0})), errDataName},
 		{"SOA without its numbers", reply(0, 0, 1, 0, in(self, TypeSOA, self, self)), errDataLen},
 		{"SOA with a number too many", reply(0, 0, 1, 0, in(self, TypeSOA, self, self, make([]byte, 24))), errDataLen},
-		{"SRV's target loops", reply(0, 1, 0, 0, in(self, TypeSRV, u16(1, 2, 3), ptr(behind+18))), errPointer},
+		{"SRV's target loops", reply(0, 1, 0, 0, in(self, TypeSRV, u16(1, 2, 3), ptr(firstRecord+18))), errPointer},
 		{"NAPTR's strings run past", reply(0, 1, 0, 0, in(self, TypeNAPTR, u16(1, 2), []byte("\x01u\x09x"))), errDataLen},
-		{"RRSIG's signer loops", reply(0, 1, 0, 0, in(self, TypeRRSIG, make([]byte, 18), ptr(behind+30))), errPointer},
-		{"HTTPS' target loops", reply(0, 1, 0, 0, in(self, TypeHTTPS, u16(1), ptr(behind+14))), errPointer},
-		{"HIP's second server loops", reply(0, 1, 0, 0, in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("hpk"), name("a"), ptr(behind+22))), errPointer},
+		{"RRSIG's signer loops", reply(0, 1, 0, 0, in(self, TypeRRSIG, make([]byte, 18), ptr(firstRecord+30))), errPointer},
+		{"HTTPS' target loops", reply(0, 1, 0, 0, in(self, TypeHTTPS, u16(1), ptr(firstRecord+14))), errPointer},
+		{"HIP's second server loops", reply(0, 1, 0, 0, in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("hpk"), name("a"), ptr(firstRecord+22))), errPointer},
 		{"HIP's key runs past", reply(0, 1, 0, 0, in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("h"))), errDataLen},
-		{"IPSECKEY's gateway loops", reply(0, 1, 0, 0, in(self, TypeIPSECKEY, []byte{0, 3, 2}, ptr(behind+15))), errPointer},
-		{"AMTRELAY's relay loops", reply(0, 1, 0, 0, in(self, TypeAMTRELAY, []byte{0, 0x83}, ptr(behind+14))), errPointer},
+		{"IPSECKEY's gateway loops", reply(0, 1, 0, 0, in(self, TypeIPSECKEY, []byte{0, 3, 2}, ptr(firstRecord+15))), errPointer},
+		{"AMTRELAY's relay loops", reply(0, 1, 0, 0, in(self, TypeAMTRELAY, []byte{0, 0x83}, ptr(firstRecord+14))), errPointer},
 		{"AMTRELAY with bytes after its relay", reply(0, 1, 0, 0, in(self, TypeAMTRELAY, []byte{0, 3}, name("a"), []byte{0})), errDataLen},
-		{"DSYNC's target loops", reply(0, 1, 0, 0, in(self, TypeDSYNC, u16(59), []byte{1}, u16(53), ptr(behind+17))), errPointer},
-		{"PX' second name loops", reply(0, 1, 0, 0, in(self, TypePX, u16(1), self, ptr(behind+16))), errPointer},
+		{"DSYNC's target loops", reply(0, 1, 0, 0, in(self, TypeDSYNC, u16(59), []byte{1}, u16(53), ptr(firstRecord+17))), errPointer},
+		{"PX' second name loops", reply(0, 1, 0, 0, in(self, TypePX, u16(1), self, ptr(firstRecord+16))), errPointer},
 
 		// OPT, RFC 6891 §6.1.1, and TSIG, RFC 8945 §5.1.
 		{"OPT in the answer section", reply(0, 1, 0, 0, opt(1232, 0)), errOPTPlace},
@@ -85,10 +85,10 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"two OPT", reply(0, 0, 0, 2, opt(1232, 0), opt(1232, 0)), errOPTPlace},
 		{"OPT not owned by the root", reply(0, 0, 0, 1, cat(self, opt(1232, 0)[1:])), errOPTOwner},
 		{"option past RDLENGTH", reply(0, 0, 0, 1, opt(1232, 0, u16(15, 3), []byte{0, 1})), errOPTOptions},
-		{"pointer into the OPT", reply(0, 0, 0, 2, opt(1232, 0), in(ptr(behind), TypeA, addr)), errPointer},
-		{"pointer into the OPT that would seem mended", reply(0, 0, 0, 2,
+		{"pointer into the OPT", reply(0, 0, 0, 2, opt(1232, 0), in(ptr(firstRecord), TypeA, addr)), errPointer},
+		{"pointer into the OPT that would be valid after correction", reply(0, 0, 0, 2,
 			opt(1232, 0, option(12, strings.Repeat("\x00", 30))), in(ptr(HeaderLen+optLen+optionLen+30), TypeA, addr)), errPointer},
-		{"pointer into the OPT's data", reply(0, 0, 0, 2, opt(1232, 0, option(9, "\x00\x00")), in(ptr(behind+15), TypeA, addr)), errPointer},
+		{"pointer into the OPT's data", reply(0, 0, 0, 2, opt(1232, 0, option(9, "\x00\x00")), in(ptr(firstRecord+15), TypeA, addr)), errPointer},
 		{"TSIG not last", reply(0, 0, 0, 2, rawRecord(name(), TypeTSIG, ClassANY, 0, nil), a), errTSIGPlace},
 		{"TSIG in the answer section", reply(0, 1, 0, 0, rawRecord(name(), TypeTSIG, ClassANY, 0, nil)), errTSIGPlace},
 	} {
@@ -96,18 +96,18 @@ func TestParseReplyRefuses(t *testing.T) {
 			if _, err := ParseReply(slices.Clone(tt.msg)); !errors.Is(err, tt.err) {
 				t.Errorf("error %v, want %v", err, tt.err)
 			} else if !strings.HasPrefix(err.Error(), "parse reply: ") {
-				t.Errorf("error %v does not say what failed", err)
+				t.Errorf("error %v does not name the operation", err)
 			}
 		})
 	}
 }
 
-// slowChain is a reply whose last name takes n pointers to read, each to the
-// name of the record before.
+// slowChain returns a reply whose last name has a chain of n pointers, each to the name of
+// the record before.
 func slowChain(n int) []byte {
 	parts := [][]byte{in(self, TypeA, addr)}
 	for i := 1; i < n; i++ {
-		parts = append(parts, in(ptr(behind+16*(i-1)), TypeA, addr))
+		parts = append(parts, in(ptr(firstRecord+16*(i-1)), TypeA, addr))
 	}
 	return reply(0, uint16(n), 0, 0, parts...)
 }
@@ -121,7 +121,7 @@ func TestParseReplyAccepts(t *testing.T) {
 		{"plain", reply(0, 1, 0, 0, in(self, TypeA, addr))},
 		{"SERVFAIL without records", reply(2, 0, 0, 0)},
 		{"as many pointers as allowed", slowChain(maxPointers)},
-		{"names in every place that RFC 3597 §4 lists", reply(0, 13, 1, 1,
+		{"names in all types that RFC 3597 §4 lists", reply(0, 13, 1, 1,
 			in(self, TypeNS, before, self),
 			in(self, TypeMINFO, self, self),
 			in(self, TypeMX, u16(1), before, self),
@@ -137,7 +137,7 @@ func TestParseReplyAccepts(t *testing.T) {
 			in(self, TypeKX, u16(1), self),
 			soa(self, 1, 1),
 			opt(1232, 0))},
-		{"data that says where its names are", reply(0, 7, 0, 0,
+		{"data that determines its layout", reply(0, 7, 0, 0,
 			in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("hpk"), name("a"), name("b")),
 			in(self, TypeHIP, []byte{1, 0, 0, 2}, []byte("hpk")),
 			in(self, TypeIPSECKEY, []byte{0, 3, 2}, name("a"), []byte("key")),
@@ -146,8 +146,8 @@ func TestParseReplyAccepts(t *testing.T) {
 			in(self, TypeAMTRELAY, []byte{0, 1}, addr),
 			in(self, TypeAMTRELAY, []byte{0, 0}))},
 		{"a pointer to a name in data", reply(0, 2, 0, 0,
-			in(self, TypeCNAME, open("web"), ptr(HeaderLen+4)), in(ptr(behind+12), TypeA, addr))},
-		{"a pointer to a pointer", reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(behind), TypeA, addr))},
+			in(self, TypeCNAME, open("web"), ptr(HeaderLen+4)), in(ptr(firstRecord+12), TypeA, addr))},
+		{"a pointer to a pointer", reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(firstRecord), TypeA, addr))},
 		{"unknown types are opaque, RFC 3597 §3", reply(0, 1, 0, 0, in(self, 65280, ptr(0x3FFF)))},
 		{"a label may hold any bytes", reply(0, 1, 0, 0, in(name("a.b", "\x00"), TypeCNAME, name("\xff.")))},
 	} {
@@ -158,18 +158,18 @@ func TestParseReplyAccepts(t *testing.T) {
 			sameRecords(t, want, got)
 		})
 	}
-	// Chaosnet's A holds a name and a number, and miekg/dns does not know.
+	// The A of class CH has a name and a number, which miekg/dns does not support.
 	mustReply(t, reply(0, 1, 0, 0, rawRecord(self, TypeA, ClassCH, 1, cat(name("a"), u16(1)))))
 }
 
-// bitmap is one of NSEC that says A.
+// bitmap is the type bitmap of an NSEC for A.
 var bitmap = []byte{0, 1, 0x40}
 
-// TestOPTIsTakenOut: wherever it stands, the others stay what they were.
-func TestOPTIsTakenOut(t *testing.T) {
+// TestOPTIsRemoved: wherever OPT is, the other records do not change.
+func TestOPTIsRemoved(t *testing.T) {
 	o := opt(4096, 0x8000, option(3, "nsid"), option(12, strings.Repeat("\x00", 300)))
 	tsig := rawRecord(name("key"), TypeTSIG, ClassANY, 0, cat(name("hmac"), make([]byte, 16)))
-	at := behind + len(o) // of what follows an OPT that stands first
+	at := firstRecord + len(o) // offset after an OPT that comes first
 	for _, tt := range []struct {
 		name  string
 		ar    uint16
@@ -181,10 +181,10 @@ func TestOPTIsTakenOut(t *testing.T) {
 		{"first", 2, [][]byte{o, in(self, TypeA, addr)}, 1},
 		{"before TSIG", 3, [][]byte{in(self, TypeA, addr), o, tsig}, 1},
 		{"no OPT, but TSIG", 2, [][]byte{in(self, TypeA, addr), tsig}, 1},
-		{"first, with pointers beyond it in owners and data", 4, [][]byte{
+		{"first, with pointers past it in owners and data", 4, [][]byte{
 			o,
 			in(name("ns", "example", "net"), TypeA, addr),      // at `at`
-			in(ptr(at), TypeMX, u16(5), open("mx"), ptr(at+3)), // beyond and beyond
+			in(ptr(at), TypeMX, u16(5), open("mx"), ptr(at+3)), // both after the OPT
 			in(ptr(at+3), TypeSRV, u16(1, 2, 3), ptr(HeaderLen)),
 		}, 3},
 	} {
@@ -209,7 +209,7 @@ func TestOPTIsTakenOut(t *testing.T) {
 	}
 }
 
-// sameRecords compares what two messages say, but for OPT, TSIG and TTLs.
+// sameRecords compares the records of two messages, except for OPT, TSIG and TTLs.
 func sameRecords(t testing.TB, want, got *dns.Msg) {
 	t.Helper()
 	text := func(m *dns.Msg) []string {
@@ -234,7 +234,7 @@ func sameRecords(t testing.TB, want, got *dns.Msg) {
 func TestReplyFields(t *testing.T) {
 	ede := option(15, "\x00\x17upstream \xffis\x1b[31m gone\x00")
 	r := mustReply(t, reply(fAA|fTC|fAD|3, 0, 1, 1, soa(self, 60, 30), opt(1232, 0x01000000, ede, option(15, "x"), option(15, "\x00\x03"))))
-	if r.Rcode != 1<<4|3 || !r.TC || !r.AD || r.QEnd != behind || len(r.TTLs) != 1 {
+	if r.Rcode != 1<<4|3 || !r.TC || !r.AD || r.QEnd != firstRecord || len(r.TTLs) != 1 {
 		t.Errorf("%+v", r)
 	}
 	if want := []EDE{{23, "upstream is[31m gone"}, {3, ""}}; !slices.Equal(r.EDE, want) {
@@ -265,14 +265,14 @@ func TestCacheTime(t *testing.T) {
 		negative bool
 	}{
 		{"positive", reply(0, 1, 0, 0, a(300)), 300, false},
-		{"least of its records", reply(0, 2, 1, 0, cname(200), a(300), soa(name(), 100, 5)), 100, false},
+		{"lowest of its records", reply(0, 2, 1, 0, cname(200), a(300), soa(name(), 100, 5)), 100, false},
 		{"TTL 0", reply(0, 2, 0, 0, a(300), a(0)), 0, false},
 		{"top bit set, RFC 2181 §8", reply(0, 1, 0, 0, a(1<<31|5)), 0, false},
 		{"largest TTL", reply(0, 1, 0, 0, a(1<<31-1)), 1<<31 - 1, false},
 		{"ANY", asked(TypeANY, 0, 1, 0, a(7)), 7, false},
 		{"CNAME asked for", asked(TypeCNAME, 0, 1, 0, cname(8)), 8, false},
-		{"AXFR is not kept", asked(TypeAXFR, 0, 0, 1, soa(name(), 9, 9)), 0, true},
-		{"IXFR is not kept", asked(TypeIXFR, 0, 0, 1, soa(name(), 9, 9)), 0, true},
+		{"AXFR is not cached", asked(TypeAXFR, 0, 0, 1, soa(name(), 9, 9)), 0, true},
+		{"IXFR is not cached", asked(TypeIXFR, 0, 0, 1, soa(name(), 9, 9)), 0, true},
 
 		{"NXDOMAIN: MINIMUM, RFC 2308 §5", reply(3, 0, 1, 0, soa(name(), 600, 400)), 400, true},
 		{"NXDOMAIN: the SOA's TTL", reply(3, 0, 1, 0, soa(name(), 300, 400)), 300, true},
@@ -301,7 +301,7 @@ func TestCacheTime(t *testing.T) {
 			if tt.ttl == 0 || !tt.negative {
 				return
 			}
-			// A cache behind us counts from the SOA: it must not outlive ours.
+			// A client's cache uses the SOA: its entry must not outlive ours.
 			for _, rr := range unpack(t, r.Msg).Ns {
 				if s, ok := rr.(*dns.SOA); ok && s.Hdr.Ttl > s.Minttl {
 					t.Errorf("SOA's TTL is %d, its MINIMUM %d", s.Hdr.Ttl, s.Minttl)
@@ -309,15 +309,15 @@ func TestCacheTime(t *testing.T) {
 			}
 		})
 	}
-	// What had its top bit set is told as 0, and not counted down from 2³¹.
+	// A TTL with the top bit set becomes 0, and is not counted down from 2³¹.
 	r := mustReply(t, reply(0, 1, 0, 0, a(1<<31|5)))
 	if got := unpack(t, r.Msg).Answer[0].Header().Ttl; got != 0 {
 		t.Errorf("TTL %d passed on", got)
 	}
 }
 
-// TestLyingCountsAllocateLittle: what a reply claims costs it nothing, us neither.
-func TestLyingCountsAllocateLittle(t *testing.T) {
+// TestWrongCountsAllocateLittle: counts alone do not cause a large allocation.
+func TestWrongCountsAllocateLittle(t *testing.T) {
 	msg := reply(0, 65535, 65535, 65535, in(self, TypeA, addr))
 	work := bytes.Clone(msg)
 	var before, after runtime.MemStats

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// The hand-made seeds of the fuzz targets. The short ones are also files below
-// testdata/fuzz, where the go command looks for them and other tools can.
+// The hand-made seeds of the fuzz targets. They are also files below testdata/fuzz, which
+// the go command and other tools read.
 
 var querySeeds = map[string][]byte{
 	"plain":               ask(fRD, 0),
@@ -24,8 +24,8 @@ var querySeeds = map[string][]byte{
 	"two-questions":       cat(head(fRD, 2), question, question),
 	"trailing-byte":       ask(fRD, 0, []byte{0}),
 	"pointer-in-question": cat(head(fRD, 1), self, u16(TypeA, ClassIN)),
-	"pointer-loop":        ask(fRD, 1, in(cat(open("a"), ptr(behind)), TypeA, addr)),
-	"forward-pointer":     ask(fRD, 1, in(ptr(behind+2), TypeA, addr)),
+	"pointer-loop":        ask(fRD, 1, in(cat(open("a"), ptr(firstRecord)), TypeA, addr)),
+	"forward-pointer":     ask(fRD, 1, in(ptr(firstRecord+2), TypeA, addr)),
 	"option-past-rdlen":   ask(fRD, 1, opt(512, 0, u16(10, 9), []byte("12345678"))),
 	"rdlen-past-message":  ask(fRD, 1, cat(opt(512, 0)[:9], u16(99))),
 	"two-opts":            ask(fRD, 2, opt(512, 0), opt(512, 0)),
@@ -47,12 +47,12 @@ var replySeeds = map[string][]byte{
 	"short-header":       reply(0, 0, 0, 0)[:11],
 	"lying-counts":       reply(0, 65535, 65535, 65535, in(self, TypeA, addr)),
 	"trailing-byte":      reply(0, 0, 0, 0, []byte{0}),
-	"pointer-loop":       reply(0, 1, 0, 0, in(cat(open("a"), ptr(behind)), TypeA, addr)),
-	"pointer-into-ttl":   reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(behind+6), TypeA, addr)),
-	"pointer-into-opt":   reply(0, 0, 0, 2, opt(1232, 0), in(ptr(behind), TypeA, addr)),
-	"cname-loop":         reply(0, 1, 0, 0, in(self, TypeCNAME, ptr(behind+12))),
-	"cname-chain":        reply(0, 2, 0, 0, in(self, TypeCNAME, open("w"), ptr(HeaderLen+4)), in(ptr(behind+12), TypeA, addr)),
-	"opt-first":          reply(0, 0, 0, 3, opt(512, 0, option(3, "id")), in(name("a", "b"), TypeA, addr), in(ptr(behind+17), TypeMX, u16(1), open("m"), ptr(behind+19))),
+	"pointer-loop":       reply(0, 1, 0, 0, in(cat(open("a"), ptr(firstRecord)), TypeA, addr)),
+	"pointer-into-ttl":   reply(0, 2, 0, 0, in(self, TypeA, addr), in(ptr(firstRecord+6), TypeA, addr)),
+	"pointer-into-opt":   reply(0, 0, 0, 2, opt(1232, 0), in(ptr(firstRecord), TypeA, addr)),
+	"cname-loop":         reply(0, 1, 0, 0, in(self, TypeCNAME, ptr(firstRecord+12))),
+	"cname-chain":        reply(0, 2, 0, 0, in(self, TypeCNAME, open("w"), ptr(HeaderLen+4)), in(ptr(firstRecord+12), TypeA, addr)),
+	"opt-first":          reply(0, 0, 0, 3, opt(512, 0, option(3, "id")), in(name("a", "b"), TypeA, addr), in(ptr(firstRecord+17), TypeMX, u16(1), open("m"), ptr(firstRecord+19))),
 	"option-past-rdlen":  reply(0, 0, 0, 1, opt(512, 0, u16(10, 9), []byte("12345678"))),
 	"nxdomain":           reply(3, 0, 1, 0, soa(name("com"), 600, 400)),
 	"ttl-top-bit":        reply(0, 1, 0, 0, rawRecord(self, TypeA, ClassIN, 1<<31|5, addr)),
@@ -69,9 +69,9 @@ var replySeeds = map[string][]byte{
 	"name-too-long-tail": cat(head(fQR, 1, 1), longName(), u16(TypeA, ClassIN), in(cat(open("y"), self), TypeA, addr)),
 }
 
-// longSeeds are messages of 65,535 bytes: too long for files that people read.
+// longSeeds returns messages of 65,535 bytes, which are too long for readable files.
 func longSeeds(flags uint16) [][]byte {
-	full := MaxMessage - behind
+	full := MaxMessage - firstRecord
 	return [][]byte{
 		cat(head(flags, 1, 1), question, in(self, TypeTXT, make([]byte, full-12))),
 		cat(head(flags, 1, 0, 0, 1), question, opt(512, 0, option(12, strings.Repeat("\x00", full-optLen-optionLen)))),
@@ -83,7 +83,7 @@ func longSeeds(flags uint16) [][]byte {
 
 var update = flag.Bool("update", false, "write the seeds below testdata/fuzz")
 
-// TestSeedFiles holds the files and the tables above together.
+// TestSeedFiles checks that the files match the tables above.
 func TestSeedFiles(t *testing.T) {
 	for target, seeds := range map[string]map[string][]byte{"FuzzParseQuery": querySeeds, "FuzzParseReply": replySeeds} {
 		for name, msg := range seeds {
@@ -99,7 +99,7 @@ func TestSeedFiles(t *testing.T) {
 			}
 			got, err := os.ReadFile(path)
 			if err != nil || string(got) != want {
-				t.Errorf("%s is not its seed (%v): go test -run TestSeedFiles -update writes it", path, err)
+				t.Errorf("%s does not match its seed (%v): run go test -run TestSeedFiles -update to write it", path, err)
 			}
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// typeNumbers is typeNames the other way round.
+// typeNumbers is the reverse of typeNames.
 var typeNumbers = func() map[string]uint16 {
 	m := make(map[string]uint16, len(typeNames))
 	for t, name := range typeNames {
@@ -18,8 +18,8 @@ var typeNumbers = func() map[string]uint16 {
 	return m
 }()
 
-// ParseType reads what [TypeName] writes: a mnemonic in any case, or TYPE12345
-// (RFC 3597 §5). ANY is the query type 255.
+// ParseType parses the forms of [TypeName]: a mnemonic in any case, or TYPE12345 (RFC 3597
+// §5). ANY is the query type 255.
 func ParseType(s string) (t uint16, ok bool) {
 	s = strings.ToUpper(s)
 	if t, ok = typeNumbers[s]; ok {
@@ -33,7 +33,7 @@ func ParseType(s string) (t uint16, ok bool) {
 	return uint16(n), err == nil
 }
 
-// What can be wrong with a name in presentation form.
+// Errors of names in presentation form.
 var (
 	errTextEmpty  = errors.New("it is empty: write . for the root")
 	errTextDots   = errors.New("it has an empty label: write one dot between labels")
@@ -44,11 +44,10 @@ var (
 	errTextName  = fmt.Errorf("it has more than %d bytes on the wire: shorten it", MaxName)
 )
 
-// AppendParsed appends the wire form, root byte included, of a name in
-// presentation form: what [AppendName] writes, the last dot being optional. A
-// character that nobody need escape may stand for itself; a space, a control
-// character or a byte above 127 has to be \DDD. On an error, which says how to
-// mend it, dst is returned as it was.
+// AppendParsed appends the wire form, root byte included, of a name in presentation form
+// (see [AppendName]); the last dot is optional. Only dots, backslashes, spaces, control
+// characters and bytes above 126 have to be escaped. On an error, which explains the fix,
+// dst is returned unchanged.
 func AppendParsed(dst []byte, s string) ([]byte, error) {
 	start := len(dst)
 	switch s {
@@ -57,7 +56,7 @@ func AppendParsed(dst []byte, s string) ([]byte, error) {
 	case ".":
 		return append(dst, 0), nil
 	}
-	label := start // where the length of the label at hand is
+	label := start // offset of the current label's length
 	out := append(dst, 0)
 	for i := 0; i < len(s); {
 		c := s[i]
@@ -93,7 +92,7 @@ func AppendParsed(dst []byte, s string) ([]byte, error) {
 	return out, nil
 }
 
-// unescape reads what follows a backslash, n bytes long; 0: nothing that can.
+// unescape parses the n bytes that follow a backslash. n is 0 if they are invalid.
 func unescape(s string) (c byte, n int) {
 	switch {
 	case s == "":

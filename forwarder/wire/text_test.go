@@ -24,7 +24,7 @@ func TestParseType(t *testing.T) {
 	}
 	for _, s := range []string{"", "AAAAA", "TYPE", "TYPE65536", "TYPE-1", "TYPE+1", "28", "*"} {
 		if got, ok := ParseType(s); ok {
-			t.Errorf("%q was taken for %d", s, got)
+			t.Errorf("%q was parsed as %d", s, got)
 		}
 	}
 }
@@ -63,8 +63,8 @@ func TestAppendParsed(t *testing.T) {
 	}
 }
 
-// FuzzParsedName: what is taken is well-formed, is what another library reads
-// there, and comes back from its presentation form.
+// FuzzParsedName: an accepted name is well-formed, equals the result of another library, and
+// survives a round trip through its presentation form.
 func FuzzParsedName(f *testing.F) {
 	for _, s := range []string{".", "example.com", `a\.b.c.`, `\000\255.x`, "a..b", `x\`, `\25`} {
 		f.Add(s)

@@ -4,22 +4,22 @@ package wire
 
 import "encoding/binary"
 
-// tsig is where the parts of a query's TSIG record are (RFC 8945 §4.2).
+// tsig has offsets in a query's TSIG record (RFC 8945 §4.2).
 type tsig struct {
-	owner, data int // offsets of the key's name and of the RDATA
-	fixed       int // offset of time signed, which follows the algorithm's name
-	id          int // offset of the original ID, which follows the MAC
+	owner, data int // of the key's name and of the RDATA
+	fixed       int // of the time signed, which follows the algorithm's name
+	id          int // of the original ID, which follows the MAC
 }
 
 const (
 	tsigTime = 8 // time signed and fudge
 	tsigTail = 6 // original ID, error, length of other data
 
-	tsigBadKey = 17 // RFC 8945 §3: the key is not known
+	tsigBadKey = 17 // BADKEY: unknown key (RFC 8945 §3)
 )
 
-// readTSIG finds the parts of the TSIG record at owner. Not ok: it cannot be
-// interpreted, which is a FORMERR (RFC 8945 §5.2).
+// readTSIG finds the parts of the TSIG record at owner. It reports false if the record is
+// malformed, which is answered with FORMERR (RFC 8945 §5.2).
 func readTSIG(msg []byte, owner int, rr record) (t tsig, ok bool) {
 	data := msg[:rr.end]
 	fixed, err := plainName(data, rr.data) // never compressed
@@ -33,10 +33,9 @@ func readTSIG(msg []byte, owner int, rr record) (t tsig, ok bool) {
 	return tsig{owner: owner, data: rr.data, fixed: fixed, id: id}, true
 }
 
-// appendBadKey appends to the reply that starts at start the TSIG record that
-// says: nobody here knows that key. It has no MAC (RFC 8945 §5.3.2), since
-// there is no key to make one with. Where even so the reply would be longer than
-// [MaxErrorLen], which takes a name of a key that nobody uses, it goes without.
+// appendBadKey appends a TSIG record with the error BADKEY to the reply that starts at
+// start. The record has no MAC, since the key is unknown (RFC 8945 §5.3.2). It is omitted
+// if the reply would be longer than [MaxErrorLen], which needs an unusually long key name.
 func appendBadKey(dst []byte, start int, q *Query) []byte {
 	end := len(dst)
 	dst = appendPlain(dst, q.Msg, q.tsig.owner)

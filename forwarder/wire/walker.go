@@ -2,27 +2,26 @@
 
 package wire
 
-// walker walks one reply. What it has read already it keeps in a form in which
-// no later pointer can be a lie.
+// walker walks one reply. It records where names start, so that it can check later
+// pointers.
 type walker struct {
 	msg   []byte
 	qtype uint16
 
-	// starts has a bit for every offset at which a label, a pointer or the end
-	// of a checked name stands: what a pointer may lead to. That is stricter
-	// than "backwards": into the header, a TTL or opaque data, which mean
-	// something else as soon as AppendReply patches them, no pointer leads.
-	// Fourteen bits are all that a pointer can say.
+	// starts has a bit for every offset of a label, a pointer or the end of a checked
+	// name: the valid targets of a pointer. That is stricter than "backwards": a pointer
+	// into the header, a TTL or opaque data could become another name when AppendReply
+	// patches those. A pointer has fourteen bits.
 	starts [1 << 14 / 64]uint64
 
-	// An OPT of cutLen bytes was cut out at cutAt: pointers beyond it are off
-	// by so much.
+	// An OPT of cutLen bytes was removed at cutAt. Pointers to offsets after it have to
+	// be corrected.
 	cutAt, cutLen int
 
-	ttl      uint32 // least TTL so far
-	minimum  uint32 // least MINIMUM of the authority section's SOA
+	ttl      uint32 // lowest TTL so far
+	minimum  uint32 // lowest MINIMUM of an SOA in the authority section
 	soa      bool
-	answered bool // there is a record of the type asked for
+	answered bool // there is a record of the requested type
 }
 
 func (w *walker) mark(off int) {
@@ -33,8 +32,8 @@ func (w *walker) mark(off int) {
 
 func (w *walker) marked(off int) bool { return w.starts[off>>6]&(1<<(off&63)) != 0 }
 
-// name checks the name at off, whose bytes there have to end before end, and
-// returns the offset after it.
+// name checks the name at off, which has to end before end, and returns the offset after
+// it.
 func (w *walker) name(off, end int) (int, error) {
 	size := 0
 	for start := off; off < end; {
@@ -63,8 +62,8 @@ func (w *walker) name(off, end int) (int, error) {
 	return 0, errNameEnd
 }
 
-// pointer returns where the pointer at off leads, mending it for the OPT that
-// was cut out. It has to lead before start, to a name that was checked.
+// pointer returns the target of the pointer at off, and corrects it for a removed OPT. The
+// target has to be a checked name before start.
 func (w *walker) pointer(off, start int) (int, error) {
 	to := int(w.msg[off]&0x3F)<<8 | int(w.msg[off+1])
 	if w.cutLen != 0 && to >= w.cutAt {
@@ -79,9 +78,9 @@ func (w *walker) pointer(off, start int) (int, error) {
 	return to, nil
 }
 
-// tail checks that a name whose first size bytes were read, and that goes on at
-// off in a checked name, is not too long. It ends: checked names have only
-// pointers that lead back.
+// tail checks that a name of which size bytes were read, and which continues at off in a
+// checked name, is not too long. It terminates because pointers of checked names only
+// refer to earlier offsets.
 func (w *walker) tail(off, size int) error {
 	for hops := 1; ; {
 		switch n := int(w.msg[off]); {

@@ -72,7 +72,7 @@ func (h *handover) run(ctx context.Context, successor *takeover.Successor) bool 
 	err := h.offer(ctx, successor)
 	if err == nil {
 		h.successor = successor
-		h.stops.cancel(&forwarder.Handover{Give: successor.Give})
+		h.stops.cancel(&forwarder.Handover{SendConn: successor.Give})
 		return true
 	}
 	if ctx.Err() != nil {

@@ -66,9 +66,7 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, log *slog.Logg
 	}
 	if h.control != nil {
 		// Without the mark that control sets, the hooks would redirect these queries again.
-		if cfg.Nameserver, err = plain.New(plain.Config{Control: h.control, Log: log}); err != nil {
-			return nil, err
-		}
+		cfg.Nameserver = plain.New(plain.Config{Control: h.control, Log: log})
 	}
 	if p.LogQueries {
 		cfg.Observe = logQueries(log)

@@ -34,7 +34,7 @@ func newRouter(p config.Rules, t table) forwarder.Router {
 	if len(p.Uses) == 0 {
 		return func(*wire.Query, *forwarder.Origin) forwarder.Route { return routes[0] }
 	}
-	byWorkload := p.Set.AsksWorkload()
+	byWorkload := p.Set.UsesWorkload()
 	return func(q *wire.Query, o *forwarder.Origin) forwarder.Route {
 		// Removing its cgroup must not exempt a workload from a rule.
 		if o.Removed && byWorkload {

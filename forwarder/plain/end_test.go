@@ -17,8 +17,8 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// records are a transfer's, in short: "5" is an SOA with that serial, "a" another
-// record.
+// records returns a transfer's records from a short form: "5" is an SOA with that serial,
+// "a" another record.
 func records(tb testing.TB, short []string) []dns.RR {
 	tb.Helper()
 	var out []dns.RR
@@ -36,7 +36,7 @@ func records(tb testing.TB, short []string) []dns.RR {
 	return out
 }
 
-// message is one of a transfer's, compressed as servers do it.
+// message returns a message of a transfer, compressed as servers do.
 func message(tb testing.TB, query []byte, question bool, short ...string) []byte {
 	tb.Helper()
 	var q dns.Msg
@@ -61,23 +61,23 @@ func TestEnding(t *testing.T) {
 	for _, c := range []struct {
 		what  string
 		query []byte
-		msgs  string // separated by |; the last is where the end has to be
-		more  bool   // there is no end yet
+		msgs  string // separated by |; the end has to be in the last
+		more  bool   // the transfer is not complete
 	}{
 		{what: "AXFR in one", query: axfr(t), msgs: "5 a a 5"},
 		{what: "AXFR in many", query: axfr(t), msgs: "5 a|a a|a|5"},
-		{what: "AXFR, a record a message", query: axfr(t), msgs: "5|a|5"},
+		{what: "AXFR, a record per message", query: axfr(t), msgs: "5|a|5"},
 		{what: "AXFR of an SOA", query: axfr(t), msgs: "5 5"},
 		{what: "AXFR of an SOA in two", query: axfr(t), msgs: "5|5"},
 		{what: "AXFR, an empty message inside", query: axfr(t), msgs: "5 a||a 5"},
 		{what: "AXFR, nothing", query: axfr(t), msgs: ""},
-		{what: "AXFR so far", query: axfr(t), msgs: "5 a a|a", more: true},
+		{what: "AXFR, incomplete", query: axfr(t), msgs: "5 a a|a", more: true},
 		{what: "IXFR, up to date", query: ixfr(t, 5), msgs: "5"},
 		{what: "IXFR, ahead", query: ixfr(t, 6), msgs: "5"},
 		{what: "IXFR, ahead around zero", query: ixfr(t, 3), msgs: "4294967290"},
 		{what: "IXFR, behind around zero", query: ixfr(t, 4294967290), msgs: "3", more: true},
 		{what: "IXFR, one step", query: ixfr(t, 4), msgs: "5 4 a 5 a a 5"},
-		{what: "IXFR, a record a message", query: ixfr(t, 4), msgs: "5|4|a|5|a|5"},
+		{what: "IXFR, a record per message", query: ixfr(t, 4), msgs: "5|4|a|5|a|5"},
 		{what: "IXFR, only removed", query: ixfr(t, 4), msgs: "5 4 a 5 5"},
 		{what: "IXFR, only added", query: ixfr(t, 4), msgs: "5 4 5 a|5"},
 		{what: "IXFR, steps", query: ixfr(t, 2), msgs: "5 2 a 3 a|3 a 5 a 5"},
@@ -86,7 +86,7 @@ func TestEnding(t *testing.T) {
 		{what: "IXFR with a zone of an SOA", query: ixfr(t, 4), msgs: "5 5"},
 		{what: "IXFR without a serial", query: ask(t, "example.", dns.TypeIXFR), msgs: "5 a|a 5"},
 	} {
-		e, err := newEnding(c.query)
+		e, err := newEndDetector(c.query)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,19 +102,19 @@ func TestEnding(t *testing.T) {
 
 func TestEndingErrors(t *testing.T) {
 	query := axfr(t)
-	e, _ := newEnding(query)
+	e, _ := newEndDetector(query)
 	if _, err := e.message(message(t, query, true, "a", "5")); err != errNoSOA {
 		t.Errorf("a zone that starts with another record: %v", err)
 	}
 	short := message(t, query, true, "5")
-	short[len(short)-23] = 20 // of the RDATA's length: no names
+	short[len(short)-23] = 20 // the RDATA's length, without the names
 	if _, err := e.message(append(short[:len(short)-24], append([]byte{0, 20}, make([]byte, 20)...)...)); err == nil {
-		t.Error("an SOA that is none was taken")
+		t.Error("an invalid SOA was accepted")
 	}
 	cut := message(t, query, true, "5", "a")
-	e, _ = newEnding(query)
+	e, _ = newEndDetector(query)
 	if _, err := e.message(cut[:len(cut)-1]); err == nil {
-		t.Error("a message that is cut off was taken")
+		t.Error("a truncated message was accepted")
 	}
 	refused := message(t, query, true)
 	refused[3] |= byte(wire.RcodeRefused)
@@ -122,14 +122,14 @@ func TestEndingErrors(t *testing.T) {
 		t.Errorf("REFUSED: last is %v, %v", last, err)
 	}
 	for _, bad := range [][]byte{ask(t, "a.", dns.TypeSOA), query[:20], pack(t, new(dns.Msg).SetNotify("a."))} {
-		if _, err := newEnding(bad); err == nil {
-			t.Errorf("%x was taken for a transfer", bad)
+		if _, err := newEndDetector(bad); err == nil {
+			t.Errorf("%x was accepted as a transfer query", bad)
 		}
 	}
 }
 
-// transferOf makes the records of a well-formed transfer of what data says, and
-// the query for it.
+// transferOf returns the records of a well-formed transfer that data determines, and its
+// query.
 func transferOf(tb testing.TB, data []byte) (query []byte, short []string, rest []byte) {
 	tb.Helper()
 	next := func(n int) int {
@@ -170,11 +170,11 @@ func transferOf(tb testing.TB, data []byte) (query []byte, short []string, rest 
 	return query, append(short, end), data
 }
 
-// checkTransfer: however the records of a transfer are spread over messages, its
-// end is its last record's message and none before.
+// checkTransfer checks that, however the records of a transfer are distributed over
+// messages, its end is detected in the message with the last record and not before.
 func checkTransfer(t *testing.T, data []byte) {
 	query, short, rest := transferOf(t, data)
-	e, err := newEnding(query)
+	e, err := newEndDetector(query)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,25 +192,25 @@ func checkTransfer(t *testing.T, data []byte) {
 	}
 }
 
-// FuzzEnding: the same, and messages of any bytes do no harm.
+// FuzzEnding does the same, and checks that arbitrary messages are handled.
 func FuzzEnding(f *testing.F) {
 	f.Add([]byte{3, 0, 2}, message(f, axfr(f), true, "5", "a", "5"))
 	f.Add([]byte{3, 2, 9, 1, 2, 9, 1, 1, 1, 1, 4}, message(f, ixfr(f, 5), true, "5"))
 	f.Fuzz(func(t *testing.T, data, msg []byte) {
 		checkTransfer(t, data)
 		for _, query := range [][]byte{axfr(t), ixfr(t, 5), msg} {
-			e, err := newEnding(query)
+			e, err := newEndDetector(query)
 			if err != nil || !continues(query, msg) {
 				continue
 			}
 			if last, err := e.message(msg); last && err != nil {
-				t.Errorf("the last, and %v", err)
+				t.Errorf("last is true, with error %v", err)
 			}
 		}
 	})
 }
 
-func TestTransfersHoweverSpread(t *testing.T) {
+func TestTransferSplits(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 1000 {
 		data := make([]byte, 60)
@@ -221,8 +221,7 @@ func TestTransfersHoweverSpread(t *testing.T) {
 	}
 }
 
-// FuzzFrames: what is read from a stream are its frames, whole, and the error says
-// how it ended.
+// FuzzFrames: a stream is split into its frames, and the error at its end is the right one.
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte("\x00\x0cabcdefghijkl\x00\x0dabcdefghijklm"), uint8(3))
 	f.Add([]byte("\x00\x0babcdefghijk"), uint8(1))
@@ -233,11 +232,11 @@ func FuzzFrames(f *testing.F) {
 		for {
 			msg, err := readFrame(r, buf)
 			if err != nil {
-				checkEnd(t, stream[len(read):], err)
+				checkEndError(t, stream[len(read):], err)
 				return
 			}
 			buf = msg
-			read = appendFrame(read, msg)
+			read = wire.AppendFrame(read, msg)
 			if !bytes.HasPrefix(stream, read) {
 				t.Fatalf("read %x of %x", read, stream)
 			}
@@ -245,7 +244,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-func checkEnd(t *testing.T, rest []byte, err error) {
+func checkEndError(t *testing.T, rest []byte, err error) {
 	switch {
 	case len(rest) == 0:
 		if err != io.EOF {
@@ -260,7 +259,7 @@ func checkEnd(t *testing.T, rest []byte, err error) {
 	}
 }
 
-// slow hands out a few bytes at a time.
+// slow returns a few bytes per call.
 type slow struct {
 	rest []byte
 	size int

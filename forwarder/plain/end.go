@@ -8,37 +8,37 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// ending finds the end of a zone transfer, by the SOA records in its answers.
+// endDetector finds the end of a zone transfer by the SOA records in its answers.
 //
 // An AXFR, or an IXFR that is answered with the whole zone, ends with its second
-// SOA (RFC 5936 §2.2). Otherwise an IXFR has, between two SOAs of the version
-// that it leads to, for each step an SOA and what is removed, and an SOA and what
-// is added (RFC 1995 §4): there the end is an SOA where the next step would start,
-// with the first one's serial. Where the client is up to date there is one SOA.
-type ending struct {
-	incremental bool   // the query has the serial of a version that the client knows
+// SOA (RFC 5936 §2.2). An incremental IXFR starts and ends with the SOA of the newest
+// version. Between them each step has an SOA with the removed records, and an SOA with
+// the added records (RFC 1995 §4). Its end is the first SOA with the newest serial where
+// the next step would start. If the client is up to date there is a single SOA.
+type endDetector struct {
+	incremental bool   // the query has the serial of the client's version
 	known       uint32 // that serial
 	newest      uint32 // serial of the first SOA
 	stage       stage
 }
 
-// stage is what the records of a transfer are at.
+// stage is the part of a transfer that the next record belongs to.
 type stage uint8
 
 const (
-	start   stage = iota // nothing was seen
-	opened               // one SOA, and nothing else
+	start   stage = iota // no record yet
+	opened               // one SOA only
 	whole                // the records of a zone
 	removed              // records that a step removes
 	added                // records that a step adds
 )
 
-// newEnding reads the query for a transfer.
-func newEnding(query []byte) (ending, error) {
-	var e ending
+// newEndDetector parses the query for a transfer.
+func newEndDetector(query []byte) (endDetector, error) {
+	var e endDetector
 	q, err := wire.ParseQuery(query)
 	if err != nil || q.Opcode != wire.OpcodeQuery || q.Type != wire.TypeAXFR && q.Type != wire.TypeIXFR {
-		return e, errNoTransfer
+		return e, errNotTransfer
 	}
 	if q.Type == wire.TypeAXFR {
 		return e, nil
@@ -53,8 +53,8 @@ func newEnding(query []byte) (ending, error) {
 	return e, err
 }
 
-// message takes the next message of the reply, and tells whether it is the last.
-func (e *ending) message(msg []byte) (last bool, err error) {
+// message processes the next message of the reply, and reports whether it is the last.
+func (e *endDetector) message(msg []byte) (last bool, err error) {
 	if wire.Rcode(msg) != wire.RcodeSuccess {
 		return true, nil
 	}
@@ -73,15 +73,15 @@ func (e *ending) message(msg []byte) (last bool, err error) {
 	case walked != nil:
 		return false, &malformedError{walked}
 	case e.stage == start && empty:
-		return true, nil // no error and no zone: nothing will follow
+		return true, nil // no error and no zone: no message follows
 	case e.stage == opened && e.incremental && !newer(e.newest, e.known):
 		return true, nil // the client is up to date
 	}
 	return last, nil
 }
 
-// record takes one record of the answers.
-func (e *ending) record(typ uint16, data []byte) (last bool, err error) {
+// record processes one record of the answers, and reports whether it is the last.
+func (e *endDetector) record(typ uint16, data []byte) (last bool, err error) {
 	if typ != wire.TypeSOA {
 		switch e.stage {
 		case start:
@@ -100,7 +100,7 @@ func (e *ending) record(typ uint16, data []byte) (last bool, err error) {
 		e.stage, e.newest = opened, serial
 	case opened:
 		if !e.incremental || serial != e.known || serial == e.newest {
-			return true, nil // a zone of one SOA
+			return true, nil // a zone that has only an SOA
 		}
 		e.stage = removed
 	case whole:
@@ -116,8 +116,8 @@ func (e *ending) record(typ uint16, data []byte) (last bool, err error) {
 	return false, nil
 }
 
-// serialOf reads the serial from an SOA's data, of which it is the first of five
-// numbers at the end (RFC 1035 §3.3.13).
+// serialOf returns the serial of an SOA's data, which is the first of five numbers at the
+// end (RFC 1035 §3.3.13).
 func serialOf(data []byte) (uint32, bool) {
 	const names, numbers = 2, 20
 	if len(data) < names+numbers {
@@ -126,5 +126,5 @@ func serialOf(data []byte) (uint32, bool) {
 	return binary.BigEndian.Uint32(data[len(data)-numbers:]), true
 }
 
-// newer compares serials (RFC 1982 §3.2).
+// newer reports whether serial a is newer than b (RFC 1982 §3.2).
 func newer(a, b uint32) bool { return int32(a-b) > 0 }
