@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
 	"sotto/internal/dnstest"
 )
 
@@ -105,16 +106,16 @@ func (c *cutter) carry(to, from, client net.Conn, limit int64, sent *atomic.Int6
 // Beside another server no query is lost; alone each fails in time with a reason, and when
 // the wire is mended they are answered again.
 func TestCutAnywhere(t *testing.T) {
-	z := zone(t)
-	good := serve(t, z, nil)
+	z := servertest.Zone(t)
+	good := servertest.Serve(t, z, nil)
 	// What a whole exchange takes, certificate and all.
 	whole := newCutter(t, good, -1, -1, "")
-	g := groupOf(t, Config{Servers: []Server{{Addr: whole.addr(), Name: testName}}})
-	mustAsk(t, g, "www.example.")
+	g := groupOf(t, Config{Servers: []Server{{Addr: whole.addr(), Name: servertest.Name}}})
+	servertest.MustAsk(t, g, "www.example.")
 	if err := g.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "both directions to end", func() bool { return whole.sentUp.Load() > 0 && whole.sentDown.Load() > 0 })
+	servertest.Eventually(t, "both directions to end", func() bool { return whole.sentUp.Load() > 0 && whole.sentDown.Load() > 0 })
 	up, down := whole.sentUp.Load(), whole.sentDown.Load()
 
 	for _, how := range []string{cutReset, cutClose, cutStall} {
@@ -126,22 +127,22 @@ func TestCutAnywhere(t *testing.T) {
 				}
 				t.Run(how+" after "+at, func(t *testing.T) {
 					t.Parallel()
-					bad := newCutter(t, serve(t, z, nil), where[0], where[1], how)
+					bad := newCutter(t, servertest.Serve(t, z, nil), where[0], where[1], how)
 					cfg := hasty(good)
-					cfg.Servers = append([]Server{{Addr: bad.addr(), Name: testName}}, cfg.Servers...)
+					cfg.Servers = append([]Server{{Addr: bad.addr(), Name: servertest.Name}}, cfg.Servers...)
 					both := groupOf(t, cfg)
 					for n := range 3 {
-						mustAsk(t, both, fmt.Sprintf("n%d.example.", n))
+						servertest.MustAsk(t, both, fmt.Sprintf("n%d.example.", n))
 					}
 					alone := hasty()
-					alone.Servers = []Server{{Addr: bad.addr(), Name: testName}}
+					alone.Servers = []Server{{Addr: bad.addr(), Name: servertest.Name}}
 					one := groupOf(t, alone)
-					if _, err := ask(t, one, "alone.example."); err == nil {
+					if _, err := servertest.Ask(t, one, "alone.example."); err == nil {
 						t.Error("answered over a wire that is cut")
 					}
 					bad.mended.Store(true)
-					eventually(t, "an answer over the mended wire", func() bool {
-						_, err := ask(t, one, "mended.example.")
+					servertest.Eventually(t, "an answer over the mended wire", func() bool {
+						_, err := servertest.Ask(t, one, "mended.example.")
 						return err == nil
 					})
 				})
@@ -153,8 +154,8 @@ func TestCutAnywhere(t *testing.T) {
 // TestByteAtATime: a server whose replies come a byte at a time is slow, and no more than
 // that.
 func TestByteAtATime(t *testing.T) {
-	z := zone(t)
-	s := serve(t, z, nil)
+	z := servertest.Zone(t)
+	s := servertest.Serve(t, z, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -186,8 +187,8 @@ func TestByteAtATime(t *testing.T) {
 			}()
 		}
 	}()
-	g := groupOf(t, Config{Servers: []Server{{Addr: netip.MustParseAddrPort(l.Addr().String()), Name: testName}}, Timeout: 8 * time.Second})
+	g := groupOf(t, Config{Servers: []Server{{Addr: netip.MustParseAddrPort(l.Addr().String()), Name: servertest.Name}}, Timeout: 8 * time.Second})
 	for n := range 3 {
-		mustAsk(t, g, fmt.Sprintf("n%d.example.", n))
+		servertest.MustAsk(t, g, fmt.Sprintf("n%d.example.", n))
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
+	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
@@ -38,19 +40,19 @@ func who(reply []byte) byte {
 // is not, and the first again.
 func TestFailover(t *testing.T) {
 	first := dnstest.NewSwitch(addressed(t, 1))
-	s1, s2 := serve(t, first, nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, first, nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := group(t, s1, s2)
-	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+	if got := who(servertest.MustAsk(t, g, "www.example.")); got != 1 {
 		t.Errorf("server %d answered, want 1", got)
 	}
 	first.Set(dnstest.ResetAll())
 	s1.EndConns(dnstest.Reset)
 	for range 5 {
-		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+		if got := who(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 			t.Errorf("server %d answered, want 2", got)
 		}
 	}
-	if st := g.Stats().Servers[0]; st.LastError == "" || st.Rest == 0 {
+	if st := g.Stats().Servers[0]; st.LastError == "" || st.Backoff == 0 {
 		t.Errorf("stats of the failed server %+v", st)
 	}
 	// One is from before; where the machine is slow, trials come in between.
@@ -58,8 +60,8 @@ func TestFailover(t *testing.T) {
 		t.Errorf("the failed server got %d queries: it was to be left alone", n)
 	}
 	first.Set(addressed(t, 1))
-	eventually(t, "back to the first", func() bool { return who(mustAsk(t, g, "www.example.")) == 1 })
-	if st := g.Stats().Servers[0]; st.LastError != "" || st.Rest != 0 {
+	servertest.Eventually(t, "back to the first", func() bool { return who(servertest.MustAsk(t, g, "www.example.")) == 1 })
+	if st := g.Stats().Servers[0]; st.LastError != "" || st.Backoff != 0 {
 		t.Errorf("stats of the recovered server %+v", st)
 	}
 }
@@ -67,10 +69,10 @@ func TestFailover(t *testing.T) {
 // TestSilentFirst: a server that takes queries and answers none holds up the
 // first of them, and not those that come after it.
 func TestSilentFirst(t *testing.T) {
-	s1, s2 := serve(t, dnstest.Silent(), nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := groupOf(t, hasty(s1, s2))
 	for range 10 {
-		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+		if got := who(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 			t.Errorf("server %d answered", got)
 		}
 	}
@@ -83,16 +85,16 @@ func TestSilentFirst(t *testing.T) {
 // TestSlowName: a name that takes long says nothing about the server, as long as
 // it answers others.
 func TestSlowName(t *testing.T) {
-	s1, s2 := serve(t, addressed(t, 1), nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, addressed(t, 1), nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := groupOf(t, hasty(s1, s2))
-	mustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, g, "www.example.")
 	slow := make(chan byte, 1)
 	go func() {
-		reply, _ := ask(t, g, "silent.example.")
+		reply, _ := servertest.Ask(t, g, "silent.example.")
 		slow <- who(reply)
 	}()
 	for end := time.Now().Add(900 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+		if got := who(servertest.MustAsk(t, g, "www.example.")); got != 1 {
 			t.Errorf("server %d answered, want 1: it was given up for one slow name", got)
 		}
 	}
@@ -141,9 +143,9 @@ func TestBadRcodes(t *testing.T) {
 		t.Run(tc.what, func(t *testing.T) {
 			var servers []*dnstest.Server
 			for _, h := range tc.handlers {
-				servers = append(servers, serve(t, h, nil))
+				servers = append(servers, servertest.Serve(t, h, nil))
 			}
-			r := mustAsk(t, group(t, servers...), "www.example.")
+			r := servertest.MustAsk(t, group(t, servers...), "www.example.")
 			if wire.Rcode(r) != tc.rcode {
 				t.Errorf("rcode %d, want %d", wire.Rcode(r), tc.rcode)
 			}
@@ -160,12 +162,12 @@ func TestBadRcodes(t *testing.T) {
 // another address of the same one.
 func TestOtherServiceFirst(t *testing.T) {
 	const other = "other.example"
-	cert := issue(t, dnstest.CertOptions{Names: []string{testName, other}})
+	cert := servertest.Issue(t, dnstest.CertOptions{Names: []string{servertest.Name, other}})
 	use := func(c *dnstest.Config) { c.Certificate = cert }
-	a1, a2 := serve(t, dnstest.Rcode(dnstest.RcodeServFail), use), serve(t, addressed(t, 2), use)
-	b := serve(t, dnstest.Rcode(dnstest.RcodeServFail), use)
-	g := groupOf(t, Config{Servers: []Server{{Addr: a1.Addr(), Name: testName}, {Addr: a2.Addr(), Name: testName}, {Addr: b.Addr(), Name: other}}})
-	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+	a1, a2 := servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), use), servertest.Serve(t, addressed(t, 2), use)
+	b := servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), use)
+	g := groupOf(t, Config{Servers: []Server{{Addr: a1.Addr(), Name: servertest.Name}, {Addr: a2.Addr(), Name: servertest.Name}, {Addr: b.Addr(), Name: other}}})
+	if got := who(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 		t.Errorf("server %d answered, want 2", got)
 	}
 	if n := b.Stats().Queries(); n != 1 {
@@ -178,17 +180,17 @@ func TestAllSilent(t *testing.T) {
 	t.Parallel()
 	var servers []*dnstest.Server
 	for range 3 {
-		servers = append(servers, serve(t, dnstest.Silent(), nil))
+		servers = append(servers, servertest.Serve(t, dnstest.Silent(), nil))
 	}
 	g := group(t, servers...)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 	defer cancel()
-	_, err := askCtx(ctx, t, g, "www.example.")
+	_, err := servertest.AskContext(ctx, t, g, "www.example.")
 	if ctx.Err() != nil {
 		t.Error("the error came after the client's patience")
 	}
 	for i, s := range servers {
-		wantEDE(t, err, wire.EDENoReachableAuthority, Server{Addr: s.Addr(), Name: testName}.String()+": ")
+		servertest.WantEDE(t, err, wire.EDENoReachableAuthority, Server{Addr: s.Addr(), Name: servertest.Name}.String()+": ")
 		if n := s.Stats().Queries(); n == 0 {
 			t.Errorf("server %d was not asked", i+1)
 		}
@@ -198,10 +200,10 @@ func TestAllSilent(t *testing.T) {
 // TestShortDeadline: the caller's deadline counts where it is nearer, and does
 // not put the server down.
 func TestShortDeadline(t *testing.T) {
-	s := serve(t, dnstest.Silent(), nil)
+	s := servertest.Serve(t, dnstest.Silent(), nil)
 	g := group(t, s)
-	_, err := g.Exchange(t.Context(), query("www.example.", typeA), time.Now().Add(50*time.Millisecond))
-	wantEDE(t, err, wire.EDENoReachableAuthority, "no answer within ")
+	_, err := g.Exchange(t.Context(), servertest.Query("www.example.", dnstest.TypeA), time.Now().Add(50*time.Millisecond))
+	servertest.WantEDE(t, err, wire.EDENoReachableAuthority, "no answer within ")
 	if st := g.Stats().Servers[0]; st.LastError != "" {
 		t.Errorf("stats %+v, want no failure after 50 ms", st)
 	}
@@ -209,32 +211,34 @@ func TestShortDeadline(t *testing.T) {
 
 // TestMixed: the errors of several servers are told together.
 func TestMixed(t *testing.T) {
-	s1 := serve(t, zone(t), func(c *dnstest.Config) { c.Certificate = issue(t, dnstest.CertOptions{Names: []string{"x.example"}}) })
-	s2 := serve(t, dnstest.Garbage(), nil)
-	_, err := ask(t, group(t, s1, s2), "www.example.")
-	wantEDE(t, err, wire.EDENetworkError, "its certificate is for x.example", fmt.Sprintf("%s#%s", s1.Addr(), testName))
+	s1 := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) {
+		c.Certificate = servertest.Issue(t, dnstest.CertOptions{Names: []string{"x.example"}})
+	})
+	s2 := servertest.Serve(t, dnstest.Garbage(), nil)
+	_, err := servertest.Ask(t, group(t, s1, s2), "www.example.")
+	servertest.WantEDE(t, err, wire.EDENetworkError, "its certificate is for x.example", fmt.Sprintf("%s#%s", s1.Addr(), servertest.Name))
 }
 
 // TestRestHoldsNobodyUp: servers that failed until they rest for half a minute, as when
 // there was no network for long, are asked at once all the same where no other is well.
 func TestRestHoldsNobodyUp(t *testing.T) {
 	for n := range 2 {
-		servers := []*dnstest.Server{serve(t, zone(t), nil), serve(t, zone(t), nil)}[:n+1]
+		servers := []*dnstest.Server{servertest.Serve(t, servertest.Zone(t), nil), servertest.Serve(t, servertest.Zone(t), nil)}[:n+1]
 		g := groupOf(t, hasty(servers...))
 		for _, e := range g.endpoints {
 			for range 20 {
 				e.failed(time.Now(), syscall.ENETUNREACH)
 			}
-			if rest := e.stats(time.Now()).Rest; rest < backoffMax/2 {
+			if rest := e.stats(time.Now()).Backoff; rest < backoffMax/2 {
 				t.Fatalf("it rests %v", rest)
 			}
 			// By no clock that somebody may set back.
-			if rest := time.Duration(e.resting.Load() - ticks(time.Now())); rest < backoffMax/2 || rest > 2*backoffMax {
+			if rest := time.Duration(e.backoffUntil.Load() - transport.Ticks(time.Now())); rest < backoffMax/2 || rest > 2*backoffMax {
 				t.Errorf("for the picker it rests %v", rest)
 			}
 		}
-		mustAsk(t, g, "www.example.") // within the two seconds that it has
-		well := func(s ServerStats) bool { return s.Rest == 0 && s.LastError == "" }
+		servertest.MustAsk(t, g, "www.example.") // within the two seconds that it has
+		well := func(s ServerStats) bool { return s.Backoff == 0 && s.LastError == "" }
 		if st := g.Stats().Servers; !slices.ContainsFunc(st, well) {
 			t.Errorf("%d servers: stats %+v, want one to be well", n+1, st)
 		}

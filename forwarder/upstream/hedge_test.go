@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
+	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
@@ -44,7 +46,7 @@ func load(t *testing.T, g *Group, n int) (slow int) {
 	for range clients {
 		wg.Go(func() {
 			for i := asked.Add(1); i <= int64(n); i = asked.Add(1) {
-				reply, err := ask(t, g, fmt.Sprintf("n%d.example.", i))
+				reply, err := servertest.Ask(t, g, fmt.Sprintf("n%d.example.", i))
 				if err != nil {
 					t.Errorf("query %d: %v", i, err)
 				} else if who(reply) == heldUp {
@@ -66,7 +68,7 @@ func TestHedgedCutsTheTail(t *testing.T) {
 	const n = 2000
 	tail := make(map[Policy]int)
 	for i, p := range []Policy{Failover, Hedged} {
-		s1, s2 := serve(t, sometimesSlow(t, uint64(2*i+1)), nil), serve(t, sometimesSlow(t, uint64(2*i+2)), nil)
+		s1, s2 := servertest.Serve(t, sometimesSlow(t, uint64(2*i+1)), nil), servertest.Serve(t, sometimesSlow(t, uint64(2*i+2)), nil)
 		g := groupOf(t, patient(p, s1, s2))
 		tail[p] = load(t, g, n)
 		st := g.Stats().Servers
@@ -95,9 +97,9 @@ func TestHedgedCutsTheTail(t *testing.T) {
 func TestHedgesAreCapped(t *testing.T) {
 	t.Parallel()
 	const n = 600
-	z := zone(t)
+	z := servertest.Zone(t)
 	sw1, sw2 := dnstest.NewSwitch(dnstest.Delay(5*time.Millisecond, z)), dnstest.NewSwitch(dnstest.Delay(5*time.Millisecond, z))
-	cfg := hasty(serve(t, sw1, nil), serve(t, sw2, nil))
+	cfg := hasty(servertest.Serve(t, sw1, nil), servertest.Serve(t, sw2, nil))
 	cfg.Policy, cfg.HedgeShare = Hedged, 0.05
 	g := groupOf(t, cfg)
 	load(t, g, n)
@@ -116,15 +118,15 @@ func TestHedgesAreCapped(t *testing.T) {
 func TestFastestFollows(t *testing.T) {
 	t.Parallel()
 	sw1, sw2 := dnstest.NewSwitch(dnstest.Delay(40*time.Millisecond, addressed(t, 1))), dnstest.NewSwitch(addressed(t, 2))
-	cfg := hasty(serve(t, sw1, nil), serve(t, sw2, nil))
+	cfg := hasty(servertest.Serve(t, sw1, nil), servertest.Serve(t, sw2, nil))
 	cfg.Policy = Fastest
 	g := groupOf(t, cfg)
 	want := func(server byte) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("server %d is asked", server), func() bool {
+		servertest.Eventually(t, fmt.Sprintf("server %d is asked", server), func() bool {
 			load(t, g, 200)
 			for range 10 {
-				if who(mustAsk(t, g, "www.example.")) != server {
+				if who(servertest.MustAsk(t, g, "www.example.")) != server {
 					return false
 				}
 			}
@@ -141,12 +143,12 @@ func TestFastestFollows(t *testing.T) {
 }
 
 func TestRandomSpreads(t *testing.T) {
-	s1, s2 := serve(t, addressed(t, 1), nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, addressed(t, 1), nil), servertest.Serve(t, addressed(t, 2), nil)
 	cfg := hasty(s1, s2)
 	cfg.Policy = Random
 	g := groupOf(t, cfg)
 	for range 200 {
-		mustAsk(t, g, "www.example.")
+		servertest.MustAsk(t, g, "www.example.")
 	}
 	if a, b := s1.Stats().Queries(), s2.Stats().Queries(); a < 60 || b < 60 {
 		t.Errorf("the servers got %d and %d of 200 queries", a, b)
@@ -161,11 +163,11 @@ func hedging(t *testing.T, servers ...*dnstest.Server) *Group {
 	cfg.Policy, cfg.HedgeShare = Hedged, 1
 	g := groupOf(t, cfg)
 	for i, e := range g.endpoints {
-		e.scouted.Store(true) // no scout, which comes by chance, spends the budget
-		e.link.keep(t.Context(), time.Now(), true)
-		eventually(t, "it is connected", func() bool { return g.Stats().Servers[i].Conns == 1 })
+		e.measuring.Store(true) // no scout, which comes by chance, spends the budget
+		e.transport.Maintain(t.Context(), time.Now(), true)
+		servertest.Eventually(t, "it is connected", func() bool { return g.Stats().Servers[i].Conns == 1 })
 		for range minReplies {
-			e.count.meter.replied(0, int64(time.Duration(1+i)*time.Millisecond))
+			e.meter.replied(0, int64(time.Duration(1+i)*time.Millisecond))
 		}
 	}
 	return g
@@ -187,8 +189,8 @@ func TestGoodWinsTheRace(t *testing.T) {
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()
-			g := hedging(t, serve(t, tc.first, nil), serve(t, tc.second, nil))
-			r := mustAsk(t, g, "www.example.")
+			g := hedging(t, servertest.Serve(t, tc.first, nil), servertest.Serve(t, tc.second, nil))
+			r := servertest.MustAsk(t, g, "www.example.")
 			if wire.Rcode(r) != tc.rcode || tc.rcode == 0 && who(r) != tc.server {
 				t.Errorf("rcode %d from server %d, want %d from %d", wire.Rcode(r), who(r), tc.rcode, tc.server)
 			}
@@ -202,10 +204,10 @@ func TestGoodWinsTheRace(t *testing.T) {
 // TestLosersAreNoStrays: a server that is always too late keeps its connection,
 // however many of its replies nobody waits for, and they tell how slow it is.
 func TestLosersAreNoStrays(t *testing.T) {
-	s1, s2 := serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := hedging(t, s1, s2)
-	mustAsk(t, g, "www.example.")
-	eventually(t, "its reply comes", func() bool { return g.Stats().Servers[0].Late == 1 })
+	servertest.MustAsk(t, g, "www.example.")
+	servertest.Eventually(t, "its reply comes", func() bool { return g.Stats().Servers[0].Late == 1 })
 	if st := g.Stats().Servers[0]; st.Strays != 0 || st.Conns != 1 || st.Abandoned != 1 || st.Failed != 0 || st.LastError != "" {
 		t.Errorf("stats of the loser %+v", st)
 	}
@@ -216,10 +218,10 @@ func TestLosersAreNoStrays(t *testing.T) {
 
 // TestNoHedgeToTheIll: a server that rests is no second one.
 func TestNoHedgeToTheIll(t *testing.T) {
-	g := hedging(t, serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil))
-	g.endpoints[1].probed.Store(true) // no probe makes it well
-	g.endpoints[1].failed(time.Now(), errTimeout)
-	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+	g := hedging(t, servertest.Serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), servertest.Serve(t, addressed(t, 2), nil))
+	g.endpoints[1].probing.Store(true) // no probe makes it well
+	g.endpoints[1].failed(time.Now(), transport.ErrTimeout)
+	if got := who(servertest.MustAsk(t, g, "www.example.")); got != 1 {
 		t.Errorf("server %d answered, want 1", got)
 	}
 	if st := g.Stats().Servers[1]; st.Queries != 0 || st.Hedges != 0 {
@@ -230,12 +232,12 @@ func TestNoHedgeToTheIll(t *testing.T) {
 // TestLoserBeside: the attempt beside the first server ends when that one answers
 // after all.
 func TestLoserBeside(t *testing.T) {
-	g := hedging(t, serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, dnstest.Silent(), nil))
-	reply, err := g.Exchange(t.Context(), query("www.example.", typeA), inAWhile()) // the context goes on
+	g := hedging(t, servertest.Serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), servertest.Serve(t, dnstest.Silent(), nil))
+	reply, err := g.Exchange(t.Context(), servertest.Query("www.example.", dnstest.TypeA), servertest.Deadline()) // the context goes on
 	if err != nil || who(reply) != 1 {
 		t.Errorf("server %d answered, want 1: %v", who(reply), err)
 	}
-	eventually(t, "the hedge is given up", func() bool {
+	servertest.Eventually(t, "the hedge is given up", func() bool {
 		st := g.Stats().Servers[1]
 		return st.Hedges == 1 && st.HedgesWon == 0 && st.Abandoned == 1 && st.InFlight == 0
 	})

@@ -93,28 +93,28 @@ func TestForgets(t *testing.T) {
 
 func TestUsual(t *testing.T) {
 	var ts times
-	ts.enter(20*time.Millisecond, false, false)
+	ts.add(20*time.Millisecond, false, false)
 	if ts.usual != 20*time.Millisecond {
 		t.Errorf("after one reply it is %v", ts.usual)
 	}
-	ts.enter(3*time.Second, false, false)
+	ts.add(3*time.Second, false, false)
 	if ts.usual > 30*time.Millisecond {
 		t.Errorf("one slow name makes it %v", ts.usual)
 	}
 	for range 30 {
-		ts.enter(3*time.Second, false, false)
+		ts.add(3*time.Second, false, false)
 	}
 	if ts.usual < time.Second {
 		t.Errorf("of a server that became slow it is %v", ts.usual)
 	}
 	for range 80 {
-		ts.enter(20*time.Millisecond, false, false)
+		ts.add(20*time.Millisecond, false, false)
 	}
 	if ts.usual > 21*time.Millisecond {
 		t.Errorf("of one that became fast again it is %v", ts.usual)
 	}
 	for range 5 {
-		ts.enter(time.Millisecond, false, true)
+		ts.add(time.Millisecond, false, true)
 	}
 	if ts.usual > 2*time.Millisecond {
 		t.Errorf("of one that is asked now and then it is %v after five times", ts.usual)
@@ -132,7 +132,7 @@ func TestLateWithATail(t *testing.T) {
 		if rng.IntN(20) == 0 {
 			d += 200 * time.Millisecond
 		}
-		ts.enter(d, false, false)
+		ts.add(d, false, false)
 		switch {
 		case i+1 < minReplies:
 			if ts.late != 2*ts.usual {
@@ -154,20 +154,20 @@ func TestLateWithATail(t *testing.T) {
 // silent any more, until it is fast again.
 func TestPatience(t *testing.T) {
 	m := &meter{}
-	if m.wait() != int64(silentAfter) {
-		t.Errorf("it begins with %v", time.Duration(m.wait()))
+	if m.silenceLimit() != int64(minSilence) {
+		t.Errorf("it begins with %v", time.Duration(m.silenceLimit()))
 	}
 	const slow = 300 * time.Millisecond
 	now, alarms := int64(time.Hour), 0
 	for range 100 {
-		if sent := now; m.wait() < int64(slow) {
+		if sent := now; m.silenceLimit() < int64(slow) {
 			alarms++
-			if !m.suspect(sent+m.wait()) || !m.isSuspect() {
+			if !m.suspect(sent+m.silenceLimit()) || !m.isSuspect() {
 				t.Error("it is not suspected")
 			}
 		}
 		now += int64(slow)
-		m.heard.Store(now)
+		m.lastRead.Store(now)
 		if m.isSuspect() {
 			t.Error("it is suspected after a byte")
 		}
@@ -180,13 +180,13 @@ func TestPatience(t *testing.T) {
 		now += int64(time.Millisecond)
 		m.replied(now-int64(time.Millisecond), now)
 	}
-	if w := time.Duration(m.wait()); w > silentAfter*21/20 {
+	if w := time.Duration(m.silenceLimit()); w > minSilence*21/20 {
 		t.Errorf("with fast replies it stays at %v", w)
 	}
 	// A path that was dead for long does not make the next silence last longer.
 	m.suspect(now + 1)
 	m.replied(now, now+int64(5*time.Second))
-	if w := time.Duration(m.wait()); w > silentAfter*3/2 {
+	if w := time.Duration(m.silenceLimit()); w > minSilence*3/2 {
 		t.Errorf("after a long silence it is %v", w)
 	}
 	m.replied(now, now+int64(9*time.Second))
@@ -195,8 +195,8 @@ func TestPatience(t *testing.T) {
 	if step := time.Duration(m.usual.Load()) - before; step < before {
 		t.Errorf("a reply after a long time moves %v by %v, want half of the way", before, step)
 	}
-	m.forget()
-	if m.isSuspect() || m.usual.Load() != 0 || m.wait() != int64(silentAfter) {
+	m.reset()
+	if m.isSuspect() || m.usual.Load() != 0 || m.silenceLimit() != int64(minSilence) {
 		t.Error("something is remembered")
 	}
 }

@@ -36,12 +36,16 @@ func TestPresets(t *testing.T) {
 				t.Errorf("%s: %s has a port, which is DoT's without", name, s)
 			}
 			families := [2]int{}
-			for _, a := range s.addrs() {
+			for _, a := range s.Addrs() {
 				if a.Port() != DefaultPort || seen[a.Addr()] || !a.Addr().IsGlobalUnicast() || a.Addr().IsPrivate() {
 					t.Errorf("%s: %s", name, a)
 				}
 				seen[a.Addr()] = true
-				families[family(a)]++
+				if a.Addr().Is6() {
+					families[0]++
+				} else {
+					families[1]++
+				}
 			}
 			if families != [2]int{1, 1} {
 				t.Errorf("%s: %d IPv6 and %d IPv4 addresses in %s", name, families[0], families[1], s)
@@ -63,7 +67,7 @@ func TestPresetsApart(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, s := range servers {
-			for _, a := range s.addrs() {
+			for _, a := range s.Addrs() {
 				if other := of[a]; other != "" {
 					t.Errorf("%s is in %s and in %s", a, other, name)
 				}

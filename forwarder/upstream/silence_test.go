@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
@@ -37,7 +38,7 @@ func TestSilence(t *testing.T) {
 		t.Run(string(p), func(t *testing.T) {
 			t.Parallel()
 			first := dnstest.NewSwitch(addressed(t, 1))
-			s1, s2 := serve(t, first, nil), serve(t, dnstest.Delay(5*time.Millisecond, addressed(t, 2)), nil)
+			s1, s2 := servertest.Serve(t, first, nil), servertest.Serve(t, dnstest.Delay(5*time.Millisecond, addressed(t, 2)), nil)
 			g := groupOf(t, patient(p, s1, s2))
 			load(t, g, 200)
 			var worst atomic.Int64
@@ -62,7 +63,7 @@ func TestSilence(t *testing.T) {
 				})
 			}
 			first.Set(dnstest.Silent())
-			eventually(t, "its silence is noticed", func() bool { return g.Stats().Servers[0].Suspicions > 0 })
+			servertest.Eventually(t, "its silence is noticed", func() bool { return g.Stats().Servers[0].Suspicions > 0 })
 			time.Sleep(20 * time.Millisecond)
 			stop()
 			wg.Wait()
@@ -71,7 +72,7 @@ func TestSilence(t *testing.T) {
 			}
 			before := s1.Stats().Queries()
 			for range 50 {
-				if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+				if got := who(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 					t.Fatalf("server %d answered", got)
 				}
 			}
@@ -85,7 +86,7 @@ func TestSilence(t *testing.T) {
 
 // mustNot asks, and must not get an error.
 func mustNot(t *testing.T, g *Group) {
-	if _, err := ask(t, g, "www.example."); err != nil {
+	if _, err := servertest.Ask(t, g, "www.example."); err != nil {
 		t.Errorf("an error: %v", err)
 	}
 }
@@ -96,20 +97,20 @@ func TestSilenceEnds(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	first := dnstest.NewSwitch(addressed(t, 1))
-	s1, s2 := serve(t, first, nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, first, nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := groupOf(t, patient(Failover, s1, s2))
-	mustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, g, "www.example.")
 	first.Set(dnstest.Hold(release, addressed(t, 1)))
-	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+	if got := who(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 		t.Errorf("server %d answered, want 2", got)
 	}
-	if st := g.Stats().Servers[0]; !st.Suspect || st.Suspicions == 0 || st.Rest != 0 || st.Abandoned == 0 || st.Failed != 0 {
+	if st := g.Stats().Servers[0]; !st.Suspect || st.Suspicions == 0 || st.Backoff != 0 || st.Abandoned == 0 || st.Failed != 0 {
 		t.Errorf("stats %+v, want that it is suspected, and no failure", st)
 	}
 	close(release)
 	first.Set(addressed(t, 1))
-	eventually(t, "the suspicion ends", func() bool { return !g.Stats().Servers[0].Suspect })
-	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+	servertest.Eventually(t, "the suspicion ends", func() bool { return !g.Stats().Servers[0].Suspect })
+	if got := who(servertest.MustAsk(t, g, "www.example.")); got != 1 {
 		t.Errorf("server %d answered, want 1 again", got)
 	}
 	if n := s1.Stats().Conns; n != 1 {
@@ -122,13 +123,13 @@ func TestSilenceEnds(t *testing.T) {
 func TestSilenceBecomesFailure(t *testing.T) {
 	t.Parallel()
 	first := dnstest.NewSwitch(dnstest.Silent())
-	g := groupOf(t, hasty(serve(t, first, nil), serve(t, addressed(t, 2), nil)))
-	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+	g := groupOf(t, hasty(servertest.Serve(t, first, nil), servertest.Serve(t, addressed(t, 2), nil)))
+	if got := who(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 		t.Errorf("server %d answered, want 2", got)
 	}
-	eventually(t, "it is held to fail", func() bool { return g.Stats().Servers[0].LastError != "" })
+	servertest.Eventually(t, "it is held to fail", func() bool { return g.Stats().Servers[0].LastError != "" })
 	first.Set(addressed(t, 1))
-	eventually(t, "back to the first", func() bool { return who(mustAsk(t, g, "www.example.")) == 1 })
+	servertest.Eventually(t, "back to the first", func() bool { return who(servertest.MustAsk(t, g, "www.example.")) == 1 })
 }
 
 // TestSilentChain: of four servers the last one alone is good. Each is asked
@@ -136,12 +137,12 @@ func TestSilenceBecomesFailure(t *testing.T) {
 func TestSilentChain(t *testing.T) {
 	t.Parallel()
 	servers := []*dnstest.Server{
-		serve(t, dnstest.Silent(), nil), serve(t, dnstest.Silent(), nil),
-		serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), serve(t, addressed(t, 4), nil),
+		servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, dnstest.Silent(), nil),
+		servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), servertest.Serve(t, addressed(t, 4), nil),
 	}
 	g := groupOf(t, patient(Failover, servers...))
 	began := time.Now()
-	if got := who(mustAsk(t, g, "www.example.")); got != 4 {
+	if got := who(servertest.MustAsk(t, g, "www.example.")); got != 4 {
 		t.Errorf("server %d answered, want 4", got)
 	}
 	if took := time.Since(began); took > patience {
@@ -157,10 +158,10 @@ func TestSilentChain(t *testing.T) {
 func TestFailedBesideSilent(t *testing.T) {
 	t.Parallel()
 	g := groupOf(t, patient(Failover,
-		serve(t, dnstest.Silent(), nil), serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), serve(t, addressed(t, 3), nil)))
-	g.endpoints[0].count.meter.patience.Store(int64(time.Second))
+		servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), servertest.Serve(t, addressed(t, 3), nil)))
+	g.endpoints[0].meter.silence.Store(int64(time.Second))
 	began := time.Now()
-	if got := who(mustAsk(t, g, "www.example.")); got != 3 {
+	if got := who(servertest.MustAsk(t, g, "www.example.")); got != 3 {
 		t.Errorf("server %d answered, want 3", got)
 	}
 	if took := time.Since(began); took > 1900*time.Millisecond {
@@ -186,7 +187,7 @@ func blackHole(t *testing.T) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := netip.AddrPortFrom(loopback, uint16(name.(*syscall.SockaddrInet4).Port))
+	at := netip.AddrPortFrom(servertest.Loopback, uint16(name.(*syscall.SockaddrInet4).Port))
 	for range 16 {
 		c, err := net.DialTimeout("tcp", at.String(), 300*time.Millisecond)
 		if err != nil {
@@ -203,12 +204,12 @@ func blackHole(t *testing.T) netip.AddrPort {
 func TestDialSilence(t *testing.T) {
 	t.Parallel()
 	hole := blackHole(t)
-	cfg := patient(Failover, serve(t, addressed(t, 2), nil))
-	cfg.Servers = append([]Server{{Addr: hole, Name: testName}}, cfg.Servers...)
+	cfg := patient(Failover, servertest.Serve(t, addressed(t, 2), nil))
+	cfg.Servers = append([]Server{{Addr: hole, Name: servertest.Name}}, cfg.Servers...)
 	g := groupOf(t, cfg)
 	for range 5 {
 		began := time.Now()
-		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+		if got := who(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 			t.Errorf("server %d answered", got)
 		}
 		if took := time.Since(began); took > patience {
@@ -225,10 +226,10 @@ func TestDialSilence(t *testing.T) {
 // first one is still waited for.
 func TestSilenceIsPrepared(t *testing.T) {
 	t.Parallel()
-	s2 := serve(t, addressed(t, 2), nil)
-	g := groupOf(t, patient(Failover, serve(t, dnstest.Delay(silentAfter*3/4, addressed(t, 1)), nil), s2))
-	mustAsk(t, g, "www.example.")
-	eventually(t, "it is dialled", func() bool { return s2.Stats().Handshakes == 1 })
+	s2 := servertest.Serve(t, addressed(t, 2), nil)
+	g := groupOf(t, patient(Failover, servertest.Serve(t, dnstest.Delay(minSilence*3/4, addressed(t, 1)), nil), s2))
+	servertest.MustAsk(t, g, "www.example.")
+	servertest.Eventually(t, "it is dialled", func() bool { return s2.Stats().Handshakes == 1 })
 }
 
 // TestProbe: after a failure no client's query is the trial, however long it
@@ -237,17 +238,17 @@ func TestProbe(t *testing.T) {
 	t.Parallel()
 	const typeNS = 2
 	first := dnstest.NewSwitch(dnstest.ResetAll())
-	s1 := serve(t, first, func(c *dnstest.Config) { c.LogQueries = 1000 })
-	g := groupOf(t, hasty(s1, serve(t, addressed(t, 2), nil)))
-	eventually(t, "three probes", func() bool {
-		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+	s1 := servertest.Serve(t, first, func(c *dnstest.Config) { c.LogQueries = 1000 })
+	g := groupOf(t, hasty(s1, servertest.Serve(t, addressed(t, 2), nil)))
+	servertest.Eventually(t, "three probes", func() bool {
+		if got := who(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 			t.Fatalf("server %d answered", got)
 		}
 		return g.Stats().Servers[0].Probes >= 3
 	})
-	rest := g.Stats().Servers[0].Rest
+	rest := g.Stats().Servers[0].Backoff
 	first.Set(addressed(t, 1))
-	eventually(t, "back to the first", func() bool { return who(mustAsk(t, g, "www.example.")) == 1 })
+	servertest.Eventually(t, "back to the first", func() bool { return who(servertest.MustAsk(t, g, "www.example.")) == 1 })
 	if rest > 4*backoffBase*5/4 {
 		t.Errorf("it rested %v after three probes", rest)
 	}
@@ -270,18 +271,18 @@ func TestProbe(t *testing.T) {
 // server too.
 func TestCancelRace(t *testing.T) {
 	t.Parallel()
-	s1, s2 := serve(t, dnstest.Silent(), nil), serve(t, dnstest.Silent(), nil)
+	s1, s2 := servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, dnstest.Silent(), nil)
 	g := groupOf(t, patient(Failover, s1, s2))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		_, err := askCtx(ctx, t, g, "www.example.")
+		_, err := servertest.AskContext(ctx, t, g, "www.example.")
 		done <- err
 	}()
-	eventually(t, "both are asked", func() bool { return s2.Stats().Queries() > 0 })
+	servertest.Eventually(t, "both are asked", func() bool { return s2.Stats().Queries() > 0 })
 	cancel()
-	wantEDE(t, <-done, wire.EDEOther, "the query was given up")
-	eventually(t, "nothing but the probe is in flight", func() bool {
+	servertest.WantEDE(t, <-done, wire.EDEOther, "the query was canceled")
+	servertest.Eventually(t, "nothing but the probe is in flight", func() bool {
 		st := g.Stats().Servers
 		return st[0].InFlight <= 1 && st[1].InFlight == 0 && st[0].Abandoned == 1 && st[1].Abandoned == 1
 	})
@@ -289,8 +290,8 @@ func TestCancelRace(t *testing.T) {
 
 // TestHeldUp: a timer that fires late tells of the machine, not of the server.
 func TestHeldUp(t *testing.T) {
-	for late, want := range map[time.Duration]bool{0: false, time.Millisecond: false, hiccup: false, hiccup + 1: true, time.Hour: true} {
-		if got := wasHeldUp(1000, 1000+int64(late)); got != want {
+	for late, want := range map[time.Duration]bool{0: false, time.Millisecond: false, schedulingDelay: false, schedulingDelay + 1: true, time.Hour: true} {
+		if got := wasDelayed(1000, 1000+int64(late)); got != want {
 			t.Errorf("%v late: %v", late, got)
 		}
 	}

@@ -95,9 +95,28 @@ func TestDependencies(t *testing.T) {
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }},
 		{"wire is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/wire" }, pkg.all,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"cache and upstream stand on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/cache", "sotto/forwarder/upstream") },
+		{"cache depends on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/cache") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
+		{"upstream depends on wire and its transports alone", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/upstream" },
+			func(p pkg) []string { return p.Imports },
+			func(i string) bool {
+				return within(i, "sotto") && !within(i, "sotto/forwarder/wire", "sotto/forwarder/upstream/transport", "sotto/forwarder/upstream/dot")
+			}},
+		{"the transport interface depends on wire alone", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/upstream/transport" },
+			func(p pkg) []string { return p.Imports },
+			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
+		{"a transport depends on wire and the transport interface alone", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/upstream/dot" },
+			func(p pkg) []string { return p.Imports },
+			func(i string) bool {
+				return within(i, "sotto") && !within(i, "sotto/forwarder/wire", "sotto/forwarder/upstream/transport")
+			}},
+		{"only upstream uses transports", func(p pkg) bool { return !within(p.ImportPath, "sotto/forwarder/upstream") }, pkg.all,
+			func(i string) bool {
+				return within(i, "sotto/forwarder/upstream") && i != "sotto/forwarder/upstream"
+			}},
+		{"servertest is for tests", func(pkg) bool { return true }, func(p pkg) []string { return p.Imports },
+			func(i string) bool { return i == "sotto/forwarder/upstream/servertest" }},
 		{"rules stands on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/rules") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
