@@ -79,6 +79,7 @@ func TestStopsReading(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.release()
 	var wg sync.WaitGroup
 	for n := range 2000 { // 300 kB, at once: before its silence is noticed
 		wg.Go(func() {

@@ -46,7 +46,7 @@ type conn struct {
 	opened        time.Time
 	expires       time.Time    // when it is to be replaced
 	queryLimit    int          // number of queries that the server accepts; 0 if unknown
-	load          atomic.Int32 // queries in flight
+	load          atomic.Int32 // queries in flight and those about to be sent
 	draining      atomic.Bool  // it accepts no more queries; set under mu
 	halfUsed      atomic.Bool  // half of queryLimit is used up
 	lastRead      atomic.Int64 // when the latest byte arrived, in ticks; 0 if none did
@@ -100,8 +100,9 @@ func (c *conn) run() {
 // release takes back one query from the load.
 func (c *conn) release() { c.load.Add(-1) }
 
-// roundTrip sends a query and waits with w for its reply until the deadline. It does not
-// refer to the query after it returns.
+// roundTrip sends a query, which the caller has counted in the load, and waits with w
+// for its reply until the deadline. It does not refer to the query after it returns, and
+// the query is released by then.
 func (c *conn) roundTrip(ctx context.Context, query []byte, until time.Time, w transport.Waiter) ([]byte, error) {
 	k := calls.Get().(*call)
 	defer k.free()
@@ -109,6 +110,7 @@ func (c *conn) roundTrip(ctx context.Context, query []byte, until time.Time, w t
 	k.query, k.sent = query, transport.Ticks(now)
 	id, err := c.send(k, now)
 	if err != nil {
+		c.release()
 		return nil, err
 	}
 	if err = w.Wait(ctx, k.done, now, until, &c.lastRead); err == nil {
@@ -142,7 +144,6 @@ func (c *conn) send(k *call, now time.Time) (uint16, error) {
 		c.mu.Unlock()
 		return 0, transport.ErrOverloaded
 	}
-	c.load.Add(1)
 	c.out = appendQuery(c.out, k.query, id)
 	c.lastSent = now
 	c.countSent()

@@ -122,6 +122,10 @@ func (p *Pool) reserve(ctx context.Context, until time.Time, w transport.Waiter)
 // pick returns the least busy connection or, if there is none, the dial to wait for. It
 // opens a second connection if this one is busy, or if all have used up half of their
 // queries.
+//
+// The query is counted in the connection's load here, under p.mu: otherwise all queries
+// of a burst would pick the same connection before the first of them is counted. The
+// caller passes the connection to roundTrip, or calls release.
 func (p *Pool) pick(ctx context.Context) (*conn, *pendingDial, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -152,6 +156,7 @@ func (p *Pool) pick(ctx context.Context) (*conn, *pendingDial, error) {
 	if (busy || fresh == 0) && p.dialing == nil && time.Since(p.dialErrAt) > dialPause {
 		p.startDial(ctx)
 	}
+	best.load.Add(1)
 	return best, nil, nil
 }
 
