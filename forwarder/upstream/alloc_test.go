@@ -21,7 +21,10 @@ type instant struct {
 }
 
 func (i *instant) Exchange(ctx context.Context, _ []byte, until time.Time, w transport.Waiter) ([]byte, error) {
-	i.done <- struct{}{}
+	select {
+	case i.done <- struct{}{}:
+	default: // the previous query was superseded before it took its reply
+	}
 	return i.reply, w.Wait(ctx, i.done, time.Now(), until, nil)
 }
 func (*instant) Maintain(context.Context, time.Time, bool) {}
