@@ -13,38 +13,38 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// TestDrips: a server that always has a little more to send, and never a reply, looks
-// alive to whoever counts bytes. It holds a query up for no longer than any other does.
-func TestDrips(t *testing.T) {
+// TestTrickle: a server that keeps sending a little, but never a reply, is not considered
+// silent. It delays a query no longer than any other server does.
+func TestTrickle(t *testing.T) {
 	for _, tc := range []struct {
 		what        string
 		first, then []byte
 		code        uint16
-		says        string
+		reason      string
 	}{
 		{"a long frame, byte by byte", []byte{0xff, 0xff}, []byte{0}, wire.EDENoReachableAuthority, "no answer within "},
-		{"replies to nobody", nil, servertest.Stray(), wire.EDENetworkError, "do not match"},
+		{"replies to no query", nil, servertest.Stray(), wire.EDENetworkError, "do not match"},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()
-			drip := func(c *tls.Conn) {
+			trickle := func(c *tls.Conn) {
 				for _, err := c.Write(tc.first); err == nil; _, err = c.Write(tc.then) {
 					time.Sleep(20 * time.Millisecond)
 				}
 			}
-			bad := servertest.ServeConns(t, nil, drip)
+			bad := servertest.ServeConns(t, nil, trickle)
 			worst := time.Duration(0)
 			g := groupOf(t, hasty(bad, servertest.Serve(t, servertest.Zone(t), nil)))
 			for n := range 5 {
-				began := time.Now()
+				started := time.Now()
 				servertest.MustAsk(t, g, fmt.Sprintf("n%d.example.", n))
-				worst = max(worst, time.Since(began))
+				worst = max(worst, time.Since(started))
 			}
-			began := time.Now()
+			started := time.Now()
 			_, err := servertest.Ask(t, groupOf(t, hasty(bad)), "www.example.")
-			servertest.WantEDE(t, err, tc.code, tc.says)
-			t.Logf("beside a good server a query took %v at most; alone it failed after %v",
-				worst.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+			servertest.WantEDE(t, err, tc.code, tc.reason)
+			t.Logf("with a second server a query took %v at most; alone it failed after %v",
+				worst.Round(time.Millisecond), time.Since(started).Round(time.Millisecond))
 		})
 	}
 }

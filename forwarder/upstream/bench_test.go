@@ -9,8 +9,8 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// BenchmarkMissDoT is the upstream half of a cache miss, through servertest.Loopback TLS;
-// the server's half is in the numbers too.
+// BenchmarkMissDoT measures the upstream part of a cache miss, over TLS on loopback,
+// including the work of the server.
 func BenchmarkMissDoT(b *testing.B) {
 	for _, parallel := range []int{1, 64} {
 		b.Run(map[int]string{1: "lone", 64: "busy"}[parallel], func(b *testing.B) {

@@ -15,7 +15,7 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// hasty is a configuration whose times are short, for tests that wait for them.
+// hasty returns a configuration with short timeouts, for tests that wait for them.
 func hasty(servers ...*dnstest.Server) Config {
 	cfg := Config{Timeout: 2 * time.Second, AttemptTimeout: 700 * time.Millisecond, SilentTimeout: 900 * time.Millisecond}
 	for _, s := range servers {
@@ -24,8 +24,7 @@ func hasty(servers ...*dnstest.Server) Config {
 	return cfg
 }
 
-// TestFaults: whatever the only server does, there is an error in time that says
-// what it is.
+// TestFaults: whatever the only server does, there is an error in time that describes it.
 func TestFaults(t *testing.T) {
 	z := servertest.Zone(t)
 	for _, tc := range []struct {
@@ -56,7 +55,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestFaultsBesideGood: none of it is heard of while another server is well.
+// TestFaultsBesideGood: with a second, healthy server there is no error.
 func TestFaultsBesideGood(t *testing.T) {
 	z := servertest.Zone(t)
 	good := servertest.Serve(t, z, nil)
@@ -75,7 +74,7 @@ func TestFaultsBesideGood(t *testing.T) {
 	}
 }
 
-// TestHandshakeFaults is for servers that do not even get to TLS.
+// TestHandshakeFaults covers servers that do not complete the TLS handshake.
 func TestHandshakeFaults(t *testing.T) {
 	for _, tc := range []struct {
 		what   string
@@ -113,26 +112,26 @@ func TestRefused(t *testing.T) {
 	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: servertest.Name}}})
 	_, err = servertest.Ask(t, g, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, "connection refused: nothing listens on TCP port ")
-	// A burst while it is down does not become a burst of connections.
+	// A burst of queries while the server is down does not cause a burst of dials.
 	before := g.Stats().Servers[0].Dials
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	for range 100 {
 		if _, err := g.Exchange(ctx, servertest.Query("x.example.", dnstest.TypeA), servertest.Deadline()); err == nil {
-			t.Fatal("an answer from nobody")
+			t.Fatal("an answer without a server")
 		}
 	}
 	st := g.Stats().Servers[0]
 	if n := st.Dials - before; n > 3 {
 		t.Errorf("100 queries dialled %d times", n)
 	}
-	// Nor do 100 failures of one dial count as 100.
+	// The failure of one dial counts once, not for each of 100 queries.
 	if most := backoffBase << st.Dials; st.Backoff > most {
-		t.Errorf("it rests %v after %d dials, want at most %v", st.Backoff, st.Dials, most)
+		t.Errorf("it is backed off for %v after %d dials, want at most %v", st.Backoff, st.Dials, most)
 	}
 }
 
-// TestRestart: a server that is away for a moment loses no query.
+// TestRestart: a server that is down for a moment loses no query.
 func TestRestart(t *testing.T) {
 	l, err := dnstest.Listen(netip.AddrPortFrom(servertest.Loopback, 0))
 	if err != nil {
@@ -153,8 +152,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestLongRestart: a server that was well is waited for until it is back, and
-// all that were asked meanwhile get their answers.
+// TestLongRestart: queries wait for a server that was healthy until it is back, and all of
+// them are answered.
 func TestLongRestart(t *testing.T) {
 	t.Parallel()
 	l, err := dnstest.Listen(netip.AddrPortFrom(servertest.Loopback, 0))
@@ -183,7 +182,7 @@ func TestLongRestart(t *testing.T) {
 		}()
 	}
 	// Longer than two rounds.
-	servertest.Eventually(t, "it is dialled again and again", func() bool { return g.Stats().Servers[0].DialErrors > 3 })
+	servertest.Eventually(t, "it is dialled repeatedly", func() bool { return g.Stats().Servers[0].DialErrors > 3 })
 	servertest.ServeAt(t, addr, servertest.Zone(t), nil)
 	for range cap(done) {
 		if err := <-done; err != nil {
@@ -194,7 +193,7 @@ func TestLongRestart(t *testing.T) {
 
 func TestBareError(t *testing.T) {
 	s := servertest.Serve(t, dnstest.HeaderOnly(dnstest.RcodeNotImp), nil)
-	r := servertest.MustAsk(t, group(t, s), "www.example.") // has the question back, says ask
+	r := servertest.MustAsk(t, group(t, s), "www.example.") // MustAsk checks the question
 	if wire.Rcode(r) != wire.RcodeNotImp {
 		t.Errorf("rcode %d, want NOTIMP", wire.Rcode(r))
 	}
@@ -203,7 +202,7 @@ func TestBareError(t *testing.T) {
 	}
 }
 
-// TestCloseAfter: servers that close after every few queries only cost time.
+// TestCloseAfter: a server that closes connections after a few queries loses no query.
 func TestCloseAfter(t *testing.T) {
 	s := servertest.Serve(t, dnstest.CloseAfter(5, servertest.Zone(t)), nil)
 	g := group(t, s)
@@ -215,8 +214,8 @@ func TestCloseAfter(t *testing.T) {
 	}
 }
 
-// TestLostInFlight: queries that were in flight when a connection was reset are
-// sent again, and no caller hears of it.
+// TestLostInFlight: queries that were in flight when a connection was reset are sent again,
+// and no caller receives an error.
 func TestLostInFlight(t *testing.T) {
 	z := servertest.Zone(t)
 	hold := make(chan struct{})
@@ -247,8 +246,8 @@ func TestLostInFlight(t *testing.T) {
 	}
 }
 
-// TestIdleClose: the first query after the server closed an idle connection is
-// answered as any other.
+// TestIdleClose: the first query after the server closed an idle connection is answered like
+// any other.
 func TestIdleClose(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.IdleTimeout = 30 * time.Millisecond })
 	g := group(t, s)
@@ -261,7 +260,7 @@ func TestIdleClose(t *testing.T) {
 	}
 }
 
-// TestStrays: unwanted replies beside the right one do no harm.
+// TestStrays: replies that match no query do no harm.
 func TestStrays(t *testing.T) {
 	z := servertest.Zone(t)
 	s := servertest.Serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {

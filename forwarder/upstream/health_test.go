@@ -11,25 +11,25 @@ func TestHealth(t *testing.T) {
 	start := time.Unix(1000, 0)
 	var h health
 	if h.succeeded() || h.claimTrial(start, time.Second) {
-		t.Error("a healthy server recovers, or has a trial")
+		t.Error("a healthy server recovered, or was tried")
 	}
 	if !h.failed(start, start.Add(time.Second), 0.5) {
-		t.Error("the first failure is no news")
+		t.Error("the first failure does not count")
 	}
 	now := start.Add(time.Second)
-	if rest := h.until.Sub(now); rest != backoffBase {
-		t.Errorf("it rests %v, want %v", rest, backoffBase)
+	if backoff := h.until.Sub(now); backoff != backoffBase {
+		t.Errorf("the backoff is %v, want %v", backoff, backoffBase)
 	}
-	// Attempts that ran at the same time make it no longer.
+	// Attempts that were in progress do not extend it.
 	if h.failed(start, now.Add(time.Millisecond), 0.5) || h.failures != 1 {
-		t.Error("an attempt that began before the failure counts as well")
+		t.Error("an attempt that started before the failure counts as well")
 	}
 	if h.claimTrial(now, time.Second) {
-		t.Error("a trial while it rests")
+		t.Error("a trial during the backoff")
 	}
 	now = now.Add(backoffBase)
 	if !h.claimTrial(now, time.Second) || h.claimTrial(now, time.Second) {
-		t.Error("want one trial after the rest, and no second one")
+		t.Error("want one trial after the backoff, and no second one")
 	}
 	h.failed(now, now.Add(10*time.Millisecond), 0.5)
 	if h.failures != 2 || h.until.Sub(now) != 2*backoffBase+10*time.Millisecond {
@@ -45,23 +45,23 @@ func TestHealthIsBounded(t *testing.T) {
 	now := time.Unix(1000, 0)
 	last := time.Duration(0)
 	for range 100 {
-		began := now.Add(time.Microsecond)
+		started := now.Add(time.Microsecond)
 		now = now.Add(time.Millisecond)
-		h.failed(began, now, 0.5)
-		rest := h.until.Sub(now)
-		if rest < last || rest > backoffMax {
-			t.Fatalf("failure %d: it rests %v after %v", h.failures, rest, last)
+		h.failed(started, now, 0.5)
+		backoff := h.until.Sub(now)
+		if backoff < last || backoff > backoffMax {
+			t.Fatalf("failure %d: the backoff is %v after %v", h.failures, backoff, last)
 		}
-		last = rest
+		last = backoff
 	}
 	if last != backoffMax {
-		t.Errorf("it rests %v at last, want %v", last, backoffMax)
+		t.Errorf("the final backoff is %v, want %v", last, backoffMax)
 	}
 	for _, random := range []float64{0, 0.999} {
 		var h health
 		h.failed(now, now, random)
-		if rest := h.until.Sub(now); rest < backoffBase*3/4 || rest > backoffBase*5/4 {
-			t.Errorf("random %v: it rests %v", random, rest)
+		if backoff := h.until.Sub(now); backoff < backoffBase*3/4 || backoff > backoffBase*5/4 {
+			t.Errorf("random %v: the backoff is %v", random, backoff)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// changed answers like the zone, with the message changed.
+// changed answers like the zone, and then changes the message.
 func changed(z *dnstest.Zone, change func([]byte) []byte) dnstest.Handler {
 	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
@@ -26,33 +26,33 @@ func changed(z *dnstest.Zone, change func([]byte) []byte) dnstest.Handler {
 	})
 }
 
-// TestHostileReplies: what is no answer to the question is never taken for one: it is
-// asked elsewhere, or fails with a reason. See the table in doc.go.
+// TestHostileReplies: a message that does not answer the query is never accepted: another
+// server is asked, or the query fails with a reason. See the table in doc.go.
 func TestHostileReplies(t *testing.T) {
 	z := servertest.Zone(t)
 	good := servertest.Serve(t, z, nil)
-	name := 12 // where the question begins
+	name := 12 // offset of the question
 	poison := []byte{0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0x0e, 0x10, 0, 4, 6, 6, 6, 6}
 	for what, change := range map[string]func([]byte) []byte{
-		"no reply (QR=0)":       func(m []byte) []byte { m[2] &^= 0x80; return m },
+		"not a reply (QR=0)":    func(m []byte) []byte { m[2] &^= 0x80; return m },
 		"another opcode":        func(m []byte) []byte { m[2] |= 0x28; return m },
 		"another type":          func(m []byte) []byte { end := bytes.IndexByte(m[name:], 0) + name; m[end+2] ^= 0x1c; return m },
 		"another class":         func(m []byte) []byte { end := bytes.IndexByte(m[name:], 0) + name; m[end+4] = 3; return m },
 		"two questions":         func(m []byte) []byte { m[5] = 2; return m },
 		"trailing bytes":        func(m []byte) []byte { return append(m, 0) },
 		"a trailing message":    func(m []byte) []byte { return append(m, m...) },
-		"counts that lie":       func(m []byte) []byte { m[7] += 3; return m },
-		"counts that lie a lot": func(m []byte) []byte { binary.BigEndian.PutUint16(m[6:], 0xffff); return m },
+		"wrong counts":          func(m []byte) []byte { m[7] += 3; return m },
+		"very wrong counts":     func(m []byte) []byte { binary.BigEndian.PutUint16(m[6:], 0xffff); return m },
 		"cut in a record":       func(m []byte) []byte { return m[:len(m)-3] },
 		"a name that is a loop": func(m []byte) []byte { return append(setCount(m, 1), 0xc0, byte(len(m)), 0, 1, 0, 1, 0, 0, 0, 1, 0, 0) },
-		"a pointer ahead": func(m []byte) []byte {
+		"a forward pointer": func(m []byte) []byte {
 			return append(setCount(m, 1), 0xc0, byte(len(m)+4), 0, 1, 0, 1, 0, 0, 0, 1, 0, 0)
 		},
-		"a pointer to a header":  func(m []byte) []byte { return append(setCount(m, 1), 0xc0, 0x02, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0) },
-		"data beyond the end":    func(m []byte) []byte { b := append(setCount(m, 1), poison...); b[len(b)-5] = 200; return b },
-		"a header and no more":   func(m []byte) []byte { return m[:12] },
-		"nothing but zeros":      func(m []byte) []byte { return append(m[:2:2], make([]byte, 40)...) },
-		"a label that is a type": func(m []byte) []byte { m[name] = 0x80; return m },
+		"a pointer into the header": func(m []byte) []byte { return append(setCount(m, 1), 0xc0, 0x02, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0) },
+		"data beyond the end":       func(m []byte) []byte { b := append(setCount(m, 1), poison...); b[len(b)-5] = 200; return b },
+		"only a header":             func(m []byte) []byte { return m[:12] },
+		"only zeros":                func(m []byte) []byte { return append(m[:2:2], make([]byte, 40)...) },
+		"a label that is a type":    func(m []byte) []byte { m[name] = 0x80; return m },
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -60,19 +60,20 @@ func TestHostileReplies(t *testing.T) {
 			cfg := hasty(bad, good)
 			reply := servertest.MustAsk(t, groupOf(t, cfg), "www.example.")
 			if bytes.Contains(reply, []byte{6, 6, 6, 6}) {
-				t.Errorf("taken for an answer: %x", reply)
+				t.Errorf("accepted as an answer: %x", reply)
 			}
 			if reply, err := servertest.Ask(t, groupOf(t, hasty(bad)), "www.example."); err == nil {
-				// For want of a better one, and for the forwarder to find out.
+				// It is returned because there is no better one; the forwarder rejects it.
 				if _, err := wire.ParseReply(reply); err == nil {
-					t.Errorf("taken for an answer: %x", reply)
+					t.Errorf("accepted as an answer: %x", reply)
 				}
 			}
 		})
 	}
 }
 
-// setCount leaves a message with its question and n answers, which are to follow.
+// setCount cuts a message after its question and sets the number of answers, which the
+// caller appends.
 func setCount(m []byte, n byte) []byte {
 	end := 12 + bytes.IndexByte(m[12:], 0) + 5
 	m = m[:end:end]
@@ -80,8 +81,8 @@ func setCount(m []byte, n byte) []byte {
 	return m
 }
 
-// TestRepeatedReplies: a reply that comes twice, and replies to nobody, change no answer;
-// a server that sends nothing else loses its connection, and costs no memory.
+// TestRepeatedReplies: a reply that is sent twice, and replies that match no query, change
+// no answer. The connection to a server that sends nothing else is closed.
 func TestRepeatedReplies(t *testing.T) {
 	z := servertest.Zone(t)
 	twice := dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
@@ -108,8 +109,8 @@ func TestRepeatedReplies(t *testing.T) {
 	}
 }
 
-// TestTruncatedReply: what is cut over TLS is whole at another server, if there is one
-// that has it.
+// TestTruncatedReply: if a reply over TLS is truncated, another server is asked for the
+// complete one.
 func TestTruncatedReply(t *testing.T) {
 	z := servertest.Zone(t)
 	cut := servertest.Serve(t, changed(z, func(m []byte) []byte { m = setCount(m, 0); m[2] |= 0x02; return m }), nil)
@@ -119,12 +120,12 @@ func TestTruncatedReply(t *testing.T) {
 	}
 	r, err = wire.ParseReply(servertest.MustAsk(t, group(t, cut), "www.example."))
 	if err != nil || !r.TC {
-		t.Errorf("%+v, %v: want the only server's, cut as it is", r, err)
+		t.Errorf("%+v, %v: want the only server's truncated reply", r, err)
 	}
 }
 
-// TestLetterCase: the question goes out as it was written, and a server that writes it
-// another way has answered it.
+// TestLetterCase: the question is sent in its original case, and a reply in another case is
+// accepted.
 func TestLetterCase(t *testing.T) {
 	asked := make(chan string, 1)
 	z := servertest.Zone(t)
@@ -140,10 +141,10 @@ func TestLetterCase(t *testing.T) {
 	}
 }
 
-// TestCertificateChanges: the server restarts with another certificate. One of
-// the same authority and name is as good; one of another authority, for another name, or
-// that has expired gets no query, and says why; with a good one queries are answered again,
-// without a restart. Who asks opportunistically notices nothing.
+// TestCertificateChanges: the server restarts with another certificate. One of the same CA
+// and name is accepted. With one of another CA, for another name, or that has expired, the
+// server gets no query and the error names the reason; with a good one queries are answered
+// again. The profile Opportunistic is not affected.
 func TestCertificateChanges(t *testing.T) {
 	other, err := dnstest.NewCA()
 	if err != nil {
@@ -155,20 +156,20 @@ func TestCertificateChanges(t *testing.T) {
 	}
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	strict := groupOf(t, hasty(s))
-	loose := hasty(s)
-	loose.Profile = Opportunistic
-	opportunistic := groupOf(t, loose)
+	cfg := hasty(s)
+	cfg.Profile = Opportunistic
+	opportunistic := groupOf(t, cfg)
 	for _, step := range []struct {
-		what string
-		cert tls.Certificate
-		says string // "": it is good
+		what   string
+		cert   tls.Certificate
+		reason string // "" if it is good
 	}{
 		{"renewed", servertest.Issue(t, dnstest.CertOptions{}), ""},
-		{"of another authority", foreign, "an untrusted CA"},
+		{"of another CA", foreign, "an untrusted CA"},
 		{"good again", servertest.Issue(t, dnstest.CertOptions{}), ""},
 		{"for another name", servertest.Issue(t, dnstest.CertOptions{Names: []string{"other.example"}}), "other.example"},
 		{"expired", servertest.Issue(t, dnstest.CertOptions{Names: []string{servertest.Name}, NotAfter: time.Now().Add(-time.Hour)}), "expired"},
-		{"good in the end", servertest.Issue(t, dnstest.CertOptions{}), ""},
+		{"good at the end", servertest.Issue(t, dnstest.CertOptions{}), ""},
 	} {
 		at := s.Addr()
 		if err := s.Close(); err != nil {
@@ -176,28 +177,28 @@ func TestCertificateChanges(t *testing.T) {
 		}
 		s = servertest.ServeAt(t, at, servertest.Zone(t), func(c *dnstest.Config) { c.Certificate = step.cert })
 		servertest.MustAsk(t, opportunistic, "www.example.")
-		if step.says == "" {
+		if step.reason == "" {
 			servertest.Eventually(t, "an answer with a certificate that is "+step.what, func() bool { _, err := servertest.Ask(t, strict, "www.example."); return err == nil })
 			continue
 		}
 		before := s.Stats().Queries()
-		// While it rests after a failure the reason is that failure's.
-		servertest.Eventually(t, "the reason to be "+step.says, func() bool {
+		// During the backoff after a failure the reason is that of the failure.
+		servertest.Eventually(t, "the reason is "+step.reason, func() bool {
 			_, err := servertest.Ask(t, strict, "www.example.")
 			if err == nil {
 				t.Fatalf("%s: it was asked", step.what)
 			}
-			return strings.Contains(err.Error(), step.says)
+			return strings.Contains(err.Error(), step.reason)
 		})
 		if n := s.Stats().Queries(); n != before {
-			t.Errorf("%s: %d queries were asked of it", step.what, n-before)
+			t.Errorf("%s: it got %d queries", step.what, n-before)
 		}
 	}
 }
 
-// TestKeyChanges: the server restarts with another key, which is not the one that was
-// pinned, though the name is right and the CA: no query, and the log says why, until it
-// has its key again.
+// TestKeyChanges: the server restarts with a key that does not match the pin, although name
+// and CA are right. It gets no query, and the log names the reason, until it has its key
+// again.
 func TestKeyChanges(t *testing.T) {
 	var log servertest.LogBuffer
 	right, wrong := servertest.Issue(t, dnstest.CertOptions{}), servertest.Issue(t, dnstest.CertOptions{})
@@ -215,14 +216,14 @@ func TestKeyChanges(t *testing.T) {
 		return servertest.ServeAt(t, at, servertest.Zone(t), func(c *dnstest.Config) { c.Certificate = cert })
 	}
 	s = restart(wrong)
-	servertest.Eventually(t, "the log says why", func() bool {
+	servertest.Eventually(t, "the log names the reason", func() bool {
 		if _, err := servertest.Ask(t, g, "www.example."); err == nil {
 			t.Fatal("it was asked")
 		}
 		return strings.Contains(log.String(), "its key does not match the pin")
 	})
 	if n := s.Stats().Queries(); n != 0 {
-		t.Errorf("%d queries were asked of it", n)
+		t.Errorf("it got %d queries", n)
 	}
 	s = restart(right)
 	servertest.Eventually(t, "it is asked again", func() bool { _, err := servertest.Ask(t, g, "www.example."); return err == nil })

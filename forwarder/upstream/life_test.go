@@ -17,8 +17,8 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// TestCancel: a caller that gives up leaves nothing behind, and a late reply
-// does no harm.
+// TestCancel: a query that its caller cancels leaves nothing behind, and a late reply does
+// no harm.
 func TestCancel(t *testing.T) {
 	z := servertest.Zone(t)
 	hold := make(chan struct{})
@@ -43,18 +43,18 @@ func TestCancel(t *testing.T) {
 	}
 	sw.Set(z)
 	close(hold)
-	servertest.Eventually(t, "the late replies come", func() bool { return g.Stats().Servers[0].Late == n })
+	servertest.Eventually(t, "the late replies arrive", func() bool { return g.Stats().Servers[0].Late == n })
 	servertest.MustAsk(t, g, "www.example.")
 	if st := s.Stats(); st.Conns != 1 {
 		t.Errorf("%d connections, want the one", st.Conns)
 	}
 	if st := g.Stats().Servers[0]; st.Strays != 0 || st.Abandoned != n || st.Failed != 0 {
-		t.Errorf("stats %+v, want %d abandoned, of which none is a stray", st, n)
+		t.Errorf("stats %+v, want %d abandoned, and no strays", st, n)
 	}
 }
 
-// TestNetworkChanged: connections are opened anew, queries in flight are not
-// lost, failures are forgotten.
+// TestNetworkChanged: connections are reopened, queries in flight are not lost, failures are
+// forgotten.
 func TestNetworkChanged(t *testing.T) {
 	z := servertest.Zone(t)
 	hold := make(chan struct{})
@@ -81,12 +81,12 @@ func TestNetworkChanged(t *testing.T) {
 	g.endpoints[0].failed(time.Now(), transport.ErrTimeout)
 	g.NetworkChanged()
 	if st := g.Stats().Servers[0]; st.Backoff != 0 || st.LastError != "" {
-		t.Errorf("stats %+v, want a fresh start", st)
+		t.Errorf("stats %+v, want no failure", st)
 	}
 }
 
-// TestNetworkChangedWhileDialling: a dial over the old network is given up, and
-// those who wait for it get another.
+// TestNetworkChangedWhileDialling: a dial over the old network is canceled, and queries that
+// wait for it use a new one.
 func TestNetworkChangedWhileDialling(t *testing.T) {
 	var accepted atomic.Int32
 	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) {
@@ -105,8 +105,8 @@ func TestNetworkChangedWhileDialling(t *testing.T) {
 	}
 }
 
-// TestRunWarms: the first connection is opened before any query, and again when
-// the server closes it, with a resumed session.
+// TestRunWarms: the first connection is opened before any query, and reopened when the
+// server closes it, with a resumed session.
 func TestRunWarms(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	other := servertest.Serve(t, servertest.Zone(t), nil)
@@ -117,13 +117,13 @@ func TestRunWarms(t *testing.T) {
 	servertest.Eventually(t, "a connection is open", func() bool { return g.Stats().Servers[0].Conns == 1 })
 	servertest.MustAsk(t, g, "www.example.")
 	s.EndConns(dnstest.Close)
-	servertest.Eventually(t, "another one is", func() bool { return s.Stats().Handshakes == 2 && g.Stats().Servers[0].Conns == 1 })
+	servertest.Eventually(t, "another one is open", func() bool { return s.Stats().Handshakes == 2 && g.Stats().Servers[0].Conns == 1 })
 	servertest.MustAsk(t, g, "www.example.")
 	if st := s.Stats(); st.Conns != 2 || st.Resumed != 1 || st.Queries() != 2 {
 		t.Errorf("server saw %+v", st)
 	}
 	if n := other.Stats().Conns; n != 0 {
-		t.Errorf("%d connections to a server that nobody asked", n)
+		t.Errorf("%d connections to a server that was not asked", n)
 	}
 	cancel()
 	if err := <-done; err != nil {
@@ -131,7 +131,7 @@ func TestRunWarms(t *testing.T) {
 	}
 }
 
-// TestRunWarmsAll: where any server may be the first to be asked, all are warm.
+// TestRunWarmsAll: if any server may be asked first, connections to all are kept open.
 func TestRunWarmsAll(t *testing.T) {
 	cfg := hasty(servertest.Serve(t, servertest.Zone(t), nil), servertest.Serve(t, servertest.Zone(t), nil))
 	cfg.Policy = Random
@@ -149,7 +149,7 @@ func TestRunWarmsAll(t *testing.T) {
 	}
 }
 
-// TestClose leaves no goroutine, whatever is going on.
+// TestClose: closing leaves no goroutine, whatever is in progress.
 func TestClose(t *testing.T) {
 	s := servertest.Serve(t, dnstest.Silent(), nil)
 	hung := servertest.Serve(t, dnstest.Silent(), func(c *dnstest.Config) {
@@ -169,21 +169,21 @@ func TestClose(t *testing.T) {
 			errs <- err
 		}()
 	}
-	servertest.Eventually(t, "they wait", func() bool { return s.Stats().Queries() > 0 })
+	servertest.Eventually(t, "queries are pending", func() bool { return s.Stats().Queries() > 0 })
 	if err := g.Close(); err != nil {
 		t.Error(err)
 	}
 	for range cap(errs) {
 		if err := <-errs; !errors.Is(err, transport.ErrClosed) {
-			t.Errorf("got %v, want that it is closed", err)
+			t.Errorf("got %v, want ErrClosed", err)
 		}
 	}
 	_, err = servertest.Ask(t, g, "www.example.")
 	servertest.WantEDE(t, err, wire.EDEOther, "the upstream group is closed")
 	if left := servertest.Goroutines(); left != "" {
-		t.Errorf("goroutines are left:\n%s", left)
+		t.Errorf("goroutines are still running:\n%s", left)
 	}
 	if err := g.Close(); err != nil {
-		t.Errorf("a second time: %v", err)
+		t.Errorf("the second time: %v", err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// TestLog: silence while all is well, one line when a server fails and one when
-// it is well again, however often in between.
+// TestLog: nothing is logged while a server is healthy, one line when it fails and one when
+// it recovers, however often that happens.
 func TestLog(t *testing.T) {
 	var out servertest.LogBuffer
 	s := servertest.Serve(t, servertest.Zone(t), nil)
@@ -26,7 +26,7 @@ func TestLog(t *testing.T) {
 	s.EndConns(dnstest.Close)
 	servertest.MustAsk(t, g, "www.example.")
 	if out.String() != "" {
-		t.Errorf("all is well, but the log has %q", out.String())
+		t.Errorf("without a failure the log is %q", out.String())
 	}
 	e := g.endpoints[0]
 	for range 5 {
@@ -40,7 +40,8 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// TestLogUntrusted: that a server which fails is, besides, not to be trusted is news, once.
+// TestLogUntrusted: an authentication failure is logged even if the server failed before,
+// once.
 func TestLogUntrusted(t *testing.T) {
 	var out servertest.LogBuffer
 	s := servertest.Serve(t, servertest.Zone(t), nil)
@@ -51,11 +52,11 @@ func TestLogUntrusted(t *testing.T) {
 	e := g.endpoints[0]
 	for range 3 {
 		e.failed(time.Now(), transport.ErrTimeout)
-		e.failed(time.Now(), &transport.DialError{Err: &transport.TrustError{Reason: "somebody else's certificate"}})
+		e.failed(time.Now(), &transport.DialError{Err: &transport.TrustError{Reason: "a certificate of another server"}})
 	}
 	servertest.MustAsk(t, g, "www.example.")
 	log := out.String()
-	if strings.Count(log, "level=WARN") != 2 || strings.Count(log, "somebody else's") != 1 || strings.Count(log, "level=INFO") != 1 {
+	if strings.Count(log, "level=WARN") != 2 || strings.Count(log, "a certificate of another server") != 1 || strings.Count(log, "level=INFO") != 1 {
 		t.Errorf("the log is\n%s", log)
 	}
 }

@@ -20,7 +20,7 @@ func TestFailoverOrder(t *testing.T) {
 		{[]candidate{{}, {}, {}}, []int{0, 1, 2}},
 		{[]candidate{{backoffUntil: 20}, {}, {}}, []int{1, 2, 0}},
 		{[]candidate{{backoffUntil: 20}, {}, {backoffUntil: 15}}, []int{1, 2, 0}},
-		{[]candidate{{backoffUntil: 1}, {}}, []int{1, 0}}, // its rest is over, but is it well?
+		{[]candidate{{backoffUntil: 1}, {}}, []int{1, 0}}, // its backoff has passed, but it is not known to be healthy
 		{[]candidate{{backoffUntil: 30}, {backoffUntil: 20}, {backoffUntil: 25}}, []int{1, 2, 0}},
 		{[]candidate{{backoffUntil: 20}, {backoffUntil: 20}, {backoffUntil: 11}}, []int{2, 0, 1}},
 		{[]candidate{{suspect: true}, {}}, []int{1, 0}},
@@ -42,7 +42,7 @@ func TestFastestOrder(t *testing.T) {
 	}{
 		{[]candidate{{}, {}}, []int{0, 1}},
 		{[]candidate{{usual: 30}, {usual: 10}, {usual: 20}}, []int{1, 2, 0}},
-		{[]candidate{{}, {usual: 10}}, []int{1, 0}}, // nobody knows of the first
+		{[]candidate{{}, {usual: 10}}, []int{1, 0}}, // the first is unknown
 		{[]candidate{{usual: 10, suspect: true}, {usual: 20}, {usual: 1, backoffUntil: 5}}, []int{1, 0, 2}},
 		{[]candidate{{usual: 10}, {usual: 10}}, []int{0, 1}},
 	} {
@@ -52,8 +52,8 @@ func TestFastestOrder(t *testing.T) {
 	}
 }
 
-// TestRandomOrder: each of the well servers comes first equally often, and
-// second; the others come last.
+// TestRandomOrder: each of the healthy servers is first equally often, and second; the
+// others are last.
 func TestRandomOrder(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	servers := []candidate{{}, {suspect: true}, {}, {backoffUntil: 7}, {}}
@@ -62,14 +62,14 @@ func TestRandomOrder(t *testing.T) {
 	for range n {
 		got := random(nil, servers, rng.Uint64())
 		if got[3] != 1 || got[4] != 3 {
-			t.Fatalf("order %v, want those that are not well at the end", got)
+			t.Fatalf("order %v, want the unhealthy ones at the end", got)
 		}
 		first[got[0]]++
 		second[got[1]]++
 	}
-	for _, places := range []map[int]int{first, second} {
+	for _, positions := range []map[int]int{first, second} {
 		for _, i := range []int{0, 2, 4} {
-			if share := float64(places[i]) / n; share < 0.32 || share > 0.347 {
+			if share := float64(positions[i]) / n; share < 0.32 || share > 0.347 {
 				t.Errorf("server %d has a share of %.3f, want a third", i, share)
 			}
 		}
@@ -93,12 +93,12 @@ func TestMeasureTarget(t *testing.T) {
 		want    int
 	}{
 		{"alone", []candidate{{usual: 1}}, 0, -1},
-		{"nobody", nil, 0, -1},
+		{"no servers", nil, 0, -1},
 		{"one is unknown", []candidate{{usual: 1}, {usual: 2}, {}}, 1, 2},
-		{"an unknown one that rests", []candidate{{usual: 1}, {backoffUntil: 9}}, 0, -1},
+		{"an unknown one that is backed off", []candidate{{usual: 1}, {backoffUntil: 9}}, 0, -1},
 		{"not this time", []candidate{{usual: 1}, {usual: 2}}, 1, -1},
 		{"this time", []candidate{{usual: 1}, {usual: 2}}, measureEvery, 1},
-		{"by turns", []candidate{{usual: 1}, {usual: 2}, {usual: 3}}, measureEvery, 2},
+		{"in turn", []candidate{{usual: 1}, {usual: 2}, {usual: 3}}, measureEvery, 2},
 	} {
 		order := fastest(nil, tc.servers, 0)
 		if got := measureTarget(order, tc.servers, tc.chance); got != tc.want {
@@ -113,11 +113,11 @@ func TestMeasureTarget(t *testing.T) {
 	}
 	for _, i := range []int{0, 1} {
 		if got := seen[i]; got < 400 || got > 600 {
-			t.Errorf("server %d was looked at %d times in %d, want about %d", i, got, n, n/measureEvery/2)
+			t.Errorf("server %d was measured %d times in %d, want about %d", i, got, n, n/measureEvery/2)
 		}
 	}
 	if seen[2] != 0 {
-		t.Error("the first one is asked anyway")
+		t.Error("the first one was measured, although it gets the query")
 	}
 }
 
@@ -134,7 +134,7 @@ func TestParsePolicy(t *testing.T) {
 	}
 }
 
-// TestBudget: never more than the share, and not more than a little saved up.
+// TestBudget: hedges never exceed the share, and only a few are saved up.
 func TestBudget(t *testing.T) {
 	b := newBudget(0.08)
 	spent := 0
@@ -149,7 +149,7 @@ func TestBudget(t *testing.T) {
 		}
 	}
 	if spent < n*8/100-1 {
-		t.Errorf("%d hedges in %d queries: the budget keeps some back", spent, n)
+		t.Errorf("%d hedges in %d queries, want the whole share", spent, n)
 	}
 	for range n {
 		b.earn()
@@ -157,11 +157,11 @@ func TestBudget(t *testing.T) {
 	for spent = 0; b.spend(); spent++ {
 	}
 	if spent != maxTokens {
-		t.Errorf("%d were saved up, want %d", spent, maxTokens)
+		t.Errorf("%d hedges were saved up, want %d", spent, maxTokens)
 	}
 }
 
-// TestNewChecksPolicy is for the settings of choosing.
+// TestNewChecksPolicy checks the settings of server selection.
 func TestNewChecksPolicy(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	for what, change := range map[string]func(*Config){

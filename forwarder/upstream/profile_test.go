@@ -15,7 +15,7 @@ func TestParseProfile(t *testing.T) {
 	}
 	for _, p := range []Profile{Strict, Opportunistic} {
 		if again, err := ParseProfile(p.String()); err != nil || again != p {
-			t.Errorf("%v does not come back: %v", p, err)
+			t.Errorf("%v is not parsed again: %v", p, err)
 		}
 	}
 	for _, in := range []string{"Strict", "off", "plain", " strict"} {

@@ -40,7 +40,7 @@ func TestParseServer(t *testing.T) {
 			t.Errorf("%q: %v, %v; want %s", in, got, err, want)
 		}
 		if again, err := ParseServer(want); err != nil || again[0].String() != want {
-			t.Errorf("%q does not come back: %v, %v", want, again, err)
+			t.Errorf("%q is not parsed again: %v, %v", want, again, err)
 		}
 	}
 }
@@ -98,7 +98,7 @@ func TestParseServerErrors(t *testing.T) {
 			continue
 		}
 		if !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "read the upstream ") {
-			t.Errorf("%q: %q has no %q", in, err, want)
+			t.Errorf("%q: %q does not contain %q", in, err, want)
 		}
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// TestUnaskedFlood: replies that come while nothing is asked end the connection too, and
-// who waits for a new one does not notice.
+// TestUnaskedFlood: replies that arrive while no query is pending close the connection, too,
+// and queries that wait for a new one are not affected.
 func TestUnaskedFlood(t *testing.T) {
 	z := servertest.Zone(t)
 	s := servertest.Serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
@@ -32,16 +32,16 @@ func TestUnaskedFlood(t *testing.T) {
 	}), nil)
 	g := newClient(t, s)
 	servertest.MustAsk(t, g, "www.example.")
-	servertest.Eventually(t, "the connection ends", func() bool { return g.stats().Conns == 0 })
+	servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
 	servertest.MustAsk(t, g, "www.example.")
 	if st := g.stats(); st.Strays != maxStrays+1 || st.Failed != 0 || st.Dials != 2 {
 		t.Errorf("stats %+v, want %d strays on the first of two connections, and no failure", st, maxStrays+1)
 	}
 }
 
-// TestFloodIsNotInvited: a server that floods whoever connects is not dialled in a loop by
-// what keeps connections warm.
-func TestFloodIsNotInvited(t *testing.T) {
+// TestFloodIsNotRedialled: maintenance does not dial a server in a loop that floods each
+// connection.
+func TestFloodIsNotRedialled(t *testing.T) {
 	flood := bytes.Repeat(servertest.Stray(), 64)
 	s := servertest.ServeConns(t, nil, func(c *tls.Conn) {
 		for _, err := c.Write(flood); err == nil; _, err = c.Write(flood) {
@@ -50,10 +50,10 @@ func TestFloodIsNotInvited(t *testing.T) {
 	g := newClient(t, s)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	began := time.Now()
+	started := time.Now()
 	go func() { g.run(ctx); close(done) }()
 	servertest.Eventually(t, "it is dialled twice more", func() bool { return g.stats().Dials > 2 })
-	took := time.Since(began)
+	took := time.Since(started)
 	stop()
 	<-done
 	if took < time.Second {
@@ -107,17 +107,17 @@ func TestStopsReading(t *testing.T) {
 	}
 }
 
-// TestResetsLoseNothing: a connection that is reset while idle, between two replies or within one
-// costs the client nothing, and leaves no goroutine and no descriptor.
+// TestResetsLoseNothing: a connection that is reset while idle, between two replies or within
+// one loses no query, and leaves no goroutine and no descriptor.
 func TestResetsLoseNothing(t *testing.T) {
 	z := servertest.Zone(t)
 	s := servertest.Serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
 		switch {
-		case r.Conn%3 == 1 && r.N == 3: // within its reply
+		case r.Conn%3 == 1 && r.N == 3: // within the reply
 			frame := dnstest.Frame(a.Msg)
 			a.Msg, a.Raw, a.Then = nil, frame[:len(frame)/2], dnstest.Reset
-		case r.Conn%3 == 2 && r.N == 3: // after its reply
+		case r.Conn%3 == 2 && r.N == 3: // after the reply
 			a.Then = dnstest.Reset
 		}
 		return a
@@ -135,16 +135,16 @@ func TestResetsLoseNothing(t *testing.T) {
 		round()
 	}
 	servertest.MustAsk(t, g, "www.example.")
-	const own = 8 // one connection more or less, at both ends
-	servertest.Eventually(t, "goroutines and descriptors are given back", func() bool {
-		return runtime.NumGoroutine() <= goroutines+own && openFiles(t) <= files+own
+	const margin = 8 // for one connection, at both ends
+	servertest.Eventually(t, "goroutines and descriptors are released", func() bool {
+		return runtime.NumGoroutine() <= goroutines+margin && openFiles(t) <= files+margin
 	})
 	if st := g.stats(); st.Failed != 0 || st.Resent == 0 || st.Dials < 60 {
 		t.Errorf("stats %+v, want resent queries and no failure", st)
 	}
 }
 
-// openFiles counts this process's descriptors.
+// openFiles returns the number of open descriptors of this process.
 func openFiles(t *testing.T) int {
 	t.Helper()
 	d, err := os.Open("/proc/self/fd")

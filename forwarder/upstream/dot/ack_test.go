@@ -12,9 +12,9 @@ import (
 	"sotto/forwarder/upstream/transport"
 )
 
-// TestAcker: a server that leaves Nagle's algorithm on is not kept waiting for an
-// acknowledgement. It sends two replies with a pause between them; the second leaves
-// only when the first was acknowledged, for which the kernel would wait up to 40 ms.
+// TestAcker: a server that does not disable Nagle's algorithm does not wait for an
+// acknowledgement. It sends two replies with a pause between them; the second is sent only
+// when the first was acknowledged, which the kernel would delay by up to 40 ms.
 func TestAcker(t *testing.T) {
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: servertest.Loopback.AsSlice()})
 	if err != nil {
@@ -31,7 +31,7 @@ func TestAcker(t *testing.T) {
 			go nagle(c)
 		}
 	}()
-	// total is how long all rounds take with the reader that wrap makes.
+	// total returns how long all rounds take with the reader that wrap returns.
 	total := func(wrap func(*net.TCPConn) io.Reader) time.Duration {
 		c, err := net.DialTCP("tcp", nil, l.Addr().(*net.TCPAddr))
 		if err != nil {
@@ -41,7 +41,7 @@ func TestAcker(t *testing.T) {
 		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		r := wrap(c)
 		var b [2]byte
-		began := time.Now()
+		started := time.Now()
 		for range rounds {
 			if _, err := c.Write(b[:1]); err != nil {
 				t.Fatal(err)
@@ -50,7 +50,7 @@ func TestAcker(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		return time.Since(began)
+		return time.Since(started)
 	}
 	acked := total(func(c *net.TCPConn) io.Reader {
 		a, err := newAcker(c)
@@ -65,7 +65,7 @@ func TestAcker(t *testing.T) {
 	}
 }
 
-// nagle answers each byte with two, a moment apart, and leaves Nagle's algorithm on.
+// nagle answers each byte with two, a moment apart, with Nagle's algorithm enabled.
 func nagle(c *net.TCPConn) {
 	defer c.Close()
 	_ = c.SetNoDelay(false)
@@ -83,8 +83,8 @@ func nagle(c *net.TCPConn) {
 	}
 }
 
-// TestAckerEnds: ends and deadlines are what they are on a plain connection.
-func TestAckerEnds(t *testing.T) {
+// TestAckerErrors: EOF and deadlines work as on a net.TCPConn.
+func TestAckerErrors(t *testing.T) {
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: servertest.Loopback.AsSlice()})
 	if err != nil {
 		t.Fatal(err)
@@ -117,10 +117,10 @@ func TestAckerEnds(t *testing.T) {
 	}
 	peer.Close()
 	if _, err := a.Read(b); err != io.EOF {
-		t.Errorf("after the end: %v, want %v", err, io.EOF)
+		t.Errorf("after EOF: %v, want %v", err, io.EOF)
 	}
 	c.Close()
 	if _, err := a.Read(b); err == nil || err == io.EOF {
-		t.Errorf("after our own end: %v", err)
+		t.Errorf("after closing: %v", err)
 	}
 }

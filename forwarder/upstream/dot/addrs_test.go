@@ -55,7 +55,7 @@ func TestRaceOrder(t *testing.T) {
 	}
 }
 
-// racers makes one server of several, which has the addresses of all.
+// racers returns one server with the addresses of several.
 func racers(servers ...*dnstest.Server) transport.Server {
 	s := transport.Server{Addr: servers[0].Addr(), Name: servertest.Name}
 	for _, other := range servers[1:] {
@@ -64,7 +64,7 @@ func racers(servers ...*dnstest.Server) transport.Server {
 	return s
 }
 
-// hung accepts connections and leaves them at that, until the test ends.
+// hung accepts connections and does nothing with them, until the test ends.
 func hung(t *testing.T, count *atomic.Int32) *dnstest.Server {
 	return servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) {
 		c.Accept = func(nc net.Conn) bool {
@@ -75,8 +75,8 @@ func hung(t *testing.T, count *atomic.Int32) *dnstest.Server {
 	})
 }
 
-// TestRaceSilent: an address that accepts and then says nothing delays the first
-// query by one attempt and the later ones by none; and the attempt is given up.
+// TestRaceSilent: an address that accepts connections and stays silent delays the first query
+// by one attempt delay and later ones not at all; its attempt is canceled.
 func TestRaceSilent(t *testing.T) {
 	closed := make(chan error, 1)
 	silent := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) {
@@ -97,21 +97,21 @@ func TestRaceSilent(t *testing.T) {
 	good := servertest.Serve(t, servertest.Zone(t), nil)
 	g := clientOf(t, transport.Config{Server: racers(silent, good)})
 	servertest.MustAsk(t, g, "www.example.")
-	<-closed // although nobody waited for it
+	<-closed // although no query waited for it
 	good.EndConns(dnstest.Close)
-	servertest.Eventually(t, "the connection ends", func() bool { return g.stats().Conns == 0 })
+	servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
 	servertest.MustAsk(t, g, "www.example.")
 	st := g.stats()
 	if st.Dials != 3 || st.DialErrors != 0 || st.Conns != 1 || st.Failed != 0 || st.Resumed != 1 {
-		t.Errorf("stats %+v, want three dials, of which one was called off, and a session resumed", st)
+		t.Errorf("stats %+v, want three dials, one of them canceled, and one session resumed", st)
 	}
 	if n := silent.Stats().Conns; n != 1 {
-		t.Errorf("%d connections to the silent address, want the first time's", n)
+		t.Errorf("%d connections to the silent address, want only the first", n)
 	}
 }
 
-// TestRaceFailed: an address that refuses, and one whose server is not to be
-// trusted, are passed over at once.
+// TestRaceFailed: after an address that refuses connections, or whose server is not trusted,
+// the next one is tried at once.
 func TestRaceFailed(t *testing.T) {
 	other := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) {
 		c.Certificate = servertest.Issue(t, dnstest.CertOptions{Names: []string{"other.example"}})
@@ -127,15 +127,15 @@ func TestRaceFailed(t *testing.T) {
 	g := clientOf(t, transport.Config{Server: s})
 	servertest.MustAsk(t, g, "www.example.")
 	if st := g.stats(); st.Dials != 3 || st.DialErrors != 2 || st.LastError != "" {
-		t.Errorf("stats %+v, want three dials, two failed, and a server that is well", st)
+		t.Errorf("stats %+v, want three dials, two of them failed, and no error of the server", st)
 	}
 	if n := other.Stats().Queries(); n != 0 {
-		t.Errorf("%d queries to a server that is not to be trusted", n)
+		t.Errorf("%d queries to a server that is not trusted", n)
 	}
 }
 
-// TestRaceAllFail: the client hears of the first failure that is more than a missing
-// route, and at which address it was.
+// TestRaceAllFail: the error is the first one that is not a missing route, and names the
+// address.
 func TestRaceAllFail(t *testing.T) {
 	l, err := dnstest.Listen(netip.AddrPortFrom(servertest.Loopback, 0))
 	if err != nil {
@@ -154,7 +154,7 @@ func TestRaceAllFail(t *testing.T) {
 	_, err = servertest.Ask(t, g, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, s.String()+": connection refused: nothing listens on TCP port ", "there (127.0.0.1)")
 	if st := g.stats(); st.Dials != st.DialErrors || st.Dials < 2 {
-		t.Errorf("stats %+v, want that each dial failed", st)
+		t.Errorf("stats %+v, want each dial to fail", st)
 	}
 	s.Addr = netip.MustParseAddrPort("192.0.2.1:853")
 	g = clientOf(t, transport.Config{Server: s, Control: func(string, string, syscall.RawConn) error { return syscall.ENETUNREACH }})
@@ -162,8 +162,8 @@ func TestRaceAllFail(t *testing.T) {
 	servertest.WantEDE(t, err, wire.EDENetworkError, "no route to it from this machine (2001:db8::1)")
 }
 
-// TestRaceTimeout: when every address is silent, the time is not exceeded, and
-// nothing is left behind.
+// TestRaceTimeout: if every address is silent, the timeout is not exceeded, and no goroutine
+// is left.
 func TestRaceTimeout(t *testing.T) {
 	var accepted atomic.Int32
 	g := newUnclosed(transport.Config{
@@ -177,11 +177,11 @@ func TestRaceTimeout(t *testing.T) {
 	}
 	g.pool.Close()
 	if left := servertest.Goroutines(); left != "" {
-		t.Errorf("goroutines are left:\n%s", left)
+		t.Errorf("goroutines are still running:\n%s", left)
 	}
 }
 
-// TestRaceClose: closing ends a race that is on.
+// TestRaceClose: closing cancels a race in progress.
 func TestRaceClose(t *testing.T) {
 	var accepted atomic.Int32
 	g := newUnclosed(transport.Config{Server: racers(hung(t, &accepted), hung(t, &accepted))})
@@ -194,11 +194,11 @@ func TestRaceClose(t *testing.T) {
 	g.pool.Close()
 	servertest.WantEDE(t, <-done, wire.EDEOther, "the upstream group is closed")
 	if left := servertest.Goroutines(); left != "" {
-		t.Errorf("goroutines are left:\n%s", left)
+		t.Errorf("goroutines are still running:\n%s", left)
 	}
 }
 
-// TestRaceNewNetwork: what worked best did so on another network.
+// TestRaceNewNetwork: the address that worked last is forgotten when the network changes.
 func TestRaceNewNetwork(t *testing.T) {
 	first, second := servertest.Serve(t, servertest.Zone(t), nil), servertest.Serve(t, servertest.Zone(t), nil)
 	g := clientOf(t, transport.Config{Server: racers(first, second)})
@@ -221,7 +221,7 @@ func TestRaceNewNetwork(t *testing.T) {
 func TestRaceFamilies(t *testing.T) {
 	l, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {
-		t.Skipf("skipped: no IPv6 servertest.Loopback here: %v", err)
+		t.Skipf("skipped: no IPv6 loopback here: %v", err)
 	}
 	l.Close()
 	six := servertest.ServeAt(t, netip.MustParseAddrPort("[::1]:0"), servertest.Zone(t), nil)

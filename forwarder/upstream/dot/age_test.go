@@ -13,9 +13,9 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// TestAge: an old connection is replaced and not cut: the new one is open first, the
-// old one keeps what it has, gets nothing new, and closes when it is answered.
-func TestAge(t *testing.T) {
+// TestMaxAge: an old connection is replaced without losing queries: the new one is opened
+// first, the old one gets no more queries and closes when no reply is pending.
+func TestMaxAge(t *testing.T) {
 	z := servertest.Zone(t)
 	release := make(chan struct{})
 	s := servertest.Serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
@@ -35,11 +35,11 @@ func TestAge(t *testing.T) {
 	servertest.Eventually(t, "it is in flight", func() bool { return s.Stats().Queries() == 1 })
 	g.pool.Maintain(t.Context(), time.Now().Add(40*time.Second), true)
 	if st := g.stats(); st.Dials != 1 {
-		t.Errorf("%d dials before it is old", st.Dials)
+		t.Errorf("%d dials before it has reached its age", st.Dials)
 	}
 	p.setLastWarm(time.Time{})
 	g.pool.Maintain(t.Context(), time.Now().Add(time.Minute), true)
-	servertest.Eventually(t, "there is a new one", func() bool { return g.stats().Conns == 2 })
+	servertest.Eventually(t, "there is a new connection", func() bool { return g.stats().Conns == 2 })
 	for range 10 {
 		servertest.MustAsk(t, g, "www.example.")
 	}
@@ -50,22 +50,22 @@ func TestAge(t *testing.T) {
 	}
 	select {
 	case err := <-slow:
-		t.Fatalf("the slow one ended: %v", err)
+		t.Fatalf("the slow query ended: %v", err)
 	default:
 	}
 	close(release)
 	if err := <-slow; err != nil {
 		t.Error(err)
 	}
-	servertest.Eventually(t, "the old one is closed", func() bool { return s.Stats().Open == 1 && g.stats().Conns == 1 })
+	servertest.Eventually(t, "the old connection is closed", func() bool { return s.Stats().Open == 1 && g.stats().Conns == 1 })
 	servertest.MustAsk(t, g, "www.example.")
 	if st := g.stats(); st.Dials != 2 || st.Lost != 0 || st.Resent != 0 || st.Resumed != 1 {
 		t.Errorf("stats %+v, want two connections, the second resumed, and nothing lost", st)
 	}
 }
 
-// TestAgeOfTheUnused: nobody needs a new one where no query is expected.
-func TestAgeOfTheUnused(t *testing.T) {
+// TestMaxAgeWithoutQueries: no new connection is opened if no query is expected.
+func TestMaxAgeWithoutQueries(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	g := newClient(t, s)
 	servertest.MustAsk(t, g, "www.example.")
@@ -75,8 +75,8 @@ func TestAgeOfTheUnused(t *testing.T) {
 	}
 }
 
-// TestAgeFails: where no new connection can be opened, the old one stays.
-func TestAgeFails(t *testing.T) {
+// TestReplacementFails: if no new connection can be opened, the old one stays open.
+func TestReplacementFails(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	g := clientOf(t, transport.Config{Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, MaxAge: time.Minute})
 	servertest.MustAsk(t, g, "www.example.")
@@ -88,7 +88,7 @@ func TestAgeFails(t *testing.T) {
 	servertest.Eventually(t, "a dial failed", func() bool { return g.stats().DialErrors == 1 })
 	servertest.MustAsk(t, g, "www.example.")
 	if st := g.stats(); st.Conns != 1 || st.Failed != 0 {
-		t.Errorf("stats %+v, want the old connection at work", st)
+		t.Errorf("stats %+v, want the old connection in use", st)
 	}
 	s.SetCertificate(good)
 	p.setLastWarm(time.Time{})
@@ -119,8 +119,8 @@ func TestLifetime(t *testing.T) {
 	}
 }
 
-// TestSessionsOfTwoConnections: a second connection beside the first, and one that is reopened,
-// both resume, in either version of TLS.
+// TestSessionsOfTwoConnections: a second connection and one that is reopened both resume a
+// session, in either version of TLS.
 func TestSessionsOfTwoConnections(t *testing.T) {
 	for _, version := range []uint16{0x0303, 0x0304} {
 		z := servertest.Zone(t)
@@ -140,7 +140,7 @@ func TestSessionsOfTwoConnections(t *testing.T) {
 		wg.Wait()
 		servertest.MustAsk(t, g, "www.example.")
 		s.EndConns(dnstest.Close)
-		servertest.Eventually(t, "both end", func() bool { return g.stats().Conns == 0 })
+		servertest.Eventually(t, "both are closed", func() bool { return g.stats().Conns == 0 })
 		servertest.MustAsk(t, g, "www.example.")
 		if st := s.Stats(); st.Handshakes != 3 || st.Resumed != 2 {
 			t.Errorf("%#x: %d handshakes, %d resumed, want 3 and 2", version, st.Handshakes, st.Resumed)

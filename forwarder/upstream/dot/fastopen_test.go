@@ -18,11 +18,11 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// insideVar tells the test binary that it runs in a namespace with TCP Fast Open.
+// insideVar is set if the test binary runs in its own network namespace.
 const insideVar = "SOTTO_TEST_FASTOPEN"
 
-// TestFastOpen runs itself again in a network namespace of its own, where servers
-// have TCP Fast Open too; that is a setting of the namespace's.
+// TestFastOpen runs itself again in a network namespace of its own, where TCP Fast Open is
+// enabled for servers as well, which is a setting of the namespace.
 func TestFastOpen(t *testing.T) {
 	if os.Getenv(insideVar) != "" {
 		fastOpenInside(t)
@@ -39,7 +39,7 @@ func TestFastOpen(t *testing.T) {
 	}
 }
 
-// loopbackUp makes a new namespace's servertest.Loopback usable.
+// loopbackUp sets the loopback interface of a new namespace up.
 func loopbackUp(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -56,10 +56,11 @@ func loopbackUp(t *testing.T) {
 	}
 }
 
-// fastOpenInside: a connection that is reopened sends its first bytes with the SYN.
+// fastOpenInside checks that a connection that is reopened sends its first bytes with the
+// SYN.
 func fastOpenInside(t *testing.T) {
 	loopbackUp(t)
-	// Clients, servers, and servers that do not ask for it (0x400).
+	// Enable it for clients and for all servers, with or without the socket option (0x400).
 	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_fastopen", []byte("1027"), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -71,29 +72,28 @@ func fastOpenInside(t *testing.T) {
 			t.Errorf("connection %d: data with the SYN: %v", i, early)
 		}
 		s.EndConns(dnstest.Close)
-		servertest.Eventually(t, "it ends", func() bool { return g.stats().Conns == 0 })
+		servertest.Eventually(t, "it closes", func() bool { return g.stats().Conns == 0 })
 	}
 	if st := g.stats(); st.Dials != 4 || st.DialErrors != 0 || st.Resumed != 3 {
 		t.Errorf("stats %+v, want four connections, three of them resumed", st)
 	}
-	// With a cookie connect cannot fail any more, and the handshake says the same.
+	// With a cookie connect does not fail, and the handshake returns the error.
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	_, err := servertest.Ask(t, g, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, "connection refused: nothing listens on TCP port ")
-	// Nor does that keep the other address waiting.
+	// It does not delay the other address.
 	other := servertest.Serve(t, servertest.Zone(t), nil)
 	both := racers(s, other)
 	g = clientOf(t, transport.Config{Server: both})
 	servertest.MustAsk(t, g, "www.example.")
 	if n := other.Stats().Queries(); n != 1 {
-		t.Errorf("%d queries to the address that is well", n)
+		t.Errorf("%d queries to the address that works", n)
 	}
 }
 
-// withSYN reports whether the connection that is open sent data with its SYN, and had
-// it acknowledged.
+// withSYN reports whether the open connection sent data with its SYN that was acknowledged.
 func withSYN(t *testing.T, g *client) (early bool) {
 	const synData = 32 // TCPI_OPT_SYN_DATA
 	p := g.pool
@@ -117,8 +117,8 @@ func withSYN(t *testing.T, g *client) (early bool) {
 	return early
 }
 
-// TestFastOpenFails: a kernel that cannot do after all what it promised costs one
-// attempt, and is not asked again.
+// TestFastOpenFails: if the kernel cannot use TCP Fast Open after all, one attempt fails and
+// it is not used again.
 func TestFastOpenFails(t *testing.T) {
 	var dials atomic.Int32
 	s := servertest.Serve(t, servertest.Zone(t), nil)
@@ -133,6 +133,6 @@ func TestFastOpenFails(t *testing.T) {
 	})
 	servertest.MustAsk(t, g, "www.example.")
 	if st := g.stats(); st.Dials != 2 || st.DialErrors != 0 || st.Failed != 0 || !g.pool.noFastOpen.Load() {
-		t.Errorf("stats %+v, want a second attempt without", st)
+		t.Errorf("stats %+v, want a second attempt without it", st)
 	}
 }

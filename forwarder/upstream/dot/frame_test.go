@@ -46,7 +46,7 @@ func TestFrames(t *testing.T) {
 					break
 				}
 				if !bytes.Equal(got, msg) && !bytes.Equal(got, long) {
-					t.Errorf("%s, %s: another message", tc.what, how)
+					t.Errorf("%s, %s: wrong message", tc.what, how)
 				}
 				n++
 			}
@@ -92,8 +92,8 @@ func TestMatches(t *testing.T) {
 	}
 }
 
-// FuzzReader feeds a stream as a hostile server may, and holds what comes out
-// of it against what went in.
+// FuzzReader reads a stream that a hostile server may send, and compares the messages with
+// the stream.
 func FuzzReader(f *testing.F) {
 	q := servertest.Query("www.example.", dnstest.TypeA)
 	f.Add(dnstest.Frame(q))
@@ -108,12 +108,12 @@ func FuzzReader(f *testing.F) {
 			msg, err := r.next()
 			if err != nil {
 				if err == io.EOF && at != len(stream) {
-					t.Fatalf("a clean end at %d of %d bytes", at, len(stream))
+					t.Fatalf("io.EOF at %d of %d bytes", at, len(stream))
 				}
 				return
 			}
 			if len(msg) < wire.HeaderLen || !bytes.Equal(dnstest.Frame(msg), stream[at:at+2+len(msg)]) {
-				t.Fatalf("message of %d bytes at %d is not the stream's", len(msg), at)
+				t.Fatalf("the message of %d bytes at %d differs from the stream", len(msg), at)
 			}
 			at += 2 + len(msg)
 			_ = checkReply(msg)

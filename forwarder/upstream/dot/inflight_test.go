@@ -17,15 +17,14 @@ func TestInflight(t *testing.T) {
 		byID[id] = k
 	}
 	if _, ok := table.add(&call{}); ok {
-		t.Error("the table takes more than its limit")
+		t.Error("the table accepts more than its limit")
 	}
-	// Random, not counted up: at most a few neighbours follow each other.
 	for id, k := range byID {
 		if table.get(id) != k {
 			t.Fatalf("ID %d has another call", id)
 		}
 		if table.remove(id, &call{}) {
-			t.Fatal("a call was removed by another's")
+			t.Fatal("a call was removed for another one")
 		}
 		if !table.remove(id, k) || table.remove(id, k) || table.get(id) != nil {
 			t.Fatalf("ID %d is not removed once", id)
@@ -39,7 +38,7 @@ func TestInflight(t *testing.T) {
 	}
 }
 
-// TestIDsAreRandom: two connections' IDs are not the same, and do not count up.
+// TestIDsAreRandom: the IDs of two connections differ, and are not sequential.
 func TestIDsAreRandom(t *testing.T) {
 	a, b := newInflight(100), newInflight(100)
 	same, next := 0, 0
@@ -56,31 +55,31 @@ func TestIDsAreRandom(t *testing.T) {
 		last = x
 	}
 	if same > 5 || next > 5 { // a chance of less than one in 10^15
-		t.Errorf("%d of 100 IDs are the same, %d follow each other", same, next)
+		t.Errorf("%d of 100 IDs are equal, %d are sequential", same, next)
 	}
 }
 
-// TestAbandoned: what was given up is remembered once, up to a limit, and an ID
+// TestAbandoned: an abandoned query is remembered for one reply, up to a limit, and an ID
 // that is used again belongs to the new query.
 func TestAbandoned(t *testing.T) {
 	table := newInflight(1 << 15)
-	give := func(sent int64) uint16 {
+	abandon := func(sent int64) uint16 {
 		k := &call{sent: sent}
 		id, ok := table.add(k)
 		if !ok || !table.abandon(id, k) || table.abandon(id, k) {
-			t.Fatal("a call is given up, once")
+			t.Fatal("want a call to be abandoned once")
 		}
 		return id
 	}
-	id := give(7)
+	id := abandon(7)
 	if sent, ok := table.late(id); !ok || sent != 7 {
 		t.Errorf("its reply is late: %v, sent at %d", ok, sent)
 	}
 	if _, ok := table.late(id); ok {
-		t.Error("and so is a second one")
+		t.Error("a second reply is late as well")
 	}
 	for range 2 * maxAbandoned {
-		give(1)
+		abandon(1)
 	}
 	if n := len(table.abandoned); n > maxAbandoned || n < maxAbandoned*9/10 {
 		t.Errorf("%d are remembered, want about %d", n, maxAbandoned)

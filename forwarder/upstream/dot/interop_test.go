@@ -26,10 +26,10 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// TestInterop asks DNS-over-TLS servers that nobody here wrote, on servertest.Loopback, each
-// with either version of TLS, closing idle connections soon and, where it can, every
-// connection after a few queries: no query is lost, few connections are open, and
-// sessions are resumed where the server hands any out.
+// TestInterop queries other DNS-over-TLS servers on loopback, each with either version of
+// TLS. They close idle connections soon and, if they can, every connection after a few
+// queries: no query is lost, few connections are open, and sessions are resumed if the
+// server issues any.
 func TestInterop(t *testing.T) {
 	for _, is := range []interop{
 		{name: "nsd", config: nsdConfig, args: []string{"-d", "-c", "CONFIG"}, limit: 100, idle: time.Second},
@@ -43,15 +43,15 @@ func TestInterop(t *testing.T) {
 	}
 }
 
-// interop is one server program, and what is to be expected of it.
+// interop is one server program and its expected behaviour.
 type interop struct {
 	name   string
-	config string   // PORT and PLAIN are ports to be put in
-	args   []string // CONFIG is the file's name
+	config string   // PORT and PLAIN are replaced by ports
+	args   []string // CONFIG is replaced by the name of the file
 
-	limit     uint64        // it closes a connection after so many queries; 0: never
-	idle      time.Duration // it closes an unused one after so long; 0: too long for a test
-	keepalive time.Duration // what it says of that (RFC 7828)
+	limit     uint64        // queries after which it closes a connection; 0: never
+	idle      time.Duration // time after which it closes an unused one; 0: too long for a test
+	keepalive time.Duration // the timeout that it announces (RFC 7828)
 }
 
 const nsdConfig = `
@@ -129,7 +129,7 @@ $TTL 300
 * IN A 192.0.2.1
 `
 
-// only has the two TLS libraries offer one version and no other.
+// only restricts the two TLS libraries to one version.
 var only = map[uint16]struct{ openssl, gnutls string }{
 	tls.VersionTLS12: {"MaxProtocol = TLSv1.2", "disabled-version = tls1.3"},
 	tls.VersionTLS13: {"MinProtocol = TLSv1.3", "disabled-version = tls1.2"},
@@ -152,7 +152,7 @@ func (is *interop) run(t *testing.T, version uint16) {
 	state := p.conns[0].nc.ConnectionState()
 	p.mu.Unlock()
 	if state.Version != version {
-		t.Fatalf("it speaks TLS version %#x, want %#x", state.Version, version)
+		t.Fatalf("its TLS version is %#x, want %#x", state.Version, version)
 	}
 	if is.keepalive != 0 {
 		if idle := idleOf(g); idle != clientTimeout(is.keepalive) {
@@ -172,15 +172,14 @@ func (is *interop) run(t *testing.T, version uint16) {
 	if st.Dials != before.Dials+1 || st.Failed != before.Failed {
 		t.Errorf("after an idle close: %+v, before %+v", st, before)
 	}
-	// All have tickets with 1.3; Knot Resolver has none with 1.2.
+	// All issue tickets with 1.3; Knot Resolver does not with 1.2.
 	if offered && st.Resumed != before.Resumed+1 || !offered && version == tls.VersionTLS13 {
-		t.Errorf("%d of %d sessions were resumed, and the last was not (offered: %v)", st.Resumed, st.Dials, offered)
+		t.Errorf("%d of %d sessions were resumed, but not the last (offered: %v)", st.Resumed, st.Dials, offered)
 	}
-	t.Logf("%d queries, %d connections, %d resumed, %d sent again", st.Queries, st.Dials, st.Resumed, st.Resent)
+	t.Logf("%d queries, %d connections, %d resumed, %d resent", st.Queries, st.Dials, st.Resumed, st.Resent)
 }
 
-// ask asks for thousands of names at once, and watches how many connections that
-// takes.
+// load asks for thousands of names at once, and checks how many connections that needs.
 func (is *interop) load(t *testing.T, g *client) {
 	const askers, each = 100, 30
 	var most atomic.Int64
@@ -212,16 +211,16 @@ func (is *interop) load(t *testing.T, g *client) {
 	watch.Wait()
 	few := int64(4)
 	if is.limit != 0 {
-		few = 16 // those that are used up wait for their last replies
+		few = 16 // including those that only wait for their last replies
 	}
 	if n := most.Load(); n > few {
 		t.Errorf("%d connections at once, want at most %d", n, few)
 	}
 	st := g.stats()
 	if st.LastError != "" {
-		t.Errorf("the server is held to fail: %s", st.LastError)
+		t.Errorf("the server failed: %s", st.LastError)
 	}
-	// Twice: the queries that a close loses count as well.
+	// Twice as many, because lost queries count as well.
 	if most := uint64(4); is.limit == 0 && st.Dials > most || is.limit != 0 && st.Dials > most+2*askers*each/is.limit {
 		t.Errorf("%d connections for %d queries", st.Dials, st.Queries)
 	}
@@ -231,7 +230,7 @@ func (is *interop) load(t *testing.T, g *client) {
 func (is *interop) start(t *testing.T, version uint16) netip.AddrPort {
 	path, err := exec.LookPath(is.name)
 	if err != nil {
-		path, err = exec.LookPath("/usr/sbin/" + is.name) // not everybody's PATH has it
+		path, err = exec.LookPath("/usr/sbin/" + is.name) // it may not be in PATH
 	}
 	if err != nil {
 		servertest.Skip(t, "needs the program "+is.name)
@@ -255,7 +254,7 @@ func (is *interop) start(t *testing.T, version uint16) netip.AddrPort {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, &out
 	cmd.Env = append(os.Environ(), "OPENSSL_CONF="+filepath.Join(dir, "openssl.cnf"), "GNUTLS_SYSTEM_PRIORITY_FILE="+filepath.Join(dir, "gnutls.conf"))
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 5 * time.Second // then it is killed
+	cmd.WaitDelay = 5 * time.Second // then kill it
 	if err := cmd.Start(); err != nil {
 		cancel()
 		t.Fatal(err)
@@ -269,7 +268,7 @@ func (is *interop) start(t *testing.T, version uint16) netip.AddrPort {
 		cancel()
 		<-done
 		if t.Failed() {
-			t.Logf("%s said:\n%s", is.name, out.String())
+			t.Logf("output of %s:\n%s", is.name, out.String())
 		}
 	})
 	servertest.Eventually(t, is.name+" listens", func() bool {
@@ -304,7 +303,7 @@ func writeFile(t *testing.T, path string, data []byte) {
 	}
 }
 
-// freePort is one that nobody listens on just now, over TCP or UDP.
+// freePort returns an address with a port that is free over TCP and UDP.
 func freePort(t *testing.T) netip.AddrPort {
 	l, pc, err := dnstest.ListenPlain(netip.AddrPortFrom(servertest.Loopback, 0))
 	if err != nil {

@@ -17,13 +17,13 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// keepalive answers like h, and says that connections are kept for that long, in
-// units of 100 ms; below 0 it says nothing.
+// keepalive answers like h, and announces an idle timeout in units of 100 ms; none if
+// negative.
 func keepalive(units *atomic.Int32, h dnstest.Handler) dnstest.Handler {
 	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := h.Answer(r)
 		if n := units.Load(); n >= 0 {
-			// Its OPT is the last record, and has no options.
+			// The OPT record is the last one, and has no options.
 			binary.BigEndian.PutUint16(a.Msg[len(a.Msg)-2:], 6)
 			a.Msg = append(a.Msg, 0, 11, 0, 2, byte(n>>8), byte(n))
 		}
@@ -31,8 +31,8 @@ func keepalive(units *atomic.Int32, h dnstest.Handler) dnstest.Handler {
 	})
 }
 
-// TestKeepaliveIsAsked: every query asks how long its connection is kept, and none
-// says what only a server can say.
+// TestKeepaliveIsAsked: every query has an empty keepalive option, which asks for the idle
+// timeout.
 func TestKeepaliveIsAsked(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.LogQueries = 10 })
 	g := newClient(t, s)
@@ -46,20 +46,19 @@ func TestKeepaliveIsAsked(t *testing.T) {
 	}
 }
 
-// TestKeepaliveIdle: the client closes an idle connection before its server does, and
-// not before the time that the server named is nearly over.
+// TestKeepaliveIdle: the client closes an idle connection shortly before its server does.
 func TestKeepaliveIdle(t *testing.T) {
 	var units atomic.Int32
 	units.Store(6)
 	s := servertest.Serve(t, keepalive(&units, servertest.Zone(t)), nil)
 	g := newClient(t, s)
-	began := time.Now()
+	started := time.Now()
 	servertest.MustAsk(t, g, "www.example.")
 	if idle := idleOf(g); idle != clientTimeout(600*time.Millisecond) {
 		t.Errorf("it may be idle for %v", idle)
 	}
 	servertest.Eventually(t, "it is closed", func() bool { return g.stats().Conns == 0 })
-	if d := time.Since(began); d < clientTimeout(600*time.Millisecond) {
+	if d := time.Since(started); d < clientTimeout(600*time.Millisecond) {
 		t.Errorf("closed after %v", d)
 	}
 	servertest.Eventually(t, "the server sees it", func() bool { return s.Stats().Open == 0 })
@@ -67,11 +66,11 @@ func TestKeepaliveIdle(t *testing.T) {
 	if st := g.stats(); st.Lost != 0 || st.Failed != 0 || st.Dials != 2 || st.Resumed != 1 {
 		t.Errorf("stats %+v, want two connections and nothing lost", st)
 	}
-	// What the latest reply says counts.
+	// The latest announcement applies.
 	units.Store(-1)
 	servertest.MustAsk(t, g, "www.example.")
 	if idle := idleOf(g); idle != clientTimeout(600*time.Millisecond) {
-		t.Errorf("a reply that says nothing changed it to %v", idle)
+		t.Errorf("a reply without the option changed it to %v", idle)
 	}
 	units.Store(100)
 	servertest.MustAsk(t, g, "www.example.")
@@ -80,7 +79,7 @@ func TestKeepaliveIdle(t *testing.T) {
 	}
 }
 
-// idleOf is how long the only connection may be idle.
+// idleOf returns how long the only connection may be idle.
 func idleOf(g *client) time.Duration {
 	p := g.pool
 	p.mu.Lock()
@@ -91,8 +90,8 @@ func idleOf(g *client) time.Duration {
 	return c.idleTimeout
 }
 
-// TestKeepaliveUse: a connection in use is not idle, however long its time, and a
-// query that is slower than that keeps it open.
+// TestKeepaliveUse: a connection in use is not idle, and a query that is slower than the
+// idle timeout keeps it open.
 func TestKeepaliveUse(t *testing.T) {
 	var units atomic.Int32
 	units.Store(3)
@@ -106,14 +105,14 @@ func TestKeepaliveUse(t *testing.T) {
 	if st := g.stats(); st.Lost != 0 || st.Failed != 0 {
 		t.Errorf("stats %+v, want nothing lost", st)
 	}
-	// A slow machine may be idle for 225 ms between two queries; not each time.
+	// A slow machine may be idle for 225 ms between two queries, but not each time.
 	if st := g.stats(); st.Dials > st.Queries/4 {
 		t.Errorf("%d connections for %d queries", st.Dials, st.Queries)
 	}
 }
 
-// TestKeepaliveZero: a server that wants its connection closed gets that when it has
-// answered what it was asked, and the next query has a new one.
+// TestKeepaliveZero: if the server announces zero, its connection is closed when no reply is
+// pending, and the next query uses a new one.
 func TestKeepaliveZero(t *testing.T) {
 	var units atomic.Int32
 	units.Store(-1)
@@ -132,11 +131,11 @@ func TestKeepaliveZero(t *testing.T) {
 		_, err := servertest.Ask(t, g, "slow.example.")
 		slow <- err
 	}()
-	servertest.Eventually(t, "the slow one is asked", func() bool { return s.Stats().Queries() == 1 })
+	servertest.Eventually(t, "the slow query is in flight", func() bool { return s.Stats().Queries() == 1 })
 	units.Store(0)
 	servertest.MustAsk(t, g, "www.example.")
 	if st := g.stats(); st.Conns != 1 || st.InFlight != 1 {
-		t.Errorf("stats %+v, want that the connection waits for its slow reply", st)
+		t.Errorf("stats %+v, want the connection to wait for its slow reply", st)
 	}
 	units.Store(-1)
 	servertest.MustAsk(t, g, "www.example.")
@@ -147,15 +146,15 @@ func TestKeepaliveZero(t *testing.T) {
 	if err := <-slow; err != nil {
 		t.Error(err)
 	}
-	servertest.Eventually(t, "the first is closed", func() bool { return s.Stats().Open == 1 })
+	servertest.Eventually(t, "the first connection is closed", func() bool { return s.Stats().Open == 1 })
 	servertest.MustAsk(t, g, "www.example.")
 	if st := g.stats(); st.Dials != 2 || st.Lost != 0 || st.Conns != 1 {
 		t.Errorf("stats %+v, want two connections, one of them open, and nothing lost", st)
 	}
 }
 
-// TestKeepaliveZeroAlways: a server that wants each connection closed at once is
-// slow, but answers.
+// TestKeepaliveZeroAlways: a server that announces zero on each connection is slow, but
+// works.
 func TestKeepaliveZeroAlways(t *testing.T) {
 	var units atomic.Int32
 	s := servertest.Serve(t, keepalive(&units, servertest.Zone(t)), nil)
@@ -177,9 +176,8 @@ func TestKeepaliveZeroAlways(t *testing.T) {
 	}
 }
 
-// TestReopenedBeforeNeeded: after the server closed an idle connection, be it that it
-// just did or that it had said when it would, the next query finds a new one that is
-// open already: it costs no handshake.
+// TestReopenedBeforeNeeded: after an idle connection was closed, by the server or because of
+// its announced timeout, a new one is open before the next query, which needs no handshake.
 func TestReopenedBeforeNeeded(t *testing.T) {
 	for _, announced := range []bool{false, true} {
 		t.Run(fmt.Sprintf("announced=%v", announced), func(t *testing.T) {
@@ -194,7 +192,7 @@ func TestReopenedBeforeNeeded(t *testing.T) {
 			for n := uint64(2); n < 5; n++ {
 				g.pool.setLastWarm(time.Time{}) // as if it had been open for a while
 				if announced {
-					units.Store(2) // the next reply says: for 200 ms
+					units.Store(2) // the next reply announces 200 ms
 				}
 				servertest.MustAsk(t, g, "www.example.")
 				units.Store(-1)
@@ -207,7 +205,7 @@ func TestReopenedBeforeNeeded(t *testing.T) {
 				dials := g.stats().Dials
 				servertest.MustAsk(t, g, "www.example.")
 				if st := g.stats(); st.Dials != dials || st.Resent != 0 || st.Lost != 0 {
-					t.Errorf("stats %+v, want that the query found a connection open", st)
+					t.Errorf("stats %+v, want the query to use an open connection", st)
 				}
 			}
 			if st := s.Stats(); st.Resumed != st.Handshakes-1 {
@@ -219,9 +217,9 @@ func TestReopenedBeforeNeeded(t *testing.T) {
 	}
 }
 
-// TestKeptWarm: where the server keeps idle connections but for a moment, there is a
-// new one soon again and again, and yet not in a loop.
-func TestKeptWarm(t *testing.T) {
+// TestReopeningIsLimited: if the server closes idle connections after a moment, they are
+// reopened repeatedly, but not in a loop.
+func TestReopeningIsLimited(t *testing.T) {
 	var units atomic.Int32
 	units.Store(1)
 	s := servertest.Serve(t, keepalive(&units, servertest.Zone(t)), func(c *dnstest.Config) { c.IdleTimeout = 100 * time.Millisecond })
@@ -230,22 +228,21 @@ func TestKeptWarm(t *testing.T) {
 	done := make(chan struct{})
 	go func() { g.run(ctx); close(done) }()
 	servertest.MustAsk(t, g, "www.example.")
-	began := time.Now()
+	started := time.Now()
 	before := s.Stats().Handshakes
 	servertest.Eventually(t, "three more connections", func() bool { return s.Stats().Handshakes == before+3 })
-	if d := time.Since(began); d < 2*warmInterval {
+	if d := time.Since(started); d < 2*warmInterval {
 		t.Errorf("three connections within %v", d)
 	}
 	if n := s.Stats().Queries(); n != 1 {
-		t.Errorf("%d queries, want the one", n)
+		t.Errorf("%d queries, want one", n)
 	}
 	cancel()
 	<-done
 }
 
-// TestRetireUnderLoad: a reply that wants the connection closed loses none of those
-// that are in flight beside it.
-func TestRetireUnderLoad(t *testing.T) {
+// TestDrainUnderLoad: a reply that announces zero does not lose other queries in flight.
+func TestDrainUnderLoad(t *testing.T) {
 	var units atomic.Int32
 	units.Store(-1)
 	s := servertest.Serve(t, keepalive(&units, servertest.Zone(t)), nil)
@@ -258,7 +255,7 @@ func TestRetireUnderLoad(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(2 * time.Millisecond):
-				units.Store(n%5 - 1) // nothing, now, soon, …
+				units.Store(n%5 - 1) // no option, zero, short timeouts
 			}
 		}
 	})

@@ -25,12 +25,12 @@ func TestQueryLimit(t *testing.T) {
 		{"once", []int{100}, 0},
 		{"twice", []int{100, 100}, 100},
 		{"nearly", []int{100, 93}, 100},
-		{"nearly, the other way round", []int{93, 100}, 100},
+		{"nearly, in reverse order", []int{93, 100}, 100},
 		{"far apart", []int{100, 40}, 0},
 		{"far apart, then again", []int{100, 40, 41}, 41},
 		{"a server in trouble", []int{3, 3, 3}, 0},
 		{"trouble between", []int{100, 3, 100}, 100},
-		{"another end between", []int{100, 100, 60}, 100},
+		{"another close between", []int{100, 100, 60}, 100},
 		{"lower than thought", []int{100, 100, 60, 61}, 61},
 		{"higher than thought", []int{60, 60, 100, 100}, 100},
 	} {
@@ -42,12 +42,12 @@ func TestQueryLimit(t *testing.T) {
 			t.Errorf("%s: %d, want %d", tc.what, got, tc.want)
 		}
 		if got := l.at(start.Add(limitTime)); got != 0 {
-			t.Errorf("%s: %d after a long time", tc.what, got)
+			t.Errorf("%s: %d after limitTime", tc.what, got)
 		}
 	}
 	for _, err := range []error{io.EOF, syscall.ECONNRESET, syscall.EPIPE} {
 		if !isCut(&transport.LostError{Err: err}) {
-			t.Errorf("%v is no cut", err)
+			t.Errorf("%v is not a cut", err)
 		}
 	}
 	for _, err := range []error{transport.ErrSilent, errIdle, errDrained, transport.ErrNetworkChanged, transport.ErrMalformed} {
@@ -57,10 +57,10 @@ func TestQueryLimit(t *testing.T) {
 	}
 }
 
-// TestLimitIsLearned: of a server that closes each connection after a number of
-// queries, the first two lose what is in flight. From then on nothing is lost, and
-// the next connection is open before the one before it is used up.
-func TestLimitIsLearned(t *testing.T) {
+// TestLimitIsDetected: a server closes each connection after a number of queries. The first
+// two connections lose the queries in flight. From then on no query is lost, and the next
+// connection is open before the limit of the previous one is reached.
+func TestLimitIsDetected(t *testing.T) {
 	const limit = 50
 	s := servertest.Serve(t, dnstest.CloseAfter(limit, servertest.Zone(t)), nil)
 	g := newClient(t, s)
@@ -83,18 +83,18 @@ func TestLimitIsLearned(t *testing.T) {
 		defer p.mu.Unlock()
 		return p.limit.at(time.Now())
 	}
-	// A limit that is held to be lower than it is costs connections, no queries.
+	// If the limit is underestimated, more connections are opened, but no query is lost.
 	for end := time.Now().Add(20 * time.Second); known() == 0 && time.Now().Before(end); {
 		burst()
 	}
 	if n := known(); n == 0 || n > limit {
-		t.Fatalf("the limit is held to be %d, want %d or a little less", n, limit)
+		t.Fatalf("the estimated limit is %d, want %d or a little less", n, limit)
 	}
-	burst() // uses up the connections from the time before
+	burst() // uses up the connections that were opened before
 	before := g.stats()
 	burst()
 	if st := g.stats(); st.Lost != before.Lost || st.Resent != before.Resent || st.Failed != before.Failed {
-		t.Errorf("%d lost and %d sent again, want none any more: %+v", st.Lost-before.Lost, st.Resent-before.Resent, st)
+		t.Errorf("%d lost and %d resent, want none: %+v", st.Lost-before.Lost, st.Resent-before.Resent, st)
 	}
 	g.pool.Reset()
 	if n := known(); n != 0 {
@@ -102,9 +102,9 @@ func TestLimitIsLearned(t *testing.T) {
 	}
 }
 
-// TestWriteEnded: a write that fails because the server has reset the connection
-// throws away no reply that was sent before; one that fails otherwise ends it.
-func TestWriteEnded(t *testing.T) {
+// TestWriteError: if a write fails because the server reset the connection, replies that were
+// sent before are still read; after another error the connection is closed.
+func TestWriteError(t *testing.T) {
 	for _, tc := range []struct {
 		err    error
 		resent uint64
@@ -133,7 +133,7 @@ func TestWriteEnded(t *testing.T) {
 			t.Error(err)
 		}
 		if st := g.stats(); st.Resent != tc.resent || st.Lost != tc.resent {
-			t.Errorf("%v: stats %+v, want %d sent again", tc.err, st, tc.resent)
+			t.Errorf("%v: stats %+v, want %d resent", tc.err, st, tc.resent)
 		}
 		servertest.MustAsk(t, g, "www.example.")
 		if n := s.Stats().Conns; n != 2 {

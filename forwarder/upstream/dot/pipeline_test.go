@@ -14,9 +14,9 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// TestThousand: 1,000 callers at once share at most two connections, and each
-// gets its own answer, although the server answers in reverse order.
-func TestThousand(t *testing.T) {
+// TestManyCallers: 1,000 concurrent callers share at most two connections, and each gets its
+// own answer, in whatever order the server answers.
+func TestManyCallers(t *testing.T) {
 	z := servertest.Zone(t)
 	const n = 1000
 	release := make(chan struct{})
@@ -47,7 +47,7 @@ func TestThousand(t *testing.T) {
 	for _, q := range s.Log() {
 		k := connID{q.Conn, wire.ID(q.Query)}
 		if seen[k] {
-			t.Errorf("ID %d is twice in flight on connection %d", k.id, k.conn)
+			t.Errorf("ID %d is in flight twice on connection %d", k.id, k.conn)
 		}
 		seen[k] = true
 		if len(q.Query)%128 != 0 {
@@ -56,7 +56,7 @@ func TestThousand(t *testing.T) {
 	}
 }
 
-// TestOutOfOrder: a slow name holds up nobody behind it.
+// TestOutOfOrder: a slow name does not delay the queries behind it.
 func TestOutOfOrder(t *testing.T) {
 	z := servertest.Zone(t)
 	release := make(chan struct{})
@@ -73,13 +73,13 @@ func TestOutOfOrder(t *testing.T) {
 		_, err := servertest.Ask(t, g, "slow.example.")
 		slow <- err
 	}()
-	servertest.Eventually(t, "the slow one is asked", func() bool { return s.Stats().Queries() == 1 })
+	servertest.Eventually(t, "the slow query is in flight", func() bool { return s.Stats().Queries() == 1 })
 	for range 10 {
 		servertest.MustAsk(t, g, "fast.example.")
 	}
 	select {
 	case err := <-slow:
-		t.Fatalf("the slow one ended: %v", err)
+		t.Fatalf("the slow query ended: %v", err)
 	default:
 	}
 	close(release)
@@ -91,8 +91,8 @@ func TestOutOfOrder(t *testing.T) {
 	}
 }
 
-// TestCoalescing: queries that wait together leave in one write, each in a record
-// of its own: nsd answers only the first of a record until more comes.
+// TestCoalescing: queries that are pending together leave in one write, each in a record of
+// its own, because nsd answers only the first of a record until more data arrives.
 func TestCoalescing(t *testing.T) {
 	const n = 100
 	s := servertest.Serve(t, servertest.Zone(t), nil)
@@ -101,7 +101,7 @@ func TestCoalescing(t *testing.T) {
 	c := g.pool.conns[0]
 	before, writes := s.Stats().Reads, g.stats().Writes
 
-	// Hold up the writer's next look at the queue until all are in it.
+	// Hold the lock until all queries are queued.
 	q := servertest.Query("www.example.", dnstest.TypeA)
 	ks := make([]*call, n)
 	c.mu.Lock()
@@ -128,11 +128,11 @@ func TestCoalescing(t *testing.T) {
 	}
 	// 100 queries of 130 bytes are 13,000: one write.
 	if got := g.stats().Writes - writes; got != 1 {
-		t.Errorf("they left in %d writes, want 1", got)
+		t.Errorf("they were sent in %d writes, want 1", got)
 	}
 }
 
-// TestLargeReplies: up to the longest message, many at once.
+// TestLargeReplies: replies up to the maximum length, concurrently.
 func TestLargeReplies(t *testing.T) {
 	z := servertest.Zone(t)
 	s := servertest.Serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
@@ -158,8 +158,8 @@ func TestLargeReplies(t *testing.T) {
 	wg.Wait()
 }
 
-// TestFull: what is over a connection's limit fails at once, and is nobody's
-// fault.
+// TestFull: queries over a connection's limit fail at once, and are not recorded as failures
+// of the server.
 func TestFull(t *testing.T) {
 	release := make(chan struct{})
 	s := servertest.Serve(t, dnstest.Hold(release, servertest.Zone(t)), nil)
@@ -172,7 +172,7 @@ func TestFull(t *testing.T) {
 	_, err := servertest.Ask(t, g, "www.example.")
 	servertest.WantEDE(t, err, wire.EDEOther, "too many queries in flight")
 	if st := g.stats(); st.LastError != "" {
-		t.Errorf("the server is held to fail: %+v", st)
+		t.Errorf("a failure was recorded: %+v", st)
 	}
 	close(release)
 	wg.Wait()

@@ -16,8 +16,8 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// TestSweep: what nobody uses is closed, a second connection sooner.
-func TestSweep(t *testing.T) {
+// TestCloseIdle: unused connections are closed, a second one sooner than the last.
+func TestCloseIdle(t *testing.T) {
 	release := make(chan struct{})
 	s := servertest.Serve(t, dnstest.Hold(release, servertest.Zone(t)), nil)
 	g := newClient(t, s)
@@ -44,7 +44,7 @@ func TestSweep(t *testing.T) {
 	servertest.MustAsk(t, g, "www.example.")
 }
 
-// TestMaxConns: however many ask at once, no more sockets are made.
+// TestMaxConns: the number of sockets is limited, however many queries are sent at once.
 func TestMaxConns(t *testing.T) {
 	var sockets atomic.Int32
 	s := servertest.Serve(t, servertest.Zone(t), nil)
@@ -70,17 +70,17 @@ func TestMaxConns(t *testing.T) {
 
 func TestControlRefuses(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
-	no := errors.New("no cookie for you")
+	refusal := errors.New("refused by the control function")
 	g := clientOf(t, transport.Config{
 		Server:  transport.Server{Addr: s.Addr(), Name: servertest.Name},
-		Control: func(string, string, syscall.RawConn) error { return no },
+		Control: func(string, string, syscall.RawConn) error { return refusal },
 	})
 	_, err := servertest.Ask(t, g, "www.example.")
-	servertest.WantEDE(t, err, wire.EDENetworkError, no.Error())
-	if !errors.Is(err, no) {
+	servertest.WantEDE(t, err, wire.EDENetworkError, refusal.Error())
+	if !errors.Is(err, refusal) {
 		t.Errorf("the cause is lost in %v", err)
 	}
 	if n := s.Stats().Conns; n != 0 {
-		t.Errorf("%d connections without the hook's consent", n)
+		t.Errorf("%d connections although the control function refused", n)
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// TestOpportunistic: whatever is wrong with the certificate, the server answers, and
-// it is told.
+// TestOpportunistic: whatever is wrong with the certificate, the server is used, and the
+// statistics name the reason.
 func TestOpportunistic(t *testing.T) {
 	stranger, err := dnstest.NewCA()
 	if err != nil {
@@ -35,27 +35,27 @@ func TestOpportunistic(t *testing.T) {
 		servertest.MustAsk(t, g, "www.example.")
 		st := g.stats()
 		if (st.Unauthenticated == "") != (what == "") {
-			t.Errorf("%q: the stats say %q", what, st.Unauthenticated)
+			t.Errorf("%q: the reason in the statistics is %q", what, st.Unauthenticated)
 		}
 		cfg.RootCAs = stranger.Pool()
 		g = clientOf(t, cfg)
 		servertest.MustAsk(t, g, "www.example.")
 		if st := g.stats(); st.Unauthenticated == "" {
-			t.Errorf("%q, of an unknown CA: the stats say nothing", what)
+			t.Errorf("%q, of an unknown CA: no reason in the statistics", what)
 		}
 	}
 }
 
-// TestOpportunisticIsTold: the log has one warning for a reason, another one for
-// another reason, and says when it is over. Each connection is a full handshake until
-// then, so that it is noticed.
-func TestOpportunisticIsTold(t *testing.T) {
+// TestOpportunisticIsReported: the log has one warning for each reason, and one line when the
+// server is authenticated again. Until then each connection uses a full handshake, so that
+// this is noticed.
+func TestOpportunisticIsReported(t *testing.T) {
 	for version, name := range map[uint16]string{tls.VersionTLS12: "TLS 1.2", tls.VersionTLS13: "TLS 1.3"} {
-		t.Run(name, func(t *testing.T) { opportunisticIsTold(t, version) })
+		t.Run(name, func(t *testing.T) { opportunisticIsReported(t, version) })
 	}
 }
 
-func opportunisticIsTold(t *testing.T, version uint16) {
+func opportunisticIsReported(t *testing.T, version uint16) {
 	var out servertest.LogBuffer
 	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) {
 		c.Certificate, c.MaxVersion = servertest.Issue(t, dnstest.CertOptions{Names: []string{"other.example"}}), version
@@ -68,7 +68,7 @@ func opportunisticIsTold(t *testing.T, version uint16) {
 		t.Helper()
 		for range 3 {
 			s.EndConns(dnstest.Close)
-			servertest.Eventually(t, "the connection ends", func() bool { return g.stats().Conns == 0 })
+			servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
 			servertest.MustAsk(t, g, "www.example.")
 		}
 		if w, i := strings.Count(out.String(), "level=WARN"), strings.Count(out.String(), "level=INFO"); w != warnings || i != infos {
@@ -77,7 +77,7 @@ func opportunisticIsTold(t *testing.T, version uint16) {
 	}
 	again(1, 0)
 	if !strings.Contains(out.String(), "its certificate is for other.example, not for dot.example") {
-		t.Errorf("the log has no reason: %s", out.String())
+		t.Errorf("the log does not name the reason: %s", out.String())
 	}
 	s.SetCertificate(servertest.Issue(t, dnstest.CertOptions{Names: []string{"third.example"}}))
 	again(2, 0)
@@ -87,14 +87,14 @@ func opportunisticIsTold(t *testing.T, version uint16) {
 	s.SetCertificate(servertest.Issue(t, dnstest.CertOptions{}))
 	again(2, 1)
 	if st := g.stats(); st.Unauthenticated != "" {
-		t.Errorf("the stats still say %q", st.Unauthenticated)
+		t.Errorf("the reason in the statistics is still %q", st.Unauthenticated)
 	}
 	if n := s.Stats().Resumed; n != 2 {
 		t.Errorf("%d sessions were resumed with the server now authenticated, want 2 of 3", n)
 	}
 }
 
-// TestOpportunisticPins: a pin is binding whatever the profile.
+// TestOpportunisticPins: a pin is required in each profile.
 func TestOpportunisticPins(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	for _, name := range []string{servertest.Name, ""} {
@@ -109,7 +109,7 @@ func TestOpportunisticPins(t *testing.T) {
 	}
 }
 
-// TestOpportunisticIsNeverPlain: what does not speak TLS gets no query.
+// TestOpportunisticIsNeverPlain: a server without TLS gets no query.
 func TestOpportunisticIsNeverPlain(t *testing.T) {
 	tcp, udp, err := dnstest.ListenPlain(netip.AddrPortFrom(servertest.Loopback, 0))
 	if err != nil {
@@ -129,7 +129,7 @@ func TestOpportunisticIsNeverPlain(t *testing.T) {
 		t.Error("an answer without TLS")
 	}
 	if n := s.Stats().Queries(); n != 0 {
-		t.Errorf("%d queries in the clear", n)
+		t.Errorf("%d unencrypted queries", n)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

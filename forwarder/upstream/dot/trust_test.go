@@ -16,7 +16,7 @@ import (
 	"sotto/internal/dnstest"
 )
 
-// TestTrust has what a server may be, and what a client is told when it is not.
+// TestTrust covers the certificates that are accepted, and the errors for others.
 func TestTrust(t *testing.T) {
 	byIP := dnstest.CertOptions{IPs: []netip.Addr{servertest.Loopback}}
 	byName := dnstest.CertOptions{Names: []string{servertest.Name, "a.example", "b.example", "c.example"}}
@@ -46,20 +46,20 @@ func TestTrust(t *testing.T) {
 		{what: "wrong pin alone", cert: byIP, pins: []string{"other"}, want: "its key does not match the pin"},
 		{what: "leaf pin alone, expired", cert: expired, pins: []string{"leaf"}, want: "its certificate expired on"},
 		{what: "CA pin alone, for the address", cert: byIP, cas: stranger.Pool(), pins: []string{"ca"}},
-		{what: "CA pin alone, for somebody else", cert: byName, cas: stranger.Pool(), pins: []string{"ca"}, want: "not for the address"},
+		{what: "CA pin alone, for another server", cert: byName, cas: stranger.Pool(), pins: []string{"ca"}, want: "not for the address"},
 	} {
 		t.Run(tc.what, func(t *testing.T) { tc.run(t, stranger) })
 	}
 }
 
-// trustCase is a server's certificate and what the client knows of it.
+// trustCase is a server's certificate and the client's configuration.
 type trustCase struct {
 	what string
 	cert dnstest.CertOptions
 	name string
 	cas  *x509.CertPool // nil: the test's
 	pins []string       // "leaf", "ca" or "other"
-	want string         // in the EDE; "": it is trusted
+	want string         // in the EDE; "" if it is trusted
 }
 
 func (tc *trustCase) run(t *testing.T, stranger *dnstest.CA) {
@@ -81,12 +81,11 @@ func (tc *trustCase) run(t *testing.T, stranger *dnstest.CA) {
 	}
 	servertest.WantEDE(t, err, wire.EDENetworkError, srv.String()+": ", tc.want)
 	if n := s.Stats().Queries(); n != 0 {
-		t.Errorf("%d queries reached a server that is not to be trusted", n)
+		t.Errorf("%d queries reached a server that is not trusted", n)
 	}
 }
 
-// TestCopiedCA: a certificate that matches a pin proves nothing where the leaf
-// is not from it.
+// TestCopiedCA: a certificate that matches a pin proves nothing if it did not issue the leaf.
 func TestCopiedCA(t *testing.T) {
 	impostor, err := dnstest.NewCA()
 	if err != nil {
@@ -103,8 +102,8 @@ func TestCopiedCA(t *testing.T) {
 	servertest.WantEDE(t, err, wire.EDENetworkError, "an untrusted CA")
 }
 
-// TestHello looks at what the client says before it knows whom it talks to.
-func TestHello(t *testing.T) {
+// TestClientHello checks what the client sends before the server is authenticated.
+func TestClientHello(t *testing.T) {
 	for _, tc := range []struct {
 		name, sni string
 	}{{servertest.Name, servertest.Name}, {"", ""}} {
@@ -113,7 +112,7 @@ func TestHello(t *testing.T) {
 		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 			GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 				hellos <- h
-				return nil, errors.New("seen enough")
+				return nil, errors.New("the test has the ClientHello")
 			},
 			Certificates: []tls.Certificate{cert},
 		})
@@ -153,8 +152,8 @@ func TestOlderServers(t *testing.T) {
 	servertest.WantEDE(t, err, wire.EDENetworkError, "the server refused the TLS handshake")
 }
 
-// TestResumption: a later connection resumes the session of an earlier one, in
-// both versions, and is verified all the same.
+// TestResumption: a later connection resumes the session of an earlier one, in both versions
+// of TLS.
 func TestResumption(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.MaxVersion = version })
@@ -165,7 +164,7 @@ func TestResumption(t *testing.T) {
 				break
 			}
 			s.EndConns(dnstest.Close)
-			servertest.Eventually(t, "the connection ends", func() bool { return g.stats().Conns == 0 })
+			servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
 		}
 		st, gst := s.Stats(), g.stats()
 		if st.Handshakes != 3 || st.Resumed != 2 || gst.Resumed != 2 {
@@ -174,33 +173,33 @@ func TestResumption(t *testing.T) {
 	}
 }
 
-// TestResumedIsVerified: what a session was opened with is checked again when it
-// is resumed, against what is asked for now.
+// TestResumedIsVerified: a resumed session is verified again, against the current
+// requirements.
 func TestResumedIsVerified(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	g := newClient(t, s)
 	servertest.MustAsk(t, g, "www.example.")
 	s.EndConns(dnstest.Close)
-	servertest.Eventually(t, "the connection ends", func() bool { return g.stats().Conns == 0 })
+	servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
 
 	g.pool.verify = &verifier{roots: servertest.CA().Pool(), now: time.Now,
 		server: transport.Server{Addr: s.Addr(), Name: servertest.Name, Pins: []transport.Pin{{1}}}}
 	_, err := servertest.Ask(t, g, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, "its key does not match the pin")
 	if n := s.Stats().Queries(); n != 1 {
-		t.Errorf("%d queries reached the server, want the first one alone", n)
+		t.Errorf("%d queries reached the server, want only the first one", n)
 	}
 }
 
-// TestRenewedCertificate: a session whose certificate has expired since gives
-// way to a full handshake, in which the server shows its new one.
+// TestRenewedCertificate: if the certificate of a session has expired, there is a full
+// handshake, in which the server sends its new one.
 func TestRenewedCertificate(t *testing.T) {
 	short := servertest.Issue(t, dnstest.CertOptions{Names: []string{servertest.Name}, NotAfter: time.Now().Add(time.Hour)})
 	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.Certificate = short })
 	g := newClient(t, s)
 	servertest.MustAsk(t, g, "www.example.")
 	s.EndConns(dnstest.Close)
-	servertest.Eventually(t, "the connection ends", func() bool { return g.stats().Conns == 0 })
+	servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
 
 	s.SetCertificate(servertest.Issue(t, dnstest.CertOptions{}))
 	later := func() time.Time { return time.Now().Add(2 * time.Hour) }
