@@ -55,6 +55,7 @@ func TestStopsReadingElsewhere(t *testing.T) {
 	s := servertest.ServeConns(t, servertest.SmallBuffers(t), func(*tls.Conn) { <-t.Context().Done() })
 	cfg := hasty(s, servertest.Serve(t, servertest.Zone(t), nil))
 	cfg.Control = servertest.SmallBuffer
+	cfg.Timeout = 9 * time.Second // the buffers of the other server are small as well
 	g := groupOf(t, cfg)
 	g.endpoints[0].transport.Maintain(t.Context(), time.Now(), true)
 	servertest.Eventually(t, "it is connected", func() bool { return g.Stats().Servers[0].Conns == 1 })

@@ -59,8 +59,8 @@ func (e *endpoint) candidate() candidate {
 	return candidate{backoffUntil: e.backoffUntil.Load(), suspect: e.meter.isSuspect(), usual: time.Duration(e.meter.usual.Load())}
 }
 
-// exchange sends a query to this server and returns the reply, by the deadline.
-func (e *endpoint) exchange(ctx context.Context, query []byte, started, until time.Time, w transport.Waiter) ([]byte, error) {
+// ask sends a query to this server and returns the reply, by the deadline.
+func (e *endpoint) ask(ctx context.Context, query []byte, started, until time.Time, w transport.Waiter) ([]byte, error) {
 	e.count.queries.Add(1)
 	e.lastUse.Store(started.UnixNano())
 	reply, err := e.transport.Exchange(ctx, query, until, w)
@@ -132,7 +132,7 @@ func (e *endpoint) probe(ctx context.Context) {
 		w := transport.NewTimer()
 		defer w.Stop()
 		started := time.Now()
-		_, err := e.exchange(ctx, probeQuery, started, started.Add(e.g.cfg.AttemptTimeout), w)
+		_, err := e.ask(ctx, probeQuery, started, started.Add(e.g.cfg.AttemptTimeout), w)
 		if errors.Is(err, transport.ErrOverloaded) {
 			e.failed(started, transport.ErrSilent) // it has as many queries as it may, and is silent
 		}

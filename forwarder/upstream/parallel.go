@@ -42,7 +42,7 @@ type parallel struct {
 	latestStart int64        // when that started, in ticks
 	background  context.Context
 	cancel      context.CancelFunc // of background
-	backgroundQ []byte             // a copy of the query: attempts may outlive the request by a moment
+	queryCopy   []byte             // a copy of the query: attempts may outlive the request by a moment
 }
 
 // cause is why a background attempt was started.
@@ -204,14 +204,14 @@ func (r *request) start(ctx context.Context, n int, why cause, done func()) {
 	if r.outcomes == nil {
 		r.outcomes = make(chan outcome, len(r.g.endpoints)) // sends never block
 		r.background, r.cancel = context.WithCancel(ctx)
-		r.backgroundQ = bytes.Clone(r.query)
+		r.queryCopy = bytes.Clone(r.query)
 	}
 	now := time.Now()
 	o := outcome{e: r.g.endpoints[n], cause: why, started: now}
-	ctx, query, until, outcomes := r.background, r.backgroundQ, r.deadline, r.outcomes
+	ctx, query, until, outcomes := r.background, r.queryCopy, r.deadline, r.outcomes
 	ok := r.g.spawn(func() {
 		w := transport.NewTimer()
-		o.reply, o.err = o.e.exchange(ctx, query, o.started, until, w)
+		o.reply, o.err = o.e.ask(ctx, query, o.started, until, w)
 		w.Stop()
 		if done != nil {
 			done()

@@ -169,7 +169,7 @@ func (r *request) tryServer(ctx context.Context, n int, now time.Time) {
 	r.asked++
 	e := r.g.endpoints[n]
 	r.watch(e, now)
-	reply, err := e.exchange(ctx, r.query, now, now.Add(r.timeShare(remaining, len(r.order)+1)), r)
+	reply, err := e.ask(ctx, r.query, now, now.Add(r.timeShare(remaining, len(r.order)+1)), r)
 	if err == errSuperseded {
 		return
 	}

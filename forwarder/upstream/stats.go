@@ -23,8 +23,8 @@ type ServerStats struct {
 	Queries uint64 // attempts
 	Replies uint64 // of those, the ones with a reply, whatever its rcode
 	Failed  uint64 // of those, the ones that failed
-	// Abandoned are the attempts that were given up because the client canceled the query,
-	// or another server was faster.
+	// Abandoned are the attempts whose query was canceled by the client or answered by a
+	// faster server.
 	Abandoned uint64
 
 	// EWMA is how long its replies usually take; P95 is the time that nineteen in twenty

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// acker reads from a TCP socket, and has pending acknowledgements sent before it waits
-// for more data.
+// acker reads from a TCP socket, and makes the kernel send pending acknowledgements before
+// it waits for more data.
 //
 // A server that does not disable Nagle's algorithm (RFC 896), such as nsd, sends a reply
 // only when the previous one was acknowledged. The kernel delays an acknowledgement by up
@@ -44,8 +44,8 @@ func newAcker(c *net.TCPConn) (*acker, error) {
 	return a, nil
 }
 
-// tryRead reads without blocking. If there is no data, it has what was read before
-// acknowledged and returns false.
+// tryRead reads without blocking. If there is no data, it makes the kernel acknowledge the
+// data that was read before, and returns false.
 func (a *acker) tryRead(fd uintptr) bool {
 	for {
 		a.n, a.errno = unix.Read(int(fd), a.p)

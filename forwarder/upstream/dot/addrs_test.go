@@ -249,6 +249,6 @@ func TestRaceByAddress(t *testing.T) {
 	g := clientOf(t, transport.Config{Server: s})
 	servertest.MustAsk(t, g, "www.example.")
 	if wrong.Stats().Queries() != 0 || right.Stats().Queries() != 1 {
-		t.Error("a certificate for another address was taken")
+		t.Error("a certificate for another address was accepted")
 	}
 }

@@ -5,9 +5,9 @@
 // by sotto/forwarder/upstream and by each transport, such as
 // sotto/forwarder/upstream/dot.
 //
-// A [Transport] carries queries to one [Server] and owns the connections to it. It
-// knows no other server: the group decides which server gets a query, when a server is
-// backed off and when a query is sent to a second one.
+// A [Transport] carries queries to one [Server] and owns the connections to it. It does
+// not know of other servers: the group decides which server gets a query, when a server
+// is backed off, and when a query is sent to a second one.
 //
 // The group gives a transport a [Config] and, with each query, a deadline and a
 // [Waiter]. The transport blocks only in Waiter.Wait, so that the group can act while a

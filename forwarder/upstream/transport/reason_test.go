@@ -59,6 +59,6 @@ func TestJoinIsBounded(t *testing.T) {
 	}
 	errs[3].Code = wire.EDENetworkError
 	if e := Join(errs); e.Code != wire.EDENetworkError || !errors.Is(e, errs[7]) {
-		t.Errorf("code %d, want the one that says most, and every cause", e.Code)
+		t.Errorf("code %d, want the most specific one, and every cause", e.Code)
 	}
 }
