@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -266,13 +267,16 @@ func Skip(t *testing.T, why string) {
 	t.Skipf("skipped: %s", why)
 }
 
-// Goroutines returns the stacks of the goroutines that run a method of package upstream or
-// of a transport, which is true for all goroutines of these packages.
+// methods matches the methods of package upstream and of the packages below it in a stack.
+var methods = regexp.MustCompile(`sotto/forwarder/upstream(/\w+)?\.\(\*`)
+
+// Goroutines returns the stacks of the goroutines that run such a method, which is true for
+// all goroutines of these packages.
 func Goroutines() string {
 	buf := make([]byte, 1<<20)
 	var running []string
 	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		if strings.Contains(stack, "sotto/forwarder/upstream.(*") || strings.Contains(stack, "sotto/forwarder/upstream/dot.(*") {
+		if methods.MatchString(stack) {
 			running = append(running, stack)
 		}
 	}
