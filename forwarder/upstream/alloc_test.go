@@ -9,66 +9,70 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
+	"sotto/forwarder/upstream/transport"
 	"sotto/internal/dnstest"
 )
 
-// instant is a transport that has the reply at once, having waited as another
-// would.
+// instant is a transport that has the reply at once. It waits as a real one does.
 type instant struct {
 	done  chan struct{}
 	reply []byte
 }
 
-func (i *instant) exchange(ctx context.Context, _ []byte, until time.Time, w *waiter) ([]byte, error) {
-	i.done <- struct{}{}
-	return i.reply, w.await(ctx, i.done, time.Now(), until, nil)
+func (i *instant) Exchange(ctx context.Context, _ []byte, until time.Time, w transport.Waiter) ([]byte, error) {
+	select {
+	case i.done <- struct{}{}:
+	default: // the previous query was superseded before it took its reply
+	}
+	return i.reply, w.Wait(ctx, i.done, time.Now(), until, nil)
 }
-func (*instant) keep(context.Context, time.Time, bool) {}
-func (*instant) reset()                                {}
-func (*instant) close()                                {}
-func (*instant) stats(*ServerStats)                    {}
+func (*instant) Maintain(context.Context, time.Time, bool) {}
+func (*instant) Reset()                                    {}
+func (*instant) Close()                                    {}
+func (*instant) Stats() transport.Stats                    { return transport.Stats{} }
 
-// TestChoosingAllocates holds that a query which the first server answers costs
-// no goroutine, no context, no timer and no memory, whatever the policy. The race
-// detector's own allocations would count, so it is left out there.
+// TestChoosingAllocates: a query that the first server answers needs no goroutine, no
+// context, no timer and no memory, whatever the policy. It does not run with the race
+// detector, whose own allocations would count.
 func TestChoosingAllocates(t *testing.T) {
-	q := query("www.example.", typeA)
+	q := servertest.Query("www.example.", dnstest.TypeA)
 	for _, p := range []Policy{Failover, Fastest, Random, Hedged} {
-		cfg := hasty(serve(t, zone(t), nil), serve(t, zone(t), nil))
+		cfg := hasty(servertest.Serve(t, servertest.Zone(t), nil), servertest.Serve(t, servertest.Zone(t), nil))
 		cfg.Policy = p
 		g := groupOf(t, cfg)
 		for _, e := range g.endpoints {
-			e.link = &instant{done: make(chan struct{}, 1), reply: zone(t).Answer(&dnstest.Request{Query: q, Transport: dnstest.TLS}).Msg}
+			e.transport = &instant{done: make(chan struct{}, 1), reply: servertest.Zone(t).Answer(&dnstest.Request{Query: q, Transport: dnstest.TLS}).Msg}
 			for range minReplies {
-				e.count.meter.replied(0, int64(time.Millisecond))
+				e.meter.replied(0, int64(time.Millisecond))
 			}
-			e.scouted.Store(true) // scouts are rare, and cost what they need
+			e.measuring.Store(true) // measurements are rare, and may allocate
 		}
-		ctx, until := t.Context(), inAWhile()
+		ctx, until := t.Context(), servertest.Deadline()
 		if n := testing.AllocsPerRun(1000, func() {
 			if _, err := g.Exchange(ctx, q, until); err != nil {
 				t.Fatal(err)
 			}
 		}); n != 0 {
-			t.Errorf("%s: it allocates %v times", p, n)
+			t.Errorf("%s: %v allocations", p, n)
 		}
 	}
 }
 
-// BenchmarkChoosing is what choosing costs where nothing goes wrong.
+// BenchmarkChoosing measures server selection without failures.
 func BenchmarkChoosing(b *testing.B) {
-	q := query("www.example.", typeA)
+	q := servertest.Query("www.example.", dnstest.TypeA)
 	for _, p := range []Policy{Failover, Hedged} {
 		b.Run(string(p), func(b *testing.B) {
-			cfg := hasty(serve(b, zone(b), nil), serve(b, zone(b), nil))
+			cfg := hasty(servertest.Serve(b, servertest.Zone(b), nil), servertest.Serve(b, servertest.Zone(b), nil))
 			cfg.Policy = p
 			g := groupOf(b, cfg)
 			for _, e := range g.endpoints {
-				e.link = &instant{done: make(chan struct{}, 1), reply: zone(b).Answer(&dnstest.Request{Query: q, Transport: dnstest.TLS}).Msg}
-				e.count.meter.replied(0, int64(time.Millisecond))
-				e.scouted.Store(true)
+				e.transport = &instant{done: make(chan struct{}, 1), reply: servertest.Zone(b).Answer(&dnstest.Request{Query: q, Transport: dnstest.TLS}).Msg}
+				e.meter.replied(0, int64(time.Millisecond))
+				e.measuring.Store(true)
 			}
-			ctx, until := b.Context(), inAWhile()
+			ctx, until := b.Context(), servertest.Deadline()
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := g.Exchange(ctx, q, until); err != nil {

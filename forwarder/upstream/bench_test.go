@@ -5,25 +5,26 @@ package upstream
 import (
 	"testing"
 
+	"sotto/forwarder/upstream/servertest"
 	"sotto/internal/dnstest"
 )
 
-// BenchmarkMissDoT is the upstream half of a cache miss, through loopback TLS;
-// the server's half is in the numbers too.
+// BenchmarkMissDoT measures the upstream part of a cache miss, over TLS on loopback,
+// including the work of the server.
 func BenchmarkMissDoT(b *testing.B) {
 	for _, parallel := range []int{1, 64} {
 		b.Run(map[int]string{1: "lone", 64: "busy"}[parallel], func(b *testing.B) {
-			s := serve(b, zone(b), nil)
+			s := servertest.Serve(b, servertest.Zone(b), nil)
 			g := group(b, s)
-			q := query("www.example.", typeA)
-			if _, err := g.Exchange(b.Context(), q, inAWhile()); err != nil {
+			q := servertest.Query("www.example.", dnstest.TypeA)
+			if _, err := g.Exchange(b.Context(), q, servertest.Deadline()); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()
 			b.ResetTimer()
 			if parallel == 1 {
 				for b.Loop() {
-					if _, err := g.Exchange(b.Context(), q, inAWhile()); err != nil {
+					if _, err := g.Exchange(b.Context(), q, servertest.Deadline()); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -31,7 +32,7 @@ func BenchmarkMissDoT(b *testing.B) {
 				b.SetParallelism(parallel)
 				b.RunParallel(func(pb *testing.PB) {
 					for pb.Next() {
-						if _, err := g.Exchange(b.Context(), q, inAWhile()); err != nil {
+						if _, err := g.Exchange(b.Context(), q, servertest.Deadline()); err != nil {
 							b.Error(err)
 							return
 						}

@@ -5,33 +5,33 @@ package upstream
 import "sync/atomic"
 
 const (
-	// token is one hedge, in the unit of a budget.
+	// token is the cost of one hedge, in the unit of a budget.
 	token = 1 << 20
 
-	// maxTokens is how many hedges a quiet time saves up for a bad moment.
+	// maxTokens is the number of hedges that can be saved up.
 	maxTokens = 16
 )
 
-// budget is the token bucket that hedges are paid from: every query brings the
-// same share of one in, so that a network on which everything is late is never
-// asked more than that much more. It starts empty, which makes the share a bound
-// at every moment. It is safe for concurrent use.
+// budget is a token bucket that pays for hedges. Every query adds the same share of a
+// token, which limits the additional queries even on a network where every reply is late.
+// The bucket starts empty, so that the limit holds at every moment. It is safe for
+// concurrent use.
 type budget struct {
-	share  int64 // what a query brings
+	share  int64 // added by a query
 	tokens atomic.Int64
 }
 
 func newBudget(share float64) *budget { return &budget{share: int64(share * token)} }
 
-// earn enters a query.
+// earn adds the share of one query.
 func (b *budget) earn() {
-	// Two at once may go over the limit by one's share, which is no harm.
+	// Concurrent calls may exceed the limit by one share each, which does no harm.
 	if b.tokens.Load() < maxTokens*token {
 		b.tokens.Add(b.share)
 	}
 }
 
-// spend takes the price of one hedge, if it is there.
+// spend takes one token. It reports false if there is none.
 func (b *budget) spend() bool {
 	for {
 		have := b.tokens.Load()

@@ -9,117 +9,119 @@ import (
 	"log/slog"
 	"syscall"
 	"time"
+
+	"sotto/forwarder/upstream/transport"
 )
 
 // Defaults of [Config].
 const (
-	// DefaultMaxConns: one connection carries tens of thousands of queries a
-	// second; the second one is for the moment when the first loses a packet.
+	// DefaultMaxConns is two: one connection carries tens of thousands of queries per
+	// second, and the second one is used when the first loses a packet.
 	DefaultMaxConns = 2
 
-	// DefaultMaxInflight leaves most of a connection's 65,536 IDs free, so
-	// that random ones are found at once and hard to guess.
+	// DefaultMaxInflight leaves most of a connection's 65,536 IDs free, so that random
+	// ones are found quickly and hard to guess.
 	DefaultMaxInflight = 4096
 
-	// DefaultTimeout leaves room below the five seconds after which glibc and
-	// musl give up, for the reply to be told.
+	// DefaultTimeout is shorter than the five seconds after which glibc and musl give up,
+	// so that the client still receives the error.
 	DefaultTimeout = 3500 * time.Millisecond
 
-	// DefaultAttemptTimeout is what one server gets while another could be
-	// asked. A recursive resolver with a cold cache seldom takes longer.
+	// DefaultAttemptTimeout limits one server while another one could be asked. A
+	// recursive resolver with a cold cache rarely takes longer.
 	DefaultAttemptTimeout = 1500 * time.Millisecond
 
-	// DefaultSilentTimeout is short of DefaultTimeout by enough for a new
-	// connection and an answer, so that a query survives a dead path.
+	// DefaultSilentTimeout is shorter than DefaultTimeout by enough time for a new
+	// connection and a reply, so that a query survives a dead path.
 	DefaultSilentTimeout = 2 * time.Second
 
-	// DefaultHedgeShare keeps what hedging adds below a tenth, and pays for the
-	// one in twenty that p95 leaves over, and for looking at other servers.
+	// DefaultHedgeShare limits the additional queries of hedging to less than a tenth. It
+	// covers the one reply in twenty that is slower than p95, and the measurement of other
+	// servers.
 	DefaultHedgeShare = 0.08
 
-	// DefaultWarmTime is for how long after a query a connection is kept, and
-	// reopened when the server closes it.
+	// DefaultWarmTime is how long after a query a connection is kept open, and reopened
+	// when the server closes it.
 	DefaultWarmTime = 3 * time.Minute
 
-	// DefaultMaxAge is long enough for a handshake now and then to cost nothing, and
-	// short enough for a moved service to be followed within the hour.
+	// DefaultMaxAge makes the cost of handshakes negligible, and is short enough to follow
+	// a service that moved within an hour.
 	DefaultMaxAge = time.Hour
 )
 
-// Config is what a [Group] is made of. The zero value of a limit or time means
-// its default.
+// Config configures a [Group]. The zero value of a limit or time means its default.
 type Config struct {
-	// Servers are asked in the order that Policy makes of this one. At least one.
+	// Servers are the servers of the group, at least one. Policy determines the order in
+	// which they are asked.
 	Servers []Server
 
-	// Policy is how servers are chosen; "": [Failover].
+	// Policy determines how servers are selected; "" means [Failover].
 	Policy Policy
-	// HedgeShare is how many queries [Hedged] may add, as a share of those that
-	// come in: more than 0, and at most 1.
+	// HedgeShare limits the queries that [Hedged] adds, as a share of all queries: more
+	// than 0 and at most 1.
 	HedgeShare float64
 
-	// RootCAs are the CAs that servers' certificates may come from; nil: the
-	// system's.
+	// RootCAs are the trusted certificate authorities; nil: the system's.
 	RootCAs *x509.CertPool
 
-	// Profile says what becomes of a server that cannot be authenticated. The zero
-	// value refuses it.
+	// Profile determines whether a server that cannot be authenticated is used. The zero
+	// value, [Strict], refuses it.
 	Profile Profile
 
-	// Control, if set, is called with every socket before it connects, to mark
-	// it as Sotto's own. Its error fails the dial.
+	// Control, unless nil, is called with every socket before it connects, to mark it as
+	// Sotto's own. Its error fails the dial.
 	Control func(network, address string, c syscall.RawConn) error
 
-	// MaxConns bounds the connections to one server, those being opened included; not
-	// those that get no new queries any more, and end with the ones they have.
+	// MaxConns limits the connections to one server, including those that are being
+	// opened, but not those that only finish the queries they have.
 	MaxConns    int
 	MaxInflight int // queries in flight on one connection; at most 32,768
 
-	// Timeout bounds an exchange; a nearer deadline of its context counts.
+	// Timeout limits an exchange, unless its own deadline is earlier.
 	Timeout time.Duration
-	// AttemptTimeout bounds what one server gets while another is left.
+	// AttemptTimeout limits one server while another one can still be asked.
 	AttemptTimeout time.Duration
-	// SilentTimeout: a connection that owes replies and brings no byte for so
-	// long is dead.
+	// SilentTimeout is the time without any byte after which a connection with pending
+	// replies is considered dead.
 	SilentTimeout time.Duration
-	// WarmTime: see [DefaultWarmTime]. Only while [Group.Run] runs.
+	// WarmTime is how long connections are kept open; see [DefaultWarmTime]. It applies
+	// while [Group.Run] runs.
 	WarmTime time.Duration
 
-	// MaxAge: a connection that has been open for so long, or up to a quarter less (so
-	// that not all are renewed as one), is replaced: a new one is opened first, the old
-	// one gets no new queries and is closed when it owes no reply. A server's load
-	// balancing, key changes and forgetting of clients need that. Only while
-	// [Group.Run] runs.
+	// MaxAge is the age at which a connection is replaced, or up to a quarter less so that
+	// connections are not all replaced together. A new one is opened first; the old one
+	// gets no new queries and is closed when no reply is pending. This lets a server
+	// balance load, change keys and forget clients. It applies while [Group.Run] runs.
 	MaxAge time.Duration
 
-	// Log gets what an operator has to know: a server that begins to fail, or
-	// is well again. Nil: nothing is logged.
+	// Log receives what an operator has to know: a server that starts to fail, or has
+	// recovered. If nil, nothing is logged.
 	Log *slog.Logger
 }
 
-// validated returns cfg with its defaults filled in, or what is wrong with it.
+// validated returns cfg with defaults in place of zero values, or an error.
 func (cfg Config) validated() (Config, error) {
 	if len(cfg.Servers) == 0 {
-		return cfg, errors.New("make an upstream: no servers: name at least one")
+		return cfg, errors.New("create an upstream group: no servers: specify at least one")
 	}
 	if err := checkServers(cfg.Servers); err != nil {
-		return cfg, fmt.Errorf("make an upstream: %w", err)
+		return cfg, fmt.Errorf("create an upstream group: %w", err)
 	}
 	if cfg.Profile != Strict && cfg.Profile != Opportunistic {
-		return cfg, fmt.Errorf("make an upstream: there is no profile %d", cfg.Profile)
+		return cfg, fmt.Errorf("create an upstream group: unknown profile %d", cfg.Profile)
 	}
-	const maxInflight = 1 << 15 // of 65,536 IDs, so that free ones are found
+	const maxInflight = 1 << 15 // of 65,536 IDs, so that free ones are found quickly
 	if cfg.MaxConns < 0 || cfg.MaxInflight < 0 || cfg.MaxInflight > maxInflight {
-		return cfg, fmt.Errorf("make an upstream: %d connections with %d queries each: want 0 (the default) or more, and at most %d queries",
+		return cfg, fmt.Errorf("create an upstream group: %d connections with %d queries each: want 0 (the default) or more, and at most %d queries",
 			cfg.MaxConns, cfg.MaxInflight, maxInflight)
 	}
 	setDefault(&cfg.Policy, Failover)
 	if _, err := ParsePolicy(string(cfg.Policy)); err != nil {
-		return cfg, fmt.Errorf("make an upstream: %w", err)
+		return cfg, fmt.Errorf("create an upstream group: %w", err)
 	}
 	setDefault(&cfg.HedgeShare, DefaultHedgeShare)
-	if !(cfg.HedgeShare > 0 && cfg.HedgeShare <= 1) { // NaN is neither
-		return cfg, fmt.Errorf("make an upstream: a hedge share of %v: want more than 0 and at most 1, or the policy failover for no hedges", cfg.HedgeShare)
+	if !(cfg.HedgeShare > 0 && cfg.HedgeShare <= 1) { // also rejects NaN
+		return cfg, fmt.Errorf("create an upstream group: invalid hedge share %v: want more than 0 and at most 1, or the policy failover for no hedging", cfg.HedgeShare)
 	}
 	setDefault(&cfg.MaxConns, DefaultMaxConns)
 	setDefault(&cfg.MaxInflight, DefaultMaxInflight)
@@ -134,7 +136,7 @@ func (cfg Config) validated() (Config, error) {
 		{&cfg.MaxAge, DefaultMaxAge},
 	} {
 		if *t.v < 0 {
-			return cfg, errors.New("make an upstream: a negative time")
+			return cfg, errors.New("create an upstream group: negative duration: want 0 (the default) or more")
 		}
 		setDefault(t.v, t.def)
 	}
@@ -144,13 +146,13 @@ func (cfg Config) validated() (Config, error) {
 	return cfg, nil
 }
 
-// checkServers says what is wrong with a list of servers.
+// checkServers returns an error if a list of servers is not valid.
 func checkServers(servers []Server) error {
 	seen := make(map[string]bool)
 	for _, s := range servers {
-		for _, a := range s.addrs() {
+		for _, a := range s.Addrs() {
 			if !a.IsValid() || a.Port() == 0 {
-				return fmt.Errorf("%q is no address with a port", a)
+				return fmt.Errorf("%q is not an address with a port", a)
 			}
 		}
 		if s.Name != "" {
@@ -158,14 +160,24 @@ func checkServers(servers []Server) error {
 				return fmt.Errorf("%s: %w", s.Addr, err)
 			}
 		}
-		for _, key := range s.keys() {
+		for _, key := range serverKeys(s) {
 			if seen[key] {
-				return fmt.Errorf("%s is named twice: leave one out", s)
+				return fmt.Errorf("%s is listed twice: remove one", s)
 			}
 			seen[key] = true
 		}
 	}
 	return nil
+}
+
+// transport returns the configuration of the transport to s.
+func (cfg *Config) transport(s Server, o transport.Observer) transport.Config {
+	return transport.Config{
+		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, Control: cfg.Control,
+		MaxConns: cfg.MaxConns, MaxInflight: cfg.MaxInflight,
+		DialTimeout: cfg.Timeout, SilentTimeout: cfg.SilentTimeout, WarmTime: cfg.WarmTime, MaxAge: cfg.MaxAge,
+		Log: cfg.Log, Observer: o,
+	}
 }
 
 func setDefault[T comparable](v *T, def T) {

@@ -12,25 +12,26 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
 	"sotto/internal/dnstest"
 )
 
-// How a wire ends.
+// How a cutter fails.
 const (
 	cutReset = "reset"
 	cutClose = "close"
-	cutStall = "stall" // nothing comes any more, and nobody says so
+	cutStall = "stall" // no more data, without an error
 )
 
-// cutter is a wire to a server that ends after a number of bytes in one direction, until
-// it is mended.
+// cutter is a proxy to a server whose connections fail after a number of bytes in one
+// direction, until it is repaired.
 type cutter struct {
-	to     netip.AddrPort
-	l      net.Listener
-	up     int64 // bytes from the client before the end; < 0: never
-	down   int64 // and from the server
-	how    string
-	mended atomic.Bool
+	to       netip.AddrPort
+	l        net.Listener
+	up       int64 // bytes from the client before it fails; < 0: never
+	down     int64 // bytes from the server before it fails; < 0: never
+	how      string
+	repaired atomic.Bool
 
 	sentUp, sentDown atomic.Int64
 	mu               sync.Mutex
@@ -79,42 +80,43 @@ func (c *cutter) accept() {
 	}
 }
 
-// carry copies from one end to the other, until it is cut; client is the end to cut at.
+// carry copies from one connection to the other until it fails; client is the one that
+// fails.
 func (c *cutter) carry(to, from, client net.Conn, limit int64, sent *atomic.Int64) {
 	defer to.Close()
-	if limit < 0 || c.mended.Load() {
+	if limit < 0 || c.repaired.Load() {
 		n, _ := io.Copy(to, from)
 		sent.Add(n)
 		return
 	}
 	_, err := io.CopyN(to, from, limit)
 	switch {
-	case err != nil: // it ended by itself
+	case err != nil: // closed before the limit
 	case c.how == cutReset:
 		_ = client.(*net.TCPConn).SetLinger(0)
 		_ = client.Close()
 	case c.how == cutClose:
 		_ = client.Close()
 	case c.how == cutStall:
-		_, _ = io.Copy(io.Discard, from) // until the client gives up
+		_, _ = io.Copy(io.Discard, from) // until the client closes
 	}
 }
 
-// TestCutAnywhere: the connection ends, is reset or falls silent after any number of
-// bytes, in either direction: in the handshake, the query, the reply, or between two.
-// Beside another server no query is lost; alone each fails in time with a reason, and when
-// the wire is mended they are answered again.
+// TestCutAnywhere: the connection closes, is reset or falls silent after any number of
+// bytes, in either direction: in the handshake, the query, the reply, or between two. With
+// a second server no query is lost; alone each fails in time with a reason, and when the
+// connection works again, queries are answered again.
 func TestCutAnywhere(t *testing.T) {
-	z := zone(t)
-	good := serve(t, z, nil)
-	// What a whole exchange takes, certificate and all.
+	z := servertest.Zone(t)
+	good := servertest.Serve(t, z, nil)
+	// Measure the bytes of a whole exchange, including the handshake.
 	whole := newCutter(t, good, -1, -1, "")
-	g := groupOf(t, Config{Servers: []Server{{Addr: whole.addr(), Name: testName}}})
-	mustAsk(t, g, "www.example.")
+	g := groupOf(t, Config{Servers: []Server{{Addr: whole.addr(), Name: servertest.Name}}})
+	servertest.MustAsk(t, g, "www.example.")
 	if err := g.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "both directions to end", func() bool { return whole.sentUp.Load() > 0 && whole.sentDown.Load() > 0 })
+	servertest.Eventually(t, "both directions are closed", func() bool { return whole.sentUp.Load() > 0 && whole.sentDown.Load() > 0 })
 	up, down := whole.sentUp.Load(), whole.sentDown.Load()
 
 	for _, how := range []string{cutReset, cutClose, cutStall} {
@@ -126,22 +128,22 @@ func TestCutAnywhere(t *testing.T) {
 				}
 				t.Run(how+" after "+at, func(t *testing.T) {
 					t.Parallel()
-					bad := newCutter(t, serve(t, z, nil), where[0], where[1], how)
+					bad := newCutter(t, servertest.Serve(t, z, nil), where[0], where[1], how)
 					cfg := hasty(good)
-					cfg.Servers = append([]Server{{Addr: bad.addr(), Name: testName}}, cfg.Servers...)
+					cfg.Servers = append([]Server{{Addr: bad.addr(), Name: servertest.Name}}, cfg.Servers...)
 					both := groupOf(t, cfg)
 					for n := range 3 {
-						mustAsk(t, both, fmt.Sprintf("n%d.example.", n))
+						servertest.MustAsk(t, both, fmt.Sprintf("n%d.example.", n))
 					}
 					alone := hasty()
-					alone.Servers = []Server{{Addr: bad.addr(), Name: testName}}
+					alone.Servers = []Server{{Addr: bad.addr(), Name: servertest.Name}}
 					one := groupOf(t, alone)
-					if _, err := ask(t, one, "alone.example."); err == nil {
-						t.Error("answered over a wire that is cut")
+					if _, err := servertest.Ask(t, one, "alone.example."); err == nil {
+						t.Error("answered over a connection that fails")
 					}
-					bad.mended.Store(true)
-					eventually(t, "an answer over the mended wire", func() bool {
-						_, err := ask(t, one, "mended.example.")
+					bad.repaired.Store(true)
+					servertest.Eventually(t, "an answer over the repaired connection", func() bool {
+						_, err := servertest.Ask(t, one, "repaired.example.")
 						return err == nil
 					})
 				})
@@ -150,11 +152,10 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
-// TestByteAtATime: a server whose replies come a byte at a time is slow, and no more than
-// that.
+// TestByteAtATime: a server that sends its replies one byte at a time is slow, but works.
 func TestByteAtATime(t *testing.T) {
-	z := zone(t)
-	s := serve(t, z, nil)
+	z := servertest.Zone(t)
+	s := servertest.Serve(t, z, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -186,8 +187,8 @@ func TestByteAtATime(t *testing.T) {
 			}()
 		}
 	}()
-	g := groupOf(t, Config{Servers: []Server{{Addr: netip.MustParseAddrPort(l.Addr().String()), Name: testName}}, Timeout: 8 * time.Second})
+	g := groupOf(t, Config{Servers: []Server{{Addr: netip.MustParseAddrPort(l.Addr().String()), Name: servertest.Name}}, Timeout: 8 * time.Second})
 	for n := range 3 {
-		mustAsk(t, g, fmt.Sprintf("n%d.example.", n))
+		servertest.MustAsk(t, g, fmt.Sprintf("n%d.example.", n))
 	}
 }

@@ -1,65 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package upstream asks DNS servers over TLS (RFC 7858, RFC 8310), and nothing
-// but TLS: where a server cannot be authenticated there is no answer, unless the
-// configuration names the profile [Opportunistic].
+// Package upstream sends queries to groups of encrypted DNS servers. It selects servers;
+// connections are the matter of the transports below it, such as
+// sotto/forwarder/upstream/dot, which implement the interface in
+// sotto/forwarder/upstream/transport. A server that cannot be authenticated gets no query,
+// unless the configuration names the profile [Opportunistic].
 //
-// A [Group] is a list of servers, asked as its [Policy] says. Each has few
-// connections (one, and a second when the first is busy) that everybody shares:
-// queries are pipelined, those that wait at the same time leave in one system call, and replies are taken in
-// any order (RFC 7766 §6.2.1.1), each matched by ID and question. Connections
-// are kept warm, and reopened with a resumed session before a query needs them.
-// They are closed shortly before their server would (RFC 7828), and replaced when
-// they grow old, or have carried as many queries as their server is seen to take.
-// A server's several addresses are raced (RFC 8305).
+// A [Group] is a list of servers that are asked in the order of its [Policy]. What it
+// promises a caller of [Group.Exchange]:
 //
-// What it promises a caller of [Group.Exchange]:
-//
-//   - The reply has the question that was asked, and came from a server that was
-//     authenticated on this very connection, resumed or not. (Opportunistic: where it
-//     was not, that is in the log and in [Stats].)
-//   - The deadline bounds everything: waiting for a connection, dial, handshake,
-//     write and read.
-//   - A connection that turns out dead, or is closed by its server with queries in
-//     flight, is not the caller's trouble: they are sent again.
-//   - A server that fails, or answers SERVFAIL, is not the last word while another
+//   - The reply has the question of the query, and came from a server that was
+//     authenticated on this very connection, resumed or not. (If the profile Opportunistic
+//     accepted another one, the log and [Stats] show it.)
+//   - The deadline limits everything: waiting for a connection, dial, handshake, write and
+//     read.
+//   - A connection that is dead, or that its server closes with queries in flight, does
+//     not fail these queries: they are sent again.
+//   - A server that fails or replies SERVFAIL does not decide the result while another one
 //     can be asked in time.
-//   - A server that falls silent, on a connection or while one is opened, is not
-//     waited for alone: within 225 ms another one is asked as well, and later
-//     queries go elsewhere until it sends something. A name that takes long while
-//     others are answered is no silence. Where a server is known to take longer
-//     than that, its silence is too.
-//   - A server that failed is tried again by a probe, not by a caller's query, as
-//     long as another is well; and only while there are queries.
-//   - Failure is an [*Error] whose EDE tells in words what to mend.
+//   - If a server falls silent, on a connection or while one is being opened, another one
+//     is asked as well within 225 ms, and later queries go elsewhere until it sends
+//     something. A name that takes long while others are answered is not silence. The time
+//     is longer for a server that is known to be slower.
+//   - A server that failed is tried again by a probe, not by a caller's query, as long as
+//     another one is healthy; and only while there are queries.
+//   - A failure is an [*Error], whose EDE describes the cause.
 //
-// The package knows nothing of clients, caches or rules, and is called by
-// sotto/forwarder alone. What decides is pure: who is asked first (picker.go), when
-// a reply is late and a server silent (meter.go, histogram.go), what hedging may
-// cost (budget.go), back-off (health.go), framing (frame.go), the table of queries
-// in flight (inflight.go), a server's query limit (limit.go) and the order of its
-// addresses (addrs.go). A query goes through the servers in its caller's goroutine
-// (exchange.go); only a second server beside the first costs another (race.go).
+// The package does not depend on clients, caches or rules, and is called by
+// sotto/forwarder alone. Decisions are pure: the order of servers (picker.go), when a reply
+// is late and a server silent (meter.go, histogram.go), the budget for hedging (budget.go)
+// and backing off (health.go). A query goes through the servers in its caller's goroutine
+// (request.go); only a second server asked at the same time needs another goroutine
+// (parallel.go).
 //
 // # What a server may send
 //
-// A reply belongs to the query whose ID it has and whose question it repeats; nothing
-// else of it decides. What comes otherwise:
+// A reply belongs to the query that has its ID and its question; nothing else in it decides
+// that. Other input is handled as follows:
 //
-//	another ID, another question, a reply twice    dropped; after 1,024 in a row the connection ends
-//	no reply (QR=0), another opcode, a short frame the connection ends, and its queries are asked again
-//	an error without a question                    taken as an answer to its ID, and asked elsewhere
-//	records that cannot be read: counts that lie,
-//	trailing bytes, loops, pointers ahead          asked elsewhere; SERVFAIL if nobody does better
-//	a cut reply (TC=1)                             asked elsewhere; passed on if nobody does better
-//	a message of 65,535 bytes                      read: there are no longer ones
-//	bytes or replies to nobody that drip in        the query's time passes, and it is asked elsewhere
-//	the end, a reset, silence, at any byte         asked again, at most once invisibly, and elsewhere
+//	another ID, another question, a second reply   dropped; after 1,024 in a row the connection is closed
+//	not a reply (QR=0), another opcode, a frame    the connection is closed, and its queries are sent
+//	that is too short                              again
+//	an error without a question                    taken as the reply to its ID; another server is asked
+//	records that cannot be parsed: wrong counts,   another server is asked; SERVFAIL if none does
+//	trailing bytes, loops, forward pointers        better
+//	a truncated reply (TC=1)                       another server is asked; passed on if none does better
+//	a message of 65,535 bytes                      accepted: it is the maximum
+//	single bytes, or replies to no query           the query's time passes, and another server is asked
+//	a close, a reset, silence, at any byte         the query is sent again, and to another server
 //
-// The question is sent in the case that the client wrote it in, and compared without
-// regard to it: an answer that came in over TLS has no need of more to tell it by.
+// The question is sent in the case in which the client wrote it, and compared without
+// regard to case: a reply that arrived over TLS needs no further protection.
 //
-// Owner names inside an answer are the resolver's word, as in any forwarder: what is
-// cached is cached under the question that was asked, and under nothing that the reply
-// says besides.
+// Owner names in an answer are not checked, as in any forwarder. A reply is cached under
+// the question of the query, and under nothing else that it contains.
 package upstream

@@ -11,11 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
+	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
 
-// addressed answers every name with an address that says which server it was.
+// addressed answers every name with an address that identifies the server.
 func addressed(tb testing.TB, last byte) *dnstest.Zone {
 	tb.Helper()
 	z, err := dnstest.NewZone(dnstest.ZoneConfig{A: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, last})}})
@@ -25,8 +27,8 @@ func addressed(tb testing.TB, last byte) *dnstest.Zone {
 	return z
 }
 
-// who is the server that a reply came from.
-func who(reply []byte) byte {
+// serverOf returns the server that a reply came from.
+func serverOf(reply []byte) byte {
 	r, err := wire.ParseReply(append([]byte(nil), reply...))
 	if err != nil || len(r.TTLs) != 1 {
 		return 0
@@ -34,73 +36,73 @@ func who(reply []byte) byte {
 	return r.Msg[int(r.TTLs[0])+9]
 }
 
-// TestFailover: the first server is asked while it is well, the second while it
-// is not, and the first again.
+// TestFailover: the first server is asked while it is healthy, the second one while it is
+// not, and then the first one again.
 func TestFailover(t *testing.T) {
 	first := dnstest.NewSwitch(addressed(t, 1))
-	s1, s2 := serve(t, first, nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, first, nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := group(t, s1, s2)
-	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 1 {
 		t.Errorf("server %d answered, want 1", got)
 	}
 	first.Set(dnstest.ResetAll())
 	s1.EndConns(dnstest.Reset)
 	for range 5 {
-		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+		if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 			t.Errorf("server %d answered, want 2", got)
 		}
 	}
-	if st := g.Stats().Servers[0]; st.LastError == "" || st.Rest == 0 {
+	if st := g.Stats().Servers[0]; st.LastError == "" || st.Backoff == 0 {
 		t.Errorf("stats of the failed server %+v", st)
 	}
-	// One is from before; where the machine is slow, trials come in between.
+	// One was sent before it failed; on a slow machine there are probes as well.
 	if n := s1.Stats().Queries(); n > 4 {
-		t.Errorf("the failed server got %d queries: it was to be left alone", n)
+		t.Errorf("the failed server got %d queries, want only probes", n)
 	}
 	first.Set(addressed(t, 1))
-	eventually(t, "back to the first", func() bool { return who(mustAsk(t, g, "www.example.")) == 1 })
-	if st := g.Stats().Servers[0]; st.LastError != "" || st.Rest != 0 {
+	servertest.Eventually(t, "back to the first", func() bool { return serverOf(servertest.MustAsk(t, g, "www.example.")) == 1 })
+	if st := g.Stats().Servers[0]; st.LastError != "" || st.Backoff != 0 {
 		t.Errorf("stats of the recovered server %+v", st)
 	}
 }
 
-// TestSilentFirst: a server that takes queries and answers none holds up the
-// first of them, and not those that come after it.
+// TestSilentFirst: a server that does not answer queries delays the first query, and not
+// those that follow.
 func TestSilentFirst(t *testing.T) {
-	s1, s2 := serve(t, dnstest.Silent(), nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := groupOf(t, hasty(s1, s2))
 	for range 10 {
-		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+		if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 			t.Errorf("server %d answered", got)
 		}
 	}
-	// A trial in between is possible where the machine is slow.
+	// On a slow machine there may be a probe.
 	if n := s1.Stats().Queries(); n > 3 {
 		t.Errorf("the silent server got %d of 10 queries", n)
 	}
 }
 
-// TestSlowName: a name that takes long says nothing about the server, as long as
-// it answers others.
+// TestSlowName: a name that takes long does not affect the server's state as long as the
+// server answers others.
 func TestSlowName(t *testing.T) {
-	s1, s2 := serve(t, addressed(t, 1), nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, addressed(t, 1), nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := groupOf(t, hasty(s1, s2))
-	mustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, g, "www.example.")
 	slow := make(chan byte, 1)
 	go func() {
-		reply, _ := ask(t, g, "silent.example.")
-		slow <- who(reply)
+		reply, _ := servertest.Ask(t, g, "silent.example.")
+		slow <- serverOf(reply)
 	}()
 	for end := time.Now().Add(900 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if got := who(mustAsk(t, g, "www.example.")); got != 1 {
-			t.Errorf("server %d answered, want 1: it was given up for one slow name", got)
+		if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 1 {
+			t.Errorf("server %d answered, want 1, in spite of one slow name", got)
 		}
 	}
 	<-slow
 }
 
-// badVers refuses the version of EDNS, a code of which all is in the OPT record;
-// bare: without the question.
+// badVers refuses the EDNS version. The rcode is in the OPT record alone. If bare, the reply
+// has no question.
 func badVers(bare bool) dnstest.Handler {
 	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		msg := append([]byte(nil), r.Query...)
@@ -134,16 +136,16 @@ func TestBadRcodes(t *testing.T) {
 		{"BADVERS without a question, alone", []dnstest.Handler{badVers(true)}, wire.RcodeServFail, []uint64{1}},
 		{"NOTAUTH, then good", []dnstest.Handler{dnstest.Rcode(9), good}, 0, []uint64{1, 1}},
 		{"SERVFAIL everywhere", []dnstest.Handler{fail, fail}, wire.RcodeServFail, []uint64{1, 1}},
-		{"SERVFAIL, and then a dead one", []dnstest.Handler{fail, dnstest.ResetAll()}, wire.RcodeServFail, []uint64{1, 1}},
+		{"SERVFAIL, then a dead one", []dnstest.Handler{fail, dnstest.ResetAll()}, wire.RcodeServFail, []uint64{1, 1}},
 		{"a dead one, then SERVFAIL", []dnstest.Handler{dnstest.ResetAll(), fail}, wire.RcodeServFail, []uint64{1, 1}},
 		{"three are enough", []dnstest.Handler{refuse, fail, fail, good}, wire.RcodeRefused, []uint64{1, 1, 1, 0}},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			var servers []*dnstest.Server
 			for _, h := range tc.handlers {
-				servers = append(servers, serve(t, h, nil))
+				servers = append(servers, servertest.Serve(t, h, nil))
 			}
-			r := mustAsk(t, group(t, servers...), "www.example.")
+			r := servertest.MustAsk(t, group(t, servers...), "www.example.")
 			if wire.Rcode(r) != tc.rcode {
 				t.Errorf("rcode %d, want %d", wire.Rcode(r), tc.rcode)
 			}
@@ -156,16 +158,16 @@ func TestBadRcodes(t *testing.T) {
 	}
 }
 
-// TestOtherServiceFirst: after a SERVFAIL another service is asked before
-// another address of the same one.
+// TestOtherServiceFirst: after a SERVFAIL another service is asked before another server of
+// the same one.
 func TestOtherServiceFirst(t *testing.T) {
 	const other = "other.example"
-	cert := issue(t, dnstest.CertOptions{Names: []string{testName, other}})
+	cert := servertest.Issue(t, dnstest.CertOptions{Names: []string{servertest.Name, other}})
 	use := func(c *dnstest.Config) { c.Certificate = cert }
-	a1, a2 := serve(t, dnstest.Rcode(dnstest.RcodeServFail), use), serve(t, addressed(t, 2), use)
-	b := serve(t, dnstest.Rcode(dnstest.RcodeServFail), use)
-	g := groupOf(t, Config{Servers: []Server{{Addr: a1.Addr(), Name: testName}, {Addr: a2.Addr(), Name: testName}, {Addr: b.Addr(), Name: other}}})
-	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+	a1, a2 := servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), use), servertest.Serve(t, addressed(t, 2), use)
+	b := servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), use)
+	g := groupOf(t, Config{Servers: []Server{{Addr: a1.Addr(), Name: servertest.Name}, {Addr: a2.Addr(), Name: servertest.Name}, {Addr: b.Addr(), Name: other}}})
+	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 		t.Errorf("server %d answered, want 2", got)
 	}
 	if n := b.Stats().Queries(); n != 1 {
@@ -173,70 +175,72 @@ func TestOtherServiceFirst(t *testing.T) {
 	}
 }
 
-// TestAllSilent runs with the real times: a client has to hear within 4 s.
+// TestAllSilent uses the default timeouts: a client has to receive the error within 4 s.
 func TestAllSilent(t *testing.T) {
 	t.Parallel()
 	var servers []*dnstest.Server
 	for range 3 {
-		servers = append(servers, serve(t, dnstest.Silent(), nil))
+		servers = append(servers, servertest.Serve(t, dnstest.Silent(), nil))
 	}
 	g := group(t, servers...)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 	defer cancel()
-	_, err := askCtx(ctx, t, g, "www.example.")
+	_, err := servertest.AskContext(ctx, t, g, "www.example.")
 	if ctx.Err() != nil {
-		t.Error("the error came after the client's patience")
+		t.Error("the error came after the client's timeout")
 	}
 	for i, s := range servers {
-		wantEDE(t, err, wire.EDENoReachableAuthority, Server{Addr: s.Addr(), Name: testName}.String()+": ")
+		servertest.WantEDE(t, err, wire.EDENoReachableAuthority, Server{Addr: s.Addr(), Name: servertest.Name}.String()+": ")
 		if n := s.Stats().Queries(); n == 0 {
 			t.Errorf("server %d was not asked", i+1)
 		}
 	}
 }
 
-// TestShortDeadline: the caller's deadline counts where it is nearer, and does
-// not put the server down.
+// TestShortDeadline: the caller's deadline applies if it is earlier, and is not recorded as
+// a failure of the server.
 func TestShortDeadline(t *testing.T) {
-	s := serve(t, dnstest.Silent(), nil)
+	s := servertest.Serve(t, dnstest.Silent(), nil)
 	g := group(t, s)
-	_, err := g.Exchange(t.Context(), query("www.example.", typeA), time.Now().Add(50*time.Millisecond))
-	wantEDE(t, err, wire.EDENoReachableAuthority, "no answer within ")
+	_, err := g.Exchange(t.Context(), servertest.Query("www.example.", dnstest.TypeA), time.Now().Add(50*time.Millisecond))
+	servertest.WantEDE(t, err, wire.EDENoReachableAuthority, "no answer within ")
 	if st := g.Stats().Servers[0]; st.LastError != "" {
 		t.Errorf("stats %+v, want no failure after 50 ms", st)
 	}
 }
 
-// TestMixed: the errors of several servers are told together.
+// TestMixed: the errors of several servers are combined.
 func TestMixed(t *testing.T) {
-	s1 := serve(t, zone(t), func(c *dnstest.Config) { c.Certificate = issue(t, dnstest.CertOptions{Names: []string{"x.example"}}) })
-	s2 := serve(t, dnstest.Garbage(), nil)
-	_, err := ask(t, group(t, s1, s2), "www.example.")
-	wantEDE(t, err, wire.EDENetworkError, "its certificate is for x.example", fmt.Sprintf("%s#%s", s1.Addr(), testName))
+	s1 := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) {
+		c.Certificate = servertest.Issue(t, dnstest.CertOptions{Names: []string{"x.example"}})
+	})
+	s2 := servertest.Serve(t, dnstest.Garbage(), nil)
+	_, err := servertest.Ask(t, group(t, s1, s2), "www.example.")
+	servertest.WantEDE(t, err, wire.EDENetworkError, "its certificate is for x.example", fmt.Sprintf("%s#%s", s1.Addr(), servertest.Name))
 }
 
-// TestRestHoldsNobodyUp: servers that failed until they rest for half a minute, as when
-// there was no network for long, are asked at once all the same where no other is well.
-func TestRestHoldsNobodyUp(t *testing.T) {
+// TestBackoffDoesNotDelay: servers that are backed off for half a minute, for example
+// because there was no network for long, are asked at once if no other server is healthy.
+func TestBackoffDoesNotDelay(t *testing.T) {
 	for n := range 2 {
-		servers := []*dnstest.Server{serve(t, zone(t), nil), serve(t, zone(t), nil)}[:n+1]
+		servers := []*dnstest.Server{servertest.Serve(t, servertest.Zone(t), nil), servertest.Serve(t, servertest.Zone(t), nil)}[:n+1]
 		g := groupOf(t, hasty(servers...))
 		for _, e := range g.endpoints {
 			for range 20 {
 				e.failed(time.Now(), syscall.ENETUNREACH)
 			}
-			if rest := e.stats(time.Now()).Rest; rest < backoffMax/2 {
-				t.Fatalf("it rests %v", rest)
+			if backoff := e.stats(time.Now()).Backoff; backoff < backoffMax/2 {
+				t.Fatalf("it is backed off for %v", backoff)
 			}
-			// By no clock that somebody may set back.
-			if rest := time.Duration(e.resting.Load() - ticks(time.Now())); rest < backoffMax/2 || rest > 2*backoffMax {
-				t.Errorf("for the picker it rests %v", rest)
+			// The picker's time is independent of the system clock.
+			if backoff := time.Duration(e.backoffUntil.Load() - transport.Ticks(time.Now())); backoff < backoffMax/2 || backoff > 2*backoffMax {
+				t.Errorf("for the picker it is backed off for %v", backoff)
 			}
 		}
-		mustAsk(t, g, "www.example.") // within the two seconds that it has
-		well := func(s ServerStats) bool { return s.Rest == 0 && s.LastError == "" }
-		if st := g.Stats().Servers; !slices.ContainsFunc(st, well) {
-			t.Errorf("%d servers: stats %+v, want one to be well", n+1, st)
+		servertest.MustAsk(t, g, "www.example.") // within its timeout of two seconds
+		healthy := func(s ServerStats) bool { return s.Backoff == 0 && s.LastError == "" }
+		if st := g.Stats().Servers; !slices.ContainsFunc(st, healthy) {
+			t.Errorf("%d servers: stats %+v, want one to be healthy", n+1, st)
 		}
 	}
 }

@@ -10,44 +10,44 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
 
-// hasty is a configuration whose times are short, for tests that wait for them.
+// hasty returns a configuration with short timeouts, for tests that wait for them.
 func hasty(servers ...*dnstest.Server) Config {
 	cfg := Config{Timeout: 2 * time.Second, AttemptTimeout: 700 * time.Millisecond, SilentTimeout: 900 * time.Millisecond}
 	for _, s := range servers {
-		cfg.Servers = append(cfg.Servers, Server{Addr: s.Addr(), Name: testName})
+		cfg.Servers = append(cfg.Servers, Server{Addr: s.Addr(), Name: servertest.Name})
 	}
 	return cfg
 }
 
-// TestFaults: whatever the only server does, there is an error in time that says
-// what it is.
+// TestFaults: whatever the only server does, there is an error in time that describes it.
 func TestFaults(t *testing.T) {
-	z := zone(t)
+	z := servertest.Zone(t)
 	for _, tc := range []struct {
 		what string
 		h    dnstest.Handler
 		code uint16
 		want string
 	}{
-		{"silent", dnstest.Silent(), wire.EDENoReachableAuthority, "the server takes queries and answers none"},
+		{"silent", dnstest.Silent(), wire.EDENoReachableAuthority, "the server does not answer queries"},
 		{"reset", dnstest.ResetAll(), wire.EDENetworkError, "the server reset the connection before it answered"},
 		{"close", dnstest.HandlerFunc(func(*dnstest.Request) dnstest.Answer { return dnstest.Answer{Then: dnstest.Close} }), wire.EDENetworkError, "the server closed the connection before it answered"},
-		{"garbage", dnstest.Garbage(), wire.EDENetworkError, "the server sent something that is no DNS message"},
-		{"short", dnstest.Short(), wire.EDENetworkError, "the server sent something that is no DNS message"},
-		{"wrong ID", dnstest.WrongID(z), wire.EDENetworkError, "the server's replies do not match the questions"},
-		{"wrong question", dnstest.WrongQuestion(z), wire.EDENetworkError, "the server's replies do not match the questions"},
+		{"garbage", dnstest.Garbage(), wire.EDENetworkError, "the server sent data that is not a DNS message"},
+		{"short", dnstest.Short(), wire.EDENetworkError, "the server sent data that is not a DNS message"},
+		{"wrong ID", dnstest.WrongID(z), wire.EDENetworkError, "the server's replies do not match the queries"},
+		{"wrong question", dnstest.WrongQuestion(z), wire.EDENetworkError, "the server's replies do not match the queries"},
 		{"truncated frame", dnstest.TruncatedFrame(z), wire.EDENetworkError, "the server closed the connection in the middle of a message"},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, tc.h, nil)
+			s := servertest.Serve(t, tc.h, nil)
 			g := groupOf(t, hasty(s))
-			_, err := ask(t, g, "www.example.")
-			wantEDE(t, err, tc.code, Server{Addr: s.Addr(), Name: testName}.String()+": "+tc.want)
+			_, err := servertest.Ask(t, g, "www.example.")
+			servertest.WantEDE(t, err, tc.code, Server{Addr: s.Addr(), Name: servertest.Name}.String()+": "+tc.want)
 			if st := g.Stats().Servers[0]; st.InFlight != 0 || st.LastError == "" {
 				t.Errorf("stats %+v, want nothing in flight and an error", st)
 			}
@@ -55,10 +55,10 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestFaultsBesideGood: none of it is heard of while another server is well.
+// TestFaultsBesideGood: with a second, healthy server there is no error.
 func TestFaultsBesideGood(t *testing.T) {
-	z := zone(t)
-	good := serve(t, z, nil)
+	z := servertest.Zone(t)
+	good := servertest.Serve(t, z, nil)
 	for what, h := range map[string]dnstest.Handler{
 		"silent": dnstest.Silent(), "reset": dnstest.ResetAll(), "garbage": dnstest.Garbage(), "short": dnstest.Short(),
 		"wrong ID": dnstest.WrongID(z), "wrong question": dnstest.WrongQuestion(z), "truncated frame": dnstest.TruncatedFrame(z),
@@ -66,15 +66,15 @@ func TestFaultsBesideGood(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			g := groupOf(t, hasty(serve(t, h, nil), good))
-			if r := mustAsk(t, g, "www.example."); wire.Rcode(r) != wire.RcodeSuccess {
+			g := groupOf(t, hasty(servertest.Serve(t, h, nil), good))
+			if r := servertest.MustAsk(t, g, "www.example."); wire.Rcode(r) != wire.RcodeSuccess {
 				t.Errorf("rcode %d", wire.Rcode(r))
 			}
 		})
 	}
 }
 
-// TestHandshakeFaults is for servers that do not even get to TLS.
+// TestHandshakeFaults covers servers that do not complete the TLS handshake.
 func TestHandshakeFaults(t *testing.T) {
 	for _, tc := range []struct {
 		what   string
@@ -93,83 +93,83 @@ func TestHandshakeFaults(t *testing.T) {
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, zone(t), func(c *dnstest.Config) {
+			s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) {
 				c.Accept = func(nc net.Conn) bool { go tc.accept(nc); return false }
 			})
-			_, err := ask(t, groupOf(t, hasty(s)), "www.example.")
-			wantEDE(t, err, tc.code, tc.want)
+			_, err := servertest.Ask(t, groupOf(t, hasty(s)), "www.example.")
+			servertest.WantEDE(t, err, tc.code, tc.want)
 		})
 	}
 }
 
 func TestRefused(t *testing.T) {
-	l, err := dnstest.Listen(netip.AddrPortFrom(loopback, 0))
+	l, err := dnstest.Listen(netip.AddrPortFrom(servertest.Loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := netip.MustParseAddrPort(l.Addr().String())
 	l.Close()
-	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: testName}}})
-	_, err = ask(t, g, "www.example.")
-	wantEDE(t, err, wire.EDENetworkError, "connection refused: nothing listens on TCP port ")
-	// A burst while it is down does not become a burst of connections.
+	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: servertest.Name}}})
+	_, err = servertest.Ask(t, g, "www.example.")
+	servertest.WantEDE(t, err, wire.EDENetworkError, "connection refused: nothing listens on TCP port ")
+	// A burst of queries while the server is down does not cause a burst of dials.
 	before := g.Stats().Servers[0].Dials
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	for range 100 {
-		if _, err := g.Exchange(ctx, query("x.example.", typeA), inAWhile()); err == nil {
-			t.Fatal("an answer from nobody")
+		if _, err := g.Exchange(ctx, servertest.Query("x.example.", dnstest.TypeA), servertest.Deadline()); err == nil {
+			t.Fatal("an answer without a server")
 		}
 	}
 	st := g.Stats().Servers[0]
 	if n := st.Dials - before; n > 3 {
 		t.Errorf("100 queries dialled %d times", n)
 	}
-	// Nor do 100 failures of one dial count as 100.
-	if most := backoffBase << st.Dials; st.Rest > most {
-		t.Errorf("it rests %v after %d dials, want at most %v", st.Rest, st.Dials, most)
+	// The failure of one dial counts once, not for each of 100 queries.
+	if most := backoffBase << st.Dials; st.Backoff > most {
+		t.Errorf("it is backed off for %v after %d dials, want at most %v", st.Backoff, st.Dials, most)
 	}
 }
 
-// TestRestart: a server that is away for a moment loses no query.
+// TestRestart: a server that is down for a moment loses no query.
 func TestRestart(t *testing.T) {
-	l, err := dnstest.Listen(netip.AddrPortFrom(loopback, 0))
+	l, err := dnstest.Listen(netip.AddrPortFrom(servertest.Loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := netip.MustParseAddrPort(l.Addr().String())
 	l.Close()
-	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: testName}}})
+	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: servertest.Name}}})
 	done := make(chan error, 1)
 	go func() {
-		_, err := g.Exchange(context.Background(), query("www.example.", typeA), inAWhile())
+		_, err := g.Exchange(context.Background(), servertest.Query("www.example.", dnstest.TypeA), servertest.Deadline())
 		done <- err
 	}()
-	eventually(t, "it dials", func() bool { return g.Stats().Servers[0].DialErrors > 0 })
-	serveAt(t, addr, zone(t), nil)
+	servertest.Eventually(t, "it dials", func() bool { return g.Stats().Servers[0].DialErrors > 0 })
+	servertest.ServeAt(t, addr, servertest.Zone(t), nil)
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
 }
 
-// TestLongRestart: a server that was well is waited for until it is back, and
-// all that were asked meanwhile get their answers.
+// TestLongRestart: queries wait for a server that was healthy until it is back, and all of
+// them are answered.
 func TestLongRestart(t *testing.T) {
 	t.Parallel()
-	l, err := dnstest.Listen(netip.AddrPortFrom(loopback, 0))
+	l, err := dnstest.Listen(netip.AddrPortFrom(servertest.Loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := netip.MustParseAddrPort(l.Addr().String())
-	first, err := dnstest.New(dnstest.Config{Handler: zone(t), TLS: []net.Listener{l}, Certificate: issue(t, dnstest.CertOptions{})})
+	first, err := dnstest.New(dnstest.Config{Handler: servertest.Zone(t), TLS: []net.Listener{l}, Certificate: servertest.Issue(t, dnstest.CertOptions{})})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() { served <- first.Serve(ctx) }()
-	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: testName}}})
-	mustAsk(t, g, "www.example.")
+	g := groupOf(t, Config{Servers: []Server{{Addr: addr, Name: servertest.Name}}})
+	servertest.MustAsk(t, g, "www.example.")
 	stop()
 	if err := <-served; err != nil {
 		t.Fatal(err)
@@ -177,13 +177,13 @@ func TestLongRestart(t *testing.T) {
 	done := make(chan error, 10)
 	for range cap(done) {
 		go func() {
-			_, err := g.Exchange(context.Background(), query("www.example.", typeA), inAWhile())
+			_, err := g.Exchange(context.Background(), servertest.Query("www.example.", dnstest.TypeA), servertest.Deadline())
 			done <- err
 		}()
 	}
 	// Longer than two rounds.
-	eventually(t, "it is dialled again and again", func() bool { return g.Stats().Servers[0].DialErrors > 3 })
-	serveAt(t, addr, zone(t), nil)
+	servertest.Eventually(t, "it is dialled repeatedly", func() bool { return g.Stats().Servers[0].DialErrors > 3 })
+	servertest.ServeAt(t, addr, servertest.Zone(t), nil)
 	for range cap(done) {
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -192,8 +192,8 @@ func TestLongRestart(t *testing.T) {
 }
 
 func TestBareError(t *testing.T) {
-	s := serve(t, dnstest.HeaderOnly(dnstest.RcodeNotImp), nil)
-	r := mustAsk(t, group(t, s), "www.example.") // has the question back, says ask
+	s := servertest.Serve(t, dnstest.HeaderOnly(dnstest.RcodeNotImp), nil)
+	r := servertest.MustAsk(t, group(t, s), "www.example.") // MustAsk checks the question
 	if wire.Rcode(r) != wire.RcodeNotImp {
 		t.Errorf("rcode %d, want NOTIMP", wire.Rcode(r))
 	}
@@ -202,38 +202,38 @@ func TestBareError(t *testing.T) {
 	}
 }
 
-// TestCloseAfter: servers that close after every few queries only cost time.
+// TestCloseAfter: a server that closes connections after a few queries loses no query.
 func TestCloseAfter(t *testing.T) {
-	s := serve(t, dnstest.CloseAfter(5, zone(t)), nil)
+	s := servertest.Serve(t, dnstest.CloseAfter(5, servertest.Zone(t)), nil)
 	g := group(t, s)
 	for range 50 {
-		mustAsk(t, g, "www.example.")
+		servertest.MustAsk(t, g, "www.example.")
 	}
 	if st := s.Stats(); st.Conns < 10 || st.Queries() < 50 {
 		t.Errorf("server saw %+v", st)
 	}
 }
 
-// TestLostInFlight: queries that were in flight when a connection was reset are
-// sent again, and no caller hears of it.
+// TestLostInFlight: queries that were in flight when a connection was reset are sent again,
+// and no caller receives an error.
 func TestLostInFlight(t *testing.T) {
-	z := zone(t)
+	z := servertest.Zone(t)
 	hold := make(chan struct{})
 	defer close(hold)
 	sw := dnstest.NewSwitch(z)
-	s := serve(t, sw, nil)
+	s := servertest.Serve(t, sw, nil)
 	g := group(t, s)
-	mustAsk(t, g, "first.example.")
+	servertest.MustAsk(t, g, "first.example.")
 	sw.Set(dnstest.Hold(hold, z))
 	const n = 20
 	errs := make(chan error, n)
 	for range n {
 		go func() {
-			_, err := ask(t, g, "www.example.")
+			_, err := servertest.Ask(t, g, "www.example.")
 			errs <- err
 		}()
 	}
-	eventually(t, "all are in flight", func() bool { return s.Stats().Queries() == n+1 })
+	servertest.Eventually(t, "all are in flight", func() bool { return s.Stats().Queries() == n+1 })
 	sw.Set(z)
 	s.EndConns(dnstest.Reset)
 	for range n {
@@ -246,13 +246,13 @@ func TestLostInFlight(t *testing.T) {
 	}
 }
 
-// TestIdleClose: the first query after the server closed an idle connection is
-// answered as any other.
+// TestIdleClose: the first query after the server closed an idle connection is answered like
+// any other.
 func TestIdleClose(t *testing.T) {
-	s := serve(t, zone(t), func(c *dnstest.Config) { c.IdleTimeout = 30 * time.Millisecond })
+	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.IdleTimeout = 30 * time.Millisecond })
 	g := group(t, s)
 	for range 5 {
-		mustAsk(t, g, "www.example.")
+		servertest.MustAsk(t, g, "www.example.")
 		time.Sleep(35 * time.Millisecond) // about when it closes: before, at, after
 	}
 	if st := g.Stats().Servers[0]; st.Failed != 0 || st.LastError != "" {
@@ -260,10 +260,10 @@ func TestIdleClose(t *testing.T) {
 	}
 }
 
-// TestStrays: unwanted replies beside the right one do no harm.
+// TestStrays: replies that match no query do no harm.
 func TestStrays(t *testing.T) {
-	z := zone(t)
-	s := serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
+	z := servertest.Zone(t)
+	s := servertest.Serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		a := z.Answer(r)
 		wrongID, wrongQ := dnstest.WrongID(z).Answer(r), dnstest.WrongQuestion(z).Answer(r)
 		a.Raw = dnstest.Frame(a.Msg)
@@ -273,7 +273,7 @@ func TestStrays(t *testing.T) {
 	}), nil)
 	g := group(t, s)
 	for range 20 {
-		mustAsk(t, g, "www.example.")
+		servertest.MustAsk(t, g, "www.example.")
 	}
 	if st := g.Stats().Servers[0]; st.Strays != 40 || st.Dials != 1 {
 		t.Errorf("stats %+v, want 40 strays on one connection", st)
@@ -281,9 +281,9 @@ func TestStrays(t *testing.T) {
 }
 
 func TestBadQuery(t *testing.T) {
-	g := group(t, serve(t, zone(t), nil))
+	g := group(t, servertest.Serve(t, servertest.Zone(t), nil))
 	for _, q := range [][]byte{nil, make([]byte, 11), make([]byte, 65536)} {
-		_, err := g.Exchange(t.Context(), q, inAWhile())
+		_, err := g.Exchange(t.Context(), q, servertest.Deadline())
 		if !errors.Is(err, errBadQuery) {
 			t.Errorf("%d bytes: %v", len(q), err)
 		}

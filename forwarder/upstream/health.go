@@ -5,28 +5,28 @@ package upstream
 import "time"
 
 const (
-	// backoffBase is how long a server rests after its first failure: long
-	// enough for others to go elsewhere, short enough for a restart.
+	// backoffBase is how long a server is backed off after its first failure: long enough
+	// for other queries to go elsewhere, short enough for a restart.
 	backoffBase = 500 * time.Millisecond
 
-	// backoffMax bounds the time until a server that is well again is noticed.
+	// backoffMax limits the time until it is noticed that a server has recovered.
 	backoffMax = 30 * time.Second
 )
 
-// health is what is known of a server's failures. The zero value is healthy.
+// health records the failures of a server. The zero value is healthy.
 type health struct {
 	failures int       // in a row
-	first    time.Time // of them
-	last     time.Time // the latest failure
-	until    time.Time // it rests until then
+	first    time.Time // the first of them
+	last     time.Time // the latest of them
+	until    time.Time // the server is backed off until then
 }
 
-// failed enters the failure of an attempt that began at that time, and reports
-// whether it is news. Attempts that ran beside one that failed already tell of
-// the same trouble, and do not make the rest longer. random is in [0,1): the
-// jitter, so that many forwarders do not come back as one.
-func (h *health) failed(began, now time.Time, random float64) bool {
-	if h.failures > 0 && !began.After(h.last) {
+// failed records the failure of an attempt that started at that time, and reports whether
+// it counts. Attempts that were in progress at an earlier failure have the same cause and
+// do not extend the time. random in [0,1) adds jitter, so that many forwarders do not
+// return at the same time.
+func (h *health) failed(started, now time.Time, random float64) bool {
+	if h.failures > 0 && !started.After(h.last) {
 		return false
 	}
 	if h.failures == 0 {
@@ -35,7 +35,7 @@ func (h *health) failed(began, now time.Time, random float64) bool {
 	h.failures++
 	h.last = now
 	d := backoffMax
-	if h.failures < 8 { // beyond that the shift exceeds the bound
+	if h.failures < 8 { // beyond that the shift exceeds the limit
 		d = min(d, backoffBase<<(h.failures-1))
 	}
 	d = time.Duration(float64(d) * (0.75 + random/2))
@@ -43,10 +43,10 @@ func (h *health) failed(began, now time.Time, random float64) bool {
 	return true
 }
 
-// claim lets one attempt through to a server whose rest is over, and keeps the
-// others away for as long as that may take. Not true: it rests, or somebody
-// tries already, or it is healthy and needs no trial.
-func (h *health) claim(now time.Time, trial time.Duration) bool {
+// claimTrial admits one attempt to a server whose backoff has passed, and backs the server
+// off for as long as that attempt may take. It reports false if the server is still backed
+// off, is being tried already, or is healthy.
+func (h *health) claimTrial(now time.Time, trial time.Duration) bool {
 	if h.failures == 0 || now.Before(h.until) {
 		return false
 	}
@@ -56,7 +56,7 @@ func (h *health) claim(now time.Time, trial time.Duration) bool {
 
 // succeeded forgets the failures, and reports whether there were any.
 func (h *health) succeeded() bool {
-	was := h.failures > 0
+	had := h.failures > 0
 	*h = health{}
-	return was
+	return had
 }

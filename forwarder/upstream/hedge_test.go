@@ -10,17 +10,19 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
+	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
 
-// The addresses that tell a reply which was held up from one that was not.
-const inTime, heldUp = 1, 2
+// The addresses that distinguish a delayed reply from one that is not.
+const inTime, delayed = 1, 2
 
-// sometimesSlow answers after 20 ms, and one query in twenty after 220 ms. What
-// it answers tells which it was.
+// sometimesSlow answers after 20 ms, and one query in twenty after 220 ms. The answer shows
+// which it was.
 func sometimesSlow(tb testing.TB, seed uint64) dnstest.Handler {
-	fast, slow := addressed(tb, inTime), addressed(tb, heldUp)
+	fast, slow := addressed(tb, inTime), addressed(tb, delayed)
 	var mu sync.Mutex
 	rng := rand.New(rand.NewPCG(seed, seed))
 	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
@@ -34,8 +36,8 @@ func sometimesSlow(tb testing.TB, seed uint64) dnstest.Handler {
 	})
 }
 
-// load asks n times, some at once, and counts the replies that were held up.
-// Every query has to be answered.
+// load asks n times, concurrently, and counts the delayed replies. Every query has to be
+// answered.
 func load(t *testing.T, g *Group, n int) (slow int) {
 	t.Helper()
 	const clients = 20
@@ -44,10 +46,10 @@ func load(t *testing.T, g *Group, n int) (slow int) {
 	for range clients {
 		wg.Go(func() {
 			for i := asked.Add(1); i <= int64(n); i = asked.Add(1) {
-				reply, err := ask(t, g, fmt.Sprintf("n%d.example.", i))
+				reply, err := servertest.Ask(t, g, fmt.Sprintf("n%d.example.", i))
 				if err != nil {
 					t.Errorf("query %d: %v", i, err)
-				} else if who(reply) == heldUp {
+				} else if serverOf(reply) == delayed {
 					late.Add(1)
 				}
 			}
@@ -57,16 +59,16 @@ func load(t *testing.T, g *Group, n int) (slow int) {
 	return int(late.Load())
 }
 
-// TestHedgedCutsTheTail: of two servers that are slow now and then, each on its
-// own, failover lets clients feel every time, hedging hardly any, for few queries
-// more. What is counted is replies that were held up, rather than time, since the
-// machine has slow moments as well.
-func TestHedgedCutsTheTail(t *testing.T) {
+// TestHedgingShortensTail: two servers are slow now and then, independently. With failover
+// clients see each slow reply; with hedging they see few, at the cost of few additional
+// queries. The test counts delayed replies instead of measuring time, because the machine
+// may be slow as well.
+func TestHedgingShortensTail(t *testing.T) {
 	t.Parallel()
 	const n = 2000
 	tail := make(map[Policy]int)
 	for i, p := range []Policy{Failover, Hedged} {
-		s1, s2 := serve(t, sometimesSlow(t, uint64(2*i+1)), nil), serve(t, sometimesSlow(t, uint64(2*i+2)), nil)
+		s1, s2 := servertest.Serve(t, sometimesSlow(t, uint64(2*i+1)), nil), servertest.Serve(t, sometimesSlow(t, uint64(2*i+2)), nil)
 		g := groupOf(t, patient(p, s1, s2))
 		tail[p] = load(t, g, n)
 		st := g.Stats().Servers
@@ -77,27 +79,26 @@ func TestHedgedCutsTheTail(t *testing.T) {
 			t.Errorf("%s: %d hedges", p, hedges)
 		}
 		if p == Hedged && st[0].HedgesWon+st[1].HedgesWon == 0 {
-			t.Error("no hedge ever won")
+			t.Error("no hedge won")
 		}
 	}
-	t.Logf("replies that were held up: %v", tail)
+	t.Logf("delayed replies: %v", tail)
 	if tail[Failover] < n*3/100 {
-		t.Errorf("failover: %d of %d are slow, want about one in twenty: it is to wait for a slow name", tail[Failover], n)
+		t.Errorf("failover: %d of %d are slow, want about one in twenty", tail[Failover], n)
 	}
-	// A third on a machine that is idle; on one that is busy hedges are late as well.
+	// It is a third on an idle machine; on a busy one hedges are late as well.
 	if tail[Hedged]*5 > tail[Failover]*4 {
 		t.Errorf("%d replies are slow with hedging, %d without", tail[Hedged], tail[Failover])
 	}
 }
 
-// TestHedgesAreCapped: where everything is late, hedging adds its share and no
-// more.
-func TestHedgesAreCapped(t *testing.T) {
+// TestHedgesAreLimited: if all replies are late, hedging adds its share and no more.
+func TestHedgesAreLimited(t *testing.T) {
 	t.Parallel()
 	const n = 600
-	z := zone(t)
+	z := servertest.Zone(t)
 	sw1, sw2 := dnstest.NewSwitch(dnstest.Delay(5*time.Millisecond, z)), dnstest.NewSwitch(dnstest.Delay(5*time.Millisecond, z))
-	cfg := hasty(serve(t, sw1, nil), serve(t, sw2, nil))
+	cfg := hasty(servertest.Serve(t, sw1, nil), servertest.Serve(t, sw2, nil))
 	cfg.Policy, cfg.HedgeShare = Hedged, 0.05
 	g := groupOf(t, cfg)
 	load(t, g, n)
@@ -111,20 +112,20 @@ func TestHedgesAreCapped(t *testing.T) {
 	}
 }
 
-// TestFastestFollows: the server that is faster gets the queries, and when that
-// changes it is noticed.
+// TestFastestFollows: the faster server gets the queries, also when the other one becomes
+// faster.
 func TestFastestFollows(t *testing.T) {
 	t.Parallel()
 	sw1, sw2 := dnstest.NewSwitch(dnstest.Delay(40*time.Millisecond, addressed(t, 1))), dnstest.NewSwitch(addressed(t, 2))
-	cfg := hasty(serve(t, sw1, nil), serve(t, sw2, nil))
+	cfg := hasty(servertest.Serve(t, sw1, nil), servertest.Serve(t, sw2, nil))
 	cfg.Policy = Fastest
 	g := groupOf(t, cfg)
 	want := func(server byte) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("server %d is asked", server), func() bool {
+		servertest.Eventually(t, fmt.Sprintf("server %d is asked", server), func() bool {
 			load(t, g, 200)
 			for range 10 {
-				if who(mustAsk(t, g, "www.example.")) != server {
+				if serverOf(servertest.MustAsk(t, g, "www.example.")) != server {
 					return false
 				}
 			}
@@ -136,44 +137,44 @@ func TestFastestFollows(t *testing.T) {
 	sw2.Set(dnstest.Delay(40*time.Millisecond, addressed(t, 2)))
 	want(1)
 	if st := g.Stats().Servers; st[0].EWMA == 0 || st[1].EWMA == 0 || st[0].P95 == 0 {
-		t.Errorf("stats %+v have no times", st)
+		t.Errorf("stats %+v without times", st)
 	}
 }
 
 func TestRandomSpreads(t *testing.T) {
-	s1, s2 := serve(t, addressed(t, 1), nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, addressed(t, 1), nil), servertest.Serve(t, addressed(t, 2), nil)
 	cfg := hasty(s1, s2)
 	cfg.Policy = Random
 	g := groupOf(t, cfg)
 	for range 200 {
-		mustAsk(t, g, "www.example.")
+		servertest.MustAsk(t, g, "www.example.")
 	}
 	if a, b := s1.Stats().Queries(), s2.Stats().Queries(); a < 60 || b < 60 {
 		t.Errorf("the servers got %d and %d of 200 queries", a, b)
 	}
 }
 
-// hedging is a Group whose servers are connected, and known well enough for a
-// delay of the first to be noticed, with a budget that pays for it.
+// hedging returns a Group whose servers are connected and have known reply times, so that a
+// delay of the first is noticed, and whose budget allows a hedge.
 func hedging(t *testing.T, servers ...*dnstest.Server) *Group {
 	t.Helper()
 	cfg := hasty(servers...)
 	cfg.Policy, cfg.HedgeShare = Hedged, 1
 	g := groupOf(t, cfg)
 	for i, e := range g.endpoints {
-		e.scouted.Store(true) // no scout, which comes by chance, spends the budget
-		e.link.keep(t.Context(), time.Now(), true)
-		eventually(t, "it is connected", func() bool { return g.Stats().Servers[i].Conns == 1 })
+		e.measuring.Store(true) // no random measurement spends the budget
+		e.transport.Maintain(t.Context(), time.Now(), true)
+		servertest.Eventually(t, "it is connected", func() bool { return g.Stats().Servers[i].Conns == 1 })
 		for range minReplies {
-			e.count.meter.replied(0, int64(time.Duration(1+i)*time.Millisecond))
+			e.meter.replied(0, int64(time.Duration(1+i)*time.Millisecond))
 		}
 	}
 	return g
 }
 
-// TestGoodWinsTheRace: an error code does not settle a query while a server is
-// left that may do better.
-func TestGoodWinsTheRace(t *testing.T) {
+// TestGoodReplyWins: an error code does not decide a query while another server may do
+// better.
+func TestGoodReplyWins(t *testing.T) {
 	fail := dnstest.Rcode(dnstest.RcodeServFail)
 	for _, tc := range []struct {
 		what          string
@@ -187,10 +188,10 @@ func TestGoodWinsTheRace(t *testing.T) {
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			t.Parallel()
-			g := hedging(t, serve(t, tc.first, nil), serve(t, tc.second, nil))
-			r := mustAsk(t, g, "www.example.")
-			if wire.Rcode(r) != tc.rcode || tc.rcode == 0 && who(r) != tc.server {
-				t.Errorf("rcode %d from server %d, want %d from %d", wire.Rcode(r), who(r), tc.rcode, tc.server)
+			g := hedging(t, servertest.Serve(t, tc.first, nil), servertest.Serve(t, tc.second, nil))
+			r := servertest.MustAsk(t, g, "www.example.")
+			if wire.Rcode(r) != tc.rcode || tc.rcode == 0 && serverOf(r) != tc.server {
+				t.Errorf("rcode %d from server %d, want %d from %d", wire.Rcode(r), serverOf(r), tc.rcode, tc.server)
 			}
 			if st := g.Stats().Servers[1]; st.Hedges != 1 || (st.HedgesWon == 1) != (tc.server == 2) {
 				t.Errorf("stats %+v, want one hedge", st)
@@ -199,43 +200,42 @@ func TestGoodWinsTheRace(t *testing.T) {
 	}
 }
 
-// TestLosersAreNoStrays: a server that is always too late keeps its connection,
-// however many of its replies nobody waits for, and they tell how slow it is.
-func TestLosersAreNoStrays(t *testing.T) {
-	s1, s2 := serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil)
+// TestLateRepliesAreNotStrays: a server that is always too late keeps its connection,
+// however many of its replies no query waits for, and these replies are measured.
+func TestLateRepliesAreNotStrays(t *testing.T) {
+	s1, s2 := servertest.Serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := hedging(t, s1, s2)
-	mustAsk(t, g, "www.example.")
-	eventually(t, "its reply comes", func() bool { return g.Stats().Servers[0].Late == 1 })
+	servertest.MustAsk(t, g, "www.example.")
+	servertest.Eventually(t, "its reply arrives", func() bool { return g.Stats().Servers[0].Late == 1 })
 	if st := g.Stats().Servers[0]; st.Strays != 0 || st.Conns != 1 || st.Abandoned != 1 || st.Failed != 0 || st.LastError != "" {
-		t.Errorf("stats of the loser %+v", st)
+		t.Errorf("stats of the slower server: %+v", st)
 	}
 	if ewma := g.Stats().Servers[0].EWMA; ewma < 1200*time.Microsecond {
-		t.Errorf("its EWMA is %v still: the late reply is not in it", ewma)
+		t.Errorf("its EWMA is still %v: the late reply was not measured", ewma)
 	}
 }
 
-// TestNoHedgeToTheIll: a server that rests is no second one.
-func TestNoHedgeToTheIll(t *testing.T) {
-	g := hedging(t, serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, addressed(t, 2), nil))
-	g.endpoints[1].probed.Store(true) // no probe makes it well
-	g.endpoints[1].failed(time.Now(), errTimeout)
-	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+// TestNoHedgeToUnhealthy: no hedge is sent to a server that is backed off.
+func TestNoHedgeToUnhealthy(t *testing.T) {
+	g := hedging(t, servertest.Serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), servertest.Serve(t, addressed(t, 2), nil))
+	g.endpoints[1].probing.Store(true) // no probe can succeed
+	g.endpoints[1].failed(time.Now(), transport.ErrTimeout)
+	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 1 {
 		t.Errorf("server %d answered, want 1", got)
 	}
 	if st := g.Stats().Servers[1]; st.Queries != 0 || st.Hedges != 0 {
-		t.Errorf("stats of the one that rests %+v", st)
+		t.Errorf("stats of the server that is backed off: %+v", st)
 	}
 }
 
-// TestLoserBeside: the attempt beside the first server ends when that one answers
-// after all.
-func TestLoserBeside(t *testing.T) {
-	g := hedging(t, serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), serve(t, dnstest.Silent(), nil))
-	reply, err := g.Exchange(t.Context(), query("www.example.", typeA), inAWhile()) // the context goes on
-	if err != nil || who(reply) != 1 {
-		t.Errorf("server %d answered, want 1: %v", who(reply), err)
+// TestHedgeIsCanceled: a hedge is canceled when the first server answers.
+func TestHedgeIsCanceled(t *testing.T) {
+	g := hedging(t, servertest.Serve(t, dnstest.Delay(60*time.Millisecond, addressed(t, 1)), nil), servertest.Serve(t, dnstest.Silent(), nil))
+	reply, err := g.Exchange(t.Context(), servertest.Query("www.example.", dnstest.TypeA), servertest.Deadline()) // the context is not canceled
+	if err != nil || serverOf(reply) != 1 {
+		t.Errorf("server %d answered, want 1: %v", serverOf(reply), err)
 	}
-	eventually(t, "the hedge is given up", func() bool {
+	servertest.Eventually(t, "the hedge is canceled", func() bool {
 		st := g.Stats().Servers[1]
 		return st.Hedges == 1 && st.HedgesWon == 0 && st.Abandoned == 1 && st.InFlight == 0
 	})

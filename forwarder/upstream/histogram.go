@@ -8,29 +8,28 @@ import (
 )
 
 const (
-	histUnit    = 8 * time.Microsecond // what is shorter is one
-	histSub     = 8                    // buckets for each doubling: none is wider than an eighth
+	histUnit    = 8 * time.Microsecond // the width of the first buckets
+	histSub     = 8                    // buckets for each doubling: a bucket is at most an eighth of its start wide
 	histSubBits = 3
-	histOctaves = 19 // 8 µs << (19+2) is 16 s, longer than any query lives
+	histOctaves = 19 // 8 µs << (19+2) is 16 s, longer than any query takes
 
-	// histHalf: the latest reply times are kept, between so many and twice as
-	// many. Enough for p95 to be made from some dozens of them, few enough for a
-	// change of the network to be noticed soon.
+	// histHalf is the number of reply times in a half: between histHalf and twice as many
+	// are kept. That is enough for p95 to depend on some dozens of them, and few enough to
+	// follow a change of the network soon.
 	histHalf = 512
 )
 
-// histogram is what reply times were like lately: counts in buckets whose width
-// grows with the time. It has two halves of which the older one is dropped as a
-// whole, so that each reply in it weighs the same. (If the latest ones weighed
-// more, those at the end of a burst would, which are the slow ones.) The zero value
-// is empty.
+// histogram counts recent reply times in buckets whose width grows with the time. It has
+// two halves, of which the older one is dropped as a whole, so that all replies have the
+// same weight. (If the latest ones had more, it would be the slow ones at the end of a
+// burst.) The zero value is empty.
 type histogram struct {
 	counts [2][histOctaves * histSub]uint16
 	totals [2]int
-	now    int // the half that is being filled
+	now    int // the index of the newer half
 }
 
-// bucketOf is the bucket of a time.
+// bucketOf returns the bucket of a time.
 func bucketOf(d time.Duration) int {
 	v := uint64(max(0, d) / histUnit)
 	if v < histSub {
@@ -40,7 +39,7 @@ func bucketOf(d time.Duration) int {
 	return min((shift+1)*histSub+int(v>>shift)-histSub, histOctaves*histSub-1)
 }
 
-// bucketStart is the shortest time in a bucket.
+// bucketStart returns the shortest time in a bucket.
 func bucketStart(i int) time.Duration {
 	if i < histSub {
 		return time.Duration(i) * histUnit
@@ -49,7 +48,7 @@ func bucketStart(i int) time.Duration {
 	return time.Duration(histSub+i%histSub) << shift * histUnit
 }
 
-// add enters a reply time.
+// add adds a reply time.
 func (h *histogram) add(d time.Duration) {
 	if h.totals[h.now] >= histHalf {
 		h.now = 1 - h.now
@@ -59,11 +58,11 @@ func (h *histogram) add(d time.Duration) {
 	h.totals[h.now]++
 }
 
-// total is how many replies there are.
+// total returns the number of reply times.
 func (h *histogram) total() int { return h.totals[0] + h.totals[1] }
 
-// quantile is the time that a share q of the replies did not exceed, 0 if there
-// were none.
+// quantile returns the time that a share q of the replies did not exceed; 0 if there were
+// none.
 func (h *histogram) quantile(q float64) time.Duration {
 	left := q * float64(h.total())
 	for i := range h.counts[0] {

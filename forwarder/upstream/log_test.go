@@ -3,77 +3,60 @@
 package upstream
 
 import (
-	"bytes"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
+	"sotto/forwarder/upstream/transport"
 	"sotto/internal/dnstest"
 )
 
-// lockedBuffer is a buffer that several goroutines log to.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-// TestLog: silence while all is well, one line when a server fails and one when
-// it is well again, however often in between.
+// TestLog: nothing is logged while a server is healthy, one line when it fails and one when
+// it recovers, however often that happens.
 func TestLog(t *testing.T) {
-	var out lockedBuffer
-	s := serve(t, zone(t), nil)
+	var out servertest.LogBuffer
+	s := servertest.Serve(t, servertest.Zone(t), nil)
 	g := groupOf(t, Config{
-		Servers: []Server{{Addr: s.Addr(), Name: testName}},
+		Servers: []Server{{Addr: s.Addr(), Name: servertest.Name}},
 		Log:     slog.New(slog.NewTextHandler(&out, nil)),
 	})
-	mustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, g, "www.example.")
 	s.EndConns(dnstest.Close)
-	mustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, g, "www.example.")
 	if out.String() != "" {
-		t.Errorf("all is well, but the log has %q", out.String())
+		t.Errorf("without a failure the log is %q", out.String())
 	}
 	e := g.endpoints[0]
 	for range 5 {
-		e.failed(time.Now(), errTimeout)
-		e.failed(time.Now(), errTimeout)
-		mustAsk(t, g, "www.example.")
+		e.failed(time.Now(), transport.ErrTimeout)
+		e.failed(time.Now(), transport.ErrTimeout)
+		servertest.MustAsk(t, g, "www.example.")
 	}
 	log := out.String()
-	if strings.Count(log, "level=WARN") != 1 || strings.Count(log, "level=INFO") != 1 || !strings.Contains(log, testName) {
+	if strings.Count(log, "level=WARN") != 1 || strings.Count(log, "level=INFO") != 1 || !strings.Contains(log, servertest.Name) {
 		t.Errorf("the log is\n%s", log)
 	}
 }
 
-// TestLogUntrusted: that a server which fails is, besides, not to be trusted is news, once.
+// TestLogUntrusted: an authentication failure is logged even if the server failed before,
+// once.
 func TestLogUntrusted(t *testing.T) {
-	var out lockedBuffer
-	s := serve(t, zone(t), nil)
+	var out servertest.LogBuffer
+	s := servertest.Serve(t, servertest.Zone(t), nil)
 	g := groupOf(t, Config{
-		Servers: []Server{{Addr: s.Addr(), Name: testName}},
+		Servers: []Server{{Addr: s.Addr(), Name: servertest.Name}},
 		Log:     slog.New(slog.NewTextHandler(&out, nil)),
 	})
 	e := g.endpoints[0]
 	for range 3 {
-		e.failed(time.Now(), errTimeout)
-		e.failed(time.Now(), &dialError{&trustError{reason: "somebody else's certificate"}})
+		e.failed(time.Now(), transport.ErrTimeout)
+		e.failed(time.Now(), &transport.DialError{Err: &transport.TrustError{Reason: "a certificate of another server"}})
 	}
-	mustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, g, "www.example.")
 	log := out.String()
-	if strings.Count(log, "level=WARN") != 2 || strings.Count(log, "somebody else's") != 1 || strings.Count(log, "level=INFO") != 1 {
+	if strings.Count(log, "level=WARN") != 2 || strings.Count(log, "a certificate of another server") != 1 || strings.Count(log, "level=INFO") != 1 {
 		t.Errorf("the log is\n%s", log)
 	}
 }

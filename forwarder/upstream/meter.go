@@ -9,54 +9,45 @@ import (
 )
 
 const (
-	// silentAfter is how long a server that owes replies may bring nothing at all
-	// before its queries are asked elsewhere as well. With the way to another
-	// server that makes less than 300 ms; names that take a recursive resolver
-	// so long are rare.
-	silentAfter = 225 * time.Millisecond
+	// minSilence is how long a server with pending replies may send nothing before its
+	// queries are also sent elsewhere. With the round trip to another server that is less
+	// than 300 ms; names that take a recursive resolver so long are rare.
+	minSilence = 225 * time.Millisecond
 
-	// maxPatience bounds how long that becomes with a server that proves to be
-	// slow rather than silent.
-	maxPatience = time.Second
+	// maxSilence limits that time for a server that proves to be slow rather than silent.
+	maxSilence = time.Second
 
-	// staleAfter is how long a reply time is news.
+	// staleAfter is how long a reply time is current.
 	staleAfter = time.Second
 
-	// minReplies is how many reply times make a p95 worth acting on.
+	// minReplies is the number of reply times for which p95 is meaningful.
 	minReplies = 16
 )
 
-// epoch is what ticks count from.
-var epoch = time.Now()
-
-// ticks is a time as a number that no change of the clock alters.
-func ticks(t time.Time) int64 { return int64(t.Sub(epoch)) }
-
-// times is what a server's replies teach about how long they take. It is pure:
-// no clock, no lock. The zero value knows nothing.
+// times estimates how long a server's replies take. It is pure: it uses no clock and no
+// lock. The zero value is empty.
 type times struct {
 	hist histogram
 	n    uint64
 
-	// usual is the EWMA, 0 if unknown, with the eighth of RFC 6298 §2 for each
-	// new value; a half where the one before it is stale, so that a server which
-	// is asked now and then alone is not told by what it was long ago. What is
-	// over four times the average counts as four: one slow name says little of
-	// its server.
+	// usual is the EWMA, 0 if unknown. Each new value has the weight of an eighth (RFC
+	// 6298 §2), or of a half if the previous one is stale, so that a server that is
+	// rarely asked is not judged by old values. Values over four times the average count
+	// as four times: one slow name says little about its server.
 	usual time.Duration
-	// late is when a reply is overdue; 0 if that is not known yet. It is p95, but
-	// no more than a quarter over what nine in ten need: where about one in
-	// twenty is slow, p95 itself is now a usual and now a slow reply's time.
-	// Before there are enough for either, it is twice the average.
+	// late is the time after which a reply is late; 0 if unknown. It is p95, but at most
+	// a quarter more than p90: if about one reply in twenty is slow, p95 itself
+	// alternates between the time of a usual and of a slow reply. Before there are enough
+	// values for either, it is twice the average.
 	late time.Duration
-	// patience is silentAfter, or more for a server that was taken for silent
-	// and was only slow.
-	patience time.Duration
+	// silence is minSilence, or more for a server that was considered silent and was only
+	// slow.
+	silence time.Duration
 }
 
-// enter enters a reply that took d. alarm: its server was taken for silent while
-// it was due; stale: it is the first one after staleAfter.
-func (t *times) enter(d time.Duration, alarm, stale bool) {
+// add adds a reply that took d. suspected means that the server was considered silent while
+// the reply was pending, stale that the previous reply is older than staleAfter.
+func (t *times) add(d time.Duration, suspected, stale bool) {
 	d = max(d, 1)
 	t.hist.add(d)
 	switch step := min(d, 4*t.usual) - t.usual; {
@@ -68,10 +59,10 @@ func (t *times) enter(d time.Duration, alarm, stale bool) {
 		t.usual += step / 8
 	}
 	switch {
-	case alarm && d < maxPatience:
-		t.patience = max(t.patience, min(d*3/2, maxPatience))
-	case t.patience > silentAfter:
-		t.patience += (min(max(silentAfter, d*3/2), maxPatience) - t.patience) / 16
+	case suspected && d < maxSilence:
+		t.silence = max(t.silence, min(d*3/2, maxSilence))
+	case t.silence > minSilence:
+		t.silence += (min(max(minSilence, d*3/2), maxSilence) - t.silence) / 16
 	}
 	t.n++
 	if t.n < minReplies {
@@ -82,36 +73,36 @@ func (t *times) enter(d time.Duration, alarm, stale bool) {
 	}
 }
 
-// meter keeps the times of one server where everybody can read them.
+// meter holds the times of one server for concurrent use.
 type meter struct {
 	mu sync.Mutex
 	times
 	last int64 // the latest reply, in ticks
 
-	usual, late, patience atomic.Int64 // of times
+	usual, late, silence atomic.Int64 // copies of the fields of times
 
-	heard     atomic.Int64 // when its latest byte came, in ticks
-	suspected atomic.Int64 // when it was last taken for silent, in ticks
+	lastRead  atomic.Int64 // when its latest byte arrived, in ticks
+	suspected atomic.Int64 // when it was last considered silent, in ticks
 }
 
-// replied enters a reply, to a query sent at that time. Times are in ticks.
+// replied records a reply to a query that was sent at that time. Times are in ticks.
 func (m *meter) replied(sent, now int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.enter(time.Duration(now-sent), m.suspected.Load() > sent, now-m.last > int64(staleAfter))
+	m.add(time.Duration(now-sent), m.suspected.Load() > sent, now-m.last > int64(staleAfter))
 	m.last = now
 	m.publish()
 }
 
-// publish makes what was learnt readable. m.mu is held.
+// publish updates the copies that are read without the lock. m.mu is held.
 func (m *meter) publish() {
 	m.usual.Store(int64(m.times.usual))
 	m.late.Store(int64(m.times.late))
-	m.patience.Store(int64(m.times.patience))
+	m.silence.Store(int64(m.times.silence))
 }
 
-// forget forgets: the network changed.
-func (m *meter) forget() {
+// reset forgets all times, because the network changed.
+func (m *meter) reset() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.times = times{}
@@ -119,22 +110,22 @@ func (m *meter) forget() {
 	m.suspected.Store(0)
 }
 
-// wait is how long the server may be silent.
-func (m *meter) wait() int64 { return max(m.patience.Load(), int64(silentAfter)) }
+// silenceLimit returns how long the server may be silent, in ticks.
+func (m *meter) silenceLimit() int64 { return max(m.silence.Load(), int64(minSilence)) }
 
-// isSuspect reports whether the server was taken for silent, and still is.
+// isSuspect reports whether the server is considered silent.
 func (m *meter) isSuspect() bool {
 	since := m.suspected.Load()
-	return since != 0 && since > m.heard.Load()
+	return since != 0 && since > m.lastRead.Load()
 }
 
-// suspect takes the server for silent, and reports whether that is news.
+// suspect marks the server as silent, and reports whether it was not marked before.
 func (m *meter) suspect(now int64) bool {
 	old := m.suspected.Load()
-	return (old == 0 || old <= m.heard.Load()) && m.suspected.CompareAndSwap(old, now)
+	return (old == 0 || old <= m.lastRead.Load()) && m.suspected.CompareAndSwap(old, now)
 }
 
-// quantile95 is p95 as it is now.
+// quantile95 returns the current p95.
 func (m *meter) quantile95() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -39,7 +39,7 @@ func TestQuantiles(t *testing.T) {
 	for what, next := range map[string]func() time.Duration{
 		"uniform":    func() time.Duration { return time.Duration(rng.Int64N(int64(100 * time.Millisecond))) },
 		"log-normal": func() time.Duration { return time.Duration(20e6 * math.Exp(rng.NormFloat64())) },
-		"two humps": func() time.Duration {
+		"two modes": func() time.Duration {
 			d := 20*time.Millisecond + time.Duration(rng.Int64N(int64(2*time.Millisecond)))
 			if rng.IntN(10) == 0 {
 				d += 200 * time.Millisecond
@@ -58,7 +58,7 @@ func TestQuantiles(t *testing.T) {
 			}
 			slices.Sort(exact)
 			for _, q := range []float64{0.5, 0.9, 0.95} {
-				// Between two neighbours the answer is a matter of taste.
+				// Any value between two neighbours is correct.
 				at := int(q * float64(len(exact)))
 				low, high := float64(exact[at-2])*7/8, float64(exact[at+1])*9/8
 				if got := float64(h.quantile(q)); got < low-float64(histUnit) || got > high+float64(histUnit) {
@@ -70,12 +70,12 @@ func TestQuantiles(t *testing.T) {
 	}
 	var none histogram
 	if got := none.quantile(0.95); got != 0 {
-		t.Errorf("of nothing, p95 is %v", got)
+		t.Errorf("p95 of an empty histogram is %v", got)
 	}
 }
 
-// TestForgets: what was long ago weighs nothing.
-func TestForgets(t *testing.T) {
+// TestHistogramForgets: old values have no weight.
+func TestHistogramForgets(t *testing.T) {
 	var h histogram
 	for range 100 * histHalf {
 		h.add(20 * time.Millisecond)
@@ -84,46 +84,46 @@ func TestForgets(t *testing.T) {
 		h.add(100 * time.Millisecond)
 	}
 	if got := h.quantile(0.5); got < 80*time.Millisecond {
-		t.Errorf("the median is %v still", got)
+		t.Errorf("the median is still %v", got)
 	}
 	if n := h.total(); n < histHalf || n > 2*histHalf {
-		t.Errorf("%d replies are kept, want from %d to twice as many", n, histHalf)
+		t.Errorf("%d replies are kept, want between %d and twice as many", n, histHalf)
 	}
 }
 
-func TestUsual(t *testing.T) {
+func TestUsualTime(t *testing.T) {
 	var ts times
-	ts.enter(20*time.Millisecond, false, false)
+	ts.add(20*time.Millisecond, false, false)
 	if ts.usual != 20*time.Millisecond {
-		t.Errorf("after one reply it is %v", ts.usual)
+		t.Errorf("after one reply usual is %v", ts.usual)
 	}
-	ts.enter(3*time.Second, false, false)
+	ts.add(3*time.Second, false, false)
 	if ts.usual > 30*time.Millisecond {
-		t.Errorf("one slow name makes it %v", ts.usual)
+		t.Errorf("after one slow name usual is %v", ts.usual)
 	}
 	for range 30 {
-		ts.enter(3*time.Second, false, false)
+		ts.add(3*time.Second, false, false)
 	}
 	if ts.usual < time.Second {
-		t.Errorf("of a server that became slow it is %v", ts.usual)
+		t.Errorf("for a server that became slow usual is %v", ts.usual)
 	}
 	for range 80 {
-		ts.enter(20*time.Millisecond, false, false)
+		ts.add(20*time.Millisecond, false, false)
 	}
 	if ts.usual > 21*time.Millisecond {
-		t.Errorf("of one that became fast again it is %v", ts.usual)
+		t.Errorf("for one that became fast again usual is %v", ts.usual)
 	}
 	for range 5 {
-		ts.enter(time.Millisecond, false, true)
+		ts.add(time.Millisecond, false, true)
 	}
 	if ts.usual > 2*time.Millisecond {
-		t.Errorf("of one that is asked now and then it is %v after five times", ts.usual)
+		t.Errorf("for one that is rarely asked usual is %v after five replies", ts.usual)
 	}
 }
 
-// TestLateWithATail: where one in twenty is slow, a second server is asked long
-// before the slow ones come, whichever side of p95 they fall on.
-func TestLateWithATail(t *testing.T) {
+// TestLateWithTail: if one reply in twenty is slow, a second server is asked long before the
+// slow replies arrive, whichever side of p95 they are on.
+func TestLateWithTail(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
 	var ts times
 	early := 0
@@ -132,72 +132,72 @@ func TestLateWithATail(t *testing.T) {
 		if rng.IntN(20) == 0 {
 			d += 200 * time.Millisecond
 		}
-		ts.enter(d, false, false)
+		ts.add(d, false, false)
 		switch {
 		case i+1 < minReplies:
 			if ts.late != 2*ts.usual {
-				t.Fatalf("after %d replies %v is late, want twice %v", i+1, ts.late, ts.usual)
+				t.Fatalf("after %d replies late is %v, want twice %v", i+1, ts.late, ts.usual)
 			}
 		case ts.late <= 50*time.Millisecond:
 			early++
 		}
 	}
 	if early < 19_500 {
-		t.Errorf("a reply was late within 50 ms for %d of 20,000 queries alone", early)
+		t.Errorf("late was at most 50 ms for only %d of 20,000 queries", early)
 	}
 	if ts.late < 20*time.Millisecond {
-		t.Errorf("%v is late, which most replies are", ts.late)
+		t.Errorf("late is %v, which most replies exceed", ts.late)
 	}
 }
 
-// TestPatience: a server that is slow and not silent is soon not mistaken for
-// silent any more, until it is fast again.
-func TestPatience(t *testing.T) {
+// TestSilenceLimit: a slow server is soon no longer mistaken for a silent one, until it is
+// fast again.
+func TestSilenceLimit(t *testing.T) {
 	m := &meter{}
-	if m.wait() != int64(silentAfter) {
-		t.Errorf("it begins with %v", time.Duration(m.wait()))
+	if m.silenceLimit() != int64(minSilence) {
+		t.Errorf("it starts with %v", time.Duration(m.silenceLimit()))
 	}
 	const slow = 300 * time.Millisecond
 	now, alarms := int64(time.Hour), 0
 	for range 100 {
-		if sent := now; m.wait() < int64(slow) {
+		if sent := now; m.silenceLimit() < int64(slow) {
 			alarms++
-			if !m.suspect(sent+m.wait()) || !m.isSuspect() {
-				t.Error("it is not suspected")
+			if !m.suspect(sent+m.silenceLimit()) || !m.isSuspect() {
+				t.Error("it is not suspect")
 			}
 		}
 		now += int64(slow)
-		m.heard.Store(now)
+		m.lastRead.Store(now)
 		if m.isSuspect() {
-			t.Error("it is suspected after a byte")
+			t.Error("it is suspect after a byte")
 		}
 		m.replied(now-int64(slow), now)
 	}
 	if alarms != 1 {
-		t.Errorf("%d alarms, want the first alone", alarms)
+		t.Errorf("%d alarms, want only the first", alarms)
 	}
 	for range 100 {
 		now += int64(time.Millisecond)
 		m.replied(now-int64(time.Millisecond), now)
 	}
-	if w := time.Duration(m.wait()); w > silentAfter*21/20 {
-		t.Errorf("with fast replies it stays at %v", w)
+	if w := time.Duration(m.silenceLimit()); w > minSilence*21/20 {
+		t.Errorf("with fast replies it is still %v", w)
 	}
-	// A path that was dead for long does not make the next silence last longer.
+	// A path that was dead for a long time does not extend the limit.
 	m.suspect(now + 1)
 	m.replied(now, now+int64(5*time.Second))
-	if w := time.Duration(m.wait()); w > silentAfter*3/2 {
+	if w := time.Duration(m.silenceLimit()); w > minSilence*3/2 {
 		t.Errorf("after a long silence it is %v", w)
 	}
 	m.replied(now, now+int64(9*time.Second))
 	before := time.Duration(m.usual.Load())
-	m.replied(now+int64(9*time.Second), now+int64(11*time.Second)) // two seconds after the one before
+	m.replied(now+int64(9*time.Second), now+int64(11*time.Second)) // two seconds after the previous one
 	if step := time.Duration(m.usual.Load()) - before; step < before {
-		t.Errorf("a reply after a long time moves %v by %v, want half of the way", before, step)
+		t.Errorf("a reply after a long time changes %v by %v, want half of the difference", before, step)
 	}
-	m.forget()
-	if m.isSuspect() || m.usual.Load() != 0 || m.wait() != int64(silentAfter) {
-		t.Error("something is remembered")
+	m.reset()
+	if m.isSuspect() || m.usual.Load() != 0 || m.silenceLimit() != int64(minSilence) {
+		t.Error("something is left after reset")
 	}
 }
 

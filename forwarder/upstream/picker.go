@@ -7,34 +7,33 @@ import (
 	"time"
 )
 
-// candidate is what is known of a server when it is chosen.
+// candidate is the state of a server when servers are selected.
 type candidate struct {
-	// until is the time in ticks at which the server's rest after failures ends;
-	// 0: it is healthy. One whose rest is over still comes behind the others, until a
-	// probe has found it well: no client pays for the trial.
-	until int64
-	// suspect: it owes replies and is silent.
+	// backoffUntil is the time in ticks until which the server is backed off after
+	// failures; 0 if it is healthy. Also after that time it is ordered behind the others
+	// until a probe succeeds, so that no client's query is the trial.
+	backoffUntil int64
+	// suspect means that replies are pending and the server is silent.
 	suspect bool
-	// usual is how long its replies take; 0: that is not known yet.
+	// usual is how long its replies take; 0 if unknown.
 	usual time.Duration
 }
 
-// well reports whether nothing speaks against a server.
-func (c *candidate) well() bool { return c.until == 0 && !c.suspect }
+// healthy reports whether the server is neither backed off nor suspect.
+func (c *candidate) healthy() bool { return c.backoffUntil == 0 && !c.suspect }
 
-// before reports whether a server's state lets it come before another one: the
-// well ones are first, then those that are suspected, then those that rest, the
-// one that rests the shortest first.
+// before reports whether the server's state orders it before another one: healthy servers
+// are first, then suspect ones, then those that are backed off, the shortest time first.
 func (c *candidate) before(d *candidate) bool {
-	if c.until != d.until {
-		return c.until < d.until // 0 before any other
+	if c.backoffUntil != d.backoffUntil {
+		return c.backoffUntil < d.backoffUntil // 0 before any other
 	}
 	return !c.suspect && d.suspect
 }
 
-// picker says in which order servers are asked for one query. It appends the
-// indices of all to dst: also a server that rests is asked before the query
-// fails. It is pure, and called concurrently; chance is a random number.
+// picker determines the order in which servers are asked for one query. It appends the
+// indices of all servers to dst: before a query fails, even those that are backed off are
+// asked. It is pure, and called concurrently; chance is a random number.
 type picker func(dst []int, servers []candidate, chance uint64) []int
 
 // failover is the configured order.
@@ -45,8 +44,9 @@ func failover(dst []int, servers []candidate, _ uint64) []int {
 	return dst
 }
 
-// fastest has the server first whose replies come soonest. Those that nobody
-// asked yet are last: they are measured by [scout], not at a client's expense.
+// fastest orders servers by the time their replies take. Servers that were never asked are
+// last: they are measured by additional queries (see measureTarget), not at a client's
+// expense.
 func fastest(dst []int, servers []candidate, _ uint64) []int {
 	start := len(dst)
 	dst = appendAll(dst, servers)
@@ -60,11 +60,11 @@ func fastest(dst []int, servers []candidate, _ uint64) []int {
 	return dst
 }
 
-// random has the well servers in any order.
+// random puts the healthy servers in random order.
 func random(dst []int, servers []candidate, chance uint64) []int {
 	start := len(dst)
 	dst = appendAll(dst, servers)
-	// Fisher and Yates. The number is spread anew for each place.
+	// A Fisher-Yates shuffle, whose random numbers are all derived from chance.
 	for i, d := len(servers)-1, dst[start:]; i > 0; i-- {
 		chance = chance*6364136223846793005 + 1442695040888963407 // Knuth's MMIX
 		j := int((chance >> 32) * uint64(i+1) >> 32)
@@ -82,8 +82,8 @@ func appendAll(dst []int, servers []candidate) []int {
 	return dst
 }
 
-// insertionSort is right here: the list is short, stable order matters, and the
-// common case has nothing to sort.
+// insertionSort is suitable because the list is short and usually sorted already, and the
+// order has to be stable.
 func insertionSort(order []int, less func(i, j int) bool) {
 	for i := 1; i < len(order); i++ {
 		for j := i; j > 0 && less(order[j], order[j-1]); j-- {
@@ -92,19 +92,19 @@ func insertionSort(order []int, less func(i, j int) bool) {
 	}
 }
 
-// scoutEvery is of how many queries one is asked at another server as well, so
-// that one that became fast is noticed. The client does not wait for it: what it
-// costs is one query and a half in a hundred more, which leaves most of
-// [DefaultHedgeShare] for hedges. At ten queries a second a server that became
-// faster is found out in about a minute.
-const scoutEvery = 64
+// measureEvery is the number of queries of which one is also sent to another server, so
+// that a server that became faster is noticed. The client does not wait for it. The cost is
+// one and a half additional queries in a hundred, which leaves most of [DefaultHedgeShare]
+// for hedges. At ten queries per second a server that became faster is noticed in about a
+// minute.
+const measureEvery = 64
 
-// scout is the server to be measured beside the one that order has first, -1 if
-// none is: one of which nothing is known, or any by turns. It is pure.
-func scout(order []int, servers []candidate, chance uint64) int {
+// measureTarget returns the server to be measured in addition to the first one in order: a
+// server of which no reply time is known, or any in turn; -1 if there is none. It is pure.
+func measureTarget(order []int, servers []candidate, chance uint64) int {
 	others := 0
 	for _, n := range order[min(1, len(order)):] {
-		if !servers[n].well() {
+		if !servers[n].healthy() {
 			break
 		}
 		if servers[n].usual == 0 {
@@ -112,11 +112,11 @@ func scout(order []int, servers []candidate, chance uint64) int {
 		}
 		others++
 	}
-	if others == 0 || chance%scoutEvery != 0 {
+	if others == 0 || chance%measureEvery != 0 {
 		return -1
 	}
-	return order[1+int(chance/scoutEvery%uint64(others))]
+	return order[1+int(chance/measureEvery%uint64(others))]
 }
 
-// never is a time that does not come.
+// never is a time in ticks that is not reached.
 const never = math.MaxInt64

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sotto/forwarder/upstream/servertest"
 )
 
 func TestFailoverOrder(t *testing.T) {
@@ -16,13 +18,13 @@ func TestFailoverOrder(t *testing.T) {
 		want    []int
 	}{
 		{[]candidate{{}, {}, {}}, []int{0, 1, 2}},
-		{[]candidate{{until: 20}, {}, {}}, []int{1, 2, 0}},
-		{[]candidate{{until: 20}, {}, {until: 15}}, []int{1, 2, 0}},
-		{[]candidate{{until: 1}, {}}, []int{1, 0}}, // its rest is over, but is it well?
-		{[]candidate{{until: 30}, {until: 20}, {until: 25}}, []int{1, 2, 0}},
-		{[]candidate{{until: 20}, {until: 20}, {until: 11}}, []int{2, 0, 1}},
+		{[]candidate{{backoffUntil: 20}, {}, {}}, []int{1, 2, 0}},
+		{[]candidate{{backoffUntil: 20}, {}, {backoffUntil: 15}}, []int{1, 2, 0}},
+		{[]candidate{{backoffUntil: 1}, {}}, []int{1, 0}}, // its backoff has passed, but it is not known to be healthy
+		{[]candidate{{backoffUntil: 30}, {backoffUntil: 20}, {backoffUntil: 25}}, []int{1, 2, 0}},
+		{[]candidate{{backoffUntil: 20}, {backoffUntil: 20}, {backoffUntil: 11}}, []int{2, 0, 1}},
 		{[]candidate{{suspect: true}, {}}, []int{1, 0}},
-		{[]candidate{{until: 1}, {suspect: true}, {}}, []int{2, 1, 0}},
+		{[]candidate{{backoffUntil: 1}, {suspect: true}, {}}, []int{2, 1, 0}},
 		{[]candidate{{suspect: true}, {suspect: true}}, []int{0, 1}},
 		{[]candidate{{usual: 9}, {usual: 1}}, []int{0, 1}},
 		{nil, nil},
@@ -40,8 +42,8 @@ func TestFastestOrder(t *testing.T) {
 	}{
 		{[]candidate{{}, {}}, []int{0, 1}},
 		{[]candidate{{usual: 30}, {usual: 10}, {usual: 20}}, []int{1, 2, 0}},
-		{[]candidate{{}, {usual: 10}}, []int{1, 0}}, // nobody knows of the first
-		{[]candidate{{usual: 10, suspect: true}, {usual: 20}, {usual: 1, until: 5}}, []int{1, 0, 2}},
+		{[]candidate{{}, {usual: 10}}, []int{1, 0}}, // the first is unknown
+		{[]candidate{{usual: 10, suspect: true}, {usual: 20}, {usual: 1, backoffUntil: 5}}, []int{1, 0, 2}},
 		{[]candidate{{usual: 10}, {usual: 10}}, []int{0, 1}},
 	} {
 		if got := fastest(nil, tc.servers, 0); !slices.Equal(got, tc.want) {
@@ -50,24 +52,24 @@ func TestFastestOrder(t *testing.T) {
 	}
 }
 
-// TestRandomOrder: each of the well servers comes first equally often, and
-// second; the others come last.
+// TestRandomOrder: each of the healthy servers is first equally often, and second; the
+// others are last.
 func TestRandomOrder(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	servers := []candidate{{}, {suspect: true}, {}, {until: 7}, {}}
+	servers := []candidate{{}, {suspect: true}, {}, {backoffUntil: 7}, {}}
 	const n = 30_000
 	first, second := make(map[int]int), make(map[int]int)
 	for range n {
 		got := random(nil, servers, rng.Uint64())
 		if got[3] != 1 || got[4] != 3 {
-			t.Fatalf("order %v, want those that are not well at the end", got)
+			t.Fatalf("order %v, want the unhealthy ones at the end", got)
 		}
 		first[got[0]]++
 		second[got[1]]++
 	}
-	for _, places := range []map[int]int{first, second} {
+	for _, positions := range []map[int]int{first, second} {
 		for _, i := range []int{0, 2, 4} {
-			if share := float64(places[i]) / n; share < 0.32 || share > 0.347 {
+			if share := float64(positions[i]) / n; share < 0.32 || share > 0.347 {
 				t.Errorf("server %d has a share of %.3f, want a third", i, share)
 			}
 		}
@@ -76,14 +78,14 @@ func TestRandomOrder(t *testing.T) {
 
 func TestPickersAppend(t *testing.T) {
 	for _, p := range []Policy{Failover, Fastest, Random, Hedged} {
-		got := p.picker()([]int{7}, []candidate{{until: 5}, {until: 3}}, 1)
+		got := p.picker()([]int{7}, []candidate{{backoffUntil: 5}, {backoffUntil: 3}}, 1)
 		if !slices.Equal(got, []int{7, 1, 0}) {
 			t.Errorf("%s: got %v", p, got)
 		}
 	}
 }
 
-func TestScout(t *testing.T) {
+func TestMeasureTarget(t *testing.T) {
 	for _, tc := range []struct {
 		what    string
 		servers []candidate
@@ -91,15 +93,15 @@ func TestScout(t *testing.T) {
 		want    int
 	}{
 		{"alone", []candidate{{usual: 1}}, 0, -1},
-		{"nobody", nil, 0, -1},
+		{"no servers", nil, 0, -1},
 		{"one is unknown", []candidate{{usual: 1}, {usual: 2}, {}}, 1, 2},
-		{"an unknown one that rests", []candidate{{usual: 1}, {until: 9}}, 0, -1},
+		{"an unknown one that is backed off", []candidate{{usual: 1}, {backoffUntil: 9}}, 0, -1},
 		{"not this time", []candidate{{usual: 1}, {usual: 2}}, 1, -1},
-		{"this time", []candidate{{usual: 1}, {usual: 2}}, scoutEvery, 1},
-		{"by turns", []candidate{{usual: 1}, {usual: 2}, {usual: 3}}, scoutEvery, 2},
+		{"this time", []candidate{{usual: 1}, {usual: 2}}, measureEvery, 1},
+		{"in turn", []candidate{{usual: 1}, {usual: 2}, {usual: 3}}, measureEvery, 2},
 	} {
 		order := fastest(nil, tc.servers, 0)
-		if got := scout(order, tc.servers, tc.chance); got != tc.want {
+		if got := measureTarget(order, tc.servers, tc.chance); got != tc.want {
 			t.Errorf("%s: %d, want %d", tc.what, got, tc.want)
 		}
 	}
@@ -107,15 +109,15 @@ func TestScout(t *testing.T) {
 	seen := make(map[int]int)
 	const n = 64_000
 	for range n {
-		seen[scout([]int{2, 0, 1}, []candidate{{usual: 1}, {usual: 1}, {usual: 1}}, rng.Uint64())]++
+		seen[measureTarget([]int{2, 0, 1}, []candidate{{usual: 1}, {usual: 1}, {usual: 1}}, rng.Uint64())]++
 	}
 	for _, i := range []int{0, 1} {
 		if got := seen[i]; got < 400 || got > 600 {
-			t.Errorf("server %d was looked at %d times in %d, want about %d", i, got, n, n/scoutEvery/2)
+			t.Errorf("server %d was measured %d times in %d, want about %d", i, got, n, n/measureEvery/2)
 		}
 	}
 	if seen[2] != 0 {
-		t.Error("the first one is asked anyway")
+		t.Error("the first one was measured, although it gets the query")
 	}
 }
 
@@ -132,7 +134,7 @@ func TestParsePolicy(t *testing.T) {
 	}
 }
 
-// TestBudget: never more than the share, and not more than a little saved up.
+// TestBudget: hedges never exceed the share, and only a few are saved up.
 func TestBudget(t *testing.T) {
 	b := newBudget(0.08)
 	spent := 0
@@ -147,7 +149,7 @@ func TestBudget(t *testing.T) {
 		}
 	}
 	if spent < n*8/100-1 {
-		t.Errorf("%d hedges in %d queries: the budget keeps some back", spent, n)
+		t.Errorf("%d hedges in %d queries, want the whole share", spent, n)
 	}
 	for range n {
 		b.earn()
@@ -155,13 +157,13 @@ func TestBudget(t *testing.T) {
 	for spent = 0; b.spend(); spent++ {
 	}
 	if spent != maxTokens {
-		t.Errorf("%d were saved up, want %d", spent, maxTokens)
+		t.Errorf("%d hedges were saved up, want %d", spent, maxTokens)
 	}
 }
 
-// TestNewChecksPolicy is for the settings of choosing.
+// TestNewChecksPolicy checks the settings of server selection.
 func TestNewChecksPolicy(t *testing.T) {
-	s := serve(t, zone(t), nil)
+	s := servertest.Serve(t, servertest.Zone(t), nil)
 	for what, change := range map[string]func(*Config){
 		"policy":         func(c *Config) { c.Policy = "best" },
 		"negative share": func(c *Config) { c.HedgeShare = -0.1 },

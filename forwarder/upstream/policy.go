@@ -4,25 +4,24 @@ package upstream
 
 import "fmt"
 
-// Policy is how the servers of a [Group] are chosen. Under each of them a server
-// that fails or falls silent is asked after the others, and its queries in
-// flight are asked again elsewhere.
+// Policy determines how the servers of a [Group] are selected. Under each policy, a server
+// that fails or falls silent is asked after the others, and its queries in flight are sent
+// to another one.
 type Policy string
 
 // The policies.
 const (
-	// Failover asks the first server while it is well.
+	// Failover asks the first server while it is healthy.
 	Failover Policy = "failover"
-	// Fastest asks the server whose replies come soonest.
+	// Fastest asks the server whose replies arrive soonest.
 	Fastest Policy = "fastest"
-	// Random spreads queries evenly.
+	// Random distributes queries evenly.
 	Random Policy = "random"
-	// Hedged asks the fastest server, and a second one when the first is later
-	// than it usually is.
+	// Hedged asks the fastest server, and a second one when the reply is later than usual.
 	Hedged Policy = "hedged"
 )
 
-// ParsePolicy reads the name of a policy.
+// ParsePolicy parses the name of a policy.
 func ParsePolicy(s string) (Policy, error) {
 	switch p := Policy(s); p {
 	case Failover, Fastest, Random, Hedged:
@@ -31,7 +30,7 @@ func ParsePolicy(s string) (Policy, error) {
 	return "", fmt.Errorf("read the policy %q: want one of failover, fastest, random, hedged", s)
 }
 
-// picker is the pure function that a policy consists of.
+// picker returns the pure function that implements the policy.
 func (p Policy) picker() picker {
 	switch p {
 	case Fastest, Hedged:
@@ -42,6 +41,6 @@ func (p Policy) picker() picker {
 	return failover
 }
 
-// ranks reports whether the order comes from how fast servers are, so that those
-// which are not asked have to be looked at now and then.
-func (p Policy) ranks() bool { return p == Fastest || p == Hedged }
+// measures reports whether the order depends on the speed of servers, so that the servers
+// that get no queries have to be measured now and then.
+func (p Policy) measures() bool { return p == Fastest || p == Hedged }

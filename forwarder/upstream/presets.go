@@ -7,13 +7,13 @@ import (
 	"slices"
 )
 
-// presets are services by name. A server is a pair of a service's addresses, one of
-// each family, so that either network carries it; the order is that of failing over.
-// Variants carry what they filter in their names; without one, a name is what the
-// service itself calls its default or recommended one.
+// presets are public services by name. A server is a pair of a service's addresses, one of
+// each family, so that it works on either network; the order is that of failing over. A
+// variant's name says what it filters; a name without that is the variant that the service
+// itself calls its default or recommends.
 //
-// Each names the page that vouches for it. One without such a page, or with an
-// authentication name that is only guessed, does not belong here.
+// Each preset names the page that documents it. A service without such a page, or whose
+// authentication name is a guess, is not added.
 var presets = map[string][]string{
 	// https://developers.cloudflare.com/1.1.1.1/ip-addresses/ and, for the names,
 	// https://developers.cloudflare.com/1.1.1.1/encryption/dns-over-tls/ and
@@ -67,7 +67,7 @@ var presets = map[string][]string{
 		"86.54.11.1,2a13:1001::86:54:11:1#protective.joindns4.eu",
 		"86.54.11.201,2a13:1001::86:54:11:201#protective.joindns4.eu",
 	},
-	"dns4eu-child": { // these and what is not for children
+	"dns4eu-child": { // these and content unsuitable for children
 		"86.54.11.12,2a13:1001::86:54:11:12#child.joindns4.eu",
 		"86.54.11.212,2a13:1001::86:54:11:212#child.joindns4.eu",
 	},
@@ -105,8 +105,8 @@ var presets = map[string][]string{
 		"45.11.45.11,2a11::#dot.sb",
 	},
 
-	// https://docs.controld.com/docs/control-d-ip-ranges for the addresses, which are
-	// not those of its plain DNS, https://controld.com/free-dns for the name.
+	// https://docs.controld.com/docs/control-d-ip-ranges for the addresses, which differ
+	// from those of its plain DNS, https://controld.com/free-dns for the name.
 	"controld": { // filters nothing
 		"76.76.2.11,2606:1a40::11#p0.freedns.controld.com",
 		"76.76.10.11,2606:1a40:1::11#p0.freedns.controld.com",
@@ -124,11 +124,11 @@ var presets = map[string][]string{
 	},
 }
 
-// gonePresets are services that people still ask for, and what to tell them.
-var gonePresets = map[string]string{
+// discontinuedPresets are services that users may still specify, and the error they get.
+var discontinuedPresets = map[string]string{
 	// https://mullvad.net/en/blog/shutting-down-our-public-encrypted-dns-servers-and-sponsoring-quad9-instead
-	"mullvad": "mullvad shut its public DNS servers down on 2 November 2026, and names quad9 in their place",
+	"mullvad": "mullvad shut down its public DNS servers on 2 November 2026 and recommends quad9",
 }
 
-// Presets are the names that [ParseServer] knows.
+// Presets returns the names that [ParseServer] accepts.
 func Presets() []string { return slices.Sorted(maps.Keys(presets)) }

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestPresets: each is two servers with both families (one service has one server),
-// at DoT's port, with a name that a certificate can be for, and no address serves two
-// servers of one preset. Names are typed, so they are to be lower case.
+// TestPresets: each preset has two servers with both address families (one service has one
+// server), the DoT port, and a name that can be in a certificate. No address belongs to two
+// servers of one preset. The names of presets are lower case.
 func TestPresets(t *testing.T) {
 	one := map[string]bool{"digitalcourage": true}
 	if len(Presets()) != len(presets) || len(presets) < 15 {
@@ -25,7 +25,7 @@ func TestPresets(t *testing.T) {
 			t.Errorf("%s: %d servers, want %d", name, len(servers), want)
 		}
 		if checkName(name) != nil || name != strings.ToLower(name) {
-			t.Errorf("%q is no name to type", name)
+			t.Errorf("%q is not a valid name", name)
 		}
 		seen := make(map[netip.Addr]bool)
 		for i, s := range servers {
@@ -33,15 +33,19 @@ func TestPresets(t *testing.T) {
 				t.Errorf("%s: %s", name, s)
 			}
 			if s.String() == presets[name][i] {
-				t.Errorf("%s: %s has a port, which is DoT's without", name, s)
+				t.Errorf("%s: %s has a port, although 853 is the default", name, s)
 			}
 			families := [2]int{}
-			for _, a := range s.addrs() {
+			for _, a := range s.Addrs() {
 				if a.Port() != DefaultPort || seen[a.Addr()] || !a.Addr().IsGlobalUnicast() || a.Addr().IsPrivate() {
 					t.Errorf("%s: %s", name, a)
 				}
 				seen[a.Addr()] = true
-				families[family(a)]++
+				if a.Addr().Is6() {
+					families[0]++
+				} else {
+					families[1]++
+				}
 			}
 			if families != [2]int{1, 1} {
 				t.Errorf("%s: %d IPv6 and %d IPv4 addresses in %s", name, families[0], families[1], s)
@@ -53,9 +57,9 @@ func TestPresets(t *testing.T) {
 	}
 }
 
-// TestPresetsApart: two presets share no address, or one of them is not what its
-// name says. (Control D tells its variants apart by name, and has one here.)
-func TestPresetsApart(t *testing.T) {
+// TestPresetsShareNoAddress: no address is in two presets, because then one of them would
+// not be what its name says. (Control D distinguishes variants by name, and has one preset.)
+func TestPresetsShareNoAddress(t *testing.T) {
 	of := make(map[netip.AddrPort]string)
 	for _, name := range Presets() {
 		servers, err := ParseServer(name)
@@ -63,7 +67,7 @@ func TestPresetsApart(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, s := range servers {
-			for _, a := range s.addrs() {
+			for _, a := range s.Addrs() {
 				if other := of[a]; other != "" {
 					t.Errorf("%s is in %s and in %s", a, other, name)
 				}

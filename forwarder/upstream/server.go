@@ -3,8 +3,6 @@
 package upstream
 
 import (
-	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -12,87 +10,41 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"sotto/forwarder/upstream/transport"
 )
 
-// DefaultPort is that of DNS over TLS (RFC 7858 §3.1).
+// DefaultPort is the port of DNS over TLS (RFC 7858 §3.1).
 const DefaultPort = 853
 
-// syntax is what a server looks like, for errors.
+// syntax is the syntax of a server, for errors.
 const syntax = "ADDR[:PORT][,ADDR[:PORT]...][#NAME]"
 
-// Server is one DNS-over-TLS server and how it is authenticated.
-type Server struct {
-	// Addr is where it listens.
-	Addr netip.AddrPort
+// Server is one server and how it is authenticated.
+type Server = transport.Server
 
-	// Also are further addresses of this same server, as a rule one of the other
-	// family. They are raced (RFC 8305): the one that worked last is tried first, at
-	// the start an IPv6 one, and the next 250 ms later, or as soon as one fails. The
-	// first on which TLS is established and the server authenticated is used. Each has
-	// to pass the same authentication.
-	Also []netip.AddrPort
+// Pin is the SHA-256 of a public key.
+type Pin = transport.Pin
 
-	// Name is its authentication domain name (RFC 8310 §2), sent as SNI and
-	// looked for in its certificate. Without one the certificate has to be for
-	// the address, unless Pins say otherwise.
-	Name string
-
-	// Pins, if any, are keys of which one has to be in the server's chain.
-	// With a Name they are asked for in addition to a trusted chain. Without
-	// one they are the authentication (RFC 7858 §4.2): the pinned key is the
-	// server's own, or that of a CA which issued it a certificate for its
-	// address; no other CA has to be known.
-	Pins []Pin
-}
-
-// String is the server in the form that [ParseServer] reads.
-func (s Server) String() string {
-	text := s.Addr.String()
-	for _, a := range s.Also {
-		text += "," + a.String()
-	}
-	if s.Name != "" {
-		text += "#" + s.Name
-	}
-	return text
-}
-
-// addrs are all of its addresses.
-func (s Server) addrs() []netip.AddrPort {
-	return append([]netip.AddrPort{s.Addr}, s.Also...)
-}
-
-// keys tell servers apart: those that have one in common are, there, the same.
-func (s Server) keys() []string {
+// serverKeys returns strings that identify a server: two servers with a key in common are
+// the same one at that address.
+func serverKeys(s Server) []string {
 	pins := slices.Clone(s.Pins)
 	slices.SortFunc(pins, func(a, b Pin) int { return strings.Compare(string(a[:]), string(b[:])) })
 	var keys []string
-	for _, a := range s.addrs() {
+	for _, a := range s.Addrs() {
 		keys = append(keys, fmt.Sprintf("%s#%s %x", a, s.Name, pins))
 	}
 	return keys
 }
 
-// Pin is the SHA-256 of a SubjectPublicKeyInfo.
-type Pin [sha256.Size]byte
-
-// PinOf is the pin of a certificate's key.
-func PinOf(c *x509.Certificate) Pin { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
-
-// String is the pin in the form that [ParsePin] reads.
-func (p Pin) String() string { return pinPrefix + base64.StdEncoding.EncodeToString(p[:]) }
-
-const pinPrefix = "sha256/"
-
-// ParsePin reads "sha256/BASE64", which is what
+// ParsePin parses "sha256/BASE64". The base64 part is the output of
 //
 //	openssl x509 -pubkey -noout | openssl pkey -pubin -outform der |
 //	openssl dgst -sha256 -binary | base64
-//
-// prints, with "sha256/" in front.
 func ParsePin(s string) (Pin, error) {
 	var p Pin
-	text, ok := strings.CutPrefix(s, pinPrefix)
+	text, ok := strings.CutPrefix(s, transport.PinPrefix)
 	if !ok {
 		return p, fmt.Errorf("read the pin %q: want sha256/BASE64", s)
 	}
@@ -101,22 +53,22 @@ func ParsePin(s string) (Pin, error) {
 		return p, fmt.Errorf("read the pin %q: %w: want sha256/ and 44 characters of base64", s, err)
 	}
 	if len(raw) != len(p) {
-		return p, fmt.Errorf("read the pin %q: it has %d bytes: want the %d of a SHA-256", s, len(raw), len(p))
+		return p, fmt.Errorf("read the pin %q: its length is %d bytes: want the %d of a SHA-256", s, len(raw), len(p))
 	}
 	copy(p[:], raw)
 	return p, nil
 }
 
-// ParseServer reads a preset ("quad9"), which stands for several servers, or one
-// server as
+// ParseServer parses the name of a preset ("quad9"), which stands for several servers, or
+// one server as
 //
 //	ADDR[:PORT][,ADDR[:PORT]...][#NAME]
 //
-// where an IPv6 address with a port is in brackets. Several addresses are those of
-// one and the same server, and raced (see [Server.Also]): "192.0.2.1,2001:db8::1#dns.example",
-// "192.0.2.1:8853,[2001:db8::1]:8853#dns.example". The port is 853 where none is
-// written; it is written with each address or with none, so that nobody takes the
-// last one's for everybody's.
+// where an IPv6 address with a port is in brackets. Several addresses belong to the same
+// server and are raced (see [Server.Also]): "192.0.2.1,2001:db8::1#dns.example",
+// "192.0.2.1:8853,[2001:db8::1]:8853#dns.example". The default port is 853. A port is
+// required with each address or with none, so that the port of the last one is not taken
+// for that of all.
 func ParseServer(s string) ([]Server, error) {
 	specs, ok := presets[strings.ToLower(s)]
 	if !ok {
@@ -133,6 +85,7 @@ func ParseServer(s string) ([]Server, error) {
 	return servers, nil
 }
 
+// parseOne parses one server.
 func parseOne(spec string) (Server, error) {
 	where, name, hasName := strings.Cut(spec, "#")
 	addrs, err := parseAddrs(where)
@@ -147,7 +100,7 @@ func parseOne(spec string) (Server, error) {
 	return srv, checkName(srv.Name)
 }
 
-// parseAddrs reads addresses between commas.
+// parseAddrs parses addresses separated by commas.
 func parseAddrs(s string) ([]netip.AddrPort, error) {
 	var addrs []netip.AddrPort
 	ports := 0
@@ -157,7 +110,7 @@ func parseAddrs(s string) ([]netip.AddrPort, error) {
 			return nil, err
 		}
 		if slices.Contains(addrs, addr) {
-			return nil, fmt.Errorf("%s is in it twice: leave one out", addr)
+			return nil, fmt.Errorf("%s is listed twice: remove one", addr)
 		}
 		if hasPort {
 			ports++
@@ -165,13 +118,13 @@ func parseAddrs(s string) ([]netip.AddrPort, error) {
 		addrs = append(addrs, addr)
 	}
 	if ports != 0 && ports != len(addrs) {
-		return nil, fmt.Errorf("%q has a port with some addresses and with others none: write it with each, like 192.0.2.1:8853,[2001:db8::1]:8853", s)
+		return nil, fmt.Errorf("%q has a port with some addresses only: write it with each, like 192.0.2.1:8853,[2001:db8::1]:8853", s)
 	}
 	return addrs, nil
 }
 
-// parseAddr reads ADDR, ADDR:PORT, [ADDR] or [ADDR]:PORT, and tells whether there
-// was a port.
+// parseAddr parses ADDR, ADDR:PORT, [ADDR] or [ADDR]:PORT, and reports whether there was a
+// port.
 func parseAddr(s string) (addr netip.AddrPort, hasPort bool, err error) {
 	if strings.Contains(s, "://") {
 		return addr, false, fmt.Errorf("%q is a URL: want %s for DNS over TLS", s, syntax)
@@ -180,25 +133,25 @@ func parseAddr(s string) (addr netip.AddrPort, hasPort bool, err error) {
 	p := uint16(DefaultPort)
 	if hasPort {
 		if p, err = parsePort(port); err != nil {
-			return addr, false, fmt.Errorf("%q is no port: want a number from 1 to 65535", port)
+			return addr, false, fmt.Errorf("%q is not a port: want a number from 1 to 65535", port)
 		}
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
-		return addr, false, errNoAddress(host)
+		return addr, false, addressError(host)
 	}
 	if ip.IsUnspecified() || ip.IsMulticast() {
-		return addr, false, fmt.Errorf("%s is no server's address: want a unicast one", ip)
+		return addr, false, fmt.Errorf("%s cannot be a server's address: want a unicast address", ip)
 	}
 	return netip.AddrPortFrom(ip.Unmap(), p), hasPort, nil
 }
 
-// splitPort takes the port, or what stands in its place, off an address.
+// splitPort splits an address from its port, or from other text in its place.
 func splitPort(s string) (host, port string, hasPort bool) {
 	if inner, rest, ok := strings.Cut(s, "]"); ok && strings.HasPrefix(s, "[") {
 		port, colon := strings.CutPrefix(rest, ":")
 		if !colon {
-			port = "]" + rest // which is no number, and told as it is
+			port = "]" + rest // not a number; the error shows it
 		}
 		return inner[1:], port, rest != ""
 	}
@@ -216,35 +169,35 @@ func parsePort(s string) (uint16, error) {
 	return uint16(p), err
 }
 
-// errNoAddress says what is wrong with something that is not an IP address.
-func errNoAddress(host string) error {
-	switch gone, isGone := gonePresets[strings.ToLower(host)]; {
-	case isGone:
-		return errors.New(gone)
+// addressError explains why host is not an IP address.
+func addressError(host string) error {
+	switch reason, discontinued := discontinuedPresets[strings.ToLower(host)]; {
+	case discontinued:
+		return errors.New(reason)
 	case host == "":
-		return fmt.Errorf("it has no address: want %s, or one of %s", syntax, strings.Join(Presets(), ", "))
+		return fmt.Errorf("the address is missing: want %s, or one of %s", syntax, strings.Join(Presets(), ", "))
 	case checkName(host) == nil && !strings.ContainsAny(host, ":"):
-		return fmt.Errorf("%q is neither an IP address nor one of %s: a host name would need DNS before there is any; write ADDRESS#%s",
+		return fmt.Errorf("%q is neither an IP address nor one of %s: resolving a host name needs DNS, which is not available yet; write ADDRESS#%s",
 			host, strings.Join(Presets(), ", "), host)
 	}
-	return fmt.Errorf("%q is no IP address: want %s, with an IPv6 address and a port as [ADDR]:PORT", host, syntax)
+	return fmt.Errorf("%q is not an IP address: want %s, with an IPv6 address and a port as [ADDR]:PORT", host, syntax)
 }
 
-// checkName says what keeps a name from being in a certificate (RFC 6125).
+// checkName returns an error if a name cannot be in a certificate (RFC 6125).
 func checkName(name string) error {
 	if _, err := netip.ParseAddr(name); err == nil {
-		return fmt.Errorf("the name %q is an address: leave #%s out, a certificate for the address is looked for without it", name, name)
+		return fmt.Errorf("the name %q is an address: remove #%s, the certificate is checked for the address without it", name, name)
 	}
 	if name == "" || len(name) > 253 {
-		return errors.New("the name after # is empty or too long: write ADDR#NAME, or ADDR alone for a certificate with the address in it")
+		return errors.New("the name after # is empty or too long: write ADDR#NAME, or ADDR alone for a certificate that contains the address")
 	}
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || len(label) > 63 {
-			return fmt.Errorf("the name %q has an empty or an overlong label: want one like dns.example.net", name)
+			return fmt.Errorf("the name %q has an empty label or one that is too long: want a name like dns.example.net", name)
 		}
 		for _, c := range []byte(label) {
 			if c != '-' && c != '_' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
-				return fmt.Errorf("the name %q has a %q in it: want one like dns.example.net", name, c)
+				return fmt.Errorf("the name %q contains %q: want a name like dns.example.net", name, c)
 			}
 		}
 	}

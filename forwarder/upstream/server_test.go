@@ -9,6 +9,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"sotto/forwarder/upstream/servertest"
+	"sotto/forwarder/upstream/transport"
 )
 
 func TestParseServer(t *testing.T) {
@@ -37,51 +40,51 @@ func TestParseServer(t *testing.T) {
 			t.Errorf("%q: %v, %v; want %s", in, got, err, want)
 		}
 		if again, err := ParseServer(want); err != nil || again[0].String() != want {
-			t.Errorf("%q does not come back: %v, %v", want, again, err)
+			t.Errorf("%q is not parsed again: %v, %v", want, again, err)
 		}
 	}
 }
 
 func TestParseServerErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                          "it has no address: want ADDR[:PORT][,ADDR[:PORT]...][#NAME], or one of adguard, ",
-		"#dns.quad9.net":            "it has no address",
-		"dns.quad9.net":             "a host name would need DNS before there is any; write ADDRESS#dns.quad9.net",
-		"dns.quad9.net:853":         "a host name would need DNS",
+		"":                          "the address is missing: want ADDR[:PORT][,ADDR[:PORT]...][#NAME], or one of adguard, ",
+		"#dns.quad9.net":            "the address is missing",
+		"dns.quad9.net":             "resolving a host name needs DNS, which is not available yet; write ADDRESS#dns.quad9.net",
+		"dns.quad9.net:853":         "resolving a host name needs DNS",
 		"quad10":                    "neither an IP address nor one of adguard, ",
 		"https://dns.quad9.net/":    "is a URL",
 		"9.9.9":                     "",
-		"9.9.9.9:":                  "is no port",
-		"9.9.9.9:0":                 "is no port: want a number from 1 to 65535",
-		"9.9.9.9:65536":             "is no port",
-		"9.9.9.9:dot":               "is no port",
-		"[2620:fe::fe]:":            "is no port",
-		"[2620:fe::fe]853":          "is no port",
-		"[2620:fe::fe":              "is no IP address",
+		"9.9.9.9:":                  "is not a port",
+		"9.9.9.9:0":                 "is not a port: want a number from 1 to 65535",
+		"9.9.9.9:65536":             "is not a port",
+		"9.9.9.9:dot":               "is not a port",
+		"[2620:fe::fe]:":            "is not a port",
+		"[2620:fe::fe]853":          "is not a port",
+		"[2620:fe::fe":              "is not an IP address",
 		"2620:fe::fe::":             "with an IPv6 address and a port as [ADDR]:PORT",
 		"9.9.9.9#":                  "the name after # is empty",
-		"9.9.9.9#9.9.9.9":           "is an address: leave #9.9.9.9 out",
-		"9.9.9.9#dns..net":          "an empty or an overlong label",
-		"9.9.9.9#dns.quad9.net/x":   "has a '/' in it",
-		"9.9.9.9#a\nb":              "in it",
-		"0.0.0.0":                   "is no server's address",
-		"::":                        "is no server's address",
-		"224.0.0.251":               "is no server's address",
-		"9.9.9.9#" + long(64):       "overlong label",
+		"9.9.9.9#9.9.9.9":           "is an address: remove #9.9.9.9",
+		"9.9.9.9#dns..net":          "an empty label or one that is too long",
+		"9.9.9.9#dns.quad9.net/x":   "contains '/'",
+		"9.9.9.9#a\nb":              `contains '\n'`,
+		"0.0.0.0":                   "cannot be a server's address",
+		"::":                        "cannot be a server's address",
+		"224.0.0.251":               "cannot be a server's address",
+		"9.9.9.9#" + long(64):       "one that is too long",
 		"9.9.9.9#" + long(60) + ".": "",
-		"mullvad":                   "shut its public DNS servers down on 2 November 2026",
+		"mullvad":                   "shut down its public DNS servers on 2 November 2026",
 
-		"192.0.2.1,":                        "it has no address",
-		",192.0.2.1":                        "it has no address",
-		"192.0.2.1,dns.example":             "a host name would need DNS",
-		"192.0.2.1,quad9":                   "a host name would need DNS",
-		"192.0.2.1, 192.0.2.2":              "is no IP address",
-		"192.0.2.1,192.0.2.1":               "192.0.2.1:853 is in it twice",
-		"192.0.2.1,::ffff:192.0.2.1":        "192.0.2.1:853 is in it twice",
-		"192.0.2.1,192.0.2.2:8853":          "a port with some addresses and with others none: write it with each",
-		"192.0.2.1:8853,2001:db8::1#a.bc":   "a port with some addresses and with others none",
-		"192.0.2.1#a.bc,192.0.2.2#a.bc":     "has a ',' in it",
-		"192.0.2.1:8853,[2001:db8::1]:0#ab": "is no port",
+		"192.0.2.1,":                        "the address is missing",
+		",192.0.2.1":                        "the address is missing",
+		"192.0.2.1,dns.example":             "resolving a host name needs DNS",
+		"192.0.2.1,quad9":                   "resolving a host name needs DNS",
+		"192.0.2.1, 192.0.2.2":              "is not an IP address",
+		"192.0.2.1,192.0.2.1":               "192.0.2.1:853 is listed twice",
+		"192.0.2.1,::ffff:192.0.2.1":        "192.0.2.1:853 is listed twice",
+		"192.0.2.1,192.0.2.2:8853":          "a port with some addresses only: write it with each",
+		"192.0.2.1:8853,2001:db8::1#a.bc":   "a port with some addresses only",
+		"192.0.2.1#a.bc,192.0.2.2#a.bc":     "contains ','",
+		"192.0.2.1:8853,[2001:db8::1]:0#ab": "is not a port",
 	} {
 		got, err := ParseServer(in)
 		if strings.HasSuffix(in, long(60)+".") {
@@ -95,7 +98,7 @@ func TestParseServerErrors(t *testing.T) {
 			continue
 		}
 		if !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "read the upstream ") {
-			t.Errorf("%q: %q has no %q", in, err, want)
+			t.Errorf("%q: %q does not contain %q", in, err, want)
 		}
 	}
 }
@@ -103,11 +106,11 @@ func TestParseServerErrors(t *testing.T) {
 func long(n int) string { return strings.Repeat("a", n) }
 
 func TestParsePin(t *testing.T) {
-	c := testCA().Certificate()
+	c := servertest.CA().Certificate()
 	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
 	text := "sha256/" + base64.StdEncoding.EncodeToString(sum[:])
 	p, err := ParsePin(text)
-	if err != nil || p != PinOf(c) || p.String() != text {
+	if err != nil || p != transport.PinOf(c) || p.String() != text {
 		t.Errorf("%q: %v, %v", text, p, err)
 	}
 	for in, want := range map[string]string{
@@ -115,7 +118,7 @@ func TestParsePin(t *testing.T) {
 		text[7:]:             "want sha256/BASE64",
 		"sha1/" + text[7:]:   "want sha256/BASE64",
 		"sha256/***":         "44 characters of base64",
-		"sha256/AAAA":        "it has 3 bytes: want the 32",
+		"sha256/AAAA":        "its length is 3 bytes: want the 32",
 		text[:len(text)-1]:   "44 characters of base64",
 		text + "AAAA":        "",
 		" " + text:           "want sha256/BASE64",
@@ -128,16 +131,16 @@ func TestParsePin(t *testing.T) {
 }
 
 func TestNewChecks(t *testing.T) {
-	s := Server{Addr: netip.MustParseAddrPort("192.0.2.1:853"), Name: testName}
+	s := Server{Addr: netip.MustParseAddrPort("192.0.2.1:853"), Name: servertest.Name}
 	also := s
 	also.Also = []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::1]:853")}
 	for what, cfg := range map[string]Config{
 		"no servers":    {},
 		"shared by two": {Servers: []Server{s, also}},
-		"itself, too":   {Servers: []Server{{Addr: s.Addr, Also: []netip.AddrPort{s.Addr}, Name: testName}}},
-		"no port, also": {Servers: []Server{{Addr: s.Addr, Also: []netip.AddrPort{{}}, Name: testName}}},
+		"itself, too":   {Servers: []Server{{Addr: s.Addr, Also: []netip.AddrPort{s.Addr}, Name: servertest.Name}}},
+		"no port, also": {Servers: []Server{{Addr: s.Addr, Also: []netip.AddrPort{{}}, Name: servertest.Name}}},
 		"no profile":    {Servers: []Server{s}, Profile: 9},
-		"no port":       {Servers: []Server{{Addr: netip.AddrPortFrom(loopback, 0)}}},
+		"no port":       {Servers: []Server{{Addr: netip.AddrPortFrom(servertest.Loopback, 0)}}},
 		"a bad name":    {Servers: []Server{{Addr: s.Addr, Name: "192.0.2.1"}}},
 		"one twice":     {Servers: []Server{s, s}},
 		"negative":      {Servers: []Server{s}, MaxConns: -1},

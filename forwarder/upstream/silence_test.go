@@ -12,12 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
 
-// patient is a configuration in which a silent server costs four seconds and a
-// half, unless its silence is noticed.
+// patient returns a configuration in which a silent server delays a query by four and a
+// half seconds, unless its silence is noticed.
 func patient(p Policy, servers ...*dnstest.Server) Config {
 	cfg := hasty(servers...)
 	cfg.Policy = p
@@ -25,19 +26,18 @@ func patient(p Policy, servers ...*dnstest.Server) Config {
 	return cfg
 }
 
-// patience is what a client may wait at most in these tests: far more than
-// promised, for the sake of busy machines, and less than without the promise.
-const patience = 3 * time.Second
+// maxWait limits how long a client waits in these tests: far more than promised, because
+// the machine may be busy, and less than without the promise.
+const maxWait = 3 * time.Second
 
-// TestSilence: whatever the policy, when one of two servers falls silent on
-// connections that stay, nobody waits long, nobody gets an error, and queries
-// soon go to the other one.
+// TestSilence: under each policy, when one of two servers falls silent on connections that
+// stay open, no client waits long or gets an error, and queries soon go to the other one.
 func TestSilence(t *testing.T) {
 	for _, p := range []Policy{Failover, Fastest, Random, Hedged} {
 		t.Run(string(p), func(t *testing.T) {
 			t.Parallel()
 			first := dnstest.NewSwitch(addressed(t, 1))
-			s1, s2 := serve(t, first, nil), serve(t, dnstest.Delay(5*time.Millisecond, addressed(t, 2)), nil)
+			s1, s2 := servertest.Serve(t, first, nil), servertest.Serve(t, dnstest.Delay(5*time.Millisecond, addressed(t, 2)), nil)
 			g := groupOf(t, patient(p, s1, s2))
 			load(t, g, 200)
 			var worst atomic.Int64
@@ -50,9 +50,9 @@ func TestSilence(t *testing.T) {
 			for range 10 {
 				wg.Go(func() {
 					for ctx.Err() == nil {
-						began := time.Now()
-						mustNot(t, g)
-						for took := int64(time.Since(began)); ; {
+						started := time.Now()
+						mustNotFail(t, g)
+						for took := int64(time.Since(started)); ; {
 							if old := worst.Load(); took <= old || worst.CompareAndSwap(old, took) {
 								break
 							}
@@ -62,20 +62,20 @@ func TestSilence(t *testing.T) {
 				})
 			}
 			first.Set(dnstest.Silent())
-			eventually(t, "its silence is noticed", func() bool { return g.Stats().Servers[0].Suspicions > 0 })
+			servertest.Eventually(t, "its silence is noticed", func() bool { return g.Stats().Servers[0].Suspicions > 0 })
 			time.Sleep(20 * time.Millisecond)
 			stop()
 			wg.Wait()
-			if w := time.Duration(worst.Load()); w > patience {
+			if w := time.Duration(worst.Load()); w > maxWait {
 				t.Errorf("a client waited %v", w)
 			}
 			before := s1.Stats().Queries()
 			for range 50 {
-				if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+				if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 					t.Fatalf("server %d answered", got)
 				}
 			}
-			// Scouts stay away as well; a probe now and then is all it gets.
+			// It is not measured either; it gets only a probe now and then.
 			if n := s1.Stats().Queries() - before; n > 3 {
 				t.Errorf("the silent server got %d of 50 queries", n)
 			}
@@ -83,33 +83,33 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// mustNot asks, and must not get an error.
-func mustNot(t *testing.T, g *Group) {
-	if _, err := ask(t, g, "www.example."); err != nil {
+// mustNotFail asks, and must not get an error.
+func mustNotFail(t *testing.T, g *Group) {
+	if _, err := servertest.Ask(t, g, "www.example."); err != nil {
 		t.Errorf("an error: %v", err)
 	}
 }
 
-// TestSilenceEnds: the next byte from a server ends all suspicion, and it is
-// asked again at once.
+// TestSilenceEnds: with the next byte from a server it is no longer suspect, and is asked
+// again at once.
 func TestSilenceEnds(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	first := dnstest.NewSwitch(addressed(t, 1))
-	s1, s2 := serve(t, first, nil), serve(t, addressed(t, 2), nil)
+	s1, s2 := servertest.Serve(t, first, nil), servertest.Serve(t, addressed(t, 2), nil)
 	g := groupOf(t, patient(Failover, s1, s2))
-	mustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, g, "www.example.")
 	first.Set(dnstest.Hold(release, addressed(t, 1)))
-	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 		t.Errorf("server %d answered, want 2", got)
 	}
-	if st := g.Stats().Servers[0]; !st.Suspect || st.Suspicions == 0 || st.Rest != 0 || st.Abandoned == 0 || st.Failed != 0 {
-		t.Errorf("stats %+v, want that it is suspected, and no failure", st)
+	if st := g.Stats().Servers[0]; !st.Suspect || st.Suspicions == 0 || st.Backoff != 0 || st.Abandoned == 0 || st.Failed != 0 {
+		t.Errorf("stats %+v, want it to be suspect, without a failure", st)
 	}
 	close(release)
 	first.Set(addressed(t, 1))
-	eventually(t, "the suspicion ends", func() bool { return !g.Stats().Servers[0].Suspect })
-	if got := who(mustAsk(t, g, "www.example.")); got != 1 {
+	servertest.Eventually(t, "it is no longer suspect", func() bool { return !g.Stats().Servers[0].Suspect })
+	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 1 {
 		t.Errorf("server %d answered, want 1 again", got)
 	}
 	if n := s1.Stats().Conns; n != 1 {
@@ -117,58 +117,58 @@ func TestSilenceEnds(t *testing.T) {
 	}
 }
 
-// TestSilenceBecomesFailure: a probe that stays without a reply makes a failure of
-// the suspicion, with a rest, and the next probe after it finds the server well.
+// TestSilenceBecomesFailure: if a probe of a suspect server gets no reply, that is a failure
+// and the server is backed off. A later probe finds it healthy.
 func TestSilenceBecomesFailure(t *testing.T) {
 	t.Parallel()
 	first := dnstest.NewSwitch(dnstest.Silent())
-	g := groupOf(t, hasty(serve(t, first, nil), serve(t, addressed(t, 2), nil)))
-	if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+	g := groupOf(t, hasty(servertest.Serve(t, first, nil), servertest.Serve(t, addressed(t, 2), nil)))
+	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 		t.Errorf("server %d answered, want 2", got)
 	}
-	eventually(t, "it is held to fail", func() bool { return g.Stats().Servers[0].LastError != "" })
+	servertest.Eventually(t, "it has failed", func() bool { return g.Stats().Servers[0].LastError != "" })
 	first.Set(addressed(t, 1))
-	eventually(t, "back to the first", func() bool { return who(mustAsk(t, g, "www.example.")) == 1 })
+	servertest.Eventually(t, "back to the first", func() bool { return serverOf(servertest.MustAsk(t, g, "www.example.")) == 1 })
 }
 
-// TestSilentChain: of four servers the last one alone is good. Each is asked
-// when the one before it is silent, or says that it failed.
+// TestSilentChain: of four servers only the last one is good. Each is asked when the previous
+// one is silent or sends an error code.
 func TestSilentChain(t *testing.T) {
 	t.Parallel()
 	servers := []*dnstest.Server{
-		serve(t, dnstest.Silent(), nil), serve(t, dnstest.Silent(), nil),
-		serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), serve(t, addressed(t, 4), nil),
+		servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, dnstest.Silent(), nil),
+		servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), servertest.Serve(t, addressed(t, 4), nil),
 	}
 	g := groupOf(t, patient(Failover, servers...))
-	began := time.Now()
-	if got := who(mustAsk(t, g, "www.example.")); got != 4 {
+	started := time.Now()
+	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 4 {
 		t.Errorf("server %d answered, want 4", got)
 	}
-	if took := time.Since(began); took > patience {
+	if took := time.Since(started); took > maxWait {
 		t.Errorf("it took %v", took)
 	}
 	if st := g.Stats().Servers; !st[0].Suspect || !st[1].Suspect || st[2].Suspect {
-		t.Errorf("stats %+v, want the first two to be suspected", st)
+		t.Errorf("stats %+v, want the first two to be suspect", st)
 	}
 }
 
-// TestFailedBesideSilent: when the server asked in a silent one's place fails, the
-// one after it is asked at once, and not when the next alarm is due.
-func TestFailedBesideSilent(t *testing.T) {
+// TestFailureDuringSilence: when the server that is asked because another is silent fails,
+// the next one is asked at once.
+func TestFailureDuringSilence(t *testing.T) {
 	t.Parallel()
 	g := groupOf(t, patient(Failover,
-		serve(t, dnstest.Silent(), nil), serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), serve(t, addressed(t, 3), nil)))
-	g.endpoints[0].count.meter.patience.Store(int64(time.Second))
-	began := time.Now()
-	if got := who(mustAsk(t, g, "www.example.")); got != 3 {
+		servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), servertest.Serve(t, addressed(t, 3), nil)))
+	g.endpoints[0].meter.silence.Store(int64(time.Second))
+	started := time.Now()
+	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 3 {
 		t.Errorf("server %d answered, want 3", got)
 	}
-	if took := time.Since(began); took > 1900*time.Millisecond {
-		t.Errorf("it took %v, want little more than the second until the first alarm", took)
+	if took := time.Since(started); took > 1900*time.Millisecond {
+		t.Errorf("it took %v, want little more than the second until silence is noticed", took)
 	}
 }
 
-// blackHole is an address that swallows SYNs: a listener whose backlog is full.
+// blackHole returns an address that drops SYNs: a listener whose backlog is full.
 func blackHole(t *testing.T) netip.AddrPort {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -186,7 +186,7 @@ func blackHole(t *testing.T) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := netip.AddrPortFrom(loopback, uint16(name.(*syscall.SockaddrInet4).Port))
+	at := netip.AddrPortFrom(servertest.Loopback, uint16(name.(*syscall.SockaddrInet4).Port))
 	for range 16 {
 		c, err := net.DialTimeout("tcp", at.String(), 300*time.Millisecond)
 		if err != nil {
@@ -194,62 +194,62 @@ func blackHole(t *testing.T) netip.AddrPort {
 		}
 		t.Cleanup(func() { c.Close() })
 	}
-	t.Fatal("the backlog does not fill")
+	t.Fatal("the backlog is not full")
 	return at
 }
 
-// TestDialSilence: a server whose address swallows everything is not waited for
-// while there is another.
+// TestDialSilence: queries do not wait for a server whose address drops all packets while
+// there is another one.
 func TestDialSilence(t *testing.T) {
 	t.Parallel()
 	hole := blackHole(t)
-	cfg := patient(Failover, serve(t, addressed(t, 2), nil))
-	cfg.Servers = append([]Server{{Addr: hole, Name: testName}}, cfg.Servers...)
+	cfg := patient(Failover, servertest.Serve(t, addressed(t, 2), nil))
+	cfg.Servers = append([]Server{{Addr: hole, Name: servertest.Name}}, cfg.Servers...)
 	g := groupOf(t, cfg)
 	for range 5 {
-		began := time.Now()
-		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+		started := time.Now()
+		if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 			t.Errorf("server %d answered", got)
 		}
-		if took := time.Since(began); took > patience {
+		if took := time.Since(started); took > maxWait {
 			t.Errorf("it took %v", took)
 		}
 	}
-	// The first query found it out: its attempt was given up, and did not fail.
+	// The attempt of the first query was abandoned, and did not fail.
 	if st := g.Stats().Servers[0]; !st.Suspect || st.Abandoned == 0 || st.Failed != 0 {
-		t.Errorf("stats of the hole %+v", st)
+		t.Errorf("stats of the black hole %+v", st)
 	}
 }
 
-// TestSilenceIsPrepared: the connection to the next server is opened while the
-// first one is still waited for.
-func TestSilenceIsPrepared(t *testing.T) {
+// TestNextServerIsPrepared: the connection to the next server is opened while the query
+// still waits for the first one.
+func TestNextServerIsPrepared(t *testing.T) {
 	t.Parallel()
-	s2 := serve(t, addressed(t, 2), nil)
-	g := groupOf(t, patient(Failover, serve(t, dnstest.Delay(silentAfter*3/4, addressed(t, 1)), nil), s2))
-	mustAsk(t, g, "www.example.")
-	eventually(t, "it is dialled", func() bool { return s2.Stats().Handshakes == 1 })
+	s2 := servertest.Serve(t, addressed(t, 2), nil)
+	g := groupOf(t, patient(Failover, servertest.Serve(t, dnstest.Delay(minSilence*3/4, addressed(t, 1)), nil), s2))
+	servertest.MustAsk(t, g, "www.example.")
+	servertest.Eventually(t, "it is dialled", func() bool { return s2.Stats().Handshakes == 1 })
 }
 
-// TestProbe: after a failure no client's query is the trial, however long it
-// takes until the server is well.
+// TestProbe: after a failure, probes and no client's queries are sent to the server, however
+// long it takes until it is healthy.
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	const typeNS = 2
 	first := dnstest.NewSwitch(dnstest.ResetAll())
-	s1 := serve(t, first, func(c *dnstest.Config) { c.LogQueries = 1000 })
-	g := groupOf(t, hasty(s1, serve(t, addressed(t, 2), nil)))
-	eventually(t, "three probes", func() bool {
-		if got := who(mustAsk(t, g, "www.example.")); got != 2 {
+	s1 := servertest.Serve(t, first, func(c *dnstest.Config) { c.LogQueries = 1000 })
+	g := groupOf(t, hasty(s1, servertest.Serve(t, addressed(t, 2), nil)))
+	servertest.Eventually(t, "three probes", func() bool {
+		if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 			t.Fatalf("server %d answered", got)
 		}
 		return g.Stats().Servers[0].Probes >= 3
 	})
-	rest := g.Stats().Servers[0].Rest
+	backoff := g.Stats().Servers[0].Backoff
 	first.Set(addressed(t, 1))
-	eventually(t, "back to the first", func() bool { return who(mustAsk(t, g, "www.example.")) == 1 })
-	if rest > 4*backoffBase*5/4 {
-		t.Errorf("it rested %v after three probes", rest)
+	servertest.Eventually(t, "back to the first", func() bool { return serverOf(servertest.MustAsk(t, g, "www.example.")) == 1 })
+	if backoff > 4*backoffBase*5/4 {
+		t.Errorf("the backoff is %v after three probes", backoff)
 	}
 	clients := 0
 	log := s1.Log()
@@ -266,31 +266,30 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestCancelRace: a client that goes away ends what was asked beside its first
-// server too.
+// TestCancelRace: when a client cancels its query, background attempts are canceled, too.
 func TestCancelRace(t *testing.T) {
 	t.Parallel()
-	s1, s2 := serve(t, dnstest.Silent(), nil), serve(t, dnstest.Silent(), nil)
+	s1, s2 := servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, dnstest.Silent(), nil)
 	g := groupOf(t, patient(Failover, s1, s2))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		_, err := askCtx(ctx, t, g, "www.example.")
+		_, err := servertest.AskContext(ctx, t, g, "www.example.")
 		done <- err
 	}()
-	eventually(t, "both are asked", func() bool { return s2.Stats().Queries() > 0 })
+	servertest.Eventually(t, "both are asked", func() bool { return s2.Stats().Queries() > 0 })
 	cancel()
-	wantEDE(t, <-done, wire.EDEOther, "the query was given up")
-	eventually(t, "nothing but the probe is in flight", func() bool {
+	servertest.WantEDE(t, <-done, wire.EDEOther, "the query was canceled")
+	servertest.Eventually(t, "only the probe is in flight", func() bool {
 		st := g.Stats().Servers
 		return st[0].InFlight <= 1 && st[1].InFlight == 0 && st[0].Abandoned == 1 && st[1].Abandoned == 1
 	})
 }
 
-// TestHeldUp: a timer that fires late tells of the machine, not of the server.
-func TestHeldUp(t *testing.T) {
-	for late, want := range map[time.Duration]bool{0: false, time.Millisecond: false, hiccup: false, hiccup + 1: true, time.Hour: true} {
-		if got := wasHeldUp(1000, 1000+int64(late)); got != want {
+// TestSchedulingDelay: a timer that fires late is the machine's fault, not the server's.
+func TestSchedulingDelay(t *testing.T) {
+	for late, want := range map[time.Duration]bool{0: false, time.Millisecond: false, schedulingDelay: false, schedulingDelay + 1: true, time.Hour: true} {
+		if got := wasDelayed(1000, 1000+int64(late)); got != want {
 			t.Errorf("%v late: %v", late, got)
 		}
 	}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package transport
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"syscall"
+)
+
+// Failures of an exchange.
+var (
+	// ErrClosed means that the [Transport] or the group was closed.
+	ErrClosed = errors.New("the upstream group is closed: Sotto is stopping")
+
+	// ErrSilent means that a server accepted queries and sent nothing back.
+	ErrSilent = errors.New("the server does not answer queries")
+
+	// ErrTimeout means that the deadline of a query passed.
+	ErrTimeout = errors.New("no answer in time")
+
+	// ErrMismatch means that the server sent replies, but not to the queries.
+	ErrMismatch = errors.New("the server's replies do not match the queries")
+
+	// ErrMalformed means that the server does not speak DNS.
+	ErrMalformed = errors.New("the server sent data that is not a DNS message")
+
+	// ErrOverloaded means that the limit of queries in flight was reached. It is not the
+	// server's fault.
+	ErrOverloaded = errors.New("too many queries in flight")
+
+	// ErrNetworkChanged closes connections on [Transport.Reset].
+	ErrNetworkChanged = errors.New("the network changed")
+)
+
+// ErrSlowName is an [ErrTimeout] of a query whose connection delivered other replies
+// meanwhile: the name is slow, not the server.
+var ErrSlowName error = &slowNameError{}
+
+type slowNameError struct{}
+
+func (*slowNameError) Error() string        { return ErrTimeout.Error() }
+func (*slowNameError) Is(target error) bool { return target == ErrTimeout }
+
+// DialError means that no connection could be opened. All queries that waited for it
+// share it.
+type DialError struct{ Err error }
+
+func (e *DialError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *DialError) Unwrap() error { return e.Err }
+
+// LostError means that a connection closed while the query was in flight.
+type LostError struct{ Err error }
+
+func (e *LostError) Error() string { return "lost the connection: " + e.Err.Error() }
+
+// Unwrap returns the reason why the connection closed.
+func (e *LostError) Unwrap() error { return e.Err }
+
+// TrustError means that the server could not be authenticated.
+type TrustError struct {
+	Reason string
+	Err    error // of package crypto/x509; nil if there is none
+}
+
+func (e *TrustError) Error() string { return e.Reason }
+
+// Unwrap returns the cause.
+func (e *TrustError) Unwrap() error { return e.Err }
+
+// AddrError is the failure of one of a server's several addresses.
+type AddrError struct {
+	Addr netip.AddrPort
+	Err  error
+}
+
+func (e *AddrError) Error() string { return e.Addr.String() + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *AddrError) Unwrap() error { return e.Err }
+
+// IsDial reports whether err is a [DialError].
+func IsDial(err error) bool {
+	var dial *DialError
+	return errors.As(err, &dial)
+}
+
+// IsLost reports whether err is a [LostError].
+func IsLost(err error) bool {
+	var lost *LostError
+	return errors.As(err, &lost)
+}
+
+// IsTimeout reports whether err is a timeout, be it of the query, of the context, of a
+// socket or of TCP.
+func IsTimeout(err error) bool {
+	return errors.Is(err, ErrTimeout) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT)
+}
