@@ -174,7 +174,7 @@ func TestConfined(t *testing.T) {
 	}
 	p := w.start("sealed", w.runArgs(g)...)
 	check("run", p.cmd.Process.Pid, mask(t, keepRun...), privdrop.Unused())
-	p = w.next(p, w.runArgs(g)...)
+	p = w.replace(p, w.runArgs(g)...)
 	check("run --replace", p.cmd.Process.Pid, mask(t, keepRun...), privdrop.Unused())
 	w.modes(map[string]fs.FileMode{
 		"/sys/fs/bpf/sotto": fs.ModeDir | 0o700, "/sys/fs/bpf/sotto/sotto": fs.ModeDir | 0o700, "/run/sotto": fs.ModeDir | 0o700,

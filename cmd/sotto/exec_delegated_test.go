@@ -73,7 +73,7 @@ func (s *scope) exec(flags []string, script string) string {
 	if err != nil && !errors.As(err, &exit) {
 		s.w.t.Fatal(err)
 	}
-	s.w.ran(cmd)
+	s.w.track(cmd)
 	return string(out)
 }
 
@@ -167,7 +167,7 @@ func (s *scope) start(flags ...string) *sealed {
 	if err := errors.Join(p.cmd.Start(), wr.Close()); err != nil {
 		s.w.t.Fatal(err)
 	}
-	s.w.ran(p.cmd)
+	s.w.track(p.cmd)
 	s.w.t.Cleanup(func() { _ = errors.Join(p.in.Close(), r.Close()) })
 	b := make([]byte, 1)
 	for b[0] != '\n' {

@@ -23,7 +23,7 @@ import (
 func TestPlainWithoutSeal(t *testing.T) {
 	w := newWorld(t)
 	dig := labtest.NeedTool(t, "dig")
-	_, plain := w.detect()
+	_, plain := w.capturePlain()
 	name := func(server, transport string) string {
 		return transport + "-" + strings.NewReplacer(".", "-", ":", "-").Replace(server) + ".example.com."
 	}

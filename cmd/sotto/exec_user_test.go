@@ -39,7 +39,7 @@ func (c callerOf) exec(flags []string, args ...string) (stdout, stderr string, s
 	if err != nil && !errors.As(err, &exit) {
 		c.w.t.Fatal(err)
 	}
-	c.w.ran(cmd)
+	c.w.track(cmd)
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 

@@ -13,8 +13,8 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// TestFailures: whatever is wrong with the upstream, a sealed client hears SERVFAIL
-// with the reason, in time, and nothing goes out in the clear in its stead.
+// TestFailures checks that when the upstream fails in any way, a sealed client receives
+// SERVFAIL with the reason, in time, and no plain query is sent instead.
 func TestFailures(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -33,7 +33,7 @@ func TestFailures(t *testing.T) {
 		ca      *dnstest.CA
 		cert    dnstest.CertOptions
 		handler dnstest.Handler
-		want    string // in the Extended DNS Error's text
+		want    string // in the text of the Extended DNS Error
 	}{
 		{"wrong name", w.ca, wrongName, zone, "other.example"},
 		{"unknown authority", other, good, zone, "not trusted"},
@@ -57,7 +57,7 @@ func TestFailures(t *testing.T) {
 			stdout, stderr, status := w.exec("dig", "+tries=1", "+timeout=5", "@8.8.8.8", "www.example.com")
 			took := time.Since(start)
 			if status != 0 || !strings.Contains(stdout, "status: SERVFAIL") || !strings.Contains(stdout, "EDE: ") || !strings.Contains(stdout, tc.want) {
-				t.Errorf("status %d: want SERVFAIL with an EDE that says %q\n%s%s", status, tc.want, stdout, stderr)
+				t.Errorf("status %d: want SERVFAIL with an EDE that contains %q\n%s%s", status, tc.want, stdout, stderr)
 			}
 			if i := strings.Index(stdout, "EDE: "); i >= 0 {
 				line, _, _ := strings.Cut(stdout[i:], "\n")
@@ -67,11 +67,11 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// TestFailover: the second upstream answers for the first.
+// TestFailover checks that the second upstream is used when the first is unreachable.
 func TestFailover(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
-	args := []string{"exec", "--upstream", "10.77.0.99#" + upstreamName} // nobody is there
+	args := []string{"exec", "--upstream", "10.77.0.99#" + upstreamName} // no host has this address
 	args = append(append(args, w.upstreamArgs()...), "--", "dig", "+short", "+tries=1", "@8.8.8.8", "www.example.com")
 	stdout, stderr, status := w.sotto(args...)
 	if status != 0 || stdout != sealed4+"\n" {
@@ -79,7 +79,7 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestPins: the right key is asked, another is not.
+// TestPins checks that an upstream is used only if its key has the pin.
 func TestPins(t *testing.T) {
 	w := newWorld(t)
 	w.watch()

@@ -18,8 +18,8 @@ import (
 	"sotto/internal/netlab"
 )
 
-// keptSocket is the client "keep": one connected socket that asks whenever it is told,
-// and says what its kernel's idea of its peer is, which is the slot.
+// keptSocket is the client "keep": a connected socket that sends a query for each line on
+// standard input, and prints the peer address that the kernel has for it: that of its slot.
 func keptSocket([]string) error {
 	c, err := net.Dial("udp4", "8.8.8.8:53")
 	if err != nil {
@@ -29,11 +29,11 @@ func keptSocket([]string) error {
 	mine := fmt.Sprintf(":%04X", c.LocalAddr().(*net.UDPAddr).Port)
 	buf := make([]byte, 4096)
 	for in, n := bufio.NewScanner(os.Stdin), uint16(0); in.Scan(); n++ {
-		// A socket hears of a listener that was gone with the next call.
-		past := in.Text() == "past"
+		// A socket reports the ICMP error of a closed listener at the next call.
+		ignore := in.Text() == ignoreRefused
 		_ = c.SetDeadline(time.Now().Add(8 * time.Second))
 		query := packed(n, fmt.Sprintf("kept%d.example.", n))
-		for _, err = c.Write(query); past && errors.Is(err, syscall.ECONNREFUSED); _, err = c.Write(query) {
+		for _, err = c.Write(query); ignore && errors.Is(err, syscall.ECONNREFUSED); _, err = c.Write(query) {
 		}
 		if err != nil {
 			return err
@@ -58,7 +58,10 @@ func keptSocket([]string) error {
 	return nil
 }
 
-// kept is such a client beside a test.
+// ignoreRefused is the line that makes "keep" ignore errors of the time without a listener.
+const ignoreRefused = "ignore"
+
+// kept is the client "keep" in the background of a test.
 type kept struct {
 	w   *world
 	in  io.WriteCloser
@@ -66,8 +69,8 @@ type kept struct {
 	err *bytes.Buffer
 }
 
-// keepAsking connects a socket in a cgroup, which stays connected until the test ends.
-func (w *world) keepAsking(g *netlab.Cgroup) *kept {
+// openSocket connects a socket in a cgroup. It stays connected until the test ends.
+func (w *world) openSocket(g *netlab.Cgroup) *kept {
 	w.t.Helper()
 	cmd := w.host.Command(context.Background(), g, executable())
 	cmd.Env = append(os.Environ(), selfEnv+"=keep", "GORACE=atexit_sleep_ms=0")
@@ -87,30 +90,31 @@ func (w *world) keepAsking(g *netlab.Cgroup) *kept {
 	k.in, k.out = in, bufio.NewScanner(out)
 	w.t.Cleanup(func() {
 		_ = in.Close()
-		_ = cmd.Wait() // what it said was read, or it failed already
+		_ = cmd.Wait() // its output was read, or the test has failed
 	})
 	return k
 }
 
-// ask has it ask once more, and returns the slot that it is connected to.
+// ask sends another query and returns the slot that the socket is connected to.
 func (k *kept) ask() string {
 	k.w.t.Helper()
-	return k.tell("")
+	return k.send("")
 }
 
-// askPast is ask after the listener was gone: errors from then do not count.
-func (k *kept) askPast() string {
+// askAfterRestart is ask after the listener was closed and opened again: it ignores errors
+// from that time.
+func (k *kept) askAfterRestart() string {
 	k.w.t.Helper()
-	return k.tell("past")
+	return k.send(ignoreRefused)
 }
 
-func (k *kept) tell(how string) string {
+func (k *kept) send(line string) string {
 	k.w.t.Helper()
-	if _, err := fmt.Fprintln(k.in, how); err != nil {
-		k.w.t.Fatalf("tell the socket: %v", err)
+	if _, err := fmt.Fprintln(k.in, line); err != nil {
+		k.w.t.Fatalf("write to the client: %v", err)
 	}
 	if !k.out.Scan() {
-		k.w.t.Fatalf("the socket from before is not answered any more: %s", k.err.String())
+		k.w.t.Fatalf("the old socket is no longer answered: %s", k.err.String())
 	}
 	return k.out.Text()
 }

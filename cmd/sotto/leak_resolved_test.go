@@ -16,12 +16,12 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// resolvedVar names a directory with systemd-resolved and its library unpacked in it, for
-// machines that have it not installed: installed it would become the machine's resolver.
+// resolvedVar names a directory in which systemd-resolved and its library are unpacked. On a
+// machine where it is installed it becomes the resolver.
 const resolvedVar = "SOTTO_RESOLVED"
 
-// findResolved returns systemd-resolved, and the directory of its library if that is not
-// where the system's are.
+// findResolved returns the path of systemd-resolved, and the directory of its library unless
+// that is the system's.
 func findResolved(t *testing.T) (program, library string) {
 	t.Helper()
 	dir := os.Getenv(resolvedVar)
@@ -44,8 +44,8 @@ func findResolved(t *testing.T) (program, library string) {
 	return program, ""
 }
 
-// resolvedScript runs it with a configuration, a user and a /run of its own, and tells it
-// what systemd-networkd would: which nameservers are asked by which interface.
+// resolvedScript runs systemd-resolved with its own configuration, user and /run. As
+// systemd-networkd does, it sets the nameservers of an interface.
 const resolvedScript = `
 set -e
 cp /etc/passwd /etc/group "$dir"
@@ -62,8 +62,8 @@ printf '%s\n' ADMIN_STATE=configured OPER_STATE=routable CARRIER_STATE=carrier A
 exec "$program"
 `
 
-// TestLeakResolved: systemd-resolved as the workload, the real one. Nameservers of an
-// interface it asks by sockets that are pinned to it (IP_UNICAST_IF over UDP).
+// TestLeakResolved runs the real systemd-resolved as the workload. It queries nameservers of
+// an interface from sockets that are bound to that (IP_UNICAST_IF over UDP).
 func TestLeakResolved(t *testing.T) {
 	program, library := findResolved(t)
 	w := newWorld(t)
@@ -95,16 +95,16 @@ func TestLeakResolved(t *testing.T) {
 			}
 			defer func() {
 				_ = cmd.Process.Signal(unix.SIGTERM)
-				_ = cmd.Wait() // by the signal
+				_ = cmd.Wait() // its status is the signal's
 				if t.Failed() {
 					t.Log(out.String())
 				}
 			}()
-			// Its stub is asked from outside the seal: it alone is the workload.
+			// Its stub is queried from outside the seal: only resolved itself is sealed.
 			stub := func(args ...string) string { return w.dig(w.host, outside, append(args, "@127.0.0.53")...) }
 			for end := time.Now().Add(20 * time.Second); !strings.Contains(stub("+timeout=1", "first.example"), sealed4); time.Sleep(50 * time.Millisecond) {
 				if time.Now().After(end) {
-					t.Fatalf("no answer of the upstream's:\n%s", stub("first.example"))
+					t.Fatalf("no answer of the upstream:\n%s", stub("first.example"))
 				}
 			}
 			for _, args := range [][]string{{"one.example"}, {"two.example", "AAAA"}, {"+tcp", "three.example"}, {"long.example", "TXT"}} {
@@ -115,7 +115,7 @@ func TestLeakResolved(t *testing.T) {
 		})
 	}
 	if !strings.Contains(p.log(), filepath.Base(g.Path)) {
-		t.Error("the listener heard nothing of that workload")
+		t.Error("the listener received no query of that workload")
 	}
 	w.stop(p)
 	w.nothingLeft()

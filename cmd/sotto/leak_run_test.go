@@ -15,13 +15,13 @@ import (
 	"sotto/internal/netlab"
 )
 
-// answered waits until a socket that was connected before is answered, and returns how
-// long that took.
-func (w *world) answered(g *netlab.Cgroup, within time.Duration) time.Duration {
+// waitAnswered waits until a query for a new name is answered by the upstream, and returns
+// how long that took.
+func (w *world) waitAnswered(g *netlab.Cgroup, within time.Duration) time.Duration {
 	w.t.Helper()
 	start := time.Now()
 	for {
-		if strings.Contains(w.fresh(g), sealed4) {
+		if strings.Contains(w.digFresh(g), sealed4) {
 			return time.Since(start)
 		}
 		if time.Since(start) > within {
@@ -30,15 +30,15 @@ func (w *world) answered(g *netlab.Cgroup, within time.Duration) time.Duration {
 	}
 }
 
-// fresh asks for a name that is in no cache, and returns what dig says.
-func (w *world) fresh(g *netlab.Cgroup) string {
+// digFresh queries a name that is in no cache, and returns the output of dig.
+func (w *world) digFresh(g *netlab.Cgroup) string {
 	w.t.Helper()
 	w.names++
 	return w.dig(w.host, g, "+timeout=1", "@8.8.8.8", fmt.Sprintf("fresh%d.example", w.names))
 }
 
-// TestLeakUnderRepair: under load, somebody deletes what the seal stands on. Nothing
-// leaves in the clear meanwhile, and it is answered again.
+// TestLeakUnderRepair deletes network state that the seal depends on, under load. No plain
+// packet is sent, and queries are answered again.
 func TestLeakUnderRepair(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -58,7 +58,7 @@ func TestLeakUnderRepair(t *testing.T) {
 		if err != nil {
 			t.Errorf("delete %s: %v\n%s", deleted.what, err, out)
 		}
-		t.Logf("%s deleted: answered after %s", deleted.what, w.answered(g, 10*time.Second).Round(time.Millisecond))
+		t.Logf("%s deleted: answered after %s", deleted.what, w.waitAnswered(g, 10*time.Second).Round(time.Millisecond))
 	}
 	if report := r.stop(); report.Wrong > 0 || report.UDP == 0 {
 		t.Errorf("%+v", report)
@@ -67,21 +67,21 @@ func TestLeakUnderRepair(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestLeakStopped: the daemon stands still, as in a debugger. Queries wait or fail and
-// nothing leaves; when it goes on, so do they.
+// TestLeakStopped suspends the process, as a debugger does. Queries wait or fail and no plain
+// packet is sent. When the process continues they are answered.
 func TestLeakStopped(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	g := w.cgroup("workload")
 	p := w.start("sealed", append([]string{"run", "--cgroup", g.Path}, w.upstreamArgs()...)...)
-	k := w.keepAsking(g)
+	k := w.openSocket(g)
 	before := k.ask()
 	if err := p.cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"@8.8.8.8"}, {"@2001:db8::53"}, {"+tcp", "@8.8.8.8"}} {
 		if out := w.dig(w.host, g, append(args, "+timeout=1", "stopped.example")...); strings.Contains(out, "ANSWER SECTION") {
-			t.Errorf("answered while it stood still:\n%s", out)
+			t.Errorf("answered by a suspended process:\n%s", out)
 		}
 	}
 	if err := p.cmd.Process.Signal(unix.SIGCONT); err != nil {
@@ -94,13 +94,13 @@ func TestLeakStopped(t *testing.T) {
 	w.nothingLeft()
 }
 
-// killsVar has TestLeakKilled kill more often, and with three seconds between two:
+// killsVar sets the number of kills in TestLeakKilled, with three seconds between them:
 // SOTTO_KILLS=20 takes a minute.
 const killsVar = "SOTTO_KILLS"
 
-// TestLeakKilled: kill -9, again and again, under load. Nothing leaves in the clear;
-// after each start the next query is answered, and a socket that was connected before the
-// first still has its slot.
+// TestLeakKilled kills the process several times under load. No plain packet is sent. After
+// each start the next query is answered, and a socket that was connected before the first
+// kill still has its slot.
 func TestLeakKilled(t *testing.T) {
 	kills, pause := 4, 300*time.Millisecond
 	if text := os.Getenv(killsVar); text != "" {
@@ -115,7 +115,7 @@ func TestLeakKilled(t *testing.T) {
 	g := w.cgroup("workload")
 	args := append([]string{"run", "--cgroup", g.Path}, w.upstreamArgs()...)
 	p := w.start("sealed", args...)
-	k := w.keepAsking(g)
+	k := w.openSocket(g)
 	before := k.ask()
 	r := w.startLoad(g, 2000)
 	worst := time.Duration(0)
@@ -123,17 +123,17 @@ func TestLeakKilled(t *testing.T) {
 		time.Sleep(pause)
 		w.kill(p)
 		if out := w.dig(w.host, g, "+timeout=1", "@8.8.8.8", "dead.example"); strings.Contains(out, "ANSWER SECTION") {
-			t.Errorf("answered while it was dead:\n%s", out)
+			t.Errorf("answered by a killed process:\n%s", out)
 		}
 		p = w.start("sealed", args...)
 		start := time.Now()
-		if after := k.askPast(); after != before {
+		if after := k.askAfterRestart(); after != before {
 			t.Errorf("the socket's slot was %s, is %s", before, after)
 		}
 		worst = max(worst, time.Since(start))
 	}
-	// What was on its way when it died is lost, and whoever waits for it waits: that is
-	// theirs to repeat. Nobody else than the upstream may have answered.
+	// Queries in flight at a kill are lost: clients have to retry. No answer may be another
+	// server's than the upstream's.
 	report := r.stop()
 	if report.Wrong > 0 || report.UDP == 0 {
 		t.Errorf("%+v", report)

@@ -21,20 +21,20 @@ import (
 	"sotto/internal/netlab"
 )
 
-// loadReport is what the client "load" prints in the end.
+// loadReport is the result that the client "load" prints at the end.
 type loadReport struct {
-	UDP, TCP, Short int64 // queries over datagrams, over connections that stay, and over one each
-	Lost            int64 // not answered within loadPatience
+	UDP, TCP, Short int64 // queries over UDP, over long-lived connections, and over one connection each
+	Lost            int64 // not answered within loadTimeout
 	Reset           int64 // connections that were reset, refused or closed
-	Wrong           int64 // answered by somebody else than the upstream
+	Wrong           int64 // answers that are not the upstream's
 	First           string
 }
 
-// loadPatience is how long a client waits for an answer: nobody asks again here.
-const loadPatience = 8 * time.Second
+// loadTimeout is how long a client waits for an answer. It does not retry.
+const loadTimeout = 8 * time.Second
 
-// load asks RATE queries a second, by sockets of every kind that stay for as long as
-// they can, until standard input ends.
+// load sends RATE queries per second over long-lived sockets of every kind until its
+// standard input is closed.
 type load struct {
 	loadReport
 	names  atomic.Int64
@@ -64,11 +64,11 @@ func runLoad(args []string) error {
 	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(l.loadReport))
 }
 
-// pace hands out permissions to ask.
+// pace issues tokens at the rate. Each query takes one.
 func (l *load) pace(ctx context.Context, rate int) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	start, given := time.Now(), 0
+	start, issued := time.Now(), 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -76,18 +76,18 @@ func (l *load) pace(ctx context.Context, rate int) {
 		case <-tick.C:
 		}
 		due := int(time.Since(start).Seconds() * float64(rate))
-		for ; given < due; given++ {
+		for ; issued < due; issued++ {
 			select {
 			case l.tokens <- struct{}{}:
-			default: // who asks is behind: nothing is made up for
-				given = due - 1
+			default: // the clients are too slow: do not catch up
+				issued = due - 1
 			}
 		}
 	}
 }
 
-// next is a query, half of them new, also to what other processes asked, and half cached;
-// false when it is over.
+// next returns a query: half of the names were never queried before, by any process, and
+// half are cached. It reports false when the load is stopped.
 func (l *load) next(ctx context.Context) (*dns.Msg, bool) {
 	select {
 	case <-l.tokens:
@@ -105,7 +105,7 @@ func (l *load) next(ctx context.Context) (*dns.Msg, bool) {
 	return m, true
 }
 
-// failed counts, and keeps the first for the report.
+// failed counts an error, and keeps the first one for the report.
 func (l *load) failed(what string, err error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		atomic.AddInt64(&l.Lost, 1)
@@ -129,7 +129,7 @@ func first(rrs []dns.RR) dns.RR {
 	return rrs[0]
 }
 
-// udp asks one query after the other by one socket, connected or not.
+// udp sends one query after the other from one socket, connected or not.
 func (l *load) udp(ctx context.Context, server string, unconnected bool) {
 	to := &net.UDPAddr{IP: net.ParseIP(server), Port: 53}
 	c, err := net.ListenUDP("udp", nil)
@@ -148,7 +148,7 @@ func (l *load) udp(ctx context.Context, server string, unconnected bool) {
 			return
 		}
 		b, _ := m.Pack()
-		_ = c.SetDeadline(time.Now().Add(loadPatience))
+		_ = c.SetDeadline(time.Now().Add(loadTimeout))
 		if unconnected {
 			_, err = c.WriteToUDP(b, to)
 		} else {
@@ -170,10 +170,10 @@ func (l *load) udp(ctx context.Context, server string, unconnected bool) {
 	}
 }
 
-// tcp asks over one connection for as long as it lasts, up to eight queries at a time.
+// tcp sends up to eight queries at a time over one connection for as long as that is open.
 func (l *load) tcp(ctx context.Context, server string) {
 	for ctx.Err() == nil {
-		c, err := net.DialTimeout("tcp", net.JoinHostPort(server, "53"), loadPatience)
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(server, "53"), loadTimeout)
 		if err == nil {
 			err = l.pipeline(ctx, &dns.Conn{Conn: c})
 			_ = c.Close()
@@ -187,7 +187,7 @@ func (l *load) tcp(ctx context.Context, server string) {
 func (l *load) pipeline(ctx context.Context, c *dns.Conn) error {
 	for {
 		open := 0
-		_ = c.SetDeadline(time.Now().Add(loadPatience))
+		_ = c.SetDeadline(time.Now().Add(loadTimeout))
 		for range 8 {
 			m, ok := l.next(ctx)
 			if !ok {
@@ -212,14 +212,14 @@ func (l *load) pipeline(ctx context.Context, c *dns.Conn) error {
 	}
 }
 
-// short opens a connection for every query.
+// short opens a connection for each query.
 func (l *load) short(ctx context.Context) {
 	for {
 		m, ok := l.next(ctx)
 		if !ok {
 			return
 		}
-		c := dns.Client{Net: "tcp", Timeout: loadPatience}
+		c := dns.Client{Net: "tcp", Timeout: loadTimeout}
 		r, _, err := c.Exchange(m, "8.8.4.4:53")
 		if err != nil {
 			l.failed("short tcp", err)
@@ -230,7 +230,7 @@ func (l *load) short(ctx context.Context) {
 	}
 }
 
-// loading is the client "load" beside a test.
+// loading is the client "load" in the background of a test.
 type loading struct {
 	w   *world
 	cmd *netlab.Cmd
@@ -238,7 +238,7 @@ type loading struct {
 	out bytes.Buffer
 }
 
-// startLoad asks RATE queries a second from a cgroup, until stop.
+// startLoad sends rate queries per second from a cgroup until stop.
 func (w *world) startLoad(g *netlab.Cgroup, rate int) *loading {
 	w.t.Helper()
 	r := &loading{w: w, cmd: w.host.Command(context.Background(), g, executable(), strconv.Itoa(rate))}
@@ -251,11 +251,11 @@ func (w *world) startLoad(g *netlab.Cgroup, rate int) *loading {
 	if err := r.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { _ = r.cmd.Process.Kill() }) // it may have ended
+	w.t.Cleanup(func() { _ = r.cmd.Process.Kill() }) // fails if it has exited
 	return r
 }
 
-// stop ends it, and returns what it found.
+// stop stops the load and returns its report.
 func (r *loading) stop() loadReport {
 	r.w.t.Helper()
 	_ = r.in.Close()

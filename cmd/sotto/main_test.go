@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// selfEnv has this test binary be another program: sotto itself, or one of the
-// clients in clients_test.go. So the program that is tested is the one that was
-// built for the tests, race detector included.
+// selfEnv makes this test binary run as another program: as sotto, or as one of the clients
+// in clients_test.go. The program under test is therefore built like the tests, with the
+// race detector if they have it.
 const selfEnv = "SOTTO_TEST_SELF"
 
 func TestMain(m *testing.M) {
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	case "":
 		os.Exit(m.Run())
 	case "sotto":
-		// What it starts in turn is itself.
+		// Its children are not sotto.
 		if err := os.Unsetenv(selfEnv); err != nil {
 			panic(err)
 		}
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// call runs one command line in process.
+// call runs a command line of sotto in this process.
 func call(t *testing.T, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -43,7 +43,7 @@ func call(t *testing.T, args ...string) (stdout, stderr string, status int) {
 	return out.String(), errs.String(), status
 }
 
-// TestUsage: a mistake is told with its mend, on stderr, with status 2.
+// TestUsage checks that an error is printed on stderr, with its fix, and sets the status.
 func TestUsage(t *testing.T) {
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.toml")
@@ -84,7 +84,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestHelp: every verb explains itself on stdout.
+// TestHelp checks that every verb prints its help on stdout.
 func TestHelp(t *testing.T) {
 	for _, verb := range []string{"", "exec", "run", "serve", "demo", "demo upstream", "reload", "down", "version", "completion"} {
 		stdout, stderr, status := call(t, append(strings.Fields(verb), "--help")...)
@@ -100,7 +100,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestNeedsRoot: whoever is not root is told what it is needed for.
+// TestNeedsRoot checks that verbs that need root say so to other users.
 func TestNeedsRoot(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("this process is root")

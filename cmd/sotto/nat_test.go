@@ -9,9 +9,9 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// TestRunFollowsNAT: a daemon that has given up its privileges exempts the virtual
-// addresses from a rule that redirects all DNS of the host and comes after its start;
-// down removes what it leaves when it is killed.
+// TestRunFollowsNAT checks that a daemon without privileges exempts the virtual addresses from
+// a NAT rule that redirects all DNS of the host and was added after its start, and that
+// `down` removes the exemption of a killed daemon.
 func TestRunFollowsNAT(t *testing.T) {
 	labtest.NeedTool(t, "nft")
 	w := newWorld(t)
@@ -26,7 +26,7 @@ func TestRunFollowsNAT(t *testing.T) {
 		return strings.Contains(string(out), table)
 	}
 	const force = `nft 'flush ruleset; table ip force { chain o { type nat hook output priority -100; meta l4proto { tcp, udp } th dport 53 dnat to 8.8.4.4; }; }'`
-	for range 2 { // the second time it takes the exemption with it
+	for range 2 { // the second time it also removes the exemption
 		w.sh(force)
 		w.until("the exemption", func() bool { return has("ip sotto_nat") })
 		for _, how := range []string{"+notcp", "+tcp"} {
@@ -43,7 +43,7 @@ func TestRunFollowsNAT(t *testing.T) {
 	}
 	w.kill(p)
 	if !has("ip sotto_nat") {
-		t.Error("the exemption goes with the process")
+		t.Error("the exemption was removed with the process")
 	}
 	if _, errs, status := w.sotto("down"); status != 0 {
 		t.Errorf("down: status %d\n%s", status, errs)

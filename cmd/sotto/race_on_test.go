@@ -4,5 +4,6 @@
 
 package main
 
-// raceDetector: it takes several times the memory.
+// raceDetector reports whether this program was built with the race detector, which takes
+// several times the memory.
 const raceDetector = true

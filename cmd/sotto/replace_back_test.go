@@ -15,11 +15,11 @@ import (
 	"sotto/internal/netlab"
 )
 
-// supervised is a sotto that is started again whenever it exits with status 0, as kubelet
-// does. One that fails is not: that only takes a supervisor longer.
+// supervised is a sotto that is restarted when it exits with status 0, as kubelet does. It is
+// not restarted after a failure; a supervisor would only back off longer.
 type supervised struct {
 	w    *world
-	done chan struct{} // closed when it is not started again
+	done chan struct{} // closed when it is no longer restarted
 
 	mu      sync.Mutex
 	all     []*process
@@ -30,7 +30,7 @@ func (w *world) supervise(g *netlab.Cgroup, args ...string) *supervised {
 	s := &supervised{w: w, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		for p := s.again(g, args); p != nil; p = s.again(g, args) {
+		for p := s.restart(g, args); p != nil; p = s.restart(g, args) {
 			if <-p.done; p.err != nil {
 				return
 			}
@@ -40,8 +40,8 @@ func (w *world) supervise(g *netlab.Cgroup, args ...string) *supervised {
 	return s
 }
 
-// again starts the next one, unless it was stopped.
-func (s *supervised) again(g *netlab.Cgroup, args []string) *process {
+// restart starts the next process. It returns nil after stop.
+func (s *supervised) restart(g *netlab.Cgroup, args []string) *process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -56,38 +56,38 @@ func (s *supervised) again(g *netlab.Cgroup, args []string) *process {
 	return p
 }
 
-// stop ends it for good.
+// stop stops the process and its supervisor.
 func (s *supervised) stop() {
 	s.mu.Lock()
 	s.stopped = true
 	if len(s.all) > 0 {
-		_ = s.all[len(s.all)-1].cmd.Process.Signal(unix.SIGTERM) // it may have exited
+		_ = s.all[len(s.all)-1].cmd.Process.Signal(unix.SIGTERM) // fails if it has exited
 	}
 	s.mu.Unlock()
 	select {
 	case <-s.done:
 	case <-time.After(20 * time.Second):
-		s.w.t.Error("it did not exit within 20 s")
+		s.w.t.Error("sotto did not exit within 20 s")
 	}
 }
 
-// says reports whether one of its processes has printed text.
-func (s *supervised) says(text string) bool {
+// logged reports whether one of its processes has printed text.
+func (s *supervised) logged(text string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.ContainsFunc(s.all, func(p *process) bool { return strings.Contains(p.log(), text) })
 }
 
-// latest is its latest process.
+// latest returns its latest process.
 func (s *supervised) latest() *process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.all[len(s.all)-1]
 }
 
-// TestRollingUpdate: a supervisor starts a new Sotto beside the old one, whose supervisor
-// starts that again whenever it exits, and stops the old one when the new one is ready. The
-// seal is the new one's all the while.
+// TestRollingUpdate starts a new Sotto beside the old one, as a rolling update does, and
+// stops the old one when the new one is ready. Until then a supervisor restarts the old one
+// whenever it exits. The new one keeps the seal.
 func TestRollingUpdate(t *testing.T) {
 	for how, out := range map[string]string{replacedExit: "has replaced the Sotto in the cgroup", replacedWait: "waiting to be stopped"} {
 		t.Run(how, func(t *testing.T) {
@@ -96,16 +96,16 @@ func TestRollingUpdate(t *testing.T) {
 			g := w.cgroup("workload")
 			args := append(append([]string{"run"}, w.runArgs(g)[2:]...), "--replace", "--when-replaced="+how)
 			before := w.supervise(w.cgroup("a"), args...)
-			w.until("the old one to seal", func() bool { return before.says("msg=sealed") })
+			w.until("the old one to seal", func() bool { return before.logged("msg=sealed") })
 			r := w.startLoad(g, 500)
 			after := w.supervise(w.cgroup("b"), args...)
-			w.until("the new one to take over", func() bool { return after.says("took over") })
-			// It is soon out of the game. The update does not ask, and stops it.
-			for end := time.Now().Add(5 * time.Second); !before.says(out) && time.Now().Before(end); {
+			w.until("the new one to take over", func() bool { return after.logged("took over") })
+			// The old one is soon refused, or waits. The update does not check that and stops it.
+			for end := time.Now().Add(5 * time.Second); !before.logged(out) && time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond)
 			}
-			if how == replacedWait && !before.latest().runs() {
-				t.Error("it did not wait to be stopped")
+			if how == replacedWait && !before.latest().running() {
+				t.Error("the old one did not wait to be stopped")
 			}
 			before.stop()
 			if out := w.dig(w.host, g, "@8.8.8.8", "after.example"); !strings.Contains(out, sealed4) {
@@ -114,7 +114,7 @@ func TestRollingUpdate(t *testing.T) {
 			if report := r.stop(); report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 {
 				t.Errorf("%+v", report)
 			}
-			after.stop() // strict: from here on the seal is open
+			after.stop() // on-exit = "strict": this opens the seal
 			if last := after.latest(); last.err != nil || len(after.all) != 1 {
 				t.Errorf("the new one was started %d times, and exited with %v", len(after.all), last.err)
 			}
@@ -126,8 +126,8 @@ func TestRollingUpdate(t *testing.T) {
 	}
 }
 
-// TestReplaceBack: a process is refused by the one that replaced it, and by that one's
-// successors, unless it insists; others are not, nor those of the same cgroup.
+// TestReplaceBack checks that a replaced process cannot take over from its successors without
+// --replace=back, that other processes can, and so can those of the same cgroup.
 func TestReplaceBack(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -135,12 +135,12 @@ func TestReplaceBack(t *testing.T) {
 	groups := map[string]*netlab.Cgroup{"a": w.cgroup("a"), "b": w.cgroup("b"), "c": w.cgroup("c")}
 	args := append(w.runArgs(g), "--replace")
 	p := w.startIn(groups["a"], "msg=sealed", args...)
-	k := w.keepAsking(g)
+	k := w.openSocket(g)
 	slot := k.ask()
 	takes := func(from string, with ...string) {
 		t.Helper()
 		n := w.startIn(groups[from], "took over", append(args, with...)...)
-		w.ended(p)
+		w.waitExit(p)
 		p = n
 	}
 	refused := func(from string) {
@@ -149,19 +149,19 @@ func TestReplaceBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.until("it to be refused", func() bool {
+		w.until("the refusal", func() bool {
 			if strings.Contains(n.log(), "took over") {
-				t.Fatalf("%s took over from one that had replaced it", from)
+				t.Fatalf("%s took over from its successor", from)
 			}
-			return !n.runs()
+			return !n.running()
 		})
 		for _, want := range []string{fmt.Sprintf("process %d has replaced", p.cmd.Process.Pid), groups[from].Path[len(cgroupRoot(t)):], "--replace=back"} {
 			if n.cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(n.log(), want) {
 				t.Errorf("%s: status %d, want %q in\n%s", from, n.cmd.ProcessState.ExitCode(), want, n.log())
 			}
 		}
-		if after := k.ask(); after != slot || !p.runs() {
-			t.Errorf("after %s the socket's slot is %s, was %s; the one that runs runs: %v", from, after, slot, p.runs())
+		if after := k.ask(); after != slot || !p.running() {
+			t.Errorf("after %s the socket's slot is %s, was %s; the running process runs: %v", from, after, slot, p.running())
 		}
 	}
 	takes("b")
@@ -169,25 +169,25 @@ func TestReplaceBack(t *testing.T) {
 	takes("c")
 	refused("a")
 	refused("b")
-	takes("c") // started by hand, perhaps
+	takes("c") // for example started by hand
 	refused("b")
 	takes("a", "--replace=back")
 	refused("c")
 	refused("b")
 	takes("a")
-	// A process from before there were identities has none.
-	h := w.askWith(g, `,"version":1`)
+	// Processes of earlier versions have no identity.
+	h := w.requestSocketsWith(g, `,"version":1`)
 	if want := []string{"b", "c", "a"}; len(h.replaced) != 3 || !slices.EqualFunc(h.replaced, want, func(id, name string) bool {
 		return id == groups[name].Path[len(cgroupRoot(t)):]
 	}) {
-		t.Errorf("it says that it and its predecessors are %v, want those of %v", h.replaced, want)
+		t.Errorf("its identity and those of its predecessors are %v, want those of %v", h.replaced, want)
 	}
 	h.close()
-	w.says(p, "took everything back")
-	// Where none runs there is none to refuse.
+	w.waitLog(p, "took everything back")
+	// If no process runs, none is refused.
 	w.kill(p)
 	p = w.startIn(groups["b"], "msg=sealed", args...)
-	k.askPast()
+	k.askAfterRestart()
 	w.stop(p)
 	w.nothingLeft()
 }

@@ -17,8 +17,8 @@ import (
 	"sotto/internal/netlab"
 )
 
-// heir is the test in the place of a process that takes over.
-type heir struct {
+// successor is the test in the role of a process that takes over.
+type successor struct {
 	c     *handover.Conn
 	udp   int
 	files []*os.File
@@ -26,22 +26,22 @@ type heir struct {
 	replaced []string
 }
 
-// ask has the Sotto of w, which seals g, hand over to the test, as far as its sockets. The
-// terms are those of a process from before there were identities.
-func (w *world) ask(g *netlab.Cgroup) *heir {
+// requestSockets requests a takeover from the Sotto of w, which seals g, until it has sent its
+// sockets. The terms are those of an earlier version, without an identity.
+func (w *world) requestSockets(g *netlab.Cgroup) *successor {
 	w.t.Helper()
-	return w.askWith(g, "")
+	return w.requestSocketsWith(g, "")
 }
 
-// askWith is ask with more terms. With a version among them the old process says first
-// whom it has replaced.
-func (w *world) askWith(g *netlab.Cgroup, more string) *heir {
+// requestSocketsWith is requestSockets with additional terms. If they have a version, the old
+// process first sends its predecessors.
+func (w *world) requestSocketsWith(g *netlab.Cgroup, more string) *successor {
 	w.t.Helper()
-	u, err := control.Replace(w.t.Context(), defaultControl, labTerms(g, more))
+	u, err := control.Replace(w.t.Context(), defaultControl, runTerms(g, more))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	h := &heir{c: handover.New(u)}
+	h := &successor{c: handover.New(u)}
 	w.t.Cleanup(h.close)
 	if err := h.c.Send(sayReady, nil); err != nil {
 		w.t.Fatal(err)
@@ -59,20 +59,20 @@ func (w *world) askWith(g *netlab.Cgroup, more string) *heir {
 	return h
 }
 
-// labTerms are those of a `run` that seals g.
-func labTerms(g *netlab.Cgroup, more string) []byte {
+// runTerms returns the terms of a `run` that seals g.
+func runTerms(g *netlab.Cgroup, more string) []byte {
 	return []byte(`{"prefix4":"198.19.0.0/16","prefix6":"fd73:6f74:746f::/64","cgroups":["` + g.Path + `"]` + more + `}`)
 }
 
-func (h *heir) close() {
+func (h *successor) close() {
 	_ = h.c.Close()
 	for _, f := range h.files {
-		_ = f.Close() // perhaps again
+		_ = f.Close() // fails if it is closed
 	}
 }
 
-// give hands the sockets on, as the one that they came from would.
-func (h *heir) give(c *handover.Conn) error {
+// send sends the sockets on, as their owner would.
+func (h *successor) send(c *handover.Conn) error {
 	if err := expect(c, sayReady); err != nil {
 		return err
 	}
@@ -83,9 +83,9 @@ func (h *heir) give(c *handover.Conn) error {
 	return c.Send(saySockets, []byte{byte(h.udp)}, fds...)
 }
 
-// predecessor answers the next one who asks at the control socket, and has then talk to
-// him. The error comes from talk.
-func (w *world) predecessor(talk func(*handover.Conn) error) <-chan error {
+// actAsPredecessor accepts the next takeover request on the control socket, and runs talk
+// with its connection. The channel receives the error of talk.
+func (w *world) actAsPredecessor(talk func(*handover.Conn) error) <-chan error {
 	w.t.Helper()
 	l, err := control.Listen(w.t.Context(), defaultControl)
 	if err != nil {
@@ -103,7 +103,7 @@ func (w *world) predecessor(talk func(*handover.Conn) error) <-chan error {
 		})
 		stop()
 		if next == nil {
-			done <- errors.Join(errors.New("nobody asked"), err)
+			done <- errors.Join(errors.New("no takeover was requested"), err)
 			return
 		}
 		done <- errors.Join(err, talk(next), next.Close())
@@ -111,49 +111,49 @@ func (w *world) predecessor(talk func(*handover.Conn) error) <-chan error {
 	return done
 }
 
-// TestReplaceOldDies: the process that was asked to hand over dies, before it gave its
-// sockets and after. The new one just goes on: slots and sockets are as they were.
+// TestReplaceOldDies kills the old process during a takeover, before and after it has sent
+// its sockets. The new one continues, with the same slots and sockets.
 func TestReplaceOldDies(t *testing.T) {
-	for when, given := range map[string]bool{"before the sockets": false, "after the sockets": true} {
+	for when, sent := range map[string]bool{"before the sockets": false, "after the sockets": true} {
 		t.Run(when, func(t *testing.T) {
 			w := newWorld(t)
 			w.watch()
 			g := w.cgroup("workload")
 			args := w.runArgs(g)
 			p := w.start("sealed", args...)
-			k := w.keepAsking(g)
+			k := w.openSocket(g)
 			before := k.ask()
-			h := w.ask(g)
+			h := w.requestSockets(g)
 			w.kill(p)
-			if !given {
+			if !sent {
 				h.close()
 			}
-			done := w.predecessor(func(c *handover.Conn) error {
-				if !given {
+			done := w.actAsPredecessor(func(c *handover.Conn) error {
+				if !sent {
 					return nil
 				}
-				return h.give(c)
+				return h.send(c)
 			})
 			n := w.start("msg=sealed", append(args, "--replace")...)
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}
 			h.close()
-			w.until("it to notice", func() bool { return strings.Contains(n.log(), "level=WARN") })
-			if after := k.askPast(); after != before {
+			w.until("a warning", func() bool { return strings.Contains(n.log(), "level=WARN") })
+			if after := k.askAfterRestart(); after != before {
 				t.Errorf("the socket's slot was %s, is %s", before, after)
 			}
 			if out := w.dig(w.host, g, "+tcp", "@1.1.1.1", "after.example"); !strings.Contains(out, sealed4) {
 				t.Error(out)
 			}
-			w.stop(w.next(n, args...))
+			w.stop(w.replace(n, args...))
 			w.nothingLeft()
 		})
 	}
 }
 
-// openInstance opens and attaches the instance of `run` in the test, as a process does
-// that takes over g.
+// openInstance opens and attaches the instance of `run` in the test, as a process that takes
+// over g does.
 func (w *world) openInstance(g *netlab.Cgroup) *intercept.Instance {
 	w.t.Helper()
 	var inst *intercept.Instance
@@ -164,56 +164,56 @@ func (w *world) openInstance(g *netlab.Cgroup) *intercept.Instance {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { _ = inst.Abandon() }) // perhaps again
+	w.t.Cleanup(func() { _ = inst.Abandon() }) // fails if it is abandoned
 	if err := inst.Attach(); err != nil {
 		w.t.Fatal(err)
 	}
 	return inst
 }
 
-// TestReplaceNewHangs: the process that asked opens the instance, and then neither goes
-// on nor ends. The old one answers until it is gone, and only then takes everything back.
+// TestReplaceNewHangs checks the takeover by a process that opens the instance and hangs. The
+// old one answers queries meanwhile, and reclaims the instance when the new one has exited.
 func TestReplaceNewHangs(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	g := w.cgroup("workload")
 	args := w.runArgs(g)
 	p := w.start("sealed", args...)
-	k := w.keepAsking(g)
+	k := w.openSocket(g)
 	before := k.ask()
-	h := w.ask(g)
+	h := w.requestSockets(g)
 	inst := w.openInstance(g)
 	name, err := net.ListenUnix("unix", &net.UnixAddr{Name: defaultControl, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer name.Close()
-	// For the old one this is what a minute without a word is.
+	// The old one handles this like a minute without a message.
 	if err := h.c.Send(sayDone, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := expect(h.c, sayNo); err != nil {
-		t.Fatalf("it does not say that it goes on: %v", err)
+		t.Fatalf("it does not report that it resumes: %v", err)
 	}
 	h.close()
-	w.says(p, "the Sotto that asked hangs")
+	w.waitLog(p, "the Sotto that asked hangs")
 	if after := k.ask(); after != before {
 		t.Errorf("the socket's slot was %s, is %s", before, after)
 	}
 	if err := inst.Abandon(); err != nil {
 		t.Fatal(err)
 	}
-	w.says(p, "took everything back")
-	// The name of the control socket is free later than the lock: it finds it in use, by a
-	// connection that is accepted, and has to look again.
+	w.waitLog(p, "took everything back")
+	// The name of the control socket becomes free later than the lock. The old one finds it
+	// in use, since this accepts its connection, and has to try again.
 	if err := name.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	looked, err := name.Accept()
+	probe, err := name.Accept()
 	if err != nil {
-		t.Fatalf("it does not look for the name of its control socket: %v", err)
+		t.Fatalf("it does not try the name of its control socket: %v", err)
 	}
-	_ = looked.Close()
+	_ = probe.Close()
 	if err := name.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -224,24 +224,25 @@ func TestReplaceNewHangs(t *testing.T) {
 	if after := k.ask(); after != before {
 		t.Errorf("the socket's slot was %s, is %s", before, after)
 	}
-	w.stop(w.next(p, args...))
+	w.stop(w.replace(p, args...))
 	w.nothingLeft()
 }
 
-// TestReplaceTooLate: who is told that the old one goes on ends, and changes nothing.
+// TestReplaceTooLate checks that a process that is refused because the old one resumed exits
+// and changes nothing.
 func TestReplaceTooLate(t *testing.T) {
-	for when, given := range map[string]bool{"before the sockets": false, "after the sockets": true} {
+	for when, sent := range map[string]bool{"before the sockets": false, "after the sockets": true} {
 		t.Run(when, func(t *testing.T) {
 			w := newWorld(t)
 			w.watch()
 			g := w.cgroup("workload")
 			args := w.runArgs(g)
 			p := w.start("sealed", args...)
-			h := w.ask(g) // and it waits for the test
-			done := w.predecessor(func(c *handover.Conn) error {
+			h := w.requestSockets(g) // the old one waits for the test
+			done := w.actAsPredecessor(func(c *handover.Conn) error {
 				err := error(nil)
-				if given {
-					err = h.give(c)
+				if sent {
+					err = h.send(c)
 				} else {
 					err = expect(c, sayReady)
 				}

@@ -21,14 +21,15 @@ import (
 	"sotto/internal/netlab"
 )
 
-// between has the test be the old process for the next that asks, with the sockets of the
-// real one, as far as said goes: it returns what the new one says next, and its connection.
-func (w *world) between(h *heir, args []string) (*process, *handover.Conn) {
+// launchBetween starts a new process for which the test is the old process: it sends the new
+// one the sockets of the real old process. It returns the new process and the connection to
+// it.
+func (w *world) launchBetween(h *successor, args []string) (*process, *handover.Conn) {
 	w.t.Helper()
 	got := make(chan *handover.Conn, 1)
 	finish := make(chan struct{})
-	done := w.predecessor(func(c *handover.Conn) error {
-		err := h.give(c)
+	done := w.actAsPredecessor(func(c *handover.Conn) error {
+		err := h.send(c)
 		got <- c
 		<-finish
 		return err
@@ -47,32 +48,32 @@ func (w *world) between(h *heir, args []string) (*process, *handover.Conn) {
 	case c := <-got:
 		return n, c
 	case <-time.After(20 * time.Second):
-		w.t.Fatalf("it does not ask:\n%s", n.log())
+		w.t.Fatalf("it does not request a takeover:\n%s", n.log())
 		return nil, nil
 	}
 }
 
-// TestStopNew: the new process is asked to stop when it has said that it takes over, and
-// does not know yet whether it does.
+// TestStopNew stops the new process after it has reported that it is ready to take over, and
+// before it knows whether the old one agrees.
 func TestStopNew(t *testing.T) {
-	setup := func(t *testing.T) (w *world, g *netlab.Cgroup, p, n *process, h *heir, c *handover.Conn, wire *capture.Capture) {
+	setup := func(t *testing.T) (w *world, g *netlab.Cgroup, p, n *process, h *successor, c *handover.Conn, wire *capture.Capture) {
 		w = newWorld(t)
 		wire = w.watch()
 		g = w.cgroup("workload")
 		p = w.start("sealed", w.runArgs(g)...)
-		h = w.ask(g)
-		n, c = w.between(h, w.runArgs(g))
+		h = w.requestSockets(g)
+		n, c = w.launchBetween(h, w.runArgs(g))
 		if err := expect(c, sayTake); err != nil {
 			t.Fatal(err)
 		}
-		w.askToStop(n)
-		w.resolves("asked to stop", g)
-		if !n.runs() {
+		w.requestStop(n)
+		w.checkSealed("during the takeover", g)
+		if !n.running() {
 			t.Fatal("it did not wait for the outcome")
 		}
 		return w, g, p, n, h, c, wire
 	}
-	t.Run("it does not", func(t *testing.T) {
+	t.Run("refused", func(t *testing.T) {
 		w, g, p, n, h, c, _ := setup(t)
 		if err := c.Send(sayNo, nil); err != nil {
 			t.Fatal(err)
@@ -81,36 +82,36 @@ func TestStopNew(t *testing.T) {
 		if n.cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(n.log(), errGoesOn.Error()) {
 			t.Errorf("status %d:\n%s", n.cmd.ProcessState.ExitCode(), n.log())
 		}
-		w.resolves("after the new one", g)
+		w.checkSealed("after the new one has exited", g)
 		h.close()
-		w.says(p, "took everything back")
-		w.resolves("in the end", g)
+		w.waitLog(p, "took everything back")
+		w.checkSealed("at the end", g)
 		w.until("it to listen again", func() bool {
 			_, _, status := w.sotto("reload")
 			return status == 0
 		})
 	})
-	t.Run("it does", func(t *testing.T) {
+	t.Run("agreed", func(t *testing.T) {
 		w, g, p, n, h, c, wire := setup(t)
 		if err := h.c.Send(sayTake, nil); err != nil {
 			t.Fatal(err)
 		}
-		w.ended(p)
+		w.waitExit(p)
 		h.close()
-		w.resolves("answered by the new one alone", g)
+		w.checkSealed("answered by the new one alone", g)
 		w.stopWatching(wire)
 		if err := c.Send(sayTaken, nil); err != nil {
 			t.Fatal(err)
 		}
-		w.ended(n)
-		w.open("after the stop", g)
+		w.waitExit(n)
+		w.checkOpen("after the stop", g)
 		w.nothingLeft()
 	})
 }
 
-// TestStopNewAnywhere: the new process is asked to stop at any moment of a start that takes
-// over. Before it has the seal the old one keeps it, or gets it back, and nothing leaves;
-// after, this is a stop like any other.
+// TestStopNewAnywhere stops the new process at random moments of a start that takes over.
+// Before it has the seal the old one keeps or reclaims that, and no plain packet is sent.
+// Later it is a stop like any other.
 func TestStopNewAnywhere(t *testing.T) {
 	w := newWorld(t)
 	g := w.cgroup("workload")
@@ -133,47 +134,46 @@ func TestStopNewAnywhere(t *testing.T) {
 		if round%2 == 0 {
 			time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
 		} else {
-			// It listens right before it puts its programs in place, which takes about this
-			// long.
+			// It listens right before it replaces the programs, which takes about this long.
 			w.until("it to listen", func() bool { is := inode(defaultControl); return is != 0 && is != control })
 			time.Sleep(time.Duration(random.IntN(20)) * time.Millisecond)
 		}
 		w.signal(n, unix.SIGTERM)
-		if <-n.done; n.err != nil && n.log() != "" { // not killed before it caught signals
+		if <-n.done; n.err != nil && n.log() != "" { // unless it was killed before it handled signals
 			t.Errorf("round %d: %v\n%s", round, n.err, n.log())
 		}
-		w.until("the old one to know", func() bool {
+		w.until("the old one to resume or exit", func() bool {
 			_, _, status := w.sotto("reload")
-			return status == 0 || !p.runs()
+			return status == 0 || !p.running()
 		})
 		packets, err := c.Stop()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !p.runs() {
+		if !p.running() {
 			after++
-			_ = r.cmd.Process.Kill() // its sockets have no peer any more
-			if w.ended(p); !strings.Contains(p.log(), "another Sotto has taken over") {
-				t.Errorf("round %d: the old one ended with the new one:\n%s", round, p.log())
+			_ = r.cmd.Process.Kill() // its sockets have lost their peer
+			if w.waitExit(p); !strings.Contains(p.log(), "another Sotto has taken over") {
+				t.Errorf("round %d: the old one exited with the new one:\n%s", round, p.log())
 			}
-			w.open("after the stop of one that had taken over", g)
+			w.checkOpen("after the stop of a process that had taken over", g)
 			w.nothingLeft()
 			p = w.start("sealed", args...)
 			continue
 		}
 		report, plain := r.stop(), capture.Plain(packets)
-		// The new one closes the connections that it has accepted by then.
+		// The new one closes the connections that it has accepted.
 		if len(plain) > 0 || report.Lost+report.Wrong > 0 {
-			t.Errorf("round %d: %d packets in the clear, such as %v; %+v\n%s", round, len(plain), plain[:min(1, len(plain))], report, n.log())
+			t.Errorf("round %d: %d plain packets, such as %v; %+v\n%s", round, len(plain), plain[:min(1, len(plain))], report, n.log())
 		}
-		w.resolves("after one that withdrew", g)
+		w.checkSealed("after the new one has withdrawn", g)
 	}
-	t.Logf("%d of 20 stops came after the takeover", after)
+	t.Logf("%d of 20 stops were after the takeover", after)
 	w.stop(p)
 	w.nothingLeft()
 }
 
-// inode is that of a file, or 0 if there is none.
+// inode returns the inode number of a file, or 0 if it does not exist.
 func inode(path string) uint64 {
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) != nil {
@@ -182,10 +182,10 @@ func inode(path string) uint64 {
 	return st.Ino
 }
 
-// TestReplaceWaits: a process that is stopping, or cannot be asked, is waited for, and then
-// the start is one like any other; unless it is stopped meanwhile.
+// TestReplaceWaits checks that a start with --replace waits for a process that is stopping or
+// does not listen, and then starts normally, unless it is stopped meanwhile.
 func TestReplaceWaits(t *testing.T) {
-	for when, want := range map[string]string{"it says that it is stopping": errStopping.Error(), "it cannot be asked any more": "instance sotto is running"} {
+	for when, want := range map[string]string{"it is stopping": errStopping.Error(), "it does not listen": "instance sotto is running"} {
 		t.Run(when, func(t *testing.T) {
 			w := newWorld(t)
 			w.watch()
@@ -203,29 +203,29 @@ func TestReplaceWaits(t *testing.T) {
 			}
 			w.stop(other)
 			if strings.Contains(other.log(), "msg=sealed") {
-				t.Errorf("it was stopped:\n%s", other.log())
+				t.Errorf("stopped, and it sealed:\n%s", other.log())
 			}
 			stop()
 			if err := inst.Abandon(); err != nil {
 				t.Fatal(err)
 			}
-			w.says(n, "msg=sealed")
-			w.resolves("after the wait", g)
+			w.waitLog(n, "msg=sealed")
+			w.checkSealed("after the wait", g)
 			w.stop(n)
 			w.nothingLeft()
 		})
 	}
 }
 
-// TestReplaceStopping: a start that asks a process which is stopping comes up, whenever it
-// asks.
+// TestReplaceStopping checks that a start with --replace succeeds at any moment of the stop
+// of the running process.
 func TestReplaceStopping(t *testing.T) {
 	w := newWorld(t)
 	g := w.cgroup("workload")
 	args := append(w.runArgs(g), "--replace")
 	p := w.start("sealed", args...)
 	for _, ms := range []int{0, 50, 200, 800} {
-		// A query that is not answered has the stop take a second.
+		// With a pending query the stop takes a second.
 		release := make(chan struct{})
 		zone := w.zone(sealed4, sealed6)
 		w.handler.Set(dnstest.Hold(release, zone))
@@ -241,21 +241,21 @@ func TestReplaceStopping(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.says(n, "msg=sealed")
+		w.waitLog(n, "msg=sealed")
 		close(release)
 		w.handler.Set(zone)
-		w.ended(p)
-		_ = pending.Process.Kill() // its query may have been lost with the stop
+		w.waitExit(p)
+		_ = pending.Process.Kill() // its query may be lost with the stop
 		_ = pending.Wait()
-		w.resolves("after a stop and a start", g)
+		w.checkSealed("after a stop and a start", g)
 		p = n
 	}
 	w.stop(p)
 	w.nothingLeft()
 }
 
-// refuseAll answers at the control socket, and refuses to hand over, until the function
-// that it returns is called.
+// refuseAll listens on the control socket and refuses all takeovers until the function that
+// it returns is called.
 func (w *world) refuseAll(why error) (stop func()) {
 	w.t.Helper()
 	l, err := control.Listen(w.t.Context(), defaultControl)

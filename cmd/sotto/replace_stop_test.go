@@ -16,11 +16,11 @@ import (
 	"sotto/internal/netlab"
 )
 
-// waitsForOutcome is what a process logs that defers a stop.
+// waitsForOutcome is the log message of a process that defers a stop.
 const waitsForOutcome = "asked to stop: waiting for the takeover to end"
 
-// stopWatching ends a capture before the seal opens for good reason. What it saw until then
-// fails the test as usual.
+// stopWatching stops a capture before the seal is opened on purpose. Plain packets until then
+// fail the test as usual.
 func (w *world) stopWatching(c *capture.Capture) {
 	w.t.Helper()
 	if _, err := c.Stop(); err != nil {
@@ -28,8 +28,8 @@ func (w *world) stopWatching(c *capture.Capture) {
 	}
 }
 
-// resolves fails the test if a query from g is not answered over TLS.
-func (w *world) resolves(when string, g *netlab.Cgroup) {
+// checkSealed fails the test if queries from g are not answered by the TLS upstream.
+func (w *world) checkSealed(when string, g *netlab.Cgroup) {
 	w.t.Helper()
 	for _, proto := range []string{"+notcp", "+tcp"} {
 		if out := w.dig(w.host, g, proto, "@8.8.8.8", "works.example"); !strings.Contains(out, sealed4) {
@@ -38,28 +38,28 @@ func (w *world) resolves(when string, g *netlab.Cgroup) {
 	}
 }
 
-// open fails the test if the seal is not.
-func (w *world) open(when string, g *netlab.Cgroup) {
+// checkOpen fails the test if queries from g are not sent in plain DNS.
+func (w *world) checkOpen(when string, g *netlab.Cgroup) {
 	w.t.Helper()
 	if out := w.dig(w.host, g, "@8.8.8.8", "open.example"); !strings.Contains(out, plain4) {
 		w.t.Errorf("%s the seal is not open:\n%s", when, out)
 	}
 }
 
-// askToStop sends p every signal that asks for a stop, more than once, and waits until it
-// says that it waits for the takeover.
-func (w *world) askToStop(p *process) {
+// requestStop sends p every stop signal, some more than once, and waits until it logs that it
+// waits for the takeover.
+func (w *world) requestStop(p *process) {
 	w.t.Helper()
 	w.signal(p, unix.SIGTERM)
-	w.says(p, waitsForOutcome)
+	w.waitLog(p, waitsForOutcome)
 	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGTERM} {
 		w.signal(p, s)
 	}
 }
 
-// TestStopDuringTakeover: the old process is asked to stop while another takes over. It
-// answers until the outcome is known: if the other one fails it takes everything back, and
-// stops then as it would have; else it has nothing to stop.
+// TestStopDuringTakeover stops the old process during a takeover. It answers queries until
+// the outcome is known. If the new process fails, the old one reclaims the instance and then
+// stops as usual. Otherwise it exits.
 func TestStopDuringTakeover(t *testing.T) {
 	setup := func(t *testing.T, with ...string) (*world, *netlab.Cgroup, *process, *capture.Capture) {
 		w := newWorld(t)
@@ -67,29 +67,29 @@ func TestStopDuringTakeover(t *testing.T) {
 		g := w.cgroup("workload")
 		return w, g, w.start("sealed", append(w.runArgs(g), with...)...), c
 	}
-	t.Run("the new one dies", func(t *testing.T) {
+	t.Run("the new one exits", func(t *testing.T) {
 		w, g, p, c := setup(t)
-		h := w.ask(g)
-		w.askToStop(p)
-		w.resolves("asked to stop", g)
-		if !p.runs() {
+		h := w.requestSockets(g)
+		w.requestStop(p)
+		w.checkSealed("during the takeover", g)
+		if !p.running() {
 			t.Fatal("it did not wait for the takeover")
 		}
 		w.stopWatching(c)
 		h.close()
-		w.ended(p)
+		w.waitExit(p)
 		if !strings.Contains(p.log(), "took everything back") {
-			t.Error("it did not take everything back")
+			t.Error("it did not reclaim the instance")
 		}
-		w.open("after the stop", g)
+		w.checkOpen("after the stop", g)
 		w.nothingLeft()
 	})
-	t.Run("the new one dies, and the seal is to stay closed", func(t *testing.T) {
+	t.Run("the new one exits, on-exit is closed", func(t *testing.T) {
 		w, g, p, _ := setup(t, "--on-exit=closed")
-		h := w.ask(g)
-		w.askToStop(p)
+		h := w.requestSockets(g)
+		w.requestStop(p)
 		h.close()
-		w.ended(p)
+		w.waitExit(p)
 		if out := w.dig(w.host, g, "+timeout=1", "@8.8.8.8", "closed.example"); strings.Contains(out, "ANSWER SECTION") {
 			t.Errorf("after the stop:\n%s", out)
 		}
@@ -100,32 +100,32 @@ func TestStopDuringTakeover(t *testing.T) {
 	})
 	t.Run("the new one hangs", func(t *testing.T) {
 		w, g, p, c := setup(t)
-		h := w.ask(g)
+		h := w.requestSockets(g)
 		inst := w.openInstance(g)
-		w.askToStop(p)
-		if err := h.c.Send(sayDone, nil); err != nil { // as a minute without a word
+		w.requestStop(p)
+		if err := h.c.Send(sayDone, nil); err != nil { // has the effect of a minute without a message
 			t.Fatal(err)
 		}
 		if err := expect(h.c, sayNo); err != nil {
 			t.Fatal(err)
 		}
-		w.says(p, "the Sotto that asked hangs")
-		w.resolves("while the new one hangs", g)
-		if !p.runs() {
-			t.Fatal("it left the seal to one that hangs")
+		w.waitLog(p, "the Sotto that asked hangs")
+		w.checkSealed("while the new one hangs", g)
+		if !p.running() {
+			t.Fatal("it exited while the new one hangs")
 		}
 		w.stopWatching(c)
 		if err := inst.Abandon(); err != nil {
 			t.Fatal(err)
 		}
-		w.ended(p)
-		w.open("after the stop", g)
+		w.waitExit(p)
+		w.checkOpen("after the stop", g)
 		w.nothingLeft()
 	})
-	t.Run("it cannot take everything back", func(t *testing.T) {
+	t.Run("it cannot reclaim the instance", func(t *testing.T) {
 		w, g, p, _ := setup(t)
-		h := w.ask(g)
-		w.askToStop(p)
+		h := w.requestSockets(g)
+		w.requestStop(p)
 		const lock = "/run/sotto/lock"
 		if err := errors.Join(os.Remove(lock), os.Mkdir(lock, 0o700)); err != nil {
 			t.Fatal(err)
@@ -146,27 +146,27 @@ func TestStopDuringTakeover(t *testing.T) {
 	})
 	t.Run("the new one takes over", func(t *testing.T) {
 		w, g, p, _ := setup(t)
-		k := w.keepAsking(g)
+		k := w.openSocket(g)
 		slot := k.ask()
-		h := w.askWith(g, `,"version":1`)
+		h := w.requestSocketsWith(g, `,"version":1`)
 		inst := w.openInstance(g)
-		w.askToStop(p)
+		w.requestStop(p)
 		if err := h.c.Send(sayTake, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := expect(h.c, sayTaken); err != nil {
-			t.Errorf("it does not say that it has stopped: %v", err)
+			t.Errorf("it does not report that it has stopped: %v", err)
 		}
-		w.ended(p)
+		w.waitExit(p)
 		if out := w.dig(w.host, g, "+timeout=1", "@8.8.8.8", "dead.example"); strings.Contains(out, "ANSWER SECTION") {
-			t.Errorf("without a Sotto that answers:\n%s", out)
+			t.Errorf("answered without a process:\n%s", out)
 		}
 		h.close()
 		if err := inst.Abandon(); err != nil {
 			t.Fatal(err)
 		}
 		n := w.start("msg=sealed", w.runArgs(g)...)
-		if after := k.askPast(); after != slot {
+		if after := k.askAfterRestart(); after != slot {
 			t.Errorf("the socket's slot was %s, is %s", slot, after)
 		}
 		w.stop(n)
@@ -174,8 +174,8 @@ func TestStopDuringTakeover(t *testing.T) {
 	})
 }
 
-// TestStopDuringTakeovers: the old process is asked to stop at any moment of real takeovers
-// under load: there is no moment without a seal, or without an answer.
+// TestStopDuringTakeovers stops the old process at random moments of real takeovers under
+// load. There is always a seal, and every query is answered.
 func TestStopDuringTakeovers(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -192,20 +192,20 @@ func TestStopDuringTakeovers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.says(p, "asked to take over")
+		w.waitLog(p, "asked to take over")
 		time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
 		for range 1 + random.IntN(3) {
-			_ = p.cmd.Process.Signal(unix.SIGTERM) // it may have exited
+			_ = p.cmd.Process.Signal(unix.SIGTERM) // fails if it has exited
 		}
-		w.ended(p)
-		w.says(n, "took over")
+		w.waitExit(p)
+		w.waitLog(n, "took over")
 		if strings.Contains(p.log(), waitsForOutcome) {
 			waited++
 		}
 		p = n
 	}
 	if waited == 0 {
-		t.Error("no stop came during a takeover")
+		t.Error("no stop was during a takeover")
 	}
 	t.Logf("%d of 15 stops waited for the outcome", waited)
 	if report := r.stop(); report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 || report.Short == 0 {

@@ -11,42 +11,42 @@ import (
 	"sotto/internal/control"
 )
 
-// replaceRate is what the load asks for a second; who cannot keep up asks less.
+// replaceRate is the number of queries per second; on a slow machine it is less.
 const replaceRate = 5000
 
-// next starts a `run --replace` and waits until it has taken over from p.
-func (w *world) next(p *process, args ...string) *process {
+// replace starts a `run --replace` and waits until it has taken over from p.
+func (w *world) replace(p *process, args ...string) *process {
 	w.t.Helper()
 	n := w.start("msg=sealed", append(args, "--replace")...)
 	select {
 	case <-p.done:
 		if p.err != nil {
-			w.t.Errorf("the one before ended with: %v", p.err)
+			w.t.Errorf("the predecessor exited with: %v", p.err)
 		}
 	case <-time.After(30 * time.Second):
-		w.t.Fatalf("the one before does not end:\n%s", p.log())
+		w.t.Fatalf("the predecessor does not exit:\n%s", p.log())
 	}
-	w.until("the next to be done", func() bool { return strings.Contains(n.log(), "took over") })
+	w.until("the takeover to finish", func() bool { return strings.Contains(n.log(), "took over") })
 	return n
 }
 
-// TestReplaceUnderLoad: ten takeovers in a row, and clients of every kind notice none of
-// them: no query is lost, no connection closed, a socket from before the first still
-// resolves, and slots keep their numbers.
+// TestReplaceUnderLoad makes ten takeovers under load. Clients of every kind notice none of
+// them: no query is lost and no connection is closed, a socket from before the first
+// takeover still resolves, and slots keep their numbers.
 func TestReplaceUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	g := w.cgroup("workload")
-	args := w.runArgs(g)[2:] // without a line for every query
+	args := w.runArgs(g)[2:] // without --log-queries
 	args = append([]string{"run"}, args...)
 	p := w.start("sealed", args...)
-	old := w.keepAsking(g)
+	old := w.openSocket(g)
 	before := old.ask()
 	r := w.startLoad(g, replaceRate)
 	started := time.Now()
 	for range 10 {
 		time.Sleep(300 * time.Millisecond)
-		p = w.next(p, args...)
+		p = w.replace(p, args...)
 		if after := old.ask(); after != before {
 			t.Errorf("the socket's slot was %s, is %s", before, after)
 		}
@@ -60,15 +60,15 @@ func TestReplaceUnderLoad(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestReplaceFails: a process that never gets as far as to take over changes nothing:
-// one that is killed, one that is wrong, one that wants something else.
+// TestReplaceFails checks that a process that fails before the takeover changes nothing: one
+// that is killed, one with a wrong configuration, one with other terms.
 func TestReplaceFails(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	g, other := w.cgroup("workload"), w.cgroup("other")
 	args := w.runArgs(g)
 	p := w.start("sealed", args...)
-	old := w.keepAsking(g)
+	old := w.openSocket(g)
 	before := old.ask()
 	works := func(when string) {
 		t.Helper()
@@ -99,8 +99,8 @@ func TestReplaceFails(t *testing.T) {
 	}
 	works("another cgroup")
 
-	// One that asks, is given the sockets, and dies.
-	u, err := control.Replace(t.Context(), defaultControl, labTerms(g, ""))
+	// A process that receives the sockets and exits.
+	u, err := control.Replace(t.Context(), defaultControl, runTerms(g, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,40 +111,40 @@ func TestReplaceFails(t *testing.T) {
 	if n, _, _, _, err := u.ReadMsgUnix(buf, nil); err != nil || n == 0 || buf[0] != saySockets {
 		t.Fatalf("got %q, %v", buf[:n], err)
 	}
-	works("while another asks")
+	works("during the takeover")
 	_ = u.Close()
 	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "this one goes on") })
-	works("after one that died")
+	works("after the failed takeover")
 	w.until("it to listen again", func() bool {
 		_, errs, status := w.sotto("reload")
 		return status == 0 || !strings.Contains(errs, "no Sotto listens")
 	})
-	// Killed for real, once it has begun.
+	// A real process, killed during the takeover.
 	killed := w.start("msg=sealed", append(args, "--replace")...)
 	w.kill(killed)
-	// Whether it had taken over by then is a matter of moments: one of the two goes on,
-	// or the seal stays closed.
+	// It may have taken over by then. Either way one of the two runs, or the seal stays
+	// closed.
 	select {
 	case <-p.done:
 		p = w.start("sealed", args...)
 	case <-time.After(3 * time.Second):
 	}
-	works("after one that was killed")
-	p = w.next(p, args...)
-	works("after one that took over")
+	works("after a killed successor")
+	p = w.replace(p, args...)
+	works("after a takeover")
 	w.stop(p)
 	w.nothingLeft()
 }
 
-// TestReplaceNobody: without one that runs, --replace is a start like any other; also
-// where one was killed.
-func TestReplaceNobody(t *testing.T) {
+// TestReplaceWithoutPredecessor checks that --replace starts normally if no process runs,
+// also after one was killed.
+func TestReplaceWithoutPredecessor(t *testing.T) {
 	w := newWorld(t)
 	g := w.cgroup("workload")
 	args := append(w.runArgs(g), "--replace")
 	for range 2 {
 		p := w.start("sealed", args...)
-		if out := w.dig(w.host, g, "@8.8.8.8", "nobody.example"); !strings.Contains(out, sealed4) {
+		if out := w.dig(w.host, g, "@8.8.8.8", "first.example"); !strings.Contains(out, sealed4) {
 			t.Error(out)
 		}
 		w.kill(p)
@@ -156,17 +156,17 @@ func TestReplaceNobody(t *testing.T) {
 	}
 }
 
-// TestReplaceKeepsAlive: a takeover that takes long is no death, where that would open
-// the seal.
+// TestReplaceKeepsAlive checks that with --on-exit=open a slow takeover does not open the
+// seal.
 func TestReplaceKeepsAlive(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	g := w.cgroup("workload")
 	p := w.start("sealed", append(w.runArgs(g), "--on-exit=open")...)
-	h := w.ask(g)
+	h := w.requestSockets(g)
 	time.Sleep(openAfter + time.Second)
 	if out := w.dig(w.host, g, "@8.8.8.8", "alive.example"); !strings.Contains(out, sealed4) {
-		t.Errorf("while another took its time:\n%s", out)
+		t.Errorf("during a slow takeover:\n%s", out)
 	}
 	h.close()
 	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "took everything back") })

@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// heldOfSeal is what a process holds of a seal, as /proc shows it: sockets, programs, maps,
-// links and their memory, namespaces, cgroups, records.
-var heldOfSeal = regexp.MustCompile(`socket:|bpf|net:\[|netns|cgroup|/run/sotto`)
+// sealResource matches the resources of a seal in /proc: sockets, programs, maps, links and
+// their memory, namespaces, cgroups, state files.
+var sealResource = regexp.MustCompile(`socket:|bpf|net:\[|netns|cgroup|/run/sotto`)
 
-// held lists the open files and mapped memory of p that belong to a seal.
-func (w *world) held(p *process) (held []string) {
+// sealResources lists the open files and mapped memory of p that belong to a seal.
+func (w *world) sealResources(p *process) (held []string) {
 	w.t.Helper()
 	dir := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
 	files, err := os.ReadDir(dir + "fd")
@@ -27,9 +27,8 @@ func (w *world) held(p *process) (held []string) {
 		w.t.Fatal(err)
 	}
 	for _, f := range files {
-		// It may have been closed, or be no link of a file that has a name.
-		// The Go runtime reads the limits of its cgroup.
-		if to, err := os.Readlink(dir + "fd/" + f.Name()); err == nil && heldOfSeal.MatchString(to) && !strings.Contains(to, "/cpu.") {
+		// It may be closed by now, or have no name. The Go runtime reads its cgroup's CPU limits.
+		if to, err := os.Readlink(dir + "fd/" + f.Name()); err == nil && sealResource.MatchString(to) && !strings.Contains(to, "/cpu.") {
 			held = append(held, f.Name()+" "+to)
 		}
 	}
@@ -45,8 +44,8 @@ func (w *world) held(p *process) (held []string) {
 	return held
 }
 
-// TestWhenReplaced: a replaced process that is to wait, since a reload, holds nothing of
-// the seal, stays until it is stopped, and the seal takes no notice of that.
+// TestWhenReplaced checks when-replaced = "wait", set by a reload: a replaced process
+// releases all of the seal and runs until it is stopped, which does not affect the seal.
 func TestWhenReplaced(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -59,51 +58,51 @@ func TestWhenReplaced(t *testing.T) {
 	if _, errs, status := w.sotto("reload"); status != 0 {
 		t.Fatalf("reload: status %d, %s", status, errs)
 	}
-	k := w.keepAsking(g)
+	k := w.openSocket(g)
 	slot := k.ask()
-	if all := strings.Join(w.held(p), "\n"); !strings.Contains(all, "bpf-map") || !strings.Contains(all, "bpf-prog") || !strings.Contains(all, "socket:") || !strings.Contains(all, "/run/sotto") {
-		t.Fatalf("the one that seals holds no more than this:\n%s", all)
+	if all := strings.Join(w.sealResources(p), "\n"); !strings.Contains(all, "bpf-map") || !strings.Contains(all, "bpf-prog") || !strings.Contains(all, "socket:") || !strings.Contains(all, "/run/sotto") {
+		t.Fatalf("resources of the seal are missing:\n%s", all)
 	}
 	n := w.start("took over", append(args, "--replace")...)
-	w.says(p, "waiting to be stopped")
+	w.waitLog(p, "waiting to be stopped")
 	works := func(when string) {
 		t.Helper()
 		if after := k.ask(); after != slot {
 			t.Errorf("%s: the socket's slot was %s, is %s", when, slot, after)
 		}
-		w.resolves(when, g)
+		w.checkSealed(when, g)
 	}
 	// Memory is unmapped by the garbage collector.
-	for end := time.Now().Add(20 * time.Second); len(w.held(p)) > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(20 * time.Second); len(w.sealResources(p)) > 0 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
-	if held := w.held(p); len(held) > 0 {
-		t.Errorf("it holds:\n%s", strings.Join(held, "\n"))
+	if held := w.sealResources(p); len(held) > 0 {
+		t.Errorf("the replaced process still holds:\n%s", strings.Join(held, "\n"))
 	}
-	works("beside one that waits")
+	works("with the replaced process waiting")
 	w.signal(p, unix.SIGHUP)
 	w.signal(p, unix.SIGHUP)
 	if _, errs, status := w.sotto("reload"); status != 0 || strings.Count(p.log(), "reloaded") != 1 {
-		t.Errorf("reload: status %d, %s; the one that waits wrote:\n%s", status, errs, p.log())
+		t.Errorf("reload: status %d, %s; the waiting process wrote:\n%s", status, errs, p.log())
 	}
-	if !p.runs() {
-		t.Fatalf("it did not wait: %v", p.err)
+	if !p.running() {
+		t.Fatalf("the replaced process did not wait: %v", p.err)
 	}
 	w.signal(p, unix.SIGTERM)
-	w.ended(p)
+	w.waitExit(p)
 	if n := strings.Count(p.log(), "waiting to be stopped"); n != 1 {
-		t.Errorf("it said %d times that it waits", n)
+		t.Errorf("it logged %d times that it waits", n)
 	}
-	works("after the stop of one that waited")
-	// The next is stopped during the takeover: then there is nothing to wait for.
-	h := w.ask(g)
+	works("after the stop of the waiting process")
+	// The next one is stopped during the takeover. Then it exits without waiting.
+	h := w.requestSockets(g)
 	inst := w.openInstance(g)
-	w.askToStop(n)
+	w.requestStop(n)
 	if err := h.c.Send(sayTake, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.ended(n)
-	if err := expect(h.c, sayDone); err != nil { // and no sayTaken, which an earlier version does not know
+	w.waitExit(n)
+	if err := expect(h.c, sayDone); err != nil { // and no sayTaken, which is unknown to earlier versions
 		t.Error(err)
 	}
 	h.close()
@@ -111,14 +110,14 @@ func TestWhenReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := w.start("msg=sealed", args...)
-	if after := k.askPast(); after != slot {
-		t.Errorf("in the end the socket's slot is %s, was %s", after, slot)
+	if after := k.askAfterRestart(); after != slot {
+		t.Errorf("at the end the socket's slot is %s, was %s", after, slot)
 	}
-	w.stop(last) // by a signal: it is not replaced
+	w.stop(last) // by a signal, not by a takeover
 	w.nothingLeft()
 }
 
-// TestWhenReplacedValue: the settings are checked.
+// TestWhenReplacedValue checks the validation of the settings.
 func TestWhenReplacedValue(t *testing.T) {
 	if _, errs, status := call(t, "run", "--when-replaced=never", "--check"); status != exitUsage || !strings.Contains(errs, "want exit or wait") {
 		t.Errorf("--when-replaced=never: status %d\n%s", status, errs)

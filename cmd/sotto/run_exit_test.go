@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRunOnExit: what becomes of the seal when `run` ends, by a stop and by a crash.
+// TestRunOnExit checks the state of the seal after a stop and after a crash of `run`.
 func TestRunOnExit(t *testing.T) {
 	w := newWorld(t)
 	a := w.cgroup("a")
@@ -36,7 +36,7 @@ func TestRunOnExit(t *testing.T) {
 	answered("strict:", sealed4)
 	w.kill(p)
 	closed("strict, after a crash,")
-	p = start("strict") // which takes over
+	p = start("strict") // adopts the leftovers
 	answered("strict, started again:", sealed4)
 	w.stop(p)
 	answered("strict, stopped:", plain4)
@@ -45,7 +45,7 @@ func TestRunOnExit(t *testing.T) {
 	p = start("closed")
 	w.stop(p)
 	if !strings.Contains(p.log(), "sotto down") {
-		t.Error("it did not say how to open the seal")
+		t.Error("it did not log how to open the seal")
 	}
 	closed("closed, after a stop,")
 	p = start("closed")
@@ -68,11 +68,12 @@ func TestRunOnExit(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestGuardFlag: what no hook catches is dropped, or counted, or nobody's business.
+// TestGuardFlag checks the modes of the guard: packets that no hook redirects are dropped,
+// counted or ignored.
 func TestGuardFlag(t *testing.T) {
 	w := newWorld(t)
 	for _, mode := range []string{"drop", "count", "off"} {
-		// The kernel says EPERM to a raw socket whose packet was dropped.
+		// A raw socket gets EPERM if its packet was dropped.
 		_, errs, status := w.sotto(append(append([]string{"exec", "--guard", mode}, w.upstreamArgs()...), append([]string{"--"}, client("raw-once")...)...)...)
 		dropped := status != 0 && strings.Contains(errs, "operation not permitted")
 		if dropped != (mode == "drop") {
@@ -87,7 +88,7 @@ func TestGuardFlag(t *testing.T) {
 	}
 }
 
-// rawOnce asks a nameserver by a raw socket, which no hook sees.
+// rawOnce sends a query from a raw socket, which no hook redirects.
 func rawOnce([]string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
 	if err != nil {

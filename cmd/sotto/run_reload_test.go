@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRunReload: a sealed host takes on another configuration without its seal
-// being touched, at `sotto reload` and at SIGHUP, and refuses what it cannot do.
+// TestRunReload checks that `sotto reload` and SIGHUP load another configuration without a
+// change of the seal, and that settings that need a restart are refused.
 func TestRunReload(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -31,7 +31,7 @@ func TestRunReload(t *testing.T) {
 			t.Errorf("%s: no %s in\n%s", what, want, out)
 		}
 	}
-	check("at first", sealed4)
+	check("at the start", sealed4)
 
 	write(t, config, refuse)
 	if stdout, stderr, status := w.sotto("reload"); status != 0 || stdout != "reloaded\n" {
@@ -43,7 +43,7 @@ func TestRunReload(t *testing.T) {
 	if _, stderr, status := w.sotto("reload"); status != exitFailure || !strings.Contains(stderr, config+":3:11: prefix4: it changed") {
 		t.Errorf("reload with another prefix: status %d, %q", status, stderr)
 	}
-	check("after a configuration that cannot be", "status: REFUSED")
+	check("after a refused configuration", "status: REFUSED")
 
 	write(t, config, base)
 	before := strings.Count(p.log(), "msg=reloaded")
@@ -71,8 +71,8 @@ func TestRunReload(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestRunPlain: what a rule sends to the nameserver that was meant goes there, in
-// plain DNS, over UDP and TCP; nothing else does.
+// TestRunPlain checks that queries that a rule with use = "plain" selects are sent to the
+// original destination, in plain DNS, over UDP and TCP, and no others.
 func TestRunPlain(t *testing.T) {
 	w := newWorld(t)
 	g := w.cgroup("workload")

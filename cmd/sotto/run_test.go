@@ -27,7 +27,7 @@ func spkiPin(c *x509.Certificate) string {
 	return "sha256/" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// runArgs have `run` seal the cgroups given.
+// runArgs returns the command line of a `run` that seals the cgroups.
 func (w *world) runArgs(groups ...*netlab.Cgroup) []string {
 	args := append([]string{"run", "--log-queries"}, w.upstreamArgs()...)
 	for _, g := range groups {
@@ -36,7 +36,7 @@ func (w *world) runArgs(groups ...*netlab.Cgroup) []string {
 	return args
 }
 
-// cgroup makes a cgroup that goes with the world.
+// cgroup makes a cgroup that is removed with the world.
 func (w *world) cgroup(name string) *netlab.Cgroup {
 	w.t.Helper()
 	g, err := w.lab.Cgroup(name)
@@ -46,7 +46,7 @@ func (w *world) cgroup(name string) *netlab.Cgroup {
 	return g
 }
 
-// dig asks from a host in a cgroup and returns what it printed.
+// dig runs dig in a host and a cgroup and returns its output.
 func (w *world) dig(h *netlab.Host, g *netlab.Cgroup, args ...string) string {
 	w.t.Helper()
 	out, err := h.Command(w.t.Context(), g, labtest.NeedTool(w.t, "dig"), append([]string{"+tries=1", "+timeout=4"}, args...)...).CombinedOutput()
@@ -56,15 +56,14 @@ func (w *world) dig(h *netlab.Host, g *netlab.Cgroup, args ...string) string {
 	return string(out)
 }
 
-// What `run` and `exec` call their namespaces, and what shows in a list of links
-// or routes that something there is theirs. Other tests' names are others.
+// Patterns of the namespaces of `run` and `exec`, and of their links, routes and tables.
+// Those of other tests do not match.
 var (
 	instanceName = regexp.MustCompile(`^sotto(-[0-9]+)?$`)
 	madeBySotto  = regexp.MustCompile(`\bsotto[0-9]+\b|\bsotto\S*_nat\b|\b198\.1[89]\.|fd73:6f74`)
 )
 
-// nothingLeft fails the test if Sotto left anything in this world or on this
-// machine.
+// nothingLeft fails the test if state of Sotto is left in this world or on this machine.
 func (w *world) nothingLeft() {
 	w.t.Helper()
 	names, err := netns.Names()
@@ -94,7 +93,7 @@ func (w *world) nothingLeft() {
 		w.t.Fatal(err)
 	}
 	patterns := []string{"/sys/fs/bpf/sotto/*", "/run/sotto/*.lock", "/run/sotto/*.sock"}
-	for _, pid := range w.pids { // cgroups may be shared with who has files of his own
+	for _, pid := range w.pids { // cgroups may be shared with other mount namespaces
 		patterns = append(patterns, fmt.Sprintf("%s/sotto-exec-%d", root, pid))
 	}
 	for _, pattern := range patterns {
@@ -105,9 +104,8 @@ func (w *world) nothingLeft() {
 	}
 }
 
-// TestRun seals a cgroup: what runs in it and below, on the host and in a
-// container behind a masquerading bridge, and nothing else. The listener tells
-// workloads and nameservers apart.
+// TestRun seals cgroups: all processes in and below them, on the host and in containers behind
+// a masquerading bridge, and no others. The listener distinguishes workloads and nameservers.
 func TestRun(t *testing.T) {
 	w := newWorld(t)
 	containers := labtest.Containers(t, w.lab, w.host, "one", "two")
@@ -122,11 +120,11 @@ func TestRun(t *testing.T) {
 	}
 	p := w.start("sealed", append(w.runArgs(a, b), "--exclude", excluded.Path)...)
 	for _, tc := range []struct {
-		who    string
+		name   string
 		h      *netlab.Host
 		g      *netlab.Cgroup
 		server string
-		name   string
+		query  string
 		want   string
 	}{
 		{"on the host", w.host, a, "8.8.8.8", "h1.example", sealed4},
@@ -138,37 +136,37 @@ func TestRun(t *testing.T) {
 		{"excluded", w.host, excluded, "8.8.8.8", "x1.example", plain4},
 		{"outside", w.host, free, "8.8.8.8", "x2.example", plain4},
 	} {
-		t.Run(tc.who, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			for _, proto := range []string{"+notcp", "+tcp"} {
-				out := w.dig(tc.h, tc.g, proto, "@"+tc.server, tc.name)
+				out := w.dig(tc.h, tc.g, proto, "@"+tc.server, tc.query)
 				if !strings.Contains(out, tc.want) || !strings.Contains(out, "SERVER: "+tc.server+"#53") {
 					t.Errorf("%s: no %s from %s in\n%s", proto, tc.want, tc.server, out)
 				}
 			}
 			logged := func() bool {
 				for line := range strings.Lines(p.log()) {
-					if strings.Contains(line, "name="+tc.name) && strings.Contains(line, tc.server) && strings.Contains(line, filepath.Base(tc.g.Path)) {
+					if strings.Contains(line, "name="+tc.query) && strings.Contains(line, tc.server) && strings.Contains(line, filepath.Base(tc.g.Path)) {
 						return true
 					}
 				}
 				return false
 			}
 			if tc.want == sealed4 {
-				w.until("the log to name workload and nameserver", logged)
-			} else if strings.Contains(p.log(), tc.name) {
-				t.Errorf("%s was caught", tc.name)
+				w.until("the workload and the nameserver in the log", logged)
+			} else if strings.Contains(p.log(), tc.query) {
+				t.Errorf("%s was intercepted", tc.query)
 			}
 		})
 	}
 	w.stop(p)
 	if out := w.dig(w.host, a, "@8.8.8.8", "after.example"); !strings.Contains(out, plain4) {
-		t.Errorf("after a clean stop the seal is still there:\n%s", out)
+		t.Errorf("still sealed after a clean stop:\n%s", out)
 	}
 	w.nothingLeft()
 }
 
-// TestRunClients has the same programs ask as exec's tests do, from a container
-// behind a masquerading bridge whose cgroup `run` seals.
+// TestRunClients runs the clients of exec's tests in a container behind a masquerading bridge
+// whose cgroup `run` seals.
 func TestRunClients(t *testing.T) {
 	w := newWorld(t)
 	container := labtest.Containers(t, w.lab, w.host, "one")[0]
@@ -210,9 +208,9 @@ func TestRunClients(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestGreedy: a workload that takes all the slots it can get, and keeps them, has
-// them refused at its quota; others resolve as before.
-func TestGreedy(t *testing.T) {
+// TestSlotQuota checks that a workload gets no slots over its quota, and that others still
+// resolve.
+func TestSlotQuota(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	greedy, modest := w.cgroup("greedy"), w.cgroup("modest")
@@ -237,7 +235,7 @@ func TestGreedy(t *testing.T) {
 		t.Errorf("the greedy workload holds %d slots of 251, %v", held, err)
 	}
 	if out := w.dig(w.host, modest, "+short", "@8.8.8.8", "modest.example"); !strings.Contains(out, sealed4) {
-		t.Errorf("the other does not resolve:\n%s", out)
+		t.Errorf("the other workload does not resolve:\n%s", out)
 	}
 	if out := w.dig(w.host, greedy, "+short", "@8.8.8.8", "greedy.example"); strings.Contains(out, sealed4) || strings.Contains(out, plain4) {
 		t.Errorf("over its quota it still gets slots:\n%s", out)
@@ -246,13 +244,13 @@ func TestGreedy(t *testing.T) {
 		t.Errorf("the greedy workload: %v", err)
 	}
 	if out := w.dig(w.host, greedy, "+short", "@8.8.8.8", "greedy.example"); !strings.Contains(out, sealed4) {
-		t.Errorf("its slots did not come back:\n%s", out)
+		t.Errorf("its slots were not released:\n%s", out)
 	}
 	w.stop(p)
 	w.nothingLeft()
 }
 
-// TestExecInsideRun: an exec in a sealed cgroup seals its command itself.
+// TestExecInsideRun checks that exec inside a sealed cgroup seals its command itself.
 func TestExecInsideRun(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -265,7 +263,7 @@ func TestExecInsideRun(t *testing.T) {
 		t.Errorf("%q, %v", out, err)
 	}
 	if strings.Contains(p.log(), "inner.example") {
-		t.Error("the outer seal answered what the inner one caught")
+		t.Error("the outer seal answered a query of the inner one")
 	}
 	if out := w.dig(w.host, g, "@8.8.8.8", "outer.example"); !strings.Contains(out, sealed4) {
 		t.Errorf("the outer seal no longer answers:\n%s", out)
@@ -274,8 +272,8 @@ func TestExecInsideRun(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestKilled: after kill -9 queries fail and none goes out in the clear; the next
-// start takes over; `down` takes everything away.
+// TestKilled checks that after kill -9 queries fail and none is sent in plain DNS, that the
+// next start adopts the leftovers, and that `down` removes them.
 func TestKilled(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -286,15 +284,15 @@ func TestKilled(t *testing.T) {
 		t.Fatal("not answered")
 	}
 	if _, stderr, status := w.sotto("down"); status == 0 || !strings.Contains(stderr, "sotto") {
-		t.Errorf("down while it runs: status %d, %q: want an error that names it", status, stderr)
+		t.Errorf("down while it runs: status %d, %q: want an error that names the instance", status, stderr)
 	}
 	if !answered() {
-		t.Error("down broke the seal of a living daemon")
+		t.Error("down broke the seal of a running daemon")
 	}
 	w.kill(p)
 	for _, server := range []string{"8.8.8.8", "1.2.3.4", "2001:db8::53"} {
 		if out := w.dig(w.host, g, "+timeout=1", "@"+server, "dead.example"); strings.Contains(out, "ANSWER SECTION") {
-			t.Errorf("with Sotto dead %s answered:\n%s", server, out)
+			t.Errorf("after kill -9 %s answered:\n%s", server, out)
 		}
 	}
 	p = w.start("sealed", w.runArgs(g)...)
@@ -308,8 +306,8 @@ func TestKilled(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestExecKilled: kill -9 of exec leaves its command failing closed; whatever
-// comes next clears it away.
+// TestExecKilled checks that after kill -9 of exec the queries of its command fail, and that
+// the next exec or `down` removes the leftovers.
 func TestExecKilled(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -324,7 +322,7 @@ func TestExecKilled(t *testing.T) {
 	w.until("its queries to fail", func() bool {
 		return strings.Contains(read(), "timed out") || strings.Contains(read(), "no servers") || strings.Contains(read(), "error")
 	})
-	if n := strings.Count(read(), sealed4); n > before+1 { // one may have been on its way
+	if n := strings.Count(read(), sealed4); n > before+1 { // one may have been in flight
 		t.Errorf("%d answers after Sotto was killed", n-before)
 	}
 	if stdout, stderr, status := w.exec(dig, "+short", "@8.8.8.8", "again.example"); status != 0 || stdout != sealed4+"\n" {
@@ -336,8 +334,8 @@ func TestExecKilled(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestRepair: somebody deletes the link, the namespace or a route; queries fail
-// closed meanwhile, and resolve again soon.
+// TestRepair deletes the link, the namespace or a route. Queries fail closed meanwhile, and
+// soon resolve again.
 func TestRepair(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -349,7 +347,7 @@ func TestRepair(t *testing.T) {
 	if !answered() {
 		t.Fatal("not answered")
 	}
-	whole := func() bool { // sockets in the namespace work while it has no name
+	repaired := func() bool { // sockets in the namespace also work while it has no name
 		ns, err := netns.Open("sotto")
 		return err == nil && ns.Close() == nil && answered()
 	}
@@ -366,8 +364,8 @@ func TestRepair(t *testing.T) {
 				t.Fatalf("ip %v: %v: %s", args, err, out)
 			}
 			start := time.Now()
-			w.until("an answer", whole)
-			t.Logf("whole again after %v", time.Since(start).Round(10*time.Millisecond))
+			w.until("an answer", repaired)
+			t.Logf("repaired after %v", time.Since(start).Round(10*time.Millisecond))
 		})
 	}
 	w.stop(p)

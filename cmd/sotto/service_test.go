@@ -24,9 +24,9 @@ import (
 	"sotto/internal/netns"
 )
 
-// asService is a script that has PID 1 of a process namespace run sotto with mounts of its
-// own. What is mounted for PID 1 is for the test to see too. With OVER=yes the mounts are
-// moved over a copy of the host's.
+// asService is a script in which PID 1 of a PID namespace runs sotto in a mount namespace of
+// its own. The test sees the mounts of PID 1. With OVER=yes sotto's mounts are moved over a
+// copy of the host's.
 const asService = `mount --make-rprivate /proc && mount -t proc proc /proc && eval "$SETUP" || exit
 unshare --mount --propagation slave sh -c '
 	root=/
@@ -36,21 +36,21 @@ unshare --mount --propagation slave sh -c '
 	exec chroot $root sh -c "$STRICT" "$0" "$@"' "$0" "$@"
 exit $?` // or the shell would become sotto
 
-// strict makes /run read-only, as systemd has it with ProtectSystem=strict.
+// strict makes /run read-only, as systemd does for ProtectSystem=strict.
 const strict = `mkdir -p /run/sotto
 for d in /run/sotto /run/netns; do if [ -d $d ]; then mount --rbind $d $d; fi; done
 mount -o remount,bind,ro /run
 for d in /run/sotto /run/netns; do if [ -d $d ]; then mount -o remount,bind,rw $d; fi; done
 exec "$0" "$@"`
 
-// service starts sotto as a service, and waits until it printed ready. Its process is not
-// the one that w.start would have.
+// service starts sotto as a service and waits until it has printed ready. Its process is not
+// that of sotto: see sottoOf.
 func (w *world) service(ready string, args ...string) *process {
 	w.t.Helper()
 	return w.serviceAfter("", ready, args...)
 }
 
-// serviceAfter is service where PID 1 runs a script before.
+// serviceAfter is service after PID 1 has run a script.
 func (w *world) serviceAfter(setup, ready string, args ...string) *process {
 	w.t.Helper()
 	line := append([]string{"--pid", "--fork", "--kill-child", "--mount", "--propagation", "unchanged", "sh", "-c", asService, executable()}, args...)
@@ -68,16 +68,16 @@ func (w *world) serviceAfter(setup, ready string, args ...string) *process {
 		close(p.done)
 	}()
 	w.t.Cleanup(func() {
-		_ = p.cmd.Process.Kill() // and with it all of its namespace
+		_ = p.cmd.Process.Kill() // and all processes of its PID namespace
 		<-p.done
 		if w.t.Failed() {
 			w.t.Logf("sotto %v wrote:\n%s", args, p.log())
 		}
 	})
-	w.until("sotto to say "+ready, func() bool {
+	w.until("sotto to log "+ready, func() bool {
 		select {
 		case <-p.done:
-			w.t.Fatalf("sotto %v ended: %v\n%s", args, p.err, p.log())
+			w.t.Fatalf("sotto %v exited: %v\n%s", args, p.err, p.log())
 		default:
 		}
 		return strings.Contains(p.log(), ready)
@@ -85,7 +85,7 @@ func (w *world) serviceAfter(setup, ready string, args ...string) *process {
 	return p
 }
 
-// children are the processes that a process has started.
+// children returns the children of a process.
 func (w *world) children(pid int) (all []int) {
 	w.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
@@ -102,7 +102,7 @@ func (w *world) children(pid int) (all []int) {
 	return all
 }
 
-// sottoOf is the process that a service's process has come to be, through its shells.
+// sottoOf returns the process of sotto in a service, below its shells.
 func (w *world) sottoOf(p *process) int {
 	pid := p.cmd.Process.Pid
 	for next := w.children(pid); len(next) > 0; next = w.children(pid) {
@@ -111,9 +111,9 @@ func (w *world) sottoOf(p *process) int {
 	return pid
 }
 
-// TestService: with mounts of its own Sotto is seen by the machine as without: its network
-// namespace has a name there, which outlives a crash and goes with a stop. What makes its
-// file system read-only cannot be undone.
+// TestService checks Sotto with its own mount namespace: its network namespace has a name in
+// the host's, which stays after a crash and is removed by a stop. It cannot make read-only
+// mounts writable again.
 func TestService(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -146,20 +146,20 @@ func TestService(t *testing.T) {
 	}
 	for _, task := range tasks {
 		if got, err := os.Readlink(task); err == nil && got != link(t, fmt.Sprintf("/proc/%d/ns/mnt", pid)) {
-			t.Errorf("%s is %s", task, got)
+			t.Errorf("%s is %s, not that of the main thread", task, got)
 		}
 	}
 
 	for call, nr := range map[string]uint32{"mount": unix.SYS_MOUNT, "open_tree": unix.SYS_OPEN_TREE, "fsopen": unix.SYS_FSOPEN, "unshare": unix.SYS_UNSHARE} {
 		if !deniedCall(t, pid, nr) {
-			t.Errorf("it may call %s", call)
+			t.Errorf("%s is allowed", call)
 		}
 	}
 	if deniedCall(t, pid, unix.SYS_UMOUNT2) || deniedCall(t, pid, unix.SYS_SETNS) {
-		t.Error("it may not call what it needs for a stop")
+		t.Error("system calls that a stop needs are denied")
 	}
 
-	// A crash: the next one finds the namespace, and those who ask notice nothing after.
+	// After a crash the next process adopts the namespace.
 	w.kill(p)
 	if out := w.dig(w.host, g, "+timeout=1", "@8.8.8.8", "dead.example"); strings.Contains(out, "ANSWER SECTION") {
 		t.Errorf("answered:\n%s", out)
@@ -170,10 +170,10 @@ func TestService(t *testing.T) {
 		t.Errorf("namespace %v, want %v as before the crash", got, first)
 	}
 
-	// By hand over it, and a service over that.
-	q := w.next(p, w.runArgs(g)...)
+	// A takeover by a process started by hand, and one from that by a service.
+	q := w.replace(p, w.runArgs(g)...)
 	if deniedCall(t, q.cmd.Process.Pid, unix.SYS_MOUNT) {
-		t.Error("started by hand it may not call mount, which repairs take")
+		t.Error("mount is denied to a process that was started by hand: repairs need it")
 	}
 	ask("third.example")
 	r := w.service("sealed", append(w.runArgs(g), "--replace")...)
@@ -183,18 +183,18 @@ func TestService(t *testing.T) {
 		t.Errorf("namespace %v, want %v as before the takeovers", got, first)
 	}
 
-	// A name that is lost stays lost, is told once, and is all that is.
+	// A lost name is not restored, and there is one warning.
 	w.sh("umount --lazy /run/netns/sotto; rm /run/netns/sotto")
 	w.until("a warning", func() bool { return strings.Contains(r.log(), "lost its name") })
 	ask("fifth.example")
-	time.Sleep(2 * time.Second) // several looks
+	time.Sleep(2 * time.Second) // several checks
 	if n := strings.Count(r.log(), "level=WARN"); n != 1 {
 		t.Errorf("%d warnings:\n%s", n, r.log())
 	}
 	w.stopService(r)
 	w.nothingLeft()
 
-	// And a stop with the name in place.
+	// A stop with the name in place.
 	p = w.service("sealed", w.runArgs(g)...)
 	ask("sixth.example")
 	w.stopService(p)
@@ -210,7 +210,7 @@ func link(t *testing.T, path string) string {
 	return got
 }
 
-// stopService ends a service as its manager would.
+// stopService stops a service as its manager does.
 func (w *world) stopService(p *process) {
 	w.t.Helper()
 	if err := unix.Kill(w.sottoOf(p), unix.SIGTERM); err != nil {
@@ -219,16 +219,16 @@ func (w *world) stopService(p *process) {
 	select {
 	case <-p.done:
 		if p.err != nil {
-			w.t.Errorf("stopped: %v\n%s", p.err, p.log())
+			w.t.Errorf("after the stop: %v\n%s", p.err, p.log())
 		}
 	case <-time.After(20 * time.Second):
 		w.t.Fatal("it did not stop within 20 s")
 	}
 }
 
-// TestServiceOver: where the service's mounts were moved over a copy of the host's, as
-// systemd does it before 254, the name cannot be removed from there. A stop is clean all
-// the same, and 'sotto down --stray' removes it, and nothing of a seal.
+// TestServiceOver runs a service whose mounts were moved over a copy of the host's, as systemd
+// before 254 does. It cannot remove the name. The stop is clean otherwise, and 'sotto down
+// --stray' removes the name, and nothing of a seal.
 func TestServiceOver(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -255,33 +255,33 @@ func TestServiceOver(t *testing.T) {
 	}
 	const over = "export OVER=yes"
 	p := w.serviceAfter(over, "sealed", w.runArgs(g)...)
-	stray() // it runs
+	stray() // while it runs
 	answered(true)
 	w.kill(p)
-	stray() // it was killed
+	stray() // after it was killed
 	answered(false)
 	if !named() {
-		t.Error("down --stray has taken the namespace of a seal that is closed")
+		t.Error("down --stray has removed the namespace of a closed seal")
 	}
 	for range 2 {
 		p = w.serviceAfter(over, "sealed", w.runArgs(g)...)
 		answered(true)
 		w.stopService(p)
 		if !named() || !strings.Contains(p.log(), "keeps its name") {
-			t.Error("the name could be removed: this test is of nothing")
+			t.Error("the name could be removed: this test proves nothing")
 		}
 	}
 	stray()
 	w.nothingLeft()
 }
 
-// TestServicePins: where nothing had mounted bpffs yet, it is mounted for the machine, and
-// not for the service alone, with which all pins, and so the seal, would vanish.
+// TestServicePins checks that a service mounts bpffs, where it is not mounted yet, in the
+// host's mount namespace. In its own, all pins and the seal would vanish with the service.
 func TestServicePins(t *testing.T) {
 	w := newWorld(t)
 	g := w.cgroup("workload")
 	p := w.serviceAfter("mount --make-rprivate /sys && umount --lazy /sys/fs/bpf && mount --make-shared /sys", "sealed", w.runArgs(g)...)
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", w.children(p.cmd.Process.Pid)[0])) // of PID 1 there
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", w.children(p.cmd.Process.Pid)[0])) // of PID 1 in its namespace
 	if err != nil || !strings.Contains(string(text), " /sys/fs/bpf ") {
 		t.Errorf("PID 1 has no bpffs: %v\n%s", err, text)
 	}
@@ -289,8 +289,8 @@ func TestServicePins(t *testing.T) {
 	w.nothingLeft()
 }
 
-// deniedCall runs the system call filter of a process on a call. It is that of all its
-// threads; not the first one is stopped for it, which the process's parent waits for.
+// deniedCall runs the seccomp filter of a process on a system call. All threads have the same
+// filter. It stops the second thread, since the parent of the process waits for the first.
 func deniedCall(t *testing.T, process int, nr uint32) bool {
 	t.Helper()
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", process))
@@ -329,7 +329,7 @@ func deniedCall(t *testing.T, process int, nr uint32) bool {
 		t.Fatal(err)
 	}
 	arch := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[runtime.GOARCH]
-	// The virtual machine loads as from a packet: in network order.
+	// The virtual machine loads in network byte order, as from a packet.
 	verdict, err := vm.Run(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, nr), arch))
 	if err != nil {
 		t.Fatal(err)

@@ -27,30 +27,30 @@ const (
 
 func network() string { return "ip link set eth0 up; " + address("2") }
 
-// address gives the host other addresses, and its routes.
+// address returns a script that sets the addresses and routes of the host.
 func address(n string) string { return strings.ReplaceAll(addresses, "N", n) }
 
-// TestStartWithoutNetwork: a start before there is any network works; queries fail and
-// say so, and once there is one they are answered, without a restart.
+// TestStartWithoutNetwork checks that sotto starts without a network. Queries fail, and are
+// answered when there is a network, without a restart.
 func TestStartWithoutNetwork(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	g := w.cgroup("workload")
 	w.sh(noNetwork)
 	p := w.start("sealed", w.runArgs(g)...)
-	// Long enough for whatever backs off to have done so.
+	// Long enough for all backoffs to have begun.
 	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if out := w.dig(w.host, g, "@8.8.8.8", "early.example"); strings.Contains(out, "ANSWER SECTION") {
 			t.Fatalf("answered without a network:\n%s", out)
 		}
 	}
 	w.sh(network())
-	t.Logf("answered %s after the network came", w.answered(g, 10*time.Second).Round(time.Millisecond))
+	t.Logf("answered %s after the network was up", w.waitAnswered(g, 10*time.Second).Round(time.Millisecond))
 	w.stop(p)
 	w.nothingLeft()
 }
 
-// TestServeWithoutNetwork is the same for `serve`, which does not hear of networks.
+// TestServeWithoutNetwork is the same for `serve`, which is not notified of network changes.
 func TestServeWithoutNetwork(t *testing.T) {
 	w := newWorld(t)
 	w.sh(noNetwork)
@@ -65,14 +65,13 @@ func TestServeWithoutNetwork(t *testing.T) {
 	w.until("an answer", func() bool {
 		return strings.Contains(w.dig(w.host, nil, "+timeout=1", "@127.0.0.1", "late.example"), sealed4)
 	})
-	t.Logf("answered %s after the network came", time.Since(start).Round(time.Millisecond))
+	t.Logf("answered %s after the network was up", time.Since(start).Round(time.Millisecond))
 	w.stop(p)
 }
 
-// TestNetworkChangesUnderLoad: the host's address, route and interface change under load,
-// with a TLS connection open. What was in flight may be lost with the network; what is
-// asked once there is one again is answered, and Sotto does not wait until the connection
-// looks dead.
+// TestNetworkChangesUnderLoad changes the host's address, route and interface under load,
+// with a TLS connection open. Queries in flight may be lost with the network. Later queries
+// are answered, and Sotto does not wait until the connection times out.
 func TestNetworkChangesUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -81,24 +80,24 @@ func TestNetworkChangesUnderLoad(t *testing.T) {
 	quickest := time.Hour
 	for range 3 {
 		for _, n := range []string{"77", "2"} {
-			quickest = min(quickest, w.changes(g, "", address(n)))
+			quickest = min(quickest, w.changeNetwork(g, "", address(n)))
 		}
 	}
-	t.Logf("after another address answered within %s", quickest.Round(time.Millisecond))
-	// The best of several, because a machine may be slow. Had Sotto not heard of it, it
-	// would have waited for as long each time.
+	t.Logf("after another address: answered within %s", quickest.Round(time.Millisecond))
+	// The fastest of several, because the machine may be slow. If Sotto were not notified,
+	// it would wait for the timeout each time.
 	if quickest >= upstream.DefaultSilentTimeout {
-		t.Errorf("after another address it was answered after %s at the earliest: as late as if nothing was heard of it", quickest)
+		t.Errorf("after another address the first answer took at least %s: as long as the timeout of a silent connection", quickest)
 	}
-	w.changes(g, noNetwork, network())
-	w.changes(g, "ip route del default; ip route del 10.77.0.0/24", "ip route add 10.77.0.0/24 dev eth0 src 10.77.0.2; ip route add default via 10.77.0.1")
+	w.changeNetwork(g, noNetwork, network())
+	w.changeNetwork(g, "ip route del default; ip route del 10.77.0.0/24", "ip route add 10.77.0.0/24 dev eth0 src 10.77.0.2; ip route add default via 10.77.0.1")
 	w.stop(p)
 	w.nothingLeft()
 }
 
-// changes takes the network away under load, if out says how, and has it come back
-// otherwise. It returns how long it took from the change until a new name was answered.
-func (w *world) changes(g *netlab.Cgroup, out, back string) time.Duration {
+// changeNetwork runs the scripts down, which may be empty, and up under load. It returns the
+// time from the change until a new name was answered.
+func (w *world) changeNetwork(g *netlab.Cgroup, down, up string) time.Duration {
 	w.t.Helper()
 	r := w.startLoad(g, 500)
 	handled := w.upstream.Stats().Queries()
@@ -106,23 +105,23 @@ func (w *world) changes(g *netlab.Cgroup, out, back string) time.Duration {
 	if n := w.upstream.Stats().Open; n == 0 {
 		w.t.Error("no TLS connection is open")
 	}
-	if out != "" {
-		w.sh(out)
-		if reply := w.fresh(g); strings.Contains(reply, sealed4) {
-			w.t.Errorf("answered without a network, after %q:\n%s", out, reply)
+	if down != "" {
+		w.sh(down)
+		if reply := w.digFresh(g); strings.Contains(reply, sealed4) {
+			w.t.Errorf("answered without a network, after %q:\n%s", down, reply)
 		}
 	}
 	start := time.Now()
-	w.sh(back)
-	w.answered(g, 20*time.Second)
+	w.sh(up)
+	w.waitAnswered(g, 20*time.Second)
 	took := time.Since(start)
-	_ = r.cmd.Process.Kill() // some of its queries were asked without a network
+	_ = r.cmd.Process.Kill() // some of its queries were sent without a network
 	_ = r.cmd.Wait()
 	r, handled = w.startLoad(g, 500), w.upstream.Stats().Queries()
 	time.Sleep(time.Second)
 	report, asked := r.stop(), w.upstream.Stats().Queries()-handled
 	if report.Lost+report.Reset+report.Wrong > 0 || report.UDP*report.TCP*report.Short == 0 || asked < 20 {
-		w.t.Errorf("after %q: %+v, with %d queries upstream", back, report, asked)
+		w.t.Errorf("after %q: %+v, with %d queries upstream", up, report, asked)
 	}
 	return took
 }

@@ -22,7 +22,8 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// What the two nameservers of a world say, so that an answer tells who gave it.
+// The addresses in the answers of the DNS over TLS upstream and of the plain nameservers:
+// an answer shows which of them gave it.
 const (
 	sealed4, sealed6 = "192.0.2.1", "2001:db8::1"
 	plain4, plain6   = "203.0.113.66", "2001:db8:bad::66"
@@ -31,9 +32,9 @@ const (
 	upstreamAddr = netlab.LANAddr4 + ":853"
 )
 
-// world is a host whose only way leads to a LAN. There a DNS over TLS server is
-// the upstream, and plain nameservers wait at every well-known address for what
-// nobody caught. A capture on the LAN's end of the wire sees everything.
+// world is a host that is connected to one LAN and nothing else. On the LAN a DNS over TLS
+// server is the upstream, and plain nameservers at all well-known addresses answer queries
+// that were not intercepted. A capture at the LAN's end of the wire sees every packet.
 type world struct {
 	t         *testing.T
 	lab       *netlab.Lab
@@ -43,10 +44,10 @@ type world struct {
 	ca        *dnstest.CA
 	caFile    string
 
-	names int // that fresh asked for
+	names int // number of names that digFresh queried
 
 	mu   sync.Mutex
-	pids []int // of the sottos that ran
+	pids []int // process IDs of all sottos that were started
 }
 
 func newWorld(t *testing.T) *world {
@@ -73,7 +74,7 @@ func (w *world) zone(a, aaaa string) *dnstest.Zone {
 	return zone
 }
 
-// startUpstream serves TLS on the LAN, whatever w.handler says.
+// startUpstream serves DNS over TLS on the LAN with the answers of w.handler.
 func (w *world) startUpstream() {
 	w.t.Helper()
 	cert, err := w.ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}, IPs: []netip.Addr{netip.MustParseAddr(netlab.LANAddr4)}})
@@ -92,7 +93,7 @@ func (w *world) startUpstream() {
 	w.upstream = w.serve(cfg)
 }
 
-// startPlain answers in the clear at every nameserver's address.
+// startPlain serves plain DNS at the address of every well-known nameserver.
 func (w *world) startPlain() {
 	w.t.Helper()
 	cfg := dnstest.Config{Handler: w.zone(plain4, plain6)}
@@ -117,9 +118,9 @@ func (w *world) serve(cfg dnstest.Config) *dnstest.Server {
 	return runServer(w.t, cfg)
 }
 
-// detect starts a capture of the wire. The function that it returns stops the
-// capture and returns the packets to or from port 53 that crossed.
-func (w *world) detect() (c *capture.Capture, plain func() []capture.Packet) {
+// capturePlain starts a capture of the wire. The function that it returns stops the
+// capture and returns the captured packets to or from port 53.
+func (w *world) capturePlain() (c *capture.Capture, plain func() []capture.Packet) {
 	w.t.Helper()
 	c, err := capture.Start(w.lan.NS, netlab.LANIf)
 	if err != nil {
@@ -134,44 +135,44 @@ func (w *world) detect() (c *capture.Capture, plain func() []capture.Packet) {
 	}
 }
 
-// watch captures the wire until the test ends or the capture is stopped, and fails the test
-// if a single packet to or from port 53 crossed.
+// watch captures the wire until the test ends or the capture is stopped. It fails the test
+// if it captured a packet to or from port 53.
 func (w *world) watch() *capture.Capture {
 	w.t.Helper()
-	c, plain := w.detect()
+	c, plain := w.capturePlain()
 	w.t.Cleanup(func() {
 		for _, p := range plain() {
-			w.t.Errorf("crossed the wire in the clear: %v", p)
+			w.t.Errorf("plain DNS packet on the wire: %v", p)
 		}
 	})
 	return c
 }
 
-// self prepares this program as another in the host.
+// self prepares a command that runs this test binary as another program in the host.
 func (w *world) self(ctx context.Context, as string, args ...string) *netlab.Cmd {
 	return w.selfIn(ctx, nil, as, args...)
 }
 
-// selfIn is self in a cgroup, which may be nil.
+// selfIn is self in a cgroup. A nil cgroup is the one of the test.
 func (w *world) selfIn(ctx context.Context, g *netlab.Cgroup, as string, args ...string) *netlab.Cmd {
 	cmd := w.host.Command(ctx, g, executable(), args...)
-	// The race detector would have every process wait a second before it ends.
+	// By default the race detector delays the exit of every process by a second.
 	cmd.Env = append(os.Environ(), selfEnv+"="+as, "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 
-// upstreamArgs name the world's upstream.
+// upstreamArgs returns the flags that select the world's upstream.
 func (w *world) upstreamArgs() []string {
 	return []string{"--upstream", upstreamAddr + "#" + upstreamName, "--ca-file", w.caFile}
 }
 
-// exec runs a command sealed, and returns what it printed and its status.
+// exec runs a command sealed and returns its output and exit status.
 func (w *world) exec(args ...string) (stdout, stderr string, status int) {
 	w.t.Helper()
 	return w.sotto(append(append([]string{"exec"}, w.upstreamArgs()...), append([]string{"--"}, args...)...)...)
 }
 
-// sotto runs one call of the command in the host.
+// sotto runs sotto in the host and returns its output and exit status.
 func (w *world) sotto(args ...string) (stdout, stderr string, status int) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -184,23 +185,23 @@ func (w *world) sotto(args ...string) (stdout, stderr string, status int) {
 	if err != nil && !errors.As(err, &exit) {
 		w.t.Fatalf("sotto %v: %v\n%s", args, err, errs.String())
 	}
-	w.ran(cmd)
+	w.track(cmd)
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// ran remembers a sotto, for nothingLeft.
-func (w *world) ran(cmd *netlab.Cmd) {
+// track records the process ID of a sotto for nothingLeft.
+func (w *world) track(cmd *netlab.Cmd) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.pids = append(w.pids, cmd.Process.Pid)
 }
 
-// client is the command line that has this program be one of the Go clients.
+// client returns the command line that runs this test binary as one of the Go clients.
 func client(name string, args ...string) []string {
 	return append([]string{"env", selfEnv + "=" + name, executable()}, args...)
 }
 
-// executable is this test binary.
+// executable returns the path of this test binary.
 func executable() string {
 	path, err := os.Executable()
 	if err != nil {
@@ -209,8 +210,8 @@ func executable() string {
 	return path
 }
 
-// resolvConf is the start of a command line whose program sees the nameservers
-// given as its resolv.conf.
+// resolvConf returns the start of a command line. The program that follows it has a
+// resolv.conf with the nameservers.
 func (w *world) resolvConf(nameservers ...string) []string {
 	w.t.Helper()
 	path := filepath.Join(w.t.TempDir(), "resolv.conf")
@@ -218,11 +219,11 @@ func (w *world) resolvConf(nameservers ...string) []string {
 	return []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, path}
 }
 
-// process is a sotto that runs beside the test.
+// process is a sotto that runs in the background of a test.
 type process struct {
 	cmd  *netlab.Cmd
-	done chan struct{} // closed when it ended
-	err  error
+	done chan struct{} // closed when it has exited
+	err  error         // valid when done is closed
 
 	mu  sync.Mutex
 	out bytes.Buffer
@@ -234,31 +235,31 @@ func (p *process) Write(b []byte) (int, error) {
 	return p.out.Write(b)
 }
 
-// log is what it wrote so far.
+// log returns its output so far.
 func (p *process) log() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.out.String()
 }
 
-// start starts sotto beside the test and waits until it printed ready. It is
-// killed with the test, if it still runs.
+// start starts sotto in the background and waits until it has printed ready. If it still
+// runs at the end of the test it is killed.
 func (w *world) start(ready string, args ...string) *process {
 	w.t.Helper()
 	return w.startIn(nil, ready, args...)
 }
 
-// startIn is start in a cgroup, which may be nil.
+// startIn is start in a cgroup. A nil cgroup is the one of the test.
 func (w *world) startIn(g *netlab.Cgroup, ready string, args ...string) *process {
 	w.t.Helper()
 	p, err := w.launch(g, args...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.until("sotto to say "+ready, func() bool {
+	w.until("sotto to log "+ready, func() bool {
 		select {
 		case <-p.done:
-			w.t.Fatalf("sotto %v ended: %v\n%s", args, p.err, p.log())
+			w.t.Fatalf("sotto %v exited: %v\n%s", args, p.err, p.log())
 		default:
 		}
 		return strings.Contains(p.log(), ready)
@@ -266,15 +267,15 @@ func (w *world) startIn(g *netlab.Cgroup, ready string, args ...string) *process
 	return p
 }
 
-// launch starts sotto beside the test, in a cgroup if one is given, and does not wait.
+// launch starts sotto in the background, in a cgroup unless that is nil, and does not wait.
 func (w *world) launch(g *netlab.Cgroup, args ...string) (*process, error) {
 	p := &process{cmd: w.selfIn(context.Background(), g, "sotto", args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
-	p.cmd.WaitDelay = time.Second // what it started may hold its output after it was killed
+	p.cmd.WaitDelay = time.Second // a child of a killed sotto may keep its output open
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	w.ran(p.cmd)
+	w.track(p.cmd)
 	go func() {
 		if p.err = p.cmd.Wait(); errors.Is(p.err, exec.ErrWaitDelay) {
 			p.err = nil
@@ -282,7 +283,7 @@ func (w *world) launch(g *netlab.Cgroup, args ...string) (*process, error) {
 		close(p.done)
 	}()
 	w.t.Cleanup(func() {
-		_ = p.cmd.Process.Kill() // it may have ended
+		_ = p.cmd.Process.Kill() // fails if it has exited
 		<-p.done
 		if w.t.Failed() {
 			w.t.Logf("sotto %v wrote:\n%s", args, p.log())
@@ -291,12 +292,12 @@ func (w *world) launch(g *netlab.Cgroup, args ...string) (*process, error) {
 	return p, nil
 }
 
-// stop ends p as a service manager would, and fails the test if that took long or
-// failed.
+// stop stops p by a signal, as a service manager does. It fails the test if p does not
+// exit with status 0 in time.
 func (w *world) stop(p *process) {
 	w.t.Helper()
 	w.signal(p, os.Interrupt)
-	w.ended(p)
+	w.waitExit(p)
 }
 
 // signal sends p a signal.
@@ -307,22 +308,22 @@ func (w *world) signal(p *process, s os.Signal) {
 	}
 }
 
-// ended waits until p has exited, and fails the test if that took long, or if its status
-// is not 0.
-func (w *world) ended(p *process) {
+// waitExit waits until p has exited. It fails the test if p does not exit in time, or if
+// its status is not 0.
+func (w *world) waitExit(p *process) {
 	w.t.Helper()
 	select {
 	case <-p.done:
 		if p.err != nil {
-			w.t.Errorf("it exited: %v\n%s", p.err, p.log())
+			w.t.Errorf("sotto exited: %v\n%s", p.err, p.log())
 		}
 	case <-time.After(20 * time.Second):
-		w.t.Error("it did not exit within 20 s")
+		w.t.Error("sotto did not exit within 20 s")
 	}
 }
 
-// runs reports whether p has not exited.
-func (p *process) runs() bool {
+// running reports whether p has not exited.
+func (p *process) running() bool {
 	select {
 	case <-p.done:
 		return false
@@ -331,13 +332,13 @@ func (p *process) runs() bool {
 	}
 }
 
-// says waits until p has printed text.
-func (w *world) says(p *process, text string) {
+// waitLog waits until p has printed text.
+func (w *world) waitLog(p *process, text string) {
 	w.t.Helper()
-	w.until("sotto to say "+text, func() bool { return strings.Contains(p.log(), text) })
+	w.until("sotto to log "+text, func() bool { return strings.Contains(p.log(), text) })
 }
 
-// kill ends p as a crash would.
+// kill kills p, as a crash does, and waits until it has exited.
 func (w *world) kill(p *process) {
 	w.t.Helper()
 	if err := p.cmd.Process.Kill(); err != nil {
@@ -346,13 +347,13 @@ func (w *world) kill(p *process) {
 	<-p.done
 }
 
-// until waits until what is true, and ends the test if it never is.
-func (w *world) until(what string, is func() bool) {
+// until waits until done reports true. It fails the test after 20 s.
+func (w *world) until(what string, done func() bool) {
 	w.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if is() {
+		if done() {
 			return
 		}
 	}
-	w.t.Fatalf("waited for %s in vain", what)
+	w.t.Fatalf("timed out waiting for %s", what)
 }
