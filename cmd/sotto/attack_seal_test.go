@@ -23,7 +23,7 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// floodSealed floods a nameserver from a thousand ports until its standard input ends.
+// floodSealed floods a nameserver from a thousand ports until its standard input is closed.
 func floodSealed(args []string) error {
 	var conns []net.Conn
 	for range 1000 {
@@ -33,15 +33,14 @@ func floodSealed(args []string) error {
 		}
 		conns = append(conns, c)
 	}
-	return untilTold(func(end <-chan struct{}) (int, error) { return floodFrom(conns, 10_000, end), nil })
+	return untilClosed(func(stop <-chan struct{}) (int, error) { return floodFrom(conns, 10_000, stop), nil })
 }
 
-// spoof floods a nameserver with queries from addresses that are not its own, until its
-// standard input ends. It sends to the virtual address that a connected socket of its own
-// has, which is there for all to read: from a packet socket, which no seal of a cgroup
-// sees. From a raw socket it could not.
+// spoof floods a nameserver with queries from forged source addresses until its standard
+// input is closed. It sends to the virtual address of a connected socket of its own, which it
+// can read, from a packet socket, which no cgroup hook sees. A raw socket is refused.
 func spoof(args []string) error {
-	to, err := realPeer(args[0])
+	to, err := virtualPeer(args[0])
 	if err != nil {
 		return err
 	}
@@ -66,12 +65,12 @@ func spoof(args []string) error {
 	if err != nil {
 		return err
 	}
-	return untilTold(func(end <-chan struct{}) (sent int, err error) {
-		for n := 0; running(end); n++ {
+	return untilClosed(func(stop <-chan struct{}) (sent int, err error) {
+		for n := 0; running(stop); n++ {
 			switch err := unix.Sendto(frames, silent(n), 0, gateway); {
 			case err == nil:
 				sent++
-			case !errors.Is(err, unix.ENOBUFS): // a full queue loses it
+			case !errors.Is(err, unix.ENOBUFS): // the queue is full
 				return sent, fmt.Errorf("send a frame: %w", err)
 			}
 			if n%100 == 0 {
@@ -82,7 +81,7 @@ func spoof(args []string) error {
 	})
 }
 
-// gatewayLink is a gateway's address on the wire of an interface, for packets of IPv4.
+// gatewayLink returns the link-layer address of a gateway, for IPv4 packets.
 func gatewayLink(ifname, gateway string) (*unix.SockaddrLinklayer, error) {
 	ifi, err := net.InterfaceByName(ifname)
 	if err != nil {
@@ -93,7 +92,7 @@ func gatewayLink(ifname, gateway string) (*unix.SockaddrLinklayer, error) {
 		if err != nil {
 			return nil, err
 		}
-		_, _ = c.Write([]byte("who has it?")) // so that the kernel asks; nothing listens there
+		_, _ = c.Write([]byte("x")) // makes the kernel resolve it; nothing listens there
 		_ = c.Close()
 		text, err := os.ReadFile("/proc/net/arp")
 		if err != nil {
@@ -111,11 +110,12 @@ func gatewayLink(ifname, gateway string) (*unix.SockaddrLinklayer, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("%s has no address on the wire of %s", gateway, ifname)
+	return nil, fmt.Errorf("no link-layer address of %s on %s", gateway, ifname)
 }
 
-// realPeer is the address that a socket connected to a nameserver is really connected to.
-func realPeer(nameserver string) ([4]byte, error) {
+// virtualPeer returns the virtual address that a socket connected to a nameserver has as its
+// peer.
+func virtualPeer(nameserver string) ([4]byte, error) {
 	c, err := net.Dial("udp4", net.JoinHostPort(nameserver, "53"))
 	if err != nil {
 		return [4]byte{}, err
@@ -139,7 +139,7 @@ func realPeer(nameserver string) ([4]byte, error) {
 	return [4]byte{}, errors.New("the socket is not in /proc/self/net/udp")
 }
 
-// forged is an IPv4 packet to port 53 with any source.
+// forged returns an IPv4 packet to port 53 with a source address of choice.
 func forged(from, to [4]byte, port uint16, query []byte) []byte {
 	b := make([]byte, 28, 28+len(query))
 	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP
@@ -154,26 +154,27 @@ func forged(from, to [4]byte, port uint16, query []byte) []byte {
 	binary.BigEndian.PutUint16(b[10:], ^uint16(sum+sum>>16))
 	binary.BigEndian.PutUint16(b[20:], port)
 	binary.BigEndian.PutUint16(b[22:], 53)
-	binary.BigEndian.PutUint16(b[24:], uint16(8+len(query))) // no checksum: IPv4 allows that
+	binary.BigEndian.PutUint16(b[24:], uint16(8+len(query))) // without a checksum, which IPv4 allows
 	return append(b, query...)
 }
 
-// untilTold prints that it begins, and then how much do did.
-func untilTold(do func(end <-chan struct{}) (int, error)) error {
-	end := make(chan struct{})
+// untilClosed runs send until standard input is closed. It prints when it has started, and
+// then how much was sent.
+func untilClosed(send func(stop <-chan struct{}) (int, error)) error {
+	stop := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		close(end)
+		close(stop)
 	}()
-	fmt.Println("begun")
-	n, err := do(end)
+	fmt.Println("started")
+	n, err := send(stop)
 	fmt.Println("sent", n)
 	return err
 }
 
-// attacker runs one of the clients above in a host and a cgroup; stop ends it, and
-// returns what it printed.
-func (w *world) attacker(h *netlab.Host, g *netlab.Cgroup, name string, args ...string) (stop func() string) {
+// startAttacker starts one of the clients above in a host and a cgroup. The function that it
+// returns stops the client and returns its output.
+func (w *world) startAttacker(h *netlab.Host, g *netlab.Cgroup, name string, args ...string) (stop func() string) {
 	w.t.Helper()
 	line := client(name, args...)
 	cmd := h.Command(w.t.Context(), g, line[0], line[1:]...)
@@ -190,7 +191,7 @@ func (w *world) attacker(h *netlab.Host, g *netlab.Cgroup, name string, args ...
 		w.t.Fatal(err)
 	}
 	out := bufio.NewReader(stdout)
-	if line, err := out.ReadString('\n'); line != "begun\n" {
+	if line, err := out.ReadString('\n'); line != "started\n" {
 		w.t.Fatalf("%s: %q, %v", name, line, err)
 	}
 	return func() string {
@@ -203,8 +204,8 @@ func (w *world) attacker(h *netlab.Host, g *netlab.Cgroup, name string, args ...
 	}
 }
 
-// resolveAll asks a nameserver for names that nobody asked for before, as a victim
-// does, and says how it fared.
+// resolveAll queries a nameserver for new names, as a victim of an attack, and prints the
+// result.
 func resolveAll(args []string) error {
 	var c tally
 	for i := range 100 {
@@ -217,18 +218,17 @@ func resolveAll(args []string) error {
 	return nil
 }
 
-// TestFloodFromContainer: a sealed container floods from a thousand ports, with names
-// that nobody answers and with cached ones.
+// TestFloodFromContainer floods from a thousand ports of a sealed container, with names that
+// are not answered and with cached ones.
 func TestFloodFromContainer(t *testing.T) { attackFromContainer(t, "flood") }
 
-// TestSpoofFromContainer: a sealed container floods with forged sources: it stays the
-// workload that its virtual address was given to.
+// TestSpoofFromContainer floods from a sealed container with forged sources. The queries are
+// attributed to the workload that has the virtual address.
 func TestSpoofFromContainer(t *testing.T) { attackFromContainer(t, "spoof") }
 
-// attackFromContainer has a container beside the attacker, and a program on the host,
-// resolve during an attack. The attack uses up the share of the attacker's workload and
-// of no other, nothing crosses the wire in the clear, memory is bounded, and the
-// attacker's own workload resolves when it is over.
+// attackFromContainer resolves from another container and from the host during an attack. The
+// attack uses up only the share of the attacker's workload, no plain packet is sent, memory
+// is bounded, and the attacker's workload resolves after the attack.
 func attackFromContainer(t *testing.T, attack string) {
 	w := newWorld(t)
 	w.watch()
@@ -245,11 +245,11 @@ func attackFromContainer(t *testing.T, attack string) {
 		}
 		t.Logf("%s: %s", name, strings.SplitN(string(out), "\n", 2)[0])
 	}
-	stop := w.attacker(containers[0], greedy, attack, "8.8.8.8")
-	// The attack arrives: a workload is refused. The log names the first one of a minute.
+	stop := w.startAttacker(containers[0], greedy, attack, "8.8.8.8")
+	// The workload is refused. The first refusal per minute is logged.
 	w.until("the attack to be refused", func() bool { return strings.Contains(p.log(), " from=") })
 	if want := " from=/" + filepath.Base(greedy.Path) + " "; !strings.Contains(p.log(), want) {
-		t.Errorf("the log does not say%s:\n%s", want, p.log())
+		t.Errorf("no%s in the log:\n%s", want, p.log())
 	}
 	victim(containers[1], modest, "beside")
 	victim(w.host, host, "host")
@@ -262,7 +262,7 @@ func attackFromContainer(t *testing.T, attack string) {
 	if limit := int64(250 << 20); !raceDetector && peak > limit {
 		t.Errorf("%d MiB were resident, want at most %d", peak>>20, limit>>20)
 	}
-	// What is still owed to forged sources when Sotto is told to stop does not leave either.
+	// Replies to forged sources that are pending at the stop are not sent either.
 	w.stop(p)
 	w.nothingLeft()
 }

@@ -14,9 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// manyConnects connects a UDP socket to port 53 of 200,000 addresses, each only
-// once and sending nothing, as Go's address sorting does with what it resolved;
-// then it asks for real.
+// manyConnects connects UDP sockets to port 53 of 200,000 addresses, without sending, as Go's
+// address sorting does with the addresses of a name. Then it sends queries.
 func manyConnects(servers []string) error {
 	for i := range 200_000 {
 		fd, err := udpSocket(unix.AF_INET)
@@ -33,14 +32,14 @@ func manyConnects(servers []string) error {
 	return connected(servers)
 }
 
-// dialUnused connects to more nameservers than there are slots, and keeps them all.
-// It reports how many it got, and then waits for its standard input to end.
+// dialUnused connects sockets to more nameservers than there are slots, and keeps them open.
+// It prints how many it could connect, and waits until its standard input is closed.
 func dialUnused(args []string) error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
-	got := 0
+	connected := 0
 	for i := range int(limit.Cur) - 100 {
 		fd, err := udpSocket(unix.AF_INET)
 		if err != nil {
@@ -51,17 +50,17 @@ func dialUnused(args []string) error {
 			unix.Close(fd)
 			break
 		}
-		got++
+		connected++
 	}
-	fmt.Printf("holding %d\n", got)
+	fmt.Printf("holding %d\n", connected)
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
 
-// boundToInterface asks from sockets that have an interface chosen for them, by
-// SO_BINDTODEVICE and IP_UNICAST_IF (as systemd-resolved does). Neither may get an
-// answer from somebody whom the query reached in the clear. A sealed one is none of
-// those: until Linux 6.1 connect ignores IP_UNICAST_IF and leads to the listener.
+// boundToInterface sends queries from sockets that are bound to an interface, by
+// SO_BINDTODEVICE or IP_UNICAST_IF (as systemd-resolved does). Neither may get an answer of a
+// plain nameserver. An answer of the upstream is allowed: until Linux 6.1 connect ignores
+// IP_UNICAST_IF, and the query is redirected to the listener.
 func boundToInterface(servers []string) error {
 	link, err := net.InterfaceByName("eth0")
 	if err != nil {
@@ -109,7 +108,7 @@ func askBound(set func(fd int) error, server string, connects bool) error {
 	answer := make([]byte, 512)
 	n, _, err := recvfrom(fd, answer)
 	if sealed := netip.MustParseAddr(sealed4); err == nil && !bytes.Contains(answer[:n], sealed.AsSlice()) {
-		return fmt.Errorf("%d bytes of an answer that is not the upstream's", n)
+		return fmt.Errorf("an answer of %d bytes that is not the upstream's", n)
 	}
 	return nil
 }

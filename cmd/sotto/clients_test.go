@@ -21,9 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clients are programs that ask in ways of which ready-made tools have none: this
-// test binary is one of them when selfEnv says so. They run sealed, check what a
-// program can see, and say what they could not understand by an error.
+// clients are programs that query in ways that no existing tool does. This test binary runs
+// as one of them if selfEnv has its name. They run sealed, check what a program can see, and
+// print an error for what differs.
 var clients = map[string]func(args []string) error{
 	"go-lookups":  goLookups,
 	"four":        fourNameservers,
@@ -57,7 +57,7 @@ func runClient(name string, args []string) int {
 	return 0
 }
 
-// packed is a query for name with an ID of the client's choice.
+// packed returns a query for the A records of name.
 func packed(id uint16, name string) []byte {
 	m := new(dns.Msg)
 	m.SetQuestion(name, dns.TypeA)
@@ -69,7 +69,7 @@ func packed(id uint16, name string) []byte {
 	return b
 }
 
-// checkReply reads a reply and tells whether it is the upstream's answer to id.
+// checkReply returns an error unless a reply is the upstream's answer to the query with id.
 func checkReply(b []byte, id uint16) error {
 	m := new(dns.Msg)
 	if err := m.Unpack(b); err != nil {
@@ -84,7 +84,7 @@ func checkReply(b []byte, id uint16) error {
 	return nil
 }
 
-// goLookups resolves fifty names at once with Go's own resolver, both families.
+// goLookups resolves fifty names concurrently with Go's own resolver, in both families.
 func goLookups([]string) error {
 	r := net.Resolver{PreferGo: true}
 	var wg sync.WaitGroup
@@ -108,7 +108,7 @@ func goLookups([]string) error {
 	return <-errs
 }
 
-// udpSocket opens a UDP socket that gives up after five seconds.
+// udpSocket opens a UDP socket whose reads time out after five seconds.
 func udpSocket(family int) (int, error) {
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -118,8 +118,8 @@ func udpSocket(family int) (int, error) {
 	return fd, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 }
 
-// recvfrom is recvfrom(2). With a timeout on the socket the kernel does not go on after a
-// signal, of which the Go runtime has its own.
+// recvfrom is recvfrom(2), restarted after a signal, which the kernel does not do for a socket
+// with a timeout. The Go runtime sends signals to itself.
 func recvfrom(fd int, buf []byte) (n int, from unix.Sockaddr, err error) {
 	for {
 		if n, from, err = unix.Recvfrom(fd, buf, 0); !errors.Is(err, unix.EINTR) {
@@ -128,7 +128,7 @@ func recvfrom(fd int, buf []byte) (n int, from unix.Sockaddr, err error) {
 	}
 }
 
-// sockaddr4 and sockaddr6 are addresses at port 53.
+// sockaddr4 and sockaddr6 return the socket address of port 53 at an address.
 func sockaddr4(addr string) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Port: 53, Addr: netip.MustParseAddr(addr).As4()}
 }
@@ -137,8 +137,8 @@ func sockaddr6(addr string) *unix.SockaddrInet6 {
 	return &unix.SockaddrInet6{Port: 53, Addr: netip.MustParseAddr(addr).As16()}
 }
 
-// source is a socket address as text.
-func source(sa unix.Sockaddr) string {
+// addrText returns a socket address as text.
+func addrText(sa unix.Sockaddr) string {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)).String()
@@ -148,8 +148,8 @@ func source(sa unix.Sockaddr) string {
 	return fmt.Sprintf("%T", sa)
 }
 
-// fourNameservers asks four nameservers from one socket, as musl does, and takes
-// each reply from the one that it asked, four times over.
+// fourNameservers queries four nameservers from one socket, as musl does, and checks that each
+// reply is from the nameserver that was queried. It does so four times.
 func fourNameservers(servers []string) error {
 	fd, err := udpSocket(unix.AF_INET)
 	if err != nil {
@@ -172,8 +172,8 @@ func fourNameservers(servers []string) error {
 				return fmt.Errorf("receive: %w", err)
 			}
 			id := binary.BigEndian.Uint16(buf)
-			if source(from) != want[id] {
-				return fmt.Errorf("the reply to %s came from %s", want[id], source(from))
+			if addrText(from) != want[id] {
+				return fmt.Errorf("the reply to %s is from %s", want[id], addrText(from))
 			}
 			if err := checkReply(buf[:n], id); err != nil {
 				return err
@@ -184,8 +184,8 @@ func fourNameservers(servers []string) error {
 	return nil
 }
 
-// connected asks one nameserver after the other from a connected socket, in the
-// family of the addresses, and sees each as its peer.
+// connected connects a socket to one nameserver after the other, in the family of the
+// addresses, checks its peer address and sends queries.
 func connected(servers []string) error {
 	family := unix.AF_INET
 	if netip.MustParseAddr(servers[0]).Is6() {
@@ -205,10 +205,10 @@ func connected(servers []string) error {
 			return fmt.Errorf("connect to %s: %w", s, err)
 		}
 		peer, err := unix.Getpeername(fd)
-		if err != nil || source(peer) != source(sa) {
-			return fmt.Errorf("connected to %s, the peer is %s, %v", s, source(peer), err)
+		if err != nil || addrText(peer) != addrText(sa) {
+			return fmt.Errorf("connected to %s, the peer is %s, %v", s, addrText(peer), err)
 		}
-		if err := askConnected(fd, uint16(i), source(sa)); err != nil {
+		if err := askConnected(fd, uint16(i), addrText(sa)); err != nil {
 			return err
 		}
 	}
@@ -222,8 +222,8 @@ func sockaddr6OrNil(addr string) unix.Sockaddr {
 	return sockaddr6(addr)
 }
 
-// askConnected asks by send, by sendmsg with nothing but a control message, and
-// by write, and takes the reply with its source.
+// askConnected sends queries by send, by sendmsg with only a control message, and by write,
+// and checks the source of each reply.
 func askConnected(fd int, id uint16, from string) error {
 	q := packed(id, fmt.Sprintf("c%d.example.", id))
 	ttl := make([]byte, unix.CmsgSpace(4))
@@ -237,7 +237,7 @@ func askConnected(fd int, id uint16, from string) error {
 		"control": func() error { return unix.Sendmsg(fd, q, ttl, nil, 0) },
 	}
 	if family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && family == unix.AF_INET6 {
-		delete(sends, "control") // IP_TTL is IPv4's
+		delete(sends, "control") // IP_TTL is for IPv4
 	}
 	for how, send := range sends {
 		if err := send(); err != nil {
@@ -248,8 +248,8 @@ func askConnected(fd int, id uint16, from string) error {
 		if err != nil {
 			return fmt.Errorf("receive after %s to %s: %w", how, from, err)
 		}
-		if source(sa) != from {
-			return fmt.Errorf("the reply of %s came from %s", from, source(sa))
+		if addrText(sa) != from {
+			return fmt.Errorf("the reply of %s is from %s", from, addrText(sa))
 		}
 		if err := checkReply(buf[:n], id); err != nil {
 			return err
@@ -258,7 +258,7 @@ func askConnected(fd int, id uint16, from string) error {
 	return nil
 }
 
-// mappedAddresses asks IPv4 nameservers from an IPv6 socket, connected and not.
+// mappedAddresses queries IPv4 nameservers from an IPv6 socket, connected and not.
 func mappedAddresses(servers []string) error {
 	for i, s := range servers {
 		sa := sockaddr6("::ffff:" + s)
@@ -275,27 +275,27 @@ func mappedAddresses(servers []string) error {
 		if err != nil {
 			return fmt.Errorf("receive: %w", err)
 		}
-		if source(from) != source(sa) {
-			return fmt.Errorf("asked %s, the reply came from %s", source(sa), source(from))
+		if addrText(from) != addrText(sa) {
+			return fmt.Errorf("queried %s, the reply is from %s", addrText(sa), addrText(from))
 		}
 		if err := checkReply(buf[:n], uint16(i)); err != nil {
 			return err
 		}
 		if err := unix.Connect(fd, sa); err != nil {
-			return fmt.Errorf("connect to %s: %w", source(sa), err)
+			return fmt.Errorf("connect to %s: %w", addrText(sa), err)
 		}
 		peer, err := unix.Getpeername(fd)
-		if err != nil || source(peer) != source(sa) {
-			return fmt.Errorf("connected to %s, the peer is %s, %v", source(sa), source(peer), err)
+		if err != nil || addrText(peer) != addrText(sa) {
+			return fmt.Errorf("connected to %s, the peer is %s, %v", addrText(sa), addrText(peer), err)
 		}
-		if err := askConnected(fd, uint16(100+i), source(sa)); err != nil {
+		if err := askConnected(fd, uint16(100+i), addrText(sa)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// pipelinedTCP sends twenty queries before it reads, on one connection.
+// pipelinedTCP sends twenty queries on one connection before it reads.
 func pipelinedTCP(servers []string) error {
 	for _, s := range servers {
 		at := netip.AddrPortFrom(netip.MustParseAddr(s), 53)
@@ -340,8 +340,8 @@ func pipelinedTCP(servers []string) error {
 	return nil
 }
 
-// unspecFamily sends to an address whose family says AF_UNSPEC, which udp(7)
-// takes on an AF_INET socket: a real query, to be sealed like any.
+// unspecFamily sends to an address with the family AF_UNSPEC, which udp(7) accepts on an
+// AF_INET socket. The query has to be sealed like any other.
 func unspecFamily(servers []string) error {
 	fd, err := udpSocket(unix.AF_INET)
 	if err != nil {
@@ -360,8 +360,8 @@ func unspecFamily(servers []string) error {
 	if err != nil {
 		return fmt.Errorf("receive: %w", err)
 	}
-	if source(from) != servers[0]+":53" {
-		return fmt.Errorf("asked %s, the reply came from %s", servers[0], source(from))
+	if addrText(from) != servers[0]+":53" {
+		return fmt.Errorf("queried %s, the reply is from %s", servers[0], addrText(from))
 	}
 	return checkReply(buf[:n], 7)
 }

@@ -22,8 +22,8 @@ import (
 	"sotto/internal/privdrop/privdroptest"
 )
 
-// statusOf reads what every thread of a process holds, and fails the test where two
-// differ.
+// statusOf reads the privileges of every thread of a process. It fails the test if two
+// threads differ.
 func (w *world) statusOf(pid int) map[string]string {
 	w.t.Helper()
 	var all map[string]string
@@ -34,11 +34,11 @@ func (w *world) statusOf(pid int) map[string]string {
 	for _, task := range tasks {
 		text, err := os.ReadFile(task)
 		if err != nil {
-			continue // it just ended
+			continue // it has exited
 		}
 		one := readStatus(string(text))
 		if all != nil && fmt.Sprint(all) != fmt.Sprint(one) {
-			w.t.Errorf("%s: %v, and another thread has %v", task, one, all)
+			w.t.Errorf("%s: %v, another thread has %v", task, one, all)
 		}
 		all = one
 	}
@@ -57,7 +57,7 @@ func readStatus(text string) map[string]string {
 	return all
 }
 
-// mask is the capabilities named, of those that this process has.
+// mask returns the bit mask of the named capabilities that this process has.
 func mask(t *testing.T, names ...string) string {
 	t.Helper()
 	numbers := map[string]uint{
@@ -84,16 +84,16 @@ func mask(t *testing.T, names ...string) string {
 	return fmt.Sprintf("%016x", mine&want)
 }
 
-// callsEnv names a directory. A sotto of a test has a socket in it, by its process's
-// number, and says there which system calls it is refused.
+// callsEnv names a directory. A sotto under test listens there on a socket named by its
+// process ID, and reports which system calls it is refused.
 const callsEnv = "SOTTO_TEST_CALLS"
 
 func callsSocket(dir string, pid int) string { return filepath.Join(dir, strconv.Itoa(pid)) }
 
-// callLists are the system calls that one of the verbs gives up or another one makes.
+// callLists returns the system calls that any of the verbs gives up.
 func callLists() []uint32 { return append(privdrop.Unused(), privdrop.Kernel()...) }
 
-// answerCalls has this process try all of them whenever another one asks.
+// answerCalls makes this process try all of them for each connection to its socket.
 func answerCalls() error {
 	dir := os.Getenv(callsEnv)
 	if dir == "" {
@@ -123,7 +123,7 @@ func answerCalls() error {
 	return nil
 }
 
-// refuses checks that a process is refused the calls given, and no other of the lists.
+// refuses checks that a process is refused exactly the given calls of the lists.
 func (w *world) refuses(verb, dir string, pid int, refused []uint32) {
 	w.t.Helper()
 	c, err := net.Dial("unix", callsSocket(dir, pid))
@@ -146,8 +146,8 @@ func (w *world) refuses(verb, dir string, pid int, refused []uint32) {
 	}
 }
 
-// TestConfined: once they are set up, the daemons hold what they need and no more, in
-// every thread; a sealed command holds what its caller does.
+// TestConfined checks that after their start the daemons have only the privileges that they
+// need, in every thread, and that a sealed command has those of its caller.
 func TestConfined(t *testing.T) {
 	w := newWorld(t)
 	g := w.cgroup("workload")
@@ -164,7 +164,7 @@ func TestConfined(t *testing.T) {
 		}
 		w.refuses(verb, calls, pid, refused)
 	}
-	// What is there already, and more open.
+	// These exist already, with other modes.
 	if err := os.MkdirAll("/run/sotto", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestConfined(t *testing.T) {
 	check("exec", x.cmd.Process.Pid, mask(t, keepExec...), privdrop.Unused())
 	w.stop(x)
 
-	// A process that has given up nothing is refused nothing.
+	// A process that has dropped no privileges is refused no call.
 	answers, err := privdroptest.Answers(callLists())
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +215,7 @@ func TestConfined(t *testing.T) {
 	w.nothingLeft()
 }
 
-// modes checks who may look.
+// modes checks the modes of files, and that root owns them.
 func (w *world) modes(want map[string]fs.FileMode) {
 	w.t.Helper()
 	for path, mode := range want {
@@ -225,7 +225,7 @@ func (w *world) modes(want map[string]fs.FileMode) {
 			continue
 		}
 		if info.Mode() != mode || info.Sys().(*syscall.Stat_t).Uid != 0 {
-			w.t.Errorf("%s: mode %v, want %v of root's", path, info.Mode(), mode)
+			w.t.Errorf("%s: mode %v, want %v and root as its owner", path, info.Mode(), mode)
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"sotto/internal/ednstest"
 )
 
-// ednsQuestions asks what ISC's EDNS compliance tester asks, of each nameserver, over
-// UDP and TCP, and checks every reply.
+// ednsQuestions sends the queries of ISC's EDNS compliance tester to each nameserver, over UDP
+// and TCP, and checks every reply.
 func ednsQuestions(servers []string) error {
 	var errs []error
 	for _, s := range servers {
@@ -34,8 +34,7 @@ func ednsQuestions(servers []string) error {
 	return errors.Join(errs...)
 }
 
-// exchangeRaw sends bytes and returns those that come back, from whom they were sent
-// to: the socket is connected.
+// exchangeRaw sends a query from a connected socket and returns the reply.
 func exchangeRaw(proto, at string, query []byte) ([]byte, error) {
 	c, err := net.Dial(proto, at)
 	if err != nil {
@@ -68,7 +67,8 @@ func exchangeRaw(proto, at string, query []byte) ([]byte, error) {
 	return reply[:n], err
 }
 
-// TestServeEDNS asks `serve` the same; exec's and run's tests ask through the seal.
+// TestServeEDNS sends the same queries to `serve`; the tests of exec and run send them through
+// the seal.
 func TestServeEDNS(t *testing.T) {
 	addr, _ := startChild(t, zoneServer(t)...)
 	for _, q := range ednstest.Questions {

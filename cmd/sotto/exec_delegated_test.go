@@ -21,7 +21,7 @@ import (
 const nobodyID = 65534
 
 // scope is a cgroup that root has delegated to a user, as systemd does below
-// user@1000.service, with two cgroups in it that the user owns as well.
+// user@1000.service, with two cgroups in it that the user also owns.
 type scope struct {
 	w              *world
 	top, app, free *netlab.Cgroup
@@ -46,8 +46,8 @@ func (w *world) scope() *scope {
 	return s
 }
 
-// user runs a script as the scope's owner, in a cgroup of the scope.
-func (s *scope) user(g *netlab.Cgroup, script string) string {
+// asUser runs a script as the scope's owner, in a cgroup of the scope.
+func (s *scope) asUser(g *netlab.Cgroup, script string) string {
 	s.w.t.Helper()
 	out, err := s.w.host.Command(s.w.t.Context(), g, labtest.NeedTool(s.w.t, "setpriv"),
 		"--reuid", fmt.Sprint(nobodyID), "--regid", fmt.Sprint(nobodyID), "--clear-groups", "sh", "-c", script).CombinedOutput()
@@ -57,14 +57,14 @@ func (s *scope) user(g *netlab.Cgroup, script string) string {
 	return string(out)
 }
 
-// command prepares sotto in the scope, as its owner's root shell would start it.
+// command prepares a sotto that is started in the scope by root.
 func (s *scope) command(args ...string) *netlab.Cmd {
 	cmd := s.w.self(s.w.t.Context(), "sotto", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: s.app.Fd()}
 	return cmd
 }
 
-// exec runs a script sealed, from inside the scope.
+// exec runs a script sealed, from a cgroup of the scope.
 func (s *scope) exec(flags []string, script string) string {
 	s.w.t.Helper()
 	cmd := s.command(append(append(append([]string{"exec"}, s.w.upstreamArgs()...), flags...), "--", "sh", "-c", script)...)
@@ -77,7 +77,8 @@ func (s *scope) exec(flags []string, script string) string {
 	return string(out)
 }
 
-// nothingLeft fails the test if a command's cgroup is left, in the scope or at the root.
+// nothingLeft fails the test if state of Sotto is left, or the cgroup of a command in the
+// scope.
 func (s *scope) nothingLeft() {
 	s.w.t.Helper()
 	s.w.nothingLeft()
@@ -88,13 +89,13 @@ func (s *scope) nothingLeft() {
 	}
 }
 
-// move is a script that moves a process into the cgroup free.
+// move returns a script that moves a process into the cgroup free.
 func (s *scope) move(pid string) string {
 	return fmt.Sprintf("echo %s > %s/cgroup.procs && echo moved by procs; true", pid, s.free.Path)
 }
 
-// TestExecDelegated: a user who owns the cgroup from which a command was started cannot
-// move it out of the seal, neither from inside nor from outside.
+// TestExecDelegated checks that a user who owns the cgroup from which a command was started
+// cannot move it out of the seal, neither from inside nor from outside.
 func TestExecDelegated(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -104,36 +105,36 @@ func TestExecDelegated(t *testing.T) {
 		t.Fatal(err)
 	}
 	clone := filepath.Join(t.TempDir(), "clone_into.py")
-	if err := os.Chmod(filepath.Dir(filepath.Dir(clone)), 0o755); err != nil { // for the user to read
+	if err := os.Chmod(filepath.Dir(filepath.Dir(clone)), 0o755); err != nil { // readable for the user
 		t.Fatal(err)
 	}
 	write(t, clone, string(text))
 	python := labtest.NeedTool(t, "/usr/bin/python3")
-	try := s.move("$$") + fmt.Sprintf("\n%s %s %s\n", python, clone, s.free.Path)
+	escape := s.move("$$") + fmt.Sprintf("\n%s %s %s\n", python, clone, s.free.Path)
 
-	// What is tried below works where nothing keeps the user from it.
-	out := s.user(s.app, try)
+	// Unsealed, the user can do all that is tried below.
+	out := s.asUser(s.app, escape)
 	for _, want := range []string{"moved by procs", "cloned into"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the scope's owner, unsealed: no %q in\n%s", want, out)
 		}
 	}
 
-	out = s.exec([]string{"--user", "nobody"}, "id -u\ncat /proc/self/cgroup\n"+try+"\n"+
+	out = s.exec([]string{"--user", "nobody"}, "id -u\ncat /proc/self/cgroup\n"+escape+"\n"+
 		labtest.NeedTool(t, "dig")+" +short +tries=1 +timeout=4 @8.8.8.8 inside.example")
 	if strings.Contains(out, "moved") || strings.Contains(out, "cloned") || !strings.Contains(out, "clone refused: EACCES") {
 		t.Errorf("the command left its cgroup:\n%s", out)
 	}
 	if !strings.HasPrefix(out, fmt.Sprintln(nobodyID)) || !strings.HasSuffix(out, sealed4+"\n") {
-		t.Errorf("want it run as nobody, and its query answered:\n%s", out)
+		t.Errorf("want it to run as nobody, and its query answered:\n%s", out)
 	}
 	if strings.Contains(out, filepath.Base(s.top.Path)) {
-		t.Errorf("its cgroup is below the one delegated:\n%s", out)
+		t.Errorf("its cgroup is below the delegated one:\n%s", out)
 	}
 
 	p := s.start("--user", "nobody")
 	for _, g := range []*netlab.Cgroup{s.app, s.free} {
-		if out := s.user(g, s.move(p.pid())); strings.Contains(out, "moved") {
+		if out := s.asUser(g, s.move(p.pid())); strings.Contains(out, "moved") {
 			t.Errorf("moved from outside:\n%s", out)
 		}
 	}
@@ -141,7 +142,7 @@ func TestExecDelegated(t *testing.T) {
 	s.nothingLeft()
 }
 
-// sealed is a command that runs until its standard input ends.
+// sealed is a sealed command that runs until its standard input is closed.
 type sealed struct {
 	s   *scope
 	cmd *netlab.Cmd
@@ -149,7 +150,7 @@ type sealed struct {
 	out bytes.Buffer
 }
 
-// start starts a command sealed, and waits until it runs.
+// start starts a sealed command and waits until it runs.
 func (s *scope) start(flags ...string) *sealed {
 	s.w.t.Helper()
 	p := &sealed{s: s}
@@ -179,10 +180,10 @@ func (s *scope) start(flags ...string) *sealed {
 	return p
 }
 
-// pid is the command's.
+// pid returns the process ID of the command.
 func (p *sealed) pid() string { return strings.TrimSpace(p.out.String()) }
 
-// group is the directory of the command's cgroup.
+// group returns the directory of the command's cgroup.
 func (p *sealed) group() string {
 	t := p.s.w.t
 	text, err := os.ReadFile("/proc/" + p.pid() + "/cgroup")
@@ -202,7 +203,7 @@ func (p *sealed) group() string {
 	return ""
 }
 
-// finish ends the command, and Sotto with it.
+// finish stops the command, and with it Sotto.
 func (p *sealed) finish() {
 	p.s.w.t.Helper()
 	if err := errors.Join(p.in.Close(), p.cmd.Wait()); err != nil {
@@ -210,8 +211,8 @@ func (p *sealed) finish() {
 	}
 }
 
-// TestExecDelegatedKilled: what a Sotto that was killed leaves outside of its own cgroup
-// is cleared by 'sotto down', and by the next start.
+// TestExecDelegatedKilled checks that 'sotto down' and the next start remove the cgroup of a
+// killed exec that is outside of exec's own cgroup.
 func TestExecDelegatedKilled(t *testing.T) {
 	w := newWorld(t)
 	s := w.scope()
@@ -226,7 +227,7 @@ func TestExecDelegatedKilled(t *testing.T) {
 		}
 		_ = p.cmd.Wait() // "signal: killed"
 		if _, err := os.Stat(dir); err != nil {
-			t.Errorf("%s: the cgroup went with Sotto: %v", how, err)
+			t.Errorf("%s: the cgroup was removed with Sotto: %v", how, err)
 		}
 		if how == "down" {
 			if _, stderr, status := w.sotto("down"); status != 0 {
@@ -239,15 +240,15 @@ func TestExecDelegatedKilled(t *testing.T) {
 			t.Errorf("%s: %s is left: %v", how, dir, err)
 		}
 		if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
-			t.Errorf("%s: the command goes on: %s", how, stat)
+			t.Errorf("%s: the command still runs: %s", how, stat)
 		}
 		s.nothingLeft()
 	}
 }
 
-// TestExecNested: inside a sealed command another one has its cgroup inside the first's,
-// also where that was delegated further; inside a scope that 'sotto run' seals, what
-// exec seals is its own.
+// TestExecNested checks that the cgroup of an exec inside another exec is below that of the
+// outer one, also if that was delegated. Inside a scope that 'sotto run' seals, exec seals
+// its command itself.
 func TestExecNested(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -284,29 +285,29 @@ func TestExecNested(t *testing.T) {
 		t.Errorf("the outer seal:\n%s", out)
 	}
 	if log := p.log(); strings.Contains(log, "inner.example") || !strings.Contains(log, "outer.example") {
-		t.Error("the outer seal answered what is the inner one's, or not its own")
+		t.Error("the outer seal answered the query of the inner one, or not its own")
 	}
 	w.stop(p)
 	s.nothingLeft()
 }
 
-// TestLeavableWarning: 'sotto run' says which cgroups users can leave, or enter.
+// TestLeavableWarning checks that 'sotto run' warns of cgroups that users can leave or enter.
 func TestLeavableWarning(t *testing.T) {
 	w := newWorld(t)
 	s := w.scope()
 	safe := w.cgroup("safe")
 	p := w.start("sealed", append(w.runArgs(s.app, s.top, safe), "--exclude", s.free.Path)...)
 	for _, tc := range []struct {
-		what string
+		move string
 		g    *netlab.Cgroup
 		want bool
 	}{{"out of a sealed", s.app, true}, {"into an excluded", s.free, true}, {"out of a sealed", s.top, false}, {"out of a sealed", safe, false}} {
 		got := false
 		for line := range strings.Lines(p.log()) {
-			got = got || strings.Contains(line, "can move processes "+tc.what) && strings.Contains(line, "cgroup="+tc.g.Path+" ")
+			got = got || strings.Contains(line, "can move processes "+tc.move) && strings.Contains(line, "cgroup="+tc.g.Path+" ")
 		}
 		if got != tc.want {
-			t.Errorf("%s %s: warned %v, want %v", tc.what, tc.g.Path, got, tc.want)
+			t.Errorf("%s %s: warned %v, want %v", tc.move, tc.g.Path, got, tc.want)
 		}
 	}
 	w.stop(p)

@@ -18,8 +18,8 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// TestPlainWithoutSeal shows that watch can fail: without a seal its detector sees
-// every query and every reply, over UDP and TCP, at every nameserver of a world.
+// TestPlainWithoutSeal shows that watch can fail: without a seal its capture has every query
+// and every reply, over UDP and TCP, of every nameserver of a world.
 func TestPlainWithoutSeal(t *testing.T) {
 	w := newWorld(t)
 	dig := labtest.NeedTool(t, "dig")
@@ -55,15 +55,15 @@ func TestPlainWithoutSeal(t *testing.T) {
 		for transport, protocol := range map[string]uint8{"udp": unix.IPPROTO_UDP, "tcp": unix.IPPROTO_TCP} {
 			for _, response := range []bool{false, true} {
 				if !crossed[seen{protocol, at, name(server, transport) + " A", response}] {
-					t.Errorf("the detector did not see %s at %v, response %t", transport, at, response)
+					t.Errorf("not captured: %s at %v, response %t", transport, at, response)
 				}
 			}
 		}
 	}
 }
 
-// realClients are programs that nobody here wrote, each with what it must print:
-// its answer, from the nameserver that it asked, as far as it can tell.
+// realClients are existing programs, each with text that it must print: the answer, and that
+// it is from the nameserver that was queried, if the program prints that.
 var realClients = []struct {
 	name string
 	args string
@@ -77,7 +77,7 @@ var realClients = []struct {
 	{"dig long TXT", "dig @8.8.8.8 txt-1500.example.com TXT", []string{"Truncated, retrying in TCP mode", "(TCP)", "MSG SIZE  rcvd: 1"}},
 	{"dig longest TXT", "dig +tcp @8.8.8.8 txt-65000.example.com TXT", []string{"MSG SIZE  rcvd: 65"}},
 	{"dig HTTPS", "dig @8.8.8.8 www.example.com HTTPS", []string{"HTTPS\t", "NOERROR"}},
-	{"dig spelling", "dig @8.8.8.8 WwW.eXaMpLe.CoM", []string{"WwW.eXaMpLe.CoM."}},
+	{"dig case", "dig @8.8.8.8 WwW.eXaMpLe.CoM", []string{"WwW.eXaMpLe.CoM."}},
 	{"dig NXDOMAIN", "dig @8.8.8.8 nxdomain.example.com", []string{"NXDOMAIN", "SOA"}},
 	{"dig cookie", "dig +cookie=0123456789abcdef @8.8.8.8 www.example.com", []string{sealed4}},
 	{"dig many servers", "dig a.example.com @8.8.8.8 b.example.com @9.9.9.9 +tcp c.example.com @1.1.1.1", []string{"SERVER: 8.8.8.8#53", "SERVER: 9.9.9.9#53", "SERVER: 1.1.1.1#53"}},
@@ -92,13 +92,13 @@ var realClients = []struct {
 	{"dnspython 6", "/usr/bin/python3 testdata/clients/dnspython.py 2001:db8::53 www.example.com", []string{"udp " + sealed4, "tcp " + sealed4}},
 }
 
-// askWithRealClients runs each of them by do.
-func askWithRealClients(t *testing.T, do func(args ...string) (stdout, stderr string, status int)) {
+// runRealClients runs each of them by run.
+func runRealClients(t *testing.T, run func(args ...string) (stdout, stderr string, status int)) {
 	for _, tc := range realClients {
 		t.Run(tc.name, func(t *testing.T) {
 			args := strings.Fields(tc.args)
 			labtest.NeedTool(t, args[0])
-			stdout, stderr, status := do(args...)
+			stdout, stderr, status := run(args...)
 			if status != 0 {
 				t.Errorf("status %d\n%s%s", status, stdout, stderr)
 			}
@@ -111,15 +111,14 @@ func askWithRealClients(t *testing.T, do func(args ...string) (stdout, stderr st
 	}
 }
 
-// TestRealClients runs real programs sealed, and not one packet crosses the wire in
-// the clear.
+// TestRealClients runs existing programs sealed. No plain packet is sent.
 func TestRealClients(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
-	askWithRealClients(t, w.exec)
+	runRealClients(t, w.exec)
 	for _, l := range w.upstream.Log() {
 		if l.Transport.String() != "tls" {
-			t.Errorf("the upstream was asked over %s", l.Transport)
+			t.Errorf("the upstream was queried over %s", l.Transport)
 		}
 	}
 }
@@ -139,15 +138,15 @@ func build(t *testing.T, source string, compiler ...string) string {
 	return out
 }
 
-// TestLibraries resolves as programs do that leave it to a library, with one, two
-// and three nameservers of either family in resolv.conf.
+// TestLibraries resolves with libraries, with one, two and three nameservers of both families
+// in resolv.conf.
 func TestLibraries(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	libs := map[string][]string{
 		"glibc": {build(t, "libc.c", "gcc")},
 		"musl":  {build(t, "libc.c", "musl-gcc", "-static")},
-		"go":    nil, // its own check
+		"go":    nil, // checks the answers itself
 	}
 	servers := map[string][]string{
 		"one": {"8.8.8.8"}, "one 6": {"2001:db8::53"}, "two": {"8.8.8.8", "1.1.1.1"},
@@ -181,8 +180,8 @@ func TestLibraries(t *testing.T) {
 	})
 }
 
-// oddClients are those of clients_test.go, with the nameservers that they ask.
-var oddClients = [][]string{
+// socketClients are the clients of clients_test.go, with the nameservers that they query.
+var socketClients = [][]string{
 	{"four", "8.8.8.8", "8.8.4.4", "1.1.1.1", "9.9.9.9"},
 	{"connected", "8.8.8.8", "1.1.1.1", "8.8.8.8"},
 	{"connected", "2001:db8::53", "2001:db8::54"},
@@ -193,11 +192,11 @@ var oddClients = [][]string{
 	{"edns", "8.8.8.8", "2001:db8::53"},
 }
 
-// TestSockets asks in ways that few programs do and every program may.
+// TestSockets sends queries in ways that few programs do.
 func TestSockets(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
-	for _, tc := range oddClients {
+	for _, tc := range socketClients {
 		t.Run(strings.Join(tc, " "), func(t *testing.T) {
 			stdout, stderr, status := w.exec(client(tc[0], tc[1:]...)...)
 			if status != 0 || stdout != "ok\n" {
@@ -207,8 +206,8 @@ func TestSockets(t *testing.T) {
 	}
 }
 
-// TestBoundToInterface: what the hooks cannot lead to the listener gets no answer,
-// and does not leave in the clear.
+// TestBoundToInterface checks that queries that the hooks cannot redirect to the listener get
+// no answer, and are not sent in plain DNS.
 func TestBoundToInterface(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
@@ -217,8 +216,8 @@ func TestBoundToInterface(t *testing.T) {
 	}
 }
 
-// TestExecIsItsCommand: exit status, signals, input and output are the command's.
-func TestExecIsItsCommand(t *testing.T) {
+// TestExecStatusAndOutput checks that the exit status and output of exec are the command's.
+func TestExecStatusAndOutput(t *testing.T) {
 	w := newWorld(t)
 	for _, tc := range []struct {
 		name   string
@@ -241,15 +240,15 @@ func TestExecIsItsCommand(t *testing.T) {
 				t.Errorf("status %d, stdout %q: want %d and %q\n%s", status, stdout, tc.status, tc.stdout, stderr)
 			}
 			if tc.status < exitCannotRun && stderr != "" {
-				t.Errorf("stderr is not the command's: %q", stderr)
+				t.Errorf("exec wrote to stderr: %q", stderr)
 			}
 		})
 	}
 	w.nothingLeft()
 }
 
-// TestExecTerminated: SIGTERM is the command's, and Sotto cleans up when it ended;
-// what the command left running ends with the seal.
+// TestExecTerminated checks that exec forwards SIGTERM to the command, cleans up when that has
+// exited, and kills the processes that the command has left.
 func TestExecTerminated(t *testing.T) {
 	w := newWorld(t)
 	args := append(append([]string{"exec"}, w.upstreamArgs()...), "--", "sh", "-c", "sleep 1000 & echo left $!; trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")
@@ -260,22 +259,22 @@ func TestExecTerminated(t *testing.T) {
 	select {
 	case <-p.done:
 	case <-time.After(20 * time.Second):
-		t.Fatal("SIGTERM did not end it within 20 s")
+		t.Fatal("it did not exit within 20 s of SIGTERM")
 	}
 	if status := p.cmd.ProcessState.ExitCode(); status != 3 {
 		t.Errorf("status %d: want the command's 3\n%s", status, p.log())
 	}
 	_, pid, _ := strings.Cut(p.log(), "left ")
 	pid, _, _ = strings.Cut(pid, "\n")
-	// Dead, it may be waiting for the machine's init to notice.
+	// It may be a zombie until the machine's init waits for it.
 	if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
-		t.Errorf("process %s goes on without the seal: %s", pid, stat)
+		t.Errorf("process %s still runs, without the seal: %s", pid, stat)
 	}
 	w.nothingLeft()
 }
 
-// TestExecTogether: several run at once, each with its own.
-func TestExecTogether(t *testing.T) {
+// TestConcurrentExecs runs several execs concurrently.
+func TestConcurrentExecs(t *testing.T) {
 	w := newWorld(t)
 	w.watch()
 	dig := labtest.NeedTool(t, "dig")

@@ -15,14 +15,13 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// callerOf starts `sotto exec` as callers may: with an environment, in a directory, with
-// files open.
+// callerOf starts `sotto exec` with an environment, a working directory and open files.
 type callerOf struct {
 	w     *world
 	env   []string
 	dir   string
 	files []*os.File
-	front []string // what starts sotto
+	front []string // command line that starts sotto
 }
 
 func (c callerOf) exec(flags []string, args ...string) (stdout, stderr string, status int) {
@@ -43,8 +42,8 @@ func (c callerOf) exec(flags []string, args ...string) (stdout, stderr string, s
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// TestExecUserEnvironment: a command that runs as another user gets that user's
-// environment, and of root's what is named; without --user it gets root's.
+// TestExecUserEnvironment checks that a command that runs as another user gets that user's
+// environment and only some variables of root's, and without --user root's.
 func TestExecUserEnvironment(t *testing.T) {
 	w := newWorld(t)
 	bin := t.TempDir()
@@ -78,7 +77,7 @@ func TestExecUserEnvironment(t *testing.T) {
 		t.Errorf("without --user: %q, %s", out, errs)
 	}
 	if out, errs, status := c.exec([]string{"--user", "nobody"}, "only-roots"); status != exitNotFound {
-		t.Errorf("a program of root's PATH: status %d, %q, %s", status, out, errs)
+		t.Errorf("a program in root's PATH: status %d, %q, %s", status, out, errs)
 	}
 	if _, errs, status := c.exec([]string{"--user", "no-such-user"}, "true"); status != exitUsage || !strings.Contains(errs, "no-such-user") {
 		t.Errorf("an unknown user: status %d, %q", status, errs)
@@ -86,8 +85,8 @@ func TestExecUserEnvironment(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestExecUserCredentials: the command has the IDs and groups of its user, and neither
-// groups nor capabilities of root's.
+// TestExecUserCredentials checks that the command has the IDs and groups of its user, and no
+// groups or capabilities of root.
 func TestExecUserCredentials(t *testing.T) {
 	w := newWorld(t)
 	group := filepath.Join(t.TempDir(), "group")
@@ -116,11 +115,11 @@ func TestExecUserCredentials(t *testing.T) {
 	w.nothingLeft()
 }
 
-// TestExecUserDirectory: a command does not get a working directory that its user could
-// not have entered.
+// TestExecUserDirectory checks that the working directory of a command is one that its user
+// can enter.
 func TestExecUserDirectory(t *testing.T) {
 	w := newWorld(t)
-	// Not t.TempDir: all above is to be open, and it is for its owner only.
+	// Not t.TempDir, which only its owner can enter.
 	top, err := os.MkdirTemp("/tmp", "sotto-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -149,15 +148,15 @@ func TestExecUserDirectory(t *testing.T) {
 			t.Errorf("%q in %s: status %d, %q, want %s\n%s", tc.user, tc.dir, status, out, tc.want, errs)
 		}
 	}
-	// A program in there is not looked for in the other directory, where there is one.
+	// A relative path is not looked up in the other directory, which has such a program.
 	if _, errs, status := (callerOf{w: w, dir: below}).exec([]string{"--user", "nobody"}, "bin/true"); status != exitCannotRun || !strings.Contains(errs, "permission denied") {
-		t.Errorf("a program out of reach: status %d, %s", status, errs)
+		t.Errorf("an unreachable program: status %d, %s", status, errs)
 	}
 	w.nothingLeft()
 }
 
-// TestExecUserFiles: what root had open for itself stays out of another user's reach, and
-// Sotto's own files stay out of every command's.
+// TestExecUserFiles checks that a command of another user inherits no files of root, and that
+// no command inherits files of Sotto.
 func TestExecUserFiles(t *testing.T) {
 	w := newWorld(t)
 	path := filepath.Join(t.TempDir(), "secret")
@@ -172,9 +171,9 @@ func TestExecUserFiles(t *testing.T) {
 		t.Errorf("with --user: status %d, %q, %s", status, out, errs)
 	}
 	if out, errs, status := c.exec(nil, "sh", "-c", "cat <&3"); status != 0 || out != "secret\n" {
-		t.Errorf("without: status %d, %q, %s", status, out, errs)
+		t.Errorf("without --user: status %d, %q, %s", status, out, errs)
 	}
-	// Without Sotto; the highest is the directory that is listed.
+	// Without Sotto. The highest descriptor is the directory that is listed.
 	plain := w.host.Command(t.Context(), nil, "ls", "/proc/self/fd")
 	plain.ExtraFiles = c.files
 	callers, err := plain.Output()
@@ -187,7 +186,7 @@ func TestExecUserFiles(t *testing.T) {
 			flags = []string{"--user", user}
 		}
 		if out, errs, _ := c.exec(flags, "ls", "/proc/self/fd"); out != want {
-			t.Errorf("user %q: open are %q, want %q\n%s", user, out, want, errs)
+			t.Errorf("user %q: open files are %q, want %q\n%s", user, out, want, errs)
 		}
 	}
 	w.nothingLeft()

@@ -145,7 +145,7 @@ func TestConfigFromPipe(t *testing.T) {
 	bash := labtest.NeedTool(t, "bash")
 	config := filepath.Join(t.TempDir(), "bad.toml")
 	// Two lines read, the mistake on the third found.
-	write(t, config, nobody+"cache-mib = 1\nno-such-setting = 1\n")
+	write(t, config, noUpstream+"cache-mib = 1\nno-such-setting = 1\n")
 	for _, script := range []string{
 		`"$0" serve --check --config <(cat "$1")`,
 		`"$0" serve --check --config <(sleep 0.3; cat "$1")`,
@@ -187,7 +187,7 @@ func TestReloadFromPipe(t *testing.T) {
 	defer cancel()
 	wrote := make(chan error, 1)
 	go func() {
-		text := fmt.Sprintf("control = %q\n%s[[rule]]\nname = \"new.example\"\nuse = \"refuse\"\n", s.control, nobody)
+		text := fmt.Sprintf("control = %q\n%s[[rule]]\nname = \"new.example\"\nuse = \"refuse\"\n", s.control, noUpstream)
 		cmd := exec.CommandContext(ctx, "sh", "-c", `printf %s "$1" > "$0"`, s.config, text)
 		wrote <- cmd.Run()
 	}()
