@@ -256,7 +256,7 @@ func TestReplaceTooLate(t *testing.T) {
 				t.Errorf("status %d:\n%s", status, errs)
 			}
 			h.close()
-			w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "took everything back") })
+			w.until("the instance to be reclaimed", func() bool { return strings.Contains(p.log(), "took everything back") })
 			if out := w.dig(w.host, g, "@1.1.1.1", "after.example"); !strings.Contains(out, sealed4) {
 				t.Error(out)
 			}

@@ -113,7 +113,7 @@ func TestReplaceFails(t *testing.T) {
 	}
 	works("during the takeover")
 	_ = u.Close()
-	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "this one goes on") })
+	w.until("the instance to be reclaimed", func() bool { return strings.Contains(p.log(), "this one goes on") })
 	works("after the failed takeover")
 	w.until("it to listen again", func() bool {
 		_, errs, status := w.sotto("reload")
@@ -169,7 +169,7 @@ func TestReplaceKeepsAlive(t *testing.T) {
 		t.Errorf("during a slow takeover:\n%s", out)
 	}
 	h.close()
-	w.until("it to take everything back", func() bool { return strings.Contains(p.log(), "took everything back") })
+	w.until("the instance to be reclaimed", func() bool { return strings.Contains(p.log(), "took everything back") })
 	w.stop(p)
 	w.nothingLeft()
 }

@@ -2,7 +2,7 @@
 //go:build ignore
 
 // Resolves names with c-ares: cares SERVERS NAME…, SERVERS as a comma-separated
-// list. It prints a line a name: the name and its addresses.
+// list. It prints one line per name: the name and its addresses.
 #include <ares.h>
 #include <arpa/inet.h>
 #include <netdb.h>

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# clone_into.py CGROUP: starts a process in that cgroup at once (clone3 with
-# CLONE_INTO_CGROUP), which prints the cgroup that it is in; or prints why not.
+# clone_into.py CGROUP: starts a process directly in that cgroup (clone3 with
+# CLONE_INTO_CGROUP). The process prints its cgroup. On failure it prints the error.
 import ctypes
 import errno
 import os

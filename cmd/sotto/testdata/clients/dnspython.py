@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks with dnspython, which refuses a reply from another address than it asked:
-dnspython.py SERVER NAME, over UDP, over TCP, and with a TXT answer that is too long
-for UDP. It prints a line each."""
+"""Queries with dnspython, which rejects replies from another address:
+dnspython.py SERVER NAME, over UDP, over TCP, and for a TXT record set that is too long
+for UDP. It prints one line per query."""
 
 import sys
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //go:build ignore
 
-// Resolves each name given by getaddrinfo, as any libc program does, and prints a
-// line a name: the name and its addresses.
+// Resolves each of its arguments by getaddrinfo, as libc programs do, and prints one line
+// per name: the name and its addresses.
 #include <netdb.h>
 #include <stdio.h>
 #include <string.h>
