@@ -2,23 +2,28 @@
 
 package main
 
-import "fmt"
+import (
+	"fmt"
 
-// check says what a start with this configuration and these flags would trip over
-// before it does anything. more is what a verb looks at besides.
-func (e *env) check(load loader, more func(settings, plan) error) error {
+	"sotto/internal/config"
+	"sotto/internal/daemon"
+)
+
+// check validates the configuration and the flags, and prints a summary. validate, if not
+// nil, holds further checks of a command.
+func (e *env) check(load daemon.Loader, validate func(config.Settings, config.Plan) error) error {
 	s, p, err := load()
-	if err == nil && more != nil {
-		err = more(s, p)
+	if err == nil && validate != nil {
+		err = validate(s, p)
 	}
 	if err != nil {
 		return err
 	}
-	p.warn(e.logger(p.level))
-	from := s.file
-	if from == "" {
-		from = "no file; flags and defaults"
+	p.Warn(e.logger(p.Level))
+	file := s.File()
+	if file == "" {
+		file = "defaults and flags, no file"
 	}
-	_, err = fmt.Fprintf(e.stdout, "in order: %s: groups %s; %d rules\n", from, groupNames(p.groups), len(p.rules.uses))
+	_, err = fmt.Fprintf(e.stdout, "valid: %s: groups %s; %d rules\n", file, p.GroupNames(), len(p.Rules.Uses))
 	return err
 }

@@ -189,7 +189,7 @@ func TestConfined(t *testing.T) {
 	check("serve", s.cmd.Process.Pid, none, callLists())
 	w.stop(s)
 
-	x := w.start("gave up", append(append([]string{"exec", "--log-level", "debug"}, w.upstreamArgs()...), "--", "sh", "-c", "trap 'exit 0' INT; echo ready; while :; do sleep 0.05; done")...)
+	x := w.start("dropped privileges", append(append([]string{"exec", "--log-level", "debug"}, w.upstreamArgs()...), "--", "sh", "-c", "trap 'exit 0' INT; echo ready; while :; do sleep 0.05; done")...)
 	w.until("the command to be ready", func() bool { return strings.Contains(x.log(), "ready") })
 	check("exec", x.cmd.Process.Pid, mask(t, keepExec...), privdrop.Unused())
 	w.stop(x)

@@ -13,14 +13,14 @@ import (
 	"sotto/internal/demo"
 )
 
-func (e *env) demoVerb() *cobra.Command {
+func (e *env) demoCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
-		Short: "see it work, with no internet: what crossed the wire before, and what crosses it sealed",
-		Long: `Make a small network of namespaces with no way out, a nameserver on it that listens
-on plain port 53 and another that speaks DNS over TLS with a throwaway certificate
-authority, ask with 'dig' unsealed and sealed, and print what crossed the wire each
-time. Everything is taken away again.`,
+		Short: "Show the packets of an unsealed and a sealed query, without internet access",
+		Long: `Create a small isolated network of namespaces with two nameservers: one for plain DNS
+on port 53, and one for DNS over TLS with a temporary certificate authority. Run 'dig'
+unsealed and sealed, and print the packets of each query. Everything is removed at the
+end.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := needRoot("demo"); err != nil {
@@ -30,13 +30,13 @@ time. Everything is taken away again.`,
 			if err != nil {
 				return fmt.Errorf("find this program's own file: %w", err)
 			}
-			// A closed terminal or pipe (sotto demo | head) ends the demo in
-			// order, too, instead of leaving its network behind.
+			// SIGHUP and SIGPIPE: a closed terminal or pipe (sotto demo | head) must not
+			// leave the network behind.
 			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
 			defer stop()
 			return demo.Run(ctx, demo.Options{Stdout: e.stdout, Self: self})
 		},
 	}
-	c.AddCommand(e.demoUpstreamVerb(), e.demoAskVerb())
+	c.AddCommand(e.demoUpstreamCommand(), e.demoAskCommand())
 	return c
 }

@@ -8,12 +8,12 @@ import (
 	"sotto/internal/demo"
 )
 
-// demoAskVerb is the client that the demo runs where there is no dig. Hidden:
-// it is no tool of its own.
-func (e *env) demoAskVerb() *cobra.Command {
+// demoAskCommand is the client that the demo runs if dig is not installed. It is hidden,
+// because it is of no use on its own.
+func (e *env) demoAskCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "ask NAME [TYPE] @SERVER [+tcp]…",
-		Short:  "ask like dig, for the demo on machines without it",
+		Short:  "Query like dig, for the demo on machines without dig",
 		Hidden: true,
 		Args:   cobra.MinimumNArgs(1),
 		RunE:   func(c *cobra.Command, args []string) error { return demo.Ask(c.Context(), e.stdout, args) },

@@ -15,38 +15,39 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"sotto/internal/config"
 	"sotto/internal/dnstest"
 )
 
-func (e *env) demoUpstreamVerb() *cobra.Command {
+func (e *env) demoUpstreamCommand() *cobra.Command {
 	var listen, caOut, name string
 	c := &cobra.Command{
 		Use:   "upstream --listen ADDR --ca-out FILE",
-		Short: "run the demo's own DNS over TLS server alone",
-		Long: `Answer DNS over TLS on ADDR with made-up addresses, for trying Sotto where there is
-no internet, until stopped. The certificate, for NAME and the address, is signed by
-an authority made for this run and valid for a day; its own certificate is written
-to FILE, for --ca-file. Never give this server to a network that is not your own.`,
+		Short: "Run only the demo's DNS over TLS server",
+		Long: `Answer DNS over TLS on ADDR with invented addresses, until stopped, to try Sotto without
+internet access. The server's certificate, for NAME and the address, is signed by a
+temporary certificate authority that is valid for a day, whose certificate is written to
+FILE for use with --ca-file. Do not offer this server to other people's networks.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			addr, err := listenAddr(listen)
+			addr, err := config.ListenAddr(listen)
 			if err != nil {
-				return usageError{err}
+				return config.UsageError{Err: err}
 			}
 			ctx, stop := signal.NotifyContext(c.Context(), unix.SIGINT, unix.SIGTERM)
 			defer stop()
 			return e.demoUpstream(ctx, addr, caOut, name)
 		},
 	}
-	c.Flags().StringVar(&listen, "listen", "127.0.0.1:853", "`address` and port to answer on")
-	c.Flags().StringVar(&caOut, "ca-out", "", "`file` to write the authority's certificate to")
-	c.Flags().StringVar(&name, "name", "dns.example", "`name` to show in the certificate")
+	c.Flags().StringVar(&listen, "listen", "127.0.0.1:853", "`address` and port to listen on")
+	c.Flags().StringVar(&caOut, "ca-out", "", "`file` to write the certificate of the authority to")
+	c.Flags().StringVar(&name, "name", "dns.example", "`name` in the certificate")
 	_ = c.MarkFlagRequired("ca-out")
 	return c
 }
 
-// demoUpstream serves until ctx ends. The file is there when queries are
-// answered, whole, and stays.
+// demoUpstream serves until ctx ends. The file is complete before queries are answered, and
+// is not removed.
 func (e *env) demoUpstream(ctx context.Context, addr netip.AddrPort, caOut, name string) error {
 	ca, err := dnstest.NewCA()
 	if err != nil {
@@ -70,7 +71,7 @@ func (e *env) demoUpstream(ctx context.Context, addr netip.AddrPort, caOut, name
 	}
 	srv, err := dnstest.New(dnstest.Config{Handler: zone, TLS: []net.Listener{l}, Certificate: cert})
 	if err == nil {
-		err = writeWhole(caOut, ca.PEM())
+		err = writeFile(caOut, ca.PEM())
 	}
 	if err != nil {
 		return errors.Join(err, l.Close())
@@ -79,14 +80,13 @@ func (e *env) demoUpstream(ctx context.Context, addr netip.AddrPort, caOut, name
 	return srv.Serve(ctx)
 }
 
-// writeWhole puts text in place at once: a reader finds all of it, or what was
-// there before.
-func writeWhole(path string, text []byte) error {
+// writeFile replaces the file at path atomically.
+func writeFile(path string, text []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".sotto-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // gone already when the rename was done
+	defer os.Remove(tmp.Name()) // fails after the rename
 	if _, err := tmp.Write(text); err != nil {
 		return err
 	}

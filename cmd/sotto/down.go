@@ -8,21 +8,22 @@ import (
 	"github.com/spf13/cobra"
 
 	"sotto/intercept"
+	"sotto/internal/config"
 	"sotto/internal/control"
 )
 
-func (e *env) downVerb() *cobra.Command {
+func (e *env) downCommand() *cobra.Command {
 	stray := false
 	c := &cobra.Command{
 		Use:   "down",
-		Short: "take every trace of Sotto off this machine",
-		Long: `Take away what a killed Sotto left: hooks, maps, namespaces, links, routes and
-cgroups. It needs no daemon, and ends none: one that runs is named, to be stopped
-first.
+		Short: "Remove everything that Sotto left on this machine",
+		Long: `Remove what a killed Sotto left in place: hooks, maps, namespaces, links, routes and
+cgroups. It does not need a running Sotto and does not stop one: if one is running, the
+error names it, and it has to be stopped first.
 
-With --stray only what no Sotto needs any more: the name of a network namespace that a
-service with mounts of its own could not remove when it stopped. What a killed Sotto left
-closed stays closed.`,
+With --stray it removes only what no Sotto needs any more: the name of a network namespace
+that a service with a mount namespace of its own could not remove when it stopped. A seal
+that a killed Sotto left closed stays closed.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := needRoot("down"); err != nil {
@@ -34,9 +35,9 @@ closed stays closed.`,
 			if err := intercept.Down(c.Context(), e.logger(slog.LevelInfo)); err != nil {
 				return err
 			}
-			return control.Remove(defaultControl)
+			return control.Remove(config.DefaultControl)
 		},
 	}
-	c.Flags().BoolVar(&stray, "stray", false, "take away only what a Sotto that has stopped could not")
+	c.Flags().BoolVar(&stray, "stray", false, "remove only what a stopped Sotto could not remove itself")
 	return c
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"os/exec"
 	"syscall"
@@ -15,46 +14,49 @@ import (
 	"github.com/spf13/cobra"
 
 	"sotto/intercept"
+	"sotto/internal/config"
+	"sotto/internal/daemon"
 )
 
-// What a shell says of a command that it could not start.
+// Exit statuses of a shell for a command that it cannot start.
 const (
 	exitCannotRun = 126
 	exitNotFound  = 127
 )
 
-func (e *env) execVerb() *cobra.Command {
+func (e *env) execCommand() *cobra.Command {
 	var o options
 	var user string
 	c := &cobra.Command{
 		Use:   "exec [flags] -- CMD ARG…",
-		Short: "seal one command",
-		Long: `Run CMD in a cgroup of its own whose DNS is sealed, and exit with its status. The
-seal holds for everything that CMD starts, and ends with CMD: what still runs in
-its cgroup then is killed. Standard input, output, error and the terminal are CMD's.
+		Short: "Seal one command",
+		Long: `Run CMD in a new sealed cgroup, and exit with its status. The seal also applies to
+everything that CMD starts, and ends with CMD: processes that are left in the cgroup are
+killed. CMD uses Sotto's standard input, output, error and terminal.
 
-The cgroup is below Sotto's own, or below the nearest one above that if users other
-than root can manage Sotto's own (a systemd scope below user@1000.service, say): they
-could move CMD out of the seal. Limits of the cgroups in between do not hold for CMD.
+The cgroup is created below Sotto's own. If users other than root can manage that cgroup
+(such as a systemd scope below user@1000.service) they could move CMD out of the seal, so
+the new cgroup is then created below the nearest ancestor that only root can manage. Limits
+of the cgroups in between do not apply to CMD.
 
-With --user, CMD has the user and all groups of that user, and of the caller's
-environment only TERM, COLORTERM, NO_COLOR, LANG, LANGUAGE, LC_* and TZ; HOME, USER,
-LOGNAME and SHELL are the user's, and PATH, in which CMD is looked up, is
+With --user, CMD runs as USER with all groups of that user. Of the caller's environment it
+keeps only TERM, COLORTERM, NO_COLOR, LANG, LANGUAGE, LC_* and TZ. HOME, USER, LOGNAME and
+SHELL are those of USER, and PATH, which is also used to find CMD, is
 ` + userPath + `.
-More is given with env(1): sotto exec --user USER -- env NAME=VALUE CMD. Open files other
-than the standard ones are closed, and where the user may not enter the working directory
-CMD starts in /. Without --user environment and open files are the caller's.`,
+Use env(1) for other variables: sotto exec --user USER -- env NAME=VALUE CMD. Only the
+standard files stay open, and if USER may not enter the working directory, CMD starts in /.
+Without --user, CMD has the environment and the open files of the caller.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("no command to seal: sotto exec -- CMD ARG…")
+				return config.Usagef("no command: use sotto exec -- CMD ARG…")
 			}
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			s := defaultSettings()
-			s.LogLevel = "error" // stderr is the command's
+			s := config.Default()
+			s.LogLevel = "error" // the command uses stderr too
 			o.override(c, &s)
-			p, err := s.plan(planFor{read: readFile})
+			p, err := s.Plan(config.Options{Read: config.ReadFile})
 			if err != nil {
 				return err
 			}
@@ -62,15 +64,14 @@ CMD starts in /. Without --user environment and open files are the caller's.`,
 		},
 	}
 	c.Flags().SetInterspersed(false)
-	c.Flags().StringVar(&user, "user", "", "run CMD as this `user` (name or number), with its groups and a minimal environment")
+	c.Flags().StringVar(&user, "user", "", "run CMD as this `user` (name or ID), with the groups of that user and a minimal environment")
 	o.guardFlag(c.Flags())
 	o.upstreamFlags(c.Flags())
 	return c
 }
 
-// exec runs args sealed, and returns its status as an [exitError].
-func (e *env) exec(ctx context.Context, p plan, user string, args []string) (err error) {
-	log := e.logger(p.level)
+// exec runs args sealed, and returns the exit status as an [exitError].
+func (e *env) exec(ctx context.Context, p config.Plan, user string, args []string) (err error) {
 	if err := needRoot("exec"); err != nil {
 		return err
 	}
@@ -82,8 +83,7 @@ func (e *env) exec(ctx context.Context, p plan, user string, args []string) (err
 		return e.cannotStart(args[0], cmd.Err)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.stdin, e.stdout, e.stderr
-	// From here to the end of CMD signals are its own business.
-	sigs := catchSignals()
+	sigs := catchSignals() // until CMD has exited
 	defer sigs.stop()
 	own, err := intercept.OwnCgroup()
 	if err != nil {
@@ -94,49 +94,13 @@ func (e *env) exec(ctx context.Context, p plan, user string, args []string) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, cg.Close()) }()
-	l, err := openSeal(ctx, p, intercept.Config{Ephemeral: true, Cgroups: []string{cg.Path()}, Guard: p.guard}, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	return e.execSealed(ctx, l, cg, cmd, sigs, log)
+	return daemon.Exec(ctx, e.daemonOptions(nil), p, cg, func(drop func()) error {
+		return e.runInCgroup(cg, cmd, sigs, drop)
+	})
 }
 
-// execSealed serves while cmd runs in cg. Whatever cmd left behind is ended
-// before the caller takes the seal away: it must not go on unsealed.
-func (e *env) execSealed(ctx context.Context, l *seal, cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log *slog.Logger) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	attached := make(chan struct{})
-	served := make(chan error, 1)
-	go func() {
-		served <- l.run(ctx, func(context.Context) error {
-			if err := l.inst.Attach(); err != nil {
-				return err
-			}
-			close(attached)
-			return nil
-		})
-	}()
-	select {
-	case <-attached:
-	case err := <-served:
-		return err
-	}
-	status := e.runCommand(cg, cmd, sigs, log, deniedTo(l.inst))
-	if err := cg.Kill(); err != nil {
-		log.Error("end what the command left behind", "err", err)
-	}
-	cancel()
-	if err := <-served; err != nil {
-		log.Error("answering queries ended early", "err", err)
-	}
-	return status
-}
-
-// runCommand starts cmd in cg and waits for it. deny are system calls that this process
-// has no use for meanwhile.
-func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log *slog.Logger, deny []uint32) error {
+// runInCgroup starts cmd in cg, drops privileges and waits for it.
+func (e *env) runInCgroup(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, drop func()) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -146,11 +110,11 @@ func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log
 	if err != nil {
 		return e.cannotStart(cmd.Args[0], err)
 	}
-	e.confine(log, keepExec, deny...) // not before: it would be the command's lot
-	sigs.passTo(cmd.Process)
+	drop() // after the start, because the command would inherit it
+	sigs.forward(cmd.Process)
 	err = cmd.Wait()
-	var ended *exec.ExitError
-	if err != nil && !errors.As(err, &ended) {
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
 		return fmt.Errorf("run %s: %w", cmd.Args[0], err)
 	}
 	ws := cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -163,8 +127,8 @@ func (e *env) runCommand(cg *intercept.Cgroup, cmd *exec.Cmd, sigs *signals, log
 	return nil
 }
 
-// cannotStart says why a command did not start, and returns the status that a
-// shell gives for it.
+// cannotStart prints why a command cannot start, and returns the status that a shell gives
+// for it.
 func (e *env) cannotStart(name string, err error) error {
 	fmt.Fprintf(e.stderr, "sotto: run %s: %v\n", name, err)
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {

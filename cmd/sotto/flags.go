@@ -12,51 +12,53 @@ import (
 	"github.com/spf13/pflag"
 
 	"sotto/forwarder/upstream"
+	"sotto/internal/config"
+	"sotto/internal/daemon"
 )
 
-// options are the flags of one call; settings takes them over the file's.
+// options are the flags of a command.
 type options struct {
 	config string
 	check  bool
-	given  settings
+	flags  config.Settings // values of flags; only those that were set count
 }
 
-// upstreamFlags adds what every forwarding verb has.
+// upstreamFlags adds the flags of all commands that forward queries.
 func (o *options) upstreamFlags(fs *pflag.FlagSet) {
-	fs.StringArrayVarP(&o.given.Upstream, "upstream", "u", nil,
-		"a preset ("+strings.Join(upstream.Presets(), ", ")+") or ADDR[:PORT][#NAME], port 853; again for more (default quad9, cloudflare)")
-	fs.StringVar(&o.given.Policy, "policy", "", "how to choose among them: failover, fastest, random or hedged (default failover)")
-	fs.StringVar(&o.given.Profile, "profile", "", "strict: only servers that prove who they are; opportunistic: any (default strict)")
-	fs.StringVar(&o.given.CAFile, "ca-file", "", "PEM `file` of certificate authorities to trust besides the system's")
-	fs.StringArrayVar(&o.given.Pins, "pin", nil, "accept only servers with this key, as `sha256/BASE64`; again for more")
-	fs.IntVar(&o.given.CacheMiB, "cache-mib", 0, "memory for cached answers in `MiB` (default 64)")
-	fs.StringVar(&o.given.LogLevel, "log-level", "", "debug, info, warn or error")
-	fs.BoolVar(&o.given.LogQueries, "log-queries", false, "log every query: who asked whom for what, and what came of it")
+	fs.StringArrayVarP(&o.flags.Upstream, "upstream", "u", nil,
+		"server to forward to: a preset ("+strings.Join(upstream.Presets(), ", ")+") or ADDR[:PORT][#NAME] (default port 853); repeatable (default quad9, cloudflare)")
+	fs.StringVar(&o.flags.Policy, "policy", "", "how to choose a server: failover, fastest, random or hedged (default failover)")
+	fs.StringVar(&o.flags.Profile, "profile", "", "strict: use only authenticated servers; opportunistic: use any server (default strict)")
+	fs.StringVar(&o.flags.CAFile, "ca-file", "", "PEM `file` of certificate authorities to trust in addition to the system's")
+	fs.StringArrayVar(&o.flags.Pins, "pin", nil, "accept only servers with this key, as `sha256/BASE64`; repeatable")
+	fs.IntVar(&o.flags.CacheMiB, "cache-mib", 0, "size of the cache in `MiB` (default 64)")
+	fs.StringVar(&o.flags.LogLevel, "log-level", "", "debug, info, warn or error")
+	fs.BoolVar(&o.flags.LogQueries, "log-queries", false, "log every query with its client, nameserver and result")
 }
 
-// guardFlag is for the verbs that seal.
+// guardFlag adds the flag of the commands that seal.
 func (o *options) guardFlag(fs *pflag.FlagSet) {
-	fs.StringVar(&o.given.Guard, "guard", "", "what becomes of plain queries that no hook on a socket catches: drop, count or off (default drop)")
+	fs.StringVar(&o.flags.Guard, "guard", "", "what to do with plain queries that no socket hook redirects: drop, count or off (default drop)")
 }
 
-// fileFlags adds what the verbs with a configuration file have.
+// fileFlags adds the flags of the commands with a configuration file.
 func (o *options) fileFlags(fs *pflag.FlagSet) {
 	o.configFlag(fs)
-	fs.BoolVar(&o.check, "check", false, "say whether configuration and flags are in order, and end")
+	fs.BoolVar(&o.check, "check", false, "check the configuration and the flags, and exit")
 	o.controlFlag(fs)
 }
 
 func (o *options) configFlag(fs *pflag.FlagSet) {
-	fs.StringVar(&o.config, "config", "", "configuration `file` (default "+defaultConfig+", if it is there)")
+	fs.StringVar(&o.config, "config", "", "configuration `file` (default "+config.DefaultPath+", if it exists)")
 }
 
 func (o *options) controlFlag(fs *pflag.FlagSet) {
-	fs.StringVar(&o.given.Control, "control", "", "`path` of the socket on which a running Sotto is told things, or off (default for 'sotto run' "+defaultControl+")")
+	fs.StringVar(&o.flags.Control, "control", "", "`path` of the control socket of a running Sotto, or off (default for 'sotto run' "+config.DefaultControl+")")
 }
 
-// settings is the file with the flags that were given over it.
-func (o *options) settings(c *cobra.Command) (settings, error) {
-	s, err := loadSettings(o.config)
+// settings returns the settings of the file, overridden by the flags that were set.
+func (o *options) settings(c *cobra.Command) (config.Settings, error) {
+	s, err := config.Load(o.config)
 	if err != nil {
 		return s, err
 	}
@@ -64,25 +66,25 @@ func (o *options) settings(c *cobra.Command) (settings, error) {
 	return s, nil
 }
 
-// override sets in s what flags were given for.
-func (o *options) override(c *cobra.Command, s *settings) {
+// override sets in s the values of the flags that were set.
+func (o *options) override(c *cobra.Command, s *config.Settings) {
 	for name, set := range map[string]func(){
-		"upstream":    func() { s.Upstream = o.given.Upstream },
-		"policy":      func() { s.Policy = o.given.Policy },
-		"profile":     func() { s.Profile = o.given.Profile },
-		"ca-file":     func() { s.CAFile = o.given.CAFile },
-		"pin":         func() { s.Pins = o.given.Pins },
-		"cache-mib":   func() { s.CacheMiB = o.given.CacheMiB },
-		"log-level":   func() { s.LogLevel = o.given.LogLevel },
-		"log-queries": func() { s.LogQueries = o.given.LogQueries },
-		"control":     func() { s.Control = o.given.Control },
-		"listen":      func() { s.Listen = o.given.Listen },
-		"cgroup":      func() { s.Cgroups = o.given.Cgroups },
-		"exclude":     func() { s.Exclude = o.given.Exclude },
-		"guard":       func() { s.Guard = o.given.Guard },
-		"on-exit":     func() { s.OnExit = o.given.OnExit },
+		"upstream":    func() { s.Upstream = o.flags.Upstream },
+		"policy":      func() { s.Policy = o.flags.Policy },
+		"profile":     func() { s.Profile = o.flags.Profile },
+		"ca-file":     func() { s.CAFile = o.flags.CAFile },
+		"pin":         func() { s.Pins = o.flags.Pins },
+		"cache-mib":   func() { s.CacheMiB = o.flags.CacheMiB },
+		"log-level":   func() { s.LogLevel = o.flags.LogLevel },
+		"log-queries": func() { s.LogQueries = o.flags.LogQueries },
+		"control":     func() { s.Control = o.flags.Control },
+		"listen":      func() { s.Listen = o.flags.Listen },
+		"cgroup":      func() { s.Cgroups = o.flags.Cgroups },
+		"exclude":     func() { s.Exclude = o.flags.Exclude },
+		"guard":       func() { s.Guard = o.flags.Guard },
+		"on-exit":     func() { s.OnExit = o.flags.OnExit },
 
-		"when-replaced": func() { s.WhenReplaced = o.given.WhenReplaced },
+		"when-replaced": func() { s.WhenReplaced = o.flags.WhenReplaced },
 	} {
 		if c.Flags().Changed(name) {
 			set()
@@ -90,20 +92,37 @@ func (o *options) override(c *cobra.Command, s *settings) {
 			if !renamed {
 				key = name
 			}
-			s.places.forget(key)
+			s.Override(key)
 		}
 	}
 }
 
-// logger writes to stderr what is at the level or above, which may change.
+// loader returns a function that loads the configuration with the flags of c.
+func (o *options) loader(c *cobra.Command, opts config.Options) daemon.Loader {
+	return func() (config.Settings, config.Plan, error) {
+		s, err := o.settings(c)
+		if err != nil {
+			return s, config.Plan{}, err
+		}
+		p, err := s.Plan(opts)
+		return s, p, err
+	}
+}
+
+// daemonOptions returns the options of a command that answers queries.
+func (e *env) daemonOptions(load daemon.Loader) daemon.Options {
+	return daemon.Options{Load: load, Logger: e.logger, NotifySocket: e.getenv("NOTIFY_SOCKET"), DropPrivileges: e.dropPrivileges}
+}
+
+// logger returns a logger to stderr with the given level.
 func (e *env) logger(level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
 }
 
-// needRoot explains what a verb needs root for.
-func needRoot(verb string) error {
+// needRoot returns an error if the process is not root.
+func needRoot(command string) error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("sotto %s needs root, to load eBPF programs and make a network namespace: sudo sotto %s …", verb, verb)
+		return fmt.Errorf("sotto %s needs root to load eBPF programs and to create a network namespace: sudo sotto %s …", command, command)
 	}
 	return nil
 }

@@ -74,7 +74,7 @@ func TestCacheFile(t *testing.T) {
 	s, stop = startServing(t, config(filepath.Join(dir, "nowhere", "cache"), a.spec, b.spec))
 	check(s, cached)
 	stop()
-	if log := s.log(); !strings.Contains(log, "the next start finds no cache") {
+	if log := s.log(); !strings.Contains(log, "the cache is empty after the next start") {
 		t.Errorf("no warning of the directory:\n%s", log)
 	}
 }

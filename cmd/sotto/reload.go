@@ -10,25 +10,26 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sotto/internal/config"
 	"sotto/internal/control"
 )
 
-// reloadTime is more than any configuration takes to be read.
-const reloadTime = time.Minute
+// reloadTimeout is longer than any reload takes.
+const reloadTimeout = time.Minute
 
-func (e *env) reloadVerb() *cobra.Command {
+func (e *env) reloadCommand() *cobra.Command {
 	var o options
 	c := &cobra.Command{
 		Use:   "reload [--control PATH | --config FILE]",
-		Short: "have the Sotto that runs read its configuration again",
-		Long: `Have the 'sotto run' or 'sotto serve' that runs read its configuration again, with
-the flags that it was started with over it, and wait until that is in force. No
-query is lost. If anything is wrong with the new configuration the old one stays in
-force as a whole, and this says why and exits with 1. SIGHUP does the same, and
-leaves what came of it in the log.
+		Short: "Reload the configuration of the running Sotto",
+		Long: `Make the running 'sotto run' or 'sotto serve' reload its configuration, with the flags
+that it was started with, and wait until the new configuration is in force. No query is
+lost. If the new configuration is invalid, the old one stays in force as a whole, and
+this command prints the error and exits with status 1. SIGHUP does the same, and logs
+the result.
 
-It finds the process by its control socket: the one at --control, or that the
-configuration names, or ` + defaultControl + `.`,
+The process is found by its control socket: the one given with --control, else the one
+that the configuration names, else ` + config.DefaultControl + `.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := o.reload(c); err != nil {
@@ -43,28 +44,28 @@ configuration names, or ` + defaultControl + `.`,
 	return c
 }
 
-// reload finds the socket and asks there. With --control the configuration is not
-// looked at. A mistake in it is for the process to find, which says so in its log
-// too; so who cannot read it asks at the default place.
+// reload finds the control socket and requests a reload. With --control it does not read the
+// configuration. If it cannot read it, it uses the default socket: the running process finds
+// the error itself, and logs it too.
 func (o *options) reload(c *cobra.Command) error {
-	ctx, cancel := context.WithTimeout(c.Context(), reloadTime)
+	ctx, cancel := context.WithTimeout(c.Context(), reloadTimeout)
 	defer cancel()
-	s := defaultSettings()
-	var unread error
+	s := config.Default()
+	var loadErr error
 	if !c.Flags().Changed("control") {
-		s, unread = loadSettings(o.config)
-		if unread != nil {
-			s = defaultSettings()
+		s, loadErr = config.Load(o.config)
+		if loadErr != nil {
+			s = config.Default()
 		}
 	}
 	o.override(c, &s)
-	path := s.controlPath(defaultControl)
+	path := s.ControlPath(config.DefaultControl)
 	if path == "" {
-		return fmt.Errorf("control is %q: send the process SIGHUP, or name a socket with --control", controlOff)
+		return fmt.Errorf("control is %q: send SIGHUP to the process, or name a socket with --control", config.ControlOff)
 	}
 	err := control.Reload(ctx, path)
-	if unread != nil && errors.Is(err, control.ErrNobody) {
-		return unread
+	if loadErr != nil && errors.Is(err, control.ErrNotRunning) {
+		return loadErr
 	}
 	return err
 }

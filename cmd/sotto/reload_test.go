@@ -344,15 +344,15 @@ func TestReloadKeepsGroups(t *testing.T) {
 func TestReloadReportsReason(t *testing.T) {
 	s, _ := startServing(t, "[[rule]]\nname = \"old.example\"\nuse = \"refuse\"\n")
 	for text, want := range map[string]string{
-		"cache-mib = \"x\"\n": ":3:13: this is not what it takes",
+		"cache-mib = \"x\"\n": ":3:13: wrong type of value",
 		"cache-mib = [":       ":3:13: toml:",
 		"max-waiting = 5\n":   ":3:15: max-waiting: it changed",
 		"cache-mib = 0\n":     ":3:13: cache-mib: it changed",
-		"[[rule]]\nname = \"new.example\"\nuse = \"no\"\n":        `:5:7: use: there is no group "no"`,
+		"[[rule]]\nname = \"new.example\"\nuse = \"no\"\n":        `:5:7: use: unknown group "no"`,
 		"[[rule]]\nname = \"new.example\"\nuse = \"plain\"\n":     ":5:7: use: 'sotto serve' does not know",
 		"ca-file = \"/nowhere.pem\"\n":                            ":3:11: ca-file: read certificate authorities",
 		"log-queries = true\nlog-level = \"debug\"\n":             ":3:15: log-queries: it changed",
-		"[[rule]]\nname = \"new.example\"\nuse = \"refuse\"\nx=1": `:6:1: there is no setting "x" here`,
+		"[[rule]]\nname = \"new.example\"\nuse = \"refuse\"\nx=1": `:6:1: unknown setting "x"`,
 	} {
 		s.configure(text)
 		logged := strings.Count(s.log(), "level=ERROR")
@@ -388,7 +388,7 @@ func TestReloadWithoutProcess(t *testing.T) {
 	write(t, off, "control = \"off\"\n")
 	for args, want := range map[string]string{
 		"reload --control " + sock:            "no Sotto listens on " + sock,
-		"reload --config " + off:              "send the process SIGHUP",
+		"reload --config " + off:              "send SIGHUP",
 		"reload --config " + dir + "/nowhere": "nowhere",
 	} {
 		if _, stderr, status := call(t, strings.Fields(args)...); status != exitFailure || !strings.Contains(stderr, want) {

@@ -183,7 +183,7 @@ func TestReplaceBack(t *testing.T) {
 		t.Errorf("its identity and those of its predecessors are %v, want those of %v", h.replaced, want)
 	}
 	h.close()
-	w.waitLog(p, "took everything back")
+	w.waitLog(p, "reclaimed the seal")
 	// If no process runs, none is refused.
 	w.kill(p)
 	p = w.startIn(groups["b"], "msg=sealed", args...)

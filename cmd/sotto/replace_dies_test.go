@@ -13,13 +13,13 @@ import (
 
 	"sotto/intercept"
 	"sotto/internal/control"
-	"sotto/internal/handover"
 	"sotto/internal/netlab"
+	"sotto/internal/takeover"
 )
 
 // successor is the test in the role of a process that takes over.
 type successor struct {
-	c     *handover.Conn
+	c     *takeover.Conn
 	udp   int
 	files []*os.File
 
@@ -41,7 +41,7 @@ func (w *world) requestSocketsWith(g *netlab.Cgroup, more string) *successor {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	h := &successor{c: handover.New(u)}
+	h := &successor{c: takeover.NewConn(u)}
 	w.t.Cleanup(h.close)
 	if err := h.c.Send(sayReady, nil); err != nil {
 		w.t.Fatal(err)
@@ -72,7 +72,7 @@ func (h *successor) close() {
 }
 
 // send sends the sockets on, as their owner would.
-func (h *successor) send(c *handover.Conn) error {
+func (h *successor) send(c *takeover.Conn) error {
 	if err := expect(c, sayReady); err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (h *successor) send(c *handover.Conn) error {
 
 // actAsPredecessor accepts the next takeover request on the control socket, and runs talk
 // with its connection. The channel receives the error of talk.
-func (w *world) actAsPredecessor(talk func(*handover.Conn) error) <-chan error {
+func (w *world) actAsPredecessor(talk func(*takeover.Conn) error) <-chan error {
 	w.t.Helper()
 	l, err := control.Listen(w.t.Context(), defaultControl)
 	if err != nil {
@@ -94,11 +94,11 @@ func (w *world) actAsPredecessor(talk func(*handover.Conn) error) <-chan error {
 	ctx, stop := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
 	go func() {
-		var next *handover.Conn
+		var next *takeover.Conn
 		err := l.Serve(ctx, control.Handlers{
 			Reload: func(context.Context) error { return nil },
 			Replace: func([]byte) (func(*net.UnixConn), error) {
-				return func(c *net.UnixConn) { next = handover.New(c); stop() }, nil
+				return func(c *net.UnixConn) { next = takeover.NewConn(c); stop() }, nil
 			},
 		})
 		stop()
@@ -128,7 +128,7 @@ func TestReplaceOldDies(t *testing.T) {
 			if !sent {
 				h.close()
 			}
-			done := w.actAsPredecessor(func(c *handover.Conn) error {
+			done := w.actAsPredecessor(func(c *takeover.Conn) error {
 				if !sent {
 					return nil
 				}
@@ -203,7 +203,7 @@ func TestReplaceNewHangs(t *testing.T) {
 	if err := inst.Abandon(); err != nil {
 		t.Fatal(err)
 	}
-	w.waitLog(p, "took everything back")
+	w.waitLog(p, "reclaimed the seal")
 	// The name of the control socket becomes free later than the lock. The old one finds it
 	// in use, since this accepts its connection, and has to try again.
 	if err := name.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
@@ -239,7 +239,7 @@ func TestReplaceTooLate(t *testing.T) {
 			args := w.runArgs(g)
 			p := w.start("sealed", args...)
 			h := w.requestSockets(g) // the old one waits for the test
-			done := w.actAsPredecessor(func(c *handover.Conn) error {
+			done := w.actAsPredecessor(func(c *takeover.Conn) error {
 				err := error(nil)
 				if sent {
 					err = h.send(c)
@@ -256,7 +256,7 @@ func TestReplaceTooLate(t *testing.T) {
 				t.Errorf("status %d:\n%s", status, errs)
 			}
 			h.close()
-			w.until("the instance to be reclaimed", func() bool { return strings.Contains(p.log(), "took everything back") })
+			w.until("the instance to be reclaimed", func() bool { return strings.Contains(p.log(), "reclaimed the seal") })
 			if out := w.dig(w.host, g, "@1.1.1.1", "after.example"); !strings.Contains(out, sealed4) {
 				t.Error(out)
 			}

@@ -17,18 +17,18 @@ import (
 	"sotto/internal/capture"
 	"sotto/internal/control"
 	"sotto/internal/dnstest"
-	"sotto/internal/handover"
 	"sotto/internal/netlab"
+	"sotto/internal/takeover"
 )
 
 // launchBetween starts a new process for which the test is the old process: it sends the new
 // one the sockets of the real old process. It returns the new process and the connection to
 // it.
-func (w *world) launchBetween(h *successor, args []string) (*process, *handover.Conn) {
+func (w *world) launchBetween(h *successor, args []string) (*process, *takeover.Conn) {
 	w.t.Helper()
-	got := make(chan *handover.Conn, 1)
+	got := make(chan *takeover.Conn, 1)
 	finish := make(chan struct{})
-	done := w.actAsPredecessor(func(c *handover.Conn) error {
+	done := w.actAsPredecessor(func(c *takeover.Conn) error {
 		err := h.send(c)
 		got <- c
 		<-finish
@@ -56,7 +56,7 @@ func (w *world) launchBetween(h *successor, args []string) (*process, *handover.
 // TestStopNew stops the new process after it has reported that it is ready to take over, and
 // before it knows whether the old one agrees.
 func TestStopNew(t *testing.T) {
-	setup := func(t *testing.T) (w *world, g *netlab.Cgroup, p, n *process, h *successor, c *handover.Conn, wire *capture.Capture) {
+	setup := func(t *testing.T) (w *world, g *netlab.Cgroup, p, n *process, h *successor, c *takeover.Conn, wire *capture.Capture) {
 		w = newWorld(t)
 		wire = w.watch()
 		g = w.cgroup("workload")
@@ -84,7 +84,7 @@ func TestStopNew(t *testing.T) {
 		}
 		w.checkSealed("after the new one has exited", g)
 		h.close()
-		w.waitLog(p, "took everything back")
+		w.waitLog(p, "reclaimed the seal")
 		w.checkSealed("at the end", g)
 		w.until("it to listen again", func() bool {
 			_, _, status := w.sotto("reload")
@@ -196,8 +196,8 @@ func TestReplaceWaits(t *testing.T) {
 			if want == errStopping.Error() {
 				stop = w.refuseAll(fmt.Errorf("%w: it is stopping", control.ErrBusy))
 			}
-			n := w.startIn(nil, "waiting for the Sotto that runs", args...)
-			other := w.startIn(nil, "waiting for the Sotto that runs", args...)
+			n := w.startIn(nil, "waiting for the running Sotto", args...)
+			other := w.startIn(nil, "waiting for the running Sotto", args...)
 			if !strings.Contains(n.log(), want) || strings.Contains(n.log(), "msg=sealed") {
 				t.Errorf("want %s in:\n%s", want, n.log())
 			}

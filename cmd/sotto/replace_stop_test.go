@@ -78,7 +78,7 @@ func TestStopDuringTakeover(t *testing.T) {
 		w.stopWatching(c)
 		h.close()
 		w.waitExit(p)
-		if !strings.Contains(p.log(), "took everything back") {
+		if !strings.Contains(p.log(), "reclaimed the seal") {
 			t.Error("it did not reclaim the instance")
 		}
 		w.checkOpen("after the stop", g)

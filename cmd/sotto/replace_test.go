@@ -94,7 +94,7 @@ func TestReplaceFails(t *testing.T) {
 		}
 		works(what)
 	}
-	if _, errs, status := w.sotto(append(w.runArgs(other), "--replace")...); status != exitFailure || !strings.Contains(errs, "is sealed here, and would not be") {
+	if _, errs, status := w.sotto(append(w.runArgs(other), "--replace")...); status != exitFailure || !strings.Contains(errs, "the new one does not") {
 		t.Errorf("another cgroup: status %d, %s", status, errs)
 	}
 	works("another cgroup")
@@ -113,7 +113,7 @@ func TestReplaceFails(t *testing.T) {
 	}
 	works("during the takeover")
 	_ = u.Close()
-	w.until("the instance to be reclaimed", func() bool { return strings.Contains(p.log(), "this one goes on") })
+	w.until("the instance to be reclaimed", func() bool { return strings.Contains(p.log(), "resuming") })
 	works("after the failed takeover")
 	w.until("it to listen again", func() bool {
 		_, errs, status := w.sotto("reload")
@@ -169,7 +169,7 @@ func TestReplaceKeepsAlive(t *testing.T) {
 		t.Errorf("during a slow takeover:\n%s", out)
 	}
 	h.close()
-	w.until("the instance to be reclaimed", func() bool { return strings.Contains(p.log(), "took everything back") })
+	w.until("the instance to be reclaimed", func() bool { return strings.Contains(p.log(), "reclaimed the seal") })
 	w.stop(p)
 	w.nothingLeft()
 }

@@ -53,7 +53,7 @@ func TestRunReload(t *testing.T) {
 	w.until("SIGHUP to reload", func() bool { return strings.Count(p.log(), "msg=reloaded") > before })
 	check("after SIGHUP", sealed4)
 
-	if _, stderr, status := w.sotto("serve", "--control", defaultControl, "--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1"); status != exitFailure || !strings.Contains(stderr, "a Sotto that runs listens there") {
+	if _, stderr, status := w.sotto("serve", "--control", defaultControl, "--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1"); status != exitFailure || !strings.Contains(stderr, "a running Sotto listens there") {
 		t.Errorf("another at the same socket: status %d, %q", status, stderr)
 	}
 	w.kill(p)

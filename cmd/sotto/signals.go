@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// signals are those that end or steer a process, caught from before the seal is
-// made so that none ends Sotto without its cleaning up.
+// signals holds the signals that `exec` forwards to its command. They are caught from before
+// the seal is created, so that none terminates Sotto before it has cleaned up.
 type signals struct {
 	ch   chan os.Signal
 	done chan struct{}
@@ -22,14 +22,14 @@ func catchSignals() *signals {
 	return s
 }
 
-// passTo hands them on to p, those that came before p began included.
-func (s *signals) passTo(p *os.Process) {
+// forward forwards the signals to p, including those that were caught before p started.
+func (s *signals) forward(p *os.Process) {
 	go func() {
 		for {
 			select {
 			case sig := <-s.ch:
 				if !fromTerminal(sig) {
-					_ = p.Signal(sig) // it may just have ended
+					_ = p.Signal(sig) // it may have exited
 				}
 			case <-s.done:
 				return
@@ -43,8 +43,8 @@ func (s *signals) stop() {
 	close(s.done)
 }
 
-// fromTerminal reports whether the command has sig already: a terminal sends its
-// signals to the whole foreground process group, in which both are.
+// fromTerminal reports whether the command has already received sig: a terminal sends its
+// signals to the whole foreground process group, which includes both processes.
 func fromTerminal(sig os.Signal) bool {
 	switch sig {
 	case unix.SIGINT, unix.SIGQUIT, unix.SIGWINCH:

@@ -17,22 +17,24 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"sotto/internal/config"
 )
 
-// userPath is PATH of a command that runs as another user, as sudo and systemd set it.
+// userPath is the PATH of a command that runs as another user, the same as sudo and systemd
+// set.
 const userPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// keptVariables are what such a command keeps of the environment: how its terminal,
-// language and time zone are, which are no secrets and no paths of root's. LC_* is kept
-// as well.
+// keptVariables are the environment variables that such a command keeps, and LC_*: the
+// terminal, language and time zone, which are neither secrets nor paths of root.
 var keptVariables = []string{"TERM", "COLORTERM", "NO_COLOR", "LANG", "LANGUAGE", "TZ"}
 
-// passwd is the user database that os/user reads as well, which leaves out the shell.
+// passwd is the user database. Package os/user reads it too, but without the shell.
 const passwd = "/etc/passwd"
 
-// commandAs prepares args to run as the user named: with all groups of that user, an
-// environment of its own, no open files but the standard ones, and in the working
-// directory if that user may enter it. An empty name changes nothing.
+// commandAs prepares args to run as the named user: with all groups of that user, a minimal
+// environment, only the standard files open, and in the current working directory if that
+// user may enter it. If name is empty the user does not change.
 func commandAs(name string, args []string) (*exec.Cmd, error) {
 	if name == "" {
 		return exec.Command(args[0], args[1:]...), nil
@@ -40,7 +42,7 @@ func commandAs(name string, args []string) (*exec.Cmd, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
 		if u, err = user.LookupId(name); err != nil {
-			return nil, usagef("user %q: this machine has no such user", name)
+			return nil, config.Usagef("user %q does not exist on this machine: name another one", name)
 		}
 	}
 	cred, err := credential(u)
@@ -57,7 +59,7 @@ func commandAs(name string, args []string) (*exec.Cmd, error) {
 	cmd := &exec.Cmd{Args: args, Env: userEnviron(os.Environ(), u, shell), SysProcAttr: &syscall.SysProcAttr{Credential: cred}}
 	cmd.Path, cmd.Err = lookPath(args[0], userPath)
 	if cmd.Dir, err = os.Getwd(); err != nil {
-		cmd.Dir = "/" // it was removed, or is out of reach for Sotto too
+		cmd.Dir = "/" // it was removed, or Sotto cannot access it either
 	}
 	return cmd, nil
 }
@@ -85,7 +87,7 @@ func credential(u *user.User) (*syscall.Credential, error) {
 	return cred, nil
 }
 
-// userEnviron is the environment of a command that runs as u, of what is in environ.
+// userEnviron returns the environment of a command that runs as u.
 func userEnviron(environ []string, u *user.User, shell string) []string {
 	env := []string{"HOME=" + u.HomeDir, "USER=" + u.Username, "LOGNAME=" + u.Username, "SHELL=" + shell, "PATH=" + userPath}
 	for _, v := range environ {
@@ -97,8 +99,8 @@ func userEnviron(environ []string, u *user.User, shell string) []string {
 	return env
 }
 
-// shellOf returns the login shell of a user; /bin/sh where the database names none, as
-// login(1) does, or does not have the user.
+// shellOf returns the login shell of a user. As in login(1) it is /bin/sh if the database
+// names none, or does not contain the user.
 func shellOf(name string) (string, error) {
 	f, err := os.Open(passwd)
 	if err != nil {
@@ -117,11 +119,11 @@ func shellOf(name string) (string, error) {
 	return "/bin/sh", nil
 }
 
-// lookPath finds a program as [exec.LookPath] does, in a PATH of absolute directories
-// that is not this process's own.
+// lookPath finds a program like [exec.LookPath], but in the given PATH, which consists of
+// absolute directories.
 func lookPath(name, path string) (string, error) {
 	if strings.Contains(name, "/") {
-		return name, nil // the kernel says what is wrong with it
+		return name, nil // the kernel reports errors
 	}
 	for dir := range strings.SplitSeq(path, ":") {
 		file := filepath.Join(dir, name)
@@ -132,13 +134,13 @@ func lookPath(name, path string) (string, error) {
 	return name, &exec.Error{Name: name, Err: exec.ErrNotFound}
 }
 
-// closeOnExec keeps from the command what this process's parent had open. What it opens
-// itself is marked already, by the Go library.
+// closeOnExec prevents the command from inheriting files that this process inherited. The Go
+// library does the same for files that this process opens.
 func closeOnExec() error {
 	const dir = "/proc/self/fd"
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("find open files: %w", err)
+		return fmt.Errorf("list open files: %w", err)
 	}
 	for _, e := range entries {
 		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
@@ -148,19 +150,19 @@ func closeOnExec() error {
 	return nil
 }
 
-// startAs starts cmd. If its user may not enter the working directory, it is started in
-// the root directory; which of several steps was refused only shows by trying again.
+// startAs starts cmd, in the root directory if its user may not enter the working directory.
+// The error does not show which step was refused, so it tries again.
 func startAs(cmd *exec.Cmd) (*exec.Cmd, error) {
 	err := cmd.Start()
 	if err == nil || cmd.Dir == "" || !errors.Is(err, fs.ErrPermission) || !filepath.IsAbs(cmd.Path) {
 		return cmd, err
 	}
-	again := &exec.Cmd{Path: cmd.Path, Args: cmd.Args, Env: cmd.Env, Dir: "/", SysProcAttr: cmd.SysProcAttr,
+	retry := &exec.Cmd{Path: cmd.Path, Args: cmd.Args, Env: cmd.Env, Dir: "/", SysProcAttr: cmd.SysProcAttr,
 		Stdin: cmd.Stdin, Stdout: cmd.Stdout, Stderr: cmd.Stderr}
-	if again.Start() != nil {
+	if retry.Start() != nil {
 		return cmd, err
 	}
-	return again, nil
+	return retry, nil
 }
 
 func parseID(text string) (uint32, error) {

@@ -13,10 +13,10 @@ import (
 // version is set by release builds (-ldflags "-X main.version=v1.2.3").
 var version = ""
 
-func (e *env) versionVerb() *cobra.Command {
+func (e *env) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "say which build this is",
+		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintf(e.stdout, "sotto %s %s/%s %s\n", versionText(), runtime.GOOS, runtime.GOARCH, runtime.Version())
@@ -25,7 +25,7 @@ func (e *env) versionVerb() *cobra.Command {
 	}
 }
 
-// versionText is the release, or what the build knows of its source.
+// versionText returns the release, or else the commit that the build is from.
 func versionText() string {
 	if version != "" {
 		return version

@@ -14,18 +14,18 @@ import (
 	"testing"
 )
 
-// pkg is what the go command says of one package.
+// pkg is the output of go list for one package.
 type pkg struct {
 	ImportPath                         string
 	Imports, TestImports, XTestImports []string
 }
 
-// all is what the package's code and its tests import.
+// all returns the imports of the package and its tests.
 func (p pkg) all() []string {
 	return slices.Concat(p.Imports, p.TestImports, p.XTestImports)
 }
 
-// root is the module's directory.
+// root returns the module's directory.
 func root(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.Abs("../..")
@@ -52,7 +52,7 @@ func packages(t *testing.T) []pkg {
 		pkgs = append(pkgs, p)
 	}
 	if len(pkgs) < 8 {
-		t.Fatalf("go list names %d packages: the tree has more", len(pkgs))
+		t.Fatalf("go list found %d packages: want more", len(pkgs))
 	}
 	return pkgs
 }
@@ -64,9 +64,9 @@ func within(path string, prefixes ...string) bool {
 	})
 }
 
-// TestDependencies holds the rule: cmd → {intercept, forwarder} → leaves. The
-// two halves know nothing of each other, and only the kernel half knows the
-// kernel's libraries.
+// TestDependencies enforces the direction of imports: cmd → internal/daemon → {intercept,
+// forwarder, internal/takeover, internal/config} → leaves. Packages intercept and forwarder
+// do not import each other, and only intercept imports the libraries for eBPF and netlink.
 func TestDependencies(t *testing.T) {
 	rules := []struct {
 		name   string
@@ -74,19 +74,19 @@ func TestDependencies(t *testing.T) {
 		what   func(pkg) []string
 		banned func(imported string) bool
 	}{
-		{"the forwarder knows no kernel half", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder") }, pkg.all,
+		{"forwarder does not import intercept", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder") }, pkg.all,
 			func(i string) bool {
 				return within(i, "sotto/intercept", "sotto/bpf", "sotto/cmd", "sotto/internal/netlab/labtest")
 			}},
-		{"the kernel half knows no forwarder", func(p pkg) bool { return within(p.ImportPath, "sotto/intercept", "sotto/bpf") }, pkg.all,
+		{"intercept does not import forwarder", func(p pkg) bool { return within(p.ImportPath, "sotto/intercept", "sotto/bpf") }, pkg.all,
 			func(i string) bool { return within(i, "sotto/forwarder", "sotto/cmd") }},
-		{"only the kernel half uses ebpf and netlink", func(p pkg) bool { return !within(p.ImportPath, "sotto/intercept", "sotto/bpf", "sotto/internal/netns") }, pkg.all,
+		{"only intercept, bpf and netns use ebpf and netlink", func(p pkg) bool { return !within(p.ImportPath, "sotto/intercept", "sotto/bpf", "sotto/internal/netns") }, pkg.all,
 			func(i string) bool {
 				return within(i, "github.com/cilium/ebpf", "github.com/vishvananda/netlink", "github.com/vishvananda/netns")
 			}},
 		{"only nat uses nftables", func(p pkg) bool { return p.ImportPath != "sotto/intercept/nat" }, pkg.all,
 			func(i string) bool { return within(i, "github.com/google/nftables", "github.com/mdlayher/netlink") }},
-		{"nat stands on netns alone", func(p pkg) bool { return p.ImportPath == "sotto/intercept/nat" },
+		{"nat depends on netns only", func(p pkg) bool { return p.ImportPath == "sotto/intercept/nat" },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }},
 		{"bpf is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/bpf" }, pkg.all,
@@ -95,18 +95,41 @@ func TestDependencies(t *testing.T) {
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }},
 		{"wire is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/forwarder/wire" }, pkg.all,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"cache and upstream stand on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/cache", "sotto/forwarder/upstream") },
+		{"cache and upstream depend on wire only", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/cache", "sotto/forwarder/upstream") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"rules stands on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/rules") },
+		{"rules depends on wire only", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/rules") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"plain stands on wire alone", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/plain") },
+		{"plain depends on wire only", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/plain") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"miekg/dns is for tests", func(pkg) bool { return true }, func(p pkg) []string { return p.Imports },
+		{"only tests use miekg/dns", func(pkg) bool { return true }, func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "github.com/miekg/dns") }},
-		{"nothing stands on cmd", func(pkg) bool { return true }, pkg.all,
+		{"config depends on the configuration types only", func(p pkg) bool { return p.ImportPath == "sotto/internal/config" },
+			func(p pkg) []string { return p.Imports },
+			func(i string) bool {
+				return within(i, "sotto") && i != "sotto/intercept" && !within(i, "sotto/forwarder/cache", "sotto/forwarder/rules", "sotto/forwarder/upstream")
+			}},
+		{"takeover depends on control only", func(p pkg) bool { return p.ImportPath == "sotto/internal/takeover" }, pkg.all,
+			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/control" }},
+		{"control is a leaf", func(p pkg) bool { return p.ImportPath == "sotto/internal/control" }, pkg.all,
+			func(i string) bool { return within(i, "sotto") }},
+		{"only daemon uses takeover", func(p pkg) bool { return p.ImportPath != "sotto/internal/daemon" },
+			func(p pkg) []string { return p.Imports },
+			func(i string) bool { return within(i, "sotto/internal/takeover") }},
+		{"only cmd/sotto uses daemon", func(p pkg) bool { return p.ImportPath != "sotto/cmd/sotto" }, pkg.all,
+			func(i string) bool { return within(i, "sotto/internal/daemon") }},
+		{"only daemon and cmd/sotto use config", func(p pkg) bool { return !within(p.ImportPath, "sotto/internal/daemon", "sotto/cmd/sotto") }, pkg.all,
+			func(i string) bool { return within(i, "sotto/internal/config") }},
+		{"cmd/sotto runs the forwarder through daemon", func(p pkg) bool { return p.ImportPath == "sotto/cmd/sotto" },
+			func(p pkg) []string { return p.Imports },
+			func(i string) bool { return within(i, "sotto/forwarder") && i != "sotto/forwarder/upstream" }},
+		{"intercept and forwarder do not use the daemon's packages", func(p pkg) bool { return within(p.ImportPath, "sotto/intercept", "sotto/forwarder") }, pkg.all,
+			func(i string) bool {
+				return within(i, "sotto/internal/config", "sotto/internal/control", "sotto/internal/takeover", "sotto/internal/daemon")
+			}},
+		{"no package imports cmd", func(pkg) bool { return true }, pkg.all,
 			func(i string) bool { return within(i, "sotto/cmd") }},
 	}
 	pkgs := packages(t)
@@ -125,14 +148,14 @@ func TestDependencies(t *testing.T) {
 				}
 			}
 			if applied == 0 {
-				t.Error("no package is bound by this rule: was one renamed?")
+				t.Error("this rule applies to no package: was one renamed?")
 			}
 		})
 	}
 }
 
-// TestLicences holds that every source says its licence in its first line, the
-// kernel half the one that the kernel asks for.
+// TestLicences checks that the first line of every source file names its licence; for eBPF
+// programs, one that the kernel accepts.
 func TestLicences(t *testing.T) {
 	seen := map[string]int{}
 	err := filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {
@@ -168,11 +191,11 @@ func TestLicences(t *testing.T) {
 		t.Fatal(err)
 	}
 	if seen[".go"] < 30 || seen[".c"] < 1 {
-		t.Errorf("looked at %v: the tree has more", seen)
+		t.Errorf("found %v: want more", seen)
 	}
 }
 
-// TestPromises holds that every test that docs/SECURITY.md names is there.
+// TestPromises checks that every test that docs/SECURITY.md names exists.
 func TestPromises(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root(t), "docs/SECURITY.md"))
 	if err != nil {
@@ -180,16 +203,16 @@ func TestPromises(t *testing.T) {
 	}
 	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllSubmatch(text, -1)
 	if len(named) < 30 {
-		t.Errorf("it names %d tests: the promises have more", len(named))
+		t.Errorf("it names %d tests: want more", len(named))
 	}
-	there := map[string]bool{}
+	tests := map[string]bool{}
 	err = filepath.WalkDir(root(t), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
 		code, err := os.ReadFile(path)
 		for _, f := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(code, -1) {
-			there[string(f[1])] = true
+			tests[string(f[1])] = true
 		}
 		return err
 	})
@@ -197,8 +220,8 @@ func TestPromises(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range named {
-		if !there[string(name[1])] {
-			t.Errorf("docs/SECURITY.md promises by %s: there is no such test", name[1])
+		if !tests[string(name[1])] {
+			t.Errorf("docs/SECURITY.md names %s: no such test exists", name[1])
 		}
 	}
 }

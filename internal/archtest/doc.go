@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package archtest has no code: its tests hold the rules that bind the whole tree,
+// Package archtest contains only tests. They enforce the rules that apply to the whole tree,
 // which docs/ARCHITECTURE.md explains.
 package archtest

@@ -14,14 +14,15 @@ import (
 	"syscall"
 )
 
-// maxReason is how much of an error's text is read.
+// maxReason limits the text of an error that is read from a response.
 const maxReason = 64 << 10
 
-// ErrNobody says that there is no control socket, or nobody on it.
-var ErrNobody = errors.New("no Sotto listens")
+// ErrNotRunning means that no process listens on the control socket, or that it does not
+// exist.
+var ErrNotRunning = errors.New("no Sotto listens")
 
-// Reload asks the Sotto that listens at path to read its configuration again,
-// and waits until that is in force. Its error says why it is not.
+// Reload asks the Sotto that listens at path to reload its configuration, and waits until
+// the new one is in force. The error explains why it is not.
 func Reload(ctx context.Context, path string) error {
 	t := &http.Transport{
 		DisableKeepAlives: true,
@@ -30,7 +31,7 @@ func Reload(ctx context.Context, path string) error {
 			return d.DialContext(ctx, "unix", path)
 		},
 	}
-	// The host is part of HTTP, and of nothing here.
+	// HTTP requires a host; it is not used.
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://sotto/reload", nil)
 	if err != nil {
 		return err
@@ -38,16 +39,16 @@ func Reload(ctx context.Context, path string) error {
 	resp, err := t.RoundTrip(req)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w on %s: start one, or name its socket with --control", ErrNobody, path)
+		return fmt.Errorf("%w on %s: start one, or name its socket with --control", ErrNotRunning, path)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("talk to the Sotto on %s: %w: ask as the user that it runs as, or root", path, err)
+		return fmt.Errorf("connect to the Sotto on %s: %w: run this as the same user, or as root", path, err)
 	case err != nil:
-		return fmt.Errorf("talk to the Sotto on %s: %w", path, err)
+		return fmt.Errorf("connect to the Sotto on %s: %w", path, err)
 	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxReason))
 	err = errors.Join(err, resp.Body.Close())
 	if err != nil {
-		return fmt.Errorf("hear from the Sotto on %s: %w", path, err)
+		return fmt.Errorf("read the response of the Sotto on %s: %w", path, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return errors.New(strings.TrimSpace(string(text)))

@@ -24,7 +24,7 @@ func listen(t *testing.T, path string) *Listener {
 	return l
 }
 
-// serve answers on path until the function that it returns is called.
+// serve serves on path until the function that it returns is called.
 func serve(t *testing.T, path string, reload func(context.Context) error) (stop func()) {
 	t.Helper()
 	l := listen(t, path)
@@ -39,7 +39,7 @@ func serve(t *testing.T, path string, reload func(context.Context) error) (stop 
 	}
 }
 
-// TestReload: who asks learns what came of it.
+// TestReload: the client gets the result of the reload.
 func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "control.sock")
 	var asked atomic.Int64
@@ -59,7 +59,7 @@ func TestReload(t *testing.T) {
 	if err := Reload(t.Context(), path); err != nil || asked.Load() != 1 {
 		t.Errorf("%v, asked %d times", err, asked.Load())
 	}
-	wrong := errors.New("sotto.toml:3:1: there is a mistake: mend it")
+	wrong := errors.New("sotto.toml:3:1: invalid value: fix it")
 	answer.Store(&wrong)
 	if err := Reload(t.Context(), path); err == nil || err.Error() != wrong.Error() || asked.Load() != 2 {
 		t.Errorf("%v, asked %d times: want %v", err, asked.Load(), wrong)
@@ -68,12 +68,12 @@ func TestReload(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after a clean stop: %v", err)
 	}
-	if err := Reload(t.Context(), path); !errors.Is(err, ErrNobody) || !strings.Contains(err.Error(), path) {
-		t.Errorf("with nobody there: %v", err)
+	if err := Reload(t.Context(), path); !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), path) {
+		t.Errorf("without a listener: %v", err)
 	}
 }
 
-// TestReloadOnly: nothing else can be asked for, and no other way.
+// TestReloadOnly: other requests are rejected.
 func TestReloadOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control.sock")
 	defer serve(t, path, func(context.Context) error { t.Error("reloaded"); return nil })()
@@ -101,41 +101,41 @@ func TestReloadOnly(t *testing.T) {
 	}
 }
 
-// TestTakeOver: a dead process's socket is replaced; a living one's, and what is
-// no socket, stays.
-func TestTakeOver(t *testing.T) {
+// TestListenExisting: Listen replaces the socket of a dead process, but neither one that a
+// process listens on nor another kind of file.
+func TestListenExisting(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control.sock")
 	dead := listen(t, path)
-	if err := dead.l.Close(); err != nil { // as a kill would: the name stays
+	if err := dead.l.Close(); err != nil { // as after a kill: the path stays
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(path); err != nil {
 		t.Fatal(err)
 	}
 	alive := listen(t, path)
-	if _, err := Listen(t.Context(), path); err == nil || !errors.Is(err, errAlive) || !strings.Contains(err.Error(), path) {
-		t.Errorf("beside a living one: %v", err)
+	if _, err := Listen(t.Context(), path); err == nil || !errors.Is(err, errInUse) || !strings.Contains(err.Error(), path) {
+		t.Errorf("with a running process: %v", err)
 	}
 	if err := dead.Close(); err != nil {
-		t.Errorf("close the dead one: %v", err)
+		t.Errorf("close the dead listener: %v", err)
 	}
 	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("the dead one's end took the living one's socket: %v", err)
+		t.Errorf("closing the dead listener removed the other one's socket: %v", err)
 	}
 	if err := errors.Join(alive.Close(), alive.Close(), Remove(path)); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("after its own end: %v", err)
+		t.Errorf("after Close: %v", err)
 	}
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "is no socket") {
+	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "is not a socket") {
 		t.Errorf("over a file: %v", err)
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
-		t.Errorf("the file is gone: %q, %v", text, err)
+		t.Errorf("the file was changed: %q, %v", text, err)
 	}
 	long := filepath.Join(t.TempDir(), strings.Repeat("x", maxPath))
 	if _, err := Listen(t.Context(), long); err == nil || !strings.Contains(err.Error(), "shorter") {
@@ -143,36 +143,36 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// TestEndsWhileAsked: a reload that takes for ever does not keep the process, and
-// is told to give up.
-func TestEndsWhileAsked(t *testing.T) {
+// TestStopDuringReload: a reload that does not return does not prevent a stop, and its
+// context is canceled.
+func TestStopDuringReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control.sock")
-	began, gaveUp := make(chan struct{}), make(chan struct{})
+	started, canceled := make(chan struct{}), make(chan struct{})
 	stop := serve(t, path, func(ctx context.Context) error {
-		close(began)
+		close(started)
 		<-ctx.Done()
-		close(gaveUp)
+		close(canceled)
 		return ctx.Err()
 	})
-	heard := make(chan error, 1)
-	go func() { heard <- Reload(t.Context(), path) }()
-	<-began
+	result := make(chan error, 1)
+	go func() { result <- Reload(t.Context(), path) }()
+	<-started
 	stop()
-	if err := <-heard; err == nil {
-		t.Error("a reload that never was is reported as done")
+	if err := <-result; err == nil {
+		t.Error("a reload that did not happen succeeded")
 	}
-	<-gaveUp
+	<-canceled
 }
 
-// TestReplace: who asks gets the connection, or the reasons.
+// TestReplace: the client gets the connection, or the reason of the refusal.
 func TestReplace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control.sock")
-	if _, err := Replace(t.Context(), path, nil); !errors.Is(err, ErrNobody) {
-		t.Errorf("with nobody there: %v", err)
+	if _, err := Replace(t.Context(), path, nil); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("without a listener: %v", err)
 	}
 	stop := serve(t, path, func(context.Context) error { return nil })
 	if _, err := Replace(t.Context(), path, nil); !errors.Is(err, ErrTooOld) {
-		t.Errorf("of one that cannot: %v", err)
+		t.Errorf("without a handler: %v", err)
 	}
 	stop()
 
@@ -187,16 +187,16 @@ func TestReplace(t *testing.T) {
 			case "later":
 				return nil, fmt.Errorf("%w: it is stopping", ErrBusy)
 			default:
-				return nil, errors.New("prefix4 is another one here")
+				return nil, errors.New("prefix4 differs")
 			}
 			return func(c *net.UnixConn) { taken <- c }, nil
 		}})
 	}()
-	if _, err := Replace(t.Context(), path, []byte("others")); err == nil || !strings.Contains(err.Error(), "prefix4 is another one here") {
-		t.Errorf("on other terms: %v", err)
+	if _, err := Replace(t.Context(), path, []byte("others")); err == nil || !strings.Contains(err.Error(), "prefix4 differs") {
+		t.Errorf("with other terms: %v", err)
 	}
 	if _, err := Replace(t.Context(), path, []byte("later")); !errors.Is(err, ErrBusy) || err.Error() != ErrBusy.Error()+": it is stopping" {
-		t.Errorf("at the wrong moment: %v", err)
+		t.Errorf("while busy: %v", err)
 	}
 	c, err := Replace(t.Context(), path, []byte("good terms"))
 	if err != nil {
@@ -205,7 +205,7 @@ func TestReplace(t *testing.T) {
 	defer c.Close()
 	other := <-taken
 	defer other.Close()
-	cancel() // the listener goes, the connection stays
+	cancel() // closes the listener, but not the connection
 	if err := <-done; err != nil {
 		t.Errorf("serve: %v", err)
 	}
@@ -218,9 +218,9 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// TestReplaceNoAnswer: one that exits before it answers is no longer there to ask, and who
-// asks may give up.
-func TestReplaceNoAnswer(t *testing.T) {
+// TestReplaceNoResponse: a process that exits before it responds counts as not running, and
+// the client can cancel.
+func TestReplaceNoResponse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control.sock")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -234,21 +234,21 @@ func TestReplaceNoAnswer(t *testing.T) {
 			if err != nil {
 				return
 			}
-			// A part of the request is enough to know that it was asked.
+			// One byte shows that a request was sent.
 			if _, err := c.Read(make([]byte, 1)); err != nil {
 				t.Error(err)
 			}
 			asked <- c
 		}
 	}()
-	// Long before its own patience is over.
+	// The limit is well below the timeout of Replace.
 	answer := func(got <-chan error) error {
 		t.Helper()
 		select {
 		case err := <-got:
 			return err
 		case <-time.After(30 * time.Second):
-			t.Fatal("it waits for an answer")
+			t.Fatal("Replace waits for a response")
 			return nil
 		}
 	}
@@ -259,8 +259,8 @@ func TestReplaceNoAnswer(t *testing.T) {
 	}
 	got := ask(t.Context())
 	_ = (<-asked).Close()
-	if err := answer(got); !errors.Is(err, ErrNobody) || !strings.Contains(err.Error(), path) {
-		t.Errorf("it exits: %v", err)
+	if err := answer(got); !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), path) {
+		t.Errorf("exit: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	got = ask(ctx)
@@ -268,10 +268,10 @@ func TestReplaceNoAnswer(t *testing.T) {
 	defer c.Close()
 	cancel()
 	if err := answer(got); !errors.Is(err, context.Canceled) {
-		t.Errorf("given up: %v", err)
+		t.Errorf("canceled: %v", err)
 	}
-	// One that was given up before is not waited for.
+	// The context may be canceled before the call.
 	if err := answer(ask(ctx)); !errors.Is(err, context.Canceled) {
-		t.Errorf("given up at first: %v", err)
+		t.Errorf("canceled before the call: %v", err)
 	}
 }

@@ -16,31 +16,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPath is what fits into a socket's address (unix(7)), its final zero
-// included.
+// maxPath is the size of the path in a socket's address (unix(7)), with its final zero.
 const maxPath = 108
 
-// Listener is a control socket that nobody is answered on yet.
+// Listener is a control socket before [Listener.Serve] is called.
 type Listener struct {
 	l    net.Listener
 	path string
 }
 
-// Listen makes the socket at path, and its directory (0700) if there is none.
-// The caller calls [Listener.Serve] or [Listener.Close], which take the socket
-// away.
+// Listen creates the socket at path, and its directory (0700) if it does not exist. The
+// caller calls [Listener.Serve] or [Listener.Close], which remove the socket.
 func Listen(ctx context.Context, path string) (*Listener, error) {
 	if len(path) >= maxPath {
-		return nil, fmt.Errorf("make the control socket %s: its path is longer than the %d bytes that a socket's may have: give it a shorter one", path, maxPath-1)
+		return nil, fmt.Errorf("create the control socket %s: its path is longer than %d bytes: use a shorter one", path, maxPath-1)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of the control socket: %w", err)
+		return nil, fmt.Errorf("create the directory of the control socket: %w", err)
 	}
 	if err := Remove(path); err != nil {
-		return nil, fmt.Errorf("make the control socket: %w, or set control to another path", err)
+		return nil, fmt.Errorf("create the control socket: %w, or set control to another path", err)
 	}
-	// The mode that a socket's descriptor has when it is bound becomes that of
-	// its name (unix_bind_bsd), so there is no moment with another.
+	// bind gives the path the mode of the socket's descriptor (unix_bind_bsd), so the path
+	// never has another mode.
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var chmod error
 		err := c.Control(func(fd uintptr) { chmod = unix.Fchmod(int(fd), 0o600) })
@@ -48,49 +46,49 @@ func Listen(ctx context.Context, path string) (*Listener, error) {
 	}}
 	l, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("make the control socket: %w", err)
+		return nil, fmt.Errorf("create the control socket: %w", err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // see Close
 	return &Listener{l: l, path: path}, nil
 }
 
-// Close takes the socket away, unless another process has its name by now.
+// Close removes the socket, unless another process has replaced it.
 func (l *Listener) Close() error {
 	err := l.l.Close()
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
-	if rerr := Remove(l.path); !errors.Is(rerr, errAlive) {
+	if rerr := Remove(l.path); !errors.Is(rerr, errInUse) {
 		err = errors.Join(err, rerr)
 	}
 	return err
 }
 
-// errAlive says that somebody listens on a socket.
-var errAlive = errors.New("a Sotto that runs listens there")
+// errInUse means that a process listens on the socket.
+var errInUse = errors.New("a running Sotto listens there")
 
-// Remove takes away the socket that a dead process left at path. That there is
-// none is no error; that somebody listens on it is one.
+// Remove removes the socket that a dead process left at path. It returns nil if there is
+// none, and an error if a process listens on it.
 func Remove(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look for a control socket: %w", err)
+		return fmt.Errorf("find the control socket: %w", err)
 	}
 	if info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("%s is no socket: move it away", path)
+		return fmt.Errorf("%s is not a socket: move or remove it", path)
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
-		return errors.Join(fmt.Errorf("%s: %w: stop it first", path, errAlive), c.Close())
+		return errors.Join(fmt.Errorf("%s: %w: stop it first", path, errInUse), c.Close())
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("see who listens on %s: %w", path, err)
+		return fmt.Errorf("check whether a process listens on %s: %w", path, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("take away what is left of a control socket: %w", err)
+		return fmt.Errorf("remove the control socket of an earlier process: %w", err)
 	}
 	return nil
 }

@@ -20,28 +20,28 @@ import (
 const (
 	replacePath = "/replace"
 
-	// upgrade is what the connection becomes (RFC 9110 §7.8).
+	// upgrade is the protocol that the connection switches to (RFC 9110 §7.8).
 	upgrade = "sotto-handover"
 
-	// maxTerms bounds a request's body.
+	// maxTerms limits the body of a request.
 	maxTerms = 64 << 10
 )
 
-// ErrTooOld says that the Sotto that runs cannot hand over.
-var ErrTooOld = errors.New("the Sotto that runs is too old to hand over, or does not seal: stop it first, and start this one without --replace")
+// ErrTooOld means that the running Sotto does not support takeovers.
+var ErrTooOld = errors.New("the running Sotto is too old to hand over, or is not a 'sotto run': stop it first, and start this one without --replace")
 
-// ErrBusy says that the Sotto that runs cannot hand over at the moment: it is about to
-// exit, or to be replaced by another process. What comes of that decides; ask again.
-var ErrBusy = errors.New("the Sotto that runs does not hand over now")
+// ErrBusy means that the running Sotto cannot hand over now, because it is stopping or
+// handing over to another process. The client may retry.
+var ErrBusy = errors.New("the running Sotto cannot hand over now")
 
-// replace answers a request to hand over.
-func replace(w http.ResponseWriter, r *http.Request, ask func([]byte) (func(*net.UnixConn), error)) {
+// replace handles a request to hand over.
+func replace(w http.ResponseWriter, r *http.Request, accept func([]byte) (func(*net.UnixConn), error)) {
 	terms, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxTerms))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	take, err := ask(terms)
+	take, err := accept(terms)
 	if err != nil {
 		status := http.StatusUnprocessableEntity
 		if errors.Is(err, ErrBusy) {
@@ -50,11 +50,10 @@ func replace(w http.ResponseWriter, r *http.Request, ask func([]byte) (func(*net
 		http.Error(w, err.Error(), status)
 		return
 	}
-	// From here on somebody waits for the connection, in whatever state: one that is
-	// broken ends the conversation.
+	// From here on take must be called, even with a broken connection: it ends the takeover.
 	c, _, err := http.NewResponseController(w).Hijack()
 	u, ok := c.(*net.UnixConn)
-	if err != nil || !ok { // by HTTP/1.1 over this listener neither can be
+	if err != nil || !ok { // impossible with HTTP/1.1 over this listener
 		panic(http.ErrAbortHandler)
 	}
 	_ = u.SetDeadline(time.Now().Add(readTime))
@@ -66,20 +65,20 @@ func replace(w http.ResponseWriter, r *http.Request, ask func([]byte) (func(*net
 	take(u)
 }
 
-// Replace asks the Sotto that listens at path to hand over, and returns the connection
-// on which it does. Its error says why it does not: [ErrNobody], also where that Sotto
-// exits before it answers, [ErrBusy], [ErrTooOld], or its own reasons. The end of ctx ends
-// the wait for the answer. The caller speaks first.
+// Replace asks the Sotto that listens at path to hand over, and returns the connection for
+// the messages of package takeover. The error is [ErrNotRunning], also if that Sotto exits
+// before it responds, [ErrBusy], [ErrTooOld], or the reason that it sent. The end of ctx
+// ends the wait for the response. The caller sends the first message.
 func Replace(ctx context.Context, path string, terms []byte) (*net.UnixConn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("%w on %s", ErrNobody, path)
+		return nil, fmt.Errorf("%w on %s", ErrNotRunning, path)
 	case err != nil:
-		return nil, fmt.Errorf("talk to the Sotto on %s: %w", path, err)
+		return nil, fmt.Errorf("connect to the Sotto on %s: %w", path, err)
 	}
-	// What it does before it answers (a cache to write, say) takes moments.
+	// Before it responds it may have to write its cache.
 	end := time.Now().Add(time.Minute)
 	if by, ok := ctx.Deadline(); ok {
 		end = by
@@ -90,10 +89,10 @@ func Replace(ctx context.Context, path string, terms []byte) (*net.UnixConn, err
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	err = askReplace(ctx, c, path, terms)
 	switch {
-	case !stop(): // and no answer counts
+	case !stop(): // ctx ended, and the response is ignored
 		err = ctx.Err()
 	case hasExited(err):
-		err = fmt.Errorf("%w on %s: it exited before it answered", ErrNobody, path)
+		err = fmt.Errorf("%w on %s: it exited before it responded", ErrNotRunning, path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -101,9 +100,9 @@ func Replace(ctx context.Context, path string, terms []byte) (*net.UnixConn, err
 	return c.(*net.UnixConn), c.SetDeadline(time.Time{})
 }
 
-// askReplace sends the request, and returns nil if it was granted.
+// askReplace sends the request, and returns nil if it was accepted.
 func askReplace(ctx context.Context, c net.Conn, path string, terms []byte) error {
-	failed := func(err error) error { return fmt.Errorf("talk to the Sotto on %s: %w", path, err) }
+	failed := func(err error) error { return fmt.Errorf("connect to the Sotto on %s: %w", path, err) }
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://sotto"+replacePath, bytes.NewReader(terms))
 	if err != nil {
 		return err
@@ -113,7 +112,8 @@ func askReplace(ctx context.Context, c net.Conn, path string, terms []byte) erro
 	if err := req.Write(c); err != nil {
 		return failed(err)
 	}
-	// It says no more than this before it is spoken to: nothing is read too far.
+	// Nothing follows the header until this process sends a message, so the buffer holds no
+	// message.
 	resp, err := http.ReadResponse(bufio.NewReader(c), req)
 	if err != nil {
 		return failed(err)
@@ -130,12 +130,16 @@ func askReplace(ctx context.Context, c net.Conn, path string, terms []byte) erro
 	}
 	reason := strings.TrimSpace(string(text))
 	if resp.StatusCode == http.StatusServiceUnavailable {
-		return fmt.Errorf("%w%s", ErrBusy, strings.TrimPrefix(reason, ErrBusy.Error()))
+		// The first part is the other version's text of ErrBusy.
+		if _, why, ok := strings.Cut(reason, ": "); ok {
+			reason = why
+		}
+		return fmt.Errorf("%w: %s", ErrBusy, reason)
 	}
-	return fmt.Errorf("the Sotto that runs does not hand over: %s", reason)
+	return fmt.Errorf("the running Sotto does not hand over: %s", reason)
 }
 
-// hasExited reports whether err says that the other process closed the connection.
+// hasExited reports whether err means that the other process closed the connection.
 func hasExited(err error) bool {
 	for _, is := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET} {
 		if errors.Is(err, is) {

@@ -14,27 +14,26 @@ import (
 )
 
 const (
-	// readTime is for a request's header.
+	// readTime limits the reading of a request's header.
 	readTime = 5 * time.Second
 
-	// endTime is for the replies that are owed when the process ends.
-	endTime = time.Second
+	// shutdownTime limits the wait for pending responses when the process exits.
+	shutdownTime = time.Second
 )
 
-// Handlers are what may be asked for.
+// Handlers carry out the requests.
 type Handlers struct {
-	// Reload reads the configuration again. Its error is told to whoever asked;
-	// the context ends when they no longer wait, or Serve ends.
+	// Reload reloads the configuration. Its error is sent to the client. The context ends
+	// when the client disconnects, or when Serve returns.
 	Reload func(context.Context) error
 
-	// Replace, if not nil, is asked by a process that wants to take over, on terms that
-	// it and this one understand. It returns why that cannot be, or else who takes the
-	// connection to that process, and with it the rest of the conversation.
+	// Replace, if not nil, handles the request of a process to take over on the given
+	// terms. It returns an error to refuse, or else a function that takes the connection
+	// to that process over.
 	Replace func(terms []byte) (func(*net.UnixConn), error)
 }
 
-// Serve answers until ctx ends, and takes the socket away. It returns nil when
-// ctx ended it.
+// Serve answers requests until ctx ends, and then removes the socket and returns nil.
 func (l *Listener) Serve(ctx context.Context, h Handlers) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
@@ -54,16 +53,16 @@ func (l *Listener) Serve(ctx context.Context, h Handlers) error {
 	}
 	g.Go(func() error {
 		if err := srv.Serve(l.l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("answer on the control socket: %w", err)
+			return fmt.Errorf("serve the control socket: %w", err)
 		}
 		return nil
 	})
 	g.Go(func() error {
 		<-ctx.Done()
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 		defer cancel()
 		if srv.Shutdown(end) != nil {
-			return srv.Close() // somebody is slow: they hear nothing
+			return srv.Close() // a client is slow, and gets no response
 		}
 		return nil
 	})

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"sotto/forwarder/cache"
+	"sotto/intercept"
+)
+
+// Plan is the result of validating [Settings].
+type Plan struct {
+	Groups map[string]Group // by name, [DefaultGroup] included
+	Rules  Rules
+	Cache  cache.Config // MaxBytes is 0 if there is no cache
+
+	MaxQueries, MaxWaiting, MaxTCP int
+
+	Level      slog.Level
+	LogQueries bool
+	Control    string // path of the control socket; "" if there is none
+	CacheFile  string // file that keeps the cache over a restart; "" if there is none
+	Listen     []netip.AddrPort
+	Cgroups    []string // as written in the settings
+	Exclude    []string // as written in the settings
+	Ports      []uint16
+	Prefix4    netip.Prefix
+	Prefix6    netip.Prefix
+	Guard      intercept.GuardMode
+	OnExit     string // [ExitStrict], [ExitOpen] or [ExitClosed]
+
+	WhenReplaced string // [ReplacedExit] or [ReplacedWait]
+}
+
+// Options are the inputs of [Settings.Plan] other than the settings.
+type Options struct {
+	// Serve is set for `sotto serve`, which does not know the workload and the nameserver
+	// of a query.
+	Serve bool
+
+	// Read reads a file that a setting names: [ReadFile], except in tests.
+	Read func(file string) ([]byte, error)
+}
+
+// Plan validates the settings and reads the files that they name.
+func (s *Settings) Plan(o Options) (p Plan, err error) {
+	p.LogQueries, p.CacheFile = s.LogQueries, s.CacheFile
+	p.Cgroups, p.Exclude = s.Cgroups, s.Exclude
+	p.Control = s.ControlPath(DefaultControl)
+	if o.Serve {
+		p.Control = s.ControlPath("")
+	}
+	if p.Level, err = s.level(); err != nil {
+		return p, err
+	}
+	if p.Groups, err = s.planGroups(o); err != nil {
+		return p, err
+	}
+	if p.Rules, err = s.planRules(o, p.Groups); err != nil {
+		return p, err
+	}
+	if p.Cache, err = s.planCache(); err != nil {
+		return p, err
+	}
+	if err = s.planNumbers(&p); err != nil {
+		return p, err
+	}
+	if err = s.planSeal(&p); err != nil {
+		return p, err
+	}
+	return p, s.planAddresses(&p)
+}
+
+// Warn logs settings that are valid but probably not intended.
+func (p *Plan) Warn(log *slog.Logger) {
+	for _, text := range p.Rules.warnings {
+		log.Warn("configuration: " + text)
+	}
+}
+
+func (s *Settings) level() (level slog.Level, err error) {
+	if level.UnmarshalText([]byte(s.LogLevel)) != nil {
+		return 0, s.invalidf("log-level", "unknown level %q: want debug, info, warn or error", s.LogLevel)
+	}
+	return level, nil
+}
+
+const (
+	// maxTTL is a week, the longest time that RFC 8767 §4 recommends.
+	maxTTL = 7 * 24 * time.Hour
+
+	// maxCacheMiB is a tebibyte; more is a typing error.
+	maxCacheMiB = 1 << 20
+
+	// maxLimit is more than any machine has memory for.
+	maxLimit = 1 << 24
+)
+
+// planCache reads the size of the cache and how long it keeps answers.
+func (s *Settings) planCache() (cfg cache.Config, err error) {
+	if s.CacheMiB < 0 || s.CacheMiB > maxCacheMiB {
+		return cfg, s.invalidf("cache-mib", "it is %d: want 0 (no cache) to %d", s.CacheMiB, maxCacheMiB)
+	}
+	cfg.MaxBytes = int64(s.CacheMiB) << 20
+	cfg.Prefetch = s.Prefetch
+	for _, d := range []struct {
+		key, text string
+		to        *time.Duration
+		min, max  time.Duration
+	}{
+		{"min-ttl", s.MinTTL, &cfg.MinTTL, 0, time.Hour},
+		{"max-ttl", s.MaxTTL, &cfg.MaxTTL, time.Second, maxTTL},
+		{"max-negative-ttl", s.MaxNegativeTTL, &cfg.MaxNegativeTTL, time.Second, maxTTL},
+		{"serve-stale", s.ServeStale, &cfg.MaxStale, 0, maxTTL},
+	} {
+		if *d.to, err = time.ParseDuration(d.text); err != nil {
+			return cfg, s.invalidf(d.key, `%q is not a duration: want a number with its unit, such as "30s", "5m" or "24h"`, d.text)
+		}
+		if *d.to < d.min || *d.to > d.max {
+			return cfg, s.invalidf(d.key, "it is %s: want %s to %s", d.text, d.min, d.max)
+		}
+	}
+	if cfg.MinTTL > min(cfg.MaxTTL, cfg.MaxNegativeTTL) {
+		return cfg, s.invalidf("min-ttl", "it is %s, longer than max-ttl (%s) or max-negative-ttl (%s): want it no longer than either", s.MinTTL, s.MaxTTL, s.MaxNegativeTTL)
+	}
+	return cfg, nil
+}
+
+// planNumbers reads limits and ports.
+func (s *Settings) planNumbers(p *Plan) error {
+	for _, n := range []struct {
+		key string
+		v   int
+		to  *int
+	}{
+		{"max-queries", s.MaxQueries, &p.MaxQueries},
+		{"max-waiting", s.MaxWaiting, &p.MaxWaiting},
+		{"max-tcp", s.MaxTCP, &p.MaxTCP},
+	} {
+		if n.v < 1 || n.v > maxLimit {
+			return s.invalidf(n.key, "it is %d: want 1 to %d", n.v, maxLimit)
+		}
+		*n.to = n.v
+	}
+	for i, port := range s.Ports {
+		if port < 1 || port > 65535 {
+			return s.invalidf(fmt.Sprintf("ports[%d]", i), "%d is not a port number: want 1 to 65535", port)
+		}
+		p.Ports = append(p.Ports, uint16(port))
+	}
+	return nil
+}
+
+// planAddresses reads the listen addresses and the virtual prefixes.
+func (s *Settings) planAddresses(p *Plan) error {
+	if len(s.Listen) == 0 {
+		return s.invalidf("listen", "no address to listen on: add one, such as 127.0.0.1:53")
+	}
+	for i, text := range s.Listen {
+		addr, err := ListenAddr(text)
+		if err != nil {
+			return s.invalid(fmt.Sprintf("listen[%d]", i), err)
+		}
+		p.Listen = append(p.Listen, addr)
+	}
+	for _, n := range []struct {
+		key, text, example string
+		bits               int
+		to                 *netip.Prefix
+	}{
+		{"prefix4", s.Prefix4, "198.19.0.0/16", 32, &p.Prefix4},
+		{"prefix6", s.Prefix6, "fd73:6f74:746f::/64", 128, &p.Prefix6},
+	} {
+		var err error
+		if *n.to, err = netip.ParsePrefix(n.text); err != nil || n.to.Addr().BitLen() != n.bits || n.to.Masked() != *n.to {
+			return s.invalidf(n.key, "%q is not such a network: want one like %s", n.text, n.example)
+		}
+	}
+	return nil
+}
+
+// ListenAddr parses an address with its port. A port alone (":5300") means all addresses
+// of both families.
+func ListenAddr(text string) (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("listen address %q: want ADDR:PORT, such as 127.0.0.1:5300, [::1]:5300 or :5300", text)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("listen address %q: %q is not a port number: want 0 to 65535", text, port)
+	}
+	addr := netip.IPv6Unspecified()
+	if host != "" {
+		if addr, err = netip.ParseAddr(host); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("listen address %q: %q is not an IP address: want an address, because resolving a name needs DNS", text, host)
+		}
+	}
+	return netip.AddrPortFrom(addr, uint16(n)), nil
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"sotto/forwarder/rules"
+)
+
+// Actions of a rule, which are not names of groups.
+const (
+	UsePlain  = "plain" // forward in plain DNS to the original destination
+	UseRefuse = "refuse"
+	UseNoData = "nodata"
+)
+
+// Rules are the compiled rules.
+type Rules struct {
+	Set  *rules.Set
+	Uses []string // the group or action of each rule
+
+	warnings []string // see Plan.Warn
+}
+
+// planRules reads the rules and the lists that they name.
+func (s *Settings) planRules(o Options, groups map[string]Group) (p Rules, err error) {
+	list := make([]rules.Rule, len(s.Rules))
+	for i, r := range s.Rules {
+		path := fmt.Sprintf("rule[%d]", i)
+		if err := s.checkUse(o, path, r, groups); err != nil {
+			return p, err
+		}
+		if list[i], err = s.planRule(o, path, r); err != nil {
+			return p, err
+		}
+		p.Uses = append(p.Uses, r.Use)
+	}
+	if p.Set, err = rules.Compile(list); err != nil {
+		return p, s.invalidRule(err)
+	}
+	for _, i := range p.Set.Shadowed() {
+		p.warnings = append(p.warnings, s.At(fmt.Sprintf("rule[%d]", i),
+			errors.New("it never matches, because earlier rules match all of its queries: move it up, or remove it")).Error())
+	}
+	return p, nil
+}
+
+// checkUse validates the action of the rule at path.
+func (s *Settings) checkUse(o Options, path string, r RuleBlock, groups map[string]Group) error {
+	_, exists := groups[r.Use]
+	switch {
+	case r.Use == "":
+		return s.invalidf(path, `no action: add one, such as use = "refuse"`)
+	case r.Use == UsePlain && o.Serve:
+		return s.invalidf(path+".use", "'sotto serve' does not know the original destination of a query, so it cannot forward to it: use a group")
+	case exists, r.Use == UsePlain, r.Use == UseRefuse, r.Use == UseNoData:
+	default:
+		return s.invalidf(path+".use", "unknown group %q: the groups are %s; the other actions are %s, %s and %s",
+			r.Use, groupNames(groups), UsePlain, UseRefuse, UseNoData)
+	}
+	for key, v := range map[string]OneOrMore{"nameserver": r.Nameserver, "workload": r.Workload} {
+		if o.Serve && v != nil {
+			return s.invalidf(path+"."+key, "'sotto serve' does not know the %s of a query, so the rule would never match: remove it", key)
+		}
+	}
+	return nil
+}
+
+// planRule reads the conditions of the rule at path.
+func (s *Settings) planRule(o Options, path string, r RuleBlock) (rules.Rule, error) {
+	rule := rules.Rule{Workloads: texts(r.Workload), Names: texts(r.Name), Types: texts(r.Type), Use: r.Use}
+	for i, text := range texts(r.Nameserver) {
+		p, err := netip.ParsePrefix(text)
+		if a, aerr := netip.ParseAddr(text); aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return rule, s.invalidf(fmt.Sprintf("%s.nameserver[%d]", path, i), "%q is not an address or a network: want one such as 10.0.0.53, 10.0.0.0/8 or 2001:db8::/32", text)
+		}
+		rule.Nameservers = append(rule.Nameservers, p)
+	}
+	for i, file := range texts(r.NamesFile) {
+		at := fmt.Sprintf("%s.names-file[%d]", path, i)
+		text, err := o.Read(file)
+		if err != nil {
+			return rule, s.At(at, fmt.Errorf("read a list of names: %w", err))
+		}
+		names, err := rules.ReadNames(bytes.NewReader(text))
+		if err != nil {
+			return rule, s.At(at, fmt.Errorf("%s: %w", file, err))
+		}
+		if len(names) == 0 && len(rule.Names) == 0 {
+			// Without any name the rule would match every name.
+			return rule, s.At(at, fmt.Errorf("%s contains no name: add one, or remove the rule", file))
+		}
+		rule.Names = append(rule.Names, names...)
+	}
+	// An empty list is an error: as a condition it would match everything.
+	for key, v := range map[string]OneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "nameserver": r.Nameserver, "type": r.Type} {
+		if v != nil && len(texts(v)) == 0 {
+			return rule, s.invalidf(path+"."+key, "it is empty: add a value, or remove the setting to match all queries")
+		}
+	}
+	return rule, nil
+}
+
+// invalidRule adds the position to an error of the rule compiler.
+func (s *Settings) invalidRule(err error) error {
+	var in *rules.Error
+	if !errors.As(err, &in) || in.Rule < 1 || in.Rule > len(s.Rules) {
+		return s.At("rule", err)
+	}
+	r, path := s.Rules[in.Rule-1], fmt.Sprintf("rule[%d]", in.Rule-1)
+	for _, c := range []struct {
+		key  string
+		v    OneOrMore
+		rule func(text []string) rules.Rule
+	}{
+		{"workload", r.Workload, func(t []string) rules.Rule { return rules.Rule{Workloads: t} }},
+		{"name", r.Name, func(t []string) rules.Rule { return rules.Rule{Names: t} }},
+		{"type", r.Type, func(t []string) rules.Rule { return rules.Rule{Types: t} }},
+		{"nameserver", r.Nameserver, func(t []string) rules.Rule {
+			rule, _ := s.planRule(Options{}, path, RuleBlock{Nameserver: t[0]}) // succeeded before
+			return rule
+		}},
+	} {
+		for i, text := range texts(c.v) {
+			if _, err := rules.Compile([]rules.Rule{c.rule([]string{text})}); errors.As(err, &in) {
+				return s.invalid(fmt.Sprintf("%s.%s[%d]", path, c.key, i), in.Err)
+			}
+		}
+	}
+	return s.invalid(path, in.Err)
+}

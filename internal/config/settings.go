@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"sotto/forwarder/upstream"
+)
+
+const (
+	// DefaultPath is the file that [Load] reads if no other is named. It may be missing.
+	DefaultPath = "/etc/sotto/sotto.toml"
+
+	// DefaultControl is the path of the control socket of `sotto run`.
+	DefaultControl = "/run/sotto/control.sock"
+
+	// ControlOff is the value of the setting control that disables the control socket.
+	ControlOff = "off"
+)
+
+// Settings are the contents of the configuration file, overridden by flags, before
+// validation by [Settings.Plan]. docs/sotto.toml describes each of them.
+type Settings struct {
+	GroupSettings // of the group "default"
+
+	Groups []GroupBlock `toml:"group"`
+	Rules  []RuleBlock  `toml:"rule"`
+
+	CacheMiB       int    `toml:"cache-mib"`
+	MinTTL         string `toml:"min-ttl"`
+	MaxTTL         string `toml:"max-ttl"`
+	MaxNegativeTTL string `toml:"max-negative-ttl"`
+	ServeStale     string `toml:"serve-stale"`
+	Prefetch       bool   `toml:"prefetch"`
+	CacheFile      string `toml:"cache-file"`
+
+	MaxQueries int `toml:"max-queries"`
+	MaxWaiting int `toml:"max-waiting"`
+	MaxTCP     int `toml:"max-tcp"`
+
+	LogQueries bool   `toml:"log-queries"`
+	LogLevel   string `toml:"log-level"`
+	Control    string `toml:"control"`
+
+	Listen []string `toml:"listen"`
+
+	Cgroups []string `toml:"cgroups"`
+	Exclude []string `toml:"exclude"`
+	Ports   []int    `toml:"ports"`
+	Prefix4 string   `toml:"prefix4"`
+	Prefix6 string   `toml:"prefix6"`
+	Guard   string   `toml:"guard"`
+	OnExit  string   `toml:"on-exit"`
+
+	WhenReplaced string `toml:"when-replaced"`
+
+	file      string    // the file that was read, for errors; "" if none was
+	positions positions // of the settings that come from the file
+}
+
+// GroupSettings describe an upstream group: its servers and how to choose among them.
+type GroupSettings struct {
+	Upstream   []string `toml:"upstream"`
+	Policy     string   `toml:"policy"`
+	Profile    string   `toml:"profile"`
+	HedgeShare float64  `toml:"hedge-share"`
+	CAFile     string   `toml:"ca-file"`
+	Pins       []string `toml:"pins"`
+}
+
+// GroupBlock is one [[group]].
+type GroupBlock struct {
+	Name string `toml:"name"`
+	GroupSettings
+}
+
+// RuleBlock is one [[rule]].
+type RuleBlock struct {
+	Workload   OneOrMore `toml:"workload"`
+	Name       OneOrMore `toml:"name"`
+	NamesFile  OneOrMore `toml:"names-file"`
+	Nameserver OneOrMore `toml:"nameserver"`
+	Type       OneOrMore `toml:"type"`
+	Use        string    `toml:"use"`
+}
+
+// Default returns the settings that apply without a file and flags. The default servers
+// belong to two operators that share no infrastructure; the second is used when the first
+// fails.
+func Default() Settings {
+	return Settings{
+		GroupSettings:  GroupSettings{Upstream: []string{"quad9", "cloudflare"}, Policy: "failover", Profile: "strict", HedgeShare: upstream.DefaultHedgeShare},
+		CacheMiB:       64,
+		MinTTL:         "0s",
+		MaxTTL:         "24h",
+		MaxNegativeTTL: "1h",
+		ServeStale:     "24h",
+		Prefetch:       true,
+		MaxQueries:     8192,
+		MaxWaiting:     65536,
+		MaxTCP:         4096,
+		LogLevel:       "info",
+		Listen:         []string{"127.0.0.1:53"},
+		Ports:          []int{53},
+		Prefix4:        "198.19.0.0/16",
+		Prefix6:        "fd73:6f74:746f::/64",
+		Guard:          "drop",
+		OnExit:         ExitStrict,
+		WhenReplaced:   ReplacedExit,
+	}
+}
+
+// Load reads the file at path over the defaults. If path is empty it reads [DefaultPath],
+// if that exists.
+func Load(path string) (Settings, error) {
+	required := path != ""
+	if !required {
+		path = DefaultPath
+	}
+	text, err := readAtMost(path, maxConfig)
+	if errors.Is(err, fs.ErrNotExist) && !required {
+		return Default(), nil
+	}
+	if err != nil {
+		return Default(), fmt.Errorf("read the configuration (--config): %w", err)
+	}
+	return Parse(path, text)
+}
+
+// Parse reads the text of a file over the defaults. Errors start with the file's name.
+func Parse(file string, text []byte) (s Settings, err error) {
+	s = Default()
+	s.file = file
+	if s.positions, err = decode(text, &s); err != nil {
+		return s, fmt.Errorf("%s:%w", file, err)
+	}
+	return s, nil
+}
+
+// File returns the name of the file that the settings were read from, or "".
+func (s *Settings) File() string { return s.file }
+
+// Override records that the setting called key no longer has the file's value. The caller
+// sets the new one.
+func (s *Settings) Override(key string) { s.positions.remove(key) }
+
+// ControlPath returns the path of the control socket, which is def unless the settings
+// name another one. It is "" if there is none.
+func (s *Settings) ControlPath(def string) string {
+	switch s.Control {
+	case "":
+		return def
+	case ControlOff:
+		return ""
+	}
+	return s.Control
+}

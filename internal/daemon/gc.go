@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+
+	"sotto/forwarder/cache"
+)
+
+// gcInterval is how often the garbage collector's target is adjusted. A cache grows over
+// minutes.
+const gcInterval = 5 * time.Second
+
+// tuneGC keeps the garbage collector's target percentage suitable for the size of the heap
+// until ctx ends. It does nothing if GOGC is set.
+func tuneGC(ctx context.Context) error {
+	if os.Getenv("GOGC") != "" {
+		return nil
+	}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	current := -1 // not set yet
+	tick := time.NewTicker(gcInterval)
+	defer tick.Stop()
+	for {
+		metrics.Read(live)
+		if percent := cache.GCPercent(live[0].Value.Uint64()); percent != current {
+			old := debug.SetGCPercent(percent)
+			if current < 0 {
+				defer debug.SetGCPercent(old)
+			}
+			current = percent
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

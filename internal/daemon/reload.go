@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"sotto/internal/config"
+)
+
+// setting is the value of a setting that only a restart changes.
+type setting struct {
+	key   string
+	value any
+}
+
+// fixedSettings returns the settings of both `run` and `serve` that a reload cannot change.
+func fixedSettings(p config.Plan) []setting {
+	return []setting{
+		{"control", p.Control}, {"log-queries", p.LogQueries},
+		{"max-queries", p.MaxQueries}, {"max-waiting", p.MaxWaiting}, {"max-tcp", p.MaxTCP},
+		{"cache-mib", p.Cache.MaxBytes == 0},
+	}
+}
+
+// reload puts the configuration in force as it is now. After an error the old one stays in
+// force as a whole.
+func (d *daemon) reload(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	notify(d.NotifySocket, stateReloading())
+	defer notify(d.NotifySocket, stateReady)
+	p, err := d.apply(ctx)
+	if err != nil {
+		d.log.Error("reload failed: the old configuration stays in force", "err", err)
+		return err
+	}
+	d.plan = p
+	d.level.Set(p.Level)
+	p.Warn(d.log)
+	d.log.Info("reloaded", "groups", p.GroupNames(), "rules", len(p.Rules.Uses))
+	return nil
+}
+
+// apply loads the configuration, checks that no fixed setting changed, and applies it to
+// the resolver.
+func (d *daemon) apply(ctx context.Context) (config.Plan, error) {
+	s, p, err := d.Load()
+	if err != nil {
+		return p, err
+	}
+	old, now := append(fixedSettings(d.plan), d.fixed(d.plan)...), append(fixedSettings(p), d.fixed(p)...)
+	for i := range now {
+		if fmt.Sprint(now[i].value) != fmt.Sprint(old[i].value) {
+			return p, s.At(now[i].key, errors.New("it changed, and a reload cannot change it: restart Sotto, or restore the old value"))
+		}
+	}
+	return p, d.resolver.change(ctx, p)
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"sotto/forwarder"
+	"sotto/forwarder/cache"
+	"sotto/forwarder/plain"
+	"sotto/forwarder/wire"
+	"sotto/internal/config"
+)
+
+// resolver is a forwarder with its cache and its upstream groups.
+type resolver struct {
+	*forwarder.Forwarder
+	groups  *groups
+	cache   *cache.Cache
+	changes chan change // handled by Run
+	log     *slog.Logger
+}
+
+// change is a request to put another plan in force.
+type change struct {
+	plan config.Plan
+	done chan<- error
+}
+
+// sealHooks are the functions of the seal that the resolver uses. Both are nil for `serve`.
+type sealHooks struct {
+	origin  func(netip.Addr) (forwarder.Origin, bool)
+	control func(network, address string, c syscall.RawConn) error
+}
+
+// newResolver creates the resolver that a plan describes. It does not connect to anything,
+// so the network may come up later. The caller closes it; ctx should last as long as Serve.
+func newResolver(ctx context.Context, p config.Plan, h sealHooks, log *slog.Logger) (_ *resolver, err error) {
+	r := &resolver{groups: newGroups(h.control, log), changes: make(chan change), log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
+	table, err := r.groups.prepare(p.Groups)
+	if err != nil {
+		return nil, err
+	}
+	r.groups.commit(table)
+	if p.Cache.MaxBytes > 0 {
+		if r.cache, err = cache.New(p.Cache); err != nil {
+			return nil, err
+		}
+	}
+	cfg := forwarder.Config{
+		Upstream: table[config.DefaultGroup], // unused: the router returns one for every query
+		Route:    newRouter(p.Rules, table),
+		Cache:    r.cache, Origins: h.origin, Log: log,
+		MaxMisses: p.MaxQueries, MaxWaiters: p.MaxWaiting, MaxConns: p.MaxTCP,
+	}
+	if h.control != nil {
+		// Without the mark that control sets, the hooks would redirect these queries again.
+		if cfg.Nameserver, err = plain.New(plain.Config{Control: h.control, Log: log}); err != nil {
+			return nil, err
+		}
+	}
+	if p.LogQueries {
+		cfg.Observe = logQueries(log)
+	}
+	r.Forwarder, err = forwarder.New(ctx, cfg)
+	return r, err
+}
+
+// Run keeps the connections of the groups warm, and applies changes, until ctx ends.
+func (r *resolver) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	start := func() {
+		r.groups.start(ctx, func(inForce context.Context, m *member) { g.Go(func() error { return m.run(ctx, inForce) }) })
+	}
+	start()
+	g.Go(func() error { return tuneGC(ctx) })
+	g.Go(func() error {
+		return watchSuspend(ctx, r.log, suspendInterval, suspended, r.groups.NetworkChanged)
+	})
+	g.Go(func() error {
+		for {
+			select {
+			case c := <-r.changes:
+				c.done <- r.apply(c.plan, start)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// change puts the plan p in force, while Run runs. After an error nothing has changed.
+func (r *resolver) change(ctx context.Context, p config.Plan) error {
+	done := make(chan error, 1)
+	select {
+	case r.changes <- change{p, done}:
+		return <-done
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// apply does first what can fail. It swaps the router in one step, so that each query is
+// answered by the old plan or by the new one.
+func (r *resolver) apply(p config.Plan, start func()) error {
+	table, err := r.groups.prepare(p.Groups)
+	if err != nil {
+		return err
+	}
+	if r.cache != nil {
+		if err := r.cache.Configure(p.Cache); err != nil {
+			return errors.Join(err, table.discard())
+		}
+	}
+	retired := r.groups.commit(table)
+	start()
+	r.SetRouter(newRouter(p.Rules, table))
+	for _, m := range retired {
+		m.retire()
+	}
+	return nil
+}
+
+// Close aborts queries in flight and releases everything.
+func (r *resolver) Close() error {
+	var errs []error
+	if r.Forwarder != nil {
+		errs = append(errs, r.Forwarder.Close())
+	}
+	errs = append(errs, r.groups.Close())
+	if r.cache != nil {
+		r.cache.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// logQueries returns an observer that logs each query.
+func logQueries(log *slog.Logger) func(forwarder.Event) {
+	return func(ev forwarder.Event) {
+		proto := "udp"
+		if ev.TCP {
+			proto = "tcp"
+		}
+		attrs := []any{"name", ev.Name, "type", wire.TypeName(ev.Type), "rcode", wire.RcodeName(ev.Rcode),
+			"proto", proto, "client", ev.Client, "cached", ev.Cached, "ms", ev.Duration.Milliseconds()}
+		if ev.Origin.Addr.IsValid() {
+			attrs = append(attrs, "nameserver", ev.Origin.Addr, "workload", ev.Origin.Workload)
+		}
+		if ev.Err != nil {
+			attrs = append(attrs, "err", ev.Err)
+		}
+		log.Info("query", attrs...)
+	}
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"sotto/forwarder"
+	"sotto/forwarder/rules"
+	"sotto/forwarder/wire"
+	"sotto/internal/config"
+)
+
+// newRouter returns a router that chooses among the groups of t by the rules of a plan: one
+// look-up per query, in tables that do not change.
+func newRouter(p config.Rules, t table) forwarder.Router {
+	routes := make([]forwarder.Route, 1+len(p.Uses)) // by number of the rule, from 1
+	routes[0] = forwarder.Route{Upstream: t[config.DefaultGroup]}
+	for i, use := range p.Uses {
+		r := forwarder.Route{Rule: i + 1}
+		switch use {
+		case config.UsePlain:
+			r.Action = forwarder.Plain
+		case config.UseRefuse:
+			r.Action = forwarder.Refuse
+		case config.UseNoData:
+			r.Action = forwarder.NoData
+		default:
+			r.Upstream = t[use]
+			if use != config.DefaultGroup {
+				r.Scope = use
+			}
+		}
+		routes[i+1] = r
+	}
+	if len(p.Uses) == 0 {
+		return func(*wire.Query, *forwarder.Origin) forwarder.Route { return routes[0] }
+	}
+	byWorkload := p.Set.AsksWorkload()
+	return func(q *wire.Query, o *forwarder.Origin) forwarder.Route {
+		// Removing its cgroup must not exempt a workload from a rule.
+		if o.Removed && byWorkload {
+			return forwarder.Route{Action: forwarder.RefuseRemoved}
+		}
+		return routes[1+p.Set.Match(rules.Query{Name: q.Name, Type: q.Type, Workload: o.Workload, Nameserver: o.Addr})]
+	}
+}

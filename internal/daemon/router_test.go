@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"net/netip"
+	"testing"
+
+	"sotto/forwarder"
+	"sotto/forwarder/wire"
+	"sotto/internal/config"
+)
+
+const group = "[[group]]\nname = \"work\"\nupstream = [\"192.0.2.1#dns.example\"]\n"
+
+// planText returns the plan of the text of a configuration file that can read the given
+// files.
+func planText(text string, files map[string]string) (config.Plan, error) {
+	s, err := config.Parse("sotto.toml", []byte(text))
+	if err != nil {
+		return config.Plan{}, err
+	}
+	return s.Plan(config.Options{Read: func(file string) ([]byte, error) { return []byte(files[file]), nil }})
+}
+
+// TestRouter: the first rule that matches a query determines the route: an action, or a group
+// with its scope.
+func TestRouter(t *testing.T) {
+	p, err := planText(group+`
+[[rule]]
+name = "late.work.example"
+type = ["AAAA", "HTTPS"]
+use = "nodata"
+[[rule]]
+name = ["work.example", "10.in-addr.arpa"]
+use = "work"
+[[rule]]
+workload = "app.slice/**"
+names-file = "blocked"
+use = "refuse"
+[[rule]]
+nameserver = ["192.168.1.1", "2001:db8::/32"]
+name = "home.arpa"
+use = "plain"
+[[rule]]
+name = "plain.example"
+use = "default"
+`, map[string]string{"blocked": "ads.example\n0.0.0.0 exact.example\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	def, work := &member{key: "default"}, &member{key: "work"}
+	route := newRouter(p.Rules, table{config.DefaultGroup: def, "work": work})
+	for _, tc := range []struct {
+		name     string
+		typ      uint16
+		workload string
+		origin   string
+		want     forwarder.Route
+	}{
+		{"www.example", wire.TypeA, "app.slice/x", "192.168.1.1:53", forwarder.Route{Upstream: def}},
+		{"late.work.example", wire.TypeAAAA, "", "", forwarder.Route{Action: forwarder.NoData, Rule: 1}},
+		{"late.work.example", wire.TypeA, "", "", forwarder.Route{Upstream: work, Scope: "work", Rule: 2}},
+		{"WORK.Example", wire.TypeA, "", "", forwarder.Route{Upstream: work, Scope: "work", Rule: 2}},
+		{"1.0.0.10.in-addr.arpa", wire.TypeA, "", "", forwarder.Route{Upstream: work, Scope: "work", Rule: 2}},
+		{"x.ads.example", wire.TypeA, "app.slice/x", "", forwarder.Route{Action: forwarder.Refuse, Rule: 3}},
+		{"x.ads.example", wire.TypeA, "other.slice/x", "", forwarder.Route{Upstream: def}},
+		{"exact.example", wire.TypeA, "app.slice", "", forwarder.Route{Action: forwarder.Refuse, Rule: 3}},
+		{"x.exact.example", wire.TypeA, "app.slice", "", forwarder.Route{Upstream: def}},
+		{"printer.home.arpa", wire.TypeA, "", "192.168.1.1:53", forwarder.Route{Action: forwarder.Plain, Rule: 4}},
+		{"printer.home.arpa", wire.TypeA, "", "[2001:db8::53]:53", forwarder.Route{Action: forwarder.Plain, Rule: 4}},
+		{"printer.home.arpa", wire.TypeA, "", "192.168.1.2:53", forwarder.Route{Upstream: def}},
+		{"plain.example", wire.TypeA, "", "", forwarder.Route{Upstream: def, Rule: 5}},
+	} {
+		name, err := wire.AppendParsed(nil, tc.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := &forwarder.Origin{Workload: tc.workload}
+		if tc.origin != "" {
+			o.Addr = netip.MustParseAddrPort(tc.origin)
+		}
+		if got := route(&wire.Query{Name: name, Type: tc.typ}, o); got != tc.want {
+			t.Errorf("%s %d of %q at %s: %+v, want %+v", tc.name, tc.typ, tc.workload, tc.origin, got, tc.want)
+		}
+	}
+	route = newRouter(config.Rules{}, table{config.DefaultGroup: def})
+	if got := route(&wire.Query{}, &forwarder.Origin{}); got != (forwarder.Route{Upstream: def}) {
+		t.Errorf("without rules: %+v", got)
+	}
+}
+
+// TestRouterRemoved: removing its cgroup exempts a workload from no rule. If a rule has a
+// workload condition its queries are refused; otherwise they are answered as usual.
+func TestRouterRemoved(t *testing.T) {
+	def := &member{key: "default"}
+	for text, want := range map[string]forwarder.Route{
+		"":                               {Upstream: def},
+		"name = \"ads.example\"":         {Upstream: def},
+		"workload = \"app.slice/other\"": {Action: forwarder.RefuseRemoved},
+	} {
+		if text != "" {
+			text = "[[rule]]\n" + text + "\nuse = \"refuse\"\n"
+		}
+		p, err := planText(text, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		route := newRouter(p.Rules, table{config.DefaultGroup: def})
+		name, err := wire.AppendParsed(nil, "www.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := &forwarder.Origin{Workload: "/app.slice/(removed)", Removed: true}
+		if got := route(&wire.Query{Name: name, Type: wire.TypeA}, o); got != want {
+			t.Errorf("%q: %+v, want %+v", text, got, want)
+		}
+		o = &forwarder.Origin{Workload: "/app.slice/x"}
+		if got := route(&wire.Query{Name: name, Type: wire.TypeA}, o); got != (forwarder.Route{Upstream: def}) {
+			t.Errorf("%q: a workload whose cgroup exists: %+v", text, got)
+		}
+	}
+}
