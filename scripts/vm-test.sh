@@ -12,6 +12,7 @@
 #   SOTTO_VM_SECONDS=1500  how long one kernel may take
 #   SOTTO_VM_SKIP=REGEXP   tests to leave out, besides those that are named anyway
 #   SOTTO_VM_TESTS=WORDS   packages whose tests run, "" for none: intercept intercept/nat internal/netns cmd/sotto internal/demo
+#                          internal/e2e/{exec,resolve,run,takeover}
 #   SOTTO_MIRROR=URL       where Debian's packages come from
 #
 # One line a kernel, and status 1 when one of them failed, or when a suite had none. A suite moves on: the line then
@@ -65,7 +66,7 @@ need_root
 accel=${SOTTO_VM_ACCEL:-tcg}
 limit=${SOTTO_VM_SECONDS:-1500}
 mirror=${SOTTO_MIRROR:-http://deb.debian.org/debian}
-read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/nat internal/netns cmd/sotto internal/demo}"
+read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/nat internal/netns cmd/sotto internal/demo internal/e2e/exec internal/e2e/resolve internal/e2e/run internal/e2e/takeover}"
 
 # ---- kernels ---------------------------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ put_program() {
 # put_compilers INITRAMFS: the tests compile clients, and build sotto; in the guest, compilers that hand out what
 # this machine compiled from the same source with the same words.
 put_compilers() {
-	local into=$1 dir=cmd/sotto/testdata/clients
+	local into=$1 dir=internal/e2e/resolve/testdata
 	mkdir -p "$work/clients"
 	gcc -Wall -o "$work/clients/gcc-libc.c" $dir/libc.c
 	gcc -Wall -o "$work/clients/gcc-cares.c" $dir/cares.c -lcares

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
+	"sotto/internal/e2e/client"
 )
 
 // zoneServer starts an upstream with a zone and returns the flags that select it.
@@ -34,54 +36,13 @@ func switchedServer(t *testing.T) (flags []string, handler *dnstest.Switch, zone
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	if zone, err = dnstest.NewZone(dnstest.ZoneConfig{}); err != nil {
 		t.Fatal(err)
 	}
 	handler = dnstest.NewSwitch(zone)
-	_, upstream := startUpstream(t, ca, handler)
-	return []string{"--ca-file", caFile, "--upstream", upstream + "#" + upstreamName}, handler, zone
-}
-
-// tally counts the queries of a client.
-type tally struct {
-	asked, tries int
-	worst        time.Duration // from the first try to the answer
-}
-
-func (c *tally) String() string {
-	return fmt.Sprintf("%d of %d tries were answered, the slowest after %v", c.asked, c.tries, c.worst.Round(time.Millisecond))
-}
-
-// ask queries a name until it is answered: under load UDP may lose queries, and the machine
-// may be slow. It fails if the query is refused over capacity, or not answered in ten tries.
-func (c *tally) ask(cl *dns.Client, at, name string) error {
-	start := time.Now()
-	c.asked++
-	for range 10 {
-		c.tries++
-		m := new(dns.Msg).SetQuestion(name, dns.TypeA)
-		m.SetEdns0(1232, false)
-		r, _, err := cl.Exchange(m, at)
-		switch {
-		case err != nil:
-		case len(r.Answer) == 1:
-			c.worst = max(c.worst, time.Since(start))
-			return nil
-		case strings.Contains(r.String(), "overloaded"):
-			return fmt.Errorf("%s: %v", name, r)
-		}
-	}
-	return fmt.Errorf("%s: no answer in ten tries", name)
-}
-
-// from returns a client with a loopback address as its source.
-func from(proto, addr string) *dns.Client {
-	d := &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(addr)}, Timeout: 2 * time.Second}
-	if proto == "tcp" {
-		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(addr)}
-	}
-	return &dns.Client{Net: proto, Dialer: d, Timeout: 2 * time.Second}
+	_, upstream := e2e.ServeLoopback(t, ca, handler)
+	return []string{"--ca-file", caFile, "--upstream", upstream + "#" + e2e.UpstreamName}, handler, zone
 }
 
 // ports returns UDP sockets at one address that are connected to a server, and from which
@@ -90,7 +51,7 @@ func ports(t *testing.T, addr, at string, n int) []net.Conn {
 	t.Helper()
 	conns := make([]net.Conn, n)
 	for i := range conns {
-		c, err := from("udp", addr).Dialer.Dial("udp", at)
+		c, err := client.From("udp", addr).Dialer.Dial("udp", at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,54 +61,36 @@ func ports(t *testing.T, addr, at string, n int) []net.Conn {
 	return conns
 }
 
-// floodFrom sends queries from the sockets in turn, at most rate per second, until stop is
-// closed: every fourth for a cached name, the others for new names that the upstream never
-// answers.
-func floodFrom(conns []net.Conn, rate int, stop <-chan struct{}) (sent int) {
-	cached := packed(1, "cached.example.")
-	for start := time.Now(); running(stop); sent++ {
-		if early := time.Until(start.Add(time.Duration(sent) * time.Second / time.Duration(rate))); early > time.Millisecond {
-			time.Sleep(early)
-		}
-		query := cached
-		if sent%4 != 0 {
-			query = packed(uint16(sent), fmt.Sprintf("silent%d.example.", sent))
-		}
-		_, _ = conns[sent%len(conns)].Write(query) // lost if the buffer is full
-	}
-	return sent
-}
-
 // TestFloodFromManyPorts floods from two thousand ports of one client, with cached names and
 // with names that the upstream never answers. Other clients are answered, and memory is
 // bounded.
 func TestFloodFromManyPorts(t *testing.T) {
 	addr, pid := startChild(t, zoneServer(t)...)
-	victim := from("udp", "127.0.0.3")
-	var before, during tally
+	victim := client.From("udp", "127.0.0.3")
+	var before, during client.Tally
 	for i := range 20 {
-		if err := before.ask(victim, addr, fmt.Sprintf("before%d.example.", i)); err != nil {
+		if err := before.Ask(victim, addr, fmt.Sprintf("before%d.example.", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	conns := ports(t, "127.0.0.2", addr, 2000)
 	stop, done := make(chan struct{}), make(chan int)
-	go func() { done <- floodFrom(conns, 20_000, stop) }()
+	go func() { done <- client.Flood(conns, 20_000, stop) }()
 	length := 8 * time.Second
 	if testing.Short() {
 		length = 4 * time.Second
 	}
 	for i, until := 0, time.Now().Add(length); time.Now().Before(until); i++ {
-		if err := during.ask(victim, addr, fmt.Sprintf("during%d.example.", i)); err != nil {
+		if err := during.Ask(victim, addr, fmt.Sprintf("during%d.example.", i)); err != nil {
 			t.Errorf("during the flood: %v", err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	close(stop)
-	peak := peakMemory(t, pid)
+	peak := e2e.PeakMemory(t, pid)
 	t.Logf("before: %v; with %d queries per second from 2000 ports: %v; at most %d MiB resident",
 		&before, <-done/int(length.Seconds()), &during, peak>>20)
-	if limit := int64(200 << 20); !raceDetector && peak > limit {
+	if limit := int64(200 << 20); !e2e.RaceDetector && peak > limit {
 		t.Errorf("%d MiB were resident, want at most %d", peak>>20, limit>>20)
 	}
 }
@@ -189,16 +132,16 @@ func TestIdleConnections(t *testing.T) {
 		n = room
 	}
 	addr, pid := startChild(t, zoneServer(t)...)
-	steady, err := from("tcp", "127.0.0.3").Dial(addr)
+	steady, err := client.From("tcp", "127.0.0.3").Dial(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer steady.Close()
 	_ = steady.SetDeadline(time.Now().Add(2 * time.Minute))
-	var others tally
+	var others client.Tally
 	askAll := func(i int) {
 		t.Helper()
-		if err := others.ask(from("tcp", "127.0.0.4"), addr, fmt.Sprintf("other%d.example.", i)); err != nil {
+		if err := others.Ask(client.From("tcp", "127.0.0.4"), addr, fmt.Sprintf("other%d.example.", i)); err != nil {
 			t.Errorf("after %d idle connections: %v", i, err)
 		}
 		if err := steady.WriteMsg(new(dns.Msg).SetQuestion(fmt.Sprintf("steady%d.example.", i), dns.TypeA)); err != nil {
@@ -209,9 +152,9 @@ func TestIdleConnections(t *testing.T) {
 		}
 	}
 	askAll(-1)
-	before := peakMemory(t, pid)
+	before := e2e.PeakMemory(t, pid)
 	for i := range n {
-		c, err := from("tcp", fmt.Sprintf("127.0.2.%d", 1+i%clients)).Dialer.Dial("tcp", addr)
+		c, err := client.From("tcp", fmt.Sprintf("127.0.2.%d", 1+i%clients)).Dialer.Dial("tcp", addr)
 		if err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
@@ -220,13 +163,13 @@ func TestIdleConnections(t *testing.T) {
 			askAll(i)
 		}
 	}
-	eventually(t, "no more connections than the limit", func() bool { return established(t, addr) <= most })
-	kept, each := established(t, addr), (peakMemory(t, pid)-before)/most
+	e2e.Eventually(t, "no more connections than the limit", func() bool { return established(t, addr) <= most })
+	kept, each := established(t, addr), (e2e.PeakMemory(t, pid)-before)/most
 	t.Logf("of %d idle connections %d are kept, at %d bytes each; meanwhile %v", n, kept, each, &others)
 	if n > most && kept < most/2 {
 		t.Errorf("%d connections are kept, though there is room for %d", kept, most)
 	}
-	if !raceDetector && each > 32<<10 {
+	if !e2e.RaceDetector && each > 32<<10 {
 		t.Errorf("an idle connection costs %d bytes", each)
 	}
 }

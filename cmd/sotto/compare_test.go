@@ -22,6 +22,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
 	"sotto/internal/netlab/labtest"
 )
 
@@ -102,7 +103,7 @@ func startNSD(t *testing.T, ca *dnstest.CA, signArgs ...string) (secure, plain n
 	nsd := labtest.NeedTool(t, "nsd")
 	dir := t.TempDir()
 	signZone(t, dir, signArgs)
-	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
+	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{e2e.UpstreamName}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,11 +111,11 @@ func startNSD(t *testing.T, ca *dnstest.CA, signArgs ...string) (secure, plain n
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})))
-	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
+	e2e.WriteFile(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})))
+	e2e.WriteFile(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
 	secure, plain = freePort(t), freePort(t)
 	config := filepath.Join(dir, "nsd.conf")
-	write(t, config, strings.NewReplacer("TLS", fmt.Sprint(secure.Port()), "PLAIN", fmt.Sprint(plain.Port())).Replace(compareNSD))
+	e2e.WriteFile(t, config, strings.NewReplacer("TLS", fmt.Sprint(secure.Port()), "PLAIN", fmt.Sprint(plain.Port())).Replace(compareNSD))
 
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, nsd, "-d", "-c", config)
@@ -140,7 +141,7 @@ func startNSD(t *testing.T, ca *dnstest.CA, signArgs ...string) (secure, plain n
 		}
 	})
 	for _, at := range []netip.AddrPort{secure, plain} {
-		eventually(t, "nsd to listen", func() bool {
+		e2e.Eventually(t, "nsd to listen", func() bool {
 			c, err := net.DialTimeout("tcp", at.String(), time.Second)
 			if err == nil {
 				c.Close()
@@ -159,7 +160,7 @@ func signZone(t *testing.T, dir string, args []string) {
 	for i := range 80 {
 		fmt.Fprintf(&big, "big IN TXT \"%03d %s\"\n", i, strings.Repeat("x", 245))
 	}
-	write(t, filepath.Join(dir, "example.zone"), strings.Replace(compareZone, "BIG", big.String(), 1))
+	e2e.WriteFile(t, filepath.Join(dir, "example.zone"), strings.Replace(compareZone, "BIG", big.String(), 1))
 	run := func(name string, args ...string) string {
 		cmd := exec.Command(name, args...)
 		cmd.Dir = dir
@@ -284,9 +285,9 @@ func sameAnswers(t *testing.T, signArgs ...string) {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	secure, direct := startNSD(t, ca, signArgs...)
-	s, _ := startServing(t, fmt.Sprintf("ca-file = %q\nupstream = [%q]\n", caFile, secure.String()+"#"+upstreamName))
+	s, _ := startServing(t, fmt.Sprintf("ca-file = %q\nupstream = [%q]\n", caFile, secure.String()+"#"+e2e.UpstreamName))
 	want := dialRaw(t, "tcp", direct.String())
 	got := map[string]*rawClient{"udp": dialRaw(t, "udp", s.addr), "tcp": dialRaw(t, "tcp", s.addr)}
 	compared, truncated := 0, 0

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
 )
 
 // TestCacheFile checks that the cache is saved at a clean stop and loaded at the next start,
@@ -24,7 +25,7 @@ func TestCacheFile(t *testing.T) {
 	}
 	dir := t.TempDir()
 	caFile, file := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cache")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	a, b := startServer(t, ca, "192.0.2.1"), startServer(t, ca, "192.0.2.2")
 	config := func(cacheFile, first, second string) string {
 		return fmt.Sprintf("upstream = [%q]\nca-file = %q\ncache-file = %q\n[[group]]\nname = \"other\"\nupstream = [%q]\nca-file = %q\n[[rule]]\nname = \"other.example\"\nuse = \"other\"\n",

@@ -13,8 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,6 +22,8 @@ import (
 
 	"sotto/forwarder"
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
+	"sotto/internal/e2e/client"
 )
 
 // startChild runs `sotto serve` in a child process until the test ends. It returns its
@@ -31,8 +31,8 @@ import (
 func startChild(t *testing.T, args ...string) (addr string, pid int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, executable(), append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
-	cmd.Env = append(os.Environ(), selfEnv+"=sotto")
+	cmd := exec.CommandContext(ctx, self().Path, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
+	cmd.Env = append(os.Environ(), self().Env...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	stderr, err := cmd.StderrPipe()
@@ -72,21 +72,6 @@ func startChild(t *testing.T, args ...string) (addr string, pid int) {
 	return addr, cmd.Process.Pid
 }
 
-// peakMemory returns the maximum resident memory of a process, in bytes.
-func peakMemory(t *testing.T, pid int) int64 {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(text), "VmHWM:")
-	kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kib << 10
-}
-
 // flood sends queries for new names at the rate until stop is closed. It counts and checks
 // the refusals over capacity.
 func flood(t *testing.T, addr string, id, rate int, stop <-chan struct{}, sent, refused *atomic.Int64) {
@@ -119,7 +104,7 @@ func flood(t *testing.T, addr string, id, rate int, stop <-chan struct{}, sent, 
 		return
 	}
 	start := time.Now()
-	for n := 0; running(stop); n++ {
+	for n := 0; client.Running(stop); n++ {
 		if early := time.Until(start.Add(time.Duration(n) * time.Second / time.Duration(rate))); early > time.Millisecond {
 			time.Sleep(early)
 		}
@@ -209,7 +194,7 @@ type overloaded struct {
 // flood floods the server until the function that it returns is called.
 func (o *overloaded) flood() (stop func()) {
 	rate := 50_000
-	if raceDetector {
+	if e2e.RaceDetector {
 		rate = 5_000 // the same load for a program that is ten times slower
 	}
 	done := make(chan struct{})
@@ -315,7 +300,7 @@ func TestHungUpstream(t *testing.T) {
 	handler.Set(silent)
 	stop := o.flood()
 	defer stop()
-	eventually(t, "a refusal", func() bool { return o.refused.Load() > 0 })
+	e2e.Eventually(t, "a refusal", func() bool { return o.refused.Load() > 0 })
 	hits, refused := 0, 0
 	round, tries, count := 0, 0, 10
 	for ; round < 5 || time.Since(silent.start) < 8*time.Second; round++ {
@@ -327,7 +312,7 @@ func TestHungUpstream(t *testing.T) {
 		}
 		refused += o.refusals(round, count)
 	}
-	asked, lasted, peak := silent.asked(time.Hour), time.Since(silent.start), peakMemory(t, pid)
+	asked, lasted, peak := silent.asked(time.Hour), time.Since(silent.start), e2e.PeakMemory(t, pid)
 	t.Logf("%.0f queries per second; %d in flight, %d refused; %d of %d cached answers and %d of %d refusals meanwhile; at most %d MiB resident",
 		float64(o.sent.Load())/lasted.Seconds(), asked, o.refused.Load(), hits, tries, refused, 2*round*count, peak>>20)
 	// When a query times out, another one may be sent. A client may have half of the queries
@@ -335,7 +320,7 @@ func TestHungUpstream(t *testing.T) {
 	if most := int(lasted/flightTime+2) * forwarder.DefaultMaxMisses / 2; asked > most {
 		t.Errorf("the upstream received queries for %d names within %v, want at most %d", asked, lasted, most)
 	}
-	if limit := int64(200 << 20); !raceDetector && peak > limit {
+	if limit := int64(200 << 20); !e2e.RaceDetector && peak > limit {
 		t.Errorf("%d MiB were resident, want at most %d", peak>>20, limit>>20)
 	}
 	if hits == 0 {
@@ -367,7 +352,7 @@ func (o *overloaded) recovers(stop func()) {
 	back, tries := time.Now(), 0
 	limit := time.AfterFunc(5*time.Second, stop) // for a machine that is too slow for both
 	defer limit.Stop()
-	eventually(o.t, "an answer", func() bool {
+	e2e.Eventually(o.t, "an answer", func() bool {
 		tries++
 		r, err := o.ask(fmt.Sprintf("again-%d.example.", tries))
 		return err == nil && isAnswer(r)
@@ -375,7 +360,7 @@ func (o *overloaded) recovers(stop func()) {
 	o.t.Logf("the first answer came %v after the upstream answered again", time.Since(back).Round(time.Millisecond))
 	stop()
 	names := make([]string, 100)
-	eventually(o.t, "every answer", func() bool {
+	e2e.Eventually(o.t, "every answer", func() bool {
 		for i := range names {
 			tries++
 			names[i] = fmt.Sprintf("again-%d.example.", tries)

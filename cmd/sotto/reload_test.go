@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
 )
 
 // server is a DNS over TLS server on loopback that answers every query with one address, and
@@ -47,51 +48,18 @@ func startServer(t *testing.T, ca *dnstest.CA, answer string) *server {
 		}
 		return zone.Answer(r)
 	})
-	srv, addr := startUpstream(t, ca, handler)
+	srv, addr := e2e.ServeLoopback(t, ca, handler)
 	// All its goroutines run when it has accepted a connection.
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a server to accept", func() bool { return srv.Stats().Conns > 0 })
+	e2e.Eventually(t, "a server to accept", func() bool { return srv.Stats().Conns > 0 })
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the server to close the connection", func() bool { return srv.Stats().Open == 0 })
-	return &server{srv, addr + "#" + upstreamName, answer}
-}
-
-// startUpstream serves DNS over TLS on loopback until the test ends. It returns its address.
-func startUpstream(t *testing.T, ca *dnstest.CA, h dnstest.Handler) (srv *dnstest.Server, addr string) {
-	t.Helper()
-	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := dnstest.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return runServer(t, dnstest.Config{Handler: h, TLS: []net.Listener{l}, Certificate: cert}), l.Addr().String()
-}
-
-// runServer serves until the test ends.
-func runServer(t *testing.T, cfg dnstest.Config) *dnstest.Server {
-	t.Helper()
-	srv, err := dnstest.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	})
-	return srv
+	e2e.Eventually(t, "the server to close the connection", func() bool { return srv.Stats().Open == 0 })
+	return &server{srv, addr + "#" + e2e.UpstreamName, answer}
 }
 
 // serving is `sotto serve` in this process.
@@ -129,7 +97,7 @@ func (s *serving) configure(text string) {
 	} else {
 		head += noUpstream
 	}
-	write(s.t, s.config, head+text)
+	e2e.WriteFile(s.t, s.config, head+text)
 }
 
 var answering = regexp.MustCompile(`msg=answering address=(\S+)`)
@@ -154,7 +122,7 @@ func startServing(t *testing.T, text string) (s *serving, stop func()) {
 		}
 	})
 	t.Cleanup(stop)
-	eventually(t, "serve to listen", func() bool {
+	e2e.Eventually(t, "serve to listen", func() bool {
 		if m := answering.FindStringSubmatch(s.log()); m != nil {
 			s.addr = m[1]
 		}
@@ -162,16 +130,6 @@ func startServing(t *testing.T, text string) (s *serving, stop func()) {
 		return s.addr != "" && err == nil
 	})
 	return s, stop
-}
-
-// eventually waits until done reports true. It fails the test after 30 s.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("timed out waiting for %s", what)
-		}
-	}
 }
 
 // ask queries a name and returns the address in the answer, or the response code.
@@ -231,7 +189,7 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	a, b := startServer(t, ca, "192.0.2.1"), startServer(t, ca, "192.0.2.2")
 	// A rule selects the other group for names below other.example.
 	config := func(first, second *server) string {
@@ -241,7 +199,9 @@ func TestReload(t *testing.T) {
 	valid := []string{config(a, b), config(b, a)}
 	invalid := []string{"cache-mib = [", "[[rule]]\nuse = \"nobody\"\n", "ca-file = \"/nowhere.pem\"\n", "max-tcp = 7\n" + valid[0]}
 
-	signal.Stop(catchReloads()) // makes the runtime start its goroutine for signals, which stays
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, unix.SIGHUP) // makes the runtime start its goroutine for signals, which stays
+	signal.Stop(hup)
 	before := runtime.NumGoroutine()
 	s, stop := startServing(t, valid[0])
 	for _, name := range []string{"warm.example", "warm.other.example"} {
@@ -255,7 +215,7 @@ func TestReload(t *testing.T) {
 	reloads := 0
 	for i := range 20 {
 		quota := asked.Load() + 150
-		eventually(t, "queries between two changes", func() bool { return asked.Load() >= quota || t.Failed() })
+		e2e.Eventually(t, "queries between two changes", func() bool { return asked.Load() >= quota || t.Failed() })
 		s.configure(invalid[i%len(invalid)])
 		if stdout, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || stdout != "" || stderr == "" {
 			t.Errorf("an invalid configuration: status %d, %q %q", status, stdout, stderr)
@@ -269,7 +229,7 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		reloads++
-		eventually(t, "the new configuration", func() bool { return strings.Count(s.log(), "msg=reloaded") >= reloads })
+		e2e.Eventually(t, "the new configuration", func() bool { return strings.Count(s.log(), "msg=reloaded") >= reloads })
 		// From now on the new configuration is used.
 		want := []*server{a, b}[(i+1)%2].answer
 		if got, err := s.ask("udp", fmt.Sprintf("after-%d.example", i)); err != nil || got != want {
@@ -283,10 +243,10 @@ func TestReload(t *testing.T) {
 	t.Logf("%d queries during %d reloads", asked.Load(), reloads)
 
 	// One connection for each current group, and its goroutines.
-	eventually(t, "the connections of old groups to be closed", func() bool { return a.Stats().Open <= 2 && b.Stats().Open <= 2 })
-	eventually(t, "the goroutines of old groups to return", func() bool { return runtime.NumGoroutine() <= atStart+8 })
+	e2e.Eventually(t, "the connections of old groups to be closed", func() bool { return a.Stats().Open <= 2 && b.Stats().Open <= 2 })
+	e2e.Eventually(t, "the goroutines of old groups to return", func() bool { return runtime.NumGoroutine() <= atStart+8 })
 	stop()
-	eventually(t, "all goroutines to return", func() bool { return runtime.NumGoroutine() <= before && a.Stats().Open+b.Stats().Open == 0 })
+	e2e.Eventually(t, "all goroutines to return", func() bool { return runtime.NumGoroutine() <= before && a.Stats().Open+b.Stats().Open == 0 })
 	if _, err := os.Lstat(s.control); !os.IsNotExist(err) {
 		t.Errorf("the control socket is left: %v", err)
 	}
@@ -300,7 +260,7 @@ func TestReloadKeepsGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	a, b := startServer(t, ca, "192.0.2.1"), startServer(t, ca, "192.0.2.2")
 	base := fmt.Sprintf("ca-file = %q\nupstream = [%q]\n", caFile, a.spec)
 	s, _ := startServing(t, base)
@@ -332,7 +292,7 @@ func TestReloadKeepsGroups(t *testing.T) {
 		t.Errorf("a success is logged at level error:\n%s", s.log())
 	}
 	// A change of the file of authorities changes the group.
-	write(t, caFile, "# another text\n"+string(ca.PEM()))
+	e2e.WriteFile(t, caFile, "# another text\n"+string(ca.PEM()))
 	reload(base, "six.example", a.answer)
 	if now := a.Stats().Conns; now == conns {
 		t.Error("the connections were kept with other authorities")
@@ -368,7 +328,7 @@ func TestReloadReportsReason(t *testing.T) {
 		t.Errorf("the old rule is not in use: %s, %v", got, err)
 	}
 	// A setting that is no longer in the file has also changed.
-	write(t, s.config, noUpstream)
+	e2e.WriteFile(t, s.config, noUpstream)
 	if _, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || !strings.Contains(stderr, "control: it changed") {
 		t.Errorf("status %d, %q", status, stderr)
 	}
@@ -385,7 +345,7 @@ func TestReloadWithoutProcess(t *testing.T) {
 	dir := t.TempDir()
 	sock := filepath.Join(dir, "control.sock")
 	off := filepath.Join(dir, "off.toml")
-	write(t, off, "control = \"off\"\n")
+	e2e.WriteFile(t, off, "control = \"off\"\n")
 	for args, want := range map[string]string{
 		"reload --control " + sock:            "no Sotto listens on " + sock,
 		"reload --config " + off:              "send SIGHUP",

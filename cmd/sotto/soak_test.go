@@ -19,6 +19,8 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
+	"sotto/internal/e2e/client"
 )
 
 // soakFor sets the duration of TestSoak; ten minutes are useful.
@@ -39,7 +41,7 @@ func newRestarting(t *testing.T, ca *dnstest.CA) *restarting {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
+	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{e2e.UpstreamName}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,20 +76,10 @@ func (r *restarting) start() {
 	})
 }
 
-func (r *restarting) spec() string { return r.at.String() + "#" + upstreamName }
+func (r *restarting) spec() string { return r.at.String() + "#" + e2e.UpstreamName }
 
 // soaker is a kind of client. It sends queries until stop is closed.
 type soaker func(t *testing.T, addr string, stop <-chan struct{}, asked *atomic.Int64)
-
-// running reports whether stop is not closed.
-func running(stop <-chan struct{}) bool {
-	select {
-	case <-stop:
-		return false
-	default:
-		return true
-	}
-}
 
 // soakNames returns a random name: a cached one, a new one, one that does not exist, or one
 // with a long answer.
@@ -120,7 +112,7 @@ var soakers = map[string]soaker{
 	"stubs": func(t *testing.T, addr string, stop <-chan struct{}, asked *atomic.Int64) {
 		rng := rand.New(rand.NewPCG(1, rand.Uint64()))
 		udp, tcp := dns.Client{Timeout: 10 * time.Second}, dns.Client{Net: "tcp", Timeout: 10 * time.Second}
-		for running(stop) && !t.Failed() {
+		for client.Running(stop) && !t.Failed() {
 			name, typ := soakNames(rng)
 			m := new(dns.Msg).SetQuestion(name, typ)
 			m.SetEdns0(1232, rng.IntN(2) == 0)
@@ -135,7 +127,7 @@ var soakers = map[string]soaker{
 	// Many queries on one connection, then on another one.
 	"pipelines": func(t *testing.T, addr string, stop <-chan struct{}, asked *atomic.Int64) {
 		rng := rand.New(rand.NewPCG(2, 0))
-		for running(stop) && !t.Failed() {
+		for client.Running(stop) && !t.Failed() {
 			c, err := dns.Dial("tcp", addr)
 			if err != nil {
 				t.Error(err)
@@ -160,7 +152,7 @@ var soakers = map[string]soaker{
 	// Malformed queries, and clients that close before the reply.
 	"malformed": func(t *testing.T, addr string, stop <-chan struct{}, _ *atomic.Int64) {
 		rng := rand.New(rand.NewPCG(3, 0))
-		for running(stop) && !t.Failed() {
+		for client.Running(stop) && !t.Failed() {
 			network := []string{"udp", "tcp"}[rng.IntN(2)]
 			c, err := net.Dial(network, addr)
 			if err != nil {
@@ -212,7 +204,7 @@ func TestSoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	ups := []*restarting{newRestarting(t, ca), newRestarting(t, ca)}
 	s, _ := startServing(t, fmt.Sprintf("cache-mib = 8\nca-file = %q\nupstream = [%q, %q]\n", caFile, ups[0].spec(), ups[1].spec()))
 
