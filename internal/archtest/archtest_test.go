@@ -104,8 +104,10 @@ func TestDependencies(t *testing.T) {
 		{"plain depends on wire only", func(p pkg) bool { return within(p.ImportPath, "sotto/forwarder/plain") },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto") && i != "sotto/forwarder/wire" }},
-		{"only tests use miekg/dns", func(pkg) bool { return true }, func(p pkg) []string { return p.Imports },
+		{"only tests use miekg/dns", func(p pkg) bool { return !within(p.ImportPath, "sotto/internal/e2e") }, func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "github.com/miekg/dns") }},
+		{"only tests use the end-to-end harness", func(p pkg) bool { return !within(p.ImportPath, "sotto/internal/e2e") }, func(p pkg) []string { return p.Imports },
+			func(i string) bool { return within(i, "sotto/internal/e2e") }},
 		{"config depends on the configuration types only", func(p pkg) bool { return p.ImportPath == "sotto/internal/config" },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool {
@@ -118,9 +120,11 @@ func TestDependencies(t *testing.T) {
 		{"only daemon uses takeover", func(p pkg) bool { return p.ImportPath != "sotto/internal/daemon" },
 			func(p pkg) []string { return p.Imports },
 			func(i string) bool { return within(i, "sotto/internal/takeover") }},
-		{"only cmd/sotto uses daemon", func(p pkg) bool { return p.ImportPath != "sotto/cmd/sotto" }, pkg.all,
+		{"only cmd/sotto uses daemon", func(p pkg) bool { return !within(p.ImportPath, "sotto/cmd/sotto", "sotto/internal/e2e") }, pkg.all,
 			func(i string) bool { return within(i, "sotto/internal/daemon") }},
-		{"only daemon and cmd/sotto use config", func(p pkg) bool { return !within(p.ImportPath, "sotto/internal/daemon", "sotto/cmd/sotto") }, pkg.all,
+		{"only daemon and cmd/sotto use config", func(p pkg) bool {
+			return !within(p.ImportPath, "sotto/internal/daemon", "sotto/cmd/sotto", "sotto/internal/e2e")
+		}, pkg.all,
 			func(i string) bool { return within(i, "sotto/internal/config") }},
 		{"cmd/sotto runs the forwarder through daemon", func(p pkg) bool { return p.ImportPath == "sotto/cmd/sotto" },
 			func(p pkg) []string { return p.Imports },

@@ -16,9 +16,10 @@ import (
 // Socket is the client "keep" in the background of a test.
 type Socket struct {
 	w   *World
+	cmd *netlab.Cmd
 	in  io.WriteCloser
 	out *bufio.Scanner
-	err *bytes.Buffer
+	err bytes.Buffer // complete when cmd has exited
 }
 
 // OpenSocket connects a socket in a cgroup. It stays connected until the test ends.
@@ -26,8 +27,8 @@ func (w *World) OpenSocket(g *netlab.Cgroup) *Socket {
 	w.T.Helper()
 	line := Client("keep")
 	cmd := w.Host.Command(context.Background(), g, line[0], line[1:]...)
-	k := &Socket{w: w, err: new(bytes.Buffer)}
-	cmd.Stderr = k.err
+	k := &Socket{w: w, cmd: cmd}
+	cmd.Stderr = &k.err
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		w.T.Fatal(err)
@@ -66,6 +67,8 @@ func (k *Socket) send(line string) string {
 		k.w.T.Fatalf("write to the client: %v", err)
 	}
 	if !k.out.Scan() {
+		_ = k.in.Close()
+		_ = k.cmd.Wait() // its error is on stderr
 		k.w.T.Fatalf("the old socket is no longer answered: %s", k.err.String())
 	}
 	return k.out.Text()
