@@ -96,7 +96,7 @@ func TestConfigFromPipe(t *testing.T) {
 		`"$0" serve --check --config /dev/fd/7 7< "$1"`,
 	} {
 		cmd := exec.CommandContext(t.Context(), bash, "-c", script, self().Path, config)
-		cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), self().Env...)
+		cmd.Env = append(append(os.Environ(), e2e.RaceEnv), self().Env...)
 		out, err := cmd.CombinedOutput()
 		if cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(string(out), `:3:1: unknown setting "no-such-setting"`) {
 			t.Errorf("%s: %v\n%s", script, err, out)

@@ -16,8 +16,8 @@ import (
 // clientEnv makes a test binary run as the client that it names.
 const clientEnv = "SOTTO_TEST_CLIENT"
 
-// raceEnv removes the second by which the race detector delays the exit of every process.
-const raceEnv = "GORACE=atexit_sleep_ms=0"
+// RaceEnv removes the second by which the race detector delays the exit of every process.
+const RaceEnv = "GORACE=atexit_sleep_ms=0"
 
 // Main runs the tests of a package, or a client if the test binary was started as one. It
 // does not return.
@@ -32,7 +32,7 @@ func Main(m *testing.M) {
 
 // Client returns the command line of a client of package client.
 func Client(name string, args ...string) []string {
-	return append([]string{"env", clientEnv + "=" + name, raceEnv, executable()}, args...)
+	return append([]string{"env", clientEnv + "=" + name, RaceEnv, executable()}, args...)
 }
 
 // executable returns the path of this test binary.

@@ -4,5 +4,5 @@
 
 package e2e
 
-// RaceDetector: see race_on_test.go.
+// RaceDetector is documented in race_on.go.
 const RaceDetector = false

@@ -19,7 +19,7 @@ import (
 // Command prepares a command that runs sotto in the host, and in a cgroup unless that is nil.
 func (w *World) Command(ctx context.Context, g *netlab.Cgroup, args ...string) *netlab.Cmd {
 	cmd := w.Host.Command(ctx, g, w.Program.Path, args...)
-	cmd.Env = append(append(os.Environ(), raceEnv), w.Program.Env...)
+	cmd.Env = append(append(os.Environ(), RaceEnv), w.Program.Env...)
 	return cmd
 }
 

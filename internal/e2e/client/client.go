@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package client has the clients of the end-to-end tests that no existing tool is: programs that
-// send queries from unusual sockets, send load, or attack. A test binary runs as one of them;
-// see package e2e. They run sealed, check what a program can see, and print an error for what
-// differs.
 package client
 
 import (

@@ -30,7 +30,7 @@ func (c callerOf) exec(flags []string, args ...string) (stdout, stderr string, s
 	line := append(append(append(slices.Clone(c.front), c.w.Program.Path, "exec"), c.w.UpstreamArgs()...), flags...)
 	line = append(append(line, "--"), args...)
 	cmd := c.w.Host.Command(c.w.T.Context(), nil, line[0], line[1:]...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0"}, c.env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), e2e.RaceEnv}, c.env...)
 	cmd.Dir, cmd.ExtraFiles = c.dir, c.files
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs

@@ -180,7 +180,7 @@ func TestLibraries(t *testing.T) {
 	})
 }
 
-// socketClients are the clients of clients_test.go, with the nameservers that they query.
+// socketClients are clients of package client, with the nameservers that they query.
 var socketClients = [][]string{
 	{"four", "8.8.8.8", "8.8.4.4", "1.1.1.1", "9.9.9.9"},
 	{"connected", "8.8.8.8", "1.1.1.1", "8.8.8.8"},

@@ -54,7 +54,7 @@ func (w world) serviceAfter(setup, ready string, args ...string) *e2e.Process {
 	w.T.Helper()
 	line := append([]string{"--pid", "--fork", "--kill-child", "--mount", "--propagation", "unchanged", "sh", "-c", asService, w.Program.Path}, args...)
 	cmd := w.Host.Command(context.Background(), nil, labtest.NeedTool(w.T, "unshare"), line...)
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "SETUP="+setup, "STRICT="+strict)
+	cmd.Env = append(os.Environ(), e2e.RaceEnv, "SETUP="+setup, "STRICT="+strict)
 	p, err := w.LaunchCommand(cmd) // if it is killed, so are all processes of its PID namespace
 	if err != nil {
 		w.T.Fatal(err)
