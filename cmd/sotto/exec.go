@@ -36,8 +36,8 @@ killed. CMD uses Sotto's standard input, output, error and terminal.
 
 The cgroup is created below Sotto's own. If users other than root can manage that cgroup
 (such as a systemd scope below user@1000.service) they could move CMD out of the seal, so
-the new cgroup is then created below the nearest ancestor that only root can manage. Limits
-of the cgroups in between do not apply to CMD.
+the new cgroup is then created below the nearest ancestor that only root can manage. Resource
+limits of the cgroups in between do not apply to CMD.
 
 With --user, CMD runs as USER with all groups of that user. Of the caller's environment it
 keeps only TERM, COLORTERM, NO_COLOR, LANG, LANGUAGE, LC_* and TZ. HOME, USER, LOGNAME and

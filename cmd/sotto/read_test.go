@@ -28,8 +28,8 @@ func fifo(t *testing.T) string {
 	return path
 }
 
-// soon fails the test if do blocks. The waits of readAtMost are shorter than this.
-func soon(t *testing.T, what string, do func()) {
+// mustReturn fails the test if do blocks. The timeouts of package config are shorter.
+func mustReturn(t *testing.T, what string, do func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
@@ -43,8 +43,8 @@ func soon(t *testing.T, what string, do func()) {
 	}
 }
 
-// TestNothingComes: whatever a setting names, a start does not wait for it for ever, nor
-// read without end; it says which setting names what.
+// TestNothingComes: a start neither waits forever for a file that a setting names nor reads
+// it without a limit, and the error names the setting and the file.
 func TestNothingComes(t *testing.T) {
 	dir := t.TempDir()
 	config := filepath.Join(dir, "names.toml")
@@ -62,7 +62,7 @@ func TestNothingComes(t *testing.T) {
 			if strings.HasPrefix(name, "names-file") {
 				e2e.WriteFile(t, config, fmt.Sprintf("[[rule]]\nuse = \"refuse\"\nnames-file = %q\n", path))
 			}
-			soon(t, tc.args, func() {
+			mustReturn(t, tc.args, func() {
 				args := strings.Fields(strings.ReplaceAll(tc.args, "%s", path))
 				if stdout, stderr, status := call(t, args...); status != exitFailure || !strings.Contains(stderr, strings.ReplaceAll(tc.want, "%s", path)) {
 					t.Errorf("status %d, %s%s\nwant %q", status, stdout, stderr, tc.want)
@@ -71,7 +71,7 @@ func TestNothingComes(t *testing.T) {
 		})
 	}
 	for path, want := range map[string]string{"/dev/zero": "longer than 16 MiB", dir: "is a directory"} {
-		soon(t, path, func() {
+		mustReturn(t, path, func() {
 			if _, stderr, status := call(t, "serve", "--check", "--config", path); status != exitFailure || !strings.Contains(stderr, want) || !strings.Contains(stderr, path) {
 				t.Errorf("%s: status %d, %s: want %q", path, status, stderr, want)
 			}
@@ -82,11 +82,11 @@ func TestNothingComes(t *testing.T) {
 	}
 }
 
-// TestConfigFromPipe: shells' ways to give a configuration without a file.
+// TestConfigFromPipe: the configuration can be a pipe, as from a shell.
 func TestConfigFromPipe(t *testing.T) {
 	bash := labtest.NeedTool(t, "bash")
 	config := filepath.Join(t.TempDir(), "bad.toml")
-	// Two lines read, the mistake on the third found.
+	// The error is on the third line.
 	e2e.WriteFile(t, config, noUpstream+"cache-mib = 1\nno-such-setting = 1\n")
 	for _, script := range []string{
 		`"$0" serve --check --config <(cat "$1")`,
@@ -104,8 +104,8 @@ func TestConfigFromPipe(t *testing.T) {
 	}
 }
 
-// TestReloadFromPipe: a reload reads a pipe that was read before as an error, not as an
-// empty configuration with everybody's defaults; a new writer's is read.
+// TestReloadFromPipe: a reload fails if its pipe was read before, instead of using an empty
+// configuration; data from a new writer is read.
 func TestReloadFromPipe(t *testing.T) {
 	s, _ := startServing(t, "[[rule]]\nname = \"old.example\"\nuse = \"refuse\"\n")
 	r, w, err := os.Pipe()
@@ -120,7 +120,7 @@ func TestReloadFromPipe(t *testing.T) {
 		t.Errorf("status %d, %s", status, stderr)
 	}
 	if got, err := s.ask("udp", "old.example"); err != nil || got != "REFUSED" {
-		t.Errorf("the old rule does not hold any more: %s, %v", got, err)
+		t.Errorf("the old rule is not in force: %s, %v", got, err)
 	}
 	if err := errors.Join(os.Remove(s.config), unix.Mkfifo(s.config, 0o600)); err != nil {
 		t.Fatal(err)
@@ -137,12 +137,12 @@ func TestReloadFromPipe(t *testing.T) {
 		t.Errorf("status %d, %s", status, stderr)
 	}
 	if t.Failed() {
-		cancel() // no one may have opened the other end
+		cancel() // the writer may wait for a reader
 	}
 	if err := <-wrote; err != nil {
 		t.Error(err)
 	}
 	if got, err := s.ask("udp", "new.example"); err != nil || got != "REFUSED" {
-		t.Errorf("the new rule does not hold: %s, %v", got, err)
+		t.Errorf("the new rule is not in force: %s, %v", got, err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"sotto/internal/e2e"
 )
 
-// TestFlagsOverFile: what a flag says is not the file's, in effect and in errors.
+// TestFlagsOverFile: flags override the file, and their errors do not mention it.
 func TestFlagsOverFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sotto.toml")
 	e2e.WriteFile(t, path, "upstream = [\"quad9\"]\nlisten = [\"127.0.0.1:5300\"]\npolicy = \"random\"\ncache-mib = -1\n")
@@ -35,9 +35,8 @@ func TestFlagsOverFile(t *testing.T) {
 	}
 }
 
-// TestCheckBeginsNothing: --check neither listens nor needs root, and warns of what
-// is odd.
-func TestCheckBeginsNothing(t *testing.T) {
+// TestCheckStartsNothing: --check neither listens nor needs root, and logs warnings.
+func TestCheckStartsNothing(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "sotto.toml")
 	e2e.WriteFile(t, path, fmt.Sprintf("control = %q\n[[rule]]\nuse = \"refuse\"\n[[rule]]\nname = \"late.example\"\nuse = \"nodata\"\n", filepath.Join(dir, "control.sock")))
@@ -46,6 +45,6 @@ func TestCheckBeginsNothing(t *testing.T) {
 		t.Errorf("status %d, %q, %q", status, stdout, stderr)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
-		t.Errorf("it made %v, %v", left, err)
+		t.Errorf("it created %v, %v", left, err)
 	}
 }

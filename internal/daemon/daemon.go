@@ -40,7 +40,7 @@ type Options struct {
 // daemon is the state of a running `run` or `serve`.
 type daemon struct {
 	Options
-	fixed    func(config.Plan) []setting // settings of this verb that a reload cannot change
+	fixed    func(config.Plan) []setting // settings of this command that a reload cannot change
 	resolver *resolver
 	socket   *control.Listener // nil if there is no control socket
 	log      *slog.Logger

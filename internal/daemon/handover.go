@@ -82,7 +82,7 @@ func (h *handover) run(ctx context.Context, successor *takeover.Successor) bool 
 	successor.Refuse()
 	h.log.Error("the other Sotto did not take over; resuming", "err", err)
 	if err := h.reclaim(ctx); err != nil {
-		h.stops.cancel(fmt.Errorf("reclaim the seal after a failed takeover: %w; %s", err, StaysClosed))
+		h.stops.cancel(fmt.Errorf("reclaim the seal after a failed takeover: %w; %s", err, staysClosed))
 		return false
 	}
 	h.resume()

@@ -32,7 +32,7 @@ func (d *daemon) reload(ctx context.Context) error {
 	defer d.mu.Unlock()
 	notify(d.NotifySocket, stateReloading())
 	defer notify(d.NotifySocket, stateReady)
-	p, err := d.apply(ctx)
+	p, err := d.tryReload(ctx)
 	if err != nil {
 		d.log.Error("reload failed: the old configuration stays in force", "err", err)
 		return err
@@ -44,9 +44,9 @@ func (d *daemon) reload(ctx context.Context) error {
 	return nil
 }
 
-// apply loads the configuration, checks that no fixed setting changed, and applies it to
+// tryReload loads the configuration, checks that no fixed setting changed, and applies it to
 // the resolver.
-func (d *daemon) apply(ctx context.Context) (config.Plan, error) {
+func (d *daemon) tryReload(ctx context.Context) (config.Plan, error) {
 	s, p, err := d.Load()
 	if err != nil {
 		return p, err

@@ -23,12 +23,12 @@ type resolver struct {
 	*forwarder.Forwarder
 	groups  *groups
 	cache   *cache.Cache
-	changes chan change // handled by Run
+	changes chan changeRequest // handled by Run
 	log     *slog.Logger
 }
 
-// change is a request to put another plan in force.
-type change struct {
+// changeRequest is a request to put another plan in force.
+type changeRequest struct {
 	plan config.Plan
 	done chan<- error
 }
@@ -42,7 +42,7 @@ type sealHooks struct {
 // newResolver creates the resolver that a plan describes. It does not connect to anything,
 // so the network may come up later. The caller closes it; ctx should last as long as Serve.
 func newResolver(ctx context.Context, p config.Plan, h sealHooks, log *slog.Logger) (_ *resolver, err error) {
-	r := &resolver{groups: newGroups(h.control, log), changes: make(chan change), log: log}
+	r := &resolver{groups: newGroups(h.control, log), changes: make(chan changeRequest), log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
@@ -105,7 +105,7 @@ func (r *resolver) Run(ctx context.Context) error {
 func (r *resolver) change(ctx context.Context, p config.Plan) error {
 	done := make(chan error, 1)
 	select {
-	case r.changes <- change{p, done}:
+	case r.changes <- changeRequest{p, done}:
 		return <-done
 	case <-ctx.Done():
 		return ctx.Err()

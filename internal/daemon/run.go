@@ -20,8 +20,8 @@ import (
 // InstanceName is the name of the instance of [Run]. There is one per machine.
 const InstanceName = "sotto"
 
-// StaysClosed ends errors and log messages about a seal that no process serves.
-const StaysClosed = "the seal stays closed: 'sotto run' takes it over, 'sotto down' removes it"
+// staysClosed ends errors and log messages about a seal that no process serves.
+const staysClosed = "the seal stays closed: 'sotto run' takes it over, 'sotto down' removes it"
 
 // Run seals the host, or the cgroups that the configuration names, until SIGINT or SIGTERM
 // stops it, or another process takes over. With when-replaced = "wait" it then waits for the
@@ -66,8 +66,14 @@ func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal)
 	if err != nil {
 		return nil, err
 	}
-	seal, from := opened.seal, opened.from
-	d.resolver, seal.keepHooks = seal.resolver, p.OnExit == config.ExitClosed
+	return d.runSeal(ctx, opened, stops, hup, "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
+}
+
+// runSeal attaches the hooks of an opened seal and answers queries until ctx ends. Then it
+// releases the seal. attrs are logged when the hooks are attached.
+func (d *daemon) runSeal(ctx context.Context, opened openedSeal, stops *stopper, hup <-chan os.Signal, attrs ...any) (wait <-chan struct{}, err error) {
+	seal, from, onExit := opened.seal, opened.from, d.current().OnExit
+	d.resolver, seal.keepHooks = seal.resolver, onExit == config.ExitClosed
 	d.loadCache()
 	if err := d.listen(ctx); err != nil {
 		return nil, errors.Join(err, opened.close())
@@ -89,22 +95,22 @@ func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal)
 			return err
 		}
 		attached = true
-		o.dropPrivileges(d.log, RunCapabilities, deniedCalls(seal.inst)...)
-		d.log.Info("sealed", "cgroups", cfg.Cgroups, "upstreams", s.Upstream)
+		d.dropPrivileges(d.log, RunCapabilities, deniedCalls(seal.inst)...)
+		d.log.Info("sealed", attrs...)
 		if from == nil {
-			notify(o.NotifySocket, stateReady)
+			notify(d.NotifySocket, stateReady)
 			return d.run(ctx, hup)
 		}
 		if err := from.take(ctx, stops, seal.conns, d.log); err != nil {
 			return err
 		}
-		notify(o.NotifySocket, stateTookOver())
+		notify(d.NotifySocket, stateTookOver())
 		return d.run(ctx, hup)
 	})
 	if handedOver(ctx) {
 		return d.replaced(seal, err)
 	}
-	if err = d.finish(ctx, seal, p.OnExit, err, attached); !attached {
+	if err = d.finish(ctx, seal, onExit, err, attached); !attached {
 		err = errors.Join(err, from.close()) // the predecessor resumes
 	}
 	return nil, err
@@ -121,14 +127,14 @@ func (d *daemon) finish(ctx context.Context, seal *seal, onExit string, err erro
 	case err != nil && !d.handover.stops.ownsSeal():
 		return errors.Join(err, seal.abandon()) // another process owns the seal, or resumes
 	case err != nil:
-		return errors.Join(fmt.Errorf("%w; %s", err, StaysClosed), seal.abandon())
+		return errors.Join(fmt.Errorf("%w; %s", err, staysClosed), seal.abandon())
 	case !stopped(ctx):
 		d.log.Info("stopped before it took over; the running Sotto continues")
 		return seal.abandon()
 	}
 	d.saveCache()
 	if onExit == config.ExitClosed {
-		d.log.Info("stopped; " + StaysClosed)
+		d.log.Info("stopped; " + staysClosed)
 		return seal.abandon()
 	}
 	return seal.Close()

@@ -27,7 +27,7 @@ type seal struct {
 	keepHooks bool // after a clean stop
 
 	sockets *forwarder.Sockets // of the listener; nil until listen
-	pauses  chan pause         // see pause
+	pauses  chan pauseRequest  // see pause
 	conns   chan clientConn    // from the predecessor
 }
 
@@ -38,8 +38,8 @@ type clientConn struct {
 	read []byte
 }
 
-// pause is a request to stop reconciling the state in the kernel until resume is closed.
-type pause struct{ paused, resume chan struct{} }
+// pauseRequest is a request to stop reconciling the state in the kernel until resume is closed.
+type pauseRequest struct{ paused, resume chan struct{} }
 
 // listenPort is the port of the listener in its network namespace, on all addresses of the
 // virtual prefixes.
@@ -48,7 +48,7 @@ const listenPort = 53
 // openSeal creates everything but the hooks: no query is redirected before the instance is
 // attached. The caller closes the seal.
 func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, log *slog.Logger) (_ *seal, err error) {
-	s := &seal{pauses: make(chan pause), conns: make(chan clientConn)}
+	s := &seal{pauses: make(chan pauseRequest), conns: make(chan clientConn)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -138,7 +138,7 @@ func (s *seal) reconcile(ctx context.Context) error {
 		running, stop := context.WithCancel(ctx)
 		done := make(chan error, 1)
 		go func() { done <- s.inst.Run(running) }()
-		var p pause
+		var p pauseRequest
 		select {
 		case err := <-done:
 			stop()
@@ -161,7 +161,7 @@ const heartbeatInterval = time.Second
 
 // heartbeat sends heartbeats until p or ctx ends. Without them a seal that opens after a
 // crash (on-exit = "open") would open while another process takes long to take over.
-func (s *seal) heartbeat(ctx context.Context, p pause) error {
+func (s *seal) heartbeat(ctx context.Context, p pauseRequest) error {
 	tick := time.NewTicker(heartbeatInterval)
 	defer tick.Stop()
 	for {
@@ -180,7 +180,7 @@ func (s *seal) heartbeat(ctx context.Context, p pause) error {
 
 // pause stops reconciling until resume is called.
 func (s *seal) pause(ctx context.Context) (resume func(), err error) {
-	p := pause{make(chan struct{}), make(chan struct{})}
+	p := pauseRequest{make(chan struct{}), make(chan struct{})}
 	select {
 	case s.pauses <- p:
 	case <-ctx.Done():
@@ -195,14 +195,14 @@ func (s *seal) pause(ctx context.Context) (resume func(), err error) {
 }
 
 // Close removes everything.
-func (s *seal) Close() error { return s.end((*intercept.Instance).Close) }
+func (s *seal) Close() error { return s.closeWith((*intercept.Instance).Close) }
 
 // abandon releases what belongs to the process and leaves the hooks in place, so that queries
 // fail instead of leaving in plain text.
-func (s *seal) abandon() error { return s.end((*intercept.Instance).Abandon) }
+func (s *seal) abandon() error { return s.closeWith((*intercept.Instance).Abandon) }
 
-// end closes the resolver first, because its connections use the instance.
-func (s *seal) end(closeInstance func(*intercept.Instance) error) error {
+// closeWith closes the resolver first, because its connections use the instance.
+func (s *seal) closeWith(closeInstance func(*intercept.Instance) error) error {
 	var errs []error
 	if s.resolver != nil {
 		errs = append(errs, s.resolver.Close())

@@ -21,8 +21,8 @@ var (
 	// before it took over: the seal still belongs to the predecessor.
 	errNotTakenOver = errors.New("stopped before it took over")
 
-	// ErrStopping and errHandingOver refuse a takeover.
-	ErrStopping    = fmt.Errorf("%w: it is stopping", control.ErrBusy)
+	// errStopping and errHandingOver refuse a takeover.
+	errStopping    = fmt.Errorf("%w: it is stopping", control.ErrBusy)
 	errHandingOver = fmt.Errorf("%w: it is handing over to another process", control.ErrBusy)
 )
 
@@ -30,9 +30,9 @@ var (
 type ownership uint8
 
 const (
-	owned     ownership = iota // by this process: it exits, and the seal is treated as on-exit says
-	notOwned                   // by the predecessor: this process exits and leaves the seal alone
-	undecided                  // a takeover is in progress: a stop waits for its outcome
+	owned     ownership = iota // by this process: a stop opens or closes the seal according to on-exit
+	notOwned                   // by the predecessor: a stop leaves the seal alone
+	undecided                  // during a takeover: a stop waits for its outcome
 )
 
 // stopper stops [Run] on SIGINT and SIGTERM. A process that stopped in the middle of a
@@ -79,7 +79,7 @@ func (s *stopper) stop() {
 	if s.owner == undecided && s.ctx.Err() == nil {
 		s.log.Info("asked to stop: waiting for the takeover to end")
 	}
-	s.apply()
+	s.takeEffect()
 }
 
 // set changes the ownership. A stop that waited for it takes effect.
@@ -87,10 +87,10 @@ func (s *stopper) set(o ownership) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.owner = o
-	s.apply()
+	s.takeEffect()
 }
 
-// beginTakeover makes the ownership undecided. It returns ErrStopping if a stop was
+// beginTakeover makes the ownership undecided. It returns errStopping if a stop was
 // requested, which then takes effect as without a takeover, and errHandingOver during
 // another takeover.
 func (s *stopper) beginTakeover() error {
@@ -98,7 +98,7 @@ func (s *stopper) beginTakeover() error {
 	defer s.mu.Unlock()
 	switch {
 	case s.isRequested():
-		return ErrStopping
+		return errStopping
 	case s.owner == undecided:
 		return errHandingOver
 	}
@@ -113,8 +113,8 @@ func (s *stopper) ownsSeal() bool {
 	return s.owner == owned
 }
 
-// apply ends the context if a stop was requested and takes effect. s.mu is held.
-func (s *stopper) apply() {
+// takeEffect ends the context if a stop was requested and takes effect. s.mu is held.
+func (s *stopper) takeEffect() {
 	switch {
 	case !s.isRequested() || s.owner == undecided:
 	case s.owner == notOwned:

@@ -54,7 +54,7 @@ func TestStopper(t *testing.T) {
 			case "busy":
 				err, want = s.beginTakeover(), errHandingOver
 			case "stopping":
-				err, want = s.beginTakeover(), ErrStopping
+				err, want = s.beginTakeover(), errStopping
 			}
 			if !errors.Is(err, want) || want != nil && !errors.Is(err, control.ErrBusy) {
 				t.Errorf("%s: %s: %v, want %v", tc.events, event, err, want)

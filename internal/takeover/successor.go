@@ -23,9 +23,9 @@ func NewSuccessor(conn *net.UnixConn, t Terms) *Successor {
 	return &Successor{conn: NewConn(conn), version: t.Version}
 }
 
-// Offer sends the listener's sockets, and what this process and its predecessors are to be
-// remembered as ([Lineage.Next]). It returns nil when the successor answers queries. After
-// that the seal belongs to the successor. The end of ctx closes the connection.
+// Offer sends the listener's sockets, and the identities of this process and its
+// predecessors ([Lineage.Next]). It returns nil when the successor answers queries; the seal
+// then belongs to the successor. The end of ctx closes the connection.
 func (s *Successor) Offer(ctx context.Context, replaced []string, udp, tcp []int) error {
 	if err := s.offer(ctx, replaced, udp, tcp); err != nil {
 		return err

@@ -198,7 +198,7 @@ func TestReplaceNewHangs(t *testing.T) {
 		t.Fatalf("it does not report that it resumes: %v", err)
 	}
 	h.close()
-	w.WaitLog(p, "the Sotto that asked hangs")
+	w.WaitLog(p, "the other Sotto hangs")
 	if after := k.Ask(); after != before {
 		t.Errorf("the socket's slot was %s, is %s", before, after)
 	}

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"sotto/internal/config"
 	"sotto/internal/control"
 	"sotto/internal/e2e"
 	"sotto/internal/takeover"
@@ -67,7 +66,7 @@ func TestReplaceFails(t *testing.T) {
 		}
 	}
 	for what, tc := range map[string]struct{ with, want string }{
-		"another prefix":        {"--config=" + filepath.Join(t.TempDir(), "prefix.toml"), "prefix4 is 198.19.0.0/16 here"},
+		"another prefix":        {"--config=" + filepath.Join(t.TempDir(), "prefix.toml"), "has prefix4 198.19.0.0/16"},
 		"a flag that is wrong":  {"--policy=none", "none"},
 		"a missing file":        {"--ca-file=/nonexistent", "/nonexistent"},
 		"a port that cannot be": {"--config=" + filepath.Join(t.TempDir(), "port.toml"), "ports"},
@@ -143,6 +142,9 @@ func TestReplaceWithoutPredecessor(t *testing.T) {
 	}
 }
 
+// openAfter is the time after which --on-exit=open opens the seal of a killed process.
+const openAfter = 3 * time.Second
+
 // TestReplaceKeepsAlive checks that with --on-exit=open a slow takeover does not open the
 // seal.
 func TestReplaceKeepsAlive(t *testing.T) {
@@ -151,7 +153,7 @@ func TestReplaceKeepsAlive(t *testing.T) {
 	g := w.Cgroup("workload")
 	p := w.Start("sealed", append(w.RunArgs(g), "--on-exit=open")...)
 	h := w.requestSockets(g)
-	time.Sleep(config.OpenAfter + time.Second)
+	time.Sleep(openAfter + time.Second)
 	if out := w.Dig(w.Host, g, "@8.8.8.8", "alive.example"); !strings.Contains(out, e2e.Sealed4) {
 		t.Errorf("during a slow takeover:\n%s", out)
 	}

@@ -16,7 +16,6 @@ import (
 
 	"sotto/internal/capture"
 	"sotto/internal/control"
-	"sotto/internal/daemon"
 	"sotto/internal/dnstest"
 	"sotto/internal/e2e"
 	"sotto/internal/netlab"
@@ -187,7 +186,8 @@ func inode(path string) uint64 {
 // TestReplaceWaits checks that a start with --replace waits for a process that is stopping or
 // does not listen, and then starts normally, unless it is stopped meanwhile.
 func TestReplaceWaits(t *testing.T) {
-	for when, want := range map[string]string{"it is stopping": daemon.ErrStopping.Error(), "it does not listen": "instance sotto is running"} {
+	stopping := fmt.Errorf("%w: it is stopping", control.ErrBusy)
+	for when, want := range map[string]string{"it is stopping": stopping.Error(), "it does not listen": "instance sotto is running"} {
 		t.Run(when, func(t *testing.T) {
 			w := newWorld(t)
 			w.Watch()
@@ -195,8 +195,8 @@ func TestReplaceWaits(t *testing.T) {
 			args := append(w.RunArgs(g), "--replace")
 			inst := w.openInstance(g)
 			stop := func() {}
-			if want == daemon.ErrStopping.Error() {
-				stop = w.refuseAll(fmt.Errorf("%w: it is stopping", control.ErrBusy))
+			if want == stopping.Error() {
+				stop = w.refuseAll(stopping)
 			}
 			n := w.StartIn(nil, "waiting for the running Sotto", args...)
 			other := w.StartIn(nil, "waiting for the running Sotto", args...)

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/capture"
-	"sotto/internal/daemon"
 	"sotto/internal/e2e"
 	"sotto/internal/netlab"
 	"sotto/internal/takeover"
@@ -32,6 +31,9 @@ func (w world) requestStop(p *e2e.Process) {
 		w.Signal(p, s)
 	}
 }
+
+// staysClosed is part of the error of a process that failed during a takeover.
+const staysClosed = "the seal stays closed: 'sotto run' takes it over, 'sotto down' removes it"
 
 // TestStopDuringTakeover stops the old process during a takeover. It answers queries until
 // the outcome is known. If the new process fails, the old one reclaims the instance and then
@@ -85,7 +87,7 @@ func TestStopDuringTakeover(t *testing.T) {
 		if err := h.c.Expect(takeover.MsgRefused); err != nil {
 			t.Fatal(err)
 		}
-		w.WaitLog(p, "the Sotto that asked hangs")
+		w.WaitLog(p, "the other Sotto hangs")
 		w.CheckSealed("while the new one hangs", g)
 		if !p.Running() {
 			t.Fatal("it exited while the new one hangs")
@@ -111,7 +113,7 @@ func TestStopDuringTakeover(t *testing.T) {
 		if err := os.Remove(lock); err != nil {
 			t.Fatal(err)
 		}
-		if p.Cmd.ProcessState.ExitCode() != e2e.ExitFailure || !strings.Contains(p.Log(), daemon.StaysClosed) {
+		if p.Cmd.ProcessState.ExitCode() != e2e.ExitFailure || !strings.Contains(p.Log(), staysClosed) {
 			t.Errorf("status %d:\n%s", p.Cmd.ProcessState.ExitCode(), p.Log())
 		}
 		if out := w.Dig(w.Host, g, "+timeout=1", "@8.8.8.8", "closed.example"); strings.Contains(out, "ANSWER SECTION") {
