@@ -122,9 +122,7 @@ func TestDependencies(t *testing.T) {
 			func(i string) bool { return within(i, "sotto/internal/takeover") }},
 		{"only cmd/sotto uses daemon", func(p pkg) bool { return p.ImportPath != "sotto/cmd/sotto" }, pkg.all,
 			func(i string) bool { return within(i, "sotto/internal/daemon") }},
-		{"only daemon and cmd/sotto use config", func(p pkg) bool {
-			return !within(p.ImportPath, "sotto/internal/daemon", "sotto/cmd/sotto", "sotto/internal/e2e")
-		}, pkg.all,
+		{"only daemon and cmd/sotto use config", func(p pkg) bool { return !within(p.ImportPath, "sotto/internal/daemon", "sotto/cmd/sotto") }, pkg.all,
 			func(i string) bool { return within(i, "sotto/internal/config") }},
 		{"cmd/sotto runs the forwarder through daemon", func(p pkg) bool { return p.ImportPath == "sotto/cmd/sotto" },
 			func(p pkg) []string { return p.Imports },
