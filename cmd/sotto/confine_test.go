@@ -177,7 +177,7 @@ func TestConfined(t *testing.T) {
 	if err := errors.Join(os.Chmod("/run/sotto", 0o755), os.Chmod("/run/sotto/sotto.lock", 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	p := w.Start("sealed", w.RunArgs(g)...)
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
 	check("run", p.Cmd.Process.Pid, mask(t, daemon.RunCapabilities...), privdrop.Unused())
 	p = w.Replace(p, w.RunArgs(g)...)
 	check("run --replace", p.Cmd.Process.Pid, mask(t, daemon.RunCapabilities...), privdrop.Unused())

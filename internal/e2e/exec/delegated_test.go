@@ -275,7 +275,7 @@ func TestExecNested(t *testing.T) {
 		}
 	}
 
-	p := w.Start("sealed", w.RunArgs(s.top)...)
+	p := w.Start("msg=sealed", w.RunArgs(s.top)...)
 	if out := s.exec(nil, dig+" +short @8.8.8.8 inner.example"); out != e2e.Sealed4+"\n" {
 		t.Errorf("inside an outer seal: %q", out)
 	}
@@ -294,7 +294,7 @@ func TestLeavableWarning(t *testing.T) {
 	w := newWorld(t)
 	s := w.scope()
 	safe := w.Cgroup("safe")
-	p := w.Start("sealed", append(w.RunArgs(s.app, s.top, safe), "--exclude", s.free.Path)...)
+	p := w.Start("msg=sealed", append(w.RunArgs(s.app, s.top, safe), "--exclude", s.free.Path)...)
 	for _, tc := range []struct {
 		move string
 		g    *netlab.Cgroup

@@ -102,7 +102,7 @@ func TestExecInsideRun(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	g := w.Cgroup("outer")
-	p := w.Start("sealed", w.RunArgs(g)...)
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
 	cmd := w.Command(t.Context(), g, append(append([]string{"exec"}, w.UpstreamArgs()...), "--", "dig", "+short", "@8.8.8.8", "inner.example")...)
 	out, err := cmd.CombinedOutput()
 	if err != nil || string(out) != e2e.Sealed4+"\n" {

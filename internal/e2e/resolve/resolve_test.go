@@ -222,7 +222,7 @@ func TestRunClients(t *testing.T) {
 	w := newWorld(t)
 	container := labtest.Containers(t, w.Lab, w.Host, "one")[0]
 	g := w.Cgroup("container")
-	p := w.Start("sealed", w.RunArgs(g)...)
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
 	w.Watch()
 	run := func(args ...string) (string, string, int) {
 		t.Helper()

@@ -18,7 +18,7 @@ func TestLeakUnderRepair(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	g := w.Cgroup("workload")
-	p := w.Start("sealed", append([]string{"run", "--cgroup", g.Path}, w.UpstreamArgs()...)...)
+	p := w.Start("msg=sealed", append([]string{"run", "--cgroup", g.Path}, w.UpstreamArgs()...)...)
 	r := w.StartLoad(g, 1000)
 	for _, deleted := range []struct{ what, command string }{
 		{"the link", "ip link delete sotto0"},
@@ -48,7 +48,7 @@ func TestLeakStopped(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	g := w.Cgroup("workload")
-	p := w.Start("sealed", append([]string{"run", "--cgroup", g.Path}, w.UpstreamArgs()...)...)
+	p := w.Start("msg=sealed", append([]string{"run", "--cgroup", g.Path}, w.UpstreamArgs()...)...)
 	k := w.OpenSocket(g)
 	before := k.Ask()
 	if err := p.Cmd.Process.Signal(unix.SIGSTOP); err != nil {
@@ -89,7 +89,7 @@ func TestLeakKilled(t *testing.T) {
 	w.Watch()
 	g := w.Cgroup("workload")
 	args := append([]string{"run", "--cgroup", g.Path}, w.UpstreamArgs()...)
-	p := w.Start("sealed", args...)
+	p := w.Start("msg=sealed", args...)
 	k := w.OpenSocket(g)
 	before := k.Ask()
 	r := w.StartLoad(g, 2000)
@@ -100,7 +100,7 @@ func TestLeakKilled(t *testing.T) {
 		if out := w.Dig(w.Host, g, "+timeout=1", "@8.8.8.8", "dead.example"); strings.Contains(out, "ANSWER SECTION") {
 			t.Errorf("answered by a killed process:\n%s", out)
 		}
-		p = w.Start("sealed", args...)
+		p = w.Start("msg=sealed", args...)
 		start := time.Now()
 		if after := k.AskAfterRestart(); after != before {
 			t.Errorf("the socket's slot was %s, is %s", before, after)

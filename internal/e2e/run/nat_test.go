@@ -18,7 +18,7 @@ func TestRunFollowsNAT(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	g := w.Cgroup("workload")
-	p := w.Start("sealed", w.RunArgs(g)...)
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
 	has := func(table string) bool {
 		out, err := w.Host.Command(t.Context(), nil, "nft", "list", "tables").CombinedOutput()
 		if err != nil {

@@ -30,7 +30,7 @@ func TestStartWithoutNetwork(t *testing.T) {
 	w.Watch()
 	g := w.Cgroup("workload")
 	w.Shell(noNetwork)
-	p := w.Start("sealed", w.RunArgs(g)...)
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
 	// Long enough for all backoffs to have begun.
 	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if out := w.Dig(w.Host, g, "@8.8.8.8", "early.example"); strings.Contains(out, "ANSWER SECTION") {
@@ -69,7 +69,7 @@ func TestNetworkChangesUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	g := w.Cgroup("workload")
-	p := w.Start("sealed", append([]string{"run", "--cgroup", g.Path}, w.UpstreamArgs()...)...)
+	p := w.Start("msg=sealed", append([]string{"run", "--cgroup", g.Path}, w.UpstreamArgs()...)...)
 	quickest := time.Hour
 	for range 3 {
 		for _, n := range []string{"77", "2"} {

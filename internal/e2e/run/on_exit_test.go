@@ -28,7 +28,7 @@ func TestRunOnExit(t *testing.T) {
 	}
 	start := func(onExit string) *e2e.Process {
 		t.Helper()
-		return w.Start("sealed", append(w.RunArgs(a), "--on-exit="+onExit)...)
+		return w.Start("msg=sealed", append(w.RunArgs(a), "--on-exit="+onExit)...)
 	}
 
 	p := start("strict")

@@ -24,7 +24,7 @@ func TestRunReload(t *testing.T) {
 	base := fmt.Sprintf("upstream = [%q]\nca-file = %q\n", e2e.UpstreamAddr+"#"+e2e.UpstreamName, w.CAFile)
 	refuse := base + fmt.Sprintf("[[rule]]\nworkload = \"**/%s\"\nname = \"no.example\"\nuse = \"refuse\"\n", filepath.Base(g.Path))
 	e2e.WriteFile(t, config, base)
-	p := w.Start("sealed", "run", "--config", config, "--cgroup", g.Path)
+	p := w.Start("msg=sealed", "run", "--config", config, "--cgroup", g.Path)
 	asked := 0
 	check := func(what, want string) {
 		t.Helper()
@@ -62,7 +62,7 @@ func TestRunReload(t *testing.T) {
 	if _, err := os.Lstat(e2e.ControlSocket); err != nil {
 		t.Errorf("a killed one's socket: %v", err)
 	}
-	p = w.Start("sealed", "run", "--config", config, "--cgroup", g.Path)
+	p = w.Start("msg=sealed", "run", "--config", config, "--cgroup", g.Path)
 	if _, stderr, status := w.Sotto("reload", "--config", config); status != 0 {
 		t.Errorf("reload after a crash: status %d, %q", status, stderr)
 	}
@@ -80,7 +80,7 @@ func TestRunPlain(t *testing.T) {
 	g := w.Cgroup("workload")
 	config := filepath.Join(t.TempDir(), "sotto.toml")
 	e2e.WriteFile(t, config, "[[rule]]\nname = \"home.example\"\nnameserver = [\"8.8.8.8\", \"2001:db8::/32\"]\nuse = \"plain\"\n")
-	p := w.Start("sealed", append(w.RunArgs(g), "--config", config)...)
+	p := w.Start("msg=sealed", append(w.RunArgs(g), "--config", config)...)
 	for _, tc := range []struct{ server, name, want string }{
 		{"8.8.8.8", "printer.home.example", e2e.Plain4},
 		{"2001:db8::53", "printer.home.example", e2e.Plain4},

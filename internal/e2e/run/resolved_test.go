@@ -81,7 +81,7 @@ func TestLeakResolved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := w.Start("sealed", w.RunArgs(g)...)
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
 	for name, servers := range map[string]struct{ global, link string }{
 		"global": {"8.8.8.8 2001:db8::53", ""}, "of the interface": {"", "8.8.8.8 2001:db8::53"}, "of the interface, IPv6": {"", "2001:db8::54"},
 	} {

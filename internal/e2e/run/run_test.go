@@ -30,7 +30,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := w.Start("sealed", append(w.RunArgs(a, b), "--exclude", excluded.Path)...)
+	p := w.Start("msg=sealed", append(w.RunArgs(a, b), "--exclude", excluded.Path)...)
 	for _, tc := range []struct {
 		name   string
 		h      *netlab.Host
@@ -85,7 +85,7 @@ func TestSlotQuota(t *testing.T) {
 	greedy, modest := w.Cgroup("greedy"), w.Cgroup("modest")
 	config := filepath.Join(t.TempDir(), "sotto.toml")
 	e2e.WriteFile(t, config, "prefix4 = \"198.19.4.0/24\"\n") // 251 slots
-	p := w.Start("sealed", append(w.RunArgs(greedy, modest), "--config", config)...)
+	p := w.Start("msg=sealed", append(w.RunArgs(greedy, modest), "--config", config)...)
 	line := e2e.Client("dial-unused")
 	hog := w.Host.Command(t.Context(), greedy, line[0], line[1:]...)
 	stdin, err := hog.StdinPipe()
@@ -126,7 +126,7 @@ func TestKilled(t *testing.T) {
 	w.Watch()
 	g := w.Cgroup("workload")
 	answered := func() bool { return strings.Contains(w.Dig(w.Host, g, "+short", "@8.8.8.8", "a.example"), e2e.Sealed4) }
-	p := w.Start("sealed", w.RunArgs(g)...)
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
 	if !answered() {
 		t.Fatal("not answered")
 	}
@@ -142,7 +142,7 @@ func TestKilled(t *testing.T) {
 			t.Errorf("after kill -9 %s answered:\n%s", server, out)
 		}
 	}
-	p = w.Start("sealed", w.RunArgs(g)...)
+	p = w.Start("msg=sealed", w.RunArgs(g)...)
 	if !answered() {
 		t.Error("not answered after a restart")
 	}
@@ -159,7 +159,7 @@ func TestRepair(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	g := w.Cgroup("workload")
-	p := w.Start("sealed", w.RunArgs(g)...)
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
 	answered := func() bool {
 		return strings.Contains(w.Dig(w.Host, g, "+short", "+timeout=1", "@8.8.8.8", "a.example"), e2e.Sealed4)
 	}

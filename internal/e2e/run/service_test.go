@@ -111,7 +111,7 @@ func TestService(t *testing.T) {
 		defer ns.Close()
 		return ns.ID()
 	}
-	p := w.service("sealed", w.RunArgs(g)...)
+	p := w.service("msg=sealed", w.RunArgs(g)...)
 	ask("first.example")
 	first := id()
 	pid := w.sottoOf(p)
@@ -142,7 +142,7 @@ func TestService(t *testing.T) {
 	if out := w.Dig(w.Host, g, "+timeout=1", "@8.8.8.8", "dead.example"); strings.Contains(out, "ANSWER SECTION") {
 		t.Errorf("answered:\n%s", out)
 	}
-	p = w.service("sealed", w.RunArgs(g)...)
+	p = w.service("msg=sealed", w.RunArgs(g)...)
 	ask("second.example")
 	if got := id(); got != first {
 		t.Errorf("namespace %v, want %v as before the crash", got, first)
@@ -154,7 +154,7 @@ func TestService(t *testing.T) {
 		t.Error("mount is denied to a process that was started by hand: repairs need it")
 	}
 	ask("third.example")
-	r := w.service("sealed", append(w.RunArgs(g), "--replace")...)
+	r := w.service("msg=sealed", append(w.RunArgs(g), "--replace")...)
 	<-q.Done
 	ask("fourth.example")
 	if got := id(); got != first {
@@ -173,7 +173,7 @@ func TestService(t *testing.T) {
 	w.NothingLeft()
 
 	// A stop with the name in place.
-	p = w.service("sealed", w.RunArgs(g)...)
+	p = w.service("msg=sealed", w.RunArgs(g)...)
 	ask("sixth.example")
 	w.stopService(p)
 	w.NothingLeft()
@@ -232,7 +232,7 @@ func TestServiceOver(t *testing.T) {
 		}
 	}
 	const over = "export OVER=yes"
-	p := w.serviceAfter(over, "sealed", w.RunArgs(g)...)
+	p := w.serviceAfter(over, "msg=sealed", w.RunArgs(g)...)
 	stray() // while it runs
 	answered(true)
 	w.Kill(p)
@@ -242,7 +242,7 @@ func TestServiceOver(t *testing.T) {
 		t.Error("down --stray has removed the namespace of a closed seal")
 	}
 	for range 2 {
-		p = w.serviceAfter(over, "sealed", w.RunArgs(g)...)
+		p = w.serviceAfter(over, "msg=sealed", w.RunArgs(g)...)
 		answered(true)
 		w.stopService(p)
 		if !named() || !strings.Contains(p.Log(), "keeps its name") {
@@ -258,7 +258,7 @@ func TestServiceOver(t *testing.T) {
 func TestServicePins(t *testing.T) {
 	w := newWorld(t)
 	g := w.Cgroup("workload")
-	p := w.serviceAfter("mount --make-rprivate /sys && umount --lazy /sys/fs/bpf && mount --make-shared /sys", "sealed", w.RunArgs(g)...)
+	p := w.serviceAfter("mount --make-rprivate /sys && umount --lazy /sys/fs/bpf && mount --make-shared /sys", "msg=sealed", w.RunArgs(g)...)
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", w.children(p.Cmd.Process.Pid)[0])) // of PID 1 in its namespace
 	if err != nil || !strings.Contains(string(text), " /sys/fs/bpf ") {
 		t.Errorf("PID 1 has no bpffs: %v\n%s", err, text)

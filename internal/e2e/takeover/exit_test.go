@@ -122,7 +122,7 @@ func TestReplaceOldDies(t *testing.T) {
 			w.Watch()
 			g := w.Cgroup("workload")
 			args := w.RunArgs(g)
-			p := w.Start("sealed", args...)
+			p := w.Start("msg=sealed", args...)
 			k := w.OpenSocket(g)
 			before := k.Ask()
 			h := w.requestSockets(g)
@@ -180,7 +180,7 @@ func TestReplaceNewHangs(t *testing.T) {
 	w.Watch()
 	g := w.Cgroup("workload")
 	args := w.RunArgs(g)
-	p := w.Start("sealed", args...)
+	p := w.Start("msg=sealed", args...)
 	k := w.OpenSocket(g)
 	before := k.Ask()
 	h := w.requestSockets(g)
@@ -239,7 +239,7 @@ func TestReplaceTooLate(t *testing.T) {
 			w.Watch()
 			g := w.Cgroup("workload")
 			args := w.RunArgs(g)
-			p := w.Start("sealed", args...)
+			p := w.Start("msg=sealed", args...)
 			h := w.requestSockets(g) // the old one waits for the test
 			done := w.actAsPredecessor(func(c *takeover.Conn) error {
 				err := error(nil)

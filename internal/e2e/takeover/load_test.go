@@ -25,7 +25,7 @@ func TestReplaceUnderLoad(t *testing.T) {
 	g := w.Cgroup("workload")
 	args := w.RunArgs(g)[2:] // without --log-queries
 	args = append([]string{"run"}, args...)
-	p := w.Start("sealed", args...)
+	p := w.Start("msg=sealed", args...)
 	old := w.OpenSocket(g)
 	before := old.Ask()
 	r := w.StartLoad(g, replaceRate)
@@ -53,7 +53,7 @@ func TestReplaceFails(t *testing.T) {
 	w.Watch()
 	g, other := w.Cgroup("workload"), w.Cgroup("other")
 	args := w.RunArgs(g)
-	p := w.Start("sealed", args...)
+	p := w.Start("msg=sealed", args...)
 	old := w.OpenSocket(g)
 	before := old.Ask()
 	works := func(when string) {
@@ -112,7 +112,7 @@ func TestReplaceFails(t *testing.T) {
 	// closed.
 	select {
 	case <-p.Done:
-		p = w.Start("sealed", args...)
+		p = w.Start("msg=sealed", args...)
 	case <-time.After(3 * time.Second):
 	}
 	works("after a killed successor")
@@ -129,13 +129,13 @@ func TestReplaceWithoutPredecessor(t *testing.T) {
 	g := w.Cgroup("workload")
 	args := append(w.RunArgs(g), "--replace")
 	for range 2 {
-		p := w.Start("sealed", args...)
+		p := w.Start("msg=sealed", args...)
 		if out := w.Dig(w.Host, g, "@8.8.8.8", "first.example"); !strings.Contains(out, e2e.Sealed4) {
 			t.Error(out)
 		}
 		w.Kill(p)
 	}
-	w.Stop(w.Start("sealed", args...))
+	w.Stop(w.Start("msg=sealed", args...))
 	w.NothingLeft()
 	if _, errs, status := w.Sotto(append(args, "--control=off")...); status != e2e.ExitFailure || !strings.Contains(errs, "control socket") {
 		t.Errorf("without a control socket: status %d, %s", status, errs)
@@ -151,7 +151,7 @@ func TestReplaceKeepsAlive(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	g := w.Cgroup("workload")
-	p := w.Start("sealed", append(w.RunArgs(g), "--on-exit=open")...)
+	p := w.Start("msg=sealed", append(w.RunArgs(g), "--on-exit=open")...)
 	h := w.requestSockets(g)
 	time.Sleep(openAfter + time.Second)
 	if out := w.Dig(w.Host, g, "@8.8.8.8", "alive.example"); !strings.Contains(out, e2e.Sealed4) {

@@ -61,7 +61,7 @@ func TestStopNew(t *testing.T) {
 		w = newWorld(t)
 		wire = w.Watch()
 		g = w.Cgroup("workload")
-		p = w.Start("sealed", w.RunArgs(g)...)
+		p = w.Start("msg=sealed", w.RunArgs(g)...)
 		h = w.requestSockets(g)
 		n, c = w.launchBetween(h, w.RunArgs(g))
 		if err := c.Expect(takeover.MsgTake); err != nil {
@@ -120,7 +120,7 @@ func TestStopNewAnywhere(t *testing.T) {
 	seed := time.Now().UnixNano()
 	random := rand.New(rand.NewPCG(uint64(seed), 0))
 	t.Logf("seed %d", seed)
-	p, after := w.Start("sealed", args...), 0
+	p, after := w.Start("msg=sealed", args...), 0
 	for round := range 20 {
 		c, err := capture.Start(w.LAN.NS, netlab.LANIf)
 		if err != nil {
@@ -159,7 +159,7 @@ func TestStopNewAnywhere(t *testing.T) {
 			}
 			w.CheckOpen("after the stop of a process that had taken over", g)
 			w.NothingLeft()
-			p = w.Start("sealed", args...)
+			p = w.Start("msg=sealed", args...)
 			continue
 		}
 		report, plain := r.Stop(), capture.Plain(packets)
@@ -225,7 +225,7 @@ func TestReplaceStopping(t *testing.T) {
 	w := newWorld(t)
 	g := w.Cgroup("workload")
 	args := append(w.RunArgs(g), "--replace")
-	p := w.Start("sealed", args...)
+	p := w.Start("msg=sealed", args...)
 	for _, ms := range []int{0, 50, 200, 800} {
 		// With a pending query the stop takes a second.
 		release := make(chan struct{})

@@ -43,7 +43,7 @@ func TestStopDuringTakeover(t *testing.T) {
 		w := newWorld(t)
 		c := w.Watch()
 		g := w.Cgroup("workload")
-		return w, g, w.Start("sealed", append(w.RunArgs(g), with...)...), c
+		return w, g, w.Start("msg=sealed", append(w.RunArgs(g), with...)...), c
 	}
 	t.Run("the new one exits", func(t *testing.T) {
 		w, g, p, c := setup(t)
@@ -119,7 +119,7 @@ func TestStopDuringTakeover(t *testing.T) {
 		if out := w.Dig(w.Host, g, "+timeout=1", "@8.8.8.8", "closed.example"); strings.Contains(out, "ANSWER SECTION") {
 			t.Errorf("after a failure:\n%s", out)
 		}
-		w.Stop(w.Start("sealed", w.RunArgs(g)...))
+		w.Stop(w.Start("msg=sealed", w.RunArgs(g)...))
 		w.NothingLeft()
 	})
 	t.Run("the new one takes over", func(t *testing.T) {
@@ -159,7 +159,7 @@ func TestStopDuringTakeovers(t *testing.T) {
 	w.Watch()
 	g := w.Cgroup("workload")
 	args := append([]string{"run"}, w.RunArgs(g)[2:]...)
-	p := w.Start("sealed", args...)
+	p := w.Start("msg=sealed", args...)
 	r := w.StartLoad(g, 2000)
 	seed := time.Now().UnixNano()
 	random := rand.New(rand.NewPCG(uint64(seed), 0))

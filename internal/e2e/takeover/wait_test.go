@@ -56,7 +56,7 @@ func TestWhenReplaced(t *testing.T) {
 	args := append(w.RunArgs(g), "--when-replaced=wait")
 	config := filepath.Join(t.TempDir(), "sotto.toml")
 	e2e.WriteFile(t, config, "")
-	p := w.Start("sealed", append(w.RunArgs(g), "--config", config)...)
+	p := w.Start("msg=sealed", append(w.RunArgs(g), "--config", config)...)
 	e2e.WriteFile(t, config, "when-replaced = \"wait\"\n")
 	if _, errs, status := w.Sotto("reload"); status != 0 {
 		t.Fatalf("reload: status %d, %s", status, errs)
