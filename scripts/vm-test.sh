@@ -10,7 +10,8 @@
 #   SOTTO_VM_ACCEL=tcg     accelerator of QEMU: tcg (software emulation) works everywhere; kvm is faster where available
 #   SOTTO_VM_SECONDS=1500  time limit per kernel
 #   SOTTO_VM_SKIP=REGEXP   tests to skip in addition to those in SKIP below
-#   SOTTO_VM_TESTS=WORDS   packages whose tests run, "" for none: intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns cmd/sotto internal/demo
+#   SOTTO_VM_TESTS=WORDS   packages whose tests run, "" for none: intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns
+#                          cmd/sotto internal/demo internal/e2e/{exec,resolve,run,takeover}
 #   SOTTO_MIRROR=URL       where Debian's packages come from
 #
 # Prints one line per kernel. The exit status is 1 if a kernel failed or a suite had none. If a suite has a newer kernel
@@ -65,7 +66,7 @@ need_root
 accel=${SOTTO_VM_ACCEL:-tcg}
 limit=${SOTTO_VM_SECONDS:-1500}
 mirror=${SOTTO_MIRROR:-http://deb.debian.org/debian}
-read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns cmd/sotto internal/demo}"
+read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns cmd/sotto internal/demo internal/e2e/exec internal/e2e/resolve internal/e2e/run internal/e2e/takeover}"
 
 # ---- kernels ---------------------------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ put_program() {
 # put_compilers INITRAMFS: the tests compile C clients and build sotto. The compilers in the guest are scripts that copy the
 # programs that this machine compiled from the same sources with the same options.
 put_compilers() {
-	local into=$1 dir=cmd/sotto/testdata/clients
+	local into=$1 dir=internal/e2e/resolve/testdata
 	mkdir -p "$work/clients"
 	gcc -Wall -o "$work/clients/gcc-libc.c" $dir/libc.c
 	gcc -Wall -o "$work/clients/gcc-cares.c" $dir/cares.c -lcares

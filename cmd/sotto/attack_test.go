@@ -16,17 +16,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
+	"sotto/internal/e2e/client"
 )
 
-// zoneServer starts an upstream with a zone, and returns the flags that name it.
+// zoneServer starts an upstream with a zone and returns the flags that select it.
 func zoneServer(t *testing.T) []string {
 	t.Helper()
 	flags, _, _ := switchedServer(t)
 	return flags
 }
 
-// switchedServer is zoneServer with the switch by which it becomes another one, and the
-// zone for its way back.
+// switchedServer is zoneServer with a handler that can be replaced, and the zone that it
+// starts with.
 func switchedServer(t *testing.T) (flags []string, handler *dnstest.Switch, zone *dnstest.Zone) {
 	t.Helper()
 	ca, err := dnstest.NewCA()
@@ -34,64 +36,22 @@ func switchedServer(t *testing.T) (flags []string, handler *dnstest.Switch, zone
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	if zone, err = dnstest.NewZone(dnstest.ZoneConfig{}); err != nil {
 		t.Fatal(err)
 	}
 	handler = dnstest.NewSwitch(zone)
-	_, upstream := startUpstream(t, ca, handler)
-	return []string{"--ca-file", caFile, "--upstream", upstream + "#" + upstreamName}, handler, zone
+	_, upstream := e2e.ServeLoopback(t, ca, handler)
+	return []string{"--ca-file", caFile, "--upstream", upstream + "#" + e2e.UpstreamName}, handler, zone
 }
 
-// tally is how a client fared.
-type tally struct {
-	asked, tries int
-	worst        time.Duration // from the first try to the answer
-}
-
-func (c *tally) String() string {
-	return fmt.Sprintf("%d of %d tries were answered, the slowest after %v", c.asked, c.tries, c.worst.Round(time.Millisecond))
-}
-
-// ask asks for one name until it has its answer: UDP may lose a query in a crowd, and a
-// crowded machine be late. To be refused for want of room is an error, as is to have no
-// answer in ten tries.
-func (c *tally) ask(cl *dns.Client, at, name string) error {
-	began := time.Now()
-	c.asked++
-	for range 10 {
-		c.tries++
-		m := new(dns.Msg).SetQuestion(name, dns.TypeA)
-		m.SetEdns0(1232, false)
-		r, _, err := cl.Exchange(m, at)
-		switch {
-		case err != nil:
-		case len(r.Answer) == 1:
-			c.worst = max(c.worst, time.Since(began))
-			return nil
-		case strings.Contains(r.String(), "overloaded"):
-			return fmt.Errorf("%s: %v", name, r)
-		}
-	}
-	return fmt.Errorf("%s: no answer in ten tries", name)
-}
-
-// from is a client at one loopback address.
-func from(proto, addr string) *dns.Client {
-	d := &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(addr)}, Timeout: 2 * time.Second}
-	if proto == "tcp" {
-		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(addr)}
-	}
-	return &dns.Client{Net: proto, Dialer: d, Timeout: 2 * time.Second}
-}
-
-// ports are UDP sockets at one address, connected to a server, from which queries are
-// sent and nothing is read.
+// ports returns UDP sockets at one address that are connected to a server, and from which
+// replies are not read.
 func ports(t *testing.T, addr, at string, n int) []net.Conn {
 	t.Helper()
 	conns := make([]net.Conn, n)
 	for i := range conns {
-		c, err := from("udp", addr).Dialer.Dial("udp", at)
+		c, err := client.From("udp", addr).Dialer.Dial("udp", at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,60 +61,42 @@ func ports(t *testing.T, addr, at string, n int) []net.Conn {
 	return conns
 }
 
-// floodFrom sends a query from each of the sockets in turn, at most rate a second, until
-// it is told to end; every fourth for what is cached, the others for new names that the
-// upstream never answers.
-func floodFrom(conns []net.Conn, rate int, end <-chan struct{}) (sent int) {
-	cached := packed(1, "cached.example.")
-	for began := time.Now(); running(end); sent++ {
-		if early := time.Until(began.Add(time.Duration(sent) * time.Second / time.Duration(rate))); early > time.Millisecond {
-			time.Sleep(early)
-		}
-		query := cached
-		if sent%4 != 0 {
-			query = packed(uint16(sent), fmt.Sprintf("silent%d.example.", sent))
-		}
-		_, _ = conns[sent%len(conns)].Write(query) // a full buffer loses it
-	}
-	return sent
-}
-
-// TestPorts: who floods from two thousand ports, with names that the upstream never
-// answers, and with what is cached, is one client. Others are answered, and memory is
+// TestFloodFromManyPorts floods from two thousand ports of one client, with cached names and
+// with names that the upstream never answers. Other clients are answered, and memory is
 // bounded.
-func TestPorts(t *testing.T) {
+func TestFloodFromManyPorts(t *testing.T) {
 	addr, pid := startChild(t, zoneServer(t)...)
-	victim := from("udp", "127.0.0.3")
-	var before, during tally
+	victim := client.From("udp", "127.0.0.3")
+	var before, during client.Tally
 	for i := range 20 {
-		if err := before.ask(victim, addr, fmt.Sprintf("before%d.example.", i)); err != nil {
+		if err := before.Ask(victim, addr, fmt.Sprintf("before%d.example.", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	conns := ports(t, "127.0.0.2", addr, 2000)
-	end, done := make(chan struct{}), make(chan int)
-	go func() { done <- floodFrom(conns, 20_000, end) }()
+	stop, done := make(chan struct{}), make(chan int)
+	go func() { done <- client.Flood(conns, 20_000, stop) }()
 	length := 8 * time.Second
 	if testing.Short() {
 		length = 4 * time.Second
 	}
 	for i, until := 0, time.Now().Add(length); time.Now().Before(until); i++ {
-		if err := during.ask(victim, addr, fmt.Sprintf("during%d.example.", i)); err != nil {
-			t.Errorf("while another floods: %v", err)
+		if err := during.Ask(victim, addr, fmt.Sprintf("during%d.example.", i)); err != nil {
+			t.Errorf("during the flood: %v", err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	close(end)
-	peak := peakMemory(t, pid)
-	t.Logf("before: %v; with %d queries a second from 2000 ports: %v; at most %d MiB resident",
+	close(stop)
+	peak := e2e.PeakMemory(t, pid)
+	t.Logf("before: %v; with %d queries per second from 2000 ports: %v; at most %d MiB resident",
 		&before, <-done/int(length.Seconds()), &during, peak>>20)
-	if limit := int64(200 << 20); !raceDetector && peak > limit {
+	if limit := int64(200 << 20); !e2e.RaceDetector && peak > limit {
 		t.Errorf("%d MiB were resident, want at most %d", peak>>20, limit>>20)
 	}
 }
 
-// established is how many of the connections to addr the kernel takes for open, at
-// their server's end.
+// established returns the number of connections to addr that are established at the server's
+// end.
 func established(t *testing.T, addr string) (n int) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/net/tcp")
@@ -175,9 +117,9 @@ func established(t *testing.T, addr string) (n int) {
 	return n
 }
 
-// TestIdleConnections: ten thousand connections on which nothing is asked, of ten
-// clients. Others connect and are answered all the while, and who asks now and then
-// keeps its connection; no more are kept than the limit says, at little cost each.
+// TestIdleConnections opens ten thousand idle connections from ten clients. Other clients can
+// connect and are answered, and a connection that is used stays open. The number of
+// connections is limited, and the memory of each is small.
 func TestIdleConnections(t *testing.T) {
 	const most, clients = 4096, 10
 	n := 10_000
@@ -186,20 +128,20 @@ func TestIdleConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	if room := int(min(files.Cur, 1<<20)) - 500; room < n {
-		t.Logf("only %d connections, for want of open files", room)
+		t.Logf("only %d connections: the limit of open files is low", room)
 		n = room
 	}
 	addr, pid := startChild(t, zoneServer(t)...)
-	steady, err := from("tcp", "127.0.0.3").Dial(addr)
+	steady, err := client.From("tcp", "127.0.0.3").Dial(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer steady.Close()
 	_ = steady.SetDeadline(time.Now().Add(2 * time.Minute))
-	var others tally
+	var others client.Tally
 	askAll := func(i int) {
 		t.Helper()
-		if err := others.ask(from("tcp", "127.0.0.4"), addr, fmt.Sprintf("other%d.example.", i)); err != nil {
+		if err := others.Ask(client.From("tcp", "127.0.0.4"), addr, fmt.Sprintf("other%d.example.", i)); err != nil {
 			t.Errorf("after %d idle connections: %v", i, err)
 		}
 		if err := steady.WriteMsg(new(dns.Msg).SetQuestion(fmt.Sprintf("steady%d.example.", i), dns.TypeA)); err != nil {
@@ -210,9 +152,9 @@ func TestIdleConnections(t *testing.T) {
 		}
 	}
 	askAll(-1)
-	before := peakMemory(t, pid)
+	before := e2e.PeakMemory(t, pid)
 	for i := range n {
-		c, err := from("tcp", fmt.Sprintf("127.0.2.%d", 1+i%clients)).Dialer.Dial("tcp", addr)
+		c, err := client.From("tcp", fmt.Sprintf("127.0.2.%d", 1+i%clients)).Dialer.Dial("tcp", addr)
 		if err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
@@ -221,13 +163,13 @@ func TestIdleConnections(t *testing.T) {
 			askAll(i)
 		}
 	}
-	eventually(t, "no more connections than the limit", func() bool { return established(t, addr) <= most })
-	kept, each := established(t, addr), (peakMemory(t, pid)-before)/most
+	e2e.Eventually(t, "no more connections than the limit", func() bool { return established(t, addr) <= most })
+	kept, each := established(t, addr), (e2e.PeakMemory(t, pid)-before)/most
 	t.Logf("of %d idle connections %d are kept, at %d bytes each; meanwhile %v", n, kept, each, &others)
 	if n > most && kept < most/2 {
 		t.Errorf("%d connections are kept, though there is room for %d", kept, most)
 	}
-	if !raceDetector && each > 32<<10 {
+	if !e2e.RaceDetector && each > 32<<10 {
 		t.Errorf("an idle connection costs %d bytes", each)
 	}
 }

@@ -22,11 +22,12 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
 	"sotto/internal/netlab/labtest"
 )
 
-// compareZone has a record of every kind that a forwarder could get wrong. BIG is
-// replaced by a set of records of 20 kB.
+// compareZone has records of all kinds that a forwarder could get wrong. BIG is replaced by
+// a set of records of 20 kB.
 const compareZone = `$ORIGIN example.
 $TTL 300
 @ IN SOA ns hostmaster 1 3600 900 86400 60
@@ -95,14 +96,14 @@ zone:
 	zonefile: example.zone.signed
 `
 
-// startNSD runs an nsd with the signed zone until the test ends. It returns where it
-// speaks TLS and where plain DNS.
+// startNSD runs an nsd with the signed zone until the test ends. It returns its addresses for
+// DNS over TLS and for plain DNS.
 func startNSD(t *testing.T, ca *dnstest.CA, signArgs ...string) (secure, plain netip.AddrPort) {
 	t.Helper()
 	nsd := labtest.NeedTool(t, "nsd")
 	dir := t.TempDir()
 	signZone(t, dir, signArgs)
-	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
+	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{e2e.UpstreamName}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,11 +111,11 @@ func startNSD(t *testing.T, ca *dnstest.CA, signArgs ...string) (secure, plain n
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})))
-	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
+	e2e.WriteFile(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})))
+	e2e.WriteFile(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
 	secure, plain = freePort(t), freePort(t)
 	config := filepath.Join(dir, "nsd.conf")
-	write(t, config, strings.NewReplacer("TLS", fmt.Sprint(secure.Port()), "PLAIN", fmt.Sprint(plain.Port())).Replace(compareNSD))
+	e2e.WriteFile(t, config, strings.NewReplacer("TLS", fmt.Sprint(secure.Port()), "PLAIN", fmt.Sprint(plain.Port())).Replace(compareNSD))
 
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, nsd, "-d", "-c", config)
@@ -136,11 +137,11 @@ func startNSD(t *testing.T, ca *dnstest.CA, signArgs ...string) (secure, plain n
 		_ = cmd.Wait() // its status is the signal's
 		if t.Failed() {
 			text, _ := os.ReadFile(log.Name())
-			t.Logf("nsd said:\n%s", text)
+			t.Logf("nsd wrote:\n%s", text)
 		}
 	})
 	for _, at := range []netip.AddrPort{secure, plain} {
-		eventually(t, "nsd to listen", func() bool {
+		e2e.Eventually(t, "nsd to listen", func() bool {
 			c, err := net.DialTimeout("tcp", at.String(), time.Second)
 			if err == nil {
 				c.Close()
@@ -159,7 +160,7 @@ func signZone(t *testing.T, dir string, args []string) {
 	for i := range 80 {
 		fmt.Fprintf(&big, "big IN TXT \"%03d %s\"\n", i, strings.Repeat("x", 245))
 	}
-	write(t, filepath.Join(dir, "example.zone"), strings.Replace(compareZone, "BIG", big.String(), 1))
+	e2e.WriteFile(t, filepath.Join(dir, "example.zone"), strings.Replace(compareZone, "BIG", big.String(), 1))
 	run := func(name string, args ...string) string {
 		cmd := exec.Command(name, args...)
 		cmd.Dir = dir
@@ -173,7 +174,7 @@ func signZone(t *testing.T, dir string, args []string) {
 	run(signzone, append(args, "example.zone", key)...)
 }
 
-// freePort is one that nobody listens on just now, over TCP or UDP.
+// freePort returns a loopback port that is not in use, for TCP and UDP.
 func freePort(t *testing.T) netip.AddrPort {
 	t.Helper()
 	l, pc, err := dnstest.ListenPlain(netip.MustParseAddrPort("127.0.0.1:0"))
@@ -185,7 +186,7 @@ func freePort(t *testing.T) netip.AddrPort {
 	return netip.MustParseAddrPort(l.Addr().String())
 }
 
-// rawClient asks in bytes.
+// rawClient sends queries as bytes.
 type rawClient struct{ c *dns.Conn }
 
 func dialRaw(t *testing.T, network, addr string) *rawClient {
@@ -212,8 +213,8 @@ func (r *rawClient) ask(t *testing.T, query []byte) []byte {
 	return b[:n]
 }
 
-// essence is a reply without what may differ: ID, AA, TTLs, OPT, and RA and CD, which
-// an authoritative server does not set.
+// essence returns a reply without the parts that may differ: ID, AA, TTLs, OPT, and RA and
+// CD, which an authoritative server does not set.
 func essence(msg []byte) ([]byte, error) {
 	if len(msg) < 12 {
 		return nil, errors.New("shorter than a header")
@@ -237,11 +238,11 @@ func essence(msg []byte) ([]byte, error) {
 			return nil, err
 		}
 		if off+10 > len(out) {
-			return nil, errors.New("a record that is cut off")
+			return nil, errors.New("a truncated record")
 		}
 		end := off + 10 + int(binary.BigEndian.Uint16(out[off+8:]))
 		if binary.BigEndian.Uint16(out[off:]) == dns.TypeOPT {
-			// Both servers put it last: nothing moves that a pointer leads to.
+			// Both servers append it last, so no compression pointer changes.
 			out = append(out[:start], out[end:]...)
 			binary.BigEndian.PutUint16(out[10:], binary.BigEndian.Uint16(out[10:])-1)
 			off = start
@@ -256,7 +257,7 @@ func essence(msg []byte) ([]byte, error) {
 	return out, nil
 }
 
-// compareNames and compareTypes are what is asked for, each with each.
+// compareNames and compareTypes are queried in all combinations.
 var (
 	compareNames = strings.Fields(`. example. EXAMPLE. ns.example. wWw.eXample. mail.example. _dns.example. _sip._tcp.example.
 		sip.example. host.example. _443._tcp.www.example. text.example. empty.example. odd.example. loc.example. info.example.
@@ -270,9 +271,9 @@ var (
 	}
 )
 
-// TestSameAnswers: what comes through is what the upstream itself answers, record for
-// record and byte for byte, but for TTL, ID, EDNS and the flags that a forwarder has to
-// change; from the upstream and from the cache, over UDP and TCP.
+// TestSameAnswers checks that answers are byte for byte those of the upstream, except for TTL,
+// ID, EDNS and the flags that a forwarder has to change: from the upstream and from the
+// cache, over UDP and TCP.
 func TestSameAnswers(t *testing.T) {
 	t.Run("NSEC3", func(t *testing.T) { sameAnswers(t, "-n") })
 	t.Run("NSEC", func(t *testing.T) { sameAnswers(t) })
@@ -284,23 +285,23 @@ func sameAnswers(t *testing.T, signArgs ...string) {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	secure, direct := startNSD(t, ca, signArgs...)
-	s, _ := startServing(t, fmt.Sprintf("ca-file = %q\nupstream = [%q]\n", caFile, secure.String()+"#"+upstreamName))
+	s, _ := startServing(t, fmt.Sprintf("ca-file = %q\nupstream = [%q]\n", caFile, secure.String()+"#"+e2e.UpstreamName))
 	want := dialRaw(t, "tcp", direct.String())
 	got := map[string]*rawClient{"udp": dialRaw(t, "udp", s.addr), "tcp": dialRaw(t, "tcp", s.addr)}
-	compared, cut := 0, 0
+	compared, truncated := 0, 0
 	for i, name := range compareNames {
 		for _, typ := range compareTypes {
 			for _, with := range []string{"", "EDNS", "DO", "CD"} {
-				protos := []string{"udp", "tcp"} // the first one's answer is new, the second one's cached
+				protos := []string{"udp", "tcp"} // the answer of the first is new, that of the second cached
 				if i%2 == 0 {
 					protos = []string{"tcp", "udp"}
 				}
 				for k, proto := range append(protos, protos...) {
 					asked := name
 					if k >= 2 {
-						asked = otherCase(name) // found all the same, and spelt like that
+						asked = otherCase(name) // the answer has the case of the query
 					}
 					query := compareQuery(t, asked, typ, with)
 					wanted, err := essence(want.ask(t, query))
@@ -313,8 +314,8 @@ func sameAnswers(t *testing.T, signArgs ...string) {
 						t.Errorf("%s, type %d, %s over %s: CD and RA are %x", asked, typ, with, proto, reply[3])
 					}
 					if proto == "udp" && reply[2]&0x02 != 0 {
-						cut++
-						checkCut(t, reply, query, len(wanted), with != "")
+						truncated++
+						checkTruncated(t, reply, query, len(wanted), with != "")
 						continue
 					}
 					if answer, err := essence(reply); err != nil || string(answer) != string(wanted) {
@@ -324,9 +325,9 @@ func sameAnswers(t *testing.T, signArgs ...string) {
 			}
 		}
 	}
-	t.Logf("%d answers compared, of which %d were cut over UDP", compared, cut)
-	if cut == 0 || cut > compared/4 {
-		t.Errorf("%d of %d answers were cut over UDP: want a few", cut, compared)
+	t.Logf("%d answers compared, %d of them truncated over UDP", compared, truncated)
+	if truncated == 0 || truncated > compared/4 {
+		t.Errorf("%d of %d answers were truncated over UDP: want a few", truncated, compared)
 	}
 }
 
@@ -344,7 +345,7 @@ func compareQuery(t *testing.T, name string, typ uint16, with string) []byte {
 	return query
 }
 
-// otherCase is a name with its letters' case turned.
+// otherCase returns a name with the case of all letters changed.
 func otherCase(name string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsUpper(r) {
@@ -354,19 +355,19 @@ func otherCase(name string) string {
 	}, name)
 }
 
-// checkCut: an answer that says TC has the question and nothing else, and was really
-// too long.
-func checkCut(t *testing.T, reply, query []byte, whole int, edns bool) {
+// checkTruncated checks that an answer with TC has only the question, and that the whole
+// answer is too long for UDP.
+func checkTruncated(t *testing.T, reply, query []byte, whole int, edns bool) {
 	t.Helper()
 	m := new(dns.Msg)
 	if err := m.Unpack(reply); err != nil || len(m.Answer)+len(m.Ns) != 0 || (m.IsEdns0() != nil) != edns {
-		t.Errorf("a cut answer: %v, %v", m, err)
+		t.Errorf("a truncated answer: %v, %v", m, err)
 	}
 	limit := dns.MinMsgSize
 	if edns {
 		limit = 1232 - 11 // with an OPT record
 	}
 	if whole <= limit {
-		t.Errorf("an answer of %d bytes was cut (%x)", whole, query)
+		t.Errorf("an answer of %d bytes was truncated (%x)", whole, query)
 	}
 }

@@ -18,27 +18,32 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/internal/config"
+	"sotto/internal/daemon"
+	"sotto/internal/e2e"
 	"sotto/internal/privdrop"
 	"sotto/internal/privdrop/privdroptest"
 )
 
-// statusOf reads what every thread of a process holds, and fails the test where two
-// differ.
-func (w *world) statusOf(pid int) map[string]string {
-	w.t.Helper()
+type world struct{ *e2e.World }
+
+// statusOf reads the privileges of every thread of a process. It fails the test if two
+// threads differ.
+func (w world) statusOf(pid int) map[string]string {
+	w.T.Helper()
 	var all map[string]string
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 	if err != nil || len(tasks) == 0 {
-		w.t.Fatalf("no threads: %v", err)
+		w.T.Fatalf("no threads: %v", err)
 	}
 	for _, task := range tasks {
 		text, err := os.ReadFile(task)
 		if err != nil {
-			continue // it just ended
+			continue // it has exited
 		}
 		one := readStatus(string(text))
 		if all != nil && fmt.Sprint(all) != fmt.Sprint(one) {
-			w.t.Errorf("%s: %v, and another thread has %v", task, one, all)
+			w.T.Errorf("%s: %v, another thread has %v", task, one, all)
 		}
 		all = one
 	}
@@ -57,7 +62,7 @@ func readStatus(text string) map[string]string {
 	return all
 }
 
-// mask is the capabilities named, of those that this process has.
+// mask returns the bit mask of the named capabilities that this process has.
 func mask(t *testing.T, names ...string) string {
 	t.Helper()
 	numbers := map[string]uint{
@@ -84,16 +89,16 @@ func mask(t *testing.T, names ...string) string {
 	return fmt.Sprintf("%016x", mine&want)
 }
 
-// callsEnv names a directory. A sotto of a test has a socket in it, by its process's
-// number, and says there which system calls it is refused.
+// callsEnv names a directory. A sotto under test listens there on a socket named by its
+// process ID, and reports which system calls it is refused.
 const callsEnv = "SOTTO_TEST_CALLS"
 
 func callsSocket(dir string, pid int) string { return filepath.Join(dir, strconv.Itoa(pid)) }
 
-// callLists are the system calls that one of the verbs gives up or another one makes.
+// callLists returns the system calls that any of the verbs gives up.
 func callLists() []uint32 { return append(privdrop.Unused(), privdrop.Kernel()...) }
 
-// answerCalls has this process try all of them whenever another one asks.
+// answerCalls makes this process try all of them for each connection to its socket.
 func answerCalls() error {
 	dir := os.Getenv(callsEnv)
 	if dir == "" {
@@ -123,17 +128,17 @@ func answerCalls() error {
 	return nil
 }
 
-// refuses checks that a process is refused the calls given, and no other of the lists.
-func (w *world) refuses(verb, dir string, pid int, refused []uint32) {
-	w.t.Helper()
+// refuses checks that a process is refused exactly the given calls of the lists.
+func (w world) refuses(verb, dir string, pid int, refused []uint32) {
+	w.T.Helper()
 	c, err := net.Dial("unix", callsSocket(dir, pid))
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	defer c.Close()
 	var answers map[uint32]syscall.Errno
 	if err := json.NewDecoder(c).Decode(&answers); err != nil {
-		w.t.Fatalf("%s: %v", verb, err)
+		w.T.Fatalf("%s: %v", verb, err)
 	}
 	for _, nr := range callLists() {
 		want := privdroptest.Unfiltered
@@ -141,16 +146,16 @@ func (w *world) refuses(verb, dir string, pid int, refused []uint32) {
 			want = unix.EPERM
 		}
 		if got, ok := answers[nr]; !ok || got != want {
-			w.t.Errorf("%s: system call %d: %v (tried: %t), want %v", verb, nr, got, ok, want)
+			w.T.Errorf("%s: system call %d: %v (tried: %t), want %v", verb, nr, got, ok, want)
 		}
 	}
 }
 
-// TestConfined: once they are set up, the daemons hold what they need and no more, in
-// every thread; a sealed command holds what its caller does.
+// TestConfined checks that after their start the daemons have only the privileges that they
+// need, in every thread, and that a sealed command has those of its caller.
 func TestConfined(t *testing.T) {
-	w := newWorld(t)
-	g := w.cgroup("workload")
+	w := world{e2e.NewWith(t, self())}
+	g := w.Cgroup("workload")
 	calls := t.TempDir()
 	t.Setenv(callsEnv, calls)
 	const none = "0000000000000000"
@@ -164,37 +169,37 @@ func TestConfined(t *testing.T) {
 		}
 		w.refuses(verb, calls, pid, refused)
 	}
-	// What is there already, and more open.
+	// These exist already, with other modes.
 	if err := os.MkdirAll("/run/sotto", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	write(t, "/run/sotto/sotto.lock", "")
+	e2e.WriteFile(t, "/run/sotto/sotto.lock", "")
 	if err := errors.Join(os.Chmod("/run/sotto", 0o755), os.Chmod("/run/sotto/sotto.lock", 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	p := w.start("sealed", w.runArgs(g)...)
-	check("run", p.cmd.Process.Pid, mask(t, keepRun...), privdrop.Unused())
-	p = w.next(p, w.runArgs(g)...)
-	check("run --replace", p.cmd.Process.Pid, mask(t, keepRun...), privdrop.Unused())
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
+	check("run", p.Cmd.Process.Pid, mask(t, daemon.RunCapabilities...), privdrop.Unused())
+	p = w.Replace(p, w.RunArgs(g)...)
+	check("run --replace", p.Cmd.Process.Pid, mask(t, daemon.RunCapabilities...), privdrop.Unused())
 	w.modes(map[string]fs.FileMode{
 		"/sys/fs/bpf/sotto": fs.ModeDir | 0o700, "/sys/fs/bpf/sotto/sotto": fs.ModeDir | 0o700, "/run/sotto": fs.ModeDir | 0o700,
-		"/run/sotto/sotto.lock": 0o600, "/run/sotto/lock": 0o600, defaultControl: fs.ModeSocket | 0o600,
+		"/run/sotto/sotto.lock": 0o600, "/run/sotto/lock": 0o600, config.DefaultControl: fs.ModeSocket | 0o600,
 	})
-	w.stop(p)
+	w.Stop(p)
 
-	s := w.start("answering", append([]string{"serve", "--listen", "127.0.0.1:53"}, w.upstreamArgs()...)...)
-	if out := w.dig(w.host, nil, "@127.0.0.1", "served.example"); !strings.Contains(out, sealed4) {
+	s := w.Start("answering", append([]string{"serve", "--listen", "127.0.0.1:53"}, w.UpstreamArgs()...)...)
+	if out := w.Dig(w.Host, nil, "@127.0.0.1", "served.example"); !strings.Contains(out, e2e.Sealed4) {
 		t.Errorf("serve:\n%s", out)
 	}
-	check("serve", s.cmd.Process.Pid, none, callLists())
-	w.stop(s)
+	check("serve", s.Cmd.Process.Pid, none, callLists())
+	w.Stop(s)
 
-	x := w.start("dropped privileges", append(append([]string{"exec", "--log-level", "debug"}, w.upstreamArgs()...), "--", "sh", "-c", "trap 'exit 0' INT; echo ready; while :; do sleep 0.05; done")...)
-	w.until("the command to be ready", func() bool { return strings.Contains(x.log(), "ready") })
-	check("exec", x.cmd.Process.Pid, mask(t, keepExec...), privdrop.Unused())
-	w.stop(x)
+	x := w.Start("dropped privileges", append(append([]string{"exec", "--log-level", "debug"}, w.UpstreamArgs()...), "--", "sh", "-c", "trap 'exit 0' INT; echo ready; while :; do sleep 0.05; done")...)
+	w.Until("the command to be ready", func() bool { return strings.Contains(x.Log(), "ready") })
+	check("exec", x.Cmd.Process.Pid, mask(t, daemon.ExecCapabilities...), privdrop.Unused())
+	w.Stop(x)
 
-	// A process that has given up nothing is refused nothing.
+	// A process that has dropped no privileges is refused no call.
 	answers, err := privdroptest.Answers(callLists())
 	if err != nil {
 		t.Fatal(err)
@@ -208,24 +213,24 @@ func TestConfined(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inside, errs, status := w.exec("cat", "/proc/self/status")
+	inside, errs, status := w.Exec("cat", "/proc/self/status")
 	if status != 0 || fmt.Sprint(readStatus(inside)) != fmt.Sprint(readStatus(string(outside))) {
 		t.Errorf("a sealed command has %v, its caller %v; status %d, %s", readStatus(inside), readStatus(string(outside)), status, errs)
 	}
-	w.nothingLeft()
+	w.NothingLeft()
 }
 
-// modes checks who may look.
-func (w *world) modes(want map[string]fs.FileMode) {
-	w.t.Helper()
+// modes checks the modes of files, and that root owns them.
+func (w world) modes(want map[string]fs.FileMode) {
+	w.T.Helper()
 	for path, mode := range want {
 		info, err := os.Lstat(path)
 		if err != nil {
-			w.t.Error(err)
+			w.T.Error(err)
 			continue
 		}
 		if info.Mode() != mode || info.Sys().(*syscall.Stat_t).Uid != 0 {
-			w.t.Errorf("%s: mode %v, want %v of root's", path, info.Mode(), mode)
+			w.T.Errorf("%s: mode %v, want %v and root as its owner", path, info.Mode(), mode)
 		}
 	}
 }

@@ -3,77 +3,19 @@
 package main
 
 import (
-	"encoding/binary"
-	"errors"
-	"fmt"
-	"io"
-	"net"
 	"testing"
-	"time"
 
+	"sotto/internal/e2e/client"
 	"sotto/internal/ednstest"
 )
 
-// ednsQuestions asks what ISC's EDNS compliance tester asks, of each nameserver, over
-// UDP and TCP, and checks every reply.
-func ednsQuestions(servers []string) error {
-	var errs []error
-	for _, s := range servers {
-		for _, q := range ednstest.Questions {
-			for _, proto := range []string{"udp", "tcp"} {
-				reply, err := exchangeRaw(proto, net.JoinHostPort(s, "53"), q.Query())
-				if err == nil {
-					err = q.Check(reply, proto == "udp")
-				}
-				if err != nil {
-					errs = append(errs, fmt.Errorf("%s to %s over %s: %w", q.Name, s, proto, err))
-				}
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// exchangeRaw sends bytes and returns those that come back, from whom they were sent
-// to: the socket is connected.
-func exchangeRaw(proto, at string, query []byte) ([]byte, error) {
-	c, err := net.Dial(proto, at)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	if c.RemoteAddr().String() != at {
-		return nil, fmt.Errorf("the peer is %s", c.RemoteAddr())
-	}
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return nil, err
-	}
-	if proto == "tcp" {
-		if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(query))), query...)); err != nil {
-			return nil, err
-		}
-		var length uint16
-		if err := binary.Read(c, binary.BigEndian, &length); err != nil {
-			return nil, err
-		}
-		reply := make([]byte, length)
-		_, err := io.ReadFull(c, reply)
-		return reply, err
-	}
-	if _, err := c.Write(query); err != nil {
-		return nil, err
-	}
-	reply := make([]byte, 65535)
-	n, err := c.Read(reply)
-	return reply[:n], err
-}
-
-// TestServeEDNS asks `serve` the same; exec's and run's tests ask through the seal.
+// TestServeEDNS sends the same queries to `serve`; the tests of exec and run send them through
+// the seal.
 func TestServeEDNS(t *testing.T) {
 	addr, _ := startChild(t, zoneServer(t)...)
 	for _, q := range ednstest.Questions {
 		for _, proto := range []string{"udp", "tcp"} {
-			reply, err := exchangeRaw(proto, addr, q.Query())
+			reply, err := client.Exchange(proto, addr, q.Query())
 			if err == nil {
 				err = q.Check(reply, proto == "udp")
 			}

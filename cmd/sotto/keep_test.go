@@ -13,10 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
 )
 
-// TestCacheFile: what was learnt before a clean stop is known after the start, each
-// group's answers to itself; a file that is not Sotto's is a warning.
+// TestCacheFile checks that the cache is saved at a clean stop and loaded at the next start,
+// per group, and that a file that is not a cache of Sotto is only a warning.
 func TestCacheFile(t *testing.T) {
 	ca, err := dnstest.NewCA()
 	if err != nil {
@@ -24,11 +25,11 @@ func TestCacheFile(t *testing.T) {
 	}
 	dir := t.TempDir()
 	caFile, file := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "cache")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	a, b := startServer(t, ca, "192.0.2.1"), startServer(t, ca, "192.0.2.2")
-	config := func(keep, first, second string) string {
+	config := func(cacheFile, first, second string) string {
 		return fmt.Sprintf("upstream = [%q]\nca-file = %q\ncache-file = %q\n[[group]]\nname = \"other\"\nupstream = [%q]\nca-file = %q\n[[rule]]\nname = \"other.example\"\nuse = \"other\"\n",
-			first, caFile, keep, second, caFile)
+			first, caFile, cacheFile, second, caFile)
 	}
 	check := func(s *serving, names map[string]string) {
 		t.Helper()
@@ -38,10 +39,10 @@ func TestCacheFile(t *testing.T) {
 			}
 		}
 	}
-	known := map[string]string{"one.example": a.answer, "one.other.example": b.answer}
+	cached := map[string]string{"one.example": a.answer, "one.other.example": b.answer}
 	// The setting may come with a reload.
 	s, stop := startServing(t, config("", a.spec, b.spec))
-	check(s, known)
+	check(s, cached)
 	s.configure(config(file, a.spec, b.spec))
 	if _, stderr, status := call(t, "reload", "--control", s.control); status != 0 {
 		t.Fatalf("status %d, %q", status, stderr)
@@ -52,7 +53,7 @@ func TestCacheFile(t *testing.T) {
 	}
 
 	s, stop = startServing(t, config(file, "127.0.0.1:1", "127.0.0.1:1"))
-	check(s, known)
+	check(s, cached)
 	check(s, map[string]string{"two.example": "SERVFAIL"})
 	stop()
 
@@ -68,11 +69,11 @@ func TestCacheFile(t *testing.T) {
 		if log := s.log(); !strings.Contains(log, "level=WARN") || !strings.Contains(log, "file="+file) || !strings.Contains(log, what) {
 			t.Errorf("no warning that %s is %s:\n%s", file, what, log)
 		}
-		check(s, known)
+		check(s, cached)
 		stop()
 	}
 	s, stop = startServing(t, config(filepath.Join(dir, "nowhere", "cache"), a.spec, b.spec))
-	check(s, known)
+	check(s, cached)
 	stop()
 	if log := s.log(); !strings.Contains(log, "the cache is empty after the next start") {
 		t.Errorf("no warning of the directory:\n%s", log)

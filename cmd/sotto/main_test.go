@@ -5,36 +5,39 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"sotto/internal/e2e"
 )
 
-// selfEnv has this test binary be another program: sotto itself, or one of the
-// clients in clients_test.go. So the program that is tested is the one that was
-// built for the tests, race detector included.
+// selfEnv makes this test binary run as sotto. The program under test is therefore built like
+// the tests, with the race detector if they have it.
 const selfEnv = "SOTTO_TEST_SELF"
 
 func TestMain(m *testing.M) {
-	switch self := os.Getenv(selfEnv); self {
-	case "":
-		os.Exit(m.Run())
-	case "sotto":
-		// What it starts in turn is itself.
-		if err := os.Unsetenv(selfEnv); err != nil {
-			panic(err)
-		}
-		if err := answerCalls(); err != nil {
-			panic(err)
-		}
-		main()
-	default:
-		os.Exit(runClient(self, os.Args[1:]))
+	if os.Getenv(selfEnv) == "" {
+		e2e.Main(m)
 	}
+	if err := errors.Join(os.Unsetenv(selfEnv), answerCalls()); err != nil { // its children are not sotto
+		panic(err)
+	}
+	main()
 }
 
-// call runs one command line in process.
+// self returns this test binary as the program sotto.
+func self() e2e.Program {
+	path, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return e2e.Program{Path: path, Env: []string{selfEnv + "=sotto"}}
+}
+
+// call runs a command line of sotto in this process.
 func call(t *testing.T, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -43,15 +46,15 @@ func call(t *testing.T, args ...string) (stdout, stderr string, status int) {
 	return out.String(), errs.String(), status
 }
 
-// TestUsage: a mistake is told with its mend, on stderr, with status 2.
+// TestUsage checks that an error is printed on stderr, with its fix, and sets the status.
 func TestUsage(t *testing.T) {
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.toml")
-	write(t, bad, "cache-mib = 1\nupstreams = [\"quad9\"]\n")
+	e2e.WriteFile(t, bad, "cache-mib = 1\nupstreams = [\"quad9\"]\n")
 	wrong := filepath.Join(dir, "wrong.toml")
-	write(t, wrong, "cache-mib = \"much\"\n")
+	e2e.WriteFile(t, wrong, "cache-mib = \"much\"\n")
 	notCA := filepath.Join(dir, "ca.pem")
-	write(t, notCA, "not a certificate\n")
+	e2e.WriteFile(t, notCA, "not a certificate\n")
 	for _, tc := range []struct {
 		args   string
 		status int
@@ -84,7 +87,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestHelp: every verb explains itself on stdout.
+// TestHelp checks that every verb prints its help on stdout.
 func TestHelp(t *testing.T) {
 	for _, verb := range []string{"", "exec", "run", "serve", "demo", "demo upstream", "reload", "down", "version", "completion"} {
 		stdout, stderr, status := call(t, append(strings.Fields(verb), "--help")...)
@@ -100,7 +103,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestNeedsRoot: whoever is not root is told what it is needed for.
+// TestNeedsRoot checks that verbs that need root say so to other users.
 func TestNeedsRoot(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("this process is root")
@@ -113,9 +116,17 @@ func TestNeedsRoot(t *testing.T) {
 	}
 }
 
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
+// TestWhenReplacedValue checks the validation of the settings.
+func TestWhenReplacedValue(t *testing.T) {
+	if _, errs, status := call(t, "run", "--when-replaced=never", "--check"); status != exitUsage || !strings.Contains(errs, "want exit or wait") {
+		t.Errorf("--when-replaced=never: status %d\n%s", status, errs)
+	}
+	if _, errs, status := call(t, "run", "--replace=never", "--check"); status != exitUsage || !strings.Contains(errs, "--replace=back") {
+		t.Errorf("--replace=never: status %d\n%s", status, errs)
+	}
+	for _, flag := range []string{"--replace", "--replace=true", "--replace=false", "--replace=back"} {
+		if _, errs, status := call(t, "run", flag, "--check", "--cgroup", "/"); status != 0 {
+			t.Errorf("%s: status %d\n%s", flag, status, errs)
+		}
 	}
 }

@@ -13,8 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,15 +22,17 @@ import (
 
 	"sotto/forwarder"
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
+	"sotto/internal/e2e/client"
 )
 
-// startChild runs `sotto serve` as a process of its own until the test ends. It returns
-// its address and its process.
+// startChild runs `sotto serve` in a child process until the test ends. It returns its
+// address and process ID.
 func startChild(t *testing.T, args ...string) (addr string, pid int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, executable(), append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
-	cmd.Env = append(os.Environ(), selfEnv+"=sotto")
+	cmd := exec.CommandContext(ctx, self().Path, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
+	cmd.Env = append(os.Environ(), self().Env...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	stderr, err := cmd.StderrPipe()
@@ -56,8 +56,8 @@ func startChild(t *testing.T, args ...string) (addr string, pid int) {
 	t.Cleanup(func() {
 		cancel()
 		<-read
-		var ended *exec.ExitError // nil for a clean end, also of a process that was told to end
-		if err := cmd.Wait(); errors.As(err, &ended) {
+		var exit *exec.ExitError // nil if the status is 0, also after the interrupt
+		if err := cmd.Wait(); errors.As(err, &exit) {
 			t.Errorf("serve: %v", err)
 		}
 		if t.Failed() {
@@ -67,36 +67,21 @@ func startChild(t *testing.T, args ...string) (addr string, pid int) {
 	select {
 	case addr = <-ready:
 	case <-time.After(30 * time.Second):
-		t.Fatal("serve does not answer")
+		t.Fatal("serve does not start")
 	}
 	return addr, cmd.Process.Pid
 }
 
-// peakMemory is the most that a process had resident, in bytes.
-func peakMemory(t *testing.T, pid int) int64 {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(text), "VmHWM:")
-	kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kib << 10
-}
-
-// flood sends queries for names that never were, at the rate, until it is told to end,
-// and counts the refusals for overload, which it checks.
-func flood(t *testing.T, addr string, id, rate int, end <-chan struct{}, sent, refused *atomic.Int64) {
+// flood sends queries for new names at the rate until stop is closed. It counts and checks
+// the refusals over capacity.
+func flood(t *testing.T, addr string, id, rate int, stop <-chan struct{}, sent, refused *atomic.Int64) {
 	c, err := net.Dial("udp", addr)
 	if err != nil {
 		t.Error(err)
 		return
 	}
 	defer c.Close()
-	go func() { // ends when c is closed
+	go func() { // returns when c is closed
 		b := make([]byte, 4096)
 		for {
 			n, err := c.Read(b)
@@ -118,9 +103,9 @@ func flood(t *testing.T, addr string, id, rate int, end <-chan struct{}, sent, r
 		t.Error(err)
 		return
 	}
-	began := time.Now()
-	for n := 0; running(end); n++ {
-		if early := time.Until(began.Add(time.Duration(n) * time.Second / time.Duration(rate))); early > time.Millisecond {
+	start := time.Now()
+	for n := 0; client.Running(stop); n++ {
+		if early := time.Until(start.Add(time.Duration(n) * time.Second / time.Duration(rate))); early > time.Millisecond {
 			time.Sleep(early)
 		}
 		binary.BigEndian.PutUint16(query, uint16(n))
@@ -131,7 +116,7 @@ func flood(t *testing.T, addr string, id, rate int, end <-chan struct{}, sent, r
 	}
 }
 
-// checkRefusal: SERVFAIL, with an Extended DNS Error of code 0.
+// checkRefusal checks that a reply is SERVFAIL with an Extended DNS Error of code 0.
 func checkRefusal(t *testing.T, reply []byte) {
 	m := new(dns.Msg)
 	if err := m.Unpack(reply); err != nil || m.Rcode != dns.RcodeServerFailure || m.IsEdns0() == nil {
@@ -146,29 +131,31 @@ func checkRefusal(t *testing.T, reply []byte) {
 	t.Errorf("a refusal without EDE 0: %v", m)
 }
 
-// hung takes queries and answers none. It keeps their names, with when each was asked.
-type hung struct {
-	began time.Time
+// silentHandler answers no query. It records the time of the first query for each name.
+type silentHandler struct {
+	start time.Time
 	mu    sync.Mutex
-	names map[string]time.Duration
+	names map[string]time.Duration // since start
 }
 
-func newHung() *hung { return &hung{began: time.Now(), names: map[string]time.Duration{}} }
+func newSilentHandler() *silentHandler {
+	return &silentHandler{start: time.Now(), names: map[string]time.Duration{}}
+}
 
-func (h *hung) Answer(r *dnstest.Request) dnstest.Answer {
+func (h *silentHandler) Answer(r *dnstest.Request) dnstest.Answer {
 	m := new(dns.Msg)
 	if err := m.Unpack(r.Query); err == nil && len(m.Question) == 1 {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if _, again := h.names[m.Question[0].Name]; !again {
-			h.names[m.Question[0].Name] = time.Since(h.began)
+			h.names[m.Question[0].Name] = time.Since(h.start)
 		}
 	}
 	return dnstest.Answer{}
 }
 
-// asked is how many names were asked for within a time.
-func (h *hung) asked(within time.Duration) (n int) {
+// asked returns the number of names that were queried within a time.
+func (h *silentHandler) asked(within time.Duration) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, at := range h.names {
@@ -179,10 +166,10 @@ func (h *hung) asked(within time.Duration) (n int) {
 	return n
 }
 
-// isGood reports whether a reply is the zone's answer.
-func isGood(r *dns.Msg) bool { return r.Rcode == dns.RcodeSuccess && len(r.Answer) == 1 }
+// isAnswer reports whether a reply is the zone's answer.
+func isAnswer(r *dns.Msg) bool { return r.Rcode == dns.RcodeSuccess && len(r.Answer) == 1 }
 
-// isRefusal reports whether a reply refuses for overload, and checks it.
+// isRefusal reports whether a reply is a refusal over capacity, and checks it.
 func isRefusal(t *testing.T, r *dns.Msg) bool {
 	t.Helper()
 	b, err := r.Pack()
@@ -196,7 +183,7 @@ func isRefusal(t *testing.T, r *dns.Msg) bool {
 	return true
 }
 
-// overloaded is a server that is flooded, and a client that asks it meanwhile.
+// overloaded is a server that is flooded, and a client that queries it meanwhile.
 type overloaded struct {
 	t    *testing.T
 	addr string
@@ -204,22 +191,21 @@ type overloaded struct {
 	sent, refused atomic.Int64 // of the floods
 }
 
-// flood has queries sent as fast as is allowed, until the function that it returns is
-// called.
+// flood floods the server until the function that it returns is called.
 func (o *overloaded) flood() (stop func()) {
 	rate := 50_000
-	if raceDetector {
-		rate = 5_000 // as much of a load for a program that is ten times slower
+	if e2e.RaceDetector {
+		rate = 5_000 // the same load for a program that is ten times slower
 	}
-	end := make(chan struct{})
+	done := make(chan struct{})
 	var floods sync.WaitGroup
 	for i := range 8 {
-		floods.Go(func() { flood(o.t, o.addr, i, rate/8, end, &o.sent, &o.refused) })
+		floods.Go(func() { flood(o.t, o.addr, i, rate/8, done, &o.sent, &o.refused) })
 	}
-	return sync.OnceFunc(func() { close(end); floods.Wait() })
+	return sync.OnceFunc(func() { close(done); floods.Wait() })
 }
 
-// ask asks over UDP, which may lose a query in a crowd: then there is an error.
+// ask sends a query over UDP. Under load it may be lost, which is an error.
 func (o *overloaded) ask(name string) (*dns.Msg, error) {
 	c := dns.Client{Timeout: time.Second}
 	m := new(dns.Msg).SetQuestion(name, dns.TypeA)
@@ -228,7 +214,7 @@ func (o *overloaded) ask(name string) (*dns.Msg, error) {
 	return r, err
 }
 
-// askTCP asks all names at once over one connection, and returns as many replies.
+// askTCP queries all names at once over one connection, and returns as many replies.
 func (o *overloaded) askTCP(names ...string) (replies []*dns.Msg) {
 	o.t.Helper()
 	c, err := dns.DialTimeout("tcp", o.addr, 30*time.Second)
@@ -254,25 +240,25 @@ func (o *overloaded) askTCP(names ...string) (replies []*dns.Msg) {
 	return replies
 }
 
-// cached asks for what is cached. That is answered, over TCP each time. It reports whether
-// it was over UDP.
+// cached queries a cached name, over TCP, which has to be answered, and over UDP. It reports
+// whether it was answered over UDP.
 func (o *overloaded) cached() bool {
 	o.t.Helper()
-	if r := o.askTCP("cached.example."); !isGood(r[0]) {
-		o.t.Errorf("what is cached was answered with %v", r[0])
+	if r := o.askTCP("cached.example."); !isAnswer(r[0]) {
+		o.t.Errorf("a cached name was answered with %v", r[0])
 	}
 	r, err := o.ask("cached.example.")
-	if err == nil && !isGood(r) {
-		o.t.Errorf("what is cached was answered with %v", r)
+	if err == nil && !isAnswer(r) {
+		o.t.Errorf("a cached name was answered with %v", r)
 	}
 	return err == nil
 }
 
-// refusals asks for new names, some at once, and returns how many of them were refused.
-// Each is told something.
-func (o *overloaded) refusals(round, some int) (n int) {
+// refusals queries count new names over TCP, at once, and count over UDP, and returns how many
+// were refused. Each query has to get a reply.
+func (o *overloaded) refusals(round, count int) (n int) {
 	o.t.Helper()
-	names := make([]string, some)
+	names := make([]string, count)
 	for i := range names {
 		names[i] = fmt.Sprintf("tcp%d-%d.example.", round, i)
 	}
@@ -283,103 +269,103 @@ func (o *overloaded) refusals(round, some int) (n int) {
 			o.t.Errorf("without an upstream: %v", r)
 		}
 	}
-	for i := range some {
-		name, told := fmt.Sprintf("udp%d-%d.example.", round, i), false
-		for try := 0; try < 10 && !told; try++ {
+	for i := range count {
+		name, replied := fmt.Sprintf("udp%d-%d.example.", round, i), false
+		for try := 0; try < 10 && !replied; try++ {
 			r, err := o.ask(name)
-			if told = err == nil; told && isRefusal(o.t, r) {
+			if replied = err == nil; replied && isRefusal(o.t, r) {
 				n++
 			}
 		}
-		if !told {
+		if !replied {
 			o.t.Errorf("%s: no reply in ten tries", name)
 		}
 	}
 	return n
 }
 
-// TestHungUpstream: an upstream that takes queries and answers none, with as many
-// queries coming in as the machine can send, up to 50,000 a second: no more than one
-// client's share of what may be in flight is, and memory is bounded; each that is one too
-// many is told so, what is cached is answered, and all is well again when the upstream is.
+// TestHungUpstream floods a server whose upstream does not answer, with up to 50,000 queries
+// per second. One client has at most its share of the queries in flight, and memory is
+// bounded. Queries over the share are refused, cached names are answered, and all queries are
+// answered again when the upstream answers.
 func TestHungUpstream(t *testing.T) {
 	flags, handler, zone := switchedServer(t)
 	addr, pid := startChild(t, flags...)
 	o := &overloaded{t: t, addr: addr}
-	if !isGood(o.askTCP("cached.example.")[0]) {
-		t.Fatal("it does not answer")
+	if !isAnswer(o.askTCP("cached.example.")[0]) {
+		t.Fatal("the server does not answer")
 	}
 
-	silent := newHung()
+	silent := newSilentHandler()
 	handler.Set(silent)
 	stop := o.flood()
 	defer stop()
-	eventually(t, "a refusal", func() bool { return o.refused.Load() > 0 })
-	hits, told := 0, 0
-	round, tries, some := 0, 0, 10
-	for ; round < 5 || time.Since(silent.began) < 8*time.Second; round++ {
+	e2e.Eventually(t, "a refusal", func() bool { return o.refused.Load() > 0 })
+	hits, refused := 0, 0
+	round, tries, count := 0, 0, 10
+	for ; round < 5 || time.Since(silent.start) < 8*time.Second; round++ {
 		for range 10 {
 			if tries++; o.cached() {
 				hits++
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
-		told += o.refusals(round, some)
+		refused += o.refusals(round, count)
 	}
-	asked, lasted, peak := silent.asked(time.Hour), time.Since(silent.began), peakMemory(t, pid)
-	t.Logf("%.0f queries a second; %d asked, %d refused; %d of %d cached answers and %d of %d refusals meanwhile; at most %d MiB resident",
-		float64(o.sent.Load())/lasted.Seconds(), asked, o.refused.Load(), hits, tries, told, 2*round*some, peak>>20)
-	// A flight ends when its time is over, and then another one may begin. One client alone
-	// may have half of them all.
+	asked, lasted, peak := silent.asked(time.Hour), time.Since(silent.start), e2e.PeakMemory(t, pid)
+	t.Logf("%.0f queries per second; %d in flight, %d refused; %d of %d cached answers and %d of %d refusals meanwhile; at most %d MiB resident",
+		float64(o.sent.Load())/lasted.Seconds(), asked, o.refused.Load(), hits, tries, refused, 2*round*count, peak>>20)
+	// When a query times out, another one may be sent. A client may have half of the queries
+	// in flight.
 	if most := int(lasted/flightTime+2) * forwarder.DefaultMaxMisses / 2; asked > most {
-		t.Errorf("the upstream was asked for %d names within %v, want at most %d", asked, lasted, most)
+		t.Errorf("the upstream received queries for %d names within %v, want at most %d", asked, lasted, most)
 	}
-	if limit := int64(200 << 20); !raceDetector && peak > limit {
+	if limit := int64(200 << 20); !e2e.RaceDetector && peak > limit {
 		t.Errorf("%d MiB were resident, want at most %d", peak>>20, limit>>20)
 	}
 	if hits == 0 {
-		t.Error("no cached answer came through over UDP")
+		t.Error("no cached name was answered over UDP")
 	}
-	if told < round*some {
-		t.Errorf("%d of %d queries over the share were refused", told, 2*round*some)
+	if refused < round*count {
+		t.Errorf("%d of %d queries over the share were refused", refused, 2*round*count)
 	}
 
 	handler.Set(zone)
 	o.recovers(stop)
-	// All room is there again: another flood gets as far as the first one did.
-	again := newHung()
+	// All capacity is free again: another flood has as many queries in flight.
+	again := newSilentHandler()
 	handler.Set(again)
 	defer o.flood()()
 	time.Sleep(flightTime)
 	if first, second := silent.asked(flightTime), again.asked(flightTime); second < first*2/3 {
-		t.Errorf("of another flood %d are in flight, and of the first one %d were", second, first)
+		t.Errorf("%d queries in flight in another flood, %d in the first", second, first)
 	}
 }
 
-// flightTime is less than the forwarder waits for an upstream that is silent.
+// flightTime is less than the time that the forwarder waits for an upstream.
 const flightTime = 3 * time.Second
 
-// recovers waits for an answer after the upstream's return, while it is flooded, and then
-// until everything is answered.
+// recovers waits for an answer after the upstream answers again, during the flood, and then
+// without it until all queries are answered.
 func (o *overloaded) recovers(stop func()) {
 	o.t.Helper()
 	back, tries := time.Now(), 0
-	relieved := time.AfterFunc(5*time.Second, stop) // on a machine that is too slow for both
-	defer relieved.Stop()
-	eventually(o.t, "an answer", func() bool {
+	limit := time.AfterFunc(5*time.Second, stop) // for a machine that is too slow for both
+	defer limit.Stop()
+	e2e.Eventually(o.t, "an answer", func() bool {
 		tries++
 		r, err := o.ask(fmt.Sprintf("again-%d.example.", tries))
-		return err == nil && isGood(r)
+		return err == nil && isAnswer(r)
 	})
-	o.t.Logf("the first answer came %v after the upstream's return", time.Since(back).Round(time.Millisecond))
+	o.t.Logf("the first answer came %v after the upstream answered again", time.Since(back).Round(time.Millisecond))
 	stop()
 	names := make([]string, 100)
-	eventually(o.t, "every answer", func() bool {
+	e2e.Eventually(o.t, "every answer", func() bool {
 		for i := range names {
 			tries++
 			names[i] = fmt.Sprintf("again-%d.example.", tries)
 		}
-		return !slices.ContainsFunc(o.askTCP(names...), func(r *dns.Msg) bool { return !isGood(r) })
+		return !slices.ContainsFunc(o.askTCP(names...), func(r *dns.Msg) bool { return !isAnswer(r) })
 	})
-	time.Sleep(forwarder.DefaultTimeout) // for what the upstream never answered
+	time.Sleep(forwarder.DefaultTimeout) // for the queries that the upstream never answered
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/internal/e2e"
 	"sotto/internal/netlab/labtest"
 )
 
@@ -59,7 +60,7 @@ func TestNothingComes(t *testing.T) {
 			t.Parallel() // each waits for a writer
 			path := fifo(t)
 			if strings.HasPrefix(name, "names-file") {
-				write(t, config, fmt.Sprintf("[[rule]]\nuse = \"refuse\"\nnames-file = %q\n", path))
+				e2e.WriteFile(t, config, fmt.Sprintf("[[rule]]\nuse = \"refuse\"\nnames-file = %q\n", path))
 			}
 			mustReturn(t, tc.args, func() {
 				args := strings.Fields(strings.ReplaceAll(tc.args, "%s", path))
@@ -86,7 +87,7 @@ func TestConfigFromPipe(t *testing.T) {
 	bash := labtest.NeedTool(t, "bash")
 	config := filepath.Join(t.TempDir(), "bad.toml")
 	// The error is on the third line.
-	write(t, config, nobody+"cache-mib = 1\nno-such-setting = 1\n")
+	e2e.WriteFile(t, config, noUpstream+"cache-mib = 1\nno-such-setting = 1\n")
 	for _, script := range []string{
 		`"$0" serve --check --config <(cat "$1")`,
 		`"$0" serve --check --config <(sleep 0.3; cat "$1")`,
@@ -94,8 +95,8 @@ func TestConfigFromPipe(t *testing.T) {
 		`"$0" serve --check --config /dev/stdin < "$1"`,
 		`"$0" serve --check --config /dev/fd/7 7< "$1"`,
 	} {
-		cmd := exec.CommandContext(t.Context(), bash, "-c", script, executable(), config)
-		cmd.Env = append(os.Environ(), selfEnv+"=sotto", "GORACE=atexit_sleep_ms=0")
+		cmd := exec.CommandContext(t.Context(), bash, "-c", script, self().Path, config)
+		cmd.Env = append(append(os.Environ(), e2e.RaceEnv), self().Env...)
 		out, err := cmd.CombinedOutput()
 		if cmd.ProcessState.ExitCode() != exitFailure || !strings.Contains(string(out), `:3:1: unknown setting "no-such-setting"`) {
 			t.Errorf("%s: %v\n%s", script, err, out)
@@ -128,7 +129,7 @@ func TestReloadFromPipe(t *testing.T) {
 	defer cancel()
 	wrote := make(chan error, 1)
 	go func() {
-		text := fmt.Sprintf("control = %q\n%s[[rule]]\nname = \"new.example\"\nuse = \"refuse\"\n", s.control, nobody)
+		text := fmt.Sprintf("control = %q\n%s[[rule]]\nname = \"new.example\"\nuse = \"refuse\"\n", s.control, noUpstream)
 		cmd := exec.CommandContext(ctx, "sh", "-c", `printf %s "$1" > "$0"`, s.config, text)
 		wrote <- cmd.Run()
 	}()

@@ -24,10 +24,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
 )
 
-// server is a DNS over TLS server on loopback that answers every question with one
-// address, and some of them late.
+// server is a DNS over TLS server on loopback that answers every query with one address, and
+// delays some answers.
 type server struct {
 	*dnstest.Server
 	spec   string // as in a configuration
@@ -42,62 +43,29 @@ func startServer(t *testing.T, ca *dnstest.CA, answer string) *server {
 	}
 	var n atomic.Int64
 	handler := dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
-		if n.Add(1)%8 == 0 { // so that there is always something in flight
+		if n.Add(1)%8 == 0 { // so that some queries are always in flight
 			return dnstest.Delay(300*time.Millisecond, zone).Answer(r)
 		}
 		return zone.Answer(r)
 	})
-	srv, addr := startUpstream(t, ca, handler)
-	// It serves, with all its goroutines, once it has accepted somebody.
+	srv, addr := e2e.ServeLoopback(t, ca, handler)
+	// All its goroutines run when it has accepted a connection.
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a server to accept", func() bool { return srv.Stats().Conns > 0 })
+	e2e.Eventually(t, "a server to accept", func() bool { return srv.Stats().Conns > 0 })
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it to forget who left", func() bool { return srv.Stats().Open == 0 })
-	return &server{srv, addr + "#" + upstreamName, answer}
+	e2e.Eventually(t, "the server to close the connection", func() bool { return srv.Stats().Open == 0 })
+	return &server{srv, addr + "#" + e2e.UpstreamName, answer}
 }
 
-// startUpstream answers DNS over TLS on loopback until the test ends. It returns where.
-func startUpstream(t *testing.T, ca *dnstest.CA, h dnstest.Handler) (srv *dnstest.Server, addr string) {
-	t.Helper()
-	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := dnstest.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return runServer(t, dnstest.Config{Handler: h, TLS: []net.Listener{l}, Certificate: cert}), l.Addr().String()
-}
-
-// runServer serves until the test ends.
-func runServer(t *testing.T, cfg dnstest.Config) *dnstest.Server {
-	t.Helper()
-	srv, err := dnstest.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	})
-	return srv
-}
-
-// serving is `sotto serve` within this process.
+// serving is `sotto serve` in this process.
 type serving struct {
 	t       *testing.T
-	config  string // its file
+	config  string // path of its configuration
 	control string
 	addr    string
 
@@ -117,24 +85,24 @@ func (s *serving) log() string {
 	return s.out.String()
 }
 
-// nobody is an upstream that is not there: no test may ever ask the default ones.
-const nobody = "upstream = [\"127.0.0.1:1\"]\n"
+// noUpstream selects an upstream that does not exist: no test may query the default ones.
+const noUpstream = "upstream = [\"127.0.0.1:1\"]\n"
 
-// configure writes what the next reload finds, from its third line on.
+// configure writes the configuration for the next reload. text starts at the third line.
 func (s *serving) configure(text string) {
 	s.t.Helper()
 	head := fmt.Sprintf("control = %q\n", s.control)
 	if strings.HasPrefix(text, "upstream = ") || strings.Contains(text, "\nupstream = ") {
 		head += "\n"
 	} else {
-		head += nobody
+		head += noUpstream
 	}
-	write(s.t, s.config, head+text)
+	e2e.WriteFile(s.t, s.config, head+text)
 }
 
 var answering = regexp.MustCompile(`msg=answering address=(\S+)`)
 
-// startServing runs until the function that it returns is called.
+// startServing runs `sotto serve` until the function that it returns is called.
 func startServing(t *testing.T, text string) (s *serving, stop func()) {
 	t.Helper()
 	dir := t.TempDir()
@@ -154,7 +122,7 @@ func startServing(t *testing.T, text string) (s *serving, stop func()) {
 		}
 	})
 	t.Cleanup(stop)
-	eventually(t, "serve to answer and to be told things", func() bool {
+	e2e.Eventually(t, "serve to listen", func() bool {
 		if m := answering.FindStringSubmatch(s.log()); m != nil {
 			s.addr = m[1]
 		}
@@ -164,16 +132,7 @@ func startServing(t *testing.T, text string) (s *serving, stop func()) {
 	return s, stop
 }
 
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited for %s in vain", what)
-		}
-	}
-}
-
-// ask returns the address in the answer.
+// ask queries a name and returns the address in the answer, or the response code.
 func (s *serving) ask(proto, name string) (string, error) {
 	m := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
 	c := dns.Client{Net: proto, Timeout: 10 * time.Second}
@@ -187,10 +146,9 @@ func (s *serving) ask(proto, name string) (string, error) {
 	return r.Answer[0].(*dns.A).A.String(), nil
 }
 
-// underLoad has clients ask until over is called, over UDP and TCP, and never the
-// same twice; half of the names are below other.example. Each has to hear one of the
-// answers.
-func underLoad(t *testing.T, s *serving, answers ...string) (asked *atomic.Int64, over func()) {
+// startQueries sends queries for new names over UDP and TCP until stop is called. Half of the
+// names are below other.example. Each query has to get one of the answers.
+func startQueries(t *testing.T, s *serving, answers ...string) (asked *atomic.Int64, stop func()) {
 	t.Helper()
 	var load sync.WaitGroup
 	asked = &atomic.Int64{}
@@ -217,33 +175,35 @@ func underLoad(t *testing.T, s *serving, answers ...string) (asked *atomic.Int64
 			}
 		})
 	}
-	over = sync.OnceFunc(func() { close(end); load.Wait() })
-	t.Cleanup(over)
-	return asked, over
+	stop = sync.OnceFunc(func() { close(end); load.Wait() })
+	t.Cleanup(stop)
+	return asked, stop
 }
 
-// TestReload: under load the configuration is changed again and again, by signal
-// and through the socket, to right ones and wrong ones. No query is lost or fails,
-// each is answered by one of the configurations, and nothing is left of the old ones.
+// TestReload changes the configuration many times under load, by signal and by the control
+// socket, to valid and invalid ones. No query is lost or fails, each is answered by one of
+// the configurations, and no resources of the old ones are left.
 func TestReload(t *testing.T) {
 	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	a, b := startServer(t, ca, "192.0.2.1"), startServer(t, ca, "192.0.2.2")
-	// Names below other.example are for the other group.
+	// A rule selects the other group for names below other.example.
 	config := func(first, second *server) string {
 		return fmt.Sprintf("ca-file = %q\nupstream = [%q]\n[[group]]\nname = \"other\"\nca-file = %q\nupstream = [%q]\npolicy = \"random\"\n"+
 			"[[rule]]\nname = \"other.example\"\nuse = \"other\"\n", caFile, first.spec, caFile, second.spec)
 	}
-	right := []string{config(a, b), config(b, a)}
-	wrong := []string{"cache-mib = [", "[[rule]]\nuse = \"nobody\"\n", "ca-file = \"/nowhere.pem\"\n", "max-tcp = 7\n" + right[0]}
+	valid := []string{config(a, b), config(b, a)}
+	invalid := []string{"cache-mib = [", "[[rule]]\nuse = \"nobody\"\n", "ca-file = \"/nowhere.pem\"\n", "max-tcp = 7\n" + valid[0]}
 
-	signal.Stop(catchReloads()) // has the runtime start its goroutine for signals, which stays
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, unix.SIGHUP) // makes the runtime start its goroutine for signals, which stays
+	signal.Stop(hup)
 	before := runtime.NumGoroutine()
-	s, stop := startServing(t, right[0])
+	s, stop := startServing(t, valid[0])
 	for _, name := range []string{"warm.example", "warm.other.example"} {
 		if got, err := s.ask("udp", name); err != nil || got == "SERVFAIL" {
 			t.Fatalf("%s: %s, %v", name, got, err)
@@ -251,16 +211,16 @@ func TestReload(t *testing.T) {
 	}
 	atStart := runtime.NumGoroutine()
 
-	asked, over := underLoad(t, s, a.answer, b.answer)
+	asked, stopQueries := startQueries(t, s, a.answer, b.answer)
 	reloads := 0
 	for i := range 20 {
 		quota := asked.Load() + 150
-		eventually(t, "queries between two changes", func() bool { return asked.Load() >= quota || t.Failed() })
-		s.configure(wrong[i%len(wrong)])
+		e2e.Eventually(t, "queries between two changes", func() bool { return asked.Load() >= quota || t.Failed() })
+		s.configure(invalid[i%len(invalid)])
 		if stdout, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || stdout != "" || stderr == "" {
-			t.Errorf("a wrong configuration: status %d, %q %q", status, stdout, stderr)
+			t.Errorf("an invalid configuration: status %d, %q %q", status, stdout, stderr)
 		}
-		s.configure(right[(i+1)%2])
+		s.configure(valid[(i+1)%2])
 		if i%2 == 0 {
 			if stdout, stderr, status := call(t, "reload", "--config", s.config); status != 0 || stdout != "reloaded\n" || stderr != "" {
 				t.Errorf("reload %d: status %d, %q %q", i, status, stdout, stderr)
@@ -269,38 +229,38 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		reloads++
-		eventually(t, "the new configuration", func() bool { return strings.Count(s.log(), "msg=reloaded") >= reloads })
-		// What comes now is answered by the new one.
+		e2e.Eventually(t, "the new configuration", func() bool { return strings.Count(s.log(), "msg=reloaded") >= reloads })
+		// From now on the new configuration is used.
 		want := []*server{a, b}[(i+1)%2].answer
 		if got, err := s.ask("udp", fmt.Sprintf("after-%d.example", i)); err != nil || got != want {
 			t.Errorf("after reload %d: %s, %v: want %s", i, got, err, want)
 		}
 	}
-	over()
+	stopQueries()
 	if n := strings.Count(s.log(), "level=ERROR"); n != reloads {
-		t.Errorf("%d errors in the log: want one for each of the %d wrong configurations", n, reloads)
+		t.Errorf("%d errors in the log: want one for each of the %d invalid configurations", n, reloads)
 	}
 	t.Logf("%d queries during %d reloads", asked.Load(), reloads)
 
-	// One connection for each group in force, and what serves them.
-	eventually(t, "the connections of old groups to be closed", func() bool { return a.Stats().Open <= 2 && b.Stats().Open <= 2 })
-	eventually(t, "the goroutines of old groups to end", func() bool { return runtime.NumGoroutine() <= atStart+8 })
+	// One connection for each current group, and its goroutines.
+	e2e.Eventually(t, "the connections of old groups to be closed", func() bool { return a.Stats().Open <= 2 && b.Stats().Open <= 2 })
+	e2e.Eventually(t, "the goroutines of old groups to return", func() bool { return runtime.NumGoroutine() <= atStart+8 })
 	stop()
-	eventually(t, "everything to end", func() bool { return runtime.NumGoroutine() <= before && a.Stats().Open+b.Stats().Open == 0 })
+	e2e.Eventually(t, "all goroutines to return", func() bool { return runtime.NumGoroutine() <= before && a.Stats().Open+b.Stats().Open == 0 })
 	if _, err := os.Lstat(s.control); !os.IsNotExist(err) {
 		t.Errorf("the control socket is left: %v", err)
 	}
 }
 
-// TestReloadKeepsGroups: a group that did not change keeps its connection, and the
-// log level follows.
+// TestReloadKeepsGroups checks that a reload keeps the connections of a group that did not
+// change, and changes the log level.
 func TestReloadKeepsGroups(t *testing.T) {
 	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	a, b := startServer(t, ca, "192.0.2.1"), startServer(t, ca, "192.0.2.2")
 	base := fmt.Sprintf("ca-file = %q\nupstream = [%q]\n", caFile, a.spec)
 	s, _ := startServing(t, base)
@@ -320,28 +280,28 @@ func TestReloadKeepsGroups(t *testing.T) {
 	}
 	other := fmt.Sprintf("[[group]]\nname = \"other\"\nca-file = %q\nupstream = [%q]\n", caFile, b.spec)
 	reload(base+other+"[[rule]]\nname = \"two.example\"\nuse = \"other\"\n", "two.example", b.answer)
-	// The name of a group is no part of what it is.
+	// A group with another name and the same settings is the same.
 	reload(base+"[[group]]\nname = \"same\"\n"+base+"[[rule]]\nname = \"three.example\"\nuse = \"same\"\n", "three.example", a.answer)
 	reload("log-level = \"error\"\n"+base+"[[rule]]\nname = \"four.example\"\nuse = \"refuse\"\n", "four.example", "REFUSED")
 	if now := a.Stats().Conns; now != conns {
-		t.Errorf("%d connections to a group that stayed the same: want %d", now, conns)
+		t.Errorf("%d connections to a group that did not change: want %d", now, conns)
 	}
 	lines := strings.Count(s.log(), "\n")
 	reload("log-level = \"error\"\n"+base, "five.example", a.answer)
 	if now := strings.Count(s.log(), "\n"); now != lines {
-		t.Errorf("at level error it logs a success:\n%s", s.log())
+		t.Errorf("a success is logged at level error:\n%s", s.log())
 	}
-	// What changes the file of authorities changes the group.
-	write(t, caFile, "# another text\n"+string(ca.PEM()))
+	// A change of the file of authorities changes the group.
+	e2e.WriteFile(t, caFile, "# another text\n"+string(ca.PEM()))
 	reload(base, "six.example", a.answer)
 	if now := a.Stats().Conns; now == conns {
-		t.Error("with other authorities the connections stay")
+		t.Error("the connections were kept with other authorities")
 	}
 }
 
-// TestReloadSaysWhy: a wrong configuration is refused with its place and reason, in
-// the log and to whoever asked, and the old one stays whole.
-func TestReloadSaysWhy(t *testing.T) {
+// TestReloadReportsReason checks that an invalid configuration is refused with the position
+// and the reason, in the log and by `sotto reload`, and that the old one stays in use.
+func TestReloadReportsReason(t *testing.T) {
 	s, _ := startServing(t, "[[rule]]\nname = \"old.example\"\nuse = \"refuse\"\n")
 	for text, want := range map[string]string{
 		"cache-mib = \"x\"\n": ":3:13: wrong type of value",
@@ -365,10 +325,10 @@ func TestReloadSaysWhy(t *testing.T) {
 		}
 	}
 	if got, err := s.ask("udp", "old.example"); err != nil || got != "REFUSED" {
-		t.Errorf("the old rule is gone: %s, %v", got, err)
+		t.Errorf("the old rule is not in use: %s, %v", got, err)
 	}
-	// A setting that is no longer in the file changed as well.
-	write(t, s.config, nobody)
+	// A setting that is no longer in the file has also changed.
+	e2e.WriteFile(t, s.config, noUpstream)
 	if _, stderr, status := call(t, "reload", "--control", s.control); status != exitFailure || !strings.Contains(stderr, "control: it changed") {
 		t.Errorf("status %d, %q", status, stderr)
 	}
@@ -380,12 +340,12 @@ func TestReloadSaysWhy(t *testing.T) {
 	}
 }
 
-// TestReloadNobody: with nobody to ask, `reload` says so.
-func TestReloadNobody(t *testing.T) {
+// TestReloadWithoutProcess checks the errors of `reload` when no process listens.
+func TestReloadWithoutProcess(t *testing.T) {
 	dir := t.TempDir()
 	sock := filepath.Join(dir, "control.sock")
 	off := filepath.Join(dir, "off.toml")
-	write(t, off, "control = \"off\"\n")
+	e2e.WriteFile(t, off, "control = \"off\"\n")
 	for args, want := range map[string]string{
 		"reload --control " + sock:            "no Sotto listens on " + sock,
 		"reload --config " + off:              "send SIGHUP",

@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"sotto/internal/e2e"
 )
 
 // TestFlagsOverFile: flags override the file, and their errors do not mention it.
 func TestFlagsOverFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sotto.toml")
-	write(t, path, "upstream = [\"quad9\"]\nlisten = [\"127.0.0.1:5300\"]\npolicy = \"random\"\ncache-mib = -1\n")
+	e2e.WriteFile(t, path, "upstream = [\"quad9\"]\nlisten = [\"127.0.0.1:5300\"]\npolicy = \"random\"\ncache-mib = -1\n")
 	for _, tc := range []struct {
 		args   string
 		status int
@@ -37,7 +39,7 @@ func TestFlagsOverFile(t *testing.T) {
 func TestCheckStartsNothing(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "sotto.toml")
-	write(t, path, fmt.Sprintf("control = %q\n[[rule]]\nuse = \"refuse\"\n[[rule]]\nname = \"late.example\"\nuse = \"nodata\"\n", filepath.Join(dir, "control.sock")))
+	e2e.WriteFile(t, path, fmt.Sprintf("control = %q\n[[rule]]\nuse = \"refuse\"\n[[rule]]\nname = \"late.example\"\nuse = \"nodata\"\n", filepath.Join(dir, "control.sock")))
 	stdout, stderr, status := call(t, "serve", "--check", "--config", path, "--listen", "192.0.2.99:53")
 	if status != 0 || !strings.Contains(stdout, "2 rules") || !strings.Contains(stderr, path+":4:3: rule: it never matches") {
 		t.Errorf("status %d, %q, %q", status, stdout, stderr)

@@ -19,12 +19,14 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/e2e"
+	"sotto/internal/e2e/client"
 )
 
-// soakFor says how long TestSoak runs: ten minutes are what it is made for.
+// soakFor sets the duration of TestSoak; ten minutes are useful.
 const soakFor = "SOTTO_SOAK"
 
-// restarting is a DNS over TLS server that comes and goes at one address.
+// restarting is a DNS over TLS server that is stopped and started at one address.
 type restarting struct {
 	t    *testing.T
 	cfg  dnstest.Config
@@ -39,7 +41,7 @@ func newRestarting(t *testing.T, ca *dnstest.CA) *restarting {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{upstreamName}})
+	cert, err := ca.Issue(dnstest.CertOptions{Names: []string{e2e.UpstreamName}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,21 +76,13 @@ func (r *restarting) start() {
 	})
 }
 
-func (r *restarting) spec() string { return r.at.String() + "#" + upstreamName }
+func (r *restarting) spec() string { return r.at.String() + "#" + e2e.UpstreamName }
 
-// soaker asks in one way until it is told to end.
-type soaker func(t *testing.T, addr string, end <-chan struct{}, asked *atomic.Int64)
+// soaker is a kind of client. It sends queries until stop is closed.
+type soaker func(t *testing.T, addr string, stop <-chan struct{}, asked *atomic.Int64)
 
-func running(end <-chan struct{}) bool {
-	select {
-	case <-end:
-		return false
-	default:
-		return true
-	}
-}
-
-// soakNames mixes what is cached, what never was, what is not there, and long answers.
+// soakNames returns a random name: a cached one, a new one, one that does not exist, or one
+// with a long answer.
 func soakNames(rng *rand.Rand) (name string, typ uint16) {
 	switch n := rng.IntN(20); {
 	case n < 10:
@@ -103,7 +97,7 @@ func soakNames(rng *rand.Rand) (name string, typ uint16) {
 	return fmt.Sprintf("ttl-%d.example.", 1+rng.IntN(3)), dns.TypeA
 }
 
-// checkSoaked holds that an answer is one.
+// checkSoaked checks that a query was answered.
 func checkSoaked(t *testing.T, r *dns.Msg, err error) {
 	if err != nil {
 		t.Errorf("no answer: %v", err)
@@ -114,11 +108,11 @@ func checkSoaked(t *testing.T, r *dns.Msg, err error) {
 
 // soakers are clients of every kind.
 var soakers = map[string]soaker{
-	// A socket a query, over UDP and then, where the answer is cut, over TCP.
-	"stubs": func(t *testing.T, addr string, end <-chan struct{}, asked *atomic.Int64) {
+	// A socket per query, over UDP, and over TCP if the answer is truncated.
+	"stubs": func(t *testing.T, addr string, stop <-chan struct{}, asked *atomic.Int64) {
 		rng := rand.New(rand.NewPCG(1, rand.Uint64()))
 		udp, tcp := dns.Client{Timeout: 10 * time.Second}, dns.Client{Net: "tcp", Timeout: 10 * time.Second}
-		for running(end) && !t.Failed() {
+		for client.Running(stop) && !t.Failed() {
 			name, typ := soakNames(rng)
 			m := new(dns.Msg).SetQuestion(name, typ)
 			m.SetEdns0(1232, rng.IntN(2) == 0)
@@ -130,10 +124,10 @@ var soakers = map[string]soaker{
 			asked.Add(1)
 		}
 	},
-	// One connection with many queries on it, and then another one.
-	"pipelines": func(t *testing.T, addr string, end <-chan struct{}, asked *atomic.Int64) {
+	// Many queries on one connection, then on another one.
+	"pipelines": func(t *testing.T, addr string, stop <-chan struct{}, asked *atomic.Int64) {
 		rng := rand.New(rand.NewPCG(2, 0))
-		for running(end) && !t.Failed() {
+		for client.Running(stop) && !t.Failed() {
 			c, err := dns.Dial("tcp", addr)
 			if err != nil {
 				t.Error(err)
@@ -155,10 +149,10 @@ var soakers = map[string]soaker{
 			c.Close()
 		}
 	},
-	// What no client should send, and clients that leave before they are answered.
-	"rude": func(t *testing.T, addr string, end <-chan struct{}, _ *atomic.Int64) {
+	// Malformed queries, and clients that close before the reply.
+	"malformed": func(t *testing.T, addr string, stop <-chan struct{}, _ *atomic.Int64) {
 		rng := rand.New(rand.NewPCG(3, 0))
-		for running(end) && !t.Failed() {
+		for client.Running(stop) && !t.Failed() {
 			network := []string{"udp", "tcp"}[rng.IntN(2)]
 			c, err := net.Dial(network, addr)
 			if err != nil {
@@ -182,7 +176,7 @@ var soakers = map[string]soaker{
 	},
 }
 
-// openFiles is how many descriptors this process has.
+// openFiles returns the number of open descriptors of this process.
 func openFiles(t *testing.T) int {
 	t.Helper()
 	files, err := os.ReadDir("/proc/self/fd")
@@ -192,10 +186,9 @@ func openFiles(t *testing.T) int {
 	return len(files)
 }
 
-// TestSoak: clients of every kind ask while the two upstreams are restarted in turn,
-// never both at once, and the configuration is read again now and then. No query goes
-// without an answer, and in the end there are as many goroutines, descriptors and
-// connections as in the beginning.
+// TestSoak runs clients of every kind while the two upstreams are restarted in turn, never
+// both at once, and the configuration is reloaded at times. Every query is answered, and at
+// the end there are as many goroutines, descriptors and connections as at the start.
 func TestSoak(t *testing.T) {
 	length := 10 * time.Second
 	if text := os.Getenv(soakFor); text != "" {
@@ -211,17 +204,17 @@ func TestSoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	write(t, caFile, string(ca.PEM()))
+	e2e.WriteFile(t, caFile, string(ca.PEM()))
 	ups := []*restarting{newRestarting(t, ca), newRestarting(t, ca)}
 	s, _ := startServing(t, fmt.Sprintf("cache-mib = 8\nca-file = %q\nupstream = [%q, %q]\n", caFile, ups[0].spec(), ups[1].spec()))
 
 	asked := &atomic.Int64{}
 	load := func(d time.Duration, restart bool) {
-		end := make(chan struct{})
+		stop := make(chan struct{})
 		var wg sync.WaitGroup
 		for _, run := range soakers {
 			for range 2 {
-				wg.Go(func() { run(t, s.addr, end, asked) })
+				wg.Go(func() { run(t, s.addr, stop, asked) })
 			}
 		}
 		until := time.Now().Add(d)
@@ -234,22 +227,22 @@ func TestSoak(t *testing.T) {
 			up.stop()
 			time.Sleep(time.Duration(200+100*(i%9)) * time.Millisecond)
 			up.start()
-			time.Sleep(1200 * time.Millisecond) // it is found again before the other one goes
+			time.Sleep(1200 * time.Millisecond) // so that it is used again before the other one stops
 			if i%4 == 3 {
 				if _, stderr, status := call(t, "reload", "--control", s.control); status != 0 {
 					t.Errorf("reload: %s", stderr)
 				}
 			}
 		}
-		close(end)
+		close(stop)
 		wg.Wait()
 	}
 	open := func() int64 { return ups[0].srv.Stats().Open + ups[1].srv.Stats().Open }
 
-	load(time.Second, false) // so that what is made once is there
+	load(time.Second, false) // allocates what is allocated once
 	idle := 3 * time.Second
 	if length >= time.Minute {
-		idle = 30 * time.Second // for goroutines without work to be let go
+		idle = 30 * time.Second // until idle goroutines return
 	}
 	time.Sleep(idle)
 	runtime.GC()
@@ -257,8 +250,8 @@ func TestSoak(t *testing.T) {
 	load(length, true)
 	t.Logf("%d queries; before: %d goroutines, %d descriptors, %d connections", asked.Load(), goroutines, files, conns)
 
-	// A second connection, goroutines without work and idle clients' connections
-	// are kept for a while. What one idle upstream more costs is allowed for.
+	// A second connection, idle goroutines and connections of idle clients are kept for a
+	// while. The resources of one more idle upstream are allowed.
 	const few = 8
 	deadline := time.Now().Add(90 * time.Second)
 	for runtime.NumGoroutine() > goroutines+2*few || openFiles(t) > files+few || open() > conns+2 {
