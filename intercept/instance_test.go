@@ -298,7 +298,7 @@ func TestSealInsideSeal(t *testing.T) {
 				outer = open(outerCfg)
 			}
 			// Only the counters of its own instance increase.
-			asks := func(group *netlab.Cgroup, by, other *Instance) {
+			wantSealedBy := func(group *netlab.Cgroup, by, other *Instance) {
 				t.Helper()
 				mine, theirs := by.Counters()["send"], other.Counters()["send"]
 				clienttest.Start(t, s.host, group).Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
@@ -307,8 +307,8 @@ func TestSealInsideSeal(t *testing.T) {
 					t.Errorf("%s was not sealed only by its own instance", group.Path)
 				}
 			}
-			asks(below, inner, outer)
-			asks(s.group, outer, inner)
+			wantSealedBy(below, inner, outer)
+			wantSealedBy(s.group, outer, inner)
 			if err := inner.Close(); err != nil {
 				t.Fatal(err)
 			}

@@ -250,3 +250,49 @@ func (w *runner) finish() {
 	w.mark(w.model.sealed())
 	w.recording.check(w.model, w.settings.Prefix4, w.settings.Prefix6)
 }
+
+// in reports whether the instance is in one of the given phases.
+func (w *runner) in(phases ...phase) bool { return slices.Contains(phases, w.model.phase) }
+
+func (w *runner) runStop(s step) {
+	if w.in(phaseRunning) {
+		w.change(s.storms, phaseStopped, 0, w.stop)
+	}
+}
+
+func (w *runner) runDetach(s step) {
+	if w.in(phaseRunning) {
+		w.change(s.storms, phaseDetached, 0, func() error { return w.inst.Detach() })
+	}
+}
+
+func (w *runner) runFinishStop(s step) {
+	if w.in(phaseDetached) {
+		w.change(s.storms, phaseStopped, 0, w.close)
+	}
+}
+
+func (w *runner) runKill(s step) {
+	if w.in(phaseRunning) {
+		w.change(s.storms, phaseCrashed, w.model.set, w.kill)
+	}
+}
+
+func (w *runner) runDown(s step) {
+	if w.in(phaseCrashed) {
+		w.change(s.storms, phaseStopped, 0, w.down)
+	}
+}
+
+func (w *runner) runStart(s step) {
+	if w.in(phaseStopped, phaseCrashed) {
+		w.change(s.storms, phaseRunning, s.set, func() error { return w.start(s.set) })
+	}
+}
+
+func (w *runner) runReplace(s step) {
+	if w.in(phaseRunning) {
+		set := s.set | w.model.set
+		w.change(s.storms, phaseRunning, set, func() error { return w.replace(set) })
+	}
+}
