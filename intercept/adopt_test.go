@@ -17,12 +17,12 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// earlierObject is the BPF object of a version without a guard: fifteen counters, and
-// none of the guard's maps.
+// earlierObject is the BPF object of an old version, with fifteen counters and without a guard
+// and its maps.
 const earlierObject = "testdata/maps-of-fifteen-counters.o"
 
-// becomeEarlier has an instance that is not attached be one of that version: its maps,
-// its programs on the cgroups.
+// becomeEarlier replaces the maps and hooks of an instance that is not attached with those of
+// the old version.
 func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 	t.Helper()
 	spec, err := ebpf.LoadCollectionSpec(earlierObject)
@@ -47,7 +47,7 @@ func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 		if err := now.Variables[name].Get(value); err != nil {
 			t.Fatal(err)
 		}
-		if name == sottoVarQuotaMax { // that version knew no shares
+		if name == sottoVarQuotaMax { // that version had no shares
 			value = binary.NativeEndian.AppendUint64(nil, uint64(i.kernel.count))
 		}
 		if err := v.Set(value); err != nil {
@@ -92,7 +92,7 @@ func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 	return c
 }
 
-// startEarlier is a seal of the earlier version that nobody owns any more, and answers.
+// startEarlier returns a seal of the old version, with a listener.
 func startEarlier(t *testing.T) (*testSeal, Config) {
 	t.Helper()
 	s := &testSeal{}
@@ -110,8 +110,8 @@ func startEarlier(t *testing.T) (*testSeal, Config) {
 	return s, cfg
 }
 
-// An earlier version with other counters and fewer maps is taken over: slots keep their
-// meaning, sockets their slots, and what was counted counts.
+// The maps of an old version with other counters and fewer maps are adopted: slots keep their
+// original destinations, sockets their slots, and counters their values.
 func TestAdoptEarlierVersion(t *testing.T) {
 	s, cfg := startEarlier(t)
 	c := s.client(t)
@@ -138,8 +138,8 @@ func TestAdoptEarlierVersion(t *testing.T) {
 	nothingLeft(t, s.host, cfg)
 }
 
-// Another layout is never read: a start over live hooks is refused with the mend, and
-// changes nothing; where no hook is live the maps mean nothing to anybody.
+// Maps of another layout are not adopted. If hooks use them, Open returns an error with the fix
+// and changes nothing; otherwise it replaces them.
 func TestRefuseOtherLayout(t *testing.T) {
 	s, cfg := startEarlier(t)
 	pinned, err := ebpf.LoadPinnedMap(pins.Map(s.kernel.dir, sottoMapSettings), nil)
@@ -170,10 +170,10 @@ func TestRefuseOtherLayout(t *testing.T) {
 		return err
 	})
 	if err == nil || !strings.Contains(err.Error(), "layout 7") || !strings.Contains(err.Error(), "sotto down") {
-		t.Fatalf("open says %v", err)
+		t.Fatalf("open: %v", err)
 	}
 	if after := pinsOf(t, s.kernel.dir); !slices.Equal(before, after) {
-		t.Errorf("pins were %v, are %v", before, after)
+		t.Errorf("the pins changed from %v to %v", before, after)
 	}
 	c.Want(sealed)
 	if err := detachAll(s.kernel.dir); err != nil {
@@ -185,7 +185,7 @@ func TestRefuseOtherLayout(t *testing.T) {
 	}
 }
 
-// pinsOf lists the pins with the objects behind them.
+// pinsOf lists the pins with the IDs of their objects.
 func pinsOf(t *testing.T, dir string) []string {
 	t.Helper()
 	var all []string

@@ -21,10 +21,9 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// Sockets that were connected to a nameserver before are ended, and only those: the
-// program connects again, and is sealed. So it is where the program lives in another
-// network namespace.
-func TestEndPlainSockets(t *testing.T) {
+// Attach destroys exactly the sockets that were connected to a nameserver before the seal, also
+// in other network namespaces. Their programs connect again, sealed.
+func TestDestroysPlainSockets(t *testing.T) {
 	s := &testSeal{}
 	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
@@ -56,9 +55,9 @@ func TestEndPlainSockets(t *testing.T) {
 		connect d 8.8.8.8:54 => ok
 		socket e udp4 => ok
 		connect e 127.0.0.53:53 => ok`
-	mine, theirs := s.client(t), clienttest.Start(t, s.host, s.unsealed(t, "other"))
+	own, others := s.client(t), clienttest.Start(t, s.host, s.unsealed(t, "other"))
 	open := clienttest.Start(t, s.host, excluded)
-	for _, c := range []*clienttest.Client{mine, theirs, open} {
+	for _, c := range []*clienttest.Client{own, others, open} {
 		c.Want(connect)
 	}
 	far := clienttest.Start(t, beyond, s.group)
@@ -68,9 +67,9 @@ func TestEndPlainSockets(t *testing.T) {
 	cfg.Exclude = []string{excluded.Path}
 	s.Instance = openAt(t, s.host, cfg)
 	listen(t, s.Instance)
-	var ports []string // others' sockets are free to send
+	var ports []string // only of sealed sockets
 	for _, socket := range []string{"a", "b", "m", "c"} {
-		ports = append(ports, mine.Do("port "+socket))
+		ports = append(ports, own.Do("port "+socket))
 	}
 	wire, err := capture.Start(s.lan.NS, netlab.LANIf)
 	if err != nil {
@@ -80,20 +79,20 @@ func TestEndPlainSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	const ended = "recv a => ECONNABORTED\n"
-	mine.Want(ended + `
+	own.Want(ended + `
 		recv b => ECONNABORTED
 		recv m => ECONNABORTED
 		recv c => ECONNABORTED
 		peer d => 8.8.8.8:54
 		peer e => 127.0.0.53:53`)
 	far.Want(ended)
-	for _, c := range []*clienttest.Client{theirs, open} {
+	for _, c := range []*clienttest.Client{others, open} {
 		c.Want(`
 			peer a => 8.8.8.8:53
 			peer b => [2001:db8::53]:53
 			peer c => 8.8.8.8:53`)
 	}
-	mine.Want("connect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
+	own.Want("connect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 	packets, err := wire.Stop()
 	if err != nil {
 		t.Fatal(err)
@@ -105,8 +104,8 @@ func TestEndPlainSockets(t *testing.T) {
 	}
 }
 
-// Where a silent daemon opens the seal, it opens after that time, and closes with the
-// next sign of life.
+// With OpenAfter the seal opens that long after the last heartbeat, and closes with the next
+// one.
 func TestOpenAfter(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.OpenAfter = minOpenAfter })
 	c := s.client(t)
@@ -116,7 +115,7 @@ func TestOpenAfter(t *testing.T) {
 	if n := s.crossed(t, func() {
 		c.Want("rawto r 8.8.8.8:53 => ok\nframe eth0 8.8.8.8:53 => ok\nsendto a 8.8.8.8:53 => ok")
 	}); n != 3 {
-		t.Errorf("%d packets left while the daemon was silent", n)
+		t.Errorf("%d packets left without a heartbeat, want 3", n)
 	}
 	if n := s.Counters()["open"]; n == 0 {
 		t.Error("nothing was counted as let through")
@@ -127,8 +126,8 @@ func TestOpenAfter(t *testing.T) {
 	c.Want("rawto r 8.8.8.8:53 => EPERM\n" + sealed)
 }
 
-// By default it stays closed however long it is silent.
-func TestSilenceKeepsClosed(t *testing.T) {
+// By default the seal stays closed without a heartbeat.
+func TestStaysClosedWithoutHeartbeat(t *testing.T) {
 	s := openSeal(t, nil)
 	silence(t, s, 24*time.Hour)
 	s.wire(t)
@@ -136,7 +135,7 @@ func TestSilenceKeepsClosed(t *testing.T) {
 		"recv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 }
 
-// silence puts the last sign of life into the past.
+// silence moves the last heartbeat into the past.
 func silence(t *testing.T, s *testSeal, ago time.Duration) {
 	t.Helper()
 	var state sottoGuard
@@ -149,8 +148,8 @@ func silence(t *testing.T, s *testSeal, ago time.Duration) {
 	}
 }
 
-// Signs of life come while the instance runs.
-func TestSignsOfLife(t *testing.T) {
+// Run writes heartbeats.
+func TestHeartbeat(t *testing.T) {
 	s := openSeal(t, nil)
 	alive := func() uint64 {
 		var state sottoGuard
@@ -163,12 +162,12 @@ func TestSignsOfLife(t *testing.T) {
 	s.run(t)
 	for end := time.Now().Add(10 * time.Second); alive() == was; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("there is no sign of life")
+			t.Fatal("there is no heartbeat")
 		}
 	}
 }
 
-// What was stopped is told once, by reason, and what only was counted as what it is.
+// Stopped packets are logged once, by reason; packets that were only counted are logged as such.
 func TestGuardReport(t *testing.T) {
 	for mode, want := range map[GuardMode]string{GuardDrop: "dropped", GuardCount: "left in the clear"} {
 		var text bytes.Buffer
@@ -189,8 +188,8 @@ func TestGuardReport(t *testing.T) {
 	}
 }
 
-// After kill -9 the guard is still there, the next start takes it over, and down takes
-// it away; other programs on the interfaces stay what and where they are.
+// After a kill the guard is still attached. The next start adopts it, and down removes it. Other
+// programs on the interfaces are not affected.
 func TestGuardAfterKill(t *testing.T) { bothWays(t, testGuardAfterKill) }
 
 func testGuardAfterKill(t *testing.T, s *testSeal) {
@@ -205,7 +204,7 @@ func testGuardAfterKill(t *testing.T, s *testSeal) {
 		t.Fatal(err)
 	}
 	index := eth0.Attrs().Index
-	// Somebody else's filter, in a discipline that may be there already.
+	// A filter of another program, in a clsact that may exist already.
 	clsact := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
 	if err := h.QdiscAdd(clsact); err != nil && !filters {
 		t.Fatal(err)
@@ -217,7 +216,7 @@ func testGuardAfterKill(t *testing.T, s *testSeal) {
 	if err := h.FilterReplace(others); err != nil {
 		t.Fatal(err)
 	}
-	s.guard.Reconcile() // that came first, and lets everything through
+	s.guard.Reconcile() // the other filter was first, and lets everything through
 	if err := s.Abandon(); err != nil {
 		t.Fatal(err)
 	}
@@ -250,21 +249,21 @@ func testGuardAfterKill(t *testing.T, s *testSeal) {
 	}
 	qdiscs, err := h.QdiscList(eth0)
 	if err != nil || !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }) {
-		t.Errorf("the discipline went with somebody else's filter in it: %v, %v", qdiscs, err)
+		t.Errorf("clsact was removed with the filter of another program: %v, %v", qdiscs, err)
 	}
 }
 
-// acceptTCP takes connections and keeps them until the end of the test.
+// acceptTCP accepts connections, and closes them when the test ends.
 func acceptTCP(t *testing.T, at *netlab.Host, addr string) {
 	t.Helper()
 	var l net.Listener
 	if err := at.Do(func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {
 		t.Fatal(err)
 	}
-	taken := make(chan []net.Conn, 1)
+	accepted := make(chan []net.Conn, 1)
 	t.Cleanup(func() {
 		_ = l.Close()
-		for _, c := range <-taken {
+		for _, c := range <-accepted {
 			_ = c.Close()
 		}
 	})
@@ -273,7 +272,7 @@ func acceptTCP(t *testing.T, at *netlab.Host, addr string) {
 		for {
 			c, err := l.Accept()
 			if err != nil {
-				taken <- all
+				accepted <- all
 				return
 			}
 			all = append(all, c)

@@ -16,7 +16,7 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// unsealed makes a cgroup beside the sealed one.
+// unsealed creates a cgroup outside the sealed one.
 func (s *testSeal) unsealed(t *testing.T, name string) *netlab.Cgroup {
 	t.Helper()
 	g, err := s.lab.Cgroup(name)
@@ -26,13 +26,13 @@ func (s *testSeal) unsealed(t *testing.T, name string) *netlab.Cgroup {
 	return g
 }
 
-// echo answers whoever asks at port 53 of a host, until the test ends.
+// echo returns datagrams to port 53 of a host, until the test ends.
 func echo(t *testing.T, at *netlab.Host) {
 	t.Helper()
 	echoAt(t, at, ":53")
 }
 
-// echoAt answers whoever asks at one address of a host, until the test ends.
+// echoAt returns datagrams to one address of a host, until the test ends.
 func echoAt(t *testing.T, at *netlab.Host, addr string) {
 	t.Helper()
 	var c net.PacketConn
@@ -52,9 +52,9 @@ func echoAt(t *testing.T, at *netlab.Host, addr string) {
 	}()
 }
 
-// Where the host is sealed, what it forwards for others is stopped as well: it has no
-// socket here. What an excluded container asks is let through, though it has lost its
-// socket on the way too; and a nameserver in a container is asked from outside as before.
+// If the host is sealed, queries that it forwards are stopped, too: they have no local socket.
+// Queries of an excluded container are let through, although their packets have lost their
+// socket on the way, and a nameserver in a container is reachable from outside.
 func TestGuardHost(t *testing.T) {
 	var open *netlab.Cgroup
 	s := &testSeal{}
@@ -86,11 +86,11 @@ func TestGuardHost(t *testing.T) {
 		t.Errorf("stopped %d", n)
 	}
 	if n := s.crossed(t, func() {
-		clienttest.Start(t, machine, open).Want(strings.ReplaceAll(ask, "TCP", "ECONNREFUSED")) // nobody serves the LAN
+		clienttest.Start(t, machine, open).Want(strings.ReplaceAll(ask, "TCP", "ECONNREFUSED")) // no server on the LAN
 	}); n < 4 {
 		t.Errorf("%d packets of an excluded container left", n)
 	}
-	// A sealed one is answered, of course.
+	// A sealed container is answered.
 	clienttest.Start(t, machine, s.group).Want(strings.ReplaceAll(`
 		socket a udp4 => ok
 		sendto a 8.8.8.8:53 => ok
@@ -107,9 +107,9 @@ func TestGuardHost(t *testing.T) {
 	clienttest.Start(t, s.lan, other).Want("socket a udp4 => ok\nsendto a 10.88.0.3:53 => ok\nrecv a => " + clienttest.Question + " from 10.88.0.3:53")
 }
 
-// From outside the prefix is dead: its addresses give no answer, and nothing that says
-// it comes from one reaches a client.
-func TestPrefixDeadFromOutside(t *testing.T) {
+// The prefix is not reachable from outside: its addresses do not answer, and no packet with
+// such a source address reaches a client.
+func TestPrefixUnreachableFromOutside(t *testing.T) {
 	s := openSeal(t, nil)
 	if err := s.host.Sysctl("net/ipv4/ip_forward", "1", "?net/ipv6/conf/all/forwarding", "1"); err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Slots that are in use: the first two.
+	// Use the first two slots.
 	c := s.client(t)
 	c.Want(strings.ReplaceAll(`
 		socket a udp4 => ok
@@ -131,8 +131,8 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 	slot4, slot6 := network.NthAddr(s.cfg.Prefix4, network.FirstSlot), network.NthAddr(s.cfg.Prefix6, network.FirstSlot+1)
 	at := func(a netip.Addr) string { return netip.AddrPortFrom(a, 53).String() }
 	outside := clienttest.Start(t, s.lan, s.unsealed(t, "outside"))
-	// dropped has the outside send something, and checks that the guard dropped it as it
-	// came in.
+	// dropped runs a script of the client outside, and checks that the guard dropped its packet
+	// on arrival.
 	dropped := func(script string) {
 		t.Helper()
 		before := s.Counters()["outside"]
@@ -149,8 +149,8 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 	dropped("socket c tcp4 => ok\nconnect c " + at(slot4) + " => EINPROGRESS\nclose c => ok")
 	dropped("socket d tcp6 => ok\nconnect d " + at(slot6) + " => EINPROGRESS\nclose d => ok")
 
-	// Replies from outside, as if from a virtual address. Only the guard keeps them from
-	// their sockets: without it the same packets are received.
+	// Replies from outside with a virtual source address. Only the guard drops them: without it
+	// the sockets receive the same packets.
 	reply4 := at(slot4) + ">" + net.JoinHostPort(netlab.HostAddr4, c.Do("port a"))
 	reply6 := at(slot6) + ">" + net.JoinHostPort(netlab.HostAddr6, c.Do("port b"))
 	dropped("forge " + reply4 + " => ok")
@@ -163,13 +163,13 @@ func TestPrefixDeadFromOutside(t *testing.T) {
 	c.Want("recv a => " + clienttest.Question + " from " + at(slot4) + "\nrecv b => " + clienttest.Question + " from " + at(slot6))
 }
 
-// An answer to a source that a container made up does not leave the machine. A sealed socket
-// cannot make one up; one that no seal covers can.
-func TestMadeUpSource(t *testing.T) {
+// An answer to a source address that a container forged does not leave the machine. A sealed
+// socket cannot send a forged packet to a virtual address; one without a seal can.
+func TestForgedSource(t *testing.T) {
 	s := &testSeal{}
 	s.lab, s.host, s.lan = labtest.LAN(t)
 	s.group = s.unsealed(t, "work")
-	inside := labtest.Containers(t, s.lab, s.host, "liar")
+	inside := labtest.Containers(t, s.lab, s.host, "forger")
 	s.Instance = openAt(t, s.host, sealTestConfig(t, s.group))
 	listen(t, s.Instance)
 	if err := s.Attach(); err != nil {
@@ -177,31 +177,31 @@ func TestMadeUpSource(t *testing.T) {
 	}
 	s.wire(t)
 	slot := netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix4, network.FirstSlot), 53)
-	liar := s.unsealed(t, "liar")
-	clienttest.Start(t, inside[0], liar).Want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
+	forger := s.unsealed(t, "forger")
+	clienttest.Start(t, inside[0], forger).Want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
 	clienttest.Start(t, inside[0], s.group).Want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => EPERM\nsocket a udp4 => ok\n" +
 		"sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 	if n := s.Counters()["stopped_made"]; n != 1 {
-		t.Errorf("%d packets that a sealed socket made up were stopped", n)
+		t.Errorf("%d forged packets of a sealed socket were stopped", n)
 	}
 	if n := s.Counters()["escaped"]; n != 1 {
-		t.Errorf("%d answers were kept from leaving", n)
+		t.Errorf("%d answers were dropped", n)
 	}
-	// A clean stop begins with the hooks, and the listener goes on for a while.
+	// A clean stop detaches the hooks first, and the listener continues for a while.
 	if err := s.Detach(); err != nil {
 		t.Fatal(err)
 	}
-	clienttest.Start(t, inside[0], liar).Want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
+	clienttest.Start(t, inside[0], forger).Want("forge " + netlab.LANAddr4 + ":53>" + slot.String() + " => ok")
 	labtest.Eventually(t, func() error {
 		if n := s.Counters()["escaped"]; n != 2 {
-			return fmt.Errorf("%d answers were kept from leaving", n)
+			return fmt.Errorf("%d answers were dropped", n)
 		}
 		return nil
 	})
 }
 
-// An interface that comes while the instance runs is guarded too.
-func TestGuardFollowsInterfaces(t *testing.T) {
+// An interface that is added while the instance runs is guarded, too.
+func TestGuardNewInterface(t *testing.T) {
 	s := openSeal(t, nil)
 	stop := s.run(t)
 	beyond := labtest.Host(t, s.lab, "beyond")
@@ -225,9 +225,9 @@ func TestGuardFollowsInterfaces(t *testing.T) {
 	c.Want("frame late0 8.8.8.8:53 => ok\nframe eth0 8.8.8.8:53 => ok")
 }
 
-// The NAT of a host that translates the queries of its containers cannot send them elsewhere
-// in the clear, not even where virtual addresses are not exempt from it: on a kernel without
-// nf_tables, or until a change of the ruleset is noticed.
+// If the NAT of the host translates queries of its containers, they do not leave in the clear,
+// not even if virtual addresses are not exempt from NAT: on a kernel without nf_tables, or
+// before a change of the ruleset is handled.
 func TestTranslated(t *testing.T) {
 	s := &testSeal{}
 	s.lab, s.host, s.lan = labtest.LAN(t)
@@ -269,14 +269,14 @@ func TestTranslated(t *testing.T) {
 		if got := s.Counters()["stopped_translated"] - n; got < 3 {
 			t.Errorf("%s: stopped %d", name, got)
 		}
-		for _, family := range []string{"ip", "ip6", "netdev"} { // which may have none
+		for _, family := range []string{"ip", "ip6", "netdev"} { // a family may have none
 			_ = s.host.Command(t.Context(), nil, "nft", "delete", "table", family, "force").Run()
 		}
 	}
 }
 
-// Multicast and broadcast are for this machine only: by whatever socket option they would
-// leave, and whether the guard or the hooks deny them.
+// Multicast and broadcast queries do not leave the machine, whatever socket option is used, and
+// whether the guard or the hooks refuse them.
 func TestGroups(t *testing.T) {
 	for mode, refused := range map[GuardMode][2]string{GuardDrop: {"ok", "EPERM"}, GuardCount: {"EHOSTUNREACH", "EHOSTUNREACH"}, GuardOff: {"EHOSTUNREACH", "EHOSTUNREACH"}} {
 		s := openSeal(t, func(cfg *Config) { cfg.Guard = mode })

@@ -15,7 +15,8 @@ import (
 	"sotto/intercept/network"
 )
 
-// What a sealed socket sends past the hooks is told from what is nobody's business.
+// The guard's program on cgroups recognises queries in the clear, and lets other packets
+// through.
 func TestGuardReadsPackets(t *testing.T) {
 	s := openSeal(t, nil)
 	const syn, ack, fin, rst, push = 0x02, 0x10, 0x01, 0x04, 0x08
@@ -31,7 +32,7 @@ func TestGuardReadsPackets(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		packet  []byte
-		stopped string // the counter; "": it passes
+		stopped string // the counter; "": it is let through
 	}{
 		{"UDP", clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(53)), "stopped_socket"},
 		{"UDP, another port", clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(54)), ""},
@@ -42,19 +43,19 @@ func TestGuardReadsPackets(t *testing.T) {
 		{"UDP to a group", clienttest.Packet4(17, 0, netip.MustParseAddr("224.0.0.251"), clienttest.UDP(53)), ""},
 		{"UDP to a virtual address", clienttest.Packet4(17, 0, network.NthAddr(s.cfg.Prefix4, 9), clienttest.UDP(53)), "stopped_unheld"},
 		{"UDP to a virtual address, a later fragment", clienttest.Packet4(17, 0x2010, network.NthAddr(s.cfg.Prefix4, 9), clienttest.UDP(53)), ""},
-		{"UDP to an address beside the prefix", clienttest.Packet4(17, 0, netip.MustParseAddr("198.18.133.1"), clienttest.UDP(53)), "stopped_socket"},
-		{"IPv6 UDP to an address beside the prefix", clienttest.Packet6(netip.MustParseAddr("fd73:6f74:746f:9::7"), 17, clienttest.UDP(53)), "stopped_socket"},
+		{"UDP to an address next to the prefix", clienttest.Packet4(17, 0, netip.MustParseAddr("198.18.133.1"), clienttest.UDP(53)), "stopped_socket"},
+		{"IPv6 UDP to an address next to the prefix", clienttest.Packet6(netip.MustParseAddr("fd73:6f74:746f:9::7"), 17, clienttest.UDP(53)), "stopped_socket"},
 		{"UDP, the first fragment", clienttest.Packet4(17, 0x2000, clienttest.To4, clienttest.UDP(53)), "stopped_socket"},
 		{"UDP, a later fragment", clienttest.Packet4(17, 0x2010, clienttest.To4, clienttest.UDP(53)), ""},
 		{"UDP, the first fragment with half a header", clienttest.Packet4(17, 0x2000, clienttest.To4, clienttest.UDP(53)[:4]), "stopped_opaque"},
 		{"TCP, the first fragment with 8 bytes", clienttest.Packet4(6, 0x2000, clienttest.To4, clienttest.TCP(53, syn, "")[:8]), "stopped_opaque"},
 		{"TCP, the first fragment with the header", clienttest.Packet4(6, 0x2000, clienttest.To4, clienttest.TCP(53, ack, "")), "stopped_socket"},
-		{"UDP, cut short", clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(53)[:4]), ""},
+		{"UDP, truncated", clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(53)[:4]), ""},
 		{"TCP, first segment", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, syn, "")), "stopped_socket"},
 		{"TCP, fast open", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, syn, "a clienttest.Question")), "stopped_socket"},
 		{"TCP, a clienttest.Question", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, ack|push, "a clienttest.Question")), "stopped_socket"},
 		{"TCP, an acknowledgement", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, ack, "")), ""},
-		{"TCP, the end", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, ack|fin, "")), "stopped_silent"},
+		{"TCP, FIN", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, ack|fin, "")), "stopped_silent"},
 		{"TCP, a reset", clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, rst, "")), "stopped_silent"},
 		{"IPv6 UDP", clienttest.Packet6(clienttest.To6, 17, clienttest.UDP(53)), "stopped_socket"},
 		{"IPv6 UDP, another port", clienttest.Packet6(clienttest.To6, 17, clienttest.UDP(853)), ""},
@@ -67,13 +68,13 @@ func TestGuardReadsPackets(t *testing.T) {
 		{"IPv6, the first fragment, which ends in options", clienttest.Packet6(clienttest.To6, 44, first(60), options), "stopped_opaque"},
 		{"IPv6, an only fragment without the header", clienttest.Packet6(clienttest.To6, 44, []byte{unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 7}), ""},
 		{"IPv6, a later fragment", clienttest.Packet6(clienttest.To6, 44, fragment(2), clienttest.UDP(53)), ""},
-		{"IPv6 behind more headers than anybody sends", clienttest.Packet6(clienttest.To6, 60, append(chain, clienttest.UDP(53))...), "stopped_opaque"},
+		{"IPv6 behind too many headers", clienttest.Packet6(clienttest.To6, 60, append(chain, clienttest.UDP(53))...), "stopped_opaque"},
 		{"IPv6 to loopback", clienttest.Packet6(netip.IPv6Loopback(), 17, clienttest.UDP(53)), ""},
 		{"neither", []byte{0x00, 0x01, 0x08, 0x00, 6, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, ""},
 	} {
 		before := s.Counters()
-		// The kernel takes what it runs a program on for a frame, and shows this kind of
-		// program what is behind its header.
+		// The kernel runs a program on a frame, and passes only the packet in it to this type of
+		// program.
 		verdict, err := s.kernel.SottoGuardSocket.Run(&ebpf.RunOptions{Data: append(frameFor(test.packet), test.packet...)})
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
@@ -91,7 +92,7 @@ func TestGuardReadsPackets(t *testing.T) {
 	}
 }
 
-// frameFor is the header of a frame with a packet in it.
+// frameFor returns the Ethernet header for a packet.
 func frameFor(packet []byte) []byte {
 	kind := []byte{0x08, 0x00}
 	if packet[0]>>4 == 6 {
@@ -100,8 +101,8 @@ func frameFor(packet []byte) []byte {
 	return append(slices.Repeat([]byte{2}, 12), kind...)
 }
 
-// On an interface, also below VLAN tags, a packet for the prefix is led to the listener
-// or dropped, and what comes from it stays here.
+// On an interface a packet to the prefix is redirected to the listener or dropped, also with
+// VLAN tags, and a packet from the prefix does not leave the machine.
 func TestGuardReadsFrames(t *testing.T) {
 	s := openSeal(t, nil)
 	const pass, drop, redirect = ^uint32(0), 2, 7 // linux/pkt_cls.h
@@ -135,7 +136,7 @@ func TestGuardReadsFrames(t *testing.T) {
 		{"out, for a slot, tagged", out, frame(1, clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))), drop},
 		{"out, for a slot, tagged twice", out, frame(2, clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))), drop},
 		{"out, from a slot", out, frame(0, fromSlot), drop},
-		{"out, else", out, frame(0, clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(80))), pass},
+		{"out, another packet", out, frame(0, clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(80))), pass},
 		{"out, who has a slot", out, arp(1, slot4), redirect},
 		{"out, a slot is here", out, arp(2, slot4), drop},
 		{"out, who has another", out, arp(1, clienttest.To4), pass},
@@ -144,7 +145,7 @@ func TestGuardReadsFrames(t *testing.T) {
 		{"in, for a slot, IPv6", in, frame(0, clienttest.Packet6(slot6, 17, clienttest.UDP(53))), drop},
 		{"in, for a slot, tagged", in, frame(2, clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))), drop},
 		{"in, from a slot", in, frame(0, fromSlot), drop},
-		{"in, else", in, frame(0, clienttest.Packet4(17, 0, clienttest.From4, clienttest.UDP(53))), pass},
+		{"in, another packet", in, frame(0, clienttest.Packet4(17, 0, clienttest.From4, clienttest.UDP(53))), pass},
 	} {
 		got, err := test.prog.Run(&ebpf.RunOptions{Data: test.frame})
 		if err != nil || got != test.want {
@@ -153,8 +154,8 @@ func TestGuardReadsFrames(t *testing.T) {
 	}
 }
 
-// BenchmarkGuard is what each packet of a sealed machine pays, in the kernel, once a
-// socket and once an interface.
+// BenchmarkGuard measures the cost per packet on a sealed machine, in the kernel: once on the
+// cgroup and once on the interface.
 func BenchmarkGuard(b *testing.B) {
 	s := openSeal(b, nil)
 	bulk := clienttest.Packet4(6, 0, clienttest.To4, append(clienttest.TCP(443, 0x10, ""), make([]byte, 1400)...))

@@ -19,8 +19,8 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// wire captures behind the host's interface until the test ends, and fails it if a
-// packet to or from port 53 crossed, or one that shows no port.
+// wire captures on the LAN until the test ends. It reports an error if a packet to or from
+// port 53 leaves the host, or one whose port is not visible.
 func (s *testSeal) wire(t *testing.T) {
 	t.Helper()
 	c, err := capture.Start(s.lan.NS, netlab.LANIf)
@@ -40,7 +40,7 @@ func (s *testSeal) wire(t *testing.T) {
 	})
 }
 
-// crossed is how many packets to port 53 a step sent over the wire.
+// crossed returns the number of packets to port 53 that leave the host during a step.
 func (s *testSeal) crossed(t *testing.T, step func()) int {
 	t.Helper()
 	c, err := capture.Start(s.lan.NS, netlab.LANIf)
@@ -55,7 +55,7 @@ func (s *testSeal) crossed(t *testing.T, step func()) int {
 	return len(capture.Port(packets, 53))
 }
 
-// wantCounts compares counters of the guard, and none else of its may have moved.
+// wantCounts compares the counters of the guard. Those not in want must be 0.
 func (s *testSeal) wantCounts(t *testing.T, want map[string]uint64) {
 	t.Helper()
 	got := map[string]uint64{}
@@ -70,8 +70,8 @@ func (s *testSeal) wantCounts(t *testing.T, want map[string]uint64) {
 	}
 }
 
-// bothWays runs a test with the guard's programs as links of the kernel's (tcx), if it
-// has them, and as filters of clsact, which every kernel has.
+// bothWays runs a test with the guard's programs as tcx links, if the kernel has them, and as
+// filters of clsact, which all kernels have.
 func bothWays(t *testing.T, test func(*testing.T, *testSeal)) {
 	for name, filters := range map[string]bool{"tcx": false, "clsact": true} {
 		t.Run(name, func(t *testing.T) {
@@ -88,8 +88,8 @@ func bothWays(t *testing.T, test func(*testing.T, *testSeal)) {
 	}
 }
 
-// A socket that is pinned to an interface is answered all the same: the guard leads
-// its packets to the listener, and the replies to where the socket listens.
+// A socket that is bound to an interface is answered: the guard redirects its packets to the
+// listener, and the replies to that interface.
 func TestPinnedToInterface(t *testing.T) { bothWays(t, testPinned) }
 
 func testPinned(t *testing.T, s *testSeal) {
@@ -138,8 +138,8 @@ func testPinned(t *testing.T, s *testSeal) {
 	}
 }
 
-// The strict reverse path filter would drop replies that are led back, so the socket
-// hears at once that there is no way. IPv6 has no such filter.
+// A strict reverse path filter would drop the redirected replies, so the query is refused at
+// once. IPv6 has no such filter.
 func TestPinnedBehindStrictFilter(t *testing.T) {
 	s := openSeal(t, nil)
 	if err := s.host.Sysctl("net/ipv4/conf/eth0/rp_filter", "1"); err != nil {
@@ -160,7 +160,7 @@ func TestPinnedBehindStrictFilter(t *testing.T) {
 		recv b => [2001:db8::53]:53W from [2001:db8::53]:53`))
 }
 
-// pastHooks are queries that no hook on a socket sees.
+// pastHooks is a script with queries that bypass the hooks.
 const pastHooks = `
 	socket a raw4 => ok
 	rawto a 8.8.8.8:53 => RAW
@@ -178,7 +178,7 @@ func testStops(t *testing.T, s *testSeal) {
 	s.wantCounts(t, map[string]uint64{"stopped_socket": 2, "stopped_packet": 3})
 }
 
-// Where it only counts, they leave; and where there is no guard nobody counts.
+// In mode GuardCount queries are counted and leave; in mode GuardOff they are not counted.
 func TestGuardCounts(t *testing.T) {
 	for mode, want := range map[GuardMode]map[string]uint64{
 		GuardCount: {"stopped_socket": 2, "stopped_packet": 3},
@@ -186,7 +186,7 @@ func TestGuardCounts(t *testing.T) {
 	} {
 		s := openSeal(t, func(cfg *Config) { cfg.Guard = mode })
 		n := s.crossed(t, func() { s.client(t).Want(strings.NewReplacer("RAW", "ok", "FRAME", "ok").Replace(pastHooks)) })
-		if n < 4 { // a capture shows no tagged frame as a packet
+		if n < 4 { // the capture does not parse tagged frames
 			t.Errorf("mode %d: %d packets left", mode, n)
 		}
 		s.wantCounts(t, want)
@@ -196,7 +196,7 @@ func TestGuardCounts(t *testing.T) {
 	}
 }
 
-// What is not sealed, or excluded, is nobody's business.
+// Queries of other cgroups are let through and not counted.
 func TestGuardLeavesOthersAlone(t *testing.T) {
 	s := openSeal(t, nil)
 	other, err := s.lab.Cgroup("other")
@@ -212,7 +212,7 @@ func TestGuardLeavesOthersAlone(t *testing.T) {
 	s.wantCounts(t, map[string]uint64{})
 }
 
-// An interface that carries bare IP has no frames to read, and gets some on the way to
+// An interface without Ethernet frames works, too: the guard adds a frame header on the way to
 // the listener.
 func TestPinnedToTunnel(t *testing.T) { bothWays(t, testTunnel) }
 

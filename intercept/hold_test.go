@@ -24,7 +24,7 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// below makes a cgroup below the sealed one.
+// below creates a cgroup below the sealed one.
 func (s *testSeal) below(t *testing.T, name string) *netlab.Cgroup {
 	t.Helper()
 	g, err := s.lab.Below(s.group, name)
@@ -34,12 +34,12 @@ func (s *testSeal) below(t *testing.T, name string) *netlab.Cgroup {
 	return g
 }
 
-// slotAddr is the n-th slot's address, of the first that is given out.
+// slotAddr returns the IPv4 address and port of the n-th slot that is allocated.
 func (s *testSeal) slotAddr(n uint32) string {
 	return netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix4, network.FirstSlot+n), 53).String()
 }
 
-// A socket may name the virtual address that its own workload was given, and holds it then.
+// A socket may connect to a virtual address of its own workload, and then holds its slot.
 func TestVirtualAddressIsHeld(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
@@ -51,13 +51,12 @@ func TestVirtualAddressIsHeld(t *testing.T) {
 	if used, refs := s.slotsUsed(t); used != 1 || refs != 1 {
 		t.Errorf("%d slots in use with %d references", used, refs)
 	}
-	// Given back, it still stands for that nameserver; a workload that it was never given
-	// to may not name it.
+	// A freed slot still stands for that nameserver, but other workloads may not use it.
 	c.Want("close b => ok\nsocket d udp4 => ok\nconnect d " + s.slotAddr(0) + " => ok\nsend d => ok\nrecv d => " + about)
 }
 
-// A connect that fails leaves a datagram socket connected to what it was connected to
-// before, and holding that.
+// If a connect fails, a datagram socket stays connected to its previous peer, and holds that
+// slot.
 func TestFailedConnectKeepsSlot(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 100 * time.Millisecond })
 	c, other := s.client(t), clienttest.Start(t, s.host, s.below(t, "other"))
@@ -71,7 +70,7 @@ func TestFailedConnectKeepsSlot(t *testing.T) {
 	if used, refs := s.slotsUsed(t); used != 1 || refs != 1 {
 		t.Errorf("%d slots in use with %d references", used, refs)
 	}
-	// The other workload takes every slot in turn, and not that one.
+	// The other workload uses all other slots in turn.
 	for i := range usable + 8 {
 		other.Want(fmt.Sprintf("socket b udp4 => ok\nconnect b 100.64.%d.%d:53 => ok\nclose b => ok", i>>8, i&255))
 	}
@@ -82,9 +81,9 @@ func TestFailedConnectKeepsSlot(t *testing.T) {
 	}
 }
 
-// A packet goes to a virtual address only if its socket holds it. What is tried here no
-// connect can bring about at will (it takes two threads at the right moment), so the
-// reference is taken out of the map.
+// A packet is sent to a virtual address only if its socket holds the slot. No sequence of
+// connects reliably leads to another state (it takes two threads at the right moment), so
+// the test removes the reference from the map.
 func TestGuardComparesSlots(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
@@ -94,7 +93,7 @@ func TestGuardComparesSlots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Another instance of the map holds nothing for these sockets.
+	// A new instance of the map has no references of these sockets.
 	empty, err := ebpf.NewMap(spec.Maps["connected"])
 	if err != nil {
 		t.Fatal(err)
@@ -112,14 +111,14 @@ func TestGuardComparesSlots(t *testing.T) {
 	if err := pins.Replace(pins.Hook(s.kernel.dir, "guard", s.group.ID), objects.Guard); err != nil {
 		t.Fatal(err)
 	}
-	c.Want("send a => EPERM\nsend t => ok\nrecv t => EAGAIN") // TCP tries again, for nothing
+	c.Want("send a => EPERM\nsend t => ok\nrecv t => EAGAIN") // TCP retransmits, without success
 	if n := s.Counters()["stopped_unheld"]; n < 2 {
 		t.Errorf("stopped %d", n)
 	}
 }
 
-// A datagram sent in pieces leaves with the last of them. By then its slot may have another
-// meaning.
+// A datagram that is sent in pieces leaves with the last piece. By then its slot may stand for
+// another nameserver.
 func TestLatePiece(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 200 * time.Millisecond })
 	c := s.client(t)
@@ -137,8 +136,9 @@ func TestLatePiece(t *testing.T) {
 	}
 }
 
-// Two threads connect one socket, over and over, while another workload takes and gives back
-// slots: whatever the socket ends up connected to, what it sends is its own or is stopped.
+// Two threads connect one socket repeatedly while another workload allocates and frees slots.
+// Whatever the socket's peer is in the end, its packets go to a slot of its own, or are
+// stopped.
 func TestConnectRace(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 200 * time.Millisecond })
 	c, other := s.client(t), clienttest.Start(t, s.host, s.below(t, "other"))
@@ -190,8 +190,8 @@ func needWalk(t *testing.T, k *kernel) {
 	t.Skipf("skipped: %v", err)
 }
 
-// Sockets that the kernel closes by itself run no release hook: subflows of MPTCP. Their
-// slots come back all the same, also after a start that adopts them.
+// The kernel runs no release hook for sockets that it closes itself, such as MPTCP subflows.
+// Their slots are freed nevertheless, also by a process that adopts them.
 func TestRecount(t *testing.T) {
 	s := openSeal(t, nil)
 	needWalk(t, s.kernel)
@@ -205,7 +205,7 @@ func TestRecount(t *testing.T) {
 	}
 	used, refs := s.slotsUsed(t)
 	if used < 400 {
-		t.Errorf("only %d slots in use: the kernel runs the release hook, and this test shows nothing", used)
+		t.Errorf("only %d slots in use: the kernel runs the release hook, so this test is ineffective", used)
 	}
 	t.Logf("%d slots in use with %d references after 400 sockets were closed", used, refs)
 	stop := s.stopListening
@@ -233,7 +233,7 @@ func TestRecount(t *testing.T) {
 		t.Fatal(err)
 	}
 	all(s)
-	// More than there are slots, with Run to collect them.
+	// More sockets than there are slots, while Run collects them.
 	s.run(t)
 	for range 4 {
 		labtest.WaitFor(t, "slots are free", func() bool { return c.Do("churnmptcp 400") == "ok" })
@@ -242,8 +242,8 @@ func TestRecount(t *testing.T) {
 	c.Want("send u => ok\nrecv u => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\nclose u => ok")
 }
 
-// Whatever one subtree takes, half of what is left is another's, however many cgroups are
-// made in the first.
+// Half of the slots that one subtree does not use are available to another one, however many
+// cgroups the first one contains.
 func TestSlotShares(t *testing.T) {
 	s := openSeal(t, nil)
 	delegated, modest := s.below(t, "delegated"), clienttest.Start(t, s.host, s.below(t, "modest"))
@@ -267,14 +267,14 @@ func TestSlotShares(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n < (usable-held)/2-1 {
-		t.Errorf("another got %d, with %d of %d taken", n, held, usable)
+		t.Errorf("another one got %d, with %d of %d in use", n, held, usable)
 	}
 }
 
-// A socket outlives the cgroup that it was connected in. Where that was removed before its
-// path was looked up, the nearest ancestor stands for it, and no workload is made up.
+// A socket can outlive its cgroup. If that was removed before its path was looked up, the
+// nearest ancestor is returned.
 func TestRemovedWorkload(t *testing.T) {
-	s := openSeal(t, nil) // nothing runs that would look it up
+	s := openSeal(t, nil) // without Run, which would look it up
 	parent, err := cgroup.Create(s.group.Path, "delegated")
 	if err != nil {
 		t.Fatal(err)
@@ -302,22 +302,21 @@ func TestRemovedWorkload(t *testing.T) {
 	}
 }
 
-// A workload cannot ask in another's name, short of making up packets: the virtual
-// addresses that a socket may name are its workload's own.
+// A workload cannot use the virtual addresses of another one, except with forged packets.
 func TestForeignSlot(t *testing.T) {
 	s := openSeal(t, nil)
-	mine, err := s.lab.Below(s.group, "mine")
+	first, err := s.lab.Below(s.group, "first")
 	if err != nil {
 		t.Fatal(err)
 	}
-	yours, err := s.lab.Below(s.group, "yours")
+	second, err := s.lab.Below(s.group, "second")
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, b := clienttest.Start(t, s.host, mine), clienttest.Start(t, s.host, yours)
-	about := s.about("8.8.8.8:53") + "/mine from "
+	a, b := clienttest.Start(t, s.host, first), clienttest.Start(t, s.host, second)
+	about := s.about("8.8.8.8:53") + "/first from "
 	a.Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => " + about + "8.8.8.8:53\n" +
-		"socket b udp6 => ok\nsendto b [2001:db8::53]:53 => ok\nrecv b => " + s.about("[2001:db8::53]:53") + "/mine from [2001:db8::53]:53")
+		"socket b udp6 => ok\nsendto b [2001:db8::53]:53 => ok\nrecv b => " + s.about("[2001:db8::53]:53") + "/first from [2001:db8::53]:53")
 	slot4 := netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix4, network.FirstSlot), 53).String()
 	slot6 := netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix6, network.FirstSlot+1), 53).String()
 	free := netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix4, network.FirstSlot+9), 53).String()
@@ -339,8 +338,8 @@ func TestForeignSlot(t *testing.T) {
 	if n := s.Counters()["foreign"]; n != 7 {
 		t.Errorf("counted %d", n)
 	}
-	// Its own is as good as the nameserver's address.
+	// Its own virtual address works like the nameserver's address.
 	a.Want("sendto a " + slot4 + " => ok\nrecv a => " + about + "8.8.8.8:53")
-	// An end of a connection that the kernel sends by itself arrives.
-	a.Want("socket c tcp4 => ok\nconnect c 8.8.8.8:53 => ok\nsend c => ok\nrecv c => " + s.about("8.8.8.8:53") + "/mine\nclose c => ok")
+	// A connection that the kernel closes works, too.
+	a.Want("socket c tcp4 => ok\nconnect c 8.8.8.8:53 => ok\nsend c => ok\nrecv c => " + s.about("8.8.8.8:53") + "/first\nclose c => ok")
 }

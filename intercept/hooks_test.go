@@ -109,7 +109,7 @@ func TestHooks(t *testing.T) {
 	}
 }
 
-// What is none of Sotto's business goes where it was sent.
+// Everything else is sent to its original destination.
 func TestUntouched(t *testing.T) {
 	s := openSeal(t, nil)
 	if err := s.host.Sysctl("net/ipv4/ping_group_range", "0 0"); err != nil {
@@ -149,12 +149,12 @@ func TestUntouched(t *testing.T) {
 		}
 	}
 	if before["connect"] != 0 {
-		t.Errorf("counted %v before anything happened", before)
+		t.Errorf("counted %v before the first query", before)
 	}
 }
 
-// The rarer transports are sealed where the kernel has a hook for them: it has none
-// for connect on UDP-Lite.
+// UDP-Lite and MPTCP are sealed where the kernel has a hook for them: it has none for
+// connect on UDP-Lite.
 func TestOtherTransports(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
@@ -167,7 +167,7 @@ func TestOtherTransports(t *testing.T) {
 			recv a => ` + s.about("8.8.8.8:53"),
 	} {
 		if got := c.Do("socket a %s", kind); got != "ok" {
-			continue // not in this kernel
+			continue // not supported by this kernel
 		}
 		before := s.Counters()
 		c.Want(script + "\nclose a => ok")
@@ -192,9 +192,9 @@ func TestPorts(t *testing.T) {
 		recv b => [2001:db8::53]:5300W from [2001:db8::53]:5300`, "W", s.about("")))
 }
 
-// Without the guard, a socket that is bound to an interface would carry the query onto
-// a wire, past the route to the listener; so would a scope, where the kernel reads it
-// before it asks.
+// Without the guard, a socket that is bound to an interface would send the query by that
+// interface instead of the route to the listener, and so would one with a scope ID, if the
+// kernel reads it before it runs the hook. Such queries are refused.
 func TestBoundToInterface(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Guard = GuardOff })
 	errno := "EHOSTUNREACH"
@@ -222,7 +222,7 @@ func TestBoundToInterface(t *testing.T) {
 	}
 }
 
-// Excluded cgroups, and all below them, ask the LAN itself.
+// Excluded cgroups, and all cgroups below them, send their queries to the LAN.
 func TestExclude(t *testing.T) {
 	var below, beside *netlab.Cgroup
 	s := openSeal(t, func(cfg *Config) {})
@@ -250,7 +250,7 @@ func TestExclude(t *testing.T) {
 			t.Errorf("%s: sealed and excluded %v times, want %v", group.Path, got, want)
 		}
 	}
-	// What is no longer configured is sealed again.
+	// A cgroup that is no longer excluded is sealed again.
 	s.cfg.Exclude = nil
 	if err := s.resetExclusions(); err != nil {
 		t.Fatal(err)
@@ -259,8 +259,8 @@ func TestExclude(t *testing.T) {
 		filepath.Base(s.group.Path) + "/open/deep from 8.8.8.8:53")
 }
 
-// A socket that Control marked goes where it was sent, and takes nothing with it
-// when it is closed: the mark is the socket's, not a number's.
+// The queries of a socket that Control marked are not redirected. The mark belongs to the
+// socket, not to its number: it does not affect later sockets.
 func TestOwnSocket(t *testing.T) {
 	s := openSeal(t, nil)
 	for _, marked := range []bool{true, false} {
@@ -290,15 +290,15 @@ func TestOwnSocket(t *testing.T) {
 	}
 }
 
-// rawConn is a syscall.RawConn of a bare descriptor.
+// rawConn implements syscall.RawConn for a file descriptor.
 type rawConn int
 
 func (c rawConn) Control(f func(uintptr)) error { f(uintptr(c)); return nil }
 func (rawConn) Read(func(uintptr) bool) error   { return unix.ENOTSUP }
 func (rawConn) Write(func(uintptr) bool) error  { return unix.ENOTSUP }
 
-// inGroup makes a UDP socket that belongs to a cgroup. The test's process goes into
-// the cgroup for as long as that takes.
+// inGroup opens a UDP socket that belongs to a cgroup. Meanwhile the test's process is in
+// that cgroup.
 func inGroup(t *testing.T, at *netlab.Host, group *netlab.Cgroup, mark func(fd int) error) (fd int, err error) {
 	t.Helper()
 	own, err := cgroup.Own()

@@ -117,7 +117,7 @@ func (i *Instance) openNetwork() (err error) {
 	return i.network.Ensure()
 }
 
-// openNAT exempts the virtual addresses from the host's address translation.
+// openNAT exempts the virtual addresses from the host's NAT.
 func (i *Instance) openNAT() (err error) {
 	i.nat, err = nat.New(nat.Config{Instance: i.cfg.Name, Prefixes: i.network.Prefixes(), Log: i.cfg.Log})
 	if err == nil {

@@ -25,7 +25,7 @@ import (
 	"sotto/internal/netns"
 )
 
-// killed seals a cgroup in another process and kills that with kill -9.
+// killed seals a cgroup in another process and kills that process.
 func killed(t *testing.T, change func(*Config)) (s *testSeal, cfg Config) {
 	t.Helper()
 	s = &testSeal{}
@@ -40,7 +40,7 @@ func killed(t *testing.T, change func(*Config)) (s *testSeal, cfg Config) {
 	}
 	t.Cleanup(func() {
 		if err := downAt(s.host, cfg); err != nil {
-			t.Errorf("take away what is left: %v", err)
+			t.Errorf("remove the leftovers: %v", err)
 		}
 	})
 	kill(startSealer(t, s.host, cfg))
@@ -70,7 +70,7 @@ func downRecorded(cfg Config) error {
 	return err
 }
 
-// nothingLeft fails if any trace of the instance is to be found.
+// nothingLeft reports an error if the instance has left anything.
 func nothingLeft(t *testing.T, at *netlab.Host, cfg Config) {
 	t.Helper()
 	if _, err := os.Stat(pins.Dir(cfg.BPFFS, cfg.Name)); !errors.Is(err, fs.ErrNotExist) {
@@ -115,7 +115,7 @@ func nothingLeft(t *testing.T, at *netlab.Host, cfg Config) {
 	}
 }
 
-// After kill -9 queries fail; the next start takes over hooks, slots and sockets.
+// After a kill queries fail. The next start adopts hooks, slots and sockets.
 func TestAdoptAfterKill(t *testing.T) {
 	s, cfg := killed(t, nil)
 	c := s.client(t)
@@ -125,7 +125,7 @@ func TestAdoptAfterKill(t *testing.T) {
 		recv a => ECONNREFUSED
 		socket t tcp4 => ok
 		connect t 8.8.8.8:53 => ECONNREFUSED`)
-	// A start that fails, here before the hooks, opens nothing.
+	// A start that fails before it attaches the hooks does not open the seal.
 	first := openAt(t, s.host, cfg)
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func TestAdoptAfterKill(t *testing.T) {
 	s.client(t).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\npeer a => 8.8.8.8:53\nsend a => ok\nrecv a => ECONNREFUSED")
 }
 
-// With other prefixes, or a cgroup that is no longer sealed, the maps start anew.
+// With other prefixes, or if a cgroup is no longer sealed, new maps are made.
 func TestReplaceAfterKill(t *testing.T) {
 	s, cfg := killed(t, nil)
 	other, err := s.lab.Cgroup("other")
@@ -187,11 +187,11 @@ func TestDownAfterKill(t *testing.T) {
 	}
 	nothingLeft(t, s.host, cfg)
 	if err := downAt(s.host, cfg); err != nil {
-		t.Errorf("with nothing there: %v", err)
+		t.Errorf("without leftovers: %v", err)
 	}
 }
 
-// A living instance is neither cleared nor opened twice.
+// A running instance is neither cleared nor opened twice.
 func TestLivingInstance(t *testing.T) {
 	s := openSeal(t, nil)
 	err := downAt(s.host, s.cfg)
@@ -216,8 +216,7 @@ func TestLivingInstance(t *testing.T) {
 	nothingLeft(t, s.host, s.cfg)
 }
 
-// A command whose sotto was killed goes on sealed, and ends with the next start of
-// any instance.
+// A command whose instance was killed stays sealed. The next start of any instance kills it.
 func TestEphemeralAfterKill(t *testing.T) {
 	var own *cgroup.Created
 	s, cfg := killed(t, func(cfg *Config) {
@@ -234,10 +233,10 @@ func TestEphemeralAfterKill(t *testing.T) {
 	next.Prefix4, next.Prefix6 = network.NthAssignment(60).Prefix4, network.NthAssignment(60).Prefix6
 	i := openAt(t, s.host, next)
 	if err := left.Wait(); err == nil {
-		t.Error("what the command left behind ended by itself")
+		t.Error("the process of the command exited by itself")
 	}
 	if _, err := os.Stat(own.Path()); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("its cgroup is left: %v", err)
+		t.Errorf("its cgroup was not removed: %v", err)
 	}
 	nothingLeft(t, s.host, cfg)
 	if err := i.Close(); err != nil {
@@ -246,7 +245,7 @@ func TestEphemeralAfterKill(t *testing.T) {
 	nothingLeft(t, s.host, next)
 }
 
-// leaveBehind starts a process in a cgroup that ends only when it is killed.
+// leaveBehind starts a process in a cgroup that runs until it is killed.
 func leaveBehind(t *testing.T, s *testSeal, group *netlab.Cgroup) *netlab.Cmd {
 	t.Helper()
 	cmd := s.host.Command(t.Context(), nil, "sh", "-c", "echo $$ > "+group.Path+"/cgroup.procs && echo in && exec sleep 60")
@@ -263,7 +262,8 @@ func leaveBehind(t *testing.T, s *testSeal, group *netlab.Cgroup) *netlab.Cmd {
 	return cmd
 }
 
-// The innermost seal wins, whichever came first, and the outer one takes over again.
+// The innermost seal applies, regardless of the order in which they start. When it stops, the
+// outer one applies again.
 func TestSealInsideSeal(t *testing.T) {
 	for _, order := range []string{"outer first", "inner first"} {
 		t.Run(order, func(t *testing.T) {
@@ -278,7 +278,7 @@ func TestSealInsideSeal(t *testing.T) {
 				t.Fatal(err)
 			}
 			outerCfg := sealTestConfig(t, s.group)
-			// Named: a sotto that runs elsewhere on this machine may have sotto-0.
+			// With a name, because another instance on this machine may have sotto-0.
 			innerCfg := Config{Name: outerCfg.Name + "i", Ephemeral: true, Cgroups: []string{below.Path}, RunDir: outerCfg.RunDir, BPFFS: outerCfg.BPFFS,
 				Log: slog.New(slog.DiscardHandler)}
 			open := func(cfg Config) *Instance {
@@ -297,18 +297,18 @@ func TestSealInsideSeal(t *testing.T) {
 				inner = open(innerCfg)
 				outer = open(outerCfg)
 			}
-			// Counted by each: the other one has nothing to do.
-			asks := func(group *netlab.Cgroup, by, other *Instance) {
+			// Only the counters of its own instance increase.
+			wantSealedBy := func(group *netlab.Cgroup, by, other *Instance) {
 				t.Helper()
 				mine, theirs := by.Counters()["send"], other.Counters()["send"]
 				clienttest.Start(t, s.host, group).Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
 					workloadOf(by, group.ID) + " from 8.8.8.8:53")
 				if by.Counters()["send"] != mine+1 || other.Counters()["send"] != theirs {
-					t.Errorf("%s was not sealed by its own instance alone", group.Path)
+					t.Errorf("%s was not sealed only by its own instance", group.Path)
 				}
 			}
-			asks(below, inner, outer)
-			asks(s.group, outer, inner)
+			wantSealedBy(below, inner, outer)
+			wantSealedBy(s.group, outer, inner)
 			if err := inner.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -316,7 +316,7 @@ func TestSealInsideSeal(t *testing.T) {
 			clienttest.Start(t, s.host, below).Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " +
 				workloadOf(outer, below.ID) + " from 8.8.8.8:53")
 			if outer.Counters()["send"] != before+1 {
-				t.Error("the outer instance did not take over")
+				t.Error("the outer instance does not seal it again")
 			}
 		})
 	}

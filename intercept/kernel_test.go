@@ -14,7 +14,7 @@ import (
 	"sotto/intercept/cgroup"
 )
 
-// The names of counters are those of the enum in the object.
+// The names of the counters match the enum in the BPF object.
 func TestCounterNames(t *testing.T) {
 	spec, err := loadSotto()
 	if err != nil {
@@ -34,7 +34,7 @@ func TestCounterNames(t *testing.T) {
 	}
 }
 
-// Numbers that both halves know are the same in both.
+// Constants that Go and C share have the same values.
 func TestSharedConstants(t *testing.T) {
 	for name, c := range map[string]struct {
 		file string

@@ -18,22 +18,22 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// Where the rules of these tests send what they match: to nameservers of the LAN.
+// The destinations of the rules in these tests: nameservers of the LAN.
 const (
 	forced4 = "8.8.4.4"
 	forced6 = "2001:db8::54"
 )
 
-// natRule is a way to redirect all DNS of a host and of its containers.
+// natRule redirects all DNS of a host and its containers.
 type natRule struct {
 	name   string
 	tool   string
-	script string // a command of the shell a line
-	may    bool   // be missing in this kernel
-	first  bool   // it runs before others that were there
+	script string // shell commands, one per line
+	may    bool   // the kernel may not support it
+	first  bool   // it runs before existing chains with the same priority
 }
 
-// nftRule writes the rule in nftables, for each family or once for both.
+// nftRule returns the rule for nftables, for each family or once for both.
 func nftRule(name, match, verdict string, priority int, inet bool) natRule {
 	var b strings.Builder
 	table := func(family, rule string) {
@@ -55,7 +55,7 @@ func nftRule(name, match, verdict string, priority int, inet bool) natRule {
 	return natRule{name: name, tool: "nft", script: b.String(), first: priority == -199}
 }
 
-// iptablesRule writes the rule for iptables, which has two implementations.
+// iptablesRule returns the rule for one of the two implementations of iptables.
 func iptablesRule(kind, match, verdict string) natRule {
 	r := natRule{
 		name: strings.Join(strings.Fields("iptables-"+kind+" "+match+" "+verdict), " "),
@@ -87,13 +87,13 @@ var natRules = []natRule{
 	iptablesRule("legacy", "--dport 53", "REDIRECT"),
 }
 
-// load puts the rule in force. It reports false if this kernel has no such rules.
+// load loads the rule. It reports false if the kernel does not support it.
 func (r natRule) load(t *testing.T, at *netlab.Host) bool {
 	t.Helper()
 	labtest.NeedTool(t, r.tool)
 	out, err := at.Command(t.Context(), nil, "sh", "-ec", r.script).CombinedOutput()
-	if err != nil && r.may && strings.Contains(string(out), "does not exist") { // of the table
-		t.Logf("this kernel has none: %s", out)
+	if err != nil && r.may && strings.Contains(string(out), "does not exist") { // the table
+		t.Logf("not supported by this kernel: %s", out)
 		return false
 	}
 	if err != nil {
@@ -102,7 +102,7 @@ func (r natRule) load(t *testing.T, at *netlab.Host) bool {
 	return true
 }
 
-// natLab is a host with a container behind it, and a seal over both.
+// natLab is a host with a container, and a seal of both.
 type natLab struct {
 	testSeal
 	inside *netlab.Host
@@ -117,15 +117,15 @@ func newNATLab(t *testing.T) *natLab {
 	s.group, s.open = s.unsealed(t, "work"), s.unsealed(t, "open")
 	s.inside = labtest.Containers(t, s.lab, s.host, "inside")[0]
 	s.cfg = sealTestConfig(t, s.group)
-	// What a rule leads to answers.
+	// The destinations of the rules answer.
 	for addr, at := range map[string]*netlab.Host{forced4: s.lan, forced6: s.lan, "": s.host} {
 		echoAt(t, at, net.JoinHostPort(addr, "53"))
 	}
 	return s
 }
 
-// table is the instance's table of a family as nft shows it, with handles: another text
-// says that it was written anew. It is "" if there is none.
+// table returns the instance's table of a family as nft shows it, with handles, which differ
+// after it was written again. It returns "" if there is none.
 func (s *natLab) table(t *testing.T, family string) string {
 	t.Helper()
 	out, err := s.host.Command(t.Context(), nil, labtest.NeedTool(t, "nft"), "-a", "list", "table", family, s.cfg.Name+"_nat").CombinedOutput()
@@ -138,7 +138,7 @@ func (s *natLab) table(t *testing.T, family string) string {
 	return string(out)
 }
 
-// nft changes the ruleset of the host.
+// nft runs nft on the host.
 func (s *natLab) nft(t *testing.T, rules string) {
 	t.Helper()
 	if out, err := s.host.Command(t.Context(), nil, labtest.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {
@@ -146,7 +146,7 @@ func (s *natLab) nft(t *testing.T, rules string) {
 	}
 }
 
-// seal starts an instance that is kept in order until stop is called.
+// seal starts an instance and runs it until stop is called.
 func (s *natLab) seal(t *testing.T) (stop func()) {
 	t.Helper()
 	s.Instance = openAt(t, s.host, s.cfg)
@@ -157,8 +157,8 @@ func (s *natLab) seal(t *testing.T) (stop func()) {
 	return s.run(t)
 }
 
-// answered has sealed clients ask from the container and from the host, in all ways,
-// and fails the test if the listener does not answer one, or if a packet leaves.
+// answered sends queries of sealed clients from the container and from the host, in all
+// ways, and reports an error if the listener does not answer one, or if a packet leaves.
 func (s *natLab) answered(t *testing.T, when string) {
 	t.Helper()
 	n := s.crossed(t, func() {
@@ -187,8 +187,8 @@ func (s *natLab) answered(t *testing.T, when string) {
 	}
 }
 
-// inForce fails the test unless the rule translates what programs without a seal ask:
-// they are answered from an address that exists nowhere.
+// inForce reports an error unless the rule translates the queries of programs without a seal:
+// they get an answer from an address that does not exist.
 func (s *natLab) inForce(t *testing.T) {
 	t.Helper()
 	for _, at := range []*netlab.Host{s.inside, s.host} {
@@ -196,7 +196,7 @@ func (s *natLab) inForce(t *testing.T) {
 		for family, ns := range map[string]string{"4": "203.0.113.53:53", "6": "[2001:db8:ffff::53]:53"} {
 			c.Want(fmt.Sprintf("socket u udp%s => ok\nsendto u %s => ok", family, ns))
 			if got := c.Do("recv u"); !strings.HasPrefix(got, clienttest.Question) {
-				t.Errorf("the rule is not in force in %s: %s", at.Name, got)
+				t.Errorf("the rule has no effect in %s: %s", at.Name, got)
 			}
 			c.Do("close u")
 		}
@@ -204,8 +204,8 @@ func (s *natLab) inForce(t *testing.T) {
 	}
 }
 
-// A host that redirects all DNS translates no query of a sealed program, in a container
-// or on the host itself, whether the rule was there before the seal or came later.
+// A nat rule that redirects all DNS does not translate queries of sealed programs, in a
+// container or on the host, whether it was added before or after the seal.
 func TestLeakNAT(t *testing.T) {
 	for _, rule := range natRules {
 		t.Run(rule.name, func(t *testing.T) {
@@ -215,7 +215,7 @@ func TestLeakNAT(t *testing.T) {
 			if !rule.load(t, s.host) {
 				return
 			}
-			if rule.first { // until both tables have been written anew
+			if rule.first { // until both tables were written again
 				labtest.WaitFor(t, "other tables", func() bool { return s.table(t, "ip") != before4 && s.table(t, "ip6") != before6 })
 			}
 			s.answered(t, "after")
@@ -225,7 +225,7 @@ func TestLeakNAT(t *testing.T) {
 				t.Fatal(err)
 			}
 			if left := s.table(t, "ip") + s.table(t, "ip6"); left != "" {
-				t.Errorf("left after the end:\n%s", left)
+				t.Errorf("leftovers:\n%s", left)
 			}
 			s.seal(t)
 			s.answered(t, "before")
@@ -234,8 +234,8 @@ func TestLeakNAT(t *testing.T) {
 	}
 }
 
-// A host without address translation gets none by a seal; where another program
-// brings it, the seal's own table is added and removed with it.
+// A seal does not enable NAT on a host without NAT. If another program adds a nat chain, the
+// seal's own table is added, and removed with it.
 func TestNATFollowsHost(t *testing.T) {
 	s := &natLab{testSeal: *openSeal(t, nil)}
 	s.testSeal.run(t)
@@ -247,7 +247,7 @@ func TestNATFollowsHost(t *testing.T) {
 	}
 	ask()
 	if got := s.table(t, "ip") + s.table(t, "ip6"); got != "" {
-		t.Errorf("without any address translation there is\n%s", got)
+		t.Errorf("without NAT there is\n%s", got)
 	}
 	for range 2 {
 		s.nft(t, "table ip force { chain o { type nat hook output priority -100; udp dport 53 dnat to "+forced4+"; }; }")
@@ -259,10 +259,10 @@ func TestNATFollowsHost(t *testing.T) {
 	}
 }
 
-// A socket that sent while its packets were translated is answered once they are not.
+// A socket whose packets were translated is answered when they are no longer.
 func TestNATForgetsTranslated(t *testing.T) {
 	s := newNATLab(t)
-	s.nft(t, "delete table ip br0; delete table ip6 br0") // the first rule is then the first of all
+	s.nft(t, "delete table ip br0; delete table ip6 br0") // the next nat rule is then the only one
 	if err := errors.Join(s.lan.Route("10.88.0.0/24", netlab.HostAddr4), s.lan.Route("fd88::/64", netlab.HostAddr6)); err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +291,7 @@ func TestNATForgetsTranslated(t *testing.T) {
 	}
 }
 
-// After a crash the table stays, so that no packet to the listener that is gone is
+// After a crash the table stays, so that packets to the virtual addresses are still not
 // translated. The next start adopts it, and down removes it.
 func TestNATAfterKill(t *testing.T) {
 	for name, end := range map[string]func(*testing.T, *natLab){
@@ -304,7 +304,7 @@ func TestNATAfterKill(t *testing.T) {
 			before := s.table(t, "ip") + s.table(t, "ip6")
 			stop := s.seal(t)
 			if after := s.table(t, "ip") + s.table(t, "ip6"); after != before {
-				t.Errorf("written anew: before\n%safter\n%s", before, after)
+				t.Errorf("written again: before\n%safter\n%s", before, after)
 			}
 			s.answered(t, "before")
 			stop()
@@ -319,7 +319,7 @@ func TestNATAfterKill(t *testing.T) {
 				t.Fatal(err)
 			}
 			if s.table(t, "ip") == "" || s.table(t, "ip6") == "" {
-				t.Error("an instance that is abandoned takes its table away")
+				t.Error("Abandon removed the table")
 			}
 			if err := downAt(s.host, s.cfg); err != nil {
 				t.Fatal(err)
@@ -350,11 +350,11 @@ func TestNATAfterKill(t *testing.T) {
 	}
 }
 
-// What the host translates gives a network without a way out none to the listener.
+// The NAT of the host does not connect an internal network to the listener.
 func TestNATInternalNetwork(t *testing.T) {
 	s := newNATLab(t)
 	natRules[0].load(t, s.host)
-	// As Docker does it for a network that is internal.
+	// Like Docker for an internal network.
 	s.nft(t, `table ip internal { chain f { type filter hook forward priority -1; ip saddr 10.88.0.2 ip daddr != 10.88.0.0/24 drop; }; }
 		table ip6 internal { chain f { type filter hook forward priority -1; ip6 saddr fd88::2 ip6 daddr != fd88::/64 drop; }; }`)
 	s.seal(t)
@@ -370,7 +370,7 @@ func TestNATInternalNetwork(t *testing.T) {
 		connect c 8.8.8.8:53 => EINPROGRESS`)
 }
 
-// Down finds a table whose instance has left nothing else.
+// Down finds a table if the instance has left nothing else.
 func TestDownFindsTable(t *testing.T) {
 	s := newNATLab(t)
 	stray := network.NthAssignment(7)
@@ -386,12 +386,12 @@ func TestDownFindsTable(t *testing.T) {
 	}
 	s.cfg.Name = stray.Name
 	if s.table(t, "ip") == "" || s.table(t, "ip6") == "" {
-		t.Fatal("there is no table to find")
+		t.Fatal("the table was not added")
 	}
 	if err := s.host.Do(func() error { return down(t.Context(), slog.New(slog.DiscardHandler), t.TempDir(), t.TempDir()) }); err != nil {
 		t.Fatal(err)
 	}
 	if left := s.table(t, "ip") + s.table(t, "ip6"); left != "" {
-		t.Errorf("left:\n%s", left)
+		t.Errorf("leftovers:\n%s", left)
 	}
 }

@@ -22,13 +22,13 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// leaks is the matrix: ways to ask a nameserver, each by a real socket of a sealed
-// program, and what comes of it. NS is the nameserver, ANSWER what the listener says of
-// who asks it; FROM the same with the nameserver as its source. Nothing of any row may
-// leave the machine in the clear.
+// leaks is the matrix: ways to query a nameserver, each by a socket of a sealed program, and
+// their results. NS is the nameserver and ANSWER the listener's answer; FROM is the answer
+// with the nameserver as its source. No row may cause a packet to leave the machine in the
+// clear.
 var leaks = []struct {
 	name, script string
-	may          string // errors that say that this kernel has no such sockets
+	may          string // errors of kernels without such sockets
 	unseen       bool   // a capture shows no port
 }{
 	{name: "UDP", script: "socket a udpF => ok\nsendto a NS => ok\nrecv a => FROM"},
@@ -43,7 +43,7 @@ var leaks = []struct {
 	{name: "a raw socket", script: "socket a rawF => ok\nrawto a NS => EPERM"},
 	{name: "a packet socket", script: "frame eth0 NS => ENOBUFS"},
 	{name: "a packet socket, tagged", script: "vlan eth0 NS => ENOBUFS"},
-	{name: "UDP-Lite", script: "socket a udpliteF => ok\nsendto a NS => ok", may: "EPROTONOSUPPORT"}, // which nobody answers
+	{name: "UDP-Lite", script: "socket a udpliteF => ok\nsendto a NS => ok", may: "EPROTONOSUPPORT"}, // the listener does not answer it
 	{name: "UDP-Lite, connected", script: "socket a udpliteF => ok\nconnect a NS => ok\nsend a => EPERM", may: "EPROTONOSUPPORT"},
 	{name: "MPTCP", script: "socket a mptcpF => ok\nconnect a NS => ok\nsend a => ok\nrecv a => ANSWER", may: "EPROTONOSUPPORT ENOPROTOOPT"},
 	{name: "TCP fast open", script: "socket a tcpF => ok\nfastopen a NS => ok\nrecv a => ANSWER"},
@@ -66,26 +66,26 @@ var leaks = []struct {
 	{name: "more than the MTU, pinned", script: "socket a udpF => ok\npin a eth0 => ok\nbig a NS => ok\nrecv a => FROM"},
 }
 
-// families are the two of them; mapped addresses are asked as IPv4 by an IPv6 socket.
+// families are the address families; an IPv6 socket sends to a mapped address as IPv4.
 var families = []struct{ name, f, ns string }{
 	{"IPv4", "4", "8.8.8.8:53"}, {"IPv6", "6", "[2001:db8::53]:53"}, {"IPv4 mapped", "6", "[::ffff:8.8.8.8]:53"},
 }
 
-// Nameservers that are none of the instance's virtual addresses, but in the blocks that it
-// takes its prefixes from; and groups, whose members would all be asked.
+// Nameservers that are not virtual addresses of the instance, but are in the blocks that its
+// prefixes come from; and multicast groups.
 var blocks, groups = map[string]string{"4": "198.18.133.1:53", "6": "[fd73:6f74:746f:9::7]:53"},
 	map[string]string{"4": "239.1.2.3:53", "6": "[ff05::53]:53"}
 
-// leakScript is a row for a family; "" where it has none.
+// leakScript returns the script of a row for a family, or "" if there is none.
 func (s *testSeal) leakScript(row int, f, ns string) string {
 	script := leaks[row].script
 	if strings.Contains(ns, "::ffff") && slices.ContainsFunc([]string{"pin", "pktinfo", "raw", "frame", "vlan", "Lite, connected", "BLOCK", "GROUP", "BROADCAST", "pieces"}, func(of string) bool {
 		return strings.Contains(script, of) || strings.Contains(leaks[row].name, of)
 	}) {
-		return "" // these are of one family
+		return "" // these exist only for one family
 	}
 	if f == "6" && strings.Contains(script, "BROADCAST") {
-		return "" // which IPv6 has none of
+		return "" // IPv6 has no broadcast
 	}
 	block := s.about(blocks[f])
 	about := s.about(strings.Replace(ns, "[::ffff:8.8.8.8]", "8.8.8.8", 1))
@@ -94,12 +94,12 @@ func (s *testSeal) leakScript(row int, f, ns string) string {
 		"udpliteF", "udplite"+f, "mptcpF", "mptcp"+f).Replace(script)
 }
 
-// wholeHostVar allows the test to seal the root cgroup, which catches the queries of all
-// that runs on the machine. scripts/vm-test.sh sets it in machines of its own.
+// wholeHostVar is the environment variable that allows the test to seal the root cgroup, and
+// thus all programs on the machine. scripts/vm-test.sh sets it in its virtual machines.
 const wholeHostVar = "SOTTO_TEST_WHOLE_HOST"
 
-// forms are the ways to seal: as `sotto run --cgroup` does it, as `sotto exec` does, and the
-// whole host as `sotto run`.
+// forms are the kinds of seals: those of `sotto run --cgroup`, of `sotto exec`, and of
+// `sotto run` for the whole host.
 var forms = []struct {
 	name   string
 	change func(*Config)
@@ -121,7 +121,7 @@ func TestLeakMatrix(t *testing.T) {
 	for _, form := range forms {
 		t.Run(form.name, func(t *testing.T) {
 			if form.name == "host" && os.Getenv(wholeHostVar) == "" {
-				t.Skipf("skipped: it seals the root cgroup; %s=1 allows that, in a machine of its own", wholeHostVar)
+				t.Skipf("skipped: it seals the root cgroup; %s=1 allows that, on a machine for tests", wholeHostVar)
 			}
 			testLeakMatrix(t, form.change)
 		})
@@ -145,7 +145,7 @@ func testLeakMatrix(t *testing.T, change func(*Config)) {
 				switch got := c.Do("%s", what); {
 				case got == want:
 				case leaks[row].may != "" && strings.Contains(leaks[row].may, got):
-					t.Logf("this kernel has none: %s", got)
+					t.Logf("not supported by this kernel: %s", got)
 					return
 				default:
 					t.Errorf("%s: got %q, want %q", what, got, want)
@@ -156,8 +156,8 @@ func testLeakMatrix(t *testing.T, change func(*Config)) {
 	}
 }
 
-// fastOpen has TCP fast open put data into the very first SYN, with no cookie of the
-// server's (ip-sysctl.rst: 1 for the client, 4 for that).
+// fastOpen makes TCP fast open send data in the first SYN, without a cookie of the server
+// (ip-sysctl.rst: 1 enables the client, 4 allows no cookie).
 func (s *testSeal) fastOpen(t *testing.T) {
 	t.Helper()
 	if err := s.host.Sysctl("net/ipv4/tcp_fastopen", "5"); err != nil {
@@ -165,8 +165,8 @@ func (s *testSeal) fastOpen(t *testing.T) {
 	}
 }
 
-// TestLeakMatrixUnsealed shows that every row of the matrix can fail: without a seal it
-// leaves by the wire, where this kernel has such sockets.
+// Every row of the matrix can fail: without a seal its packets leave the machine, if the
+// kernel has such sockets.
 func TestLeakMatrixUnsealed(t *testing.T) {
 	s := &testSeal{Instance: &Instance{}}
 	s.lab, s.host, s.lan = labtest.LAN(t)
@@ -186,27 +186,27 @@ func TestLeakMatrixUnsealed(t *testing.T) {
 			left := s.leaves(t, seen, func() { missing = s.client(t).Send(script, leaks[row].may) })
 			switch {
 			case missing != "":
-				t.Logf("%s, %s: this kernel has none: %s", leaks[row].name, family.name, missing)
+				t.Logf("%s, %s: not supported by this kernel: %s", leaks[row].name, family.name, missing)
 			case !left:
-				t.Errorf("%s, %s: nothing left", leaks[row].name, family.name)
+				t.Errorf("%s, %s: no packet left", leaks[row].name, family.name)
 			}
 		}
 	}
 }
 
-// protocol is the transport of what a script sends.
+// protocol returns the transport protocol of a script.
 func protocol(script string) uint8 {
 	switch {
 	case strings.Contains(script, "udplite"):
 		return unix.IPPROTO_UDPLITE
-	case strings.Contains(script, "tcp"): // MPTCP too
+	case strings.Contains(script, "tcp"): // or MPTCP
 		return unix.IPPROTO_TCP
 	}
 	return unix.IPPROTO_UDP
 }
 
-// leaves reports whether a step sends such a packet over the wire. One that waits for the
-// address of its next hop may follow the step.
+// leaves reports whether a step sends a packet for which such returns true over the wire. The
+// packet may leave after the step, when the address of its next hop is resolved.
 func (s *testSeal) leaves(t *testing.T, such func(capture.Packet) bool, step func()) bool {
 	t.Helper()
 	c, err := capture.Start(s.lan.NS, netlab.LANIf)
@@ -223,9 +223,9 @@ func (s *testSeal) leaves(t *testing.T, such func(capture.Packet) bool, step fun
 	return err == nil
 }
 
-// A socket that is made in the cgroup stays sealed when its program moves out. One that is
-// made outside, and whose program moves in, is sealed where the seal is above both, as it
-// is where the whole host is sealed.
+// A socket that was opened in the cgroup stays sealed when its program moves out. One that was
+// opened outside, and whose program moves in, is sealed if both cgroups are, as with a seal
+// of the whole host.
 func TestLeakMoved(t *testing.T) {
 	s := openSeal(t, nil)
 	other := s.unsealed(t, "other")
@@ -241,7 +241,7 @@ func TestLeakMoved(t *testing.T) {
 	if n != 0 {
 		t.Errorf("%d packets left", n)
 	}
-	// Who asks is whoever runs the program by then.
+	// The workload is the current cgroup of the program.
 	if got, want := c.Do("recv a"), fmt.Sprintf("8.8.8.8:53 by /%s from 8.8.8.8:53", filepath.Base(other.Path)); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -272,8 +272,9 @@ func TestLeakMovedIn(t *testing.T) {
 		rawto r 8.8.8.8:53 => EPERM`))
 }
 
-// A sealed container on a bridge is answered like a program on the host, pinned sockets
-// included; networks without a way out give it none to the listener either.
+// A sealed container on a bridge is answered like a program on the host, also by bound
+// sockets. From an internal network, which has no default route, it does not reach the
+// listener.
 func TestLeakContainers(t *testing.T) {
 	s := &testSeal{}
 	s.lab, s.host, s.lan = labtest.LAN(t)
@@ -288,7 +289,7 @@ func TestLeakContainers(t *testing.T) {
 	s.wire(t)
 	for row := range leaks {
 		if leaks[row].may != "" || strings.Contains(leaks[row].name, "packet socket") {
-			continue // what a container's packet socket sends is told in TestGuardHost
+			continue // TestGuardHost tests packet sockets of containers
 		}
 		for _, family := range families {
 			if script := s.leakScript(row, family.f, family.ns); script != "" {
@@ -296,7 +297,7 @@ func TestLeakContainers(t *testing.T) {
 			}
 		}
 	}
-	// As Docker does it for a network that is internal.
+	// Like Docker for an internal network.
 	rules := `table ip internal { chain f { type filter hook forward priority -1; ip saddr 10.88.0.3 ip daddr != 10.88.0.0/24 drop; }; }
 		table ip6 internal { chain f { type filter hook forward priority -1; ip6 saddr fd88::3 ip6 daddr != fd88::/64 drop; }; }`
 	if out, err := s.host.Command(t.Context(), nil, labtest.NeedTool(t, "nft"), rules).CombinedOutput(); err != nil {

@@ -11,8 +11,8 @@ import (
 	"sotto/intercept/pins"
 )
 
-// TestReclaim: a process that asked to take over put its own programs in place, and for
-// more than is sealed, and is gone: everything is as it was before.
+// After a successor has attached its own programs, also to another cgroup, and exited, Reclaim
+// restores the previous state.
 func TestReclaim(t *testing.T) {
 	s := openSeal(t, nil)
 	other, err := s.lab.Cgroup("other")
@@ -26,13 +26,13 @@ func TestReclaim(t *testing.T) {
 	used, refs := s.slotsUsed(t)
 
 	if err := s.Reclaim(); err == nil {
-		t.Error("what was not yielded was reclaimed")
+		t.Error("reclaimed without a release")
 	}
 	if err := s.Release(); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Release(); err == nil {
-		t.Error("it was yielded twice")
+		t.Error("released twice")
 	}
 	c.Want(ask)
 	cfg := s.cfg
@@ -41,12 +41,12 @@ func TestReclaim(t *testing.T) {
 	if err := next.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	// Port 5300 tells whose programs are in place.
+	// Only the successor's programs redirect port 5300.
 	five := "socket b udp4 => ok\nconnect b 8.8.8.8:5300 => ok\nsend b => ok\nrecv b => "
 	c.Want(ask + "\n" + five + s.about("8.8.8.8:5300") + " from 8.8.8.8:5300\nclose b => ok")
-	// While that one lives, nothing can be taken back, and nothing breaks.
+	// While the successor runs, Reclaim fails and changes nothing.
 	if err := s.Reclaim(); !errors.Is(err, ErrOwned) {
-		t.Errorf("from a process that lives: %v", err)
+		t.Errorf("reclaim from a running process: %v", err)
 	}
 	c.Want(ask)
 
@@ -72,8 +72,8 @@ func TestReclaim(t *testing.T) {
 	nothingLeft(t, s.host, cfg)
 }
 
-// TestAttachFails: a start that cannot attach takes nothing off that an earlier process
-// attached, which may be one that goes on.
+// If Attach fails it does not detach the hooks and the guard of an earlier process, which may
+// still be running.
 func TestAttachFails(t *testing.T) {
 	s := openSeal(t, nil)
 	other, err := s.lab.Cgroup("other")
@@ -90,7 +90,7 @@ func TestAttachFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := next.Attach(); err == nil {
-		t.Fatal("attached to a cgroup that is gone")
+		t.Fatal("attached to a removed cgroup")
 	}
 	s.wire(t)
 	c := s.client(t)
@@ -107,8 +107,7 @@ func TestAttachFails(t *testing.T) {
 	c.Want(still)
 }
 
-// A clean stop begins with the hooks: queries go where they are sent while the
-// listener is still there.
+// After Detach, the first step of a clean stop, queries are sent to their original destination.
 func TestDetach(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
@@ -118,14 +117,14 @@ func TestDetach(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.Want("socket b udp4 => ok\nconnect b 8.8.8.8:53 => ok\nsend b => ok\nrecv b => ECONNREFUSED") // nobody serves the LAN
+	c.Want("socket b udp4 => ok\nconnect b 8.8.8.8:53 => ok\nsend b => ok\nrecv b => ECONNREFUSED") // no server on the LAN
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	nothingLeft(t, s.host, s.cfg)
 }
 
-// What fails by itself stays closed, for another process to adopt or to clear.
+// After Abandon the seal stays closed, until another process adopts or clears it.
 func TestAbandon(t *testing.T) {
 	s := openSeal(t, nil)
 	if err := s.Abandon(); err != nil {
@@ -134,8 +133,8 @@ func TestAbandon(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Errorf("close after abandon: %v", err)
 	}
-	if there, err := pins.HasHooks(pins.Dir(s.cfg.BPFFS, s.cfg.Name)); !there || err != nil {
-		t.Errorf("the hooks are gone: %v", err)
+	if has, err := pins.HasHooks(pins.Dir(s.cfg.BPFFS, s.cfg.Name)); !has || err != nil {
+		t.Errorf("the hooks were removed: %v", err)
 	}
 	next := openAt(t, s.host, s.cfg)
 	if !next.kernel.adopted {

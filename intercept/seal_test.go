@@ -41,8 +41,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// testSeal is an instance in a lab, with a listener that answers whoever asks with
-// what it knows of him: "ORIGIN by WORKLOAD".
+// testSeal is an instance in a lab, with a listener that answers "ORIGIN by WORKLOAD".
 type testSeal struct {
 	*Instance
 	lab       *netlab.Lab
@@ -52,8 +51,8 @@ type testSeal struct {
 	stopListening func()
 }
 
-// sealTestConfig is a configuration with names and directories of its own, for a cgroup
-// of the lab.
+// sealTestConfig returns a configuration for a cgroup of the lab, with a name and directories
+// of its own.
 func sealTestConfig(t testing.TB, group *netlab.Cgroup) Config {
 	t.Helper()
 	cfg := testConfig(t)
@@ -69,7 +68,7 @@ func testConfig(t testing.TB) Config {
 		Prefix4: netip.MustParsePrefix("198.18.252.0/22"), Prefix6: netip.MustParsePrefix("fd73:6f74:746f:fff::/64"),
 		RunDir: t.TempDir(), BPFFS: t.TempDir(),
 	}
-	// Open mounts it. Detached, since an interrupted test may still have it open.
+	// Open mounts it. MNT_DETACH, because an interrupted test may still have it open.
 	t.Cleanup(func() { _ = unix.Unmount(cfg.BPFFS, unix.MNT_DETACH) })
 	return cfg
 }
@@ -80,7 +79,7 @@ func openSeal(t testing.TB, change func(*Config)) *testSeal {
 	return openSealed(t, change, nil)
 }
 
-// openSealed is openSeal with something done before it attaches.
+// openSealed is openSeal with a function that is called before Attach.
 func openSealed(t testing.TB, change func(*Config), before func(*Instance)) *testSeal {
 	t.Helper()
 	s := &testSeal{}
@@ -123,8 +122,7 @@ func openAt(t testing.TB, at *netlab.Host, cfg Config) *Instance {
 	return i
 }
 
-// run keeps the instance in order until stop is called or the test ends. Close is for
-// after it.
+// run runs the instance until stop is called or the test ends. Close may be called after that.
 func (s *testSeal) run(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -138,18 +136,19 @@ func (s *testSeal) run(t *testing.T) (stop func()) {
 	return stop
 }
 
-// client starts a process in the sealed cgroup.
+// client starts a client in the sealed cgroup.
 func (s *testSeal) client(t *testing.T) *clienttest.Client {
 	t.Helper()
 	return clienttest.Start(t, s.host, s.group)
 }
 
-// about is what the listener says of a client in the sealed cgroup.
+// about returns the listener's answer to a client in the sealed cgroup.
 func (s *testSeal) about(origin string) string {
 	return origin + " by /" + filepath.Base(s.group.Path)
 }
 
-// listen answers in the instance's namespace until stop is called or the test ends.
+// listen starts a listener in the instance's namespace. It runs until stop is called or the
+// test ends.
 func listen(t testing.TB, i *Instance) (stop func()) {
 	t.Helper()
 	answer := func(local net.IP) []byte {
@@ -186,7 +185,7 @@ func listen(t testing.TB, i *Instance) (stop func()) {
 	}
 	stop = func() {
 		for _, c := range conns {
-			_ = c.Close() // again is an error
+			_ = c.Close() // the second time fails
 		}
 	}
 	t.Cleanup(stop)
@@ -255,7 +254,7 @@ func (k *kernel) slotsUsed() (used, refs int, err error) {
 	return used, refs, it.Err()
 }
 
-// sealOrder is the part of a Config that another process can be given.
+// sealOrder is the part of a Config that is passed to a sealing process.
 type sealOrder struct {
 	Name             string
 	Ephemeral        bool
@@ -264,7 +263,7 @@ type sealOrder struct {
 	RunDir, BPFFS    string
 }
 
-// startSealer starts a process that seals by cfg and waits to be killed.
+// startSealer starts a process that seals according to cfg and waits to be killed.
 func startSealer(t *testing.T, at *netlab.Host, cfg Config) *netlab.Cmd {
 	t.Helper()
 	order, err := json.Marshal(sealOrder{cfg.Name, cfg.Ephemeral, cfg.Cgroups, cfg.Exclude, cfg.Prefix4, cfg.Prefix6, cfg.RunDir, cfg.BPFFS})
@@ -284,12 +283,12 @@ func startSealer(t *testing.T, at *netlab.Host, cfg Config) *netlab.Cmd {
 	t.Cleanup(func() { kill(cmd) })
 	lines := bufio.NewScanner(out)
 	if lines.Scan(); lines.Text() != "sealed" {
-		t.Fatalf("the sealing process says: %s", lines.Text())
+		t.Fatalf("output of the sealing process: %s", lines.Text())
 	}
 	return cmd
 }
 
-// kill ends a process that this test started, the hard way. It may be called twice.
+// kill kills a process that this test started. It is idempotent.
 func kill(cmd *netlab.Cmd) {
 	if cmd.ProcessState == nil {
 		_ = cmd.Process.Kill()
@@ -297,7 +296,7 @@ func kill(cmd *netlab.Cmd) {
 	}
 }
 
-// runSealer is that process.
+// runSealer is the main function of that process.
 func runSealer() {
 	var o sealOrder
 	err := json.NewDecoder(os.Stdin).Decode(&o)
@@ -317,6 +316,6 @@ func sealAndWait(cfg Config) error {
 		return errors.Join(err, i.Close())
 	}
 	fmt.Println("sealed")
-	time.Sleep(time.Minute) // it is killed long before
-	return errors.New("nobody killed it")
+	time.Sleep(time.Minute) // it is killed before
+	return errors.New("it was not killed")
 }

@@ -19,11 +19,12 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// usable is how many slots the test's prefix has: 1,024 addresses less the reserved.
+// usable is the number of slots of the test's prefix: 1,024 addresses without the reserved
+// ones.
 const usable = 1024 - network.FirstSlot - 1
 
-// Go's resolver connects to every address that it resolved and sends nothing. Far
-// more of that than there are slots leaves all of them free.
+// Go's resolver connects to every address that it resolved, and sends nothing. Even if it
+// does that more often than there are slots, all slots are free afterwards.
 func TestChurnLeavesSlots(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
@@ -41,8 +42,8 @@ func TestChurnLeavesSlots(t *testing.T) {
 	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 }
 
-// One workload takes all it can get; the next still gets slots, and the first gets
-// them again when it let go.
+// If one workload uses its quota, another one still gets slots. The first gets slots again
+// after it has released some.
 func TestQuota(t *testing.T) {
 	s := openSeal(t, nil)
 	second, err := s.lab.Below(s.group, "second")
@@ -62,7 +63,7 @@ func TestQuota(t *testing.T) {
 	if n := s.Counters()["over_quota"]; n != 2 {
 		t.Errorf("refused for quota %d times", n)
 	}
-	// To nameservers that it has, a workload over its quota still gets.
+	// A workload over its quota can still use the slots that it holds.
 	greedy.Want("socket b udp4 => ok\nconnect b 100.64.0.1:53 => ok")
 	greedy.Stop()
 	labtest.WaitFor(t, "the greedy one's slots are free", func() bool {
@@ -83,13 +84,13 @@ func TestNoSlotLeft(t *testing.T) {
 		t.Errorf("held %s, want %s", got, want)
 	}
 	if n := s.Counters()["no_slot"]; n != 1 {
-		t.Errorf("refused for want of a slot %d times", n)
+		t.Errorf("refused %d times because no slot was free", n)
 	}
 	c.Want("socket x udp4 => ok\nsendto x 8.8.8.8:53 => " + errno +
 		"\nclose h0 => ok\nsendto x 8.8.8.8:53 => ok\nrecv x => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53")
 }
 
-// A socket that was refused keeps what it was connected to.
+// A socket whose connect was refused stays connected to its peer.
 func TestRefusedConnectKeepsPeer(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Quota = 1 })
 	errno := "ENOBUFS"
@@ -103,7 +104,7 @@ func TestRefusedConnectKeepsPeer(t *testing.T) {
 	}
 }
 
-// A slot is given back with the last socket, wherever that socket went.
+// A slot is freed when the last socket that uses it is closed or connected elsewhere.
 func TestReferences(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
@@ -115,8 +116,8 @@ func TestReferences(t *testing.T) {
 		{"connect a 8.8.8.8:53 => ok", 1, 1},
 		{"socket b udp6 => ok\nconnect b 8.8.8.8:53 => ok", 1, 2},
 		{"connect a 8.8.8.8:53 => ok", 1, 2},
-		// The hook does not learn whether a connect succeeds, so what the socket was
-		// connected to before is held until its next connect.
+		// The hook does not know whether the connect will succeed, so the slot of the previous
+		// peer is held until the next connect.
 		{"connect a 9.9.9.9:53 => ok", 2, 3},
 		{"connect a 9.9.9.9:5353 => ok", 2, 2},
 		{"connect a 127.0.0.1:53 => ok", 1, 1},
@@ -131,8 +132,8 @@ func TestReferences(t *testing.T) {
 	}
 }
 
-// What was sent to without connecting is kept for its reply, and collected when it
-// idles; a connected socket keeps its slot for as long as it lives.
+// A slot that an unconnected socket has used is kept for the reply, and collected when it is
+// idle. A connected socket keeps its slot until it is closed.
 func TestCollect(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 300 * time.Millisecond })
 	c := s.client(t)
@@ -148,7 +149,7 @@ func TestCollect(t *testing.T) {
 		return used == 1
 	})
 	c.Want("send b => ok\nrecv b => " + s.about("9.9.9.9:53") + " from 9.9.9.9:53\nclose b => ok")
-	// What a socket sent may wait to be read when it is closed.
+	// A query may still be unread when its socket is closed.
 	if used, refs := s.slotsUsed(t); used != 1 || refs != 0 {
 		t.Errorf("%d slots in use with %d references", used, refs)
 	}
@@ -170,9 +171,9 @@ func (s *testSeal) waitFree(t *testing.T) {
 	})
 }
 
-// Cgroups that were removed are forgotten once they hold no slot, and not before: a socket
-// that outlives its cgroup is still that workload's.
-func TestForgetGone(t *testing.T) {
+// Removed cgroups are forgotten when they hold no slot, and not before: a socket that outlives
+// its cgroup still belongs to that workload.
+func TestForgetRemoved(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 300 * time.Millisecond })
 	s.run(t)
 	root, err := cgroup.Root()
@@ -197,7 +198,7 @@ func TestForgetGone(t *testing.T) {
 	if !s.kernel.holdsSlots(id) {
 		t.Error("the cgroup holds no slot")
 	}
-	labtest.WaitFor(t, "its path is looked up without a query", func() bool {
+	labtest.WaitFor(t, "a lookup of its path without a query", func() bool {
 		path, _ := s.paths.Known(id)
 		return path == name
 	})
@@ -208,7 +209,7 @@ func TestForgetGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Want("send a => ok\nrecv a => 8.8.8.8:53 by " + name + " from 8.8.8.8:53\nclose a => ok")
-	labtest.WaitFor(t, "the cgroup is forgotten", func() bool {
+	labtest.WaitFor(t, "the cgroup to be forgotten", func() bool {
 		if err := s.forgetRemoved(); err != nil {
 			t.Fatal(err)
 		}
@@ -221,8 +222,8 @@ func TestForgetGone(t *testing.T) {
 	}
 }
 
-// Processes that ask the same nameservers at the same moment share slots, and all
-// slots come back.
+// Processes that query the same nameservers at the same time share slots, and all slots are
+// freed.
 func TestConcurrentClients(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 300 * time.Millisecond })
 	other, err := s.lab.Below(s.group, "other")
@@ -240,8 +241,8 @@ func TestConcurrentClients(t *testing.T) {
 		return fmt.Sprintf("churn 20000 %d %d", distinct, i%2<<16), "ok"
 	})
 	stop()
-	// Those that stay hold one slot for each nameserver and cgroup, also where several made
-	// one at once.
+	// The remaining sockets hold one slot per nameserver and cgroup, also where several
+	// allocated one at the same time.
 	for range 50 {
 		together(t, all, func(int) (do, want string) { return fmt.Sprintf("hold h %d", held), fmt.Sprintf("%d ok", held) })
 		if used, refs := s.slotsUsed(t); used != len(groups)*held || refs != clients*held {
@@ -256,8 +257,8 @@ func TestConcurrentClients(t *testing.T) {
 		}
 		together(t, all, func(int) (do, want string) { return fmt.Sprintf("drop h %d", held), "ok" })
 	}
-	// The kernel ends a socket when the last to look at its file lets go, which need not
-	// be the program that closed it.
+	// The kernel closes a socket when the last reference to its file is released, which may be
+	// later than the program's close.
 	labtest.Eventually(t, func() error {
 		if err := s.kernel.collect(s.cfg.Linger); err != nil {
 			return err
@@ -268,12 +269,12 @@ func TestConcurrentClients(t *testing.T) {
 		return nil
 	})
 	if got := queued(t, s); got != usable {
-		t.Errorf("%d slots wait in the queue, want %d", got, usable)
+		t.Errorf("%d slots are in the queue, want %d", got, usable)
 	}
 	n := s.Counters()
 	t.Logf("races: %d, slots made: %d for %d connects", n["slot_race"], n["slot_new"], n["connect"])
-	// The kernel has been seen to close one socket in some ten million without running its
-	// release hook; a reference that is lost in the programs is lost far more often.
+	// The kernel closes about one socket in ten million without running its release hook. A bug
+	// in the programs would lose references far more often.
 	if n["slot_recounted"] > 2 {
 		t.Errorf("the references of %d slots were wrong", n["slot_recounted"])
 	}
@@ -286,12 +287,13 @@ func TestConcurrentClients(t *testing.T) {
 	var share sottoShare
 	for it := s.kernel.Shares.Iterate(); it.Next(&group, &share); {
 		if share.Held != 0 {
-			t.Errorf("cgroup %d is said to hold %d slots", group, share.Held)
+			t.Errorf("cgroup %d is counted with %d slots", group, share.Held)
 		}
 	}
 }
 
-// together has all clients do something at the same moment, which i says of each.
+// together runs a command in all clients at the same time. what returns the command of client
+// i and the prefix of its result.
 func together(t *testing.T, all []*clienttest.Client, what func(i int) (do, want string)) {
 	t.Helper()
 	for i, c := range all {
@@ -306,8 +308,8 @@ func together(t *testing.T, all []*clienttest.Client, what func(i int) (do, want
 	}
 }
 
-// readAndCollect collects slots, and reads what they stand for, until it is stopped. Each
-// cgroup asks some nameservers, from a first one on.
+// readAndCollect collects slots and reads their original destinations, until it is stopped.
+// Each cgroup queries some nameservers, starting with its entry in first.
 func (s *testSeal) readAndCollect(t *testing.T, first map[uint64]netip.Addr, some int) (stop func()) {
 	var wg sync.WaitGroup
 	end := make(chan struct{})
@@ -337,14 +339,14 @@ func (s *testSeal) readAndCollect(t *testing.T, first map[uint64]netip.Addr, som
 	return func() { close(end); wg.Wait() }
 }
 
-// plus is the address that comes so much later; it carries nothing over.
+// plus adds n to the last bytes of an address. The sum must not overflow.
 func plus(a netip.Addr, n int) netip.Addr {
 	b := a.As4()
 	b[3] += byte(n)
 	return netip.AddrFrom4(b)
 }
 
-// queued empties the queue of free slots, counting; a slot in it twice is an error.
+// queued empties the queue of free slots and returns their number. A duplicate is an error.
 func queued(t *testing.T, s *testSeal) int {
 	t.Helper()
 	seen := make(map[uint32]bool)
@@ -360,7 +362,7 @@ func queued(t *testing.T, s *testSeal) int {
 	}
 }
 
-// The reverse is read from mapped memory, whatever address the listener says.
+// Origin reads memory that is mapped, for any address.
 func TestOrigin(t *testing.T) {
 	s := openSeal(t, nil)
 	s.client(t).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
@@ -382,12 +384,12 @@ func TestOrigin(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := s.Origin(slot); !ok { // a draining listener may still ask
-		t.Error("origin is gone with Close")
+	if _, ok := s.Origin(slot); !ok { // a listener that drains may still call it
+		t.Error("Origin does not work after Close")
 	}
 }
 
-// Run collects by itself, and ends without an error.
+// Run collects periodically, and returns no error.
 func TestRunCollects(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 100 * time.Millisecond })
 	s.run(t)
@@ -395,7 +397,7 @@ func TestRunCollects(t *testing.T) {
 	labtest.WaitFor(t, "the slot is collected", func() bool { return s.Counters()["slot_collected"] == 1 })
 }
 
-// workloadOf is the path of a workload, whether it is known whole or not.
+// workloadOf returns the path of a workload, also if it is incomplete.
 func workloadOf(i *Instance, cgroup uint64) string {
 	path, _ := i.Workload(cgroup)
 	return path

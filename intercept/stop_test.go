@@ -23,8 +23,8 @@ import (
 	"sotto/internal/netns"
 )
 
-// virtual captures behind the host's interface until the test ends, and fails it if a packet
-// from or for a virtual address crossed, or one to or from port 53 while is reports true.
+// virtual captures on the LAN until the test ends. It reports an error if a packet with a
+// virtual address leaves the host.
 func (s *testSeal) virtual(t *testing.T) {
 	t.Helper()
 	c, err := capture.Start(s.lan.NS, netlab.LANIf)
@@ -45,8 +45,8 @@ func (s *testSeal) virtual(t *testing.T) {
 	})
 }
 
-// A clean stop ends what is connected to virtual addresses, in every network namespace; what
-// it was connected to is not given to another workload by the next start.
+// A clean stop destroys sockets that are connected to virtual addresses, in all network
+// namespaces, so that the next start can give the addresses to other workloads.
 func TestStopEndsSockets(t *testing.T) {
 	s := &testSeal{}
 	s.lab, s.host, s.lan = labtest.LAN(t)
@@ -64,7 +64,7 @@ func TestStopEndsSockets(t *testing.T) {
 		for i, kind := range kinds {
 			socket, to, _ := strings.Cut(kind, " ")
 			if got := c.Do("socket s%d %s", i, socket); got != "ok" {
-				continue // no MPTCP
+				continue // the kernel has no MPTCP
 			}
 			c.Want(fmt.Sprintf("connect s%d %s => ok\nsend s%d => ok", i, to, i))
 		}
@@ -76,7 +76,7 @@ func TestStopEndsSockets(t *testing.T) {
 	nothingLeft(t, s.host, s.cfg)
 	for _, c := range x {
 		for i := range kinds {
-			c.Do("recv s%d", i) // the answer to what was asked before, or the error
+			c.Do("recv s%d", i) // the answer to the earlier query, or the error
 			if got := c.Do("send s%d", i); got == "ok" {
 				t.Errorf("%s: still connected, to %s", kinds[i], c.Do("peer s%d", i))
 			}
@@ -93,16 +93,17 @@ func TestStopEndsSockets(t *testing.T) {
 		filepath.Base(s.group.Path) + "/y from 1.1.1.1:53")
 }
 
-// A stop also ends sockets that are closed, and whose queries the kernel sends until they are
-// acknowledged: they hold no slot, and would go on after the stop.
+// A stop also destroys sockets that their program has closed, and whose queries the kernel
+// retransmits until they are acknowledged: they hold no slot, and would continue after the
+// stop.
 func TestStopEndsClosedSockets(t *testing.T) {
 	nft := labtest.NeedTool(t, "nft")
 	s := openSeal(t, nil)
 	s.virtual(t)
 	c := s.client(t)
 	c.Want("socket a tcp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok")
-	// From here on nothing is acknowledged.
-	rules := "table inet deaf { chain in { type filter hook input priority 0; tcp dport 53 drop; }; }"
+	// From now on the listener acknowledges nothing.
+	rules := "table inet drop { chain in { type filter hook input priority 0; tcp dport 53 drop; }; }"
 	err := s.Do(func() error {
 		out, err := exec.Command(nft, rules).CombinedOutput()
 		if err != nil {
@@ -138,7 +139,7 @@ func TestStopEndsClosedSockets(t *testing.T) {
 		return n
 	}
 	if n := closed(); n != 2 {
-		t.Fatalf("%d closed sockets have something to send, want 2", n)
+		t.Fatalf("%d closed sockets have data to send, want 2", n)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -147,12 +148,12 @@ func TestStopEndsClosedSockets(t *testing.T) {
 	if n := closed(); n != 0 {
 		t.Errorf("%d closed sockets are left", n)
 	}
-	time.Sleep(2 * time.Second) // they would be sent again several times (RFC 6298)
+	time.Sleep(2 * time.Second) // long enough for several retransmissions (RFC 6298)
 }
 
-// Where a socket cannot be ended (it is in a network namespace that no process is in and that
-// has no name), a stop leaves what keeps its packets in. The next start takes over from there,
-// and the socket is that workload's still.
+// If a socket cannot be destroyed (it is in a network namespace without a process and without
+// a name), a stop leaves the routes that keep its packets on the machine. The next start
+// adopts its slot, so that the socket still belongs to its workload.
 func TestStopKeepsWhatIsHeld(t *testing.T) {
 	s := &testSeal{}
 	s.lab, s.host, s.lan = labtest.LAN(t)
@@ -186,7 +187,7 @@ func TestStopKeepsWhatIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	if there, err := pins.HasHooks(pins.Dir(cfg.BPFFS, cfg.Name)); !there || err != nil {
-		t.Fatalf("nothing stays: %v", err)
+		t.Fatalf("nothing was left: %v", err)
 	}
 	x.Want("send a => EPERM\nsocket b udp4 => ok\nconnect b 9.9.9.9:53 => ok\npeer b => 9.9.9.9:53\nsend b => ok\nrecv b => ECONNREFUSED\nclose b => ok")
 	start()
@@ -201,8 +202,8 @@ func TestStopKeepsWhatIsHeld(t *testing.T) {
 	nothingLeft(t, s.host, cfg)
 }
 
-// After a crash the sockets keep what they hold until Down removes what it means; it ends
-// them first.
+// After a crash sockets keep their slots. Down destroys the sockets before it removes the
+// slots.
 func TestDownEndsSockets(t *testing.T) {
 	s := openSeal(t, nil)
 	s.virtual(t)
@@ -224,8 +225,8 @@ func TestDownEndsSockets(t *testing.T) {
 	}
 }
 
-// An instance that seals other cgroups than the dead one before it cannot adopt its maps, and
-// ends the sockets that these gave addresses to.
+// An instance that seals other cgroups than its dead predecessor cannot adopt the maps, and
+// destroys the sockets that are connected to virtual addresses.
 func TestStartEndsStrays(t *testing.T) {
 	s := openSeal(t, nil)
 	s.virtual(t)
@@ -251,8 +252,8 @@ func TestStartEndsStrays(t *testing.T) {
 		filepath.Base(other.Path) + " from 1.2.3.1:53")
 }
 
-// A process that takes over and seals one cgroup more ends the plain sockets of that one. It
-// leaves those of the others alone: they are sealed.
+// A successor that seals one more cgroup destroys the plain sockets of that cgroup, but not
+// those of the others, which are sealed.
 func TestTakeoverEndsPlainSockets(t *testing.T) {
 	s := openSeal(t, nil)
 	more := s.unsealed(t, "more")

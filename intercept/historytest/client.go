@@ -20,21 +20,21 @@ import (
 	"sotto/intercept/clienttest"
 )
 
-// Messages of the histories are of one size and carry the number of their query, so
-// that a stream needs no framing and a capture shows which query a packet carries.
+// Messages have a fixed size and contain the number of their query, so that a stream needs no
+// framing, and a capture shows to which query a packet belongs.
 const (
 	messageSize = 16
 
 	queryTag  = '?' // from a client
 	answerTag = '=' // from the listener
 	plainTag  = '~' // from a nameserver of the LAN
-	fenceTag  = '#' // see history.settle
-	markTag   = '|' // see tape.mark
+	fenceTag  = '#' // see runner.settle
+	markTag   = '|' // see recording.mark
 )
 
-func message16(tag byte, number int) []byte { return fmt.Appendf(nil, "%c%015d", tag, number) }
+func newMessage(tag byte, number int) []byte { return fmt.Appendf(nil, "%c%015d", tag, number) }
 
-// readMessage returns false for what is no message.
+// readMessage decodes a message. It returns false if b is not one.
 func readMessage(b []byte) (tag byte, number int, ok bool) {
 	if len(b) < messageSize || strings.IndexByte("?=~#|", b[0]) < 0 {
 		return 0, 0, false
@@ -43,14 +43,15 @@ func readMessage(b []byte) (tag byte, number int, ok bool) {
 	return b[0], number, err == nil
 }
 
-// actor is what a client process of a history keeps beside its sockets.
-var actor struct {
+// state is the state of a client process in addition to its sockets.
+var state struct {
 	inbox    int // a Unix socket on which it receives descriptors
-	children map[string]*heldChild
+	children map[string]*child
 	storm    *storm
 }
 
-// history is what a client does in a history: VERB ARGUMENT…
+// Command executes a command of a client in a history: VERB ARGUMENT… It is the argument of
+// [clienttest.Main].
 func Command(s clienttest.Sockets, f []string) (string, error) {
 	switch f[0] {
 	case "dial": // SOCKET MILLIS ADDRESS
@@ -58,38 +59,38 @@ func Command(s clienttest.Sockets, f []string) (string, error) {
 			return "", err
 		}
 		return "ok", connect(s[f[1]], clienttest.Sockaddr(s[f[1]], f[3]))
-	case "duel": // SOCKET ADDRESS ADDRESS: two threads connect one socket
-		return duel(s[f[1]], f[2], f[3]), nil
+	case "race": // SOCKET ADDRESS ADDRESS: two threads connect one socket
+		return race(s[f[1]], f[2], f[3]), nil
 	case "ask": // SOCKET NUMBER MILLIS [ADDRESS]
-		return askNumber(s[f[1]], atoi(f[2]), millis(f[3]), f[4])
-	case "replies": // SOCKET MILLIS: what was not read yet
+		return sendQuery(s[f[1]], atoi(f[2]), millis(f[3]), f[4])
+	case "replies": // SOCKET MILLIS: replies that were not read yet
 		return strings.Join(append([]string{"ok"}, readReplies(s[f[1]], -1, millis(f[2]))...), " "), nil
 	case "inbox": // PATH
 		return openInbox(f[1])
-	case "pass": // SOCKET PATH: to the process with that inbox
-		return "ok", unix.Sendmsg(actor.inbox, []byte(f[1]), unix.UnixRights(s[f[1]]), &unix.SockaddrUnix{Name: f[2]}, 0)
-	case "take":
-		return takeDescriptor(s)
+	case "pass": // SOCKET PATH: passes the socket to the process with that inbox
+		return "ok", unix.Sendmsg(state.inbox, []byte(f[1]), unix.UnixRights(s[f[1]]), &unix.SockaddrUnix{Name: f[2]}, 0)
+	case "receive":
+		return receiveDescriptor(s)
 	case "fork": // CHILD
-		child, err := forkHolder(s)
+		child, err := forkChild(s)
 		if err == nil {
-			actor.children[f[1]] = child
+			state.children[f[1]] = child
 		}
 		return "ok", err
 	case "childask": // CHILD SOCKET NUMBER [ADDRESS]
-		return actor.children[f[1]].ask(f[2], atoi(f[3]), f[4])
+		return state.children[f[1]].ask(f[2], atoi(f[3]), f[4])
 	case "childexit": // CHILD
-		defer delete(actor.children, f[1])
-		return "ok", actor.children[f[1]].exit()
+		defer delete(state.children, f[1])
+		return "ok", state.children[f[1]].exit()
 	case "storm": // FIRST KIND ADDRESS,ADDRESS,…
-		actor.storm = startStorm(atoi(f[1]), f[2], strings.Split(f[3], ","))
+		state.storm = startStorm(atoi(f[1]), f[2], strings.Split(f[3], ","))
 		return "ok", nil
-	case "calm":
-		return actor.storm.stop(), nil
+	case "endstorm":
+		return state.storm.stop(), nil
 	case "reset":
 		return "ok", reset(s)
 	}
-	return "", fmt.Errorf("no such verb %q", f[0])
+	return "", fmt.Errorf("unknown command %q", f[0])
 }
 
 func atoi(s string) int {
@@ -104,7 +105,7 @@ func setSendTimeout(fd int, d time.Duration) error {
 	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait)
 }
 
-// errName is "ok", or the name of the error.
+// errName returns "ok", or the name of the error.
 func errName(err error) string {
 	var no unix.Errno
 	switch {
@@ -116,7 +117,7 @@ func errName(err error) string {
 	return strings.ReplaceAll(err.Error(), " ", "_")
 }
 
-// connect goes on when a signal, as the Go runtime has them, interrupts a stream's.
+// connect continues when a signal of the Go runtime interrupts the connect of a stream.
 func connect(fd int, to unix.Sockaddr) error {
 	err := unix.Connect(fd, to)
 	for interrupted := err == unix.EINTR; interrupted; {
@@ -128,8 +129,8 @@ func connect(fd int, to unix.Sockaddr) error {
 	return err
 }
 
-// duel has two threads connect fd at the same time, and returns how each went.
-func duel(fd int, a, b string) string {
+// race connects fd in two threads at the same time, and returns both results.
+func race(fd int, a, b string) string {
 	var results [2]error
 	var wg sync.WaitGroup
 	var ready atomic.Int32
@@ -148,16 +149,16 @@ func duel(fd int, a, b string) string {
 	return errName(results[0]) + " " + errName(results[1])
 }
 
-// askNumber sends one query, to addr unless that is "", and reads until its reply is there or
-// wait is over: "RESULT REPLY…", as readReplies has them.
-func askNumber(fd, number int, wait time.Duration, addr string) (string, error) {
-	// An error of an earlier query (a port that was unreachable) is not this one's.
+// sendQuery sends one query, to addr unless that is "", and reads until its reply arrives or
+// wait has passed. It returns "RESULT REPLY…", with replies in the format of readReplies.
+func sendQuery(fd, number int, wait time.Duration, addr string) (string, error) {
+	// Discard the error of an earlier query (port unreachable).
 	_, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	var err error
 	if addr == "" {
-		err = unix.Send(fd, message16(queryTag, number), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+		err = unix.Send(fd, newMessage(queryTag, number), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 	} else {
-		err = unix.Sendto(fd, message16(queryTag, number), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, clienttest.Sockaddr(fd, addr))
+		err = unix.Sendto(fd, newMessage(queryTag, number), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, clienttest.Sockaddr(fd, addr))
 	}
 	out := []string{errName(err)}
 	if err == nil && wait > 0 {
@@ -166,8 +167,9 @@ func askNumber(fd, number int, wait time.Duration, addr string) (string, error) 
 	return strings.Join(out, " "), nil
 }
 
-// readReplies reads until the reply to a query is there or wait is over: "TAGNUMBER@SOURCE"
-// for each, without a source on a stream, and "!ERROR" if it ended with one.
+// readReplies reads until the reply to a query arrives or wait has passed. It returns
+// "TAGNUMBER@SOURCE" for each reply, without a source on a stream, and "!ERROR" if reading
+// failed.
 func readReplies(fd, number int, wait time.Duration) []string {
 	var out []string
 	b := make([]byte, 64*messageSize)
@@ -210,22 +212,22 @@ func readReplies(fd, number int, wait time.Duration) []string {
 	}
 }
 
-// openInbox makes the socket on which other processes pass descriptors to this one.
+// openInbox opens the Unix socket by which other processes pass sockets to this one.
 func openInbox(path string) (string, error) {
-	actor.children = make(map[string]*heldChild)
+	state.children = make(map[string]*child)
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return "", err
 	}
-	actor.inbox = fd
+	state.inbox = fd
 	return "ok", unix.Bind(fd, &unix.SockaddrUnix{Name: path})
 }
 
-// takeDescriptor receives one socket and returns its name. A process that has the socket
-// already keeps one descriptor of it.
-func takeDescriptor(s clienttest.Sockets) (string, error) {
+// receiveDescriptor receives one socket and returns its name. If the process has the socket
+// already, it closes the received descriptor.
+func receiveDescriptor(s clienttest.Sockets) (string, error) {
 	name, control := make([]byte, 64), make([]byte, unix.CmsgSpace(4))
-	n, controls, _, _, err := unix.Recvmsg(actor.inbox, name, control, unix.MSG_CMSG_CLOEXEC)
+	n, controls, _, _, err := unix.Recvmsg(state.inbox, name, control, unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
 		return "", err
 	}
@@ -244,17 +246,18 @@ func takeDescriptor(s clienttest.Sockets) (string, error) {
 	return string(name[:n]), nil
 }
 
-// reset closes every socket, also those passed and not taken, and ends the children.
+// reset closes all sockets, including passed ones that were not received, and stops the
+// children.
 func reset(s clienttest.Sockets) error {
 	var errs []error
 	for {
-		if _, err := takeDescriptor(s); err != nil {
-			break // EAGAIN: no more
+		if _, err := receiveDescriptor(s); err != nil {
+			break // EAGAIN: the inbox is empty
 		}
 	}
-	for name, child := range actor.children {
+	for name, child := range state.children {
 		errs = append(errs, child.exit())
-		delete(actor.children, name)
+		delete(state.children, name)
 	}
 	for name, fd := range s {
 		errs = append(errs, unix.Close(fd))
@@ -263,14 +266,14 @@ func reset(s clienttest.Sockets) error {
 	return errors.Join(errs...)
 }
 
-// storm connects, asks and closes without a pause, while the instance changes.
+// storm sends queries continuously, each by a new socket, while the instance changes.
 type storm struct {
 	quit, done chan struct{}
 	next       int
 	wrong      []string
 }
 
-// startStorm asks the addresses in turn, with the numbers from first on.
+// startStorm sends queries to the addresses in turn, with numbers starting at first.
 func startStorm(first int, kind string, addrs []string) *storm {
 	s := &storm{quit: make(chan struct{}), done: make(chan struct{}), next: first}
 	go func() {
@@ -281,15 +284,15 @@ func startStorm(first int, kind string, addrs []string) *storm {
 				return
 			case <-time.After(300 * time.Microsecond):
 			}
-			s.wrong = append(s.wrong, stormAsk(s.next, kind, addrs[(s.next-first)%len(addrs)])...)
+			s.wrong = append(s.wrong, stormQuery(s.next, kind, addrs[(s.next-first)%len(addrs)])...)
 		}
 	}()
 	return s
 }
 
-// stormAsk asks once by a new socket, and returns the replies that are not to this query
-// and from addr.
-func stormAsk(number int, kind, addr string) (wrong []string) {
+// stormQuery sends one query by a new socket, and returns replies to other queries or from
+// other addresses.
+func stormQuery(number int, kind, addr string) (wrong []string) {
 	fd, err := clienttest.OpenSocket(kind)
 	if err != nil {
 		return []string{errName(err)}
@@ -298,7 +301,7 @@ func stormAsk(number int, kind, addr string) (wrong []string) {
 	if setSendTimeout(fd, 200*time.Millisecond) != nil || unix.Connect(fd, clienttest.Sockaddr(fd, addr)) != nil {
 		return nil
 	}
-	got, _ := askNumber(fd, number, 200*time.Millisecond, "")
+	got, _ := sendQuery(fd, number, 200*time.Millisecond, "")
 	for _, reply := range strings.Fields(got)[1:] {
 		about, source, ok := strings.Cut(reply, "@")
 		from, err := netip.ParseAddrPort(source)
@@ -309,27 +312,27 @@ func stormAsk(number int, kind, addr string) (wrong []string) {
 	return wrong
 }
 
-// stop returns the first number that was not used, and the wrong replies.
+// stop stops the storm. It returns the first unused number and the wrong replies.
 func (s *storm) stop() string {
 	close(s.quit)
 	<-s.done
 	return strings.Join(append([]string{strconv.Itoa(s.next)}, s.wrong...), " ")
 }
 
-// heldChild is a forked child: it has the sockets that its parent had then.
-type heldChild struct {
+// child is a forked child. It has the sockets that its parent had at that time.
+type child struct {
 	pid      int
 	fds      map[string]int
 	commands *os.File
 	results  *os.File
 }
 
-// childOrder is what a child sends: a descriptor (-1: exit), a length and an address as
-// system calls have them, the payload.
-const childOrder = 4 + 4 + 28 + messageSize
+// requestSize is the size of a request to a child: a descriptor (-1: exit), the length of an
+// address and the address in the format of system calls, and the payload.
+const requestSize = 4 + 4 + 28 + messageSize
 
-// order writes it.
-func (c *heldChild) order(fd int, addr string, payload []byte) ([]byte, error) {
+// request sends a request to the child.
+func (c *child) request(fd int, addr string, payload []byte) ([]byte, error) {
 	b := binary.NativeEndian.AppendUint32(nil, uint32(fd))
 	var to []byte
 	if addr != "" {
@@ -342,9 +345,9 @@ func (c *heldChild) order(fd int, addr string, payload []byte) ([]byte, error) {
 	return b, err
 }
 
-// ask has the child send a query by a socket that it inherited.
-func (c *heldChild) ask(name string, number int, addr string) (string, error) {
-	if _, err := c.order(c.fds[name], addr, message16(queryTag, number)); err != nil {
+// ask makes the child send a query by a socket that it inherited.
+func (c *child) ask(name string, number int, addr string) (string, error) {
+	if _, err := c.request(c.fds[name], addr, newMessage(queryTag, number)); err != nil {
 		return "", err
 	}
 	var result [4]byte
@@ -357,9 +360,9 @@ func (c *heldChild) ask(name string, number int, addr string) (string, error) {
 	return "ok", nil
 }
 
-// exit has the child exit, and waits for it.
-func (c *heldChild) exit() error {
-	_, err := c.order(-1, "", nil)
+// exit makes the child exit, and waits for it.
+func (c *child) exit() error {
+	_, err := c.request(-1, "", nil)
 	_, waited := unix.Wait4(c.pid, nil, 0, nil)
 	return errors.Join(err, waited, c.commands.Close(), c.results.Close())
 }

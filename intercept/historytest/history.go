@@ -13,31 +13,29 @@ import (
 	"time"
 )
 
-// Histories run side by side, so that an instance's start and stop serve several.
+// Several histories run at once, because starting and stopping an instance is slow.
 const (
 	historySteps    = 40
 	historiesAtOnce = 8
 )
 
-// TestHistories does random things with sockets, processes, cgroups and the instance, and
-// holds that in every history no packet leaves for a virtual address, or for port 53 from
-// what is sealed; that no query is attributed to a workload that did not send it, and no
-// answer to another query; and that every slot is free when everything is closed. What it
-// does is in stepKinds, what should be the case is in model.
+// Run executes random histories and checks their properties. The steps are those in stepKinds,
+// the expected results come from model.
 //
-// SOTTO_HISTORIES is how many, SOTTO_HISTORY_SEED chooses them, SOTTO_HISTORY_WITHOUT
-// leaves out kinds of steps by name, and with SOTTO_HISTORY_SURVEY=1 it goes on after a
-// failure and counts them by class. SOTTO_HISTORY_CLASS looks at one class only, and
-// SOTTO_HISTORY_FILE does the steps of a file, which may be the output of a failure.
+// Environment variables: SOTTO_HISTORIES is the number of histories. SOTTO_HISTORY_SEED
+// selects them. SOTTO_HISTORY_WITHOUT lists kinds of steps to leave out. With
+// SOTTO_HISTORY_SURVEY=1 it continues after a violation and counts violations by class.
+// SOTTO_HISTORY_CLASS ignores violations of other classes. SOTTO_HISTORY_FILE executes the
+// steps in a file, which may be the output of a failure.
 func Run(t *testing.T, subject Subject) {
 	count := envNumber(t, "SOTTO_HISTORIES", 16)
 	seed := uint64(envNumber(t, "SOTTO_HISTORY_SEED", int(rand.Uint32())))
 	survey := os.Getenv("SOTTO_HISTORY_SURVEY") != ""
 	t.Logf("%d histories of %d steps, SOTTO_HISTORY_SEED=%d", count, historySteps, seed)
-	w := newWorld(t, subject)
+	w := newRunner(t, subject)
 	for _, name := range strings.Split(os.Getenv("SOTTO_HISTORY_WITHOUT"), ",") {
 		if name != "" && !slices.ContainsFunc(stepKinds, func(k stepKind) bool { return k.name == name }) {
-			t.Fatalf("SOTTO_HISTORY_WITHOUT: there is no step %q", name)
+			t.Fatalf("SOTTO_HISTORY_WITHOUT: no step is called %q", name)
 		}
 		w.without[name] = true
 	}
@@ -65,7 +63,7 @@ func Run(t *testing.T, subject Subject) {
 			broken = slices.DeleteFunc(broken, func(v violation) bool { return v.class != class })
 		}
 		if len(broken) == 0 {
-			w.renew()
+			w.reset()
 			continue
 		}
 		for _, class := range classesOf(broken) {
@@ -73,18 +71,18 @@ func Run(t *testing.T, subject Subject) {
 		}
 		if survey {
 			t.Logf("seed %d: %s", round, broken[0])
-			w.renew()
+			w.reset()
 			continue
 		}
-		t.Errorf("SOTTO_HISTORIES=%d SOTTO_HISTORY_SEED=%d does it again", historiesAtOnce, round)
+		t.Errorf("reproduce with SOTTO_HISTORIES=%d SOTTO_HISTORY_SEED=%d", historiesAtOnce, round)
 		w.report(steps, broken)
 		return
 	}
 	if len(classes) > 0 {
 		t.Errorf("violations, by class and %d histories: %v", historiesAtOnce, classes)
 	}
-	// A listener that answered nothing, or a host that let nothing out, would hold all of it.
-	t.Logf("%d queries one by one, of which %d had to be answered and were; %d in storms; the listener got %d; %s",
+	// A listener that answers nothing, or a host that sends nothing, would satisfy most properties.
+	t.Logf("%d single queries, of which %d had to be answered and were; %d in storms; the listener received %d; %s",
 		w.asked, w.answered, w.stormed, w.messages, time.Since(start).Round(time.Second))
 	if w.answered*10 < w.asked || w.messages < w.answered {
 		t.Errorf("only %d of %d queries had to be answered", w.answered, w.asked)
@@ -107,7 +105,7 @@ func envNumber(t *testing.T, name string, otherwise int) int {
 
 func (v violation) String() string { return fmt.Sprintf("%s, by step %d: %s", v.class, v.step, v.text) }
 
-// classesOf names the classes of violations, each once.
+// classesOf returns the classes of violations, each once.
 func classesOf(broken []violation) []string {
 	var out []string
 	for _, v := range broken {
@@ -118,16 +116,16 @@ func classesOf(broken []violation) []string {
 	return out
 }
 
-// shrinkTime bounds the search for a shorter history.
+// shrinkTime limits the search for a shorter history.
 const shrinkTime = time.Minute
 
-// report prints a failing round, and a shorter one that fails in the same way.
-func (w *world) report(steps []step, broken []violation) {
+// report logs the steps of a failed round, and a shorter list that fails in the same way.
+func (w *runner) report(steps []step, broken []violation) {
 	w.t.Helper()
 	w.t.Logf("all %d steps:\n%s", len(steps), describe(steps, broken))
-	w.patience = time.Second
+	w.timeout = time.Second
 	again := func(some []step) []violation {
-		w.renew()
+		w.reset()
 		return w.run(some)
 	}
 	class := broken[0].class
@@ -137,10 +135,10 @@ func (w *world) report(steps []step, broken []violation) {
 		}
 		return nil
 	})
-	w.t.Logf("%d steps that break the same (%s):\n%s", len(fewer), class, describe(fewer, why))
+	w.t.Logf("%d steps that cause the same violation (%s):\n%s", len(fewer), class, describe(fewer, why))
 }
 
-// describe prints steps with what they broke.
+// describe formats steps with the violations that they caused.
 func describe(steps []step, broken []violation) string {
 	var b strings.Builder
 	for n, s := range steps {
@@ -157,8 +155,8 @@ func describe(steps []step, broken []violation) string {
 	return b.String()
 }
 
-// shrink leaves out steps for as long as fails says that the rest fails, and returns the
-// shortest failing list with its violations.
+// shrink removes steps as long as the rest still fails, and returns the shortest list found,
+// with its violations.
 func shrink(steps []step, broken []violation, end time.Time, fails func([]step) []violation) ([]step, []violation) {
 	try := func(rest []step) bool {
 		if len(rest) == len(steps) || time.Now().After(end) {

@@ -16,9 +16,9 @@ import (
 	"sotto/internal/netlab"
 )
 
-// change does something to the instance while some processes go on asking, and notes what
-// is the case then.
-func (w *world) change(storms []string, next phase, set sealSet, does func() error) {
+// change calls does, which changes the instance, while some processes send queries, and
+// records the new phase and set.
+func (w *runner) change(storms []string, next phase, set sealSet, does func() error) {
 	before, after := w.model.sealed(), sealedIn(next, set)
 	w.mark(before & after)
 	ranges := w.startStorms(storms, before&after)
@@ -28,26 +28,26 @@ func (w *world) change(storms []string, next phase, set sealSet, does func() err
 		w.model.violate("instance", "%v", err)
 	}
 	w.settle()
-	w.judgeHeard()
+	w.checkReceived()
 	w.model.phase, w.model.set = next, set
 	w.mark(after)
 }
 
-func (w *world) mark(sealed sealSet) {
-	if err := w.tape.mark(sealed, w.model.step); err != nil {
+func (w *runner) mark(sealed sealSet) {
+	if err := w.recording.mark(sealed, w.model.step); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-// stormSize bounds the queries of one storm.
+// stormSize limits the number of queries of one storm.
 const stormSize = 100_000
 
-// startStorms has processes ask without a pause. always are the cgroups that are sealed all
-// the while.
-func (w *world) startStorms(procs []string, always sealSet) (ranges []*stormRange) {
+// startStorms starts storms in processes. always are the cgroups that are sealed before and
+// after the change.
+func (w *runner) startStorms(procs []string, always sealSet) (ranges []*stormRange) {
 	for n, proc := range procs {
-		p := w.model.parties[proc]
-		kind := []string{"udp4", "tcp4", "udp6", "mptcp4"}[(w.serial+n)%4]
+		p := w.model.processes[proc]
+		kind := []string{"udp4", "tcp4", "udp6", "mptcp4"}[(w.lastNumber+n)%4]
 		if w.without["mptcp"] && kind == "mptcp4" {
 			kind = "udp4"
 		}
@@ -61,17 +61,17 @@ func (w *world) startStorms(procs []string, always sealSet) (ranges []*stormRang
 		ranges = append(ranges, r)
 	}
 	if len(procs) > 0 {
-		time.Sleep(2 * time.Millisecond) // so that some sockets are there
+		time.Sleep(2 * time.Millisecond) // so that some sockets exist
 	}
 	return ranges
 }
 
-func (w *world) stopStorms(procs []string, ranges []*stormRange) {
+func (w *runner) stopStorms(procs []string, ranges []*stormRange) {
 	for n, proc := range procs {
-		f := strings.Fields(w.do(proc, "calm"))
+		f := strings.Fields(w.do(proc, "endstorm"))
 		ranges[n].last = atoi(f[0])
 		w.stormed += ranges[n].last - ranges[n].first
-		// While hooks come or go a reply may carry the virtual address.
+		// While hooks are attached or detached, a reply may come from the virtual address.
 		if ranges[n].mayLeave {
 			continue
 		}
@@ -81,7 +81,7 @@ func (w *world) stopStorms(procs []string, ranges []*stormRange) {
 	}
 }
 
-// nsAddr is a nameserver's address and port.
+// nsAddr returns the address and port of a nameserver.
 func nsAddr(group, n int, six bool) string {
 	if six {
 		return fmt.Sprintf("[%s]:53", nameserver(group, n, true))
@@ -89,8 +89,8 @@ func nsAddr(group, n int, six bool) string {
 	return fmt.Sprintf("%s:53", nameserver(group, n, false))
 }
 
-// start starts an instance, over what a killed one left if need be.
-func (w *world) start(set sealSet) error {
+// start starts an instance. It adopts the leftovers of a killed one.
+func (w *runner) start(set sealSet) error {
 	i, err := w.open(set)
 	if err != nil {
 		return err
@@ -103,14 +103,14 @@ func (w *world) start(set sealSet) error {
 		w.model.epoch++
 	}
 	w.model.listener++
-	if w.answerer, err = startAnswerer(answerTag, i.Do, w.seen); err != nil {
+	if w.responder, err = startResponder(answerTag, i.Do, w.seen); err != nil {
 		return err
 	}
 	return i.Attach()
 }
 
-// replace has another instance take over, as another process does, with the same listener.
-func (w *world) replace(set sealSet) error {
+// replace lets another instance take over, like a successor process, with the same listener.
+func (w *runner) replace(set sealSet) error {
 	old := w.inst
 	if err := old.Release(); err != nil {
 		return err
@@ -129,27 +129,27 @@ func (w *world) replace(set sealSet) error {
 	return errors.Join(i.Attach(), old.Close())
 }
 
-// close ends a clean stop.
-func (w *world) close() error {
+// close is the second half of a clean stop.
+func (w *runner) close() error {
 	err := w.inst.Close()
-	w.answerer.close()
-	w.inst, w.answerer = nil, nil
+	w.responder.close()
+	w.inst, w.responder = nil, nil
 	return err
 }
 
-// stop is a whole one.
-func (w *world) stop() error { return errors.Join(w.inst.Detach(), w.close()) }
+// stop is a complete clean stop.
+func (w *runner) stop() error { return errors.Join(w.inst.Detach(), w.close()) }
 
-// kill leaves everything as it is, as kill -9 does.
-func (w *world) kill() error {
+// kill leaves everything in the kernel, like a crash.
+func (w *runner) kill() error {
 	err := w.inst.Abandon()
-	w.answerer.close()
-	w.inst, w.answerer = nil, nil
+	w.responder.close()
+	w.inst, w.responder = nil, nil
 	return err
 }
 
-// rest brings the instance to where every history starts.
-func (w *world) rest() {
+// prepare brings the instance to the state in which every history starts.
+func (w *runner) prepare() {
 	if w.model.phase == phaseRunning && w.model.set == startSet {
 		return
 	}
@@ -162,11 +162,11 @@ func (w *world) rest() {
 	w.change(nil, phaseRunning, startSet, func() error { return w.start(startSet) })
 }
 
-// startSet is what is sealed when a history starts.
+// startSet is the set that is sealed when a history starts.
 const startSet = sealSet(1<<groupA | 1<<groupB)
 
-// renew takes everything away that a violation may have left, and starts anew.
-func (w *world) renew() {
+// reset removes everything that a violation may have left, and starts again.
+func (w *runner) reset() {
 	for _, c := range w.clients {
 		c.Stop()
 	}
@@ -181,14 +181,14 @@ func (w *world) renew() {
 	}
 	w.purge()
 	w.mark(0)
-	w.tape.seen = w.tape.looked
+	w.recording.seen = w.recording.looked
 	m := newModel()
 	m.epoch, m.listener = w.model.epoch, w.model.listener
 	w.model = m
 }
 
-// purge destroys what is left of connections to virtual addresses.
-func (w *world) purge() {
+// purge destroys sockets that are still connected to virtual addresses.
+func (w *runner) purge() {
 	for _, at := range []*netlab.Host{w.host, w.container} {
 		err := at.Do(func() error {
 			for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
@@ -199,7 +199,7 @@ func (w *world) purge() {
 					}
 					for _, s := range found {
 						if remote := s.Remote.Addr(); w.settings.Prefix4.Contains(remote) || w.settings.Prefix6.Contains(remote) {
-							_ = s.Destroy() // it may just go
+							_ = s.Destroy() // it may have been closed
 						}
 					}
 				}
@@ -212,19 +212,19 @@ func (w *world) purge() {
 	}
 }
 
-// end takes the instance away when the test ends.
-func (w *world) end() {
+// end removes the instance when the test ends.
+func (w *runner) end() {
 	var err error
 	if w.inst != nil {
 		err = w.stop()
 	}
 	if err = errors.Join(err, w.down()); err != nil {
-		w.t.Errorf("take the instance away: %v", err)
+		w.t.Errorf("remove the instance: %v", err)
 	}
 }
 
-// finish closes everything, and looks whether every slot is free.
-func (w *world) finish() {
+// finish closes all sockets, and checks that all slots are free.
+func (w *runner) finish() {
 	for _, proc := range slices.Sorted(maps.Keys(w.clients)) {
 		if got := w.do(proc, "reset"); got != "ok" {
 			w.model.violate("instance", "%s closes its sockets: %s", proc, got)
@@ -237,16 +237,62 @@ func (w *world) finish() {
 	if w.model.phase == phaseRunning {
 		w.settle()
 		var err error
-		for end := time.Now().Add(w.patience); ; time.Sleep(5 * time.Millisecond) {
-			if err = w.freeSlots(); err == nil || time.Now().After(end) {
+		for end := time.Now().Add(w.timeout); ; time.Sleep(5 * time.Millisecond) {
+			if err = w.checkFree(); err == nil || time.Now().After(end) {
 				break
 			}
 		}
 		if err != nil {
-			w.model.violate("held", "everything is closed, and yet: %v", err)
+			w.model.violate("held", "all sockets are closed, but: %v", err)
 		}
 	}
-	w.judgeHeard()
+	w.checkReceived()
 	w.mark(w.model.sealed())
-	w.tape.judge(w.model, w.settings.Prefix4, w.settings.Prefix6)
+	w.recording.check(w.model, w.settings.Prefix4, w.settings.Prefix6)
+}
+
+// in reports whether the instance is in one of the given phases.
+func (w *runner) in(phases ...phase) bool { return slices.Contains(phases, w.model.phase) }
+
+func (w *runner) runStop(s step) {
+	if w.in(phaseRunning) {
+		w.change(s.storms, phaseStopped, 0, w.stop)
+	}
+}
+
+func (w *runner) runDetach(s step) {
+	if w.in(phaseRunning) {
+		w.change(s.storms, phaseDetached, 0, func() error { return w.inst.Detach() })
+	}
+}
+
+func (w *runner) runFinishStop(s step) {
+	if w.in(phaseDetached) {
+		w.change(s.storms, phaseStopped, 0, w.close)
+	}
+}
+
+func (w *runner) runKill(s step) {
+	if w.in(phaseRunning) {
+		w.change(s.storms, phaseCrashed, w.model.set, w.kill)
+	}
+}
+
+func (w *runner) runDown(s step) {
+	if w.in(phaseCrashed) {
+		w.change(s.storms, phaseStopped, 0, w.down)
+	}
+}
+
+func (w *runner) runStart(s step) {
+	if w.in(phaseStopped, phaseCrashed) {
+		w.change(s.storms, phaseRunning, s.set, func() error { return w.start(s.set) })
+	}
+}
+
+func (w *runner) runReplace(s step) {
+	if w.in(phaseRunning) {
+		set := s.set | w.model.set
+		w.change(s.storms, phaseRunning, set, func() error { return w.replace(set) })
+	}
 }

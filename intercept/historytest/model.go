@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// The cgroups that an instance of a history may seal. The last is below the first.
+// The cgroups that an instance may seal. groupInner is below groupA.
 const (
 	groupA = iota
 	groupB
@@ -19,10 +19,10 @@ const (
 	groupCount
 )
 
-// sealSet is a set of them, as bits.
+// sealSet is a set of these cgroups, as bits.
 type sealSet uint8
 
-// effective is the set with what is below its members.
+// effective returns the set with all cgroups below its members.
 func (s sealSet) effective() sealSet {
 	if s.has(groupA) {
 		s |= 1 << groupInner
@@ -53,75 +53,75 @@ func parseSet(text string) (s sealSet) {
 	return s
 }
 
-// phase is what the instance of a history is at.
+// phase is the state of the instance.
 type phase string
 
 const (
 	phaseRunning  phase = "running"
-	phaseDetached phase = "detached" // a clean stop that is half done
+	phaseDetached phase = "detached" // in the middle of a clean stop
 	phaseStopped  phase = "stopped"
 	phaseCrashed  phase = "killed"
 )
 
-// workload is a cgroup in which processes of a history run.
+// workload is a cgroup with processes of a history.
 type workload struct {
-	dir, path string // its directory; its path as Instance.Workload has it
+	dir, path string // its directory; its path in the format of Instance.Workload
 	id        uint64
 	group     int
 	removed   bool
 }
 
-// party is a process of a history, or a child that one forked.
-type party struct {
+// process is a process of a history, or a forked child.
+type process struct {
 	name  string
 	in    *workload
 	holds map[string]bool // sockets
-	inbox []string        // sockets passed to it and not yet taken
+	inbox []string        // sockets that were passed to it and not received yet
 }
 
-// meaning is what the listener must take a query for.
-type meaning struct {
+// destination is a possible attribution of a query: its original destination and workload.
+type destination struct {
 	nameserver netip.AddrPort
 	who        *workload
 }
 
-// modelSocket is one socket, whatever descriptors there are of it.
+// modelSocket is one socket. It may have several descriptors.
 type modelSocket struct {
 	name, kind string
-	made       *workload // hooks run by the cgroup that it was made in
-	used       bool      // it was connected once
+	made       *workload // the hooks of the cgroup that it was opened in apply
+	used       bool      // it was connected before
 	mapped     bool      // to an IPv4 address
-	mixed      bool      // to one of each family: the kernel may keep the source of the first
-	left       bool      // an IPv6 peer: the kernel goes on taking datagrams of that one only
+	mixed      bool      // to both families: the kernel may keep the source address of the first
+	left       bool      // an IPv6 peer: the kernel still accepts datagrams only from that one
 	peer       *modelPeer
 	sent       map[int]*query
 }
 
 func (k *modelSocket) stream() bool { return !strings.HasPrefix(k.kind, "udp") }
 
-// modelPeer is what a socket is connected to.
+// modelPeer is the peer of a connected socket.
 type modelPeer struct {
-	meanings        []meaning // of its queries: none if it was connected past the hooks
-	elsewhere       bool      // to a port that is not sealed
-	odd             bool      // no answer is promised
-	epoch, listener int       // when it was connected
+	expected        []destination // of its queries; empty if no hook has redirected the connect
+	elsewhere       bool          // to a port that is not sealed
+	odd             bool          // an answer is not required
+	epoch, listener int           // when it was connected
 }
 
-// query is one message of a client.
+// query is one query of a client.
 type query struct {
 	number, step int
 	sock, to     string // to an address, or ""
 	who          *workload
-	meanings     []meaning
-	mayLeave     bool // by the hooks' rules it is not for the listener
-	asAddress    bool // the kernel may send it as one to an address
-	sure         bool // an answer is promised
+	expected     []destination
+	mayLeave     bool // it is not redirected
+	asAddress    bool // the kernel may send it like an unconnected datagram
+	mustAnswer   bool // an answer is required
 	sources      []netip.AddrPort
-	peer         *modelPeer // for the rest: when it was sent
+	peer         *modelPeer // the socket's peer when it was sent
 	epoch        int
 }
 
-// stormRange is the queries of a storm: from first on, to each nameserver in turn.
+// stormRange is the queries of a storm: from first to last, to the nameservers in turn.
 type stormRange struct {
 	first, last int
 	step        int
@@ -130,31 +130,31 @@ type stormRange struct {
 	mayLeave    bool
 }
 
-// violation is a property that did not hold.
+// violation is the violation of a property.
 type violation struct {
 	class, text string
 	step        int
 }
 
-// model is what should be the case, in plain Go: it knows no kernel.
+// model is the expected state, in plain Go. It does not use the kernel.
 type model struct {
-	phase    phase
-	set      sealSet
-	epoch    int // of the instance's maps
-	listener int // of the listener's sockets
-	socks    map[string]*modelSocket
-	parties  map[string]*party
-	queries  map[int]*query
-	storms   []*stormRange
-	broken   []violation
-	step     int // being done
+	phase     phase
+	set       sealSet
+	epoch     int // number of the instance's maps
+	listener  int // number of the listener's sockets
+	socks     map[string]*modelSocket
+	processes map[string]*process
+	queries   map[int]*query
+	storms    []*stormRange
+	broken    []violation
+	step      int // the current one
 }
 
 func newModel() *model {
-	return &model{phase: phaseStopped, socks: make(map[string]*modelSocket), parties: make(map[string]*party), queries: make(map[int]*query)}
+	return &model{phase: phaseStopped, socks: make(map[string]*modelSocket), processes: make(map[string]*process), queries: make(map[int]*query)}
 }
 
-// sealed are the cgroups whose queries may not leave.
+// sealed returns the cgroups whose queries must not leave.
 func (m *model) sealed() sealSet { return sealedIn(m.phase, m.set) }
 
 func sealedIn(p phase, set sealSet) sealSet {
@@ -164,23 +164,23 @@ func sealedIn(p phase, set sealSet) sealSet {
 	return 0
 }
 
-// hooked reports whether the hooks see what a socket does.
+// hooked reports whether hooks apply to a socket.
 func (m *model) hooked(k *modelSocket) bool { return m.sealed().has(k.made.group) }
 
 func (m *model) violate(class, format string, args ...any) {
 	m.broken = append(m.broken, violation{class, fmt.Sprintf(format, args...), m.step})
 }
 
-// held returns a socket that a party has.
-func (m *model) held(who, sock string) (*party, *modelSocket, bool) {
-	p, k := m.parties[who], m.socks[sock]
+// held returns a process and a socket, and whether the process has the socket.
+func (m *model) held(who, sock string) (*process, *modelSocket, bool) {
+	p, k := m.processes[who], m.socks[sock]
 	return p, k, p != nil && k != nil && p.holds[sock]
 }
 
-// drop takes a socket from a party. It is closed with its last descriptor.
-func (m *model) drop(p *party, sock string) {
+// drop removes a socket from a process. The socket is closed with its last descriptor.
+func (m *model) drop(p *process, sock string) {
 	delete(p.holds, sock)
-	for _, other := range m.parties {
+	for _, other := range m.processes {
 		if other.holds[sock] || slices.Contains(other.inbox, sock) {
 			return
 		}
@@ -188,7 +188,7 @@ func (m *model) drop(p *party, sock string) {
 	delete(m.socks, sock)
 }
 
-func (m *model) dropAll(p *party) {
+func (m *model) dropAll(p *process) {
 	for sock := range maps.Clone(p.holds) {
 		m.drop(p, sock)
 	}
@@ -199,41 +199,40 @@ func (m *model) dropAll(p *party) {
 	}
 }
 
-// unmapped is an address as the listener knows it.
+// unmapped converts an address to the form that the listener uses.
 func unmapped(addr string) netip.AddrPort {
 	ap := netip.MustParseAddrPort(addr)
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// mustConnect reports whether a connect to a nameserver has no reason to fail but the
-// want of a slot.
+// mustConnect reports whether a connect to a nameserver can only fail because no slot is free.
 func (m *model) mustConnect(k *modelSocket, addr string) bool {
 	return m.phase == phaseRunning && m.hooked(k) && !(k.stream() && k.used) && !k.mixes(unmapped(addr))
 }
 
-// mixes reports whether a socket was to be connected to one of each family, with to.
+// mixes reports whether a socket was connected to both families, including to.
 func (k *modelSocket) mixes(to netip.AddrPort) bool {
 	return k.mixed || k.used && k.mapped != to.Addr().Is4()
 }
 
-// use notes that a socket is to be connected to an address.
+// use records an attempt to connect a socket to an address.
 func (k *modelSocket) use(to netip.AddrPort) {
 	k.mixed = k.mixes(to)
 	k.used, k.mapped = true, to.Addr().Is4()
 }
 
-// connected notes a connect to a nameserver.
-func (m *model) connected(p *party, k *modelSocket, addr, result string) {
+// connected records a connect to a nameserver.
+func (m *model) connected(p *process, k *modelSocket, addr, result string) {
 	to := unmapped(addr)
 	k.use(to)
 	next := &modelPeer{epoch: m.epoch, listener: m.listener, elsewhere: to.Port() != 53}
 	if m.hooked(k) && !next.elsewhere {
-		next.meanings = []meaning{{to, p.in}}
+		next.expected = []destination{{to, p.in}}
 	}
 	m.settlePeer(k, next, result)
 }
 
-// settlePeer notes what a socket is connected to after a connect.
+// settlePeer records the peer of a socket after a connect.
 func (m *model) settlePeer(k *modelSocket, next *modelPeer, result string) {
 	switch {
 	case result == "ok":
@@ -245,8 +244,8 @@ func (m *model) settlePeer(k *modelSocket, next *modelPeer, result string) {
 	}
 }
 
-// duelled notes two connects at once: which was the last is not known.
-func (m *model) duelled(p *party, k *modelSocket, addrs, results []string) {
+// raced records two simultaneous connects. It is unknown which one was the last.
+func (m *model) raced(p *process, k *modelSocket, addrs, results []string) {
 	next := &modelPeer{epoch: m.epoch, listener: m.listener, odd: true}
 	for _, addr := range addrs {
 		k.use(unmapped(addr))
@@ -256,7 +255,7 @@ func (m *model) duelled(p *party, k *modelSocket, addrs, results []string) {
 		if result == "ok" {
 			won = true
 			if m.hooked(k) {
-				next.meanings = append(next.meanings, meaning{unmapped(addrs[n]), p.in})
+				next.expected = append(next.expected, destination{unmapped(addrs[n]), p.in})
 			}
 		}
 	}
@@ -267,52 +266,53 @@ func (m *model) duelled(p *party, k *modelSocket, addrs, results []string) {
 	}
 }
 
-// ask notes a query before it is sent: to addr, or with "" to the socket's peer.
-func (m *model) ask(number int, p *party, k *modelSocket, addr string) *query {
+// ask records a query before it is sent: to addr, or if that is "", to the socket's peer.
+func (m *model) ask(number int, p *process, k *modelSocket, addr string) *query {
 	q := &query{number: number, step: m.step, sock: k.name, who: p.in, to: addr, peer: k.peer, epoch: m.epoch}
 	live := m.phase == phaseRunning && m.hooked(k) && !k.mixed
 	switch {
 	case addr != "" && m.hooked(k):
-		q.meanings = []meaning{{unmapped(addr), p.in}}
-		q.sure = live && k.peer == nil && !k.left
+		q.expected = []destination{{unmapped(addr), p.in}}
+		q.mustAnswer = live && k.peer == nil && !k.left
 	case addr != "":
 		q.mayLeave = true
-	case k.peer.meanings != nil:
-		q.meanings = k.peer.meanings
-		q.sure = live && !k.peer.odd && k.peer.epoch == m.epoch && (!k.stream() || k.peer.listener == m.listener)
-		// The kernel sends such a datagram as one to an address, which is another workload's.
-		if k.kind == "udp6" && k.mapped && len(q.meanings) > 0 && q.meanings[0].who != p.in {
-			q.sure = false
+	case k.peer.expected != nil:
+		q.expected = k.peer.expected
+		q.mustAnswer = live && !k.peer.odd && k.peer.epoch == m.epoch && (!k.stream() || k.peer.listener == m.listener)
+		// The kernel sends such a datagram like an unconnected one, to another workload's address.
+		if k.kind == "udp6" && k.mapped && len(q.expected) > 0 && q.expected[0].who != p.in {
+			q.mustAnswer = false
 		}
 	default:
 		q.mayLeave = k.peer.elsewhere || !m.hooked(k)
 	}
-	for _, to := range q.meanings {
+	for _, to := range q.expected {
 		q.sources = append(q.sources, to.nameserver)
 	}
-	// A datagram of a connection to a mapped address the kernel sends as one to that address
-	// (udpv6_sendmsg), so that the hook redirects it, for whoever sends: also where the socket
-	// was connected past the hooks.
+	// The kernel sends a datagram of a socket that is connected to a mapped address like an
+	// unconnected one (udpv6_sendmsg). So the sendmsg hook redirects it for the sender, also if
+	// no hook redirected the connect.
 	q.asAddress = addr == "" && k.kind == "udp6" && (k.mapped || k.mixed)
 	k.sent[number], m.queries[number] = q, q
 	return q
 }
 
-// asked notes how a query went: its result, and what the client read then.
+// asked records the result of a query, and the replies that the client read.
 func (m *model) asked(q *query, k *modelSocket, result string, read bool) {
 	f := strings.Fields(result)
-	if q.sure && f[0] != "ok" {
+	if q.mustAnswer && f[0] != "ok" {
 		m.violate("refused", "%v: %s", q, f[0])
 		return
 	}
 	answered := m.read(k, f[1:])
-	if q.sure && read && !slices.Contains(answered, q.number) {
+	if q.mustAnswer && read && !slices.Contains(answered, q.number) {
 		m.violate("silent", "%v: no answer, but %v", q, f)
 	}
 }
 
-// read judges what a client read from a socket: each reply is to a query that was sent by
-// it, and comes from where that was sent. It returns the numbers of those queries.
+// read checks the replies that a client read from a socket: each must belong to a query that
+// was sent by the socket, and come from its destination. It returns the numbers of the
+// queries.
 func (m *model) read(k *modelSocket, replies []string) (numbers []int) {
 	for _, reply := range replies {
 		if reply[0] == '!' {
@@ -325,15 +325,15 @@ func (m *model) read(k *modelSocket, replies []string) (numbers []int) {
 		n, _ := strconv.Atoi(number)
 		q := k.sent[n]
 		if q == nil {
-			m.violate("reply", "socket %s: %s is to none of its queries", k.name, reply)
+			m.violate("reply", "socket %s: %s belongs to none of its queries", k.name, reply)
 			continue
 		}
 		numbers = append(numbers, n)
-		// A segment may be sent again when nothing is sealed any more; see tape.isLeak.
+		// A segment may be retransmitted after the seal has ended; see recording.isLeak.
 		if reply[0] == plainTag && !q.mayLeave && !k.stream() {
 			m.violate("leak-plain", "%v was answered by the LAN", q)
 		}
-		// A connected socket keeps what its address stands for, another one for a moment.
+		// A connected socket keeps its slot, an unconnected one keeps it for a moment.
 		same := q.peer == k.peer && (q.peer != nil && q.to == "" || q.step == m.step) && q.epoch == m.epoch && m.hooked(k)
 		if from, err := netip.ParseAddrPort(source); err == nil && same && len(q.sources) > 0 &&
 			!slices.Contains(q.sources, netip.AddrPortFrom(from.Addr().Unmap(), from.Port())) {
@@ -345,13 +345,13 @@ func (m *model) read(k *modelSocket, replies []string) (numbers []int) {
 
 func (q *query) String() string {
 	var to []string
-	for _, means := range q.meanings {
+	for _, means := range q.expected {
 		to = append(to, means.nameserver.String())
 	}
 	return fmt.Sprintf("query %d (step %d, socket %s, to %s, sent by %s)", q.number, q.step, q.sock, strings.Join(to, " or "), q.who.path)
 }
 
-// find returns a query, also one of a storm; nil if there was none.
+// find returns the query with a number, including those of storms, or nil.
 func (m *model) find(number int) *query {
 	if q := m.queries[number]; q != nil {
 		return q
@@ -359,46 +359,46 @@ func (m *model) find(number int) *query {
 	for _, s := range m.storms {
 		if number >= s.first && number < s.last {
 			addr := s.nameservers[(number-s.first)%len(s.nameservers)]
-			return &query{number: number, step: s.step, sock: "of a storm", who: s.who, mayLeave: s.mayLeave, meanings: []meaning{{unmapped(addr), s.who}}}
+			return &query{number: number, step: s.step, sock: "of a storm", who: s.who, mayLeave: s.mayLeave, expected: []destination{{unmapped(addr), s.who}}}
 		}
 	}
 	return nil
 }
 
-// heard is a query as the listener took it.
-type heard struct {
+// received is a query as the listener received it.
+type received struct {
 	number   int
 	local    netip.Addr
-	known    bool // the address stands for something
+	known    bool // the address has an original destination
 	origin   Origin
 	workload string
-	named    bool // workload is that cgroup's, and not what is known of a removed one
+	named    bool // workload is the complete path of the cgroup
 }
 
-// judge compares that with who sent it.
-func (m *model) judge(h heard) {
+// check compares the attribution of a query with its sender.
+func (m *model) check(h received) {
 	q := m.find(h.number)
 	if q == nil {
-		m.violate("attribution", "the listener got a query %d that was not sent", h.number)
+		m.violate("attribution", "the listener received query %d, which was not sent", h.number)
 		return
 	}
 	if !h.known {
 		return
 	}
-	for _, means := range q.meanings {
-		if means.nameserver == h.origin.Addr && means.who.id == h.origin.CgroupID && means.who.isCalled(h.workload, h.named) {
+	for _, means := range q.expected {
+		if means.nameserver == h.origin.Addr && means.who.id == h.origin.CgroupID && means.who.hasName(h.workload, h.named) {
 			return
 		}
 	}
-	if q.asAddress && q.who.id == h.origin.CgroupID && q.who.isCalled(h.workload, h.named) {
+	if q.asAddress && q.who.id == h.origin.CgroupID && q.who.hasName(h.workload, h.named) {
 		return
 	}
-	m.violate("attribution", "%v was taken for one to %s by %q (cgroup %d), at %s", q, h.origin.Addr, h.workload, h.origin.CgroupID, h.local)
+	m.violate("attribution", "%v was attributed to %s and %q (cgroup %d), at %s", q, h.origin.Addr, h.workload, h.origin.CgroupID, h.local)
 }
 
-// isCalled reports whether a name stands for the workload: its own, or that of a cgroup above
-// if it was removed.
-func (w *workload) isCalled(name string, own bool) bool {
+// hasName reports whether a path is that of the workload, or if it was removed, that of an
+// ancestor.
+func (w *workload) hasName(name string, own bool) bool {
 	if own {
 		return name == w.path
 	}

@@ -58,7 +58,7 @@ func planExit(g *generator, s *step) bool {
 	return true
 }
 
-// planRemove has a process leave its cgroup for a new one in any of the groups.
+// planRemove moves a process to a new cgroup in one of the groups.
 func planRemove(g *generator, s *step) bool {
 	h := g.of(s)
 	n := g.proc(s)
@@ -72,7 +72,7 @@ func planIn(p phase) func(*generator, *step) bool {
 	return func(g *generator, _ *step) bool { return g.phase == p }
 }
 
-// sameSet, otherSet and widerSet choose what is sealed after a step of the instance.
+// sameSet, otherSet and widerSet select what is sealed after a step of the instance.
 func sameSet(g *generator) sealSet {
 	if g.phase == phaseStopped {
 		return startSet
@@ -82,11 +82,11 @@ func sameSet(g *generator) sealSet {
 
 func otherSet(g *generator) sealSet { return sealSet(1 + g.IntN(1<<groupCount-1)) }
 
-// widerSet keeps what is sealed: a takeover is refused otherwise.
+// widerSet contains what is sealed now, because a takeover is refused otherwise.
 func widerSet(g *generator) sealSet { return g.set | sealSet(g.IntN(1<<groupCount)) }
 
-// planInstance plans a step of the instance, from one of some phases to another. set is
-// nil where nothing is sealed then.
+// planInstance plans a step of the instance from one of the given phases to another one. set is
+// nil if nothing is sealed afterwards.
 func planInstance(set func(*generator) sealSet, to phase, from ...phase) func(*generator, *step) bool {
 	return func(g *generator, s *step) bool {
 		if !slices.Contains(from, g.phase) {

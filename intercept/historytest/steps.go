@@ -12,22 +12,22 @@ import (
 	"testing"
 )
 
-// step is one step of a history. It names all that it is about, so that it can be done, or
-// have nothing to do, when others before it are left out.
+// step is one step of a history. It contains all its parameters, so that it can be executed, or
+// skipped, if earlier steps are left out.
 type step struct {
 	kind    *stepKind
 	history int
-	proc    string   // the process that does it: "3a" is of history 3
+	proc    string   // the process that executes it: "3a" belongs to history 3
 	other   string   // another process, or a child
 	sock    string   // "3.7"
 	what    string   // a kind of socket, an address
 	more    string   // another address
-	n       int      // chooses among what is there by then
-	set     sealSet  // what is to be sealed
-	storms  []string // processes that ask meanwhile
+	n       int      // selects one of the objects that exist when it is executed
+	set     sealSet  // what the instance seals afterwards
+	storms  []string // processes with storms meanwhile
 }
 
-// String is the step in one line, as parseStep reads it.
+// String formats the step in one line, for parseStep.
 func (s step) String() string {
 	out := []string{strconv.Itoa(s.history), s.kind.name}
 	for _, f := range s.fields() {
@@ -56,8 +56,8 @@ func (s *step) fields() []stepField {
 	return []stepField{{"by", &s.proc}, {"with", &s.other}, {"sock", &s.sock}, {"what", &s.what}, {"or", &s.more}}
 }
 
-// parseSteps reads the lines of a file that are steps: "[NUMBER] STEP", as a failure shows
-// them.
+// parseSteps reads the lines of a file that are steps in the format of a failure:
+// "[NUMBER] STEP".
 func parseSteps(t *testing.T, name string) (steps []step) {
 	t.Helper()
 	text, err := os.ReadFile(name)
@@ -78,18 +78,18 @@ func parseSteps(t *testing.T, name string) (steps []step) {
 	return steps
 }
 
-// parseStep reads one step.
+// parseStep parses one step.
 func parseStep(line string) (s step, err error) {
 	f := strings.Fields(line)
 	if len(f) < 2 {
-		return s, fmt.Errorf("%q is no step", line)
+		return s, fmt.Errorf("%q is not a step", line)
 	}
 	if s.history, err = strconv.Atoi(f[0]); err != nil {
 		return s, err
 	}
 	at := slices.IndexFunc(stepKinds, func(k stepKind) bool { return k.name == f[1] })
 	if at < 0 {
-		return s, fmt.Errorf("%q: there is no step %q", line, f[1])
+		return s, fmt.Errorf("%q: unknown step %q", line, f[1])
 	}
 	s.kind = &stepKinds[at]
 	for _, part := range f[2:] {
@@ -111,55 +111,54 @@ func parseStep(line string) (s step, err error) {
 	return s, nil
 }
 
-// stepKind is a kind of step, and how often it is chosen where it is possible.
+// stepKind is a kind of step, and how often it is selected.
 type stepKind struct {
 	name   string
 	weight int
-	plan   func(g *generator, s *step) bool // fills in the rest of a step; false: not possible now
-	run    func(w *world, s step)
+	plan   func(g *generator, s *step) bool // sets the parameters of a step, or returns false if it is not possible
+	run    func(w *runner, s step)
 }
 
-// stepKinds are all of them. SOTTO_HISTORY_WITHOUT leaves some out, by their names.
+// stepKinds are all kinds of steps. SOTTO_HISTORY_WITHOUT leaves some out, by their names.
 var stepKinds = []stepKind{
-	{"open", 80, planOpen("udp4", "udp4", "udp6", "udp6", "tcp4", "tcp6"), (*world).runOpen},
-	{"mptcp", 12, planOpen("mptcp4", "mptcp6"), (*world).runOpen},
-	{"connect", 120, planConnect, (*world).runConnect},
-	{"ask", 160, planSocket(isConnected), (*world).runAsk},
-	{"askto", 70, planAskTo, (*world).runAsk},
-	{"send", 30, planSocket(isConnected), (*world).runSend},
-	{"sendto", 15, planAskTo, (*world).runSend},
-	{"read", 20, planSocket(nil), (*world).runRead},
-	{"unroutable", 25, planSocket(isConnected), (*world).runUnroutable},
-	{"other-family", 15, planOtherFamily, (*world).runConnect},
-	{"elsewhere", 12, planConnect, (*world).runElsewhere},
-	{"disconnect", 15, planSocket(isConnected), (*world).runDisconnect},
-	{"duel", 20, planDuel, (*world).runDuel},
-	{"own-address", 25, numbered(planSocket(nil)), (*world).runOwnAddress},
-	{"foreign-address", 20, numbered(planSocket(nil)), (*world).runForeignAddress},
-	{"pass", 40, planPass, (*world).runPass},
-	{"take", 60, planTake, (*world).runTake},
-	{"fork", 15, planFork, (*world).runFork},
-	{"childask", 25, planChildAsk, (*world).runChildAsk},
-	{"childexit", 8, planChild, (*world).runChildExit},
-	{"close", 70, planClose, (*world).runClose},
-	{"exit", 5, planExit, (*world).runExit},
-	{"rmcgroup", 8, planRemove, (*world).runRemove},
-	{"churn", 20, numbered(planProc), (*world).runChurn},
-	{"reclaim", 15, planIn(phaseRunning), (*world).runReclaim},
+	{"open", 80, planOpen("udp4", "udp4", "udp6", "udp6", "tcp4", "tcp6"), (*runner).runOpen},
+	{"mptcp", 12, planOpen("mptcp4", "mptcp6"), (*runner).runOpen},
+	{"connect", 120, planConnect, (*runner).runConnect},
+	{"ask", 160, planSocket(isConnected), (*runner).runAsk},
+	{"askto", 70, planAskTo, (*runner).runAsk},
+	{"send", 30, planSocket(isConnected), (*runner).runSend},
+	{"sendto", 15, planAskTo, (*runner).runSend},
+	{"read", 20, planSocket(nil), (*runner).runRead},
+	{"unroutable", 25, planSocket(isConnected), (*runner).runUnroutable},
+	{"other-family", 15, planOtherFamily, (*runner).runConnect},
+	{"elsewhere", 12, planConnect, (*runner).runElsewhere},
+	{"disconnect", 15, planSocket(isConnected), (*runner).runDisconnect},
+	{"race", 20, planRace, (*runner).runRace},
+	{"own-address", 25, numbered(planSocket(nil)), (*runner).runOwnAddress},
+	{"foreign-address", 20, numbered(planSocket(nil)), (*runner).runForeignAddress},
+	{"pass", 40, planPass, (*runner).runPass},
+	{"receive", 60, planReceive, (*runner).runReceive},
+	{"fork", 15, planFork, (*runner).runFork},
+	{"childask", 25, planChildAsk, (*runner).runChildAsk},
+	{"childexit", 8, planChild, (*runner).runChildExit},
+	{"close", 70, planClose, (*runner).runClose},
+	{"exit", 5, planExit, (*runner).runExit},
+	{"rmcgroup", 8, planRemove, (*runner).runRemove},
+	{"churn", 20, numbered(planProc), (*runner).runChurn},
+	{"reclaim", 15, planIn(phaseRunning), (*runner).runReclaim},
 
-	{"stop", 3, planInstance(nil, phaseStopped, phaseRunning), (*world).runStop},
-	{"detach", 1, planInstance(nil, phaseDetached, phaseRunning), (*world).runDetach},
-	{"finish-stop", 150, planInstance(nil, phaseStopped, phaseDetached), (*world).runFinishStop},
-	{"kill", 3, planInstance(sameSet, phaseCrashed, phaseRunning), (*world).runKill},
-	{"down", 15, planInstance(nil, phaseStopped, phaseCrashed), (*world).runDown},
-	{"start", 80, planInstance(sameSet, phaseRunning, phaseStopped, phaseCrashed), (*world).runStart},
-	{"start-other", 40, planInstance(otherSet, phaseRunning, phaseStopped, phaseCrashed), (*world).runStart},
-	{"replace", 2, planInstance(sameSet, phaseRunning, phaseRunning), (*world).runReplace},
-	{"replace-wider", 1, planInstance(widerSet, phaseRunning, phaseRunning), (*world).runReplace},
+	{"stop", 3, planInstance(nil, phaseStopped, phaseRunning), (*runner).runStop},
+	{"detach", 1, planInstance(nil, phaseDetached, phaseRunning), (*runner).runDetach},
+	{"finish-stop", 150, planInstance(nil, phaseStopped, phaseDetached), (*runner).runFinishStop},
+	{"kill", 3, planInstance(sameSet, phaseCrashed, phaseRunning), (*runner).runKill},
+	{"down", 15, planInstance(nil, phaseStopped, phaseCrashed), (*runner).runDown},
+	{"start", 80, planInstance(sameSet, phaseRunning, phaseStopped, phaseCrashed), (*runner).runStart},
+	{"start-other", 40, planInstance(otherSet, phaseRunning, phaseStopped, phaseCrashed), (*runner).runStart},
+	{"replace", 2, planInstance(sameSet, phaseRunning, phaseRunning), (*runner).runReplace},
+	{"replace-wider", 1, planInstance(widerSet, phaseRunning, phaseRunning), (*runner).runReplace},
 }
 
-// generator plans histories. It knows of each what a planner needs, as if every step did
-// what it is for.
+// generator plans histories. It keeps the state of each, assuming that every step succeeds.
 type generator struct {
 	*rand.Rand
 	histories []*planned
@@ -188,7 +187,7 @@ type plannedSocket struct {
 func (k *plannedSocket) six() bool    { return strings.HasSuffix(k.kind, "6") }
 func (k *plannedSocket) stream() bool { return !strings.HasPrefix(k.kind, "udp") }
 
-// generate plans histories of so many steps each, which take turns by chance.
+// generate plans histories with length steps each, in random order.
 func generate(seed uint64, without map[string]bool, histories, length int) []step {
 	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0)), phase: phaseRunning, set: startSet}
 	var turns []int
@@ -237,14 +236,14 @@ func (g *generator) next(history int, kinds []*stepKind) step {
 
 func (g *generator) of(s *step) *planned { return g.histories[s.history] }
 
-// proc chooses a process of the step's history, and returns its place.
+// proc selects a process of the step's history, and returns its index.
 func (g *generator) proc(s *step) int {
 	n := g.IntN(3)
 	s.proc = g.of(s).procs[n]
 	return n
 }
 
-// pick chooses a socket that a process has.
+// pick selects a socket and a process that has it.
 func (g *generator) pick(s *step, ok func(*plannedSocket) bool) *plannedSocket {
 	var all []*plannedSocket
 	for _, k := range g.of(s).socks {
@@ -260,7 +259,8 @@ func (g *generator) pick(s *step, ok func(*plannedSocket) bool) *plannedSocket {
 	return k
 }
 
-// nameserver chooses one for a socket: of the family that it is used for, or the other.
+// nameserver selects a nameserver for a socket, of the family that it is used for, or the
+// other one.
 func (g *generator) nameserver(k *plannedSocket, otherFamily bool) string {
 	n := g.IntN(nameservers)
 	if k.six() && k.mapped != otherFamily {
@@ -286,7 +286,7 @@ func planOpen(kinds ...string) func(*generator, *step) bool {
 	}
 }
 
-// numbered lets a step choose, when it is done, among what is there.
+// numbered sets a random n, by which the step selects an object when it is executed.
 func numbered(plan func(*generator, *step) bool) func(*generator, *step) bool {
 	return func(g *generator, s *step) bool {
 		s.n = g.IntN(1 << 10)
@@ -314,8 +314,8 @@ func planConnect(g *generator, s *step) bool {
 	return true
 }
 
-// planOtherFamily has an IPv6 socket connect to an address of the other family than before,
-// which the kernel may refuse after the hook.
+// planOtherFamily connects an IPv6 socket to an address of the other family than before. The
+// kernel may refuse that after the hook.
 func planOtherFamily(g *generator, s *step) bool {
 	k := g.pick(s, (*plannedSocket).six)
 	if k == nil {
@@ -335,8 +335,8 @@ func planAskTo(g *generator, s *step) bool {
 	return true
 }
 
-func planDuel(g *generator, s *step) bool {
-	// The kernel holds a stream's lock from the hook on.
+func planRace(g *generator, s *step) bool {
+	// Streams are rarely interesting: the kernel holds their lock while the hook runs.
 	k := g.pick(s, func(k *plannedSocket) bool { return !k.stream() || g.IntN(8) == 0 })
 	if k == nil {
 		return false
@@ -357,7 +357,7 @@ func planPass(g *generator, s *step) bool {
 	return s.other != s.proc
 }
 
-func planTake(g *generator, s *step) bool {
+func planReceive(g *generator, s *step) bool {
 	h := g.of(s)
 	g.proc(s)
 	if len(h.inbox[s.proc]) == 0 {
@@ -378,7 +378,7 @@ func planClose(g *generator, s *step) bool {
 	return k != nil
 }
 
-// sweep drops the sockets that no process has.
+// sweep removes the sockets that no process has.
 func (g *generator) sweep(h *planned) {
 	h.socks = slices.DeleteFunc(h.socks, func(k *plannedSocket) bool {
 		for _, in := range h.inbox {

@@ -3,21 +3,21 @@
 // Package nat exempts an instance's virtual addresses from the address translation
 // of the host.
 //
-// A host may redirect DNS with a nat rule such as "udp dport 53 dnat to 10.54.0.2".
-// Such a rule also matches a query that the hooks have rewritten to a virtual address,
-// and the query would leave for the address that the rule names. A [Table] is an
-// nftables table for each family with two nat chains that run before all others and
-// give such a packet the translation to the address that it has. Netfilter translates a
-// connection once (nf_nat_initialized), so it consults no later chain, of nftables or
-// of iptables-legacy. Everything else works as before: connection tracking, filter
-// rules, source translation.
+// A host may redirect DNS with a nat rule such as "udp dport 53 dnat to 10.54.0.2". Such a
+// rule also matches a query whose destination a hook has replaced with a virtual address,
+// and would send the query to the address in the rule. A [Table] is one nftables table per
+// family with two nat chains. They run before all other nat chains and translate the
+// destination of such a packet to the same address. Netfilter translates a connection only
+// once (nf_nat_initialized), so no later chain applies to it, neither of nftables nor of
+// iptables-legacy. Everything else works as before: connection tracking, filter rules,
+// source translation.
 //
-// A nat chain switches connection tracking on for its family in the whole network
-// namespace. The table of a family therefore exists only while the host has nat chains
-// of others for that family, which have done so already.
+// A nat chain enables connection tracking for its family in the whole network namespace.
+// Therefore the table of a family exists only while other programs have nat chains for that
+// family, which enable it anyway.
 //
-// The table outlives its process, as the hooks do, and is known by its name: it is
-// adopted by the next process of the instance, or removed by [Remove].
+// The table outlives its process, like the hooks. The next process of the instance adopts
+// it by its name, or [Remove] removes it.
 //
 // This is the only package that imports github.com/google/nftables.
 package nat

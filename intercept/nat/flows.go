@@ -14,26 +14,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFlows is up to how many tracked connections are looked through: a look reads all of
-// them, some 250 bytes each.
+// maxFlows limits the number of tracked connections that are searched: a search reads all of
+// them, about 250 bytes each.
 const maxFlows = 100_000
 
-// translated matches the connections to virtual addresses that a nat rule of others
-// has translated.
+// translated matches connections to virtual addresses that a nat rule of another program has
+// translated.
 type translated struct{ prefix netip.Prefix }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (m translated) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	meant, ok := netip.AddrFromSlice(flow.Forward.DstIP)
-	if !ok || !m.prefix.Contains(meant.Unmap()) {
+	dst, ok := netip.AddrFromSlice(flow.Forward.DstIP)
+	if !ok || !m.prefix.Contains(dst.Unmap()) {
 		return false
 	}
 	return !flow.Reverse.SrcIP.Equal(flow.Forward.DstIP) || flow.Reverse.SrcPort != flow.Forward.DstPort
 }
 
-// forgetTranslated has the kernel forget the connections that were translated before
-// there was a table, in the calling thread's namespace. A client that goes on using one
-// has it tracked anew, and is answered.
+// forgetTranslated deletes the tracked connections that were translated before the table
+// existed, in the calling thread's namespace. If a client still uses such a connection, the
+// kernel tracks it again without the translation, and the client is answered.
 func forgetTranslated(p netip.Prefix) (uint, error) {
 	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
 	if err != nil {
@@ -44,7 +44,7 @@ func forgetTranslated(p netip.Prefix) (uint, error) {
 		return 0, fmt.Errorf("count tracked connections: %w", err)
 	}
 	if count > maxFlows {
-		return 0, fmt.Errorf("forget translated connections: %d connections are tracked, and no more than %d are looked through", count, maxFlows)
+		return 0, fmt.Errorf("forget translated connections: %d connections are tracked, and at most %d are searched", count, maxFlows)
 	}
 	fam := netlink.InetFamily(unix.AF_INET6)
 	if p.Addr().Is4() {

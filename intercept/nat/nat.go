@@ -19,17 +19,17 @@ import (
 
 // Config describes the table of one instance.
 type Config struct {
-	// Instance is the name of the instance; the table is named after it.
+	// Instance is the name of the instance. The name of the table is derived from it.
 	Instance string
 
-	// Prefixes hold the virtual addresses, at most one of each family.
+	// Prefixes are the networks of the virtual addresses, at most one per family.
 	Prefixes []netip.Prefix
 
 	Log *slog.Logger // nil discards
 }
 
-// Table is the exemption of one instance, in both families. Its methods may be
-// called concurrently.
+// Table is the nftables table of one instance, in both families. Its methods may be called
+// concurrently.
 type Table struct {
 	cfg  Config
 	name string
@@ -37,10 +37,10 @@ type Table struct {
 
 	mu       sync.Mutex
 	closed   bool
-	warned   bool              // that this kernel cannot exempt anything
-	looked   bool              // at the ruleset before
-	foreign  map[chainKey]bool // the nat chains of others, as of the last look
-	added    bool              // there may be new ones since then
+	warned   bool              // about a kernel without nf_tables
+	ensured  bool              // ensure ran before
+	foreign  map[chainKey]bool // the nat chains of other programs, as of the last ensure
+	added    bool              // others may have been added since then
 	families []*family
 }
 
@@ -49,11 +49,11 @@ type family struct {
 	tableRules
 
 	written bool      // this process has written or adopted it
-	unused  time.Time // since when the table exists without need; zero if it does not
+	unused  time.Time // since when the table has not been needed; zero if it is, or does not exist
 }
 
-// New prepares a table for the network namespace of the calling thread and changes
-// nothing yet. The caller ends it with Remove or Leave.
+// New prepares a table for the network namespace of the calling thread. It changes nothing
+// yet. The caller closes it with Remove or Leave.
 func New(cfg Config) (*Table, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -69,17 +69,16 @@ func New(cfg Config) (*Table, error) {
 	return t, nil
 }
 
-// unusedTime is how long a table stays after the last nat chain of others is gone.
-// A firewall is often reloaded by removing its tables and making them again.
+// unusedTime is how long a table stays after the last nat chain of other programs was removed.
+// Reloading a firewall often removes its tables and adds them again.
 const unusedTime = time.Second
 
-// Ensure adds the table where the host translates addresses, adopts it from an
-// earlier process, corrects what another program changed, and removes it once the
-// host has had no nat chains of others for a second. It changes nothing where all is
-// as it should be.
+// Ensure adds the table if the host translates addresses, adopts the one of an earlier
+// process, corrects changes by other programs, and removes the table once no other program
+// has had nat chains for a second. If nothing differs it changes nothing.
 //
-// A kernel without nf_tables is no error: if it translates addresses nevertheless, by
-// iptables-legacy, a warning is logged once.
+// A kernel without nf_tables is not an error. If such a kernel translates addresses, by
+// iptables-legacy, Ensure logs a warning once.
 func (t *Table) Ensure() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -107,22 +106,22 @@ func (t *Table) ensure() error {
 	var errs []error
 	for _, f := range t.families {
 		if err := t.ensureFamily(conn, f, rs, legacy[f.family()]); err != nil {
-			errs = append(errs, fmt.Errorf("exempt %s from address translation: %w", f.prefix, err))
+			errs = append(errs, fmt.Errorf("exempt %s from NAT: %w", f.prefix, err))
 		}
 	}
 	t.added = len(errs) > 0 && t.added
-	t.looked = true
+	t.ensured = true
 	return errors.Join(errs...)
 }
 
-// warnUnsupported logs once that this kernel cannot exempt anything.
+// warnUnsupported logs once that the kernel does not support what a table needs.
 func (t *Table) warnUnsupported(err error) {
 	if t.warned {
 		return
 	}
 	t.warned = true
-	t.cfg.Log.Warn("this host translates addresses, and its kernel lacks nf_tables with nat (CONFIG_NFT_NAT), which exempts "+
-		"virtual addresses from that; queries that a nat rule of this host matches are not answered", "err", err)
+	t.cfg.Log.Warn("cannot exempt virtual addresses from the NAT of this host: the kernel has no nf_tables with nat (CONFIG_NFT_NAT); "+
+		"queries that a nat rule of this host matches are not answered", "err", err)
 }
 
 // openRuleset opens a connection for the calling thread's namespace and reads the
@@ -148,15 +147,15 @@ func (t *Table) ensureFamily(conn *nftables.Conn, f *family, rs *ruleset, legacy
 	}
 	f.unused = time.Time{}
 	complete := exists && f.complete(conn, rs)
-	// Of the chains with our priority the one that was added last runs first.
-	late := rs.hasRival(f.family()) && (t.added || !f.written)
+	// Among chains with the same priority the one added last runs first.
+	late := rs.hasSamePriority(f.family()) && (t.added || !f.written)
 	if complete && !late {
 		f.written = true
 		return nil
 	}
 	f.write(conn, exists)
 	err := conn.Flush()
-	if errors.Is(err, unix.ENOENT) && !exists { // nothing was deleted: the chain type or the expression is not there
+	if errors.Is(err, unix.ENOENT) && !exists { // nothing was to be deleted, so the kernel lacks the chain type or the expression
 		t.warnUnsupported(err)
 		return nil
 	}
@@ -164,14 +163,14 @@ func (t *Table) ensureFamily(conn *nftables.Conn, f *family, rs *ruleset, legacy
 		return fmt.Errorf("write table: %w", err)
 	}
 	if f.written && !complete {
-		t.cfg.Log.Warn("restored the exemption from address translation that another program changed", "prefix", f.prefix)
+		t.cfg.Log.Warn("restored the NAT exemption: another program changed it", "prefix", f.prefix)
 	} else {
-		t.cfg.Log.Debug("exempted virtual addresses from address translation", "prefix", f.prefix)
+		t.cfg.Log.Debug("exempted virtual addresses from NAT", "prefix", f.prefix)
 	}
 	f.written = true
-	if t.looked { // at the first look no query was sent yet
+	if t.ensured { // before the first time no query was sent
 		n, err := forgetTranslated(f.prefix)
-		t.cfg.Log.Debug("forgot translated connections", "prefix", f.prefix, "connections", n, "err", err)
+		t.cfg.Log.Debug("deleted tracked connections that were translated", "prefix", f.prefix, "connections", n, "err", err)
 	}
 	return nil
 }
@@ -189,25 +188,25 @@ func (t *Table) retire(conn *nftables.Conn, f *family, exists bool) error {
 	if time.Since(f.unused) < unusedTime {
 		return nil
 	}
-	t.cfg.Log.Debug("removed the exemption from address translation: the host has none left", "prefix", f.prefix)
+	t.cfg.Log.Debug("removed the NAT exemption: the host has no NAT any more", "prefix", f.prefix)
 	f.unused = time.Time{}
 	return remove(conn, f.table)
 }
 
-// retiring reports whether a table waits for its removal.
+// retiring reports whether a table is not needed and will be removed.
 func (t *Table) retiring() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.ContainsFunc(t.families, func(f *family) bool { return !f.unused.IsZero() })
 }
 
-// Remove removes the table in both families; Ensure does nothing afterwards. It is
+// Remove removes the table in both families. Ensure does nothing afterwards. Remove is
 // idempotent.
 func (t *Table) Remove() error {
 	return t.close(func() error { return t.home.Do(func() error { return Remove(t.cfg.Instance) }) })
 }
 
-// Leave keeps the table as it is; Ensure and Remove do nothing afterwards.
+// Leave leaves the table in place. Ensure and Remove do nothing afterwards.
 func (t *Table) Leave() error {
 	return t.close(func() error { return nil })
 }
@@ -222,8 +221,8 @@ func (t *Table) close(last func() error) error {
 	return errors.Join(last(), t.home.Close())
 }
 
-// Remove removes the table of an instance in the network namespace of the calling
-// thread. No table is no error.
+// Remove removes the table of an instance in the network namespace of the calling thread. It
+// is not an error if there is none.
 func Remove(instance string) error {
 	conn, rs, err := openRuleset()
 	if unsupported(err) {
@@ -259,7 +258,7 @@ func Instances() ([]string, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for nat tables: %w", err)
+		return nil, fmt.Errorf("list nat tables: %w", err)
 	}
 	defer conn.CloseLasting()
 	var names []string
@@ -272,8 +271,8 @@ func Instances() ([]string, error) {
 	return slices.Compact(names), nil
 }
 
-// unsupported reports whether an error of a look at the ruleset means that this kernel
-// lacks nf_tables: the netlink protocol, or its subsystem (nfnetlink_rcv_msg).
+// unsupported reports whether an error of reading the ruleset means that the kernel has no
+// nf_tables: neither the netlink protocol nor its subsystem (nfnetlink_rcv_msg).
 func unsupported(err error) bool {
 	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
 }

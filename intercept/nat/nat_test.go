@@ -3,7 +3,6 @@
 package nat
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -22,7 +21,7 @@ var (
 	prefix6 = netip.MustParsePrefix("fd73:6f74:746f:fff::/64")
 )
 
-// host is a machine of a lab with a ruleset of its own.
+// host is a host of the lab, with a ruleset of its own.
 type host struct {
 	*netlab.Host
 	t   *testing.T
@@ -35,7 +34,7 @@ func newHost(t *testing.T) *host {
 	return &host{labtest.Host(t, l, "host"), t, labtest.NeedTool(t, "nft")}
 }
 
-// run runs a command on the host and returns what it says.
+// run runs a command on the host and returns its output.
 func (h *host) run(name string, args ...string) string {
 	h.t.Helper()
 	out, err := h.Command(h.t.Context(), nil, name, args...).CombinedOutput()
@@ -45,10 +44,10 @@ func (h *host) run(name string, args ...string) string {
 	return string(out)
 }
 
-// rules loads a ruleset, or runs another command of nft.
+// rules passes text to nft: a ruleset, or a command.
 func (h *host) rules(text string) { h.t.Helper(); h.run(h.nft, text) }
 
-// tables lists the tables of the host as nft has them: "ip sotto_nat".
+// tables lists the tables of the host in the format of nft: "ip sotto_nat".
 func (h *host) tables() []string {
 	h.t.Helper()
 	var names []string
@@ -66,7 +65,7 @@ func (h *host) wantTables(want ...string) {
 	}
 }
 
-// waitTables waits for what Run does.
+// waitTables waits until Run has changed the tables.
 func (h *host) waitTables(want ...string) {
 	h.t.Helper()
 	h.waitFor(strings.Join(want, ", "), func() bool { return slices.Equal(h.tables(), want) })
@@ -76,33 +75,15 @@ func (h *host) waitFor(what string, ok func() bool) {
 	h.t.Helper()
 	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			h.t.Fatalf("still not: %s\n%s", what, h.run(h.nft, "-a", "list", "ruleset"))
+			h.t.Fatalf("waited in vain: %s\n%s", what, h.run(h.nft, "-a", "list", "ruleset"))
 		}
 	}
 }
 
-// logBuffer is a log that tests read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// table prepares the table of an instance on the host. What it warns of is in logs.
-func (h *host) table(instance string) (t *Table, logs *logBuffer) {
+// table prepares the table of an instance on the host. logs receives its warnings.
+func (h *host) table(instance string) (t *Table, logs *labtest.LogBuffer) {
 	h.t.Helper()
-	logs = &logBuffer{}
+	logs = &labtest.LogBuffer{}
 	err := h.Do(func() (err error) {
 		t, err = New(Config{
 			Instance: instance, Prefixes: []netip.Prefix{prefix4, prefix6},
@@ -142,9 +123,9 @@ func (h *host) start(t *Table) (stop func()) {
 	return stop
 }
 
-// written is the table of a family as nft shows it, with handles: another one
-// afterwards says that it was written anew.
-func (h *host) written(family, name string) string {
+// withHandles returns the table of a family as nft shows it, with handles. They differ after
+// the table was written again.
+func (h *host) withHandles(family, name string) string {
 	h.t.Helper()
 	return h.run(h.nft, "-a", "list", "table", family, name)
 }
@@ -156,7 +137,7 @@ const (
 	filter = "table inet filter { chain pre { type filter hook prerouting priority 0; }; }"
 )
 
-// The table is as nft(8) itself would write it.
+// The table is the same as one that nft(8) writes.
 func TestRules(t *testing.T) {
 	h := newHost(t)
 	h.rules(inet)
@@ -184,8 +165,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// A family has a table while another program translates its addresses, and at no
-// other time: it would have the kernel track connections.
+// A family has a table only while another program translates its addresses, because the table
+// makes the kernel track connections.
 func TestFollowsOthers(t *testing.T) {
 	h := newHost(t)
 	h.rules(filter)
@@ -206,11 +187,11 @@ func TestFollowsOthers(t *testing.T) {
 	h.rules("flush ruleset")
 	h.waitTables()
 	if logs.String() != "" {
-		t.Errorf("logged %s", logs)
+		t.Errorf("logged %s", logs.String())
 	}
 }
 
-// The tables of several instances are no reason for each other.
+// The tables of several instances do not count as those of other programs.
 func TestInstances(t *testing.T) {
 	h := newHost(t)
 	h.rules(post4)
@@ -233,14 +214,14 @@ func TestInstances(t *testing.T) {
 	h.waitTables()
 }
 
-// What another program does to the table is undone.
+// Changes of the table by another program are undone.
 func TestRestores(t *testing.T) {
 	h := newHost(t)
 	h.rules(inet)
 	table, logs := h.table("sotto")
 	h.ensure(table)
 	h.start(table)
-	for _, harm := range []string{
+	for _, change := range []string{
 		"delete table ip sotto_nat",
 		"delete chain ip6 sotto_nat output",
 		"flush chain ip sotto_nat prerouting",
@@ -255,33 +236,33 @@ func TestRestores(t *testing.T) {
 		"flush ruleset; " + inet,
 	} {
 		want := [2]string{h.run(h.nft, "list", "table", "ip", "sotto_nat"), h.run(h.nft, "list", "table", "ip6", "sotto_nat")}
-		h.rules(harm)
-		h.waitFor("as it was before: "+harm, func() bool {
+		h.rules(change)
+		h.waitFor("the table as it was before: "+change, func() bool {
 			out4, err4 := h.Command(t.Context(), nil, h.nft, "list", "table", "ip", "sotto_nat").Output()
 			out6, err6 := h.Command(t.Context(), nil, h.nft, "list", "table", "ip6", "sotto_nat").Output()
 			return err4 == nil && err6 == nil && [2]string{string(out4), string(out6)} == want
 		})
 	}
-	h.waitFor("a warning", func() bool { return strings.Contains(logs.String(), "restored the exemption") })
+	h.waitFor("a warning", func() bool { return strings.Contains(logs.String(), "restored the NAT exemption") })
 }
 
-// A table that is as it should be is left alone, also by the next process.
+// A table that is complete is not changed, also by the next process.
 func TestAdopts(t *testing.T) {
 	h := newHost(t)
 	h.rules(inet)
 	table, _ := h.table("sotto")
 	h.ensure(table)
-	before := h.written("ip", "sotto_nat") + h.written("ip6", "sotto_nat")
+	before := h.withHandles("ip", "sotto_nat") + h.withHandles("ip6", "sotto_nat")
 	h.ensure(table)
 	if err := table.Leave(); err != nil {
 		t.Fatal(err)
 	}
 	next, _ := h.table("sotto")
 	h.ensure(next)
-	if after := h.written("ip", "sotto_nat") + h.written("ip6", "sotto_nat"); after != before {
-		t.Errorf("written anew: before\n%safter\n%s", before, after)
+	if after := h.withHandles("ip", "sotto_nat") + h.withHandles("ip6", "sotto_nat"); after != before {
+		t.Errorf("written again: before\n%safter\n%s", before, after)
 	}
-	// Another version of Sotto may have left something else.
+	// Another version of Sotto may have left another table.
 	if err := next.Leave(); err != nil {
 		t.Fatal(err)
 	}
@@ -295,11 +276,11 @@ func TestAdopts(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.wantTables("inet others")
-	h.ensure(last) // of a table that was removed
+	h.ensure(last) // after Remove
 	h.wantTables("inet others")
 }
 
-// What a dead instance left is removed without its process, and nothing else is.
+// Remove removes the leftovers of a dead instance, and nothing else.
 func TestRemoveLeftovers(t *testing.T) {
 	h := newHost(t)
 	h.rules(inet)
@@ -307,7 +288,7 @@ func TestRemoveLeftovers(t *testing.T) {
 	other, _ := h.table("sotto-1")
 	h.ensure(table)
 	h.ensure(other)
-	// Of no instance: another family, another name.
+	// Tables of no instance: another family, other names.
 	h.rules("add table inet sotto_nat; add table ip sottovoce_nat; add table ip sotto")
 	for range 2 {
 		if err := h.Do(func() error { return Remove("sotto") }); err != nil {
@@ -317,41 +298,42 @@ func TestRemoveLeftovers(t *testing.T) {
 	}
 }
 
-// A chain of the lowest priority that is added later would run first.
+// A chain of another program with the same priority that is added later would run first, so
+// the table is written again.
 func TestRunsFirst(t *testing.T) {
 	h := newHost(t)
-	rival := "table ip others { chain pre { type nat hook prerouting priority -199; }; }"
-	h.rules(rival)
+	other := "table ip others { chain pre { type nat hook prerouting priority -199; }; }"
+	h.rules(other)
 	table, logs := h.table("sotto")
 	h.ensure(table)
 	h.start(table)
 	for _, change := range []string{
-		"delete table ip others; " + rival, // as a reload of a firewall does
+		"delete table ip others; " + other, // like a reload of a firewall
 		"add table ip more { chain pre { type nat hook prerouting priority -199; }; }",
 		"add chain ip others again { type nat hook output priority -199; }",
 	} {
-		before := h.written("ip", "sotto_nat")
+		before := h.withHandles("ip", "sotto_nat")
 		h.rules(change)
-		h.waitFor("written after: "+change, func() bool { return h.written("ip", "sotto_nat") != before })
+		h.waitFor("the table written again after: "+change, func() bool { return h.withHandles("ip", "sotto_nat") != before })
 	}
 	if logs.String() != "" {
-		t.Errorf("logged %s", logs)
+		t.Errorf("logged %s", logs.String())
 	}
 }
 
-// A chain that is added between the first Ensure and Run is reported by no event.
-func TestRunsFirstFromTheStart(t *testing.T) {
+// A chain that is added between the first Ensure and Run causes no event.
+func TestRunsFirstFromStart(t *testing.T) {
 	h := newHost(t)
 	h.rules(post4)
 	table, _ := h.table("sotto")
 	h.ensure(table)
-	before := h.written("ip", "sotto_nat")
+	before := h.withHandles("ip", "sotto_nat")
 	h.rules("add table ip more { chain pre { type nat hook prerouting priority -199; }; }")
 	h.start(table)
-	h.waitFor("written", func() bool { return h.written("ip", "sotto_nat") != before })
+	h.waitFor("the table written again", func() bool { return h.withHandles("ip", "sotto_nat") != before })
 }
 
-// iptables-legacy has nat chains that nftables does not show, and no events.
+// iptables-legacy has nat chains that nftables does not list, and no events.
 func TestFollowsLegacy(t *testing.T) {
 	h := newHost(t)
 	for family, program := range map[string]string{"ip": "iptables-legacy", "ip6": "ip6tables-legacy"} {
@@ -360,7 +342,7 @@ func TestFollowsLegacy(t *testing.T) {
 		stop := h.start(table)
 		if out, err := h.Command(t.Context(), nil, path, "-t", "nat", "-A", "PREROUTING", "-j", "ACCEPT").CombinedOutput(); err != nil {
 			stop()
-			t.Logf("this kernel has none: %s", out)
+			t.Logf("not supported by this kernel: %s", out)
 			continue
 		}
 		h.waitFor(family, func() bool { return slices.Contains(h.tables(), family+" sotto_nat") })

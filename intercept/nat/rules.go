@@ -12,7 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// tableSuffix ends the names of the tables; the instance's name comes before it.
+// tableSuffix follows the instance's name in the name of a table.
 const tableSuffix = "_nat"
 
 func tableName(instance string) string { return instance + tableSuffix }
@@ -25,19 +25,19 @@ func instanceOf(table *nftables.Table) (string, bool) {
 	return name, ok
 }
 
-// isOwn reports whether a table is of this or of another instance.
+// isOwn reports whether a table belongs to this or another instance.
 func isOwn(table *nftables.Table) bool {
 	_, ok := instanceOf(table)
 	return ok
 }
 
-// priority is the lowest that the kernel accepts for a nat chain: connection tracking
-// has -200. It orders nat chains among each other only; all of them are consulted at
-// the point where the kernel translates addresses (nf_nat_inet_fn).
+// priority is the lowest one that the kernel accepts for a nat chain: that of connection
+// tracking is -200. It only orders nat chains among each other; the kernel runs all of them
+// when it translates addresses (nf_nat_inet_fn).
 var priority = nftables.ChainPriorityRef(-199)
 
-// ownChains are the chains of a table. Forwarded packets pass prerouting, those of the
-// host's own sockets output.
+// ownChains are the chains of a table. Forwarded packets pass prerouting, packets of the
+// host's own sockets pass output.
 var ownChains = []struct {
 	name string
 	hook *nftables.ChainHook
@@ -46,14 +46,14 @@ var ownChains = []struct {
 	{"output", nftables.ChainHookOutput},
 }
 
-// tableRules is what the table of one family consists of.
+// tableRules is the content of the table of one family.
 type tableRules struct {
 	prefix netip.Prefix
 	table  *nftables.Table
-	exprs  []expr.Any // of the one rule that each chain has
+	exprs  []expr.Any // of the only rule in each chain
 }
 
-// Where the destination address is in an IPv4 and an IPv6 header.
+// Offsets of the destination address in IPv4 and IPv6 headers.
 const (
 	offDestination4 = 16
 	offDestination6 = 24
@@ -71,7 +71,7 @@ func newTableRules(name string, p netip.Prefix) tableRules {
 	return tableRules{
 		prefix: p,
 		table:  &nftables.Table{Name: name, Family: fam},
-		// As nft(8) has it: ip daddr PREFIX dnat to ip daddr
+		// In the syntax of nft(8): ip daddr PREFIX dnat to ip daddr
 		exprs: []expr.Any{
 			destination(),
 			&expr.Bitwise{
@@ -87,8 +87,8 @@ func newTableRules(name string, p netip.Prefix) tableRules {
 
 func (r *tableRules) family() nftables.TableFamily { return r.table.Family }
 
-// write queues the table, in place of the one that exists. The kernel puts the new
-// chains into effect before it removes the old ones.
+// write queues the table, replacing the existing one. The kernel activates the new chains
+// before it removes the old ones.
 func (r *tableRules) write(conn *nftables.Conn, exists bool) {
 	if exists {
 		conn.DelTable(r.table)
@@ -104,10 +104,10 @@ func (r *tableRules) write(conn *nftables.Conn, exists bool) {
 	}
 }
 
-// complete reports whether the table that exists is as write makes it.
+// complete reports whether the existing table is what write makes.
 func (r *tableRules) complete(conn *nftables.Conn, rs *ruleset) bool {
 	chains := rs.chainsOf(r.table)
-	if rs.dormant(r.table) || len(chains) != len(ownChains) {
+	if rs.hasFlags(r.table) || len(chains) != len(ownChains) {
 		return false
 	}
 	for _, own := range ownChains {

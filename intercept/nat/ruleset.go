@@ -11,13 +11,13 @@ import (
 	"github.com/google/nftables"
 )
 
-// ruleset is what the host has of nftables: all tables and chains.
+// ruleset contains all nftables tables and chains of the host.
 type ruleset struct {
 	tables []*nftables.Table
 	chains []*nftables.Chain
 }
 
-// chainKey names a chain in the namespace.
+// chainKey identifies a chain in the namespace.
 type chainKey struct {
 	family       nftables.TableFamily
 	table, chain string
@@ -40,7 +40,7 @@ func readRuleset(conn *nftables.Conn) (*ruleset, error) {
 	return rs, nil
 }
 
-// foreign reports whether a chain is another program's nat chain.
+// foreign reports whether a chain is a nat chain of another program.
 func foreign(c *nftables.Chain) bool {
 	return c.Type == nftables.ChainTypeNAT && !isOwn(c.Table)
 }
@@ -56,26 +56,25 @@ func (rs *ruleset) foreignChains() map[chainKey]bool {
 	return keys
 }
 
-// covers reports whether a chain sees the packets of a family.
+// covers reports whether a chain applies to packets of a family.
 func covers(c *nftables.Chain, fam nftables.TableFamily) bool {
 	return c.Table.Family == fam || c.Table.Family == nftables.TableFamilyINet
 }
 
-// translates reports whether another program has nat chains for a family, at whatever
-// hook: the first one has the kernel track connections and consult nat chains at all
-// hooks.
+// translates reports whether another program has nat chains for a family, at any hook: the
+// first nat chain makes the kernel track connections and run nat chains at all hooks.
 func (rs *ruleset) translates(fam nftables.TableFamily) bool {
 	return slices.ContainsFunc(rs.chains, func(c *nftables.Chain) bool { return foreign(c) && covers(c, fam) })
 }
 
-// hasRival reports whether another program has a nat chain of our priority.
-func (rs *ruleset) hasRival(fam nftables.TableFamily) bool {
+// hasSamePriority reports whether another program has a nat chain with Sotto's priority.
+func (rs *ruleset) hasSamePriority(fam nftables.TableFamily) bool {
 	return slices.ContainsFunc(rs.chains, func(c *nftables.Chain) bool {
 		return foreign(c) && covers(c, fam) && c.Priority != nil && *c.Priority <= *priority
 	})
 }
 
-// find returns a table of the host, or nil.
+// find returns the table of the host with that name and family, or nil.
 func (rs *ruleset) find(table *nftables.Table) *nftables.Table {
 	for _, t := range rs.tables {
 		if t.Name == table.Name && t.Family == table.Family {
@@ -87,8 +86,8 @@ func (rs *ruleset) find(table *nftables.Table) *nftables.Table {
 
 func (rs *ruleset) has(table *nftables.Table) bool { return rs.find(table) != nil }
 
-// dormant reports whether a table that exists is switched off, or has another flag.
-func (rs *ruleset) dormant(table *nftables.Table) bool { return rs.find(table).Flags != 0 }
+// hasFlags reports whether an existing table has a flag such as dormant, which disables it.
+func (rs *ruleset) hasFlags(table *nftables.Table) bool { return rs.find(table).Flags != 0 }
 
 // chainsOf returns the chains of a table by name.
 func (rs *ruleset) chainsOf(table *nftables.Table) map[string]*nftables.Chain {
@@ -101,8 +100,8 @@ func (rs *ruleset) chainsOf(table *nftables.Table) map[string]*nftables.Chain {
 	return chains
 }
 
-// readLegacy returns the families in which the calling thread's namespace has a nat
-// table of iptables-legacy. nftables does not show those.
+// readLegacy returns the families for which the calling thread's namespace has a nat table of
+// iptables-legacy. nftables does not list those.
 func readLegacy() map[nftables.TableFamily]bool {
 	legacy := make(map[nftables.TableFamily]bool)
 	for fam, name := range map[nftables.TableFamily]string{

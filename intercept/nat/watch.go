@@ -17,40 +17,40 @@ import (
 )
 
 const (
-	// settle is the pause after each look at the ruleset: a firewall that is loaded
-	// by many commands causes few looks. The first event is acted on at once, since
-	// queries are translated until then.
+	// settle is the pause after each Ensure, so that a firewall that is loaded by many commands
+	// causes only a few. The first event is handled at once, because queries are translated
+	// until then.
 	settle = 50 * time.Millisecond
 
-	// legacyCheck is how often iptables-legacy is looked at, which has no events.
-	legacyCheck = 500 * time.Millisecond
+	// legacyInterval is the time between checks of iptables-legacy, which has no events.
+	legacyInterval = 500 * time.Millisecond
 
-	// retry is the pause after an Ensure that failed.
-	retry = time.Second
+	// retryDelay is the pause after a failed Ensure.
+	retryDelay = time.Second
 
-	// fullCheck is how often the ruleset is looked at without an event.
-	fullCheck = time.Minute
+	// fullInterval is the time between calls of Ensure without an event.
+	fullInterval = time.Minute
 )
 
 // Run calls Ensure at once, whenever the host's nat chains or the table change, and
-// now and then, until ctx ends; then it returns nil.
+// periodically. It returns nil when ctx ends.
 func (t *Table) Run(ctx context.Context) error {
 	sock, err := t.subscribe()
 	if err != nil {
-		t.cfg.Log.Debug("no nftables events", "err", err) // Ensure fails for the same reason, and says so
+		t.cfg.Log.Debug("no nftables events", "err", err) // Ensure fails for the same reason, and logs it
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	events := make(chan struct{}, 1) // holds that there was one since the last look
-	t.noteAdded()                    // there may have been chains since the last Ensure, and no event tells of them
+	events := make(chan struct{}, 1) // not empty: there were events since the last Ensure
+	t.setAdded()                     // no event reports chains that were added between the last Ensure and now
 	if sock != nil {
-		context.AfterFunc(ctx, sock.Close) // ends the read that waits
+		context.AfterFunc(ctx, sock.Close) // ends a blocked read
 		g.Go(func() error { return t.readEvents(ctx, sock, events) })
 	}
-	g.Go(func() error { return t.keep(ctx, events) })
+	g.Go(func() error { return t.reconcileLoop(ctx, events) })
 	return g.Wait()
 }
 
-// subscribe opens a socket for the changes of the ruleset.
+// subscribe opens a socket that receives changes of the ruleset.
 func (t *Table) subscribe() (sock *nl.NetlinkSocket, err error) {
 	err = t.home.Do(func() (err error) {
 		sock, err = nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
@@ -59,14 +59,14 @@ func (t *Table) subscribe() (sock *nl.NetlinkSocket, err error) {
 	return sock, err
 }
 
-// readEvents reports the events that matter until ctx ends.
+// readEvents signals relevant events until ctx ends.
 func (t *Table) readEvents(ctx context.Context, sock *nl.NetlinkSocket, events chan<- struct{}) error {
 	for {
 		msgs, from, err := sock.Receive()
 		if ctx.Err() != nil {
 			return nil
 		}
-		// More came than the socket holds: what was lost may have mattered.
+		// The socket buffer overflowed: relevant events may have been lost.
 		lost := errors.Is(err, unix.ENOBUFS)
 		if err != nil && !lost && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("read nftables events: %w", err)
@@ -76,24 +76,24 @@ func (t *Table) readEvents(ctx context.Context, sock *nl.NetlinkSocket, events c
 		}
 		hit := lost
 		if lost {
-			t.noteAdded()
+			t.setAdded()
 		}
 		for _, m := range msgs {
-			hit = t.matters(m) || hit
+			hit = t.isRelevant(m) || hit
 		}
 		if hit {
 			select {
 			case events <- struct{}{}:
-			default: // one is waiting already
+			default: // one is pending already
 			}
 		}
 	}
 }
 
-// matters reports whether a change may call for another table: of a nat chain, or of
-// the table itself. All others are ignored, so that the thousands of rules that a
-// cluster's proxy writes cost nothing.
-func (t *Table) matters(m syscall.NetlinkMessage) bool {
+// isRelevant reports whether a change may require a change of the table: a change of a nat
+// chain, or of the table itself. All others are ignored, so that the thousands of rules of a
+// cluster's proxy cost nothing.
+func (t *Table) isRelevant(m syscall.NetlinkMessage) bool {
 	const genMessage = 4 // struct nfgenmsg, whose first byte is the family
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < genMessage {
 		return false
@@ -106,7 +106,7 @@ func (t *Table) matters(m syscall.NetlinkMessage) bool {
 	kind := ""
 	for _, a := range attrs {
 		switch a.Attr.Type {
-		case unix.NFTA_CHAIN_TABLE: // the table's name in all messages but one, which has a number
+		case unix.NFTA_CHAIN_TABLE: // in all messages except one the table's name; in that a number
 			key.table = unix.ByteSliceToString(a.Value)
 		case unix.NFTA_CHAIN_NAME:
 			key.chain = unix.ByteSliceToString(a.Value)
@@ -122,9 +122,9 @@ func (t *Table) matters(m syscall.NetlinkMessage) bool {
 		if kind != string(nftables.ChainTypeNAT) {
 			return false
 		}
-		t.noteAdded()
+		t.setAdded()
 		return true
-	case unix.NFT_MSG_DELCHAIN: // newer kernels leave the type out
+	case unix.NFT_MSG_DELCHAIN: // newer kernels omit the type
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		return t.foreign[key]
@@ -132,25 +132,25 @@ func (t *Table) matters(m syscall.NetlinkMessage) bool {
 	return false
 }
 
-// noteAdded has the next Ensure take into account that chains were added.
-func (t *Table) noteAdded() {
+// setAdded records that chains may have been added since the last Ensure.
+func (t *Table) setAdded() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.added = true
 }
 
-// keep calls Ensure whenever something happened and now and then.
-func (t *Table) keep(ctx context.Context, events <-chan struct{}) error {
-	legacyTick, full := time.NewTicker(legacyCheck), time.NewTicker(fullCheck)
+// reconcileLoop calls Ensure after events and periodically, until ctx ends.
+func (t *Table) reconcileLoop(ctx context.Context, events <-chan struct{}) error {
+	legacyTick, full := time.NewTicker(legacyInterval), time.NewTicker(fullInterval)
 	defer legacyTick.Stop()
 	defer full.Stop()
 	failed := ""
 	for {
 		legacy := t.legacy()
-		failed = t.look(failed)
+		failed = t.reconcile(failed)
 		wait := settle
 		if failed != "" {
-			wait = retry
+			wait = retryDelay
 		}
 		select {
 		case <-ctx.Done():
@@ -175,22 +175,22 @@ func (t *Table) keep(ctx context.Context, events <-chan struct{}) error {
 	}
 }
 
-// legacy reads which families iptables-legacy translates.
+// legacy returns the families that iptables-legacy translates.
 func (t *Table) legacy() (has map[nftables.TableFamily]bool) {
-	_ = t.home.Do(func() error { has = readLegacy(); return nil }) // what cannot be read is not there
+	_ = t.home.Do(func() error { has = readLegacy(); return nil }) // in case of an error there is none
 	return has
 }
 
-// look calls Ensure and returns the text of its error, which is logged unless it is
-// the same as the last.
-func (t *Table) look(last string) string {
+// reconcile calls Ensure and returns the text of its error. It logs the error unless the text
+// is the same as last.
+func (t *Table) reconcile(last string) string {
 	err := t.Ensure()
 	if err == nil {
 		return ""
 	}
 	if err.Error() != last {
-		t.cfg.Log.Warn("cannot exempt virtual addresses from the address translation of this host; "+
-			"a query that a nat rule redirects is not answered until it is done", "err", err)
+		t.cfg.Log.Warn("cannot exempt virtual addresses from the NAT of this host; "+
+			"queries that a nat rule redirects are not answered until they are exempted", "err", err)
 	}
 	return err.Error()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package network makes the network that leads from the host to Sotto's listener, and
+// Package network makes the network that connects the host to Sotto's listener, and
 // removes it.
 //
 // The listener has a network namespace of its own, so that its sockets cannot be reached
@@ -17,5 +17,5 @@
 // The package also knows the address plan: the prefixes of each instance and the addresses
 // in them that are reserved.
 //
-// It uses netlink and needs CAP_NET_ADMIN and CAP_SYS_ADMIN. It knows no eBPF.
+// It uses netlink and needs CAP_NET_ADMIN and CAP_SYS_ADMIN. It does not use eBPF.
 package network

@@ -50,7 +50,7 @@ type World struct {
 // call.
 func New(t *testing.T) *World {
 	t.Helper()
-	labtest.Machine(t) // skips the test before the build
+	labtest.LockMachine(t) // skips the test before the build
 	return NewWith(t, Program{Path: program.path(t)})
 }
 

@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Do runs fn on a locked thread inside the namespace and returns what it
-// returns. A goroutine that fn starts runs elsewhere: create sockets and start
+// Do runs fn on a locked thread inside the namespace and returns the error of fn. A
+// goroutine that fn starts does not run in the namespace: open sockets and start
 // processes in fn itself. Do may be nested, and fn may call Current.
 //
-// When fn calls runtime.Goexit (as testing.T.FailNow does), so does Do.
+// If fn calls runtime.Goexit (like testing.T.FailNow), so does Do.
 func (n *NS) Do(fn func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
@@ -23,10 +23,10 @@ func (n *NS) Do(fn func() error) error {
 	})
 }
 
-// onThread runs fn, which may change its thread's network namespace, on a
-// locked thread of its own goroutine. A goroutine that ends locked takes its
-// thread with it, so when the way back fails nobody inherits a thread in the
-// wrong namespace; that is why fn does not run on the caller's goroutine.
+// onThread runs fn, which may change the network namespace of its thread, on a
+// goroutine of its own that is locked to a thread. If returning to the first namespace
+// fails, the goroutine exits locked, and the runtime destroys the thread, so that no
+// other goroutine runs in the wrong namespace.
 func onThread(fn func() error) error {
 	var err error
 	finished := false
@@ -36,7 +36,7 @@ func onThread(fn func() error) error {
 		runtime.LockOSThread()
 		var home *NS
 		if home, err = Current(); err != nil {
-			runtime.UnlockOSThread() // nothing has been changed yet
+			runtime.UnlockOSThread() // nothing was changed yet
 			finished = true
 			return
 		}
@@ -44,7 +44,7 @@ func onThread(fn func() error) error {
 			if unix.Setns(home.Fd(), unix.CLONE_NEWNET) == nil {
 				runtime.UnlockOSThread()
 			}
-			_ = home.Close() // read-only descriptor: closing it loses nothing
+			_ = home.Close() // a read-only descriptor
 		}()
 		err = fn()
 		finished = true

@@ -15,14 +15,14 @@ import (
 // initMounts is the mount namespace of PID 1.
 const initMounts = "/proc/1/ns/mnt"
 
-// InHome runs fn where a mount on something in the directory dir outlives this process
-// and can be seen by others: in the mount namespace of PID 1, if the process has another
-// one in which dir is the same directory, as a systemd service has with ProtectSystem=.
-// Otherwise, or if the process may not enter that namespace, it runs fn where it is.
-// elsewhere reports which.
+// InHome runs fn in a mount namespace in which a mount below the directory dir outlives
+// this process and is visible to others: in that of PID 1, if the process has another one
+// in which dir is the same directory, such as a systemd service with ProtectSystem=.
+// Otherwise, or if the process is not allowed to enter that namespace, it runs fn in the
+// current one. elsewhere reports whether fn ran in the namespace of PID 1.
 //
-// Entering takes CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE. fn runs on a thread
-// that exits afterwards; nothing of the other namespace stays in reach.
+// Entering that needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE. fn runs on a thread
+// that exits afterwards, so that the process keeps no access to the other namespace.
 func InHome(dir string, fn func() error) (elsewhere bool, err error) {
 	here, home, ok := mountNamespaces()
 	if !ok {
@@ -38,7 +38,7 @@ func InHome(dir string, fn func() error) (elsewhere bool, err error) {
 		if unix.Unshare(unix.CLONE_FS) != nil || unix.Setns(int(home.Fd()), unix.CLONE_NEWNS) != nil {
 			return
 		}
-		// Back at once, and not when the thread exits, which takes a moment.
+		// Return at once, because the thread does not exit immediately.
 		defer func() { _ = unix.Setns(int(here.Fd()), unix.CLONE_NEWNS) }()
 		if got, ierr := identify(dir); ierr != nil || got != want {
 			return
@@ -53,7 +53,7 @@ func InHome(dir string, fn func() error) (elsewhere bool, err error) {
 }
 
 // mountNamespaces opens the mount namespaces of this process and of PID 1. It returns
-// false if they are the same, or out of reach.
+// false if they are the same, or not accessible.
 func mountNamespaces() (here, home *os.File, ok bool) {
 	here, err := os.Open("/proc/thread-self/ns/mnt")
 	if err != nil {
@@ -73,7 +73,7 @@ func mountNamespaces() (here, home *os.File, ok bool) {
 	return here, home, true
 }
 
-// identify tells one directory from another, across mount namespaces.
+// identify returns the identity of a directory, which is the same in all mount namespaces.
 func identify(dir string) (ID, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
@@ -94,25 +94,25 @@ func onLastThread(fn func()) {
 			runtime.UnlockOSThread()
 			return
 		}
-		fn() // a goroutine that exits while it is locked takes its thread along
+		fn() // the runtime destroys the thread of a goroutine that exits locked
 	}()
 	<-done
 }
 
-// Elsewhere reports whether names are mounted in another mount namespace than this
-// process's. It can be asked, and names made, only as long as the process may enter that.
+// Elsewhere reports whether names are mounted in another mount namespace than that of this
+// process. It only works, and names can only be made, while the process may enter that.
 func Elsewhere() bool {
 	elsewhere, _ := InHome(homeDir, func() error { return nil })
 	return elsewhere
 }
 
-// homeDir is the directory that has to be the same in the other mount namespace. Not Dir,
-// which may not exist yet, or be a mount of its own.
+// homeDir is the directory that must be the same in the other mount namespace. It is not Dir,
+// which may not exist yet, or be a separate mount.
 const homeDir = "/run"
 
 // Mount gives the namespace a name, also in the mount namespace of PID 1 if that has the
-// same /run. It is no error when it has that name already; it is fs.ErrExist when another
-// namespace has it.
+// same /run. It is not an error if the namespace has that name already. The error is
+// fs.ErrExist if another namespace has it.
 func (n *NS) Mount(name string) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -121,7 +121,7 @@ func (n *NS) Mount(name string) error {
 	if err != nil || !elsewhere {
 		return err
 	}
-	// The mount came along, unless propagation was turned off.
+	// The mount was propagated to this namespace, unless propagation is off.
 	old, err := Open(name)
 	if err == nil {
 		same := old.ID() == n.ID()

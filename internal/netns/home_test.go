@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// homeEnv makes this test binary one of the processes of TestHome.
+// homeEnv is set for the processes of TestHome, which run this test binary.
 const homeEnv = "SOTTO_TEST_HOME"
 
 func TestMain(m *testing.M) {
@@ -30,7 +30,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// inService is a process with mounts of its own. It prints the namespace that has the name.
+// inService is the main function of a process with a mount namespace of its own. It prints the
+// namespace with the name.
 func inService(verb, name string) error {
 	var ns *NS
 	var err error
@@ -47,7 +48,7 @@ func inService(verb, name string) error {
 	if err != nil {
 		return err
 	}
-	own, err := Open(name) // from here too
+	own, err := Open(name) // it is visible here, too
 	if err != nil || own.ID() != ns.ID() {
 		return fmt.Errorf("opened by its name: %v, want %v: %w", own, ns.ID(), err)
 	}
@@ -55,7 +56,7 @@ func inService(verb, name string) error {
 	return onlyHere()
 }
 
-// onlyHere checks that no thread is, or has its root, in another mount namespace.
+// onlyHere checks that no thread is in another mount namespace, or has its root there.
 func onlyHere() error {
 	tasks, err := filepath.Glob("/proc/self/task/*")
 	if err != nil || len(tasks) == 0 {
@@ -68,12 +69,12 @@ func onlyHere() error {
 	for _, task := range tasks {
 		got, err := os.Readlink(task + "/ns/mnt")
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			continue // it just exited
+			continue // it exited
 		}
 		if err != nil || got != want {
 			return fmt.Errorf("%s is in %s, want %s: %w", task, got, want, err)
 		}
-		// The mount ID of its root is the one of this process's.
+		// Its root has the same mount ID as that of the process.
 		a, b := rootMount(task), rootMount("/proc/self")
 		if a != "" && a != b {
 			return fmt.Errorf("%s has mount %s for its root, want %s", task, a, b)
@@ -82,7 +83,8 @@ func onlyHere() error {
 	return nil
 }
 
-// rootMount is the first line's mount in mountinfo, which shows what is below a task's root.
+// rootMount returns the ID of the first mount in a task's mountinfo, which lists the mounts
+// below its root.
 func rootMount(proc string) string {
 	text, err := os.ReadFile(proc + "/mountinfo")
 	if err != nil {
@@ -92,7 +94,7 @@ func rootMount(proc string) string {
 	return id
 }
 
-// machine is a process namespace whose PID 1 is a shell with a /run of its own.
+// machine is a PID namespace. Its PID 1 is a shell with a /run of its own.
 type machine struct {
 	t  *testing.T
 	in interface{ Write([]byte) (int, error) }
@@ -116,7 +118,7 @@ func newMachine(t *testing.T) *machine {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = in.Close() // ends the shell
+		_ = in.Close() // the shell exits
 		_ = cmd.Wait()
 	})
 	m := &machine{t: t, in: in, r: bufio.NewReader(out)}
@@ -124,7 +126,7 @@ func newMachine(t *testing.T) *machine {
 	return m
 }
 
-// run has PID 1 run a script, and returns what it printed.
+// run runs a script in PID 1, and returns its output.
 func (m *machine) run(script string) string {
 	m.t.Helper()
 	if _, err := m.in.Write([]byte("{ " + script + "; } 2>&1 || echo status $?; echo the end\n")); err != nil {
@@ -143,8 +145,9 @@ func (m *machine) run(script string) string {
 	}
 }
 
-// service has this binary do verb in a mount namespace of its own. setup is run there
-// before, and ends with what is to run the binary.
+// service runs this binary in a mount namespace of its own, with the arguments verb and
+// name. The script setup runs there first; it may set SERVICE to a command that runs the
+// binary.
 func (m *machine) service(enter, setup, verb, name string) string {
 	self, err := os.Executable()
 	if err != nil {
@@ -153,7 +156,8 @@ func (m *machine) service(enter, setup, verb, name string) string {
 	return m.run(fmt.Sprintf("%s sh -c '%s exec $SERVICE %s %s %s'", enter, setup, self, verb, name))
 }
 
-// inodes are those of the namespaces that are mounted on a name, as PID 1 sees it.
+// inodes returns the inode numbers of the namespaces that are mounted on a name in the mount
+// namespace of PID 1.
 func (m *machine) inodes(name string) []string {
 	var all []string
 	for line := range strings.Lines(m.run("cat /proc/self/mountinfo")) {
@@ -164,12 +168,12 @@ func (m *machine) inodes(name string) []string {
 	return all
 }
 
-// TestHome: a process with mounts of its own gives a namespace a name that the machine
-// sees, and that outlives the process; the next one finds it, and takes it away.
+// If a process with a mount namespace of its own names a namespace, the name is visible on the
+// whole machine and outlives the process. The next process can open and delete it.
 func TestHome(t *testing.T) {
 	needRoot(t)
 	const slave, private = "unshare --mount --propagation slave", "unshare --mount --propagation private"
-	// As ProtectSystem=strict has it with ReadWritePaths=-/run/netns.
+	// Like ProtectSystem=strict with ReadWritePaths=-/run/netns.
 	const strict = "if [ -d /run/netns ]; then mount --rbind /run/netns /run/netns; rw=/run/netns; fi; " +
 		"mount -o remount,bind,ro /run; for d in $rw; do mount -o remount,bind,rw $d; done; "
 	const confined = "SERVICE=\"setpriv --bounding-set -sys_chroot,-sys_ptrace\"; "
@@ -177,12 +181,12 @@ func TestHome(t *testing.T) {
 		enter, setup string
 		elsewhere    bool
 	}{
-		"a service":           {slave, "", true},
-		"read-only":           {slave, strict, true},
-		"no propagation":      {private, "", true},
-		"another /run":        {slave, "mount -t tmpfs tmpfs /run; ", false},
-		"the same namespace":  {"", "", false},
-		"it may not go there": {slave, "SERVICE=\"setpriv --bounding-set -sys_chroot\"; ", false},
+		"a service":          {slave, "", true},
+		"read-only":          {slave, strict, true},
+		"no propagation":     {private, "", true},
+		"another /run":       {slave, "mount -t tmpfs tmpfs /run; ", false},
+		"the same namespace": {"", "", false},
+		"it may not enter":   {slave, "SERVICE=\"setpriv --bounding-set -sys_chroot\"; ", false},
 	} {
 		for _, remove := range []string{"delete", "delete-from-here"} {
 			if !tc.elsewhere && remove != "delete" {
@@ -200,7 +204,7 @@ func TestHome(t *testing.T) {
 				if elsewhere != tc.elsewhere {
 					t.Errorf("elsewhere is %v", elsewhere)
 				}
-				// Its maker is gone by now, and its mounts with it.
+				// The process has exited, and its mount namespace was removed.
 				seen := m.inodes("sotto")
 				if !tc.elsewhere && tc.enter != "" {
 					if len(seen) > 0 {
@@ -228,7 +232,7 @@ func TestHome(t *testing.T) {
 					t.Errorf("PID 1 still sees %v", left)
 				}
 				if left := m.run("ls /run/netns"); left != "" {
-					t.Errorf("left: %s", left)
+					t.Errorf("leftovers: %s", left)
 				}
 			})
 		}

@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Links wires a namespace: the few words that a lab needs, for code that may
-// not use netlink itself. Its methods may be called concurrently.
+// Links configures the links of a namespace, for code that must not use netlink itself.
+// Its methods may be called concurrently.
 type Links struct {
 	ns *NS
 	h  *netlink.Handle
 }
 
-// Links returns the links of the namespace. The caller closes them before it.
+// Links returns the links of the namespace. The caller closes them before the namespace.
 func (n *NS) Links() (*Links, error) {
 	h, err := n.Netlink()
 	if err != nil {
@@ -28,7 +28,7 @@ func (n *NS) Links() (*Links, error) {
 	return &Links{ns: n, h: h}, nil
 }
 
-// Close lets go of them; what was made stays.
+// Close releases the handle. The links stay.
 func (l *Links) Close() error {
 	l.h.Close()
 	return nil
@@ -93,8 +93,8 @@ func (l *Links) Up(ifname string) error {
 	return nil
 }
 
-// waitUp waits until the kernel takes packets for a link. It starts one end of
-// a pair in a worker of its own, up to a second later, and drops until then.
+// waitUp waits until the kernel accepts packets for a link. It activates the second end of
+// a pair in a worker, up to a second later, and drops packets until then.
 func (l *Links) waitUp(ifname string) error {
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		link, err := l.find(ifname)
@@ -108,8 +108,8 @@ func (l *Links) waitUp(ifname string) error {
 	return fmt.Errorf("set up link %s: it stays down", ifname)
 }
 
-// Addr gives a link an address with the length of its network. An IPv6 address
-// is usable at once, without duplicate address detection.
+// Addr adds an address to a link. An IPv6 address is usable at once, without duplicate
+// address detection.
 func (l *Links) Addr(ifname string, p netip.Prefix) error {
 	link, err := l.find(ifname)
 	if err != nil {
@@ -120,7 +120,7 @@ func (l *Links) Addr(ifname string, p netip.Prefix) error {
 		addr.Flags = unix.IFA_F_NODAD
 	}
 	if err := l.h.AddrAdd(link, addr); err != nil {
-		return fmt.Errorf("give %s the address %s: %w", ifname, p, err)
+		return fmt.Errorf("add the address %s to %s: %w", p, ifname, err)
 	}
 	if p.Addr().Is6() && link.Attrs().OperState != netlink.OperDown {
 		return l.waitLocal(p.Addr())
@@ -128,8 +128,8 @@ func (l *Links) Addr(ifname string, p netip.Prefix) error {
 	return nil
 }
 
-// waitLocal waits until the kernel takes packets for an IPv6 address: it makes the route to
-// it in a worker of its own (addrconf_dad_begin in net/ipv6/addrconf.c).
+// waitLocal waits until the kernel accepts packets for an IPv6 address: it adds the local
+// route in a worker (addrconf_dad_begin in net/ipv6/addrconf.c).
 func (l *Links) waitLocal(a netip.Addr) error {
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		routes, err := l.h.RouteGet(a.AsSlice())
@@ -137,10 +137,10 @@ func (l *Links) waitLocal(a netip.Addr) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("wait for the address %s: the kernel makes no route to it", a)
+	return fmt.Errorf("wait for the address %s: the kernel added no local route", a)
 }
 
-// Route sends dst to a gateway on one of the links.
+// Route adds a route to dst by a gateway on one of the links.
 func (l *Links) Route(dst netip.Prefix, via netip.Addr) error {
 	if err := l.h.RouteAdd(&netlink.Route{Dst: ipNet(dst), Gw: via.AsSlice()}); err != nil {
 		return fmt.Errorf("route %s via %s: %w", dst, via, err)
@@ -156,7 +156,7 @@ func (l *Links) find(ifname string) (netlink.Link, error) {
 	return link, nil
 }
 
-// ipNet turns a prefix into what netlink takes, host bits kept.
+// ipNet converts a prefix to the type that netlink uses, with its host bits.
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -14,19 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is where names live, as ip-netns(8) has it.
+// Dir is the directory of names, the same as that of ip-netns(8).
 const Dir = "/run/netns"
 
-// maxStacked bounds how many mounts on one name Delete takes off. Each failed
-// start of a careless program can stack one; nobody stacks sixty-four.
+// maxStacked limits how many mounts on one name Delete removes. Another program can
+// stack mounts on a name, one for each of its starts.
 const maxStacked = 64
 
-// Path returns the file of a name.
+// Path returns the path of a name's file.
 func Path(name string) string { return filepath.Join(Dir, name) }
 
-// Open opens the namespace called name. The error is fs.ErrNotExist when there
-// is no such name and ErrNotNamespace when the file is a leftover with no
-// namespace mounted on it.
+// Open opens the namespace called name. The error is fs.ErrNotExist if there is no such
+// name, and ErrNotNamespace if no namespace is mounted on the name's file.
 func Open(name string) (*NS, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
@@ -34,8 +33,8 @@ func Open(name string) (*NS, error) {
 	return OpenPath(Path(name))
 }
 
-// New makes a namespace called name. The error is fs.ErrExist when a namespace
-// has that name already; a stale file without one is replaced.
+// New makes a namespace called name. The error is fs.ErrExist if a namespace has that name
+// already. A stale file without a namespace is replaced.
 func New(name string) (*NS, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
@@ -50,7 +49,7 @@ func New(name string) (*NS, error) {
 	return ns, nil
 }
 
-// mount does Mount's work in the mount namespace of the calling thread.
+// mount is Mount for the mount namespace of the calling thread.
 func (n *NS) mount(name string) error {
 	unlock, err := lockDir()
 	if err != nil {
@@ -70,7 +69,7 @@ func (n *NS) mount(name string) error {
 			return nil
 		}
 		return fmt.Errorf("name namespace %s: %w", name, fs.ErrExist)
-	case errors.Is(err, ErrNotNamespace): // left by a crash, or mounted elsewhere
+	case errors.Is(err, ErrNotNamespace): // a leftover, or mounted in another mount namespace
 		if err := remove(name); err != nil {
 			return err
 		}
@@ -102,18 +101,18 @@ func (n *NS) mountFile(name string, excl int) error {
 	return nil
 }
 
-// Delete takes the name away, however many mounts are stacked on it, and with
-// it the namespace if nobody else holds it; also in the mount namespace of PID 1 if that
-// has the same /run. No such name is no error.
+// Delete removes the name, with all mounts that are stacked on it, also in the mount
+// namespace of PID 1 if that has the same /run. The kernel removes the namespace if
+// nothing else refers to it. It is not an error if the name does not exist.
 func Delete(name string) error {
 	_, err := InHome(homeDir, func() error { return deleteHere(name, false) })
 	return err
 }
 
-// DeleteFromHere is Delete for a process that may not enter the mount namespace of PID 1
-// any more, and has another one for itself ([Elsewhere]). Removing the name's file takes
-// the mounts on it along in all others. The error is EBUSY where one stays here that
-// cannot be reached: systemd before 254 moves its mounts over a copy of the host's.
+// DeleteFromHere is Delete for a process with a mount namespace of its own ([Elsewhere])
+// that may not enter that of PID 1 any more. Removing the name's file removes the mounts on
+// it in all other mount namespaces. The error is EBUSY if a mount in this one cannot be
+// reached: systemd before 254 moves its mounts over a copy of the host's.
 func DeleteFromHere(name string) error { return deleteHere(name, true) }
 
 // deleteHere is Delete in the mount namespace of the calling thread.
@@ -136,7 +135,7 @@ func deleteHere(name string, own bool) error {
 	return err
 }
 
-// remove does Delete's work under the lock.
+// remove is deleteHere under the lock.
 func remove(name string) error {
 	if err := unmountAll(Path(name)); err != nil {
 		return err
@@ -147,12 +146,13 @@ func remove(name string) error {
 	return nil
 }
 
-// removeCovered does remove's work where a mount on Dir hides another on the name. Dir is
-// mounted on itself, so a name is mounted twice: on the visible directory and, as both are
-// of one peer group, on the one below. Unmounting one unmounts both, but not in a mount
-// namespace that only receives mounts. There nothing else needs what is on Dir.
+// removeCovered is remove for a name that is mounted a second time below a mount on Dir. Dir
+// is mounted on itself, so a name is mounted twice: on the visible directory, and because
+// both belong to one peer group, on the directory below. Unmounting one unmounts both, but
+// not in a mount namespace that only receives mounts. There the mount on Dir is not needed
+// otherwise.
 func removeCovered(name string) error {
-	// It stays writable when the one below is not, also when it is no longer mounted.
+	// This directory is writable, also after it was unmounted; the one below may not be.
 	dir, err := os.Open(Dir)
 	if err != nil {
 		return fmt.Errorf("remove namespace name: %w", err)
@@ -161,7 +161,7 @@ func removeCovered(name string) error {
 	err = unix.EBUSY
 	for n := 0; n < maxStacked && errors.Is(err, unix.EBUSY); n++ {
 		if unix.Unmount(Dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) != nil {
-			break // nothing is on it any more
+			break // nothing is mounted on it any more
 		}
 		if err := unmountAll(Path(name)); err != nil {
 			return err
@@ -174,10 +174,10 @@ func removeCovered(name string) error {
 	return nil
 }
 
-// unmountAll unmounts what is stacked on path.
+// unmountAll unmounts all mounts that are stacked on path.
 func unmountAll(path string) error {
 	for range maxStacked {
-		// Detached, as iproute2 does it: a process inside must not keep the name.
+		// MNT_DETACH, like iproute2: a process that uses the mount must not keep the name.
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 			return nil // not, or no longer, a mount
@@ -189,7 +189,7 @@ func unmountAll(path string) error {
 	return nil
 }
 
-// Names returns every name, those without a namespace behind them included.
+// Names returns all names, including those of stale files.
 func Names() ([]string, error) {
 	entries, err := os.ReadDir(Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -205,7 +205,7 @@ func Names() ([]string, error) {
 	return names, nil
 }
 
-// checkName keeps a name inside Dir.
+// checkName returns an error if a name is not that of a file in Dir.
 func checkName(name string) error {
 	if name == "" || name == "." || name == ".." || len(name) > 255 || strings.ContainsAny(name, "/\x00") {
 		return fmt.Errorf("namespace name %q: %w", name, fs.ErrInvalid)
@@ -213,11 +213,11 @@ func checkName(name string) error {
 	return nil
 }
 
-// lockDir makes Dir and locks it as iproute2 does.
+// lockDir makes Dir and locks it, like iproute2.
 func lockDir() (unlock func(), err error) {
 	switch err := os.Mkdir(Dir, 0o755); {
 	case err == nil:
-		err = os.Chmod(Dir, 0o755) // whatever the umask: it is everybody's to list
+		err = os.Chmod(Dir, 0o755) // regardless of the umask: all users may list it
 		if err != nil {
 			return nil, fmt.Errorf("make directory for namespaces: %w", err)
 		}
@@ -231,12 +231,12 @@ func lockDir() (unlock func(), err error) {
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", Dir, err), dir.Close())
 	}
-	return func() { _ = dir.Close() }, nil // closing is unlocking; the directory holds no data
+	return func() { _ = dir.Close() }, nil // closing unlocks it
 }
 
-// shareDir makes Dir a shared mount point, as iproute2 does. Without that, a namespace
-// deleted here would stay alive in every mount namespace that was copied from this one.
-// The caller has Dir locked, so that two programs do not stack mounts on it.
+// shareDir makes Dir a shared mount point, like iproute2. Otherwise a name that is deleted
+// here would stay in all mount namespaces that were copied from this one. The caller holds
+// the lock on Dir, so that two programs do not stack mounts on it.
 func shareDir() error {
 	err := unix.Mount("", Dir, "none", unix.MS_SHARED|unix.MS_REC, "")
 	if errors.Is(err, unix.EINVAL) { // not a mount point yet

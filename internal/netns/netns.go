@@ -11,28 +11,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotNamespace is returned for a path that is no network namespace.
+// ErrNotNamespace is returned for a path that is not a network namespace.
 var ErrNotNamespace = errors.New("not a network namespace")
 
-// NS is an open network namespace. It keeps the namespace alive until Close,
-// whatever becomes of its name. All methods may be called concurrently, Close
-// excepted.
+// NS is an open network namespace. It keeps the namespace alive until Close, also if its
+// name is removed. All methods except Close may be called concurrently.
 type NS struct {
 	file *os.File
 	id   ID
 }
 
-// ID tells one namespace from another for as long as both live.
+// ID identifies a namespace while it exists.
 type ID struct{ Dev, Ino uint64 }
 
-// Current returns the namespace of the calling thread. Unless that thread is
-// locked (as it is inside Do) this is the namespace the process started in.
+// Current returns the namespace of the calling thread. Unless that thread is locked, as
+// inside Do, this is the namespace that the process started in.
 func Current() (*NS, error) {
-	// thread-self, not self: the latter is the main thread's.
+	// self would be the main thread.
 	return OpenPath("/proc/thread-self/ns/net")
 }
 
-// OpenPath opens the namespace at path: a name's file, or a link such as
+// OpenPath opens the namespace at path: the file of a name, or a link such as
 // /proc/PID/ns/net.
 func OpenPath(path string) (*NS, error) {
 	f, err := os.Open(path)
@@ -46,7 +45,7 @@ func OpenPath(path string) (*NS, error) {
 	return ns, nil
 }
 
-// fromFile checks that f is a network namespace and takes it over.
+// fromFile checks that f is a network namespace. The result owns f.
 func fromFile(f *os.File) (*NS, error) {
 	fd := int(f.Fd())
 	var fs unix.Statfs_t
@@ -58,7 +57,7 @@ func fromFile(f *os.File) (*NS, error) {
 	}
 	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
 	if err != nil {
-		return nil, fmt.Errorf("ask its type: %w", err)
+		return nil, fmt.Errorf("read its type: %w", err)
 	}
 	if kind != unix.CLONE_NEWNET {
 		return nil, ErrNotNamespace
@@ -70,8 +69,8 @@ func fromFile(f *os.File) (*NS, error) {
 	return &NS{file: f, id: ID{Dev: uint64(st.Dev), Ino: st.Ino}}, nil
 }
 
-// NewAnonymous makes a namespace that has no name. It is gone with its last
-// holder, so a crash leaves nothing behind.
+// NewAnonymous makes a namespace without a name. The kernel removes it when nothing refers
+// to it any more, so a crash leaves nothing behind.
 func NewAnonymous() (*NS, error) {
 	var ns *NS
 	err := onThread(func() error {
@@ -91,12 +90,11 @@ func NewAnonymous() (*NS, error) {
 // ID returns the identity of the namespace.
 func (n *NS) ID() ID { return n.id }
 
-// Fd returns the file descriptor that holds the namespace. It belongs to n and
-// is closed with it.
+// Fd returns the file descriptor of the namespace. It is valid until Close.
 func (n *NS) Fd() int { return int(n.file.Fd()) }
 
-// Netlink opens a route netlink handle inside the namespace. The caller closes
-// it; it stays usable after n is closed and keeps the namespace alive.
+// Netlink opens a handle for route netlink inside the namespace. The caller closes it. It
+// is usable after n is closed, and keeps the namespace alive.
 func (n *NS) Netlink() (*netlink.Handle, error) {
 	var h *netlink.Handle
 	err := n.Do(func() error {
@@ -112,5 +110,5 @@ func (n *NS) Netlink() (*netlink.Handle, error) {
 	return h, nil
 }
 
-// Close lets go of the namespace; the kernel ends it when nobody else holds it.
+// Close closes the descriptor. The kernel removes the namespace if nothing else refers to it.
 func (n *NS) Close() error { return n.file.Close() }

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needRoot and skip are labtest's, which imports this package.
+// needRoot and skip are those of labtest, which imports this package.
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -33,7 +33,7 @@ func skip(t *testing.T, why string) {
 	t.Skipf("skipped: %s", why)
 }
 
-// testName returns a name of this process's own, free again after the test.
+// testName returns a name that only this test uses. It is deleted after the test.
 func testName(t *testing.T) string {
 	name := fmt.Sprintf("sottotest-%d-%s", os.Getpid(), strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
 	t.Cleanup(func() {
@@ -41,7 +41,7 @@ func testName(t *testing.T) string {
 			t.Error(err)
 		}
 		if _, err := os.Lstat(Path(name)); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s is left over: %v", Path(name), err)
+			t.Errorf("%s was not removed: %v", Path(name), err)
 		}
 	})
 	return name
@@ -77,11 +77,11 @@ func TestNames(t *testing.T) {
 		}
 	}
 	if _, err := Open("sottotest-no-such-name"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Open of nothing: %v, want fs.ErrNotExist", err)
+		t.Errorf("Open of a missing name: %v, want fs.ErrNotExist", err)
 	}
 }
 
-// A file of another filesystem, and a namespace of another kind, are refused.
+// OpenPath refuses a file of another filesystem and a namespace of another type.
 func TestOpenPathRefuses(t *testing.T) {
 	for _, path := range []string{"/etc/hostname", "/proc/self/ns/uts"} {
 		if _, err := OpenPath(path); !errors.Is(err, ErrNotNamespace) {
@@ -102,10 +102,10 @@ func TestNewOpenDelete(t *testing.T) {
 	name, home := testName(t), currentID(t)
 	ns := create(t, name)
 	if ns.ID() == home {
-		t.Fatal("the new namespace is the old one")
+		t.Fatal("the new namespace is the current one")
 	}
 	if got := currentID(t); got != home {
-		t.Fatal("New changed its caller's namespace")
+		t.Fatal("New changed the namespace of its caller")
 	}
 	again, err := Open(name)
 	if err != nil {
@@ -113,13 +113,13 @@ func TestNewOpenDelete(t *testing.T) {
 	}
 	defer again.Close()
 	if again.ID() != ns.ID() {
-		t.Error("the name leads to another namespace")
+		t.Error("the name refers to another namespace")
 	}
 	if _, err := New(name); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("New of a name in use: %v, want fs.ErrExist", err)
 	}
 	if err := ns.Mount(name); err != nil {
-		t.Errorf("Mount of the name it has: %v", err)
+		t.Errorf("Mount of its own name: %v", err)
 	}
 	names, err := Names()
 	if err != nil || !strings.Contains(strings.Join(names, " "), name) {
@@ -130,13 +130,13 @@ func TestNewOpenDelete(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The open handle outlives the name, and can be named again.
+	// The open namespace survives the removal of its name, and can be named again.
 	if err := ns.Mount(name); err != nil {
 		t.Fatal(err)
 	}
 	back, err := Open(name)
 	if err != nil || back.ID() != ns.ID() {
-		t.Fatalf("open what was named again: %v", err)
+		t.Fatalf("open after naming it again: %v", err)
 	}
 	back.Close()
 }
@@ -182,7 +182,7 @@ func TestDo(t *testing.T) {
 	var inside string
 	err = ns.Do(func() error {
 		if id := currentID(t); id != ns.ID() {
-			t.Error("Do runs elsewhere")
+			t.Error("Do runs in another namespace")
 		}
 		out, err := exec.Command("readlink", "/proc/self/ns/net").Output()
 		inside = strings.TrimSpace(string(out))
@@ -195,25 +195,25 @@ func TestDo(t *testing.T) {
 		t.Errorf("a child ran in %s, want %s", inside, want)
 	}
 	if got := currentID(t); got != home {
-		t.Error("Do changed its caller's namespace")
+		t.Error("Do changed the namespace of its caller")
 	}
 	want := errors.New("from fn")
 	if err := ns.Do(func() error { return want }); err != want {
-		t.Errorf("Do: %v, want fn's own error", err)
+		t.Errorf("Do: %v, want the error of fn", err)
 	}
-	// A closed handle is an error of Do, and fn does not run.
+	// On a closed namespace Do returns an error and does not run fn.
 	closed, err := NewAnonymous()
 	if err != nil {
 		t.Fatal(err)
 	}
 	closed.Close()
-	if err := closed.Do(func() error { t.Error("ran"); return nil }); err == nil {
+	if err := closed.Do(func() error { t.Error("fn ran"); return nil }); err == nil {
 		t.Error("Do on a closed namespace succeeded")
 	}
 }
 
-// Goexit inside, which is what t.FailNow does, must not strand the caller, and
-// no thread may come back in the wrong namespace, however many are used.
+// If fn calls Goexit, as t.FailNow does, Do must not block, and no thread may return in the
+// wrong namespace, however many are used.
 func TestDoNeverLeaksAThread(t *testing.T) {
 	needRoot(t)
 	ns, err := NewAnonymous()
@@ -226,9 +226,9 @@ func TestDoNeverLeaksAThread(t *testing.T) {
 	for i := range 64 {
 		wg.Go(func() {
 			err := ns.Do(func() error {
-				// Bound in the namespace, whose loopback is down and empty.
+				// The loopback interface of the namespace is down and has no address.
 				if _, err := net.Dial("udp", "127.0.0.1:53"); err == nil {
-					t.Error("a socket left the namespace")
+					t.Error("a socket is in another namespace")
 				}
 				if i%2 == 0 {
 					return nil
@@ -239,19 +239,19 @@ func TestDoNeverLeaksAThread(t *testing.T) {
 				t.Error(err)
 			}
 			if currentID(t) != home {
-				t.Error("a thread came back in the wrong namespace")
+				t.Error("a thread returned in the wrong namespace")
 			}
 		})
 	}
 	wg.Wait()
 
-	gone := make(chan bool)
+	returned := make(chan bool)
 	go func() {
-		defer close(gone)
+		defer close(returned)
 		_ = ns.Do(func() error { runtime.Goexit(); return nil })
-		gone <- true
+		returned <- true
 	}()
-	if <-gone {
+	if <-returned {
 		t.Error("Do returned although fn called Goexit")
 	}
 }
@@ -281,7 +281,7 @@ func TestNetlink(t *testing.T) {
 	}
 }
 
-// ip-netns(8) and this package see each other's names.
+// ip-netns(8) and this package use the same names.
 func TestIproute2(t *testing.T) {
 	needRoot(t)
 	ip, err := exec.LookPath("ip")

@@ -21,10 +21,11 @@ import (
 	"sotto/internal/netlab"
 )
 
-// answerer answers the messages of histories on port 53 of a namespace, at every address.
-// seen says for a local address what is to be done with the message that came there; on a
-// stream it is asked once a connection, as the forwarder asks.
-type answerer struct {
+// responder answers the messages of histories on port 53 of a namespace, at all addresses.
+// seen is called with the local address of a message, on a stream once per connection, like
+// the forwarder does. It returns a function that is called with each message and reports
+// whether to answer it.
+type responder struct {
 	tag  byte
 	seen func(local netip.Addr) (handle func(tag byte, number int) (answer bool))
 
@@ -33,9 +34,10 @@ type answerer struct {
 	loops sync.WaitGroup
 }
 
-// startAnswerer listens; in runs its function in the namespace. The caller closes it.
-func startAnswerer(tag byte, in func(func() error) error, seen func(netip.Addr) func(byte, int) bool) (*answerer, error) {
-	a := &answerer{tag: tag, seen: seen, open: make(map[io.Closer]bool)}
+// startResponder starts a responder. in runs a function in the namespace. The caller closes
+// the responder.
+func startResponder(tag byte, in func(func() error) error, seen func(netip.Addr) func(byte, int) bool) (*responder, error) {
+	a := &responder{tag: tag, seen: seen, open: make(map[io.Closer]bool)}
 	err := in(func() error {
 		u4, err := net.ListenPacket("udp4", ":53")
 		if err != nil {
@@ -64,8 +66,8 @@ func startAnswerer(tag byte, in func(func() error) error, seen func(netip.Addr) 
 	return a, nil
 }
 
-// close closes every socket, as the end of the process does.
-func (a *answerer) close() {
+// close closes all sockets, like the exit of a process.
+func (a *responder) close() {
 	a.mu.Lock()
 	for c := range a.open {
 		_ = c.Close()
@@ -75,16 +77,16 @@ func (a *answerer) close() {
 	a.loops.Wait()
 }
 
-// reply is what answers a message; nil if nothing does.
-func (a *answerer) reply(handle func(byte, int) bool, b []byte) []byte {
+// reply returns the answer to a message, or nil if there is none.
+func (a *responder) reply(handle func(byte, int) bool, b []byte) []byte {
 	tag, number, ok := readMessage(b)
 	if !ok || !handle(tag, number) {
 		return nil
 	}
-	return message16(a.tag, number)
+	return newMessage(a.tag, number)
 }
 
-func (a *answerer) serve4(c *ipv4.PacketConn) {
+func (a *responder) serve4(c *ipv4.PacketConn) {
 	_ = c.SetControlMessage(ipv4.FlagDst, true)
 	b := make([]byte, 64)
 	for {
@@ -99,7 +101,7 @@ func (a *answerer) serve4(c *ipv4.PacketConn) {
 	}
 }
 
-func (a *answerer) serve6(c *ipv6.PacketConn) {
+func (a *responder) serve6(c *ipv6.PacketConn) {
 	_ = c.SetControlMessage(ipv6.FlagDst, true)
 	b := make([]byte, 64)
 	for {
@@ -114,7 +116,7 @@ func (a *answerer) serve6(c *ipv6.PacketConn) {
 	}
 }
 
-func (a *answerer) serveStreams(l net.Listener) {
+func (a *responder) serveStreams(l net.Listener) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -130,7 +132,7 @@ func (a *answerer) serveStreams(l net.Listener) {
 		a.mu.Unlock()
 		handle := a.seen(c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
 		a.loops.Go(func() {
-			defer a.hangUp(c)
+			defer a.closeConn(c)
 			b := make([]byte, messageSize)
 			for {
 				if _, err := io.ReadFull(c, b); err != nil {
@@ -144,7 +146,7 @@ func (a *answerer) serveStreams(l net.Listener) {
 	}
 }
 
-func (a *answerer) hangUp(c net.Conn) {
+func (a *responder) closeConn(c net.Conn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.open[c] {
@@ -153,29 +155,29 @@ func (a *answerer) hangUp(c net.Conn) {
 	}
 }
 
-// tape is a capture of the wire in which marks say which cgroups were sealed when.
-type tape struct {
+// recording is a capture on the LAN. Marks in it show when which cgroups were sealed.
+type recording struct {
 	capture *capture.Capture
-	conn    net.PacketConn // of the host, to mark by
-	seen    int            // packets judged
+	conn    net.PacketConn // of the host, sends marks
+	seen    int            // packets checked
 	looked  int            // packets searched for a mark
-	marks   []tapeMark
-	current tapeMark
+	marks   []marker
+	current marker
 }
 
-// tapeMark says what is sealed from a step on.
-type tapeMark struct {
+// marker is the set of cgroups that are sealed from a step on.
+type marker struct {
 	sealed sealSet
 	step   int
 }
 
-func startTape(t *testing.T, host, lan *netlab.Host) *tape {
+func startRecording(t *testing.T, host, lan *netlab.Host) *recording {
 	t.Helper()
 	c, err := capture.Start(lan.NS, netlab.LANIf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &tape{capture: c}
+	w := &recording{capture: c}
 	t.Cleanup(func() {
 		if _, err := c.Stop(); err != nil {
 			t.Errorf("capture: %v", err)
@@ -192,16 +194,16 @@ func startTape(t *testing.T, host, lan *netlab.Host) *tape {
 	return w
 }
 
-// markAddr is where marks are sent: no nameserver.
+// markAddr is the destination of marks. It is not a nameserver.
 var markAddr = net.UDPAddrFromAddrPort(netip.MustParseAddrPort(netlab.LANAddr4 + ":9"))
 
-// mark says that from here on those cgroups are sealed. When it returns, all that was sent
-// before is on the tape, before the mark.
-func (w *tape) mark(sealed sealSet, step int) error {
+// mark adds a mark: from now on those cgroups are sealed. When it returns, the recording
+// contains all packets that were sent before, followed by the mark.
+func (w *recording) mark(sealed sealSet, step int) error {
 	number := len(w.marks)
-	w.marks = append(w.marks, tapeMark{sealed, step})
-	if _, err := w.conn.WriteTo(message16(markTag, number), markAddr); err != nil {
-		return fmt.Errorf("mark the tape: %w", err)
+	w.marks = append(w.marks, marker{sealed, step})
+	if _, err := w.conn.WriteTo(newMessage(markTag, number), markAddr); err != nil {
+		return fmt.Errorf("mark the recording: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -214,11 +216,11 @@ func (w *tape) mark(sealed sealSet, step int) error {
 		}
 		time.Sleep(100 * time.Microsecond)
 	}
-	return fmt.Errorf("mark the tape: %w", ctx.Err())
+	return fmt.Errorf("mark the recording: %w", ctx.Err())
 }
 
-// judge looks at what left the host since it was last called.
-func (w *tape) judge(m *model, prefixes ...netip.Prefix) {
+// check checks the packets that left the host since the last call.
+func (w *recording) check(m *model, prefixes ...netip.Prefix) {
 	packets := w.capture.Packets()
 	for _, p := range packets[w.seen:w.looked] {
 		tag, number, ok := readMessage(p.Payload)
@@ -241,20 +243,20 @@ func (w *tape) judge(m *model, prefixes ...netip.Prefix) {
 	w.seen = w.looked
 }
 
-// isLeak judges a packet for port 53: a datagram by its query, which says when it was sent;
-// a segment by the time at which it left, for it may be sent again. One without payload
-// and SYN asks nothing.
-func (w *tape) isLeak(p capture.Packet, q *query) bool {
+// isLeak reports whether a packet to port 53 must not leave. A datagram is checked by its
+// query, which was sent once. A segment is checked by the time when it left, because it may
+// be retransmitted; a segment without payload and SYN is not a query.
+func (w *recording) isLeak(p capture.Packet, q *query) bool {
 	if p.Protocol == unix.IPPROTO_UDP {
 		return q == nil || !q.mayLeave
 	}
 	const syn = 2
-	asks := p.Flags&syn != 0 || len(p.Payload) > 0
-	return asks && w.current.sealed.has(groupOf(p.Dst.Addr())) && (q == nil || !q.mayLeave)
+	isQuery := p.Flags&syn != 0 || len(p.Payload) > 0
+	return isQuery && w.current.sealed.has(groupOf(p.Dst.Addr())) && (q == nil || !q.mayLeave)
 }
 
-// nameserver is the n-th of those that only sockets made in a group ask, so that a packet's
-// destination says whose it is.
+// nameserver returns the n-th nameserver of a group. Only sockets that were opened in the group
+// query it, so that the destination of a packet identifies the group.
 func nameserver(group, n int, six bool) netip.Addr {
 	if six {
 		return netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::%d", group+1, n+1))
@@ -263,7 +265,7 @@ func nameserver(group, n int, six bool) netip.Addr {
 	return netip.MustParseAddr(fmt.Sprintf("%s.%d", net, n+1))
 }
 
-// nameservers is how many there are for each group and family.
+// nameservers is the number of nameservers per group and family.
 const nameservers = 3
 
 func groupOf(a netip.Addr) int {

@@ -30,66 +30,66 @@ const (
 	// removedSuffix ends the path of a removed cgroup; see Instance.Workload.
 	removedSuffix = "(removed)"
 
-	// poolSize is how many slots are free at a start: few, so that each soon stands for
-	// something else.
+	// poolSize is the number of free slots at a start. It is small, so that slots are reused
+	// soon.
 	poolSize = 24
 
-	// historyLinger is long for a reply, and short for a test that waits for it.
-	historyLinger = 50 * time.Millisecond
+	// linger is long enough for a reply, and short enough for a test that waits for it.
+	linger = 50 * time.Millisecond
 )
 
-// world is what histories happen in: a host with a container, a LAN with nameservers, an
-// instance that starts and stops, and the model of it all.
-type world struct {
+// runner executes histories. It has a host with a container, a LAN with nameservers, an
+// instance that starts and stops, and the model of all.
+type runner struct {
 	t                    *testing.T
 	lab                  *netlab.Lab
 	host, container, lan *netlab.Host
 	groups               [groupCount]*netlab.Cgroup
 	subject              Subject
 	settings             Settings
-	dir                  string    // of inboxes
-	inst                 Instance  // nil: none runs
-	answerer             *answerer // of the instance
-	tape                 *tape
+	dir                  string     // of inboxes
+	inst                 Instance   // nil: none is running
+	responder            *responder // of the instance
+	recording            *recording
 	fences               [2]net.Conn
 	clients              map[string]*clienttest.Client
 	model                *model
-	serial               int // makes names and numbers unique
-	patience             time.Duration
+	lastNumber           int // the last number that was used
+	timeout              time.Duration
 
 	mu       sync.Mutex
-	heard    []heard
+	received []received
 	arrived  map[int]bool
-	answers  Instance // whose slots the answerer reads
-	messages int      // heard in all
+	answers  Instance // the instance whose slots the responder reads
+	messages int      // received in total
 
-	without                  map[string]bool // kinds of steps that are left out
+	without                  map[string]bool // names of step kinds that are left out
 	asked, answered, stormed int             // queries, for the report
 }
 
-func newWorld(t *testing.T, subject Subject) *world {
+func newRunner(t *testing.T, subject Subject) *runner {
 	t.Helper()
-	w := &world{t: t, subject: subject, clients: make(map[string]*clienttest.Client), arrived: make(map[int]bool), without: make(map[string]bool), model: newModel(), patience: 10 * time.Second}
+	w := &runner{t: t, subject: subject, clients: make(map[string]*clienttest.Client), arrived: make(map[int]bool), without: make(map[string]bool), model: newModel(), timeout: 10 * time.Second}
 	w.lab, w.host, w.lan = labtest.LAN(t)
 	w.container = labtest.Containers(t, w.lab, w.host, "c")[0]
 	for g, name := range []string{"a", "b"} {
-		w.groups[g] = w.must(w.lab.Cgroup(name))
+		w.groups[g] = w.mustCreate(w.lab.Cgroup(name))
 	}
-	w.groups[groupInner] = w.must(w.lab.Below(w.groups[groupA], "inner"))
+	w.groups[groupInner] = w.mustCreate(w.lab.Below(w.groups[groupA], "inner"))
 	w.dir = t.TempDir()
-	w.settings.Linger = historyLinger
-	// Of this process alone: an instance with the same prefix, in a test elsewhere on the
-	// machine, may end sockets to it in every network namespace.
+	w.settings.Linger = linger
+	// Prefixes that only this process uses: an instance of another test on this machine destroys
+	// sockets that are connected to its own prefixes in all network namespaces.
 	own := byte(os.Getpid() % 252)
 	w.settings.Prefix4 = netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, own, 0}), 24)
 	w.settings.Prefix6 = netip.MustParsePrefix(fmt.Sprintf("fd73:6f74:746f:f%02x::/64", own))
 	w.serveLAN()
-	w.tape = startTape(t, w.host, w.lan)
+	w.recording = startRecording(t, w.host, w.lan)
 	err := w.host.Do(func() (err error) {
 		for n, prefix := range []netip.Prefix{w.settings.Prefix4, w.settings.Prefix6} {
 			var c *net.UDPConn
 			to := netip.AddrPortFrom(network.NthAddr(prefix, network.ReservedProbe), listenerPort)
-			// Not connected: the instance, and with it the route, comes later.
+			// Not connected, because the instance and its routes are added later.
 			if c, err = net.ListenUDP("udp", nil); err != nil {
 				return err
 			}
@@ -105,7 +105,7 @@ func newWorld(t *testing.T, subject Subject) *world {
 	return w
 }
 
-// fence is a way to one of the virtual addresses that stand for nothing.
+// fence sends to a virtual address that is not a slot.
 type fence struct {
 	*net.UDPConn
 	to netip.AddrPort
@@ -113,7 +113,7 @@ type fence struct {
 
 func (f fence) Write(b []byte) (int, error) { return f.WriteToUDPAddrPort(b, f.to) }
 
-func (w *world) must(g *netlab.Cgroup, err error) *netlab.Cgroup {
+func (w *runner) mustCreate(g *netlab.Cgroup, err error) *netlab.Cgroup {
 	w.t.Helper()
 	if err != nil {
 		w.t.Fatal(err)
@@ -121,8 +121,8 @@ func (w *world) must(g *netlab.Cgroup, err error) *netlab.Cgroup {
 	return g
 }
 
-// serveLAN answers on the LAN what leaves the host.
-func (w *world) serveLAN() {
+// serveLAN answers queries that leave the host, on the LAN.
+func (w *runner) serveLAN() {
 	w.t.Helper()
 	var addrs []string
 	for g := range groupCount {
@@ -139,19 +139,20 @@ func (w *world) serveLAN() {
 		}
 	}
 	all := func(tag byte, _ int) bool { return tag == queryTag }
-	a, err := startAnswerer(plainTag, w.lan.Do, func(netip.Addr) func(byte, int) bool { return all })
+	a, err := startResponder(plainTag, w.lan.Do, func(netip.Addr) func(byte, int) bool { return all })
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(a.close)
 }
 
-// seen is the listener's part: what came to an address, and for whom it was taken.
-func (w *world) seen(local netip.Addr) func(tag byte, number int) bool {
+// seen is the function of the listener's responder: it looks up the origin and the workload of
+// a local address.
+func (w *runner) seen(local netip.Addr) func(tag byte, number int) bool {
 	w.mu.Lock()
 	inst := w.answers
 	w.mu.Unlock()
-	h := heard{local: local}
+	h := received{local: local}
 	if h.origin, h.known = inst.OriginOf(local); h.known {
 		h.workload, h.named = inst.Workload(h.origin.CgroupID)
 	}
@@ -163,26 +164,26 @@ func (w *world) seen(local netip.Addr) func(tag byte, number int) bool {
 			return false
 		}
 		h.number = number
-		w.heard = append(w.heard, h)
+		w.received = append(w.received, h)
 		w.messages++
 		return h.known
 	}
 }
 
-// judgeHeard has the model judge what the listener got.
-func (w *world) judgeHeard() {
+// checkReceived checks the queries that the listener received against the model.
+func (w *runner) checkReceived() {
 	w.mu.Lock()
-	all := w.heard
-	w.heard = nil
+	all := w.received
+	w.received = nil
 	w.mu.Unlock()
 	for _, h := range all {
-		w.model.judge(h)
+		w.model.check(h)
 	}
 }
 
-// await waits until the listener got a message.
-func (w *world) await(number int) bool {
-	for end := time.Now().Add(w.patience); time.Now().Before(end); time.Sleep(20 * time.Microsecond) {
+// await waits until the listener has received a message.
+func (w *runner) await(number int) bool {
+	for end := time.Now().Add(w.timeout); time.Now().Before(end); time.Sleep(20 * time.Microsecond) {
 		w.mu.Lock()
 		ok := w.arrived[number]
 		w.mu.Unlock()
@@ -193,15 +194,15 @@ func (w *world) await(number int) bool {
 	return false
 }
 
-// settle waits until the listener got what datagrams were sent so far: it reads them in
-// their order, and a slot is not to stand for something else while one is on its way.
-func (w *world) settle() {
-	if w.answerer == nil {
+// settle waits until the listener has received all datagrams that were sent so far, which it
+// reads in their order. A slot must not be reused while a datagram to it is queued.
+func (w *runner) settle() {
+	if w.responder == nil {
 		return
 	}
 	for _, to := range w.fences {
 		number := w.number(1)
-		if _, err := to.Write(message16(fenceTag, number)); err != nil {
+		if _, err := to.Write(newMessage(fenceTag, number)); err != nil {
 			w.t.Fatalf("fence: %v", err)
 		}
 		if !w.await(number) {
@@ -211,21 +212,21 @@ func (w *world) settle() {
 	}
 }
 
-// number returns the first of some numbers that nothing else has.
-func (w *world) number(count int) int {
-	w.serial += count
-	return w.serial - count + 1
+// number returns the first of count unused numbers.
+func (w *runner) number(count int) int {
+	w.lastNumber += count
+	return w.lastNumber - count + 1
 }
 
-// do has a process do one thing, and judges what the listener got meanwhile.
-func (w *world) do(proc, format string, args ...any) string {
+// do runs a command in a process, and checks the queries that the listener received meanwhile.
+func (w *runner) do(proc, format string, args ...any) string {
 	got := w.clients[proc].Do(format, args...)
-	w.judgeHeard()
+	w.checkReceived()
 	return got
 }
 
-// join makes a cgroup for a process, and moves it there.
-func (w *world) join(proc string, group int) *workload {
+// join creates a cgroup for a process, and moves it there.
+func (w *runner) join(proc string, group int) *workload {
 	dir := filepath.Join(w.groups[group].Path, fmt.Sprintf("w%d", w.number(1)))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		w.t.Fatal(err)
@@ -244,8 +245,8 @@ func (w *world) join(proc string, group int) *workload {
 	return &workload{dir: dir, path: strings.TrimPrefix(dir, root), id: st.Ino, group: group}
 }
 
-// leave removes a cgroup that no process is in any more.
-func (w *world) leave(in *workload) {
+// leave removes a cgroup after its last process has left.
+func (w *runner) leave(in *workload) {
 	in.removed = true
 	var err error
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
@@ -256,8 +257,8 @@ func (w *world) leave(in *workload) {
 	w.t.Fatal(err)
 }
 
-// spawn starts a process of a history in a cgroup of its own.
-func (w *world) spawn(proc string, group int) {
+// spawn starts a process in a cgroup of its own.
+func (w *runner) spawn(proc string, group int) {
 	at := w.host
 	if strings.HasSuffix(proc, "b") {
 		at = w.container
@@ -267,13 +268,13 @@ func (w *world) spawn(proc string, group int) {
 	if got := w.do(proc, "inbox %s", w.inbox(proc)); got != "ok" {
 		w.t.Fatalf("inbox of %s: %s", proc, got)
 	}
-	w.model.parties[proc] = &party{name: proc, in: w.join(proc, group), holds: make(map[string]bool)}
+	w.model.processes[proc] = &process{name: proc, in: w.join(proc, group), holds: make(map[string]bool)}
 }
 
-func (w *world) inbox(proc string) string { return filepath.Join(w.dir, "inbox-"+proc) }
+func (w *runner) inbox(proc string) string { return filepath.Join(w.dir, "inbox-"+proc) }
 
 // open opens an instance for a set of cgroups.
-func (w *world) open(set sealSet) (Instance, error) {
+func (w *runner) open(set sealSet) (Instance, error) {
 	settings := w.settings
 	for g, group := range w.groups {
 		if set.has(g) {
@@ -291,7 +292,7 @@ func (w *world) open(set sealSet) (Instance, error) {
 	return i, err
 }
 
-// shrinkPool takes all slots but a few out of the queue of free ones.
+// shrinkPool removes all slots except a few from the queue of free ones.
 func shrinkPool(i Instance) error {
 	free, err := drainPool(i)
 	if err != nil {
@@ -320,16 +321,16 @@ func drainPool(i Instance) (free []uint32, err error) {
 }
 
 // down removes leftovers.
-func (w *world) down() error { return w.host.Do(w.subject.Down) }
+func (w *runner) down() error { return w.host.Do(w.subject.Down) }
 
-// exhausted reports whether there is no slot to get. Shares are of the slots that an
-// instance has outside of tests, and do not bind here.
-func (w *world) exhausted() bool {
+// exhausted reports whether no slot is free. Shares do not matter here, because they are
+// computed from the full number of slots.
+func (w *runner) exhausted() bool {
 	used, _ := w.slotsUsed()
 	return used >= poolSize
 }
 
-func (w *world) slotsUsed() (used, refs int) {
+func (w *runner) slotsUsed() (used, refs int) {
 	w.t.Helper()
 	used, refs, err := w.inst.SlotsUsed()
 	if err != nil {
@@ -338,8 +339,8 @@ func (w *world) slotsUsed() (used, refs int) {
 	return used, refs
 }
 
-// freeSlots says what keeps a slot from being free when nothing is open; nil when all are.
-func (w *world) freeSlots() error {
+// checkFree returns an error if a slot is not free. It is called when all sockets are closed.
+func (w *runner) checkFree() error {
 	if err := w.inst.Collect(); err != nil {
 		return err
 	}
