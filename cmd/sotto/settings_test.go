@@ -73,7 +73,7 @@ func TestMistakes(t *testing.T) {
 		{aGroup + "[[rule]]\nname = \"a.example\"\nuse = \"corp\"", "6:7", `there is no group "corp": the groups are default, work`},
 		{"[[rule]]\nname = \"a.example\"\nuse = \"refuse\"\n[[rule]]\nname = [\"b.example\",\n  \"c..d\"]\nuse = \"refuse\"", "6:3", "c..d"},
 		{"[[rule]]\nname = \"*.example\"\nuse = \"refuse\"", "2:8", "without a star"},
-		{"[[rule]]\ntype = [\"A\", \"QUAD\"]\nuse = \"refuse\"", "2:14", "no record type"},
+		{"[[rule]]\ntype = [\"A\", \"QUAD\"]\nuse = \"refuse\"", "2:14", "not a record type"},
 		{"[[rule]]\nworkload = \"a[b]\"\nuse = \"refuse\"", "2:12", "classes"},
 		{"[[rule]]\nnameserver = \"10.0.0.0/99\"\nuse = \"refuse\"", "2:14", "no address and no network"},
 		{"[[rule]]\nnameserver = [\"10.0.0.0/8\", \"10.0.0.1/8\"]\nuse = \"refuse\"", "2:29", "bits set beyond its length"},
