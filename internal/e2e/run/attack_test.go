@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -76,7 +77,11 @@ func attackFromContainer(t *testing.T, attack string) {
 		}
 		t.Logf("%s: %s", name, strings.SplitN(string(out), "\n", 2)[0])
 	}
-	stop := w.startAttacker(containers[0], greedy, attack, "8.8.8.8")
+	rate := 10_000
+	if e2e.RaceDetector {
+		rate = 2_500 // a similar load for a program that is several times slower
+	}
+	stop := w.startAttacker(containers[0], greedy, attack, "8.8.8.8", strconv.Itoa(rate))
 	// The workload is refused. The first refusal per minute is logged.
 	w.Until("the attack to be refused", func() bool { return strings.Contains(p.Log(), " from=") })
 	if want := " from=/" + filepath.Base(greedy.Path) + " "; !strings.Contains(p.Log(), want) {

@@ -13,7 +13,8 @@ import (
 )
 
 // TestLeakUnderRepair deletes network state that the seal depends on, under load. No plain
-// packet is sent, and queries are answered again.
+// packet is sent, and queries are answered again. Meanwhile they may fail: without its address
+// the host cannot reach the upstream.
 func TestLeakUnderRepair(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()

@@ -113,7 +113,7 @@ func (w world) changeNetwork(g *netlab.Cgroup, down, up string) time.Duration {
 	r, handled = w.StartLoad(g, 500), w.Upstream.Stats().Queries()
 	time.Sleep(time.Second)
 	report, asked := r.Stop(), w.Upstream.Stats().Queries()-handled
-	if report.Lost+report.Reset+report.Wrong > 0 || report.UDP*report.TCP*report.Short == 0 || asked < 20 {
+	if report.Lost+report.Reset+report.Failed+report.Wrong > 0 || report.UDP*report.TCP*report.Short == 0 || asked < 20 {
 		w.T.Errorf("after %q: %+v, with %d queries upstream", up, report, asked)
 	}
 	return took

@@ -112,7 +112,7 @@ func TestRollingUpdate(t *testing.T) {
 			if out := w.Dig(w.Host, g, "@8.8.8.8", "after.example"); !strings.Contains(out, e2e.Sealed4) {
 				t.Errorf("after the update:\n%s", out)
 			}
-			if report := r.Stop(); report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 {
+			if report := r.Stop(); report.Lost+report.Reset+report.Failed+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 {
 				t.Errorf("%+v", report)
 			}
 			after.stop() // on-exit = "strict": this opens the seal

@@ -38,7 +38,7 @@ func TestReplaceUnderLoad(t *testing.T) {
 		}
 	}
 	report := r.Stop()
-	if report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 || report.Short == 0 {
+	if report.Lost+report.Reset+report.Failed+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 || report.Short == 0 {
 		t.Errorf("%+v", report)
 	}
 	t.Logf("%+v in %s", report, time.Since(started).Round(time.Millisecond))

@@ -186,7 +186,7 @@ func TestStopDuringTakeovers(t *testing.T) {
 		t.Error("no stop was during a takeover")
 	}
 	t.Logf("%d of 15 stops waited for the outcome", waited)
-	if report := r.Stop(); report.Lost+report.Reset+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 || report.Short == 0 {
+	if report := r.Stop(); report.Lost+report.Reset+report.Failed+report.Wrong > 0 || report.UDP == 0 || report.TCP == 0 || report.Short == 0 {
 		t.Errorf("%+v", report)
 	}
 	w.Stop(p)
