@@ -103,7 +103,7 @@ func TestStopEndsClosedSockets(t *testing.T) {
 	c := s.client(t)
 	c.Want("socket a tcp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok")
 	// From now on the listener acknowledges nothing.
-	rules := "table inet drop { chain in { type filter hook input priority 0; tcp dport 53 drop; }; }"
+	rules := "table inet silent { chain in { type filter hook input priority 0; tcp dport 53 drop; }; }"
 	err := s.Do(func() error {
 		out, err := exec.Command(nft, rules).CombinedOutput()
 		if err != nil {
