@@ -20,7 +20,7 @@ type Plan struct {
 	Rules  Rules
 	Cache  cache.Config // MaxBytes is 0 if there is no cache
 
-	MaxQueries, MaxWaiting, MaxTCP int
+	MaxQueries, MaxWaiting, MaxRelays, MaxTCP int
 
 	Level      slog.Level
 	LogQueries bool
@@ -141,6 +141,7 @@ func (s *Settings) planNumbers(p *Plan) error {
 	}{
 		{"max-queries", s.MaxQueries, &p.MaxQueries},
 		{"max-waiting", s.MaxWaiting, &p.MaxWaiting},
+		{"max-relays", s.MaxRelays, &p.MaxRelays},
 		{"max-tcp", s.MaxTCP, &p.MaxTCP},
 	} {
 		if n.v < 1 || n.v > maxLimit {

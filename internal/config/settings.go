@@ -39,6 +39,7 @@ type Settings struct {
 
 	MaxQueries int `toml:"max-queries"`
 	MaxWaiting int `toml:"max-waiting"`
+	MaxRelays  int `toml:"max-relays"`
 	MaxTCP     int `toml:"max-tcp"`
 
 	LogQueries bool   `toml:"log-queries"`
@@ -101,6 +102,7 @@ func Default() Settings {
 		Prefetch:       true,
 		MaxQueries:     8192,
 		MaxWaiting:     65536,
+		MaxRelays:      1024,
 		MaxTCP:         4096,
 		LogLevel:       "info",
 		Listen:         []string{"127.0.0.1:53"},

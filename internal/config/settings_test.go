@@ -88,6 +88,7 @@ func TestInvalidSettings(t *testing.T) {
 		{"serve-stale = \"-1s\"", "1:15", "want 0s"},
 		{"max-queries = 0", "1:15", "want 1"},
 		{"max-tcp = 99999999", "1:11", "want 1"},
+		{"max-relays = 0", "1:14", "want 1"},
 		{"log-level = \"loud\"", "1:13", "want debug, info, warn or error"},
 		{"listen = []", "1:1", "no address to listen on"},
 		{"listen = [\":53\", \"localhost:53\"]", "1:18", "not an IP address"},

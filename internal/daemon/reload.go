@@ -20,7 +20,7 @@ type setting struct {
 func fixedSettings(p config.Plan) []setting {
 	return []setting{
 		{"control", p.Control}, {"log-queries", p.LogQueries},
-		{"max-queries", p.MaxQueries}, {"max-waiting", p.MaxWaiting}, {"max-tcp", p.MaxTCP},
+		{"max-queries", p.MaxQueries}, {"max-waiting", p.MaxWaiting}, {"max-relays", p.MaxRelays}, {"max-tcp", p.MaxTCP},
 		{"cache-mib", p.Cache.MaxBytes == 0},
 	}
 }

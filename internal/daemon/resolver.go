@@ -62,7 +62,7 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, log *slog.Logg
 		Upstream: table[config.DefaultGroup], // unused: the router returns one for every query
 		Route:    newRouter(p.Rules, table),
 		Cache:    r.cache, Origins: h.origin, Log: log,
-		MaxMisses: p.MaxQueries, MaxWaiters: p.MaxWaiting, MaxConns: p.MaxTCP,
+		MaxMisses: p.MaxQueries, MaxWaiters: p.MaxWaiting, MaxRelays: p.MaxRelays, MaxConns: p.MaxTCP,
 	}
 	if h.control != nil {
 		// Without the mark that control sets, the hooks would redirect these queries again.
