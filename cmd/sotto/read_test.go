@@ -11,37 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/e2e"
 	"sotto/internal/netlab/labtest"
 )
-
-func fifo(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// mustReturn fails the test if do blocks. The timeouts of package config are shorter.
-func mustReturn(t *testing.T, what string, do func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		do()
-	}()
-	select {
-	case <-done:
-	case <-time.After(2 * time.Minute):
-		t.Fatalf("%s blocks", what)
-	}
-}
 
 // TestNothingComes: a start neither waits forever for a file that a setting names nor reads
 // it without a limit, and the error names the setting and the file.
@@ -58,11 +33,11 @@ func TestNothingComes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // each waits for a writer
-			path := fifo(t)
+			path := labtest.FIFO(t)
 			if strings.HasPrefix(name, "names-file") {
 				e2e.WriteFile(t, config, fmt.Sprintf("[[rule]]\nuse = \"refuse\"\nnames-file = %q\n", path))
 			}
-			mustReturn(t, tc.args, func() {
+			labtest.MustReturn(t, tc.args, func() {
 				args := strings.Fields(strings.ReplaceAll(tc.args, "%s", path))
 				if stdout, stderr, status := call(t, args...); status != exitFailure || !strings.Contains(stderr, strings.ReplaceAll(tc.want, "%s", path)) {
 					t.Errorf("status %d, %s%s\nwant %q", status, stdout, stderr, tc.want)
@@ -71,7 +46,7 @@ func TestNothingComes(t *testing.T) {
 		})
 	}
 	for path, want := range map[string]string{"/dev/zero": "longer than 16 MiB", dir: "is a directory"} {
-		mustReturn(t, path, func() {
+		labtest.MustReturn(t, path, func() {
 			if _, stderr, status := call(t, "serve", "--check", "--config", path); status != exitFailure || !strings.Contains(stderr, want) || !strings.Contains(stderr, path) {
 				t.Errorf("%s: status %d, %s: want %q", path, status, stderr, want)
 			}

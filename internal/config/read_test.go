@@ -5,41 +5,18 @@ package config
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"sotto/internal/netlab/labtest"
+
 	"golang.org/x/sys/unix"
 )
 
-func fifo(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// mustReturn fails the test if do blocks. The timeouts of readAtMost are shorter.
-func mustReturn(t *testing.T, what string, do func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		do()
-	}()
-	select {
-	case <-done:
-	case <-time.After(2 * time.Minute):
-		t.Fatalf("%s blocks", what)
-	}
-}
-
 // TestHungWriter: reading fails if a process has the pipe open but stops writing.
 func TestHungWriter(t *testing.T) {
-	path := fifo(t)
+	path := labtest.FIFO(t)
 	w, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +31,7 @@ func TestHungWriter(t *testing.T) {
 		if _, err := w.WriteString(text); err != nil {
 			t.Fatal(err)
 		}
-		mustReturn(t, "a writer that hangs", func() {
+		labtest.MustReturn(t, "a writer that hangs", func() {
 			if got, err := s.read(); err == nil || !strings.Contains(err.Error(), "no data for 50ms") {
 				t.Errorf("after %q: %q, %v", text, got, err)
 			}
@@ -67,7 +44,7 @@ func TestHungWriter(t *testing.T) {
 
 // TestSlowWriter: data that arrives late and in parts is read completely.
 func TestSlowWriter(t *testing.T) {
-	path := fifo(t)
+	path := labtest.FIFO(t)
 	wrote := make(chan error, 1)
 	go func() {
 		time.Sleep(100 * time.Millisecond) // the reader waits for a writer
@@ -83,7 +60,7 @@ func TestSlowWriter(t *testing.T) {
 		}
 		wrote <- errors.Join(err, w.Close())
 	}()
-	mustReturn(t, "a slow writer", func() {
+	labtest.MustReturn(t, "a slow writer", func() {
 		if got, err := ReadFile(path); err != nil || len(got) != 300<<10 {
 			t.Errorf("read %d bytes, %v", len(got), err)
 		}

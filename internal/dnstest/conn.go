@@ -145,7 +145,7 @@ func (c *conn) put(a Answer) {
 		return // the connection closes after earlier replies
 	}
 	if a.Msg != nil {
-		c.pending = appendFrame(c.pending, a.Msg)
+		c.pending = append(c.pending, Frame(a.Msg)...)
 	}
 	c.pending = append(c.pending, a.Raw...)
 	c.then = a.Then

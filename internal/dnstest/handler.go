@@ -85,12 +85,8 @@ func (s *Switch) Set(h Handler) { s.h.Store(&h) }
 // Answer delegates to the current handler.
 func (s *Switch) Answer(r *Request) Answer { return (*s.h.Load()).Answer(r) }
 
-// Frame returns msg with its length prefix (RFC 1035 §4.2.2).
+// Frame returns msg with its length prefix (RFC 1035 §4.2.2). It does not use package wire,
+// because tests compare that with it.
 func Frame(msg []byte) []byte {
-	return appendFrame(make([]byte, 0, 2+len(msg)), msg)
-}
-
-func appendFrame(dst, msg []byte) []byte {
-	dst = append(dst, byte(len(msg)>>8), byte(len(msg)))
-	return append(dst, msg...)
+	return append([]byte{byte(len(msg) >> 8), byte(len(msg))}, msg...)
 }
