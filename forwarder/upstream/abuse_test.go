@@ -51,11 +51,11 @@ func TestTrickle(t *testing.T) {
 }
 
 // TestStopsReadingElsewhere: queries to a server that stops reading are answered by
-// another one, and the connection closes.
+// another one, and none stays in flight.
 func TestStopsReadingElsewhere(t *testing.T) {
 	s := servertest.ServeConns(t, servertest.SmallBuffers(t), func(*tls.Conn) { <-t.Context().Done() })
-	cfg := hasty(s, servertest.Serve(t, servertest.Zone(t), nil))
-	cfg.Timeout, cfg.SilentTimeout = 9*time.Second, 3*time.Second // the burst may take long on a busy machine
+	cfg := patient(Failover, s, servertest.Serve(t, servertest.Zone(t), nil)) // the machine may be busy
+	cfg.SilentTimeout = 2 * time.Second
 	cfg.Control = func(network, address string, c syscall.RawConn) error {
 		if address != s.Addr().String() {
 			return nil
@@ -74,8 +74,5 @@ func TestStopsReadingElsewhere(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	servertest.Eventually(t, "the connection closes", func() bool { return g.Stats().Servers[0].Conns == 0 })
-	if st := g.Stats().Servers[0]; st.InFlight != 0 {
-		t.Errorf("%d in flight", st.InFlight)
-	}
+	servertest.Eventually(t, "nothing is in flight", func() bool { return g.Stats().Servers[0].InFlight == 0 })
 }
