@@ -362,33 +362,6 @@ func queued(t *testing.T, s *testSeal) int {
 	}
 }
 
-// Origin reads memory that is mapped, for any address.
-func TestOrigin(t *testing.T) {
-	s := openSeal(t, nil)
-	s.client(t).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
-	want := Origin{Addr: netip.MustParseAddrPort("8.8.8.8:53"), CgroupID: s.group.ID}
-	slot := network.NthAddr(s.cfg.Prefix4, network.FirstSlot)
-	for _, addr := range []netip.Addr{slot, netip.AddrFrom16(slot.As16())} {
-		if got, ok := s.Origin(addr); !ok || got != want {
-			t.Errorf("%s stands for %v, %t; want %v", addr, got, ok, want)
-		}
-	}
-	for _, addr := range []string{"198.18.252.0", "198.18.252.5", "198.18.255.255", "8.8.8.8", "::1", "fd73:6f74:746f:fff::4", "fd73:6f74:746f:fff:1::4"} {
-		if got, ok := s.Origin(netip.MustParseAddr(addr)); ok {
-			t.Errorf("%s stands for %v", addr, got)
-		}
-	}
-	if got, ok := s.Origin(netip.Addr{}); ok {
-		t.Errorf("no address stands for %v", got)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := s.Origin(slot); !ok { // a listener that drains may still call it
-		t.Error("Origin does not work after Close")
-	}
-}
-
 // Run collects periodically, and returns no error.
 func TestRunCollects(t *testing.T) {
 	s := openSeal(t, func(cfg *Config) { cfg.Linger = 100 * time.Millisecond })

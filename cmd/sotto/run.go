@@ -9,13 +9,7 @@ import (
 	"sotto/internal/daemon"
 )
 
-func (e *env) runCommand() *cobra.Command {
-	var o options
-	var replace daemon.ReplaceMode
-	c := &cobra.Command{
-		Use:   "run [flags]",
-		Short: "Seal this host, or some of its cgroups, until stopped",
-		Long: `Seal all processes of this host, or of the cgroups given with --cgroup, until
+const runHelp = `Seal all processes of this host, or of the cgroups given with --cgroup, until
 SIGINT or SIGTERM. A clean stop removes the seal. If Sotto is killed, the eBPF hooks stay
 in place, so that queries fail instead of leaving in plain text; the next 'sotto run'
 takes over from there, and 'sotto down' removes everything. With --on-exit=open a crash
@@ -40,8 +34,16 @@ sockets that were connected before the seal and, if the whole host is sealed, fr
 machines. --guard=count counts them but lets them pass.
 
 PATH is a directory in the cgroup2 hierarchy, absolute (/sys/fs/cgroup/app.slice) or
-relative to its root (app.slice). A cgroup includes all cgroups below it.`,
-		Args: cobra.NoArgs,
+relative to its root (app.slice). A cgroup includes all cgroups below it.`
+
+func (e *env) runCommand() *cobra.Command {
+	var o options
+	var replace daemon.ReplaceMode
+	c := &cobra.Command{
+		Use:   "run [flags]",
+		Short: "Seal this host, or some of its cgroups, until stopped",
+		Long:  runHelp,
+		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			load := o.loader(c, config.Options{Read: config.ReadFile})
 			if o.check {

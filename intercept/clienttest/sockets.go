@@ -54,18 +54,7 @@ func (s Sockets) Run(f []string) (string, error) {
 		ttl := unix.PktInfo4(&unix.Inet4Pktinfo{})
 		return "ok", unix.Sendmsg(fd, []byte(Question), ttl, nil, 0)
 	case "recv":
-		b := make([]byte, 512)
-		n, from, err := unix.Recvfrom(fd, b, 0)
-		for errors.Is(err, unix.EINTR) { // a signal of the Go runtime: with a timeout the kernel does not restart the call
-			n, from, err = unix.Recvfrom(fd, b, 0)
-		}
-		if err != nil {
-			return "", err
-		}
-		if from == nil {
-			return string(b[:n]), nil
-		}
-		return fmt.Sprintf("%s from %s", b[:n], AddrString(from)), nil
+		return receive(fd)
 	case "peer":
 		sa, err := unix.Getpeername(fd)
 		return AddrString(sa), err
@@ -91,6 +80,22 @@ func (s Sockets) Run(f []string) (string, error) {
 		return s.drop(f[1], arg)
 	}
 	return s.raw(f)
+}
+
+// receive reads one message, and returns it with its source.
+func receive(fd int) (string, error) {
+	b := make([]byte, 512)
+	n, from, err := unix.Recvfrom(fd, b, 0)
+	for errors.Is(err, unix.EINTR) { // a signal of the Go runtime: with a timeout the kernel does not restart the call
+		n, from, err = unix.Recvfrom(fd, b, 0)
+	}
+	if err != nil {
+		return "", err
+	}
+	if from == nil {
+		return string(b[:n]), nil
+	}
+	return fmt.Sprintf("%s from %s", b[:n], AddrString(from)), nil
 }
 
 // OpenSocket opens a socket of a kind: udp4, tcp6, mptcp4, raw4 and so on.

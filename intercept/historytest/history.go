@@ -33,16 +33,7 @@ func Run(t *testing.T, subject Subject) {
 	survey := os.Getenv("SOTTO_HISTORY_SURVEY") != ""
 	t.Logf("%d histories of %d steps, SOTTO_HISTORY_SEED=%d", count, historySteps, seed)
 	w := newRunner(t, subject)
-	for _, name := range strings.Split(os.Getenv("SOTTO_HISTORY_WITHOUT"), ",") {
-		if name != "" && !slices.ContainsFunc(stepKinds, func(k stepKind) bool { return k.name == name }) {
-			t.Fatalf("SOTTO_HISTORY_WITHOUT: no step is called %q", name)
-		}
-		w.without[name] = true
-	}
-	if subject.NoRecount {
-		t.Log("MPTCP is left out: this kernel cannot count the sockets that hold a slot")
-		w.without["mptcp"] = true
-	}
+	w.leaveOut(subject)
 	if name := os.Getenv("SOTTO_HISTORY_FILE"); name != "" {
 		steps := parseSteps(t, name)
 		if broken := w.run(steps); len(broken) > 0 {
@@ -86,6 +77,20 @@ func Run(t *testing.T, subject Subject) {
 		w.asked, w.answered, w.stormed, w.messages, time.Since(start).Round(time.Second))
 	if w.answered*10 < w.asked || w.messages < w.answered {
 		t.Errorf("only %d of %d queries had to be answered", w.answered, w.asked)
+	}
+}
+
+// leaveOut sets the kinds of steps that are left out.
+func (w *runner) leaveOut(subject Subject) {
+	for _, name := range strings.Split(os.Getenv("SOTTO_HISTORY_WITHOUT"), ",") {
+		if name != "" && !slices.ContainsFunc(stepKinds, func(k stepKind) bool { return k.name == name }) {
+			w.t.Fatalf("SOTTO_HISTORY_WITHOUT: no step is called %q", name)
+		}
+		w.without[name] = true
+	}
+	if subject.NoRecount {
+		w.t.Log("MPTCP is left out: this kernel cannot count the sockets that hold a slot")
+		w.without["mptcp"] = true
 	}
 }
 

@@ -395,13 +395,3 @@ func (m *model) check(h received) {
 	}
 	m.violate("attribution", "%v was attributed to %s and %q (cgroup %d), at %s", q, h.origin.Addr, h.workload, h.origin.CgroupID, h.local)
 }
-
-// hasName reports whether a path is that of the workload, or if it was removed, that of an
-// ancestor.
-func (w *workload) hasName(name string, own bool) bool {
-	if own {
-		return name == w.path
-	}
-	above, ok := strings.CutSuffix(name, removedSuffix)
-	return ok && w.removed && strings.HasPrefix(w.path, above)
-}

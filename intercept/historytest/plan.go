@@ -2,7 +2,10 @@
 
 package historytest
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 func planFork(g *generator, s *step) bool {
 	h := g.of(s)
@@ -106,4 +109,14 @@ func planInstance(set func(*generator) sealSet, to phase, from ...phase) func(*g
 		}
 		return true
 	}
+}
+
+// hasName reports whether a path is that of the workload, or if it was removed, that of an
+// ancestor.
+func (w *workload) hasName(name string, own bool) bool {
+	if own {
+		return name == w.path
+	}
+	above, ok := strings.CutSuffix(name, removedSuffix)
+	return ok && w.removed && strings.HasPrefix(w.path, above)
 }
