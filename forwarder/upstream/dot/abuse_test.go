@@ -30,11 +30,11 @@ func TestUnaskedFlood(t *testing.T) {
 		}
 		return a
 	}), nil)
-	g := newClient(t, s)
-	servertest.MustAsk(t, g, "www.example.")
-	servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
-	servertest.MustAsk(t, g, "www.example.")
-	if st := g.stats(); st.Strays != maxStrays+1 || st.Failed != 0 || st.Dials != 2 {
+	cl := newClient(t, s)
+	servertest.MustAsk(t, cl, "www.example.")
+	servertest.Eventually(t, "the connection closes", func() bool { return cl.stats().Conns == 0 })
+	servertest.MustAsk(t, cl, "www.example.")
+	if st := cl.stats(); st.Strays != maxStrays+1 || st.Failed != 0 || st.Dials != 2 {
 		t.Errorf("stats %+v, want %d strays on the first of two connections, and no failure", st, maxStrays+1)
 	}
 }
@@ -47,19 +47,19 @@ func TestFloodIsNotRedialled(t *testing.T) {
 		for _, err := c.Write(flood); err == nil; _, err = c.Write(flood) {
 		}
 	})
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	started := time.Now()
-	go func() { g.run(ctx); close(done) }()
-	servertest.Eventually(t, "it is dialled twice more", func() bool { return g.stats().Dials > 2 })
+	go func() { cl.run(ctx); close(done) }()
+	servertest.Eventually(t, "it is dialled twice more", func() bool { return cl.stats().Dials > 2 })
 	took := time.Since(started)
 	stop()
 	<-done
 	if took < time.Second {
 		t.Errorf("it was dialled three times within %v", took)
 	}
-	if st := g.stats(); st.Strays > st.Dials*(maxStrays+1) {
+	if st := cl.stats(); st.Strays > st.Dials*(maxStrays+1) {
 		t.Errorf("%d strays were read on %d connections", st.Strays, st.Dials)
 	}
 }
@@ -68,14 +68,14 @@ func TestFloodIsNotRedialled(t *testing.T) {
 // queries are written from. The queries fail, the connection closes, and nothing is left.
 func TestStopsReading(t *testing.T) {
 	s := servertest.ServeConns(t, servertest.SmallBuffers(t), func(*tls.Conn) { <-t.Context().Done() })
-	g := clientOf(t, transport.Config{
+	cl := clientOf(t, transport.Config{
 		Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, SilentTimeout: 900 * time.Millisecond, Control: servertest.SmallBuffer,
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	w := transport.NewTimer()
 	defer w.Stop()
-	c, err := g.pool.reserve(ctx, servertest.Deadline(), w)
+	c, err := cl.pool.reserve(ctx, servertest.Deadline(), w)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestStopsReading(t *testing.T) {
 	var wg sync.WaitGroup
 	for n := range 2000 { // 300 kB, at once: before its silence is noticed
 		wg.Go(func() {
-			if _, err := servertest.Ask(t, g, fmt.Sprintf("n%d.example.", n)); err == nil {
+			if _, err := servertest.Ask(t, cl, fmt.Sprintf("n%d.example.", n)); err == nil {
 				t.Error("an answer from a server that does not read")
 			}
 		})
@@ -122,10 +122,10 @@ func TestResetsLoseNothing(t *testing.T) {
 		}
 		return a
 	}), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	round := func() {
 		for range 10 {
-			servertest.MustAsk(t, g, "www.example.")
+			servertest.MustAsk(t, cl, "www.example.")
 		}
 		s.EndConns(dnstest.Reset) // while idle
 	}
@@ -134,12 +134,12 @@ func TestResetsLoseNothing(t *testing.T) {
 	for range 30 {
 		round()
 	}
-	servertest.MustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, cl, "www.example.")
 	const margin = 8 // for one connection, at both ends
 	servertest.Eventually(t, "goroutines and descriptors are released", func() bool {
 		return runtime.NumGoroutine() <= goroutines+margin && openFiles(t) <= files+margin
 	})
-	if st := g.stats(); st.Failed != 0 || st.Resent == 0 || st.Dials < 60 {
+	if st := cl.stats(); st.Failed != 0 || st.Resent == 0 || st.Dials < 60 {
 		t.Errorf("stats %+v, want resent queries and no failure", st)
 	}
 }

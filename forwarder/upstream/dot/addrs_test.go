@@ -95,13 +95,13 @@ func TestRaceSilent(t *testing.T) {
 		}
 	})
 	good := servertest.Serve(t, servertest.Zone(t), nil)
-	g := clientOf(t, transport.Config{Server: racers(silent, good)})
-	servertest.MustAsk(t, g, "www.example.")
+	cl := clientOf(t, transport.Config{Server: racers(silent, good)})
+	servertest.MustAsk(t, cl, "www.example.")
 	<-closed // although no query waited for it
 	good.EndConns(dnstest.Close)
-	servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
-	servertest.MustAsk(t, g, "www.example.")
-	st := g.stats()
+	servertest.Eventually(t, "the connection closes", func() bool { return cl.stats().Conns == 0 })
+	servertest.MustAsk(t, cl, "www.example.")
+	st := cl.stats()
 	if st.Dials != 3 || st.DialErrors != 0 || st.Conns != 1 || st.Failed != 0 || st.Resumed != 1 {
 		t.Errorf("stats %+v, want three dials, one of them canceled, and one session resumed", st)
 	}
@@ -124,9 +124,9 @@ func TestRaceFailed(t *testing.T) {
 	l.Close()
 	s := racers(other, good)
 	s.Also = append([]netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}, s.Also...)
-	g := clientOf(t, transport.Config{Server: s})
-	servertest.MustAsk(t, g, "www.example.")
-	if st := g.stats(); st.Dials != 3 || st.DialErrors != 2 || st.LastError != "" {
+	cl := clientOf(t, transport.Config{Server: s})
+	servertest.MustAsk(t, cl, "www.example.")
+	if st := cl.stats(); st.Dials != 3 || st.DialErrors != 2 || st.LastError != "" {
 		t.Errorf("stats %+v, want three dials, two of them failed, and no error of the server", st)
 	}
 	if n := other.Stats().Queries(); n != 0 {
@@ -145,20 +145,20 @@ func TestRaceAllFail(t *testing.T) {
 	refusing := netip.MustParseAddrPort(l.Addr().String())
 	unreachable := netip.MustParseAddrPort("[2001:db8::1]:853")
 	s := transport.Server{Addr: refusing, Also: []netip.AddrPort{unreachable}, Name: servertest.Name}
-	g := clientOf(t, transport.Config{Server: s, Control: func(_, address string, _ syscall.RawConn) error {
+	cl := clientOf(t, transport.Config{Server: s, Control: func(_, address string, _ syscall.RawConn) error {
 		if address == unreachable.String() {
 			return syscall.ENETUNREACH
 		}
 		return nil
 	}})
-	_, err = servertest.Ask(t, g, "www.example.")
+	_, err = servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, s.String()+": connection refused: nothing listens on TCP port ", "there (127.0.0.1)")
-	if st := g.stats(); st.Dials != st.DialErrors || st.Dials < 2 {
+	if st := cl.stats(); st.Dials != st.DialErrors || st.Dials < 2 {
 		t.Errorf("stats %+v, want each dial to fail", st)
 	}
 	s.Addr = netip.MustParseAddrPort("192.0.2.1:853")
-	g = clientOf(t, transport.Config{Server: s, Control: func(string, string, syscall.RawConn) error { return syscall.ENETUNREACH }})
-	_, err = servertest.Ask(t, g, "www.example.")
+	cl = clientOf(t, transport.Config{Server: s, Control: func(string, string, syscall.RawConn) error { return syscall.ENETUNREACH }})
+	_, err = servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, "no route to it from this machine (2001:db8::1)")
 }
 
@@ -166,16 +166,16 @@ func TestRaceAllFail(t *testing.T) {
 // is left.
 func TestRaceTimeout(t *testing.T) {
 	var accepted atomic.Int32
-	g := newUnclosed(transport.Config{
+	cl := newUnclosed(transport.Config{
 		Server: racers(hung(t, &accepted), hung(t, &accepted), hung(t, &accepted)), DialTimeout: time.Second,
 	})
-	g.wait = time.Second
-	_, err := servertest.Ask(t, g, "www.example.")
+	cl.wait = time.Second
+	_, err := servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENoReachableAuthority, "no answer within ")
 	if n := accepted.Load(); n < 2 {
 		t.Errorf("%d addresses were tried", n)
 	}
-	g.pool.Close()
+	cl.pool.Close()
 	if left := servertest.Goroutines(); left != "" {
 		t.Errorf("goroutines are still running:\n%s", left)
 	}
@@ -184,14 +184,14 @@ func TestRaceTimeout(t *testing.T) {
 // TestRaceClose: closing cancels a race in progress.
 func TestRaceClose(t *testing.T) {
 	var accepted atomic.Int32
-	g := newUnclosed(transport.Config{Server: racers(hung(t, &accepted), hung(t, &accepted))})
+	cl := newUnclosed(transport.Config{Server: racers(hung(t, &accepted), hung(t, &accepted))})
 	done := make(chan error, 1)
 	go func() {
-		_, err := servertest.Ask(t, g, "www.example.")
+		_, err := servertest.Ask(t, cl, "www.example.")
 		done <- err
 	}()
 	servertest.Eventually(t, "both are tried", func() bool { return accepted.Load() == 2 })
-	g.pool.Close()
+	cl.pool.Close()
 	servertest.WantEDE(t, <-done, wire.EDEOther, "the upstream group is closed")
 	if left := servertest.Goroutines(); left != "" {
 		t.Errorf("goroutines are still running:\n%s", left)
@@ -201,17 +201,17 @@ func TestRaceClose(t *testing.T) {
 // TestRaceNewNetwork: the address that worked last is forgotten when the network changes.
 func TestRaceNewNetwork(t *testing.T) {
 	first, second := servertest.Serve(t, servertest.Zone(t), nil), servertest.Serve(t, servertest.Zone(t), nil)
-	g := clientOf(t, transport.Config{Server: racers(first, second)})
-	p := g.pool
+	cl := clientOf(t, transport.Config{Server: racers(first, second)})
+	p := cl.pool
 	p.mu.Lock()
 	p.lastAddr = second.Addr()
 	p.mu.Unlock()
-	servertest.MustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, cl, "www.example.")
 	if first.Stats().Conns != 0 || second.Stats().Conns != 1 {
 		t.Error("the address that worked last is not the first one tried")
 	}
-	g.pool.Reset()
-	servertest.MustAsk(t, g, "www.example.")
+	cl.pool.Reset()
+	servertest.MustAsk(t, cl, "www.example.")
 	if first.Stats().Conns != 1 {
 		t.Error("the order is not the configured one after the network changed")
 	}
@@ -226,8 +226,8 @@ func TestRaceFamilies(t *testing.T) {
 	l.Close()
 	six := servertest.ServeAt(t, netip.MustParseAddrPort("[::1]:0"), servertest.Zone(t), nil)
 	four := servertest.Serve(t, servertest.Zone(t), nil)
-	g := clientOf(t, transport.Config{Server: racers(four, six)})
-	servertest.MustAsk(t, g, "www.example.")
+	cl := clientOf(t, transport.Config{Server: racers(four, six)})
+	servertest.MustAsk(t, cl, "www.example.")
 	if six.Stats().Conns != 1 || four.Stats().Conns != 0 {
 		t.Errorf("%d connections over IPv6, %d over IPv4, want the first alone", six.Stats().Conns, four.Stats().Conns)
 	}
@@ -246,8 +246,8 @@ func TestRaceByAddress(t *testing.T) {
 	right := servertest.ServeAt(t, netip.AddrPortFrom(elsewhere, 0), servertest.Zone(t), only(elsewhere))
 	s := racers(wrong, right)
 	s.Name = ""
-	g := clientOf(t, transport.Config{Server: s})
-	servertest.MustAsk(t, g, "www.example.")
+	cl := clientOf(t, transport.Config{Server: s})
+	servertest.MustAsk(t, cl, "www.example.")
 	if wrong.Stats().Queries() != 0 || right.Stats().Queries() != 1 {
 		t.Error("a certificate for another address was accepted")
 	}

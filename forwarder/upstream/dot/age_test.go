@@ -25,23 +25,23 @@ func TestMaxAge(t *testing.T) {
 		}
 		return a
 	}), func(c *dnstest.Config) { c.LogQueries = 100 })
-	g := clientOf(t, transport.Config{Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, MaxConns: 1, MaxAge: time.Minute})
-	p := g.pool
+	cl := clientOf(t, transport.Config{Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, MaxConns: 1, MaxAge: time.Minute})
+	p := cl.pool
 	slow := make(chan error, 1)
 	go func() {
-		_, err := servertest.Ask(t, g, "slow.example.")
+		_, err := servertest.Ask(t, cl, "slow.example.")
 		slow <- err
 	}()
 	servertest.Eventually(t, "it is in flight", func() bool { return s.Stats().Queries() == 1 })
-	g.pool.Maintain(t.Context(), time.Now().Add(40*time.Second), true)
-	if st := g.stats(); st.Dials != 1 {
+	cl.pool.Maintain(t.Context(), time.Now().Add(40*time.Second), true)
+	if st := cl.stats(); st.Dials != 1 {
 		t.Errorf("%d dials before it has reached its age", st.Dials)
 	}
 	p.setLastWarm(time.Time{})
-	g.pool.Maintain(t.Context(), time.Now().Add(time.Minute), true)
-	servertest.Eventually(t, "there is a new connection", func() bool { return g.stats().Conns == 2 })
+	cl.pool.Maintain(t.Context(), time.Now().Add(time.Minute), true)
+	servertest.Eventually(t, "there is a new connection", func() bool { return cl.stats().Conns == 2 })
 	for range 10 {
-		servertest.MustAsk(t, g, "www.example.")
+		servertest.MustAsk(t, cl, "www.example.")
 	}
 	for i, q := range s.Log() {
 		if want := uint64(min(i+1, 2)); q.Conn != want {
@@ -57,9 +57,9 @@ func TestMaxAge(t *testing.T) {
 	if err := <-slow; err != nil {
 		t.Error(err)
 	}
-	servertest.Eventually(t, "the old connection is closed", func() bool { return s.Stats().Open == 1 && g.stats().Conns == 1 })
-	servertest.MustAsk(t, g, "www.example.")
-	if st := g.stats(); st.Dials != 2 || st.Lost != 0 || st.Resent != 0 || st.Resumed != 1 {
+	servertest.Eventually(t, "the old connection is closed", func() bool { return s.Stats().Open == 1 && cl.stats().Conns == 1 })
+	servertest.MustAsk(t, cl, "www.example.")
+	if st := cl.stats(); st.Dials != 2 || st.Lost != 0 || st.Resent != 0 || st.Resumed != 1 {
 		t.Errorf("stats %+v, want two connections, the second resumed, and nothing lost", st)
 	}
 }
@@ -67,10 +67,10 @@ func TestMaxAge(t *testing.T) {
 // TestMaxAgeWithoutQueries: no new connection is opened if no query is expected.
 func TestMaxAgeWithoutQueries(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
-	g := newClient(t, s)
-	servertest.MustAsk(t, g, "www.example.")
-	g.pool.Maintain(t.Context(), time.Now().Add(2*maxAge), false)
-	if st := g.stats(); st.Dials != 1 || st.Conns != 0 {
+	cl := newClient(t, s)
+	servertest.MustAsk(t, cl, "www.example.")
+	cl.pool.Maintain(t.Context(), time.Now().Add(2*maxAge), false)
+	if st := cl.stats(); st.Dials != 1 || st.Conns != 0 {
 		t.Errorf("stats %+v, want the connection closed and none opened", st)
 	}
 }
@@ -78,23 +78,23 @@ func TestMaxAgeWithoutQueries(t *testing.T) {
 // TestReplacementFails: if no new connection can be opened, the old one stays open.
 func TestReplacementFails(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
-	g := clientOf(t, transport.Config{Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, MaxAge: time.Minute})
-	servertest.MustAsk(t, g, "www.example.")
+	cl := clientOf(t, transport.Config{Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, MaxAge: time.Minute})
+	servertest.MustAsk(t, cl, "www.example.")
 	good := servertest.Issue(t, dnstest.CertOptions{})
 	s.SetCertificate(servertest.Issue(t, dnstest.CertOptions{Names: []string{"other.example"}}))
-	p := g.pool
+	p := cl.pool
 	p.sessionsOf(s.Addr()).clear()
-	g.pool.Maintain(t.Context(), time.Now().Add(time.Minute), true)
-	servertest.Eventually(t, "a dial failed", func() bool { return g.stats().DialErrors == 1 })
-	servertest.MustAsk(t, g, "www.example.")
-	if st := g.stats(); st.Conns != 1 || st.Failed != 0 {
+	cl.pool.Maintain(t.Context(), time.Now().Add(time.Minute), true)
+	servertest.Eventually(t, "a dial failed", func() bool { return cl.stats().DialErrors == 1 })
+	servertest.MustAsk(t, cl, "www.example.")
+	if st := cl.stats(); st.Conns != 1 || st.Failed != 0 {
 		t.Errorf("stats %+v, want the old connection in use", st)
 	}
 	s.SetCertificate(good)
 	p.setLastWarm(time.Time{})
-	g.pool.Maintain(t.Context(), time.Now().Add(time.Minute), true)
+	cl.pool.Maintain(t.Context(), time.Now().Add(time.Minute), true)
 	servertest.Eventually(t, "it is replaced", func() bool { return s.Stats().Handshakes == 2 && s.Stats().Open == 1 })
-	servertest.MustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, cl, "www.example.")
 }
 
 func TestLifetime(t *testing.T) {
@@ -127,21 +127,21 @@ func TestSessionsOfTwoConnections(t *testing.T) {
 		release := make(chan struct{})
 		sw := dnstest.NewSwitch(z)
 		s := servertest.Serve(t, sw, func(c *dnstest.Config) { c.MaxVersion = version })
-		g := newClient(t, s)
-		servertest.MustAsk(t, g, "www.example.")
+		cl := newClient(t, s)
+		servertest.MustAsk(t, cl, "www.example.")
 		sw.Set(dnstest.Hold(release, z))
 		var wg sync.WaitGroup
 		for range busyLoad + 10 {
-			wg.Go(func() { _, _ = servertest.Ask(t, g, "www.example.") })
+			wg.Go(func() { _, _ = servertest.Ask(t, cl, "www.example.") })
 		}
-		servertest.Eventually(t, "two connections are open", func() bool { return g.stats().Conns == 2 })
+		servertest.Eventually(t, "two connections are open", func() bool { return cl.stats().Conns == 2 })
 		sw.Set(z)
 		close(release)
 		wg.Wait()
-		servertest.MustAsk(t, g, "www.example.")
+		servertest.MustAsk(t, cl, "www.example.")
 		s.EndConns(dnstest.Close)
-		servertest.Eventually(t, "both are closed", func() bool { return g.stats().Conns == 0 })
-		servertest.MustAsk(t, g, "www.example.")
+		servertest.Eventually(t, "both are closed", func() bool { return cl.stats().Conns == 0 })
+		servertest.MustAsk(t, cl, "www.example.")
 		if st := s.Stats(); st.Handshakes != 3 || st.Resumed != 2 {
 			t.Errorf("%#x: %d handshakes, %d resumed, want 3 and 2", version, st.Handshakes, st.Resumed)
 		}

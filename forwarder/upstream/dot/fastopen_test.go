@@ -65,38 +65,38 @@ func fastOpenInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := servertest.Serve(t, servertest.Zone(t), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	for i := range 4 {
-		servertest.MustAsk(t, g, "www.example.")
-		if early := withSYN(t, g); early != (i > 0) {
+		servertest.MustAsk(t, cl, "www.example.")
+		if early := withSYN(t, cl); early != (i > 0) {
 			t.Errorf("connection %d: data with the SYN: %v", i, early)
 		}
 		s.EndConns(dnstest.Close)
-		servertest.Eventually(t, "it closes", func() bool { return g.stats().Conns == 0 })
+		servertest.Eventually(t, "it closes", func() bool { return cl.stats().Conns == 0 })
 	}
-	if st := g.stats(); st.Dials != 4 || st.DialErrors != 0 || st.Resumed != 3 {
+	if st := cl.stats(); st.Dials != 4 || st.DialErrors != 0 || st.Resumed != 3 {
 		t.Errorf("stats %+v, want four connections, three of them resumed", st)
 	}
 	// With a cookie connect does not fail, and the handshake returns the error.
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err := servertest.Ask(t, g, "www.example.")
+	_, err := servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, "connection refused: nothing listens on TCP port ")
 	// It does not delay the other address.
 	other := servertest.Serve(t, servertest.Zone(t), nil)
 	both := racers(s, other)
-	g = clientOf(t, transport.Config{Server: both})
-	servertest.MustAsk(t, g, "www.example.")
+	cl = clientOf(t, transport.Config{Server: both})
+	servertest.MustAsk(t, cl, "www.example.")
 	if n := other.Stats().Queries(); n != 1 {
 		t.Errorf("%d queries to the address that works", n)
 	}
 }
 
 // withSYN reports whether the open connection sent data with its SYN that was acknowledged.
-func withSYN(t *testing.T, g *client) (early bool) {
+func withSYN(t *testing.T, cl *client) (early bool) {
 	const synData = 32 // TCPI_OPT_SYN_DATA
-	p := g.pool
+	p := cl.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	raw, err := p.conns[0].raw.Conn.(*net.TCPConn).SyscallConn()
@@ -122,7 +122,7 @@ func withSYN(t *testing.T, g *client) (early bool) {
 func TestFastOpenFails(t *testing.T) {
 	var dials atomic.Int32
 	s := servertest.Serve(t, servertest.Zone(t), nil)
-	g := clientOf(t, transport.Config{
+	cl := clientOf(t, transport.Config{
 		Server: transport.Server{Addr: s.Addr(), Name: servertest.Name},
 		Control: func(string, string, syscall.RawConn) error {
 			if dials.Add(1) == 1 {
@@ -131,8 +131,8 @@ func TestFastOpenFails(t *testing.T) {
 			return nil
 		},
 	})
-	servertest.MustAsk(t, g, "www.example.")
-	if st := g.stats(); st.Dials != 2 || st.DialErrors != 0 || st.Failed != 0 || !g.pool.noFastOpen.Load() {
+	servertest.MustAsk(t, cl, "www.example.")
+	if st := cl.stats(); st.Dials != 2 || st.DialErrors != 0 || st.Failed != 0 || !cl.pool.noFastOpen.Load() {
 		t.Errorf("stats %+v, want a second attempt without it", st)
 	}
 }

@@ -145,9 +145,9 @@ system_default = defaults
 
 func (is *interop) run(t *testing.T, version uint16) {
 	addr := is.start(t, version)
-	g := clientOf(t, transport.Config{Server: transport.Server{Addr: addr, Name: servertest.Name}})
-	servertest.MustAsk(t, g, "www.example.")
-	p := g.pool
+	cl := clientOf(t, transport.Config{Server: transport.Server{Addr: addr, Name: servertest.Name}})
+	servertest.MustAsk(t, cl, "www.example.")
+	p := cl.pool
 	p.mu.Lock()
 	state := p.conns[0].nc.ConnectionState()
 	p.mu.Unlock()
@@ -155,20 +155,20 @@ func (is *interop) run(t *testing.T, version uint16) {
 		t.Fatalf("its TLS version is %#x, want %#x", state.Version, version)
 	}
 	if is.keepalive != 0 {
-		if idle := idleOf(g); idle != clientTimeout(is.keepalive) {
+		if idle := idleOf(cl); idle != clientTimeout(is.keepalive) {
 			t.Errorf("a connection may be idle for %v, want %v", idle, clientTimeout(is.keepalive))
 		}
 	}
-	is.load(t, g)
+	is.load(t, cl)
 	if is.idle != 0 {
-		servertest.Eventually(t, "the idle connections are closed", func() bool { return g.stats().Conns == 0 })
+		servertest.Eventually(t, "the idle connections are closed", func() bool { return cl.stats().Conns == 0 })
 	} else {
-		g.pool.Reset()
+		cl.pool.Reset()
 	}
-	before := g.stats()
+	before := cl.stats()
 	offered := len(p.sessionsOf(addr).list) > 0
-	servertest.MustAsk(t, g, "www.example.")
-	st := g.stats()
+	servertest.MustAsk(t, cl, "www.example.")
+	st := cl.stats()
 	if st.Dials != before.Dials+1 || st.Failed != before.Failed {
 		t.Errorf("after an idle close: %+v, before %+v", st, before)
 	}
@@ -180,7 +180,7 @@ func (is *interop) run(t *testing.T, version uint16) {
 }
 
 // load asks for thousands of names at once, and checks how many connections that needs.
-func (is *interop) load(t *testing.T, g *client) {
+func (is *interop) load(t *testing.T, cl *client) {
 	const askers, each = 100, 30
 	var most atomic.Int64
 	stop := make(chan struct{})
@@ -191,14 +191,14 @@ func (is *interop) load(t *testing.T, g *client) {
 			case <-stop:
 				return
 			case <-time.After(time.Millisecond):
-				most.Store(max(most.Load(), int64(g.stats().Conns)))
+				most.Store(max(most.Load(), int64(cl.stats().Conns)))
 			}
 		}
 	})
 	for i := range askers {
 		wg.Go(func() {
 			for j := range each {
-				r, err := servertest.Ask(t, g, fmt.Sprintf("n%d-%d.example.", i, j))
+				r, err := servertest.Ask(t, cl, fmt.Sprintf("n%d-%d.example.", i, j))
 				if err != nil || wire.Rcode(r) != wire.RcodeSuccess || !bytes.Contains(r, []byte{192, 0, 2, 1}) {
 					t.Errorf("%d of %d: %x, %v", j, i, r, err)
 					return
@@ -216,7 +216,7 @@ func (is *interop) load(t *testing.T, g *client) {
 	if n := most.Load(); n > few {
 		t.Errorf("%d connections at once, want at most %d", n, few)
 	}
-	st := g.stats()
+	st := cl.stats()
 	if st.LastError != "" {
 		t.Errorf("the server failed: %s", st.LastError)
 	}

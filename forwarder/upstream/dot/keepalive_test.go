@@ -35,9 +35,9 @@ func keepalive(units *atomic.Int32, h dnstest.Handler) dnstest.Handler {
 // timeout.
 func TestKeepaliveIsAsked(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.LogQueries = 10 })
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	for range 3 {
-		servertest.MustAsk(t, g, "www.example.")
+		servertest.MustAsk(t, cl, "www.example.")
 	}
 	for _, q := range s.Log() {
 		if !bytes.Contains(q.Query, []byte{0, 11, 0, 0}) {
@@ -51,37 +51,37 @@ func TestKeepaliveIdle(t *testing.T) {
 	var units atomic.Int32
 	units.Store(6)
 	s := servertest.Serve(t, keepalive(&units, servertest.Zone(t)), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	started := time.Now()
-	servertest.MustAsk(t, g, "www.example.")
-	if idle := idleOf(g); idle != clientTimeout(600*time.Millisecond) {
+	servertest.MustAsk(t, cl, "www.example.")
+	if idle := idleOf(cl); idle != clientTimeout(600*time.Millisecond) {
 		t.Errorf("it may be idle for %v", idle)
 	}
-	servertest.Eventually(t, "it is closed", func() bool { return g.stats().Conns == 0 })
+	servertest.Eventually(t, "it is closed", func() bool { return cl.stats().Conns == 0 })
 	if d := time.Since(started); d < clientTimeout(600*time.Millisecond) {
 		t.Errorf("closed after %v", d)
 	}
 	servertest.Eventually(t, "the server sees it", func() bool { return s.Stats().Open == 0 })
-	servertest.MustAsk(t, g, "www.example.")
-	if st := g.stats(); st.Lost != 0 || st.Failed != 0 || st.Dials != 2 || st.Resumed != 1 {
+	servertest.MustAsk(t, cl, "www.example.")
+	if st := cl.stats(); st.Lost != 0 || st.Failed != 0 || st.Dials != 2 || st.Resumed != 1 {
 		t.Errorf("stats %+v, want two connections and nothing lost", st)
 	}
 	// The latest announcement applies.
 	units.Store(-1)
-	servertest.MustAsk(t, g, "www.example.")
-	if idle := idleOf(g); idle != clientTimeout(600*time.Millisecond) {
+	servertest.MustAsk(t, cl, "www.example.")
+	if idle := idleOf(cl); idle != clientTimeout(600*time.Millisecond) {
 		t.Errorf("a reply without the option changed it to %v", idle)
 	}
 	units.Store(100)
-	servertest.MustAsk(t, g, "www.example.")
-	if idle := idleOf(g); idle != 9*time.Second {
+	servertest.MustAsk(t, cl, "www.example.")
+	if idle := idleOf(cl); idle != 9*time.Second {
 		t.Errorf("it may be idle for %v, want a second less than the server's ten", idle)
 	}
 }
 
 // idleOf returns how long the only connection may be idle.
-func idleOf(g *client) time.Duration {
-	p := g.pool
+func idleOf(cl *client) time.Duration {
+	p := cl.pool
 	p.mu.Lock()
 	c := p.conns[0]
 	p.mu.Unlock()
@@ -97,16 +97,16 @@ func TestKeepaliveUse(t *testing.T) {
 	units.Store(3)
 	z := servertest.Zone(t)
 	s := servertest.Serve(t, keepalive(&units, z), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	for end := time.Now().Add(time.Second); time.Now().Before(end); {
-		servertest.MustAsk(t, g, "delay-20.example.")
+		servertest.MustAsk(t, cl, "delay-20.example.")
 	}
-	servertest.MustAsk(t, g, "delay-700.example.")
-	if st := g.stats(); st.Lost != 0 || st.Failed != 0 {
+	servertest.MustAsk(t, cl, "delay-700.example.")
+	if st := cl.stats(); st.Lost != 0 || st.Failed != 0 {
 		t.Errorf("stats %+v, want nothing lost", st)
 	}
 	// A slow machine may be idle for 225 ms between two queries, but not each time.
-	if st := g.stats(); st.Dials > st.Queries/4 {
+	if st := cl.stats(); st.Dials > st.Queries/4 {
 		t.Errorf("%d connections for %d queries", st.Dials, st.Queries)
 	}
 }
@@ -125,20 +125,20 @@ func TestKeepaliveZero(t *testing.T) {
 		}
 		return a
 	})), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	slow := make(chan error, 1)
 	go func() {
-		_, err := servertest.Ask(t, g, "slow.example.")
+		_, err := servertest.Ask(t, cl, "slow.example.")
 		slow <- err
 	}()
 	servertest.Eventually(t, "the slow query is in flight", func() bool { return s.Stats().Queries() == 1 })
 	units.Store(0)
-	servertest.MustAsk(t, g, "www.example.")
-	if st := g.stats(); st.Conns != 1 || st.InFlight != 1 {
+	servertest.MustAsk(t, cl, "www.example.")
+	if st := cl.stats(); st.Conns != 1 || st.InFlight != 1 {
 		t.Errorf("stats %+v, want the connection to wait for its slow reply", st)
 	}
 	units.Store(-1)
-	servertest.MustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, cl, "www.example.")
 	if st := s.Stats(); st.Conns != 2 {
 		t.Errorf("%d connections, want a second one for the next query", st.Conns)
 	}
@@ -147,8 +147,8 @@ func TestKeepaliveZero(t *testing.T) {
 		t.Error(err)
 	}
 	servertest.Eventually(t, "the first connection is closed", func() bool { return s.Stats().Open == 1 })
-	servertest.MustAsk(t, g, "www.example.")
-	if st := g.stats(); st.Dials != 2 || st.Lost != 0 || st.Conns != 1 {
+	servertest.MustAsk(t, cl, "www.example.")
+	if st := cl.stats(); st.Dials != 2 || st.Lost != 0 || st.Conns != 1 {
 		t.Errorf("stats %+v, want two connections, one of them open, and nothing lost", st)
 	}
 }
@@ -158,20 +158,20 @@ func TestKeepaliveZero(t *testing.T) {
 func TestKeepaliveZeroAlways(t *testing.T) {
 	var units atomic.Int32
 	s := servertest.Serve(t, keepalive(&units, servertest.Zone(t)), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
 			for range 4 {
-				if _, err := servertest.Ask(t, g, "www.example."); err != nil {
+				if _, err := servertest.Ask(t, cl, "www.example."); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	servertest.Eventually(t, "all are closed", func() bool { return s.Stats().Open == 0 && g.stats().Conns == 0 })
-	if st := g.stats(); st.Lost != 0 || st.Failed != 0 || st.Replies != 200 {
+	servertest.Eventually(t, "all are closed", func() bool { return s.Stats().Open == 0 && cl.stats().Conns == 0 })
+	if st := cl.stats(); st.Lost != 0 || st.Failed != 0 || st.Replies != 200 {
 		t.Errorf("stats %+v, want 200 replies, and nothing lost", st)
 	}
 }
@@ -184,27 +184,27 @@ func TestReopenedBeforeNeeded(t *testing.T) {
 			var units atomic.Int32
 			units.Store(-1)
 			s := servertest.Serve(t, keepalive(&units, servertest.Zone(t)), nil)
-			g := newClient(t, s)
+			cl := newClient(t, s)
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
-			go func() { g.run(ctx); close(done) }()
-			servertest.MustAsk(t, g, "www.example.")
+			go func() { cl.run(ctx); close(done) }()
+			servertest.MustAsk(t, cl, "www.example.")
 			for n := uint64(2); n < 5; n++ {
-				g.pool.setLastWarm(time.Time{}) // as if it had been open for a while
+				cl.pool.setLastWarm(time.Time{}) // as if it had been open for a while
 				if announced {
 					units.Store(2) // the next reply announces 200 ms
 				}
-				servertest.MustAsk(t, g, "www.example.")
+				servertest.MustAsk(t, cl, "www.example.")
 				units.Store(-1)
 				if !announced {
 					s.EndConns(dnstest.Close)
 				}
 				servertest.Eventually(t, "it is reopened", func() bool {
-					return s.Stats().Handshakes == n && g.stats().Conns == 1
+					return s.Stats().Handshakes == n && cl.stats().Conns == 1
 				})
-				dials := g.stats().Dials
-				servertest.MustAsk(t, g, "www.example.")
-				if st := g.stats(); st.Dials != dials || st.Resent != 0 || st.Lost != 0 {
+				dials := cl.stats().Dials
+				servertest.MustAsk(t, cl, "www.example.")
+				if st := cl.stats(); st.Dials != dials || st.Resent != 0 || st.Lost != 0 {
 					t.Errorf("stats %+v, want the query to use an open connection", st)
 				}
 			}
@@ -223,11 +223,11 @@ func TestReopeningIsLimited(t *testing.T) {
 	var units atomic.Int32
 	units.Store(1)
 	s := servertest.Serve(t, keepalive(&units, servertest.Zone(t)), func(c *dnstest.Config) { c.IdleTimeout = 100 * time.Millisecond })
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { g.run(ctx); close(done) }()
-	servertest.MustAsk(t, g, "www.example.")
+	go func() { cl.run(ctx); close(done) }()
+	servertest.MustAsk(t, cl, "www.example.")
 	started := time.Now()
 	before := s.Stats().Handshakes
 	servertest.Eventually(t, "three more connections", func() bool { return s.Stats().Handshakes == before+3 })
@@ -246,7 +246,7 @@ func TestDrainUnderLoad(t *testing.T) {
 	var units atomic.Int32
 	units.Store(-1)
 	s := servertest.Serve(t, keepalive(&units, servertest.Zone(t)), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	stop := make(chan struct{})
 	var toggles sync.WaitGroup
 	toggles.Go(func() {
@@ -263,7 +263,7 @@ func TestDrainUnderLoad(t *testing.T) {
 	for range 50 {
 		wg.Go(func() {
 			for range 40 {
-				if r, err := servertest.Ask(t, g, "www.example."); err != nil || wire.Rcode(r) != wire.RcodeSuccess {
+				if r, err := servertest.Ask(t, cl, "www.example."); err != nil || wire.Rcode(r) != wire.RcodeSuccess {
 					t.Errorf("%v", err)
 				}
 			}
@@ -272,7 +272,7 @@ func TestDrainUnderLoad(t *testing.T) {
 	wg.Wait()
 	close(stop)
 	toggles.Wait()
-	if st := g.stats(); st.Lost != 0 || st.Failed != 0 || st.Replies != 2000 || st.Resent != 0 {
+	if st := cl.stats(); st.Lost != 0 || st.Failed != 0 || st.Replies != 2000 || st.Resent != 0 {
 		t.Errorf("stats %+v, want 2,000 replies, and nothing lost", st)
 	}
 }

@@ -63,13 +63,13 @@ func TestQueryLimit(t *testing.T) {
 func TestLimitIsDetected(t *testing.T) {
 	const limit = 50
 	s := servertest.Serve(t, dnstest.CloseAfter(limit, servertest.Zone(t)), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	burst := func() {
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
 				for range limit {
-					if _, err := servertest.Ask(t, g, "www.example."); err != nil {
+					if _, err := servertest.Ask(t, cl, "www.example."); err != nil {
 						t.Error(err)
 					}
 				}
@@ -78,7 +78,7 @@ func TestLimitIsDetected(t *testing.T) {
 		wg.Wait()
 	}
 	known := func() int {
-		p := g.pool
+		p := cl.pool
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return p.limit.at(time.Now())
@@ -91,12 +91,12 @@ func TestLimitIsDetected(t *testing.T) {
 		t.Fatalf("the estimated limit is %d, want %d or a little less", n, limit)
 	}
 	burst() // uses up the connections that were opened before
-	before := g.stats()
+	before := cl.stats()
 	burst()
-	if st := g.stats(); st.Lost != before.Lost || st.Resent != before.Resent || st.Failed != before.Failed {
+	if st := cl.stats(); st.Lost != before.Lost || st.Resent != before.Resent || st.Failed != before.Failed {
 		t.Errorf("%d lost and %d resent, want none: %+v", st.Lost-before.Lost, st.Resent-before.Resent, st)
 	}
-	g.pool.Reset()
+	cl.pool.Reset()
 	if n := known(); n != 0 {
 		t.Errorf("%d on a new network", n)
 	}
@@ -113,16 +113,16 @@ func TestWriteError(t *testing.T) {
 		release := make(chan struct{})
 		sw := dnstest.NewSwitch(z)
 		s := servertest.Serve(t, sw, nil)
-		g := newClient(t, s)
-		servertest.MustAsk(t, g, "www.example.")
+		cl := newClient(t, s)
+		servertest.MustAsk(t, cl, "www.example.")
 		sw.Set(dnstest.Hold(release, z))
 		done := make(chan error, 1)
 		go func() {
-			_, err := servertest.Ask(t, g, "www.example.")
+			_, err := servertest.Ask(t, cl, "www.example.")
 			done <- err
 		}()
 		servertest.Eventually(t, "it is in flight", func() bool { return s.Stats().Queries() == 2 })
-		p := g.pool
+		p := cl.pool
 		p.mu.Lock()
 		c := p.conns[0]
 		p.mu.Unlock()
@@ -132,10 +132,10 @@ func TestWriteError(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if st := g.stats(); st.Resent != tc.resent || st.Lost != tc.resent {
+		if st := cl.stats(); st.Resent != tc.resent || st.Lost != tc.resent {
 			t.Errorf("%v: stats %+v, want %d resent", tc.err, st, tc.resent)
 		}
-		servertest.MustAsk(t, g, "www.example.")
+		servertest.MustAsk(t, cl, "www.example.")
 		if n := s.Stats().Conns; n != 2 {
 			t.Errorf("%v: %d connections, want a second one", tc.err, n)
 		}

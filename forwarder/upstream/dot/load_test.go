@@ -17,11 +17,11 @@ import (
 // TestPickCountsQueries: a query counts as load of the connection that it picked, even
 // before it is sent: a burst of queries opens a second connection, and then uses it.
 func TestPickCountsQueries(t *testing.T) {
-	g := newClient(t, servertest.Serve(t, servertest.Zone(t), nil))
-	servertest.MustAsk(t, g, "www.example.")
-	first := g.pool.firstConn()
+	cl := newClient(t, servertest.Serve(t, servertest.Zone(t), nil))
+	servertest.MustAsk(t, cl, "www.example.")
+	first := cl.pool.firstConn()
 	pick := func() *conn {
-		c, _, err := g.pool.pick(t.Context())
+		c, _, err := cl.pool.pick(t.Context())
 		if err != nil {
 			t.Error(err)
 		}
@@ -36,11 +36,11 @@ func TestPickCountsQueries(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if st := g.stats(); st.InFlight != busyLoad || st.Dials != 1 {
+	if st := cl.stats(); st.InFlight != busyLoad || st.Dials != 1 {
 		t.Errorf("stats %+v, want %d queries on one connection", st, busyLoad)
 	}
 	picked := []*conn{pick()}
-	servertest.Eventually(t, "two connections are open", func() bool { return g.stats().Conns == 2 })
+	servertest.Eventually(t, "two connections are open", func() bool { return cl.stats().Conns == 2 })
 	for range busyLoad {
 		picked = append(picked, pick())
 	}
@@ -53,8 +53,8 @@ func TestPickCountsQueries(t *testing.T) {
 	for range busyLoad {
 		first.release()
 	}
-	servertest.MustAsk(t, g, "www.example.")
-	if st := g.stats(); st.InFlight != 0 || st.Dials != 2 {
+	servertest.MustAsk(t, cl, "www.example.")
+	if st := cl.stats(); st.InFlight != 0 || st.Dials != 2 {
 		t.Errorf("stats %+v, want nothing in flight, and two connections", st)
 	}
 }
@@ -78,12 +78,12 @@ func TestLoadIsReleased(t *testing.T) {
 		}, transport.ErrSilent},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
-			g := newClient(t, servertest.Serve(t, tc.h, nil))
+			cl := newClient(t, servertest.Serve(t, tc.h, nil))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			w := transport.NewTimer()
 			defer w.Stop()
-			c, err := g.pool.reserve(ctx, servertest.Deadline(), w)
+			c, err := cl.pool.reserve(ctx, servertest.Deadline(), w)
 			if err != nil {
 				t.Fatal(err)
 			}

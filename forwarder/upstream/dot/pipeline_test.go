@@ -21,13 +21,13 @@ func TestManyCallers(t *testing.T) {
 	const n = 1000
 	release := make(chan struct{})
 	s := servertest.Serve(t, dnstest.Hold(release, z), func(c *dnstest.Config) { c.LogQueries = 2 * n })
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	var wg sync.WaitGroup
 	for i := range n {
-		wg.Go(func() { _, _ = servertest.Ask(t, g, fmt.Sprintf("n%d.example.", i)) })
+		wg.Go(func() { _, _ = servertest.Ask(t, cl, fmt.Sprintf("n%d.example.", i)) })
 	}
 	servertest.Eventually(t, "all are in flight", func() bool { return s.Stats().Queries() == n })
-	if st := g.stats(); st.InFlight != n || st.Conns > 2 {
+	if st := cl.stats(); st.InFlight != n || st.Conns > 2 {
 		t.Errorf("stats %+v, want %d in flight on two connections", st, n)
 	}
 	close(release)
@@ -36,8 +36,8 @@ func TestManyCallers(t *testing.T) {
 	if st.Conns > 2 {
 		t.Errorf("%d connections, want at most 2", st.Conns)
 	}
-	if g := g.stats(); g.Replies != n || g.InFlight != 0 || g.Strays != 0 {
-		t.Errorf("stats %+v, want %d replies", g, n)
+	if cl := cl.stats(); cl.Replies != n || cl.InFlight != 0 || cl.Strays != 0 {
+		t.Errorf("stats %+v, want %d replies", cl, n)
 	}
 	type connID struct {
 		conn uint64
@@ -67,15 +67,15 @@ func TestOutOfOrder(t *testing.T) {
 		}
 		return a
 	}), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	slow := make(chan error, 1)
 	go func() {
-		_, err := servertest.Ask(t, g, "slow.example.")
+		_, err := servertest.Ask(t, cl, "slow.example.")
 		slow <- err
 	}()
 	servertest.Eventually(t, "the slow query is in flight", func() bool { return s.Stats().Queries() == 1 })
 	for range 10 {
-		servertest.MustAsk(t, g, "fast.example.")
+		servertest.MustAsk(t, cl, "fast.example.")
 	}
 	select {
 	case err := <-slow:
@@ -96,10 +96,10 @@ func TestOutOfOrder(t *testing.T) {
 func TestCoalescing(t *testing.T) {
 	const n = 100
 	s := servertest.Serve(t, servertest.Zone(t), nil)
-	g := newClient(t, s)
-	servertest.MustAsk(t, g, "www.example.")
-	c := g.pool.conns[0]
-	before, writes := s.Stats().Reads, g.stats().Writes
+	cl := newClient(t, s)
+	servertest.MustAsk(t, cl, "www.example.")
+	c := cl.pool.conns[0]
+	before, writes := s.Stats().Reads, cl.stats().Writes
 
 	// Hold the lock until all queries are queued.
 	q := servertest.Query("www.example.", dnstest.TypeA)
@@ -127,7 +127,7 @@ func TestCoalescing(t *testing.T) {
 		t.Errorf("the server read %d records, want %d", got, n)
 	}
 	// 100 queries of 130 bytes are 13,000: one write.
-	if got := g.stats().Writes - writes; got != 1 {
+	if got := cl.stats().Writes - writes; got != 1 {
 		t.Errorf("they were sent in %d writes, want 1", got)
 	}
 }
@@ -142,13 +142,13 @@ func TestLargeReplies(t *testing.T) {
 		}
 		return a
 	}), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	var wg sync.WaitGroup
 	for name, want := range map[string]int{"huge.example.": 65535, "txt-65000.example.": 65000, "txt-20000.example.": 20000, "txt-100.example.": 100} {
 		for range 10 {
 			wg.Go(func() {
 				q := servertest.Query(name, dnstest.TypeTXT)
-				r, err := g.Exchange(t.Context(), q, servertest.Deadline())
+				r, err := cl.Exchange(t.Context(), q, servertest.Deadline())
 				if err != nil || len(r) < want || !wire.SameQuestion(q, r) {
 					t.Errorf("%s: %d bytes, %v", name, len(r), err)
 				}
@@ -163,15 +163,15 @@ func TestLargeReplies(t *testing.T) {
 func TestFull(t *testing.T) {
 	release := make(chan struct{})
 	s := servertest.Serve(t, dnstest.Hold(release, servertest.Zone(t)), nil)
-	g := clientOf(t, transport.Config{Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, MaxConns: 1, MaxInflight: 2})
+	cl := clientOf(t, transport.Config{Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, MaxConns: 1, MaxInflight: 2})
 	var wg sync.WaitGroup
 	for range 2 {
-		wg.Go(func() { _, _ = servertest.Ask(t, g, "www.example.") })
+		wg.Go(func() { _, _ = servertest.Ask(t, cl, "www.example.") })
 	}
 	servertest.Eventually(t, "two are in flight", func() bool { return s.Stats().Queries() == 2 })
-	_, err := servertest.Ask(t, g, "www.example.")
+	_, err := servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDEOther, "too many queries in flight")
-	if st := g.stats(); st.LastError != "" {
+	if st := cl.stats(); st.LastError != "" {
 		t.Errorf("a failure was recorded: %+v", st)
 	}
 	close(release)

@@ -20,35 +20,35 @@ import (
 func TestCloseIdle(t *testing.T) {
 	release := make(chan struct{})
 	s := servertest.Serve(t, dnstest.Hold(release, servertest.Zone(t)), nil)
-	g := newClient(t, s)
+	cl := newClient(t, s)
 	var wg sync.WaitGroup
 	for range 2 * busyLoad {
-		wg.Go(func() { _, _ = servertest.Ask(t, g, "www.example.") })
+		wg.Go(func() { _, _ = servertest.Ask(t, cl, "www.example.") })
 	}
-	servertest.Eventually(t, "two connections are open", func() bool { return g.stats().Conns == 2 })
-	p := g.pool
+	servertest.Eventually(t, "two connections are open", func() bool { return cl.stats().Conns == 2 })
+	p := cl.pool
 	p.closeIdle(time.Now().Add(time.Hour))
-	if n := g.stats().Conns; n == 0 {
+	if n := cl.stats().Conns; n == 0 {
 		t.Error("a connection with queries in flight was closed")
 	}
 	close(release)
 	wg.Wait()
 	p.closeIdle(time.Now().Add(extraIdle + time.Second))
-	if n := g.stats().Conns; n != 1 {
+	if n := cl.stats().Conns; n != 1 {
 		t.Errorf("%d connections after a while, want 1", n)
 	}
 	p.closeIdle(time.Now().Add(warmTime + time.Second))
-	if n := g.stats().Conns; n != 0 {
+	if n := cl.stats().Conns; n != 0 {
 		t.Errorf("%d connections after a long while, want none", n)
 	}
-	servertest.MustAsk(t, g, "www.example.")
+	servertest.MustAsk(t, cl, "www.example.")
 }
 
 // TestMaxConns: the number of sockets is limited, however many queries are sent at once.
 func TestMaxConns(t *testing.T) {
 	var sockets atomic.Int32
 	s := servertest.Serve(t, servertest.Zone(t), nil)
-	g := clientOf(t, transport.Config{
+	cl := clientOf(t, transport.Config{
 		Server: transport.Server{Addr: s.Addr(), Name: servertest.Name},
 		Control: func(network, address string, c syscall.RawConn) error {
 			if network != "tcp4" || address != s.Addr().String() {
@@ -60,7 +60,7 @@ func TestMaxConns(t *testing.T) {
 	})
 	var wg sync.WaitGroup
 	for range 500 {
-		wg.Go(func() { _, _ = servertest.Ask(t, g, "delay-20.example.") })
+		wg.Go(func() { _, _ = servertest.Ask(t, cl, "delay-20.example.") })
 	}
 	wg.Wait()
 	if n := sockets.Load(); n < 1 || n > 2 {
@@ -71,11 +71,11 @@ func TestMaxConns(t *testing.T) {
 func TestControlRefuses(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	refusal := errors.New("refused by the control function")
-	g := clientOf(t, transport.Config{
+	cl := clientOf(t, transport.Config{
 		Server:  transport.Server{Addr: s.Addr(), Name: servertest.Name},
 		Control: func(string, string, syscall.RawConn) error { return refusal },
 	})
-	_, err := servertest.Ask(t, g, "www.example.")
+	_, err := servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, refusal.Error())
 	if !errors.Is(err, refusal) {
 		t.Errorf("the cause is lost in %v", err)

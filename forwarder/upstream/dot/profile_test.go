@@ -31,16 +31,16 @@ func TestOpportunistic(t *testing.T) {
 	} {
 		s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.Certificate = servertest.Issue(t, opts) })
 		cfg := transport.Config{Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, Profile: transport.Opportunistic}
-		g := clientOf(t, cfg)
-		servertest.MustAsk(t, g, "www.example.")
-		st := g.stats()
+		cl := clientOf(t, cfg)
+		servertest.MustAsk(t, cl, "www.example.")
+		st := cl.stats()
 		if (st.Unauthenticated == "") != (what == "") {
 			t.Errorf("%q: the reason in the statistics is %q", what, st.Unauthenticated)
 		}
 		cfg.RootCAs = stranger.Pool()
-		g = clientOf(t, cfg)
-		servertest.MustAsk(t, g, "www.example.")
-		if st := g.stats(); st.Unauthenticated == "" {
+		cl = clientOf(t, cfg)
+		servertest.MustAsk(t, cl, "www.example.")
+		if st := cl.stats(); st.Unauthenticated == "" {
 			t.Errorf("%q, of an unknown CA: no reason in the statistics", what)
 		}
 	}
@@ -60,7 +60,7 @@ func opportunisticIsReported(t *testing.T, version uint16) {
 	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) {
 		c.Certificate, c.MaxVersion = servertest.Issue(t, dnstest.CertOptions{Names: []string{"other.example"}}), version
 	})
-	g := clientOf(t, transport.Config{
+	cl := clientOf(t, transport.Config{
 		Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, Profile: transport.Opportunistic,
 		Log: slog.New(slog.NewTextHandler(&out, nil)),
 	})
@@ -68,8 +68,8 @@ func opportunisticIsReported(t *testing.T, version uint16) {
 		t.Helper()
 		for range 3 {
 			s.EndConns(dnstest.Close)
-			servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
-			servertest.MustAsk(t, g, "www.example.")
+			servertest.Eventually(t, "the connection closes", func() bool { return cl.stats().Conns == 0 })
+			servertest.MustAsk(t, cl, "www.example.")
 		}
 		if w, i := strings.Count(out.String(), "level=WARN"), strings.Count(out.String(), "level=INFO"); w != warnings || i != infos {
 			t.Errorf("%d warnings and %d other lines, want %d and %d:\n%s", w, i, warnings, infos, out.String())
@@ -86,7 +86,7 @@ func opportunisticIsReported(t *testing.T, version uint16) {
 	}
 	s.SetCertificate(servertest.Issue(t, dnstest.CertOptions{}))
 	again(2, 1)
-	if st := g.stats(); st.Unauthenticated != "" {
+	if st := cl.stats(); st.Unauthenticated != "" {
 		t.Errorf("the reason in the statistics is still %q", st.Unauthenticated)
 	}
 	if n := s.Stats().Resumed; n != 2 {
@@ -98,10 +98,10 @@ func opportunisticIsReported(t *testing.T, version uint16) {
 func TestOpportunisticPins(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	for _, name := range []string{servertest.Name, ""} {
-		g := clientOf(t, transport.Config{
+		cl := clientOf(t, transport.Config{
 			Server: transport.Server{Addr: s.Addr(), Name: name, Pins: []transport.Pin{{1}}}, Profile: transport.Opportunistic,
 		})
-		_, err := servertest.Ask(t, g, "www.example.")
+		_, err := servertest.Ask(t, cl, "www.example.")
 		servertest.WantEDE(t, err, wire.EDENetworkError, "its key does not match the pin")
 	}
 	if n := s.Stats().Queries(); n != 0 {
@@ -121,11 +121,11 @@ func TestOpportunisticIsNeverPlain(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(t.Context()) }()
-	g := clientOf(t, transport.Config{
+	cl := clientOf(t, transport.Config{
 		Server: transport.Server{Addr: s.Addr(), Name: servertest.Name}, Profile: transport.Opportunistic, SilentTimeout: 900 * time.Millisecond,
 	})
-	g.wait = 2 * time.Second
-	if _, err := servertest.Ask(t, g, "www.example."); err == nil {
+	cl.wait = 2 * time.Second
+	if _, err := servertest.Ask(t, cl, "www.example."); err == nil {
 		t.Error("an answer without TLS")
 	}
 	if n := s.Stats().Queries(); n != 0 {

@@ -71,8 +71,8 @@ func (tc *trustCase) run(t *testing.T, stranger *dnstest.CA) {
 			"leaf": transport.PinOf(cert.Leaf), "ca": transport.PinOf(servertest.CA().Certificate()), "other": transport.PinOf(stranger.Certificate()),
 		}[p])
 	}
-	g := clientOf(t, transport.Config{Server: srv, RootCAs: tc.cas})
-	_, err := servertest.Ask(t, g, "www.example.")
+	cl := clientOf(t, transport.Config{Server: srv, RootCAs: tc.cas})
+	_, err := servertest.Ask(t, cl, "www.example.")
 	if tc.want == "" {
 		if err != nil {
 			t.Fatalf("not trusted: %v", err)
@@ -97,8 +97,8 @@ func TestCopiedCA(t *testing.T) {
 	}
 	cert.Certificate = append(cert.Certificate, servertest.CA().Certificate().Raw)
 	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.Certificate = cert })
-	g := clientOf(t, transport.Config{Server: transport.Server{Addr: s.Addr(), Pins: []transport.Pin{transport.PinOf(servertest.CA().Certificate())}}})
-	_, err = servertest.Ask(t, g, "www.example.")
+	cl := clientOf(t, transport.Config{Server: transport.Server{Addr: s.Addr(), Pins: []transport.Pin{transport.PinOf(servertest.CA().Certificate())}}})
+	_, err = servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, "an untrusted CA")
 }
 
@@ -125,8 +125,8 @@ func TestClientHello(t *testing.T) {
 				c.Close()
 			}
 		}()
-		g := clientOf(t, transport.Config{Server: transport.Server{Addr: netip.MustParseAddrPort(l.Addr().String()), Name: tc.name}})
-		_, err = servertest.Ask(t, g, "www.example.")
+		cl := clientOf(t, transport.Config{Server: transport.Server{Addr: netip.MustParseAddrPort(l.Addr().String()), Name: tc.name}})
+		_, err = servertest.Ask(t, cl, "www.example.")
 		l.Close()
 		servertest.WantEDE(t, err, wire.EDENetworkError, "the server refused the TLS handshake")
 		h := <-hellos
@@ -157,16 +157,16 @@ func TestOlderServers(t *testing.T) {
 func TestResumption(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.MaxVersion = version })
-		g := newClient(t, s)
+		cl := newClient(t, s)
 		for i := range 3 {
-			servertest.MustAsk(t, g, "www.example.")
+			servertest.MustAsk(t, cl, "www.example.")
 			if i == 2 {
 				break
 			}
 			s.EndConns(dnstest.Close)
-			servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
+			servertest.Eventually(t, "the connection closes", func() bool { return cl.stats().Conns == 0 })
 		}
-		st, gst := s.Stats(), g.stats()
+		st, gst := s.Stats(), cl.stats()
 		if st.Handshakes != 3 || st.Resumed != 2 || gst.Resumed != 2 {
 			t.Errorf("%#x: %d handshakes, %d resumed (%d as the client saw it), want 3 and 2", version, st.Handshakes, st.Resumed, gst.Resumed)
 		}
@@ -177,14 +177,14 @@ func TestResumption(t *testing.T) {
 // requirements.
 func TestResumedIsVerified(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
-	g := newClient(t, s)
-	servertest.MustAsk(t, g, "www.example.")
+	cl := newClient(t, s)
+	servertest.MustAsk(t, cl, "www.example.")
 	s.EndConns(dnstest.Close)
-	servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
+	servertest.Eventually(t, "the connection closes", func() bool { return cl.stats().Conns == 0 })
 
-	g.pool.verify = &verifier{roots: servertest.CA().Pool(), now: time.Now,
+	cl.pool.verify = &verifier{roots: servertest.CA().Pool(), now: time.Now,
 		server: transport.Server{Addr: s.Addr(), Name: servertest.Name, Pins: []transport.Pin{{1}}}}
-	_, err := servertest.Ask(t, g, "www.example.")
+	_, err := servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, "its key does not match the pin")
 	if n := s.Stats().Queries(); n != 1 {
 		t.Errorf("%d queries reached the server, want only the first one", n)
@@ -196,13 +196,13 @@ func TestResumedIsVerified(t *testing.T) {
 func TestRenewedCertificate(t *testing.T) {
 	short := servertest.Issue(t, dnstest.CertOptions{Names: []string{servertest.Name}, NotAfter: time.Now().Add(time.Hour)})
 	s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.Certificate = short })
-	g := newClient(t, s)
-	servertest.MustAsk(t, g, "www.example.")
+	cl := newClient(t, s)
+	servertest.MustAsk(t, cl, "www.example.")
 	s.EndConns(dnstest.Close)
-	servertest.Eventually(t, "the connection closes", func() bool { return g.stats().Conns == 0 })
+	servertest.Eventually(t, "the connection closes", func() bool { return cl.stats().Conns == 0 })
 
 	s.SetCertificate(servertest.Issue(t, dnstest.CertOptions{}))
 	later := func() time.Time { return time.Now().Add(2 * time.Hour) }
-	g.pool.verify = &verifier{roots: servertest.CA().Pool(), now: later, server: g.cfg.Server}
-	servertest.MustAsk(t, g, "www.example.")
+	cl.pool.verify = &verifier{roots: servertest.CA().Pool(), now: later, server: cl.cfg.Server}
+	servertest.MustAsk(t, cl, "www.example.")
 }

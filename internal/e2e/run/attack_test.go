@@ -83,8 +83,8 @@ func attackFromContainer(t *testing.T, attack string) {
 	}
 	stop := w.startAttacker(containers[0], greedy, attack, "8.8.8.8", strconv.Itoa(rate))
 	// The workload is refused. The first refusal per minute is logged.
-	w.Until("the attack to be refused", func() bool { return strings.Contains(p.Log(), " from=") })
-	if want := " from=/" + filepath.Base(greedy.Path) + " "; !strings.Contains(p.Log(), want) {
+	w.Until("the attack to be refused", func() bool { return strings.Contains(p.Log(), " source=") })
+	if want := " source=/" + filepath.Base(greedy.Path) + " "; !strings.Contains(p.Log(), want) {
 		t.Errorf("no%s in the log:\n%s", want, p.Log())
 	}
 	victim(containers[1], modest, "beside")
