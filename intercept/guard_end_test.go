@@ -172,6 +172,7 @@ func TestGuardReport(t *testing.T) {
 	for mode, want := range map[GuardMode]string{GuardDrop: "dropped", GuardCount: "left in the clear"} {
 		var text bytes.Buffer
 		s := openSeal(t, func(cfg *Config) { cfg.Guard, cfg.Log = mode, slog.New(slog.NewTextHandler(&text, nil)) })
+		text.Reset() // of what the start logged
 		s.client(t).Want("frame eth0 8.8.8.8:53 => " + map[GuardMode]string{GuardDrop: "ENOBUFS", GuardCount: "ok"}[mode])
 		last := s.report(map[string]uint64{})
 		if got := text.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, want) || !strings.Contains(got, "counter=stopped_packet count=1") {
