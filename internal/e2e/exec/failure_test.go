@@ -44,7 +44,7 @@ func TestFailures(t *testing.T) {
 		want    string // in the text of the Extended DNS Error
 	}{
 		{"wrong name", w.CA, wrongName, zone, "other.example"},
-		{"unknown authority", other, good, zone, "not trusted"},
+		{"unknown authority", other, good, zone, "untrusted CA"},
 		{"expired", w.CA, expired, zone, "expired"},
 		{"silent", w.CA, good, dnstest.Silent(), ""},
 		{"reset", w.CA, good, dnstest.ResetAll(), ""},
