@@ -72,7 +72,7 @@ func (s *Settings) checkUse(o Options, path string, r RuleBlock, groups map[stri
 
 // planRule reads the conditions of the rule at path.
 func (s *Settings) planRule(o Options, path string, r RuleBlock) (rules.Rule, error) {
-	rule := rules.Rule{Workloads: texts(r.Workload), Names: texts(r.Name), Types: texts(r.Type), Use: r.Use}
+	rule := rules.Rule{Workloads: texts(r.Workload), Names: texts(r.Name), Types: texts(r.Type), RD: r.RD, Opcodes: texts(r.Opcode), Use: r.Use}
 	for i, text := range texts(r.Nameserver) {
 		p, err := netip.ParsePrefix(text)
 		if a, aerr := netip.ParseAddr(text); aerr == nil {
@@ -100,7 +100,7 @@ func (s *Settings) planRule(o Options, path string, r RuleBlock) (rules.Rule, er
 		rule.Names = append(rule.Names, names...)
 	}
 	// An empty list is an error: as a condition it would match everything.
-	for key, v := range map[string]OneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "nameserver": r.Nameserver, "type": r.Type} {
+	for key, v := range map[string]OneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "nameserver": r.Nameserver, "type": r.Type, "opcode": r.Opcode} {
 		if v != nil && len(texts(v)) == 0 {
 			return rule, s.invalidf(path+"."+key, "it is empty: add a value, or remove the setting to match all queries")
 		}
@@ -123,6 +123,7 @@ func (s *Settings) invalidRule(err error) error {
 		{"workload", r.Workload, func(t []string) rules.Rule { return rules.Rule{Workloads: t} }},
 		{"name", r.Name, func(t []string) rules.Rule { return rules.Rule{Names: t} }},
 		{"type", r.Type, func(t []string) rules.Rule { return rules.Rule{Types: t} }},
+		{"opcode", r.Opcode, func(t []string) rules.Rule { return rules.Rule{Opcodes: t} }},
 		{"nameserver", r.Nameserver, func(t []string) rules.Rule {
 			rule, _ := s.planRule(Options{}, path, RuleBlock{Nameserver: t[0]}) // succeeded before
 			return rule
@@ -133,6 +134,9 @@ func (s *Settings) invalidRule(err error) error {
 				return s.invalid(fmt.Sprintf("%s.%s[%d]", path, c.key, i), in.Err)
 			}
 		}
+	}
+	if in.Field == "rd" {
+		path += ".rd"
 	}
 	return s.invalid(path, in.Err)
 }

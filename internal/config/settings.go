@@ -85,6 +85,8 @@ type RuleBlock struct {
 	NamesFile  OneOrMore `toml:"names-file"`
 	Nameserver OneOrMore `toml:"nameserver"`
 	Type       OneOrMore `toml:"type"`
+	RD         *bool     `toml:"rd"`
+	Opcode     Codes     `toml:"opcode"`
 	Use        string    `toml:"use"`
 }
 

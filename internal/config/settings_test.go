@@ -78,6 +78,13 @@ func TestInvalidSettings(t *testing.T) {
 		{"[[rule]]\nnames-file = [\"nowhere\"]\nuse = \"refuse\"", "2:15", "nowhere"},
 		{"[[rule]]\nnames-file = \"names\"\nuse = \"refuse\"", "2:14", "names: line 2:"},
 		{"[[rule]]\nnames-file = \"empty\"\nuse = \"refuse\"", "2:14", "contains no name"},
+		{"[[rule]]\nrd = \"no\"\nuse = \"refuse\"", "2:6", "write it as rd = true or false"},
+		{"[[rule]]\nopcode = [\"QUERY\", [4]]\nuse = \"refuse\"", "2:1", `opcode = "text" or opcode = ["text", 1]`},
+		{"[[rule]]\nopcode = [4, 4.5]\nuse = \"refuse\"", "2:14", `opcode = "text" or opcode = ["text", 1]`},
+		{"[[rule]]\nopcode = [\"QUERY\", \"ASK\"]\nuse = \"refuse\"", "2:20", "not an opcode"},
+		{"[[rule]]\nopcode = 2\nuse = \"refuse\"", "2:10", "STATUS messages are always answered with NOTIMP"},
+		{"[[rule]]\nopcode = []\nuse = \"refuse\"", "2:1", "it is empty"},
+		{"[[rule]]\nopcode = \"NOTIFY\"\nrd = true\nuse = \"refuse\"", "3:6", "only QUERY has the flag RD"},
 		{"rule = [{name = \"a..b\", use = \"refuse\"}]", "1:17", "a..b"},
 		// Other settings.
 		{"cache-mib = -1", "1:13", "want 0"},

@@ -40,6 +40,6 @@ func newRouter(p config.Rules, t table) forwarder.Router {
 		if o.Removed && byWorkload {
 			return forwarder.Route{Action: forwarder.RefuseRemoved}
 		}
-		return routes[1+p.Set.Match(rules.Query{Name: q.Name, Type: q.Type, Workload: o.Workload, Nameserver: o.Addr})]
+		return routes[1+p.Set.Match(rules.Query{Name: q.Name, Type: q.Type, Opcode: q.Opcode, RD: q.RD, Workload: o.Workload, Nameserver: o.Addr})]
 	}
 }
