@@ -26,7 +26,15 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 		return refuse(wire.EDEBlocked, fmt.Sprintf("refused by rule %d", r.route.Rule))
 	case RefuseRemoved:
 		return refuse(wire.EDEProhibited, "rules depend on the workload, whose cgroup was removed: reconnect")
+	case NXDomain, Null, Static:
+		if isLookup(&r.q) {
+			return 0, nil, false // see appendLocal
+		}
+		return notLookup(r)
 	case NoData:
+		if !isLookup(&r.q) {
+			return notLookup(r)
+		}
 		return wire.RcodeSuccess, []wire.EDE{{Code: wire.EDEBlocked, Text: fmt.Sprintf("answered by rule %d", r.route.Rule)}}, true
 	case Plain:
 		if f.cfg.Nameserver == nil || !r.origin.Addr.IsValid() {
@@ -44,9 +52,7 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 func forwardable(q *wire.Query, ruleMatched, plain bool) (rcode uint16, ede []wire.EDE, final bool) {
 	switch {
 	case q.Signed:
-		// The key is shared with the original destination. The client would drop an
-		// unsigned answer and wait for another one.
-		return wire.RcodeNotAuth, []wire.EDE{{Code: wire.EDENotSupported, Text: "signed queries (TSIG) are not forwarded"}}, true
+		return notSigned()
 	case q.Opcode != wire.OpcodeQuery:
 		// NOTIFY and UPDATE are for an authoritative server, never for a
 		// recursive one behind TLS.
@@ -61,6 +67,12 @@ func forwardable(q *wire.Query, ruleMatched, plain bool) (rcode uint16, ede []wi
 		return wire.RcodeSuccess, nil, true
 	}
 	return 0, nil, false
+}
+
+// notSigned is the reply to a signed query. The key is shared with the original destination.
+// The client would drop an unsigned answer and wait for another one.
+func notSigned() (rcode uint16, ede []wire.EDE, final bool) {
+	return wire.RcodeNotAuth, []wire.EDE{{Code: wire.EDENotSupported, Text: "signed queries (TSIG) are not forwarded"}}, true
 }
 
 // hint is the reason of a refusal, and the reason with the rule that would allow the query.

@@ -88,6 +88,8 @@ type RuleBlock struct {
 	RD         *bool     `toml:"rd"`
 	Opcode     Codes     `toml:"opcode"`
 	Use        string    `toml:"use"`
+	Address    OneOrMore `toml:"address"`
+	HostsFile  OneOrMore `toml:"hosts-file"`
 }
 
 // Default returns the settings that apply without a file and flags. The default servers

@@ -106,6 +106,25 @@ use = "work"
 			t.Errorf("opcode %d, RD %t of %q: %+v, want %+v", tc.q.Opcode, tc.q.RD, tc.workload, got, tc.want)
 		}
 	}
+	p, err = planText("[[rule]]\nname = \"a.example\"\nuse = \"nxdomain\"\n[[rule]]\nname = \"b.example\"\nuse = \"null\"\n"+
+		"[[rule]]\nname = \"c.example\"\naddress = \"192.0.2.1\"\n[[rule]]\nhosts-file = \"hosts\"\ntype = \"A\"\n", map[string]string{"hosts": "192.0.2.2 d.example\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	route = newRouter(p.Rules, table{config.DefaultGroup: def})
+	for text, want := range map[string]forwarder.Route{
+		"x.a.example":            {Action: forwarder.NXDomain, Rule: 1},
+		"x.b.example":            {Action: forwarder.Null, Rule: 2},
+		"x.c.example":            {Action: forwarder.Static, Records: p.Rules.Records[2], Rule: 3},
+		"D.example":              {Action: forwarder.Static, Records: p.Rules.Records[3], Rule: 4},
+		"2.2.0.192.in-addr.arpa": {Action: forwarder.Static, Records: p.Rules.Records[3], Rule: 4},
+		"x.d.example":            {Upstream: def},
+	} {
+		name, _ := wire.AppendParsed(nil, text)
+		if got := route(&wire.Query{Name: name, Type: wire.TypeA}, &forwarder.Origin{}); got != want {
+			t.Errorf("%s: %+v, want %+v", text, got, want)
+		}
+	}
 	route = newRouter(config.Rules{}, table{config.DefaultGroup: def})
 	if got := route(&wire.Query{}, &forwarder.Origin{}); got != (forwarder.Route{Upstream: def}) {
 		t.Errorf("without rules: %+v", got)
