@@ -28,7 +28,7 @@ func notLookup(r *request) (rcode uint16, ede []wire.EDE, final bool) {
 
 // appendLocal appends the answer of a rule with the action NXDomain, Null or Static.
 func (f *Forwarder) appendLocal(dst []byte, r *request) []byte {
-	a := wire.Local{SOA: true}
+	a := wire.Local{SOA: r.q.Class == wire.ClassIN}
 	ede := wire.EDE{Code: wire.EDEBlocked}
 	blocks := true
 	switch r.route.Action {

@@ -49,7 +49,7 @@ func Addresses(addrs []netip.Addr) (*Set, error) {
 }
 
 // Null returns a Set with the unspecified addresses, 0.0.0.0 and ::, for every name. A
-// connection to one fails at once.
+// connection to one never leaves the machine.
 func Null() *Set {
 	return &Set{every: newEntry([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()})}
 }
