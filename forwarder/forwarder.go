@@ -118,8 +118,11 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 		f.observe(r, rcode, false, nil)
 		return dst, answered
 	}
-	if r.route.Action == Plain {
+	switch r.route.Action {
+	case Plain:
 		return dst, missed
+	case NXDomain, Null, Static:
+		return f.appendLocal(dst, r), answered
 	}
 	return f.fromCache(dst, r)
 }

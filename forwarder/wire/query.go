@@ -99,11 +99,10 @@ func ParseQuery(msg []byte) (Query, error) {
 		UDPSize: MinUDPSize,
 	}
 	err := q.walk()
-	switch q.Opcode {
-	case OpcodeQuery, OpcodeNotify, OpcodeUpdate:
-		return q, err
+	if !HasQuestion(q.Opcode) {
+		return q, ErrOpcode
 	}
-	return q, ErrOpcode
+	return q, err
 }
 
 // walk reads the question and every record of q.Msg.

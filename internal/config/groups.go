@@ -18,7 +18,7 @@ import (
 const DefaultGroup = "default"
 
 // reservedNames cannot be names of groups.
-var reservedNames = []string{DefaultGroup, UsePlain, UseRefuse, UseNoData}
+var reservedNames = []string{DefaultGroup, UsePlain, UseRefuse, UseNoData, UseNXDomain, UseNull}
 
 // groupName restricts names to what logs can show and what the cache can store with an
 // answer ([forwarder.Route.Scope]).

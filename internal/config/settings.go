@@ -85,7 +85,11 @@ type RuleBlock struct {
 	NamesFile  OneOrMore `toml:"names-file"`
 	Nameserver OneOrMore `toml:"nameserver"`
 	Type       OneOrMore `toml:"type"`
+	RD         *bool     `toml:"rd"`
+	Opcode     Codes     `toml:"opcode"`
 	Use        string    `toml:"use"`
+	Address    OneOrMore `toml:"address"`
+	HostsFile  OneOrMore `toml:"hosts-file"`
 }
 
 // Default returns the settings that apply without a file and flags. The default servers
