@@ -44,6 +44,10 @@ const (
 	// when the server closes it.
 	DefaultWarmTime = 3 * time.Minute
 
+	// DefaultNoEDNSTime is how long a server that rejected EDNS is asked without it: as
+	// long as Unbound remembers what it knows of a server.
+	DefaultNoEDNSTime = 15 * time.Minute
+
 	// DefaultMaxAge makes the cost of handshakes negligible, and is short enough to follow
 	// a service that moved within an hour.
 	DefaultMaxAge = time.Hour
@@ -87,6 +91,11 @@ type Config struct {
 	// WarmTime is how long connections are kept open; see [DefaultWarmTime]. It applies
 	// while [Group.Run] runs.
 	WarmTime time.Duration
+
+	// NoEDNSTime is how long a server that rejects queries with an OPT record (FORMERR,
+	// NOTIMP or BADVERS), but answers those without, is asked without (RFC 6891 §6.2.2).
+	// The next query after that has an OPT record again.
+	NoEDNSTime time.Duration
 
 	// MaxAge is the age at which a connection is replaced, or up to a quarter less so that
 	// connections are not all replaced together. A new one is opened first; the old one
@@ -133,6 +142,7 @@ func (cfg Config) validated() (Config, error) {
 		{&cfg.AttemptTimeout, DefaultAttemptTimeout},
 		{&cfg.SilentTimeout, DefaultSilentTimeout},
 		{&cfg.WarmTime, DefaultWarmTime},
+		{&cfg.NoEDNSTime, DefaultNoEDNSTime},
 		{&cfg.MaxAge, DefaultMaxAge},
 	} {
 		if *t.v < 0 {

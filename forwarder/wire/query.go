@@ -244,6 +244,42 @@ func AppendQuery(dst []byte, q *Query) []byte {
 
 var zeros [128]byte
 
+// AppendWithoutOPT appends a query of [AppendQuery] without its OPT record, for a server
+// that rejects EDNS (RFC 6891 §6.2.2). It reports false if the query has no OPT, or
+// records other than that.
+func AppendWithoutOPT(dst, query []byte) ([]byte, bool) {
+	end := ownOPT(query)
+	if end == 0 {
+		return dst, false
+	}
+	start := len(dst)
+	dst = append(dst, query[:end]...)
+	dst[start+11] = 0
+	return dst, true
+}
+
+// WantsDNSSEC reports whether a query of [AppendQuery] has DO set.
+func WantsDNSSEC(query []byte) bool {
+	end := ownOPT(query)
+	return end != 0 && query[end+7]&bitDO != 0
+}
+
+// ownOPT returns the offset of a query's OPT record, which has to be its only record, or
+// 0 if there is none.
+func ownOPT(query []byte) int {
+	q := questionOf(query)
+	if q == nil {
+		return 0
+	}
+	off := HeaderLen + len(q)
+	counts := binary.BigEndian.Uint32(query[6:]) // answers and authority
+	if counts != 0 || binary.BigEndian.Uint16(query[10:]) != 1 || len(query) < off+optLen ||
+		query[off] != 0 || binary.BigEndian.Uint16(query[off+1:]) != TypeOPT {
+		return 0
+	}
+	return off
+}
+
 // AppendKey appends the key under which the reply to q may be shared: the lower-cased
 // name, type, class, DO and CD. It is derived from the client's query and never from a
 // reply, so that an upstream cannot choose the key under which its reply is cached.

@@ -319,3 +319,35 @@ func TestName(t *testing.T) {
 		}
 	}
 }
+
+// TestAppendWithoutOPT: the query stays the same except for its OPT record.
+func TestAppendWithoutOPT(t *testing.T) {
+	for _, do := range []bool{false, true} {
+		m := new(dns.Msg).SetQuestion("www.example.", dns.TypeAAAA)
+		m.CheckingDisabled = true
+		m.SetEdns0(1232, do)
+		packed, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := mustQuery(t, packed)
+		query := AppendQuery(nil, &q)
+		if WantsDNSSEC(query) != do {
+			t.Errorf("DO %v: WantsDNSSEC reports %v", do, !do)
+		}
+		bare, ok := AppendWithoutOPT([]byte("x"), query)
+		if !ok || bare[0] != 'x' {
+			t.Fatalf("%v, %x", ok, bare)
+		}
+		before, after := unpack(t, query), unpack(t, bare[1:])
+		before.Extra = nil
+		if before.String() != after.String() {
+			t.Errorf("want\n%v\ngot\n%v", before, after)
+		}
+		for _, other := range [][]byte{bare[1:], nil, query[:HeaderLen], query[:q.QEnd], query[:q.QEnd+optLen-1]} {
+			if _, ok := AppendWithoutOPT(nil, other); ok || WantsDNSSEC(other) {
+				t.Errorf("%x: taken as a query with OPT", other)
+			}
+		}
+	}
+}

@@ -33,9 +33,10 @@ type Reply struct {
 	// there is no newer one. ParseReply leaves it false; a cache sets it.
 	Stale bool
 
-	TC  bool
-	AD  bool
-	EDE []EDE // the upstream's, at most eight
+	TC   bool
+	AD   bool
+	EDNS bool  // the upstream sent an OPT record
+	EDE  []EDE // the upstream's, at most eight
 }
 
 var (
@@ -156,6 +157,7 @@ func (w *walker) removeOPT(r *Reply, section, off int, rr record) error {
 	if w.msg[off] != 0 {
 		return errOPTOwner
 	}
+	r.EDNS = true
 	r.Rcode |= uint16(w.msg[rr.ttl]) << 4
 	for data := w.msg[rr.data:rr.end]; len(data) > 0; {
 		code, value, rest, ok := nextOption(data)
