@@ -3,6 +3,7 @@
 package forwarder
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/wire"
+	"sotto/internal/dnstest"
 	"sotto/internal/ednstest"
 )
 
@@ -102,6 +104,44 @@ func TestUnsignedIsNotCached(t *testing.T) {
 		}
 		if want := map[bool]int64{true: 3, false: 1}[do]; asked.Load() != want {
 			t.Errorf("DO %v: %d upstream queries, want %d", do, asked.Load(), want)
+		}
+	}
+}
+
+// TestTrailingBytes: bytes after the last record are discarded, those of a query and those
+// of an upstream's reply. The reply of an original destination reaches the client unchanged.
+func TestTrailingBytes(t *testing.T) {
+	extra := []byte("after the last record")
+	zone := newZoneUpstream(t)
+	up := exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
+		reply, err := zone.answer(ctx, q)
+		return append(reply, extra...), err
+	})
+	arrived := make(chan []byte, 1)
+	origin := nameserver(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
+		arrived <- bytes.Clone(r.Query)
+		a := zone.zone.Answer(r)
+		a.Msg = append(a.Msg, extra...)
+		return a
+	}))
+	forward := start(t, Config{Upstream: up, Cache: newCache(t)}, "127.0.0.1:0")
+	relay := startRelay(t, origin)
+	query, err := withEDNS("www.example.com", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, proto := range []string{"udp", "tcp", "udp"} {
+		reply := askRaw(t, proto, forward, append(bytes.Clone(query), extra...))
+		m := new(dns.Msg)
+		if err := m.Unpack(reply); err != nil || len(m.Answer) == 0 || bytes.Contains(reply, extra) {
+			t.Errorf("%s: %x, %v: want an answer without trailing bytes", proto, reply, err)
+		}
+		reply = askRaw(t, proto, relay, append(bytes.Clone(query), extra...))
+		if sent := <-arrived; !bytes.Equal(sent[2:], query[2:]) {
+			t.Errorf("%s: the nameserver received %x, want %x", proto, sent, query)
+		}
+		if !bytes.HasSuffix(reply, extra) {
+			t.Errorf("%s: the nameserver's reply was changed: %x", proto, reply)
 		}
 	}
 }

@@ -78,9 +78,9 @@ func checkAccepted(t *testing.T, q *Query) {
 }
 
 // checkOracles compares with dnsmessage and miekg/dns. It ignores messages with known
-// differences, in which ParseQuery follows the RFCs. Both libraries accept bytes after the
-// last record (dnsmessage reads an A with RDLENGTH 0 as one of four bytes, miekg/dns
-// corrects wrong counts), pointers that do not refer to an earlier name (RFC 1035 §4.1.4),
+// differences, in which ParseQuery follows the RFCs. Both libraries accept missing records
+// (dnsmessage reads an A with RDLENGTH 0 as one of four bytes, miekg/dns corrects wrong
+// counts), pointers that do not refer to an earlier name (RFC 1035 §4.1.4),
 // pointers in the question, OPT in any section, several OPT or one with a name (RFC 6891
 // §6.1.1), and TSIG before other records (RFC 8945 §5.1).
 func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
@@ -102,9 +102,9 @@ func checkOracles(t *testing.T, msg []byte, q *Query, err error) {
 			t.Errorf("%d questions: %v", len(x.Questions), err)
 		}
 		return
-	case lastRecordEnd(msg) != len(msg):
+	case lastRecordEnd(msg) < 0:
 		if err != ErrFormat {
-			t.Errorf("bytes after the last record: %v", err)
+			t.Errorf("records are missing: %v", err)
 		}
 		return
 	case err == ErrFormat && m.IsTsig() != nil: // dnsmessage does not parse its data

@@ -72,9 +72,9 @@ func (q *Query) UDPLimit() int { return int(min(max(q.UDPSize, MinUDPSize), UDPS
 //
 //   - QDCOUNT has to be 1 (RFC 9619), and the name uncompressed, since nothing precedes
 //     the question that a pointer could refer to.
-//   - All records must be present that the counts announce, and no bytes may follow them:
-//     those would mean that the counts are wrong, or hide data. NSD and Knot refuse them
-//     too.
+//   - All records must be present that the counts announce. Bytes after them are discarded
+//     (BIND, Unbound and NSD ignore them too), so they cannot hide data in a message that
+//     is passed on.
 //   - At most one OPT, owned by the root, in the additional section, with options that
 //     fill its RDATA exactly (RFC 6891 §6.1.1).
 //   - TSIG only as the last record (RFC 8945 §5.1), and well-formed (§5.2).
@@ -148,9 +148,7 @@ func (q *Query) walk() error {
 		}
 		off = rr.end
 	}
-	if off != len(msg) {
-		return ErrFormat
-	}
+	q.Msg = msg[:off]
 	if q.Version != 0 {
 		return ErrVersion
 	}

@@ -4,6 +4,8 @@ package wire
 
 import (
 	"bytes"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,8 +58,6 @@ func TestParseQuery(t *testing.T) {
 		{"extended label type, RFC 6891 §5", cat(head(fRD, 1), []byte{0x41, 1, 2}, name("x"), u16(TypeA, ClassIN)), ErrFormat},
 		{"pointer in the question", cat(head(fRD, 1), self, u16(TypeA, ClassIN)), ErrFormat},
 		{"pointer ends the question's name", cat(head(fRD, 1), open("www"), ptr(0), u16(TypeA, ClassIN)), ErrFormat},
-		{"trailing byte", ask(fRD, 0, []byte{0}), ErrFormat},
-		{"a record that no count includes", ask(fRD, 0, opt(512, 0)), ErrFormat},
 		{"ARCOUNT is wrong", ask(fRD, 2, opt(512, 0)), ErrFormat},
 		{"ANCOUNT is wrong", cat(head(fRD, 1, 1), question), ErrFormat},
 		{"every count is wrong", cat(head(fRD, 1, 65535, 65535, 65535), question), ErrFormat},
@@ -87,7 +87,7 @@ func TestParseQuery(t *testing.T) {
 
 		{"EDNS version 1, RFC 6891 §6.1.3", ask(fRD, 1, opt(512, 1<<16)), ErrVersion},
 		{"EDNS version 255 with options of another format", ask(fRD, 1, opt(512, 255<<16, []byte{9})), ErrVersion},
-		{"malformed before its version", ask(fRD, 1, opt(512, 1<<16), []byte{0}), ErrFormat},
+		{"malformed after its version", ask(fRD, 2, opt(512, 1<<16), []byte{0}), ErrFormat},
 
 		{"IQUERY", cat(head(0x0800, 0, 1), in(name("a"), TypeA, addr)), ErrOpcode},
 		{"STATUS", cat(head(0x1000, 1), question), ErrOpcode},
@@ -316,6 +316,20 @@ func TestName(t *testing.T) {
 	for typ, s := range typeNames {
 		if m, ok := dns.TypeToString[typ]; ok && m != s {
 			t.Errorf("type %d is %s, want %s", typ, s, m)
+		}
+	}
+}
+
+// TestTrailingBytes: bytes after a query's last record are discarded.
+func TestTrailingBytes(t *testing.T) {
+	tsig := rawRecord(name("k"), TypeTSIG, ClassANY, 0, cat(name("h"), make([]byte, 16)))
+	for _, msg := range [][]byte{ask(fRD, 0), ask(fRD, 1, opt(4096, 0x8000)), ask(fRD, 2, opt(512, 0), tsig), ask(fRD, 1, opt(512, 1<<16))} {
+		want, wantErr := ParseQuery(slices.Clone(msg))
+		for _, extra := range [][]byte{{0}, opt(512, 0), tsig, msg, bytes.Repeat([]byte{0xFF}, 500)} {
+			got, err := ParseQuery(cat(msg, extra))
+			if err != wantErr || !reflect.DeepEqual(got, want) {
+				t.Errorf("%d bytes after %x: %+v, %v, want %+v, %v", len(extra), msg, got, err, want, wantErr)
+			}
 		}
 	}
 }
