@@ -3,6 +3,7 @@
 package upstream
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -67,6 +68,9 @@ type Config struct {
 
 	// RootCAs are the trusted certificate authorities; nil: the system's.
 	RootCAs *x509.CertPool
+
+	// ClientCert is sent to servers that request a certificate; nil: none is sent.
+	ClientCert *tls.Certificate
 
 	// Profile determines whether a server that cannot be authenticated is used. The zero
 	// value, [Strict], refuses it.
@@ -183,7 +187,7 @@ func checkServers(servers []Server) error {
 // transport returns the configuration of the transport to s.
 func (cfg *Config) transport(s Server, o transport.Observer) transport.Config {
 	return transport.Config{
-		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, Control: cfg.Control,
+		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, ClientCert: cfg.ClientCert, Control: cfg.Control,
 		MaxConns: cfg.MaxConns, MaxInflight: cfg.MaxInflight,
 		DialTimeout: cfg.Timeout, SilentTimeout: cfg.SilentTimeout, WarmTime: cfg.WarmTime, MaxAge: cfg.MaxAge,
 		Log: cfg.Log, Observer: o,
