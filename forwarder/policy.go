@@ -10,10 +10,19 @@ import (
 	"sotto/forwarder/wire"
 )
 
+// errBadCookie is for a query that asks whether its server cookie is valid, which it is not
+// (RFC 7873 §5.4). An invalid one in any other query is replaced: a client may have it from
+// the original destination, or from before a restart.
+var errBadCookie = errors.New("the server cookie is not valid")
+
 // policy reports whether a query is answered without cache and upstream, and how. err
 // is the result of [wire.ParseQuery].
 func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE, final bool) {
 	switch {
+	case errors.Is(err, wire.ErrCookieQuery):
+		return wire.RcodeSuccess, nil, true
+	case errors.Is(err, errBadCookie):
+		return wire.RcodeBadCookie, nil, true
 	case errors.Is(err, wire.ErrVersion):
 		return wire.RcodeBadVers, nil, true
 	case errors.Is(err, wire.ErrOpcode):

@@ -120,7 +120,8 @@ func TestReferenceExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	pem := string(ca.PEM())
-	f := Options{Read: files{"/etc/sotto/ca.pem": pem, "/etc/sotto/work.pem": pem, "/etc/sotto/blocked.txt": "ads.example\n", "/etc/hosts": "::1 localhost\n"}.read}
+	pair := clientPair(t)
+	f := Options{Read: files{"/etc/sotto/client.pem": pair[0], "/etc/sotto/client-key.pem": pair[1], "/etc/sotto/ca.pem": pem, "/etc/sotto/work.pem": pem, "/etc/sotto/blocked.txt": "ads.example\n", "/etc/hosts": "::1 localhost\n"}.read}
 	tables := ""
 	n := 0
 	for _, example := range examples(string(text)) {

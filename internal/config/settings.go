@@ -69,6 +69,8 @@ type GroupSettings struct {
 	Profile    string   `toml:"profile"`
 	HedgeShare float64  `toml:"hedge-share"`
 	CAFile     string   `toml:"ca-file"`
+	ClientCert string   `toml:"client-cert"`
+	ClientKey  string   `toml:"client-key"`
 	Pins       []string `toml:"pins"`
 }
 

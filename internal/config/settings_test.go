@@ -15,7 +15,9 @@ const aGroup = "[[group]]\nname = \"work\"\nupstream = [\"192.0.2.1#dns.example\
 // TestInvalidSettings: every error in the file has its position, the name of the setting
 // and a hint how to fix it.
 func TestInvalidSettings(t *testing.T) {
-	f := Options{Read: files{"names": "good.example\nb..ad.example\n", "empty": "# nothing\n", "hosts": "192.0.2.1 a.example\n", "bad hosts": "192.0.2.1 a\n192.0.2.2 b b..ad.example\n", "ca.pem": "no certificate"}.read}
+	pair := clientPair(t)
+	f := Options{Read: files{"c.pem": pair[0], "k.pem": pair[1], "other.pem": clientPair(t)[1],
+		"locked.pem": "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "names": "good.example\nb..ad.example\n", "empty": "# nothing\n", "hosts": "192.0.2.1 a.example\n", "bad hosts": "192.0.2.1 a\n192.0.2.2 b b..ad.example\n", "ca.pem": "no certificate"}.read}
 	for _, tc := range []struct{ text, at, want string }{
 		// TOML syntax.
 		{"cache-mib = ", "1:12", "toml.io"},
@@ -55,6 +57,15 @@ func TestInvalidSettings(t *testing.T) {
 		{"hedge-share = nan", "1:15", "out of range"},
 		{"ca-file = \"nowhere.pem\"", "1:11", "nowhere.pem"},
 		{"ca-file = \"ca.pem\"", "1:11", "contains no PEM certificate"},
+		{"client-cert = \"c.pem\"", "1:15", "add client-key"},
+		{"client-key = \"k.pem\"", "1:14", "add client-cert"},
+		{"client-cert = \"nowhere.pem\"\nclient-key = \"k.pem\"", "1:15", "nowhere.pem"},
+		{"client-cert = \"c.pem\"\nclient-key = \"nowhere.pem\"", "2:14", "nowhere.pem"},
+		{"client-cert = \"k.pem\"\nclient-key = \"k.pem\"", "1:15", "k.pem contains no PEM certificate: add one"},
+		{"client-cert = \"c.pem\"\nclient-key = \"c.pem\"", "2:14", "c.pem contains no PEM private key: add it"},
+		{"client-cert = \"c.pem\"\nclient-key = \"locked.pem\"", "2:14", "decrypt it with 'openssl pkey'"},
+		{"client-cert = \"c.pem\"\nclient-key = \"other.pem\"", "2:14", "name the key that belongs to the certificate"},
+		{aGroup + "client-cert = \"c.pem\"\nclient-key = \"other.pem\"", "5:14", "name the key that belongs to the certificate"},
 		{"[[group]]\nupstream = [\"quad9\"]", "1:3", "no name"},
 		{"[[group]]\nname = \"a\"", "1:3", "has no servers"},
 		{aGroup + aGroup, "5:8", "duplicate group"},
