@@ -17,6 +17,7 @@ import (
 	"sotto/intercept/cgroup"
 	"sotto/intercept/feature"
 	"sotto/intercept/guard"
+	"sotto/intercept/local"
 	"sotto/intercept/nat"
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
@@ -34,6 +35,7 @@ type Instance struct {
 	kernel  *kernel
 	origins *origins
 	guard   *guard.Guard
+	locals  *local.Table
 
 	// previous are the directories of the cgroups that an earlier process with the same
 	// instance name sealed.
@@ -101,6 +103,10 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if err := i.resetExclusions(); err != nil {
 		return nil, err
 	}
+	i.locals = local.NewTable(i.kernel.Locals)
+	if err := i.syncLocals(); err != nil {
+		return nil, err
+	}
 	i.guard, err = i.kernel.newGuard(&i.cfg, i.network, i.groups, root)
 	return i, err
 }
@@ -109,7 +115,7 @@ func (i *Instance) openNetwork() (err error) {
 	i.network, err = network.New(network.Config{
 		Name: i.cfg.Name, Link: linkBase(i.cfg.Name),
 		Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6,
-		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange, OnReconcile: func() { i.guard.Reconcile() },
+		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange, OnReconcile: func() { i.guard.Reconcile(); i.logLocals(i.syncLocals()) },
 	})
 	if err != nil {
 		return err

@@ -119,6 +119,9 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 	if !cfg.GuardHost {
 		spec.Maps[sottoMapPassed].MaxEntries = 1 // not used
 	}
+	if cfg.LocalResolvers != LocalKeep {
+		spec.Maps[sottoMapLocals].MaxEntries = 1 // not used
+	}
 	var ports [maxPorts]uint16
 	for i, p := range cfg.Ports {
 		ports[i] = htons(p)
@@ -143,13 +146,15 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		sottoVarHasSetRetval: boolByte(feature.HasSetRetval()),
 		sottoVarGuarded:      boolByte(cfg.Guard != GuardOff),
 		sottoVarGuardsHost:   boolByte(cfg.GuardHost),
-		sottoVarHomeCookie:   cookie,
-		sottoVarBackMark:     rand.Uint32N(math.MaxUint32) + 1,
-		sottoVarPrefix4Mask:  prefixes.Mask4,
-		sottoVarPrefix6Mask:  prefixes.Mask6,
-		sottoVarVethHost:     [6]byte(network.MACHost),
-		sottoVarVethInner:    [6]byte(network.MACInner),
-		sottoVarOpenAfterNs:  uint64(cfg.OpenAfter),
+
+		sottoVarRedirectsLocal: boolByte(cfg.LocalResolvers == LocalRedirect),
+		sottoVarHomeCookie:     cookie,
+		sottoVarBackMark:       rand.Uint32N(math.MaxUint32) + 1,
+		sottoVarPrefix4Mask:    prefixes.Mask4,
+		sottoVarPrefix6Mask:    prefixes.Mask6,
+		sottoVarVethHost:       [6]byte(network.MACHost),
+		sottoVarVethInner:      [6]byte(network.MACInner),
+		sottoVarOpenAfterNs:    uint64(cfg.OpenAfter),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			errs = append(errs, fmt.Errorf("set %s in the BPF programs: %w", name, err))

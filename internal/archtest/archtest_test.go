@@ -118,6 +118,7 @@ func TestDependencies(t *testing.T) {
 		only("sotto/intercept/cgroup", "sotto/internal/mountinfo"),
 		only("sotto/intercept/feature"),
 		only("sotto/intercept/guard", "sotto/intercept/cgroup", "sotto/intercept/network", "sotto/intercept/pins", "sotto/internal/netns"),
+		only("sotto/intercept/local", "sotto/intercept/guard", "sotto/intercept/network", "sotto/internal/netns"),
 		only("sotto/intercept/nat", "sotto/internal/netns"),
 		only("sotto/intercept/network", "sotto/internal/netns"),
 		only("sotto/intercept/pins", "sotto/internal/netns"),
