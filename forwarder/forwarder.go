@@ -118,7 +118,7 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 		f.observe(r, rcode, false, nil)
 		return dst, answered
 	}
-	if r.route.Action == Plain {
+	if r.route.Action.relays() {
 		return dst, missed
 	}
 	return f.fromCache(dst, r)

@@ -43,7 +43,7 @@ func TestGuardReadsPackets(t *testing.T) {
 		{"UDP-Lite", clienttest.Packet4(136, 0, clienttest.To4, clienttest.UDP(53)), "stopped_socket"},
 		{"ICMP with the bytes of a query", clienttest.Packet4(1, 0, clienttest.To4, clienttest.UDP(53)), ""},
 		{"UDP to loopback", clienttest.Packet4(17, 0, netip.MustParseAddr("127.0.0.53"), clienttest.UDP(53)), ""},
-		{"UDP to a group", clienttest.Packet4(17, 0, netip.MustParseAddr("224.0.0.251"), clienttest.UDP(53)), ""},
+		{"UDP to a group", clienttest.Packet4(17, 0, netip.MustParseAddr("224.0.0.251"), clienttest.UDP(53)), "stopped_group"},
 		{"UDP to a virtual address", clienttest.Packet4(17, 0, network.NthAddr(s.cfg.Prefix4, 9), clienttest.UDP(53)), "stopped_unheld"},
 		{"UDP to a virtual address, a later fragment", clienttest.Packet4(17, 0x2010, network.NthAddr(s.cfg.Prefix4, 9), clienttest.UDP(53)), ""},
 		{"UDP to an address next to the prefix", clienttest.Packet4(17, 0, netip.MustParseAddr("198.18.133.1"), clienttest.UDP(53)), "stopped_socket"},

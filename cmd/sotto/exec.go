@@ -66,6 +66,7 @@ Without --user, CMD has the environment and the open files of the caller.`,
 	c.Flags().SetInterspersed(false)
 	c.Flags().StringVar(&user, "user", "", "run CMD as this `user` (name or ID), with the groups of that user and a minimal environment")
 	o.guardFlag(c.Flags())
+	o.localFlag(c.Flags())
 	o.upstreamFlags(c.Flags())
 	return c
 }

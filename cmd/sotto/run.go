@@ -63,6 +63,7 @@ relative to its root (app.slice). A cgroup includes all cgroups below it.`,
 	c.Flags().StringArrayVar(&o.flags.Cgroups, "cgroup", nil, "seal the cgroup at `PATH` instead of the whole host; repeatable")
 	c.Flags().StringArrayVar(&o.flags.Exclude, "exclude", nil, "do not seal the cgroup at `PATH` and those below it; repeatable")
 	o.guardFlag(c.Flags())
+	o.localFlag(c.Flags())
 	c.Flags().Var(&replace, "replace", "take over from a running 'sotto run' of any version without losing a query; --replace=back: even if it has replaced this one")
 	c.Flags().Lookup("replace").NoOptDefVal = daemon.ReplaceRunning.String()
 	c.Flags().StringVar(&o.flags.WhenReplaced, "when-replaced", "", "what to do after another process has taken over: exit, or wait until stopped (default exit)")

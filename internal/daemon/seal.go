@@ -59,7 +59,7 @@ func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, log *slo
 	if s.inst, err = intercept.Open(ctx, cfg); err != nil {
 		return nil, err
 	}
-	s.resolver, err = newResolver(ctx, p, sealHooks{origin: s.origin, control: s.inst.Control}, log)
+	s.resolver, err = newResolver(ctx, p, sealHooks{origin: s.origin, control: s.inst.Control, isLocal: s.inst.IsLocal, openLocal: s.openLocal}, log)
 	return s, err
 }
 
@@ -71,7 +71,13 @@ func (s *seal) origin(local netip.Addr) (forwarder.Origin, bool) {
 		return forwarder.Origin{}, false
 	}
 	workload, known := s.inst.Workload(o.CgroupID)
-	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known}, true
+	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known, Cgroup: o.CgroupID, Netns: o.Netns}, true
+}
+
+// openLocal runs open, which opens a socket to the local resolver at the original destination
+// o and connects it.
+func (s *seal) openLocal(o forwarder.Origin, open func() error) error {
+	return s.inst.DoLocal(intercept.Origin{Addr: o.Addr, CgroupID: o.Cgroup, Netns: o.Netns}, open)
 }
 
 // listen opens the listener's sockets in the network namespace, unless the predecessor has
