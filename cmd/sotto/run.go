@@ -46,7 +46,10 @@ relative to its root (app.slice). A cgroup includes all cgroups below it.`,
 			load := o.loader(c, config.Options{Read: config.ReadFile})
 			if o.check {
 				return e.check(load, func(s config.Settings, p config.Plan) error {
-					_, err := daemon.InstanceConfig(s, p)
+					cfg, err := daemon.InstanceConfig(s, p)
+					if err == nil {
+						daemon.WarnUncovered(cfg, e.logger(p.Level))
+					}
 					return err
 				})
 			}

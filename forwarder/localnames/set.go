@@ -94,8 +94,8 @@ func (s *Set) add(text string) error {
 	return nil
 }
 
-// UsesResolved reports whether the list contains [Resolved].
-func (s *Set) UsesResolved() bool { return s.resolved }
+// UsesResolved reports whether the list contains [Resolved]. A nil set contains nothing.
+func (s *Set) UsesResolved() bool { return s != nil && s.resolved }
 
 // With returns a set that also contains the domains. It ignores those that are not valid, and
 // those of one label: such a domain may be announced by a network, and would include a whole

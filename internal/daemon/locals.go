@@ -3,15 +3,48 @@
 package daemon
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"sotto/forwarder"
 	"sotto/forwarder/localnames"
 	"sotto/forwarder/wire"
 	"sotto/internal/config"
+	"sotto/internal/resolved"
 )
+
+// domainsTimeout limits how long a start waits for the domains of systemd-resolved. It asks for
+// them while it loads the programs, which takes longer than an answer.
+const domainsTimeout = 250 * time.Millisecond
+
+// startDomains starts to read the domains of systemd-resolved, and returns the channel that
+// receives them: none if they cannot be read in time.
+func startDomains(ctx context.Context, p config.Plan) <-chan []string {
+	out := make(chan []string, 1)
+	if !p.Local.Names.UsesResolved() {
+		out <- nil
+		return out
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, domainsTimeout)
+		defer cancel()
+		found := make(chan []string, 1)
+		go func() {
+			domains, _ := resolved.Domains(ctx) // without systemd-resolved there are none
+			found <- domains
+		}()
+		select {
+		case domains := <-found:
+			out <- domains
+		case <-ctx.Done():
+			out <- nil
+		}
+	}()
+	return out
+}
 
 // locals decides which queries go to a local resolver, because only that can know the name.
 type locals struct {
@@ -43,7 +76,7 @@ func (l *locals) setDomains(domains []string) {
 // update stores the names. l.mu is held.
 func (l *locals) update() {
 	names := l.configured
-	if names != nil && names.UsesResolved() && len(l.domains) > 0 {
+	if names.UsesResolved() && len(l.domains) > 0 {
 		names = names.With(l.domains)
 	}
 	l.names.Store(names)

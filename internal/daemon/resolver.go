@@ -16,6 +16,7 @@ import (
 	"sotto/forwarder/plain"
 	"sotto/forwarder/wire"
 	"sotto/internal/config"
+	"sotto/internal/resolved"
 )
 
 // resolver is a forwarder with its cache and its upstream groups.
@@ -91,6 +92,12 @@ func (r *resolver) Run(ctx context.Context) error {
 	}
 	start()
 	g.Go(func() error { return tuneGC(ctx) })
+	if r.locals.isLocal != nil {
+		g.Go(func() error {
+			resolved.Watch(ctx, r.locals.setDomains)
+			return nil
+		})
+	}
 	g.Go(func() error {
 		return watchSuspend(ctx, r.log, suspendInterval, suspended, r.groups.NetworkChanged)
 	})

@@ -57,6 +57,7 @@ func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal)
 	}
 	d := newDaemon(o, p, fixedSealSettings)
 	warnEscapes(cfg, d.log)
+	WarnUncovered(cfg, d.log)
 	background := ctx // lasts longer than a stop, for pending replies
 	ctx, stops := catchStops(ctx, d.log)
 	opened, err := d.open(ctx, background, cfg, mode, stops)

@@ -54,13 +54,18 @@ func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, log *slo
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	domains := startDomains(ctx, p)
 	cfg.Log = log
 	cfg.OnNetworkChange = func() { s.resolver.groups.NetworkChanged() } // called by Run only
 	if s.inst, err = intercept.Open(ctx, cfg); err != nil {
 		return nil, err
 	}
-	s.resolver, err = newResolver(ctx, p, sealHooks{origin: s.origin, control: s.inst.Control, isLocal: s.inst.IsLocal, openLocal: s.openLocal}, log)
-	return s, err
+	hooks := sealHooks{origin: s.origin, control: s.inst.Control, isLocal: s.inst.IsLocal, openLocal: s.openLocal}
+	if s.resolver, err = newResolver(ctx, p, hooks, log); err != nil {
+		return nil, err
+	}
+	s.resolver.locals.setDomains(<-domains)
+	return s, nil
 }
 
 // origin returns the original destination that a virtual address stands for, and the
