@@ -117,20 +117,33 @@ static __always_inline bool is_local_group(struct bpf_sock_addr *ctx)
 	return (guarded && g && g->drop & DROP_PLAIN) || (sk && sk->bound_dev_if == LOOPBACK);
 }
 
-/* Decides on a virtual address. It is as valid as the original destination for the workload
- * that it was assigned to. For any other the listener would mistake the client's workload.
+/* Decides on a virtual address that a socket named itself. It is as valid as the original
+ * destination for the workload that it was assigned to, and for a relay of the same user or
+ * service, which forwards packets of that workload (slirp4netns, pasta). For any other the
+ * listener would mistake the client's workload.
  */
 static __always_inline int decide_virtual(struct bpf_sock_addr *ctx, struct key *key)
 {
 	__u32 idx = slot_of(key->addr);
+	int verdict = ALLOW;
 
-	if (is_own(ctx->sk) || is_excluded())
+	if (is_own(ctx->sk))
 		return ALLOW;
-	if (idx && key->port == listener_port && carries_dns(ctx->protocol) &&
-	    slot_origin(idx, key) && key->cgroup == bpf_get_current_cgroup_id())
-		return SEAL;
-	count(COUNT_FOREIGN);
-	return EHOSTUNREACH;
+	if (!is_excluded()) {
+		verdict = SEAL;
+		if (!idx || key->port != listener_port || !carries_dns(ctx->protocol) ||
+		    !slot_origin(idx, key) ||
+		    (key->cgroup != bpf_get_current_cgroup_id() && !share_subtree(key->cgroup))) {
+			count(COUNT_FOREIGN);
+			return EHOSTUNREACH;
+		}
+	}
+	/* The kernel itself names the peer for a socket that is connected to a mapped address. */
+	if (!ctx->sk || (peer_slot(ctx->sk) != idx && !named_store(ctx->sk))) {
+		count(COUNT_NO_MEMORY);
+		return ENOBUFS;
+	}
+	return verdict;
 }
 
 /* Returns ALLOW, after counting the reason, if a query to a sealed port is not sealed. */
@@ -173,6 +186,7 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, struct key *key)
 		return EHOSTUNREACH;
 	}
 	key->cgroup = bpf_get_current_cgroup_id();
+	named_clear(ctx->sk);
 	return is_bound(ctx, key->addr) ? EHOSTUNREACH : SEAL;
 }
 
@@ -268,9 +282,9 @@ static __always_inline bool find_origin(struct bpf_sock_addr *ctx, const __be32 
 	return true;
 }
 
-/* Replaces the listener's address by the original destination. These hooks must return 1, and
- * leave all other addresses unchanged. The IPv6 hooks also see mapped addresses: those of
- * replies to AF_INET6 sockets.
+/* Replaces the listener's address by the original destination, unless the socket had named the
+ * listener's address itself. These hooks must return 1, and leave all other addresses
+ * unchanged. The IPv6 hooks also see mapped addresses: those of replies to AF_INET6 sockets.
  */
 static __always_inline int restore(struct bpf_sock_addr *ctx, bool is6, enum counter reason)
 {
@@ -278,7 +292,7 @@ static __always_inline int restore(struct bpf_sock_addr *ctx, bool is6, enum cou
 	struct key key;
 
 	get_addr(ctx, is6, addr);
-	if (find_origin(ctx, addr, &key)) {
+	if (find_origin(ctx, addr, &key) && !has_named(ctx->sk)) {
 		set_addr(ctx, is6, key.addr);
 		ctx->user_port = key.port;
 		count(reason);

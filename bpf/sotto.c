@@ -55,6 +55,8 @@ struct free_slots_map free_slots SEC(".maps");
 struct hold_map connected SEC(".maps");
 struct hold_map replaced SEC(".maps");
 struct sent_map sent SEC(".maps");
+struct named_map named SEC(".maps");
+struct cgroup_set subtrees SEC(".maps");
 struct flows_map flows SEC(".maps");
 struct passed_map passed SEC(".maps");
 

@@ -39,6 +39,7 @@ func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 		sottoMapForward:   k.Forward,
 		sottoMapFreeSlots: k.FreeSlots,
 		sottoMapLinks:     k.Links,
+		sottoMapNamed:     k.Named,
 		sottoMapOrigins:   k.Origins,
 		sottoMapOwn:       k.Own,
 		sottoMapPassed:    k.Passed,
@@ -48,6 +49,7 @@ func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 		sottoMapSettings:  k.Settings,
 		sottoMapShares:    k.Shares,
 		sottoMapSlots:     k.Slots,
+		sottoMapSubtrees:  k.Subtrees,
 	}
 }
 

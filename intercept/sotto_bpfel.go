@@ -138,6 +138,7 @@ const (
 	sottoMapForward             = "forward"
 	sottoMapFreeSlots           = "free_slots"
 	sottoMapLinks               = "links"
+	sottoMapNamed               = "named"
 	sottoMapOrigins             = "origins"
 	sottoMapOwn                 = "own"
 	sottoMapPassed              = "passed"
@@ -147,6 +148,7 @@ const (
 	sottoMapSettings            = "settings"
 	sottoMapShares              = "shares"
 	sottoMapSlots               = "slots"
+	sottoMapSubtrees            = "subtrees"
 	sottoProgSottoCollect       = "sotto_collect"
 	sottoProgSottoConnect4      = "sotto_connect4"
 	sottoProgSottoConnect6      = "sotto_connect6"
@@ -260,6 +262,7 @@ type sottoMapSpecs struct {
 	Forward   *ebpf.MapSpec `ebpf:"forward"`
 	FreeSlots *ebpf.MapSpec `ebpf:"free_slots"`
 	Links     *ebpf.MapSpec `ebpf:"links"`
+	Named     *ebpf.MapSpec `ebpf:"named"`
 	Origins   *ebpf.MapSpec `ebpf:"origins"`
 	Own       *ebpf.MapSpec `ebpf:"own"`
 	Passed    *ebpf.MapSpec `ebpf:"passed"`
@@ -269,6 +272,7 @@ type sottoMapSpecs struct {
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Shares    *ebpf.MapSpec `ebpf:"shares"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
+	Subtrees  *ebpf.MapSpec `ebpf:"subtrees"`
 }
 
 // sottoVariableSpecs contains global variables before they are loaded into the kernel.
@@ -328,6 +332,7 @@ type sottoMaps struct {
 	Forward   *ebpf.Map `ebpf:"forward"`
 	FreeSlots *ebpf.Map `ebpf:"free_slots"`
 	Links     *ebpf.Map `ebpf:"links"`
+	Named     *ebpf.Map `ebpf:"named"`
 	Origins   *ebpf.Map `ebpf:"origins"`
 	Own       *ebpf.Map `ebpf:"own"`
 	Passed    *ebpf.Map `ebpf:"passed"`
@@ -337,6 +342,7 @@ type sottoMaps struct {
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Shares    *ebpf.Map `ebpf:"shares"`
 	Slots     *ebpf.Map `ebpf:"slots"`
+	Subtrees  *ebpf.Map `ebpf:"subtrees"`
 }
 
 func (m *sottoMaps) Close() error {
@@ -350,6 +356,7 @@ func (m *sottoMaps) Close() error {
 		m.Forward,
 		m.FreeSlots,
 		m.Links,
+		m.Named,
 		m.Origins,
 		m.Own,
 		m.Passed,
@@ -359,6 +366,7 @@ func (m *sottoMaps) Close() error {
 		m.Settings,
 		m.Shares,
 		m.Slots,
+		m.Subtrees,
 	)
 }
 
