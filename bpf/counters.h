@@ -41,6 +41,7 @@ enum counter {
 	COUNT_STOPPED_TRANSLATED, /* always dropped: the host's NAT replaced its virtual address */
 	COUNT_SLOT_RECOUNTED,	  /* a slot's references were lowered to its number of sockets */
 	COUNT_REFUSED_MPTCP,	  /* refused: MPTCP, whose references this kernel cannot recount */
+	COUNT_ANSWER,		  /* allowed: a reply to a client with a DNS port */
 	COUNTERS,
 };
 

@@ -7,6 +7,7 @@
 #define SOTTO_HOOKS_H
 
 #include "address.h"
+#include "answers.h"
 #include "classify.h"
 #include "counters.h"
 #include "holds.h"
@@ -214,10 +215,16 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, struct key 
 	return SEAL;
 }
 
-/* Decides on a datagram of an unconnected socket. */
+/* Decides on a datagram of an unconnected socket. The guard checks that a reply is one. */
 static __always_inline int decide_send(struct bpf_sock_addr *ctx, struct key *key, __u32 *idx)
 {
-	int verdict = decide(ctx, key);
+	int verdict;
+
+	if (asked_from(ctx, key->addr)) {
+		count(COUNT_ANSWER);
+		return ALLOW;
+	}
+	verdict = decide(ctx, key);
 
 	if (verdict != SEAL)
 		return verdict;
@@ -292,6 +299,8 @@ static __always_inline int restore(struct bpf_sock_addr *ctx, bool is6, enum cou
 	struct key key;
 
 	get_addr(ctx, is6, addr);
+	if (reason == COUNT_REPLY)
+		asked_store(ctx, addr);
 	if (find_origin(ctx, addr, &key) && !has_named(ctx->sk)) {
 		set_addr(ctx, is6, key.addr);
 		ctx->user_port = key.port;

@@ -57,6 +57,8 @@ struct hold_map replaced SEC(".maps");
 struct sent_map sent SEC(".maps");
 struct named_map named SEC(".maps");
 struct cgroup_set subtrees SEC(".maps");
+struct askers_map askers SEC(".maps");
+struct accepted_map accepted SEC(".maps");
 struct flows_map flows SEC(".maps");
 struct passed_map passed SEC(".maps");
 

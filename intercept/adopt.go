@@ -30,7 +30,9 @@ var slotMaps = []string{
 // pinnedMaps returns all maps that are pinned, by name.
 func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
+		sottoMapAccepted:  k.Accepted,
 		sottoMapArrivals:  k.Arrivals,
+		sottoMapAskers:    k.Askers,
 		sottoMapConnected: k.Connected,
 		sottoMapCounters:  k.Counters,
 		sottoMapDaemon:    k.Daemon,

@@ -71,6 +71,7 @@ var counterNames = [sottoCounterCOUNTERS]string{
 	sottoCounterCOUNT_STOPPED_TRANSLATED: "stopped_translated",
 	sottoCounterCOUNT_SLOT_RECOUNTED:     "slot_recounted",
 	sottoCounterCOUNT_REFUSED_MPTCP:      "refused_mptcp",
+	sottoCounterCOUNT_ANSWER:             "answer",
 }
 
 // notable are the counters that an operator should know about: queries of a program fail, or

@@ -13,6 +13,24 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type sottoAccepted struct {
+	_     structs.HostLayout
+	Src   [4]uint32
+	Dst   [4]uint32
+	Sport uint16
+	Dport uint16
+	Zero  uint32
+}
+
+type sottoAsker struct {
+	_      structs.HostLayout
+	Addr   [4]uint32
+	Cookie uint64
+	Port   uint16
+	Zero16 uint16
+	Zero32 uint32
+}
+
 type sottoCounter uint32
 
 const (
@@ -49,7 +67,8 @@ const (
 	sottoCounterCOUNT_STOPPED_TRANSLATED sottoCounter = 30
 	sottoCounterCOUNT_SLOT_RECOUNTED     sottoCounter = 31
 	sottoCounterCOUNT_REFUSED_MPTCP      sottoCounter = 32
-	sottoCounterCOUNTERS                 sottoCounter = 33
+	sottoCounterCOUNT_ANSWER             sottoCounter = 33
+	sottoCounterCOUNTERS                 sottoCounter = 34
 )
 
 type sottoFlow struct {
@@ -129,7 +148,9 @@ type sottoSlot struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sottoMapAccepted            = "accepted"
 	sottoMapArrivals            = "arrivals"
+	sottoMapAskers              = "askers"
 	sottoMapConnected           = "connected"
 	sottoMapCounters            = "counters"
 	sottoMapDaemon              = "daemon"
@@ -253,7 +274,9 @@ type sottoProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sottoMapSpecs struct {
+	Accepted  *ebpf.MapSpec `ebpf:"accepted"`
 	Arrivals  *ebpf.MapSpec `ebpf:"arrivals"`
+	Askers    *ebpf.MapSpec `ebpf:"askers"`
 	Connected *ebpf.MapSpec `ebpf:"connected"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Daemon    *ebpf.MapSpec `ebpf:"daemon"`
@@ -323,7 +346,9 @@ func (o *sottoObjects) Close() error {
 //
 // It can be passed to loadSottoObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sottoMaps struct {
+	Accepted  *ebpf.Map `ebpf:"accepted"`
 	Arrivals  *ebpf.Map `ebpf:"arrivals"`
+	Askers    *ebpf.Map `ebpf:"askers"`
 	Connected *ebpf.Map `ebpf:"connected"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Daemon    *ebpf.Map `ebpf:"daemon"`
@@ -347,7 +372,9 @@ type sottoMaps struct {
 
 func (m *sottoMaps) Close() error {
 	return _SottoClose(
+		m.Accepted,
 		m.Arrivals,
+		m.Askers,
 		m.Connected,
 		m.Counters,
 		m.Daemon,
