@@ -79,3 +79,22 @@ func TestOnLinkWithoutDefaultRoute(t *testing.T) {
 		send g => ok
 		recv g => [fe80::53]:53W`, "W", s.about("")))
 }
+
+// A socket that bypasses gateways cannot reach the listener over IPv4, and sends nothing; IPv6
+// ignores the option.
+func TestDontRoute(t *testing.T) {
+	s := openSeal(t, nil)
+	s.wire(t)
+	s.client(t).Want(strings.ReplaceAll(`
+		socket a udp4 => ok
+		dontroute a => ok
+		sendto a 10.77.0.1:53 => ENETUNREACH
+		connect a 10.77.0.1:53 => ENETUNREACH
+		socket b tcp4 => ok
+		dontroute b => ok
+		connect b 10.77.0.1:53 => ENETUNREACH
+		socket c udp6 => ok
+		dontroute c => ok
+		sendto c [fd77::1]:53 => ok
+		recv c => [fd77::1]:53W from [fd77::1]:53`, "W", s.about("")))
+}
