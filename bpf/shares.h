@@ -143,6 +143,11 @@ GLOBAL int share_subtract(__u64 key)
 	return 0;
 }
 
+/* Levels of cgroups that are searched for the one of a user or service. A rootless container is
+ * about six levels down; each level costs time at the start, in every program.
+ */
+#define SUBTREE_LEVELS 10
+
 /* Reports whether a cgroup that holds a slot and the current task's cgroup are of the same user
  * or service.
  */
@@ -150,7 +155,7 @@ GLOBAL int share_subtree(__u64 cgroup)
 {
 	__u64 id = ~cgroup;
 
-	for (int level = 0; level <= MAX_LEVELS; level++) {
+	for (int level = 0; level <= SUBTREE_LEVELS; level++) {
 		struct share *s = bpf_map_lookup_elem(&shares, &id);
 		__u32 *at;
 
