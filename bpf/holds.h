@@ -37,6 +37,43 @@ struct sent_map {
 };
 extern struct sent_map sent SEC(".maps");
 
+/* Sockets that last named a virtual address themselves (1), instead of a nameserver (0): relays
+ * of user-mode networking. Their replies come from the address that they named.
+ */
+struct named_map {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32);
+};
+extern struct named_map named SEC(".maps");
+
+/* Records that a socket named a virtual address. It returns false if there is no memory. */
+static __always_inline bool named_store(struct bpf_sock *sk)
+{
+	__u32 *n = sk ? bpf_sk_storage_get(&named, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+
+	if (n)
+		*n = 1;
+	return n;
+}
+
+/* Records that a socket named a nameserver. */
+static __always_inline void named_clear(struct bpf_sock *sk)
+{
+	__u32 *n = sk ? bpf_sk_storage_get(&named, sk, 0, 0) : 0;
+
+	if (n)
+		*n = 0;
+}
+
+static __always_inline bool has_named(struct bpf_sock *sk)
+{
+	__u32 *n = sk ? bpf_sk_storage_get(&named, sk, 0, 0) : 0;
+
+	return n && *n;
+}
+
 /* Reads the address that a socket is connected to. */
 static __always_inline void peer_of(struct bpf_sock *sk, __be32 addr[4])
 {

@@ -39,6 +39,14 @@ func (s Sockets) Run(f []string) (string, error) {
 		return "ok", unix.BindToDevice(fd, arg)
 	case "from": // the address to send from
 		return "ok", unix.Bind(fd, Sockaddr(fd, arg))
+	case "local":
+		return "ok", unix.Bind(fd, Sockaddr(fd, arg))
+	case "listen":
+		return "ok", unix.Listen(fd, 8)
+	case "accept": // a connection of the listener that is the argument
+		fd, _, err := unix.Accept4(s[arg], unix.SOCK_CLOEXEC)
+		s[f[1]] = fd
+		return "ok", err
 	case "connect":
 		return "ok", unix.Connect(fd, Sockaddr(fd, arg))
 	case "disconnect":
@@ -48,6 +56,8 @@ func (s Sockets) Run(f []string) (string, error) {
 		return "ok", err
 	case "sendto":
 		return "ok", unix.Sendto(fd, []byte(Question), 0, Sockaddr(fd, arg))
+	case "answerto":
+		return "ok", unix.Sendto(fd, []byte(Answer), 0, Sockaddr(fd, arg))
 	case "sendunspec": // an AF_INET socket sends with the family AF_UNSPEC
 		ap := netip.MustParseAddrPort(arg)
 		return "ok", rawCall(unix.SYS_SENDTO, fd, []byte(Question),
