@@ -11,6 +11,7 @@ import (
 	"sotto/intercept/local"
 	"sotto/intercept/network"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 func redirectLocal(cfg *Config) { cfg.LocalResolvers = LocalRedirect }
@@ -223,6 +224,34 @@ func until(t *testing.T, what string, holds func() bool) {
 	for end := time.Now().Add(10 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("timed out waiting for %s", what)
+		}
+	}
+}
+
+// Sockets that were connected to a local resolver before the seal are destroyed if local
+// resolvers are redirected, and left alone if they are kept.
+func TestLocalDestroysPlainSockets(t *testing.T) {
+	for mode, want := range map[LocalMode]string{LocalKeep: "ok", LocalRedirect: "EDESTADDRREQ"} {
+		s := &testSeal{}
+		s.lab, s.host, s.lan = labtest.LAN(t)
+		s.group = s.unsealed(t, "work")
+		c := s.client(t)
+		connect := "socket a udp4 => ok\nconnect a 127.0.0.53:53 => ok\nsocket b udp6 => ok\nconnect b [" + netlab.HostAddr6 + "]:53 => ok\n"
+		c.Want(connect)
+		cfg := sealTestConfig(t, s.group)
+		cfg.LocalResolvers = mode
+		s.Instance = openAt(t, s.host, cfg)
+		listen(t, s.Instance)
+		if err := s.Attach(); err != nil {
+			t.Fatal(err)
+		}
+		for _, socket := range []string{"a", "b"} {
+			if got := c.Do("send %s", socket); got != want {
+				t.Errorf("mode %d: %s: %s, want %s", mode, socket, got, want)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
