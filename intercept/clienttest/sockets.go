@@ -37,9 +37,7 @@ func (s Sockets) Run(f []string) (string, error) {
 		return "ok", err
 	case "bind":
 		return "ok", unix.BindToDevice(fd, arg)
-	case "from": // the address to send from
-		return "ok", unix.Bind(fd, Sockaddr(fd, arg))
-	case "local":
+	case "from", "local": // the address to send from, or to listen at
 		return "ok", unix.Bind(fd, Sockaddr(fd, arg))
 	case "listen":
 		return "ok", unix.Listen(fd, 8)
@@ -59,9 +57,7 @@ func (s Sockets) Run(f []string) (string, error) {
 	case "answerto":
 		return "ok", unix.Sendto(fd, []byte(Answer), 0, Sockaddr(fd, arg))
 	case "sendunspec": // an AF_INET socket sends with the family AF_UNSPEC
-		ap := netip.MustParseAddrPort(arg)
-		return "ok", rawCall(unix.SYS_SENDTO, fd, []byte(Question),
-			unix.RawSockaddrInet4{Family: unix.AF_UNSPEC, Port: htons(ap.Port()), Addr: ap.Addr().As4()})
+		return "ok", sendUnspec(fd, arg)
 	case "sendcontrol": // on a connected socket, with a control message and no address
 		ttl := unix.PktInfo4(&unix.Inet4Pktinfo{})
 		return "ok", unix.Sendmsg(fd, []byte(Question), ttl, nil, 0)
@@ -71,12 +67,7 @@ func (s Sockets) Run(f []string) (string, error) {
 		sa, err := unix.Getpeername(fd)
 		return AddrString(sa), err
 	case "name":
-		sa, err := unix.Getsockname(fd)
-		if err != nil {
-			return "", err
-		}
-		ap, _ := netip.ParseAddrPort(AddrString(sa))
-		return ap.Addr().String(), nil
+		return localAddr(fd)
 	case "close":
 		delete(s, f[1])
 		return "ok", unix.Close(fd)
@@ -92,6 +83,22 @@ func (s Sockets) Run(f []string) (string, error) {
 		return s.drop(f[1], arg)
 	}
 	return s.raw(f)
+}
+
+func sendUnspec(fd int, to string) error {
+	ap := netip.MustParseAddrPort(to)
+	return rawCall(unix.SYS_SENDTO, fd, []byte(Question),
+		unix.RawSockaddrInet4{Family: unix.AF_UNSPEC, Port: htons(ap.Port()), Addr: ap.Addr().As4()})
+}
+
+// localAddr returns the address that a socket sends from.
+func localAddr(fd int) (string, error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", err
+	}
+	ap, _ := netip.ParseAddrPort(AddrString(sa))
+	return ap.Addr().String(), nil
 }
 
 // receive reads one message, and returns it with its source.
