@@ -50,8 +50,7 @@ func (s Sockets) Run(f []string) (string, error) {
 	case "disconnect":
 		return "ok", rawCall(unix.SYS_CONNECT, fd, nil, unix.RawSockaddrInet4{Family: unix.AF_UNSPEC})
 	case "send":
-		_, err := unix.Write(fd, []byte(Question))
-		return "ok", err
+		return "ok", write(fd)
 	case "sendto":
 		return "ok", unix.Sendto(fd, []byte(Question), 0, Sockaddr(fd, arg))
 	case "answerto":
@@ -83,6 +82,11 @@ func (s Sockets) Run(f []string) (string, error) {
 		return s.drop(f[1], arg)
 	}
 	return s.raw(f)
+}
+
+func write(fd int) error {
+	_, err := unix.Write(fd, []byte(Question))
+	return err
 }
 
 func sendUnspec(fd int, to string) error {
