@@ -45,7 +45,7 @@ func stubs(t *testing.T) []stub {
 // TestBlockedClients counts the queries of real stub resolvers for a blocked name. With
 // NXDOMAIN, null addresses and NODATA each queries once per family, although its resolv.conf
 // has two nameservers (musl asks both at once); REFUSED makes it ask again. The log of the test has the table of
-// docs/operating-rules.md.
+// docs/OPERATING.md.
 func TestBlockedClients(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()

@@ -19,7 +19,7 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-const rulesDocument = "../../../docs/operating-rules.md"
+const rulesDocument = "../../../docs/OPERATING.md"
 
 // Addresses of the authoritative nameservers that these tests start.
 const (
