@@ -16,7 +16,7 @@
 //     latest writes: the eviction policy (W-TinyLFU, implemented by otter) runs
 //     asynchronously. The garbage collector's overhead is extra: see [GCPercent].
 //
-// The cache does not query upstreams. [Answer] tells the caller whether to refresh the
+// The cache does not query upstreams. [Answer] reports to the caller whether to refresh the
 // answer, and whether to wait for the result; the caller reports the result with
 // [Cache.Put] or [Cache.Failed].
 //
