@@ -74,7 +74,7 @@ func destroyKind(family, protocol uint8, match func(Socket) bool) (destroyed int
 
 // Socket is a socket as the kernel lists it.
 type Socket struct {
-	Remote netip.AddrPort // unmapped
+	Remote netip.AddrPort // unmapped; zero if the socket is not connected
 	Cgroup uint64         // ID of the cgroup that the socket belongs to
 
 	family, protocol, state uint8
@@ -113,12 +113,14 @@ func parse(m []byte, protocol uint8) (s Socket, ok bool) {
 	}
 	s.family, s.state, s.protocol = m[0], m[1], protocol
 	copy(s.id[:], m[messageIDAt:])
-	port := binary.BigEndian.Uint16(s.id[idRemotePort:])
-	addr := netip.AddrFrom16([16]byte(s.id[idRemoteAddr:idRemoteAfter])).Unmap()
-	if s.family == unix.AF_INET {
-		addr = netip.AddrFrom4([4]byte(s.id[idRemoteAddr : idRemoteAddr+4]))
+	// A disconnected UDP socket has no remote port, but keeps its IPv6 address (__udp_disconnect, net/ipv4/udp.c).
+	if port := binary.BigEndian.Uint16(s.id[idRemotePort:]); port != 0 {
+		addr := netip.AddrFrom16([16]byte(s.id[idRemoteAddr:idRemoteAfter])).Unmap()
+		if s.family == unix.AF_INET {
+			addr = netip.AddrFrom4([4]byte(s.id[idRemoteAddr : idRemoteAddr+4]))
+		}
+		s.Remote = netip.AddrPortFrom(addr, port)
 	}
-	s.Remote = netip.AddrPortFrom(addr, port)
 	attrs, err := nl.ParseRouteAttr(m[messageSize:])
 	if err != nil {
 		return s, false
