@@ -271,14 +271,14 @@ func (o *overloaded) refusals(round, count int) (n int) {
 	}
 	for i := range count {
 		name, replied := fmt.Sprintf("udp%d-%d.example.", round, i), false
-		for try := 0; try < 10 && !replied; try++ {
+		for try := 0; try < 40 && !replied; try++ {
 			r, err := o.ask(name)
 			if replied = err == nil; replied && isRefusal(o.t, r) {
 				n++
 			}
 		}
 		if !replied {
-			o.t.Errorf("%s: no reply in ten tries", name)
+			o.t.Errorf("%s: no reply in forty tries", name)
 		}
 	}
 	return n
