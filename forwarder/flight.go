@@ -257,11 +257,14 @@ func (fs *flights) resolve(fl *flight, until time.Time) (wire.Reply, error) {
 	if !wire.SameQuestion(fl.query, reply.Msg) {
 		return reply, errors.New("the upstream's reply has no question, or another one")
 	}
-	if reply.Rcode > 0x0F {
-		// BADVERS and BADCOOKIE concern the hop to the upstream, not the name.
-		return reply, fmt.Errorf("the upstream rejected the query's EDNS with %s", wire.RcodeName(reply.Rcode))
+	if reply.Rcode > 0x0F || reply.Rcode == wire.RcodeFormErr {
+		// They concern the hop to the upstream, not the name and not the client's query.
+		return reply, fmt.Errorf("the upstream rejected the query with %s", wire.RcodeName(reply.Rcode))
 	}
-	if fs.cfg.Cache != nil {
+	// Without OPT an upstream sends no signatures. Such a reply is not stored for clients
+	// that want them, since the upstream may send them again soon.
+	unsigned := !reply.EDNS && wire.WantsDNSSEC(fl.query)
+	if fs.cfg.Cache != nil && !unsigned {
 		fs.cfg.Cache.Put(fl.key, &reply, time.Now())
 	}
 	return reply, nil

@@ -4,6 +4,7 @@ package forwarder
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net/netip"
 	"sync"
@@ -29,6 +30,7 @@ type Forwarder struct {
 	router  atomic.Pointer[Router]
 	refused refusals
 	unread  atomic.Int64 // bytes of replies that TCP clients have not read yet
+	cookies wire.CookieSecret
 }
 
 // New returns a Forwarder that accepts queries once [Forwarder.Serve] is called.
@@ -40,6 +42,7 @@ func New(ctx context.Context, cfg Config) (*Forwarder, error) {
 		return nil, err
 	}
 	f := &Forwarder{cfg: cfg, flights: newFlights(ctx, cfg), conns: admission.NewConnTable(cfg.MaxConns)}
+	rand.Read(f.cookies[:]) //nolint:errcheck // never fails since Go 1.24
 	f.SetRouter(cfg.Route)
 	return f, nil
 }
@@ -107,6 +110,9 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 	if errors.Is(err, wire.ErrIgnore) {
 		return dst, dropped
 	}
+	if r.q.HasCookie() && !r.q.SetCookie(&f.cookies, r.client.Addr(), r.start) && errors.Is(err, wire.ErrCookieQuery) {
+		err = errBadCookie
+	}
 	if !r.tcp {
 		r.limit = r.q.UDPLimit()
 	}
@@ -118,8 +124,11 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 		f.observe(r, rcode, false, nil)
 		return dst, answered
 	}
-	if r.route.Action == Plain {
+	switch r.route.Action {
+	case Plain:
 		return dst, missed
+	case NXDomain, Null, Static:
+		return f.appendLocal(dst, r), answered
 	}
 	return f.fromCache(dst, r)
 }

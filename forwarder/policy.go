@@ -10,10 +10,19 @@ import (
 	"sotto/forwarder/wire"
 )
 
+// errBadCookie is for a query that asks whether its server cookie is valid, which it is not
+// (RFC 7873 §5.4). An invalid one in any other query is replaced: a client may have it from
+// the original destination, or from before a restart.
+var errBadCookie = errors.New("the server cookie is not valid")
+
 // policy reports whether a query is answered without cache and upstream, and how. err
 // is the result of [wire.ParseQuery].
 func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE, final bool) {
 	switch {
+	case errors.Is(err, wire.ErrCookieQuery):
+		return wire.RcodeSuccess, nil, true
+	case errors.Is(err, errBadCookie):
+		return wire.RcodeBadCookie, nil, true
 	case errors.Is(err, wire.ErrVersion):
 		return wire.RcodeBadVers, nil, true
 	case errors.Is(err, wire.ErrOpcode):
@@ -26,7 +35,15 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 		return refuse(wire.EDEBlocked, fmt.Sprintf("refused by rule %d", r.route.Rule))
 	case RefuseRemoved:
 		return refuse(wire.EDEProhibited, "rules depend on the workload, whose cgroup was removed: reconnect")
+	case NXDomain, Null, Static:
+		if isLookup(&r.q) {
+			return 0, nil, false // see appendLocal
+		}
+		return notLookup(r)
 	case NoData:
+		if !isLookup(&r.q) {
+			return notLookup(r)
+		}
 		return wire.RcodeSuccess, []wire.EDE{{Code: wire.EDEBlocked, Text: fmt.Sprintf("answered by rule %d", r.route.Rule)}}, true
 	case Plain:
 		if f.cfg.Nameserver == nil || !r.origin.Addr.IsValid() {
@@ -34,32 +51,57 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 		}
 		return 0, nil, false // every kind of query may go to its original destination
 	}
-	return forwardable(&r.q, r.route.Rule > 0)
+	return forwardable(&r.q, r.route.Rule > 0, f.cfg.Nameserver != nil)
 }
 
 // forwardable reports whether a query is answered because it cannot be sent to a
 // recursive server behind TLS, and how. If a rule matched, names with a special meaning
-// are forwarded like others.
-func forwardable(q *wire.Query, ruleMatched bool) (rcode uint16, ede []wire.EDE, final bool) {
+// are forwarded like others. plain reports whether a rule could send the query to its
+// original destination.
+func forwardable(q *wire.Query, ruleMatched, plain bool) (rcode uint16, ede []wire.EDE, final bool) {
 	switch {
 	case q.Signed:
-		// The key is shared with the original destination. The client would drop an
-		// unsigned answer and wait for another one.
-		return wire.RcodeNotAuth, []wire.EDE{{Code: wire.EDENotSupported, Text: "signed queries (TSIG) are not forwarded"}}, true
+		return notSigned()
 	case q.Opcode != wire.OpcodeQuery:
 		// NOTIFY and UPDATE are for an authoritative server, never for a
 		// recursive one behind TLS.
-		return refuse(wire.EDENotSupported, "NOTIFY and UPDATE are not forwarded")
+		return refuse(wire.EDENotSupported, hintOpcode.text(plain))
 	case q.Type == wire.TypeAXFR || q.Type == wire.TypeIXFR:
-		return refuse(wire.EDENotSupported, "zone transfers are not forwarded")
+		return refuse(wire.EDENotSupported, hintTransfer.text(plain))
 	case !q.RD:
 		// The client wants only what the original destination itself has stored,
 		// which the upstream does not know (RFC 8914 §4.21).
-		return refuse(wire.EDENotAuthoritative, "queries without recursion desired are not forwarded")
+		return refuse(wire.EDENotAuthoritative, hintRD.text(plain))
 	case !ruleMatched && isBypassName(q.Name):
 		return wire.RcodeSuccess, nil, true
 	}
 	return 0, nil, false
+}
+
+// notSigned is the reply to a signed query. The key is shared with the original destination.
+// The client would drop an unsigned answer and wait for another one.
+func notSigned() (rcode uint16, ede []wire.EDE, final bool) {
+	return wire.RcodeNotAuth, []wire.EDE{{Code: wire.EDENotSupported, Text: "signed queries (TSIG) are not forwarded"}}, true
+}
+
+// hint is the reason of a refusal, and the reason with the rule that would allow the query.
+type hint struct{ reason, fix string }
+
+var (
+	hintOpcode   = newHint("NOTIFY and UPDATE are not forwarded", `opcode = ["NOTIFY", "UPDATE"]`)
+	hintTransfer = newHint("zone transfers are not forwarded", `type = ["AXFR", "IXFR"]`)
+	hintRD       = newHint("queries without recursion desired are not forwarded", `rd = false`)
+)
+
+func newHint(reason, condition string) hint {
+	return hint{reason, reason + ": allow them by a rule with " + condition + ` and use = "plain"`}
+}
+
+func (h *hint) text(plain bool) string {
+	if plain {
+		return h.fix
+	}
+	return h.reason
 }
 
 func refuse(code uint16, text string) (uint16, []wire.EDE, bool) {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"sotto/forwarder/records"
 	"sotto/forwarder/wire"
 )
 
@@ -23,6 +24,14 @@ const (
 	Refuse
 	// NoData answers that the name has no record of that type.
 	NoData
+	// NXDomain answers that the name does not exist.
+	NXDomain
+	// Null answers with the unspecified addresses, 0.0.0.0 and ::, and that the name has
+	// no record of another type.
+	Null
+	// Static answers with [Route.Records], and that the name has no record of another
+	// type.
+	Static
 	// RefuseRemoved answers REFUSED, because rules depend on the workload, whose name
 	// is no longer known ([Origin.Removed]).
 	RefuseRemoved
@@ -34,6 +43,9 @@ type Route struct {
 
 	// Upstream receives the query. Nil means [Config.Upstream].
 	Upstream Exchanger
+
+	// Records are the answer of [Static].
+	Records *records.Set
 
 	// Scope separates the answers of one upstream from those of others: a cached
 	// answer is used only in its own scope. It is a name that stays the same after a

@@ -61,6 +61,30 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// TestRefusalHints: what no recursive server can answer is refused with a reason, and with the
+// rule that would allow it where the original destination is known.
+func TestRefusalHints(t *testing.T) {
+	for _, tc := range []struct {
+		q    wire.Query
+		code uint16
+		rule string
+	}{
+		{wire.Query{Type: wire.TypeA}, wire.EDENotAuthoritative, "rd = false"},
+		{wire.Query{Type: wire.TypeAXFR, RD: true}, wire.EDENotSupported, `type = ["AXFR", "IXFR"]`},
+		{wire.Query{Type: wire.TypeIXFR, RD: true}, wire.EDENotSupported, `type = ["AXFR", "IXFR"]`},
+		{wire.Query{Type: wire.TypeSOA, Opcode: wire.OpcodeNotify}, wire.EDENotSupported, `opcode = ["NOTIFY", "UPDATE"]`},
+		{wire.Query{Type: wire.TypeSOA, Opcode: wire.OpcodeUpdate}, wire.EDENotSupported, `opcode = ["NOTIFY", "UPDATE"]`},
+	} {
+		for _, plain := range []bool{false, true} {
+			rcode, ede, final := forwardable(&tc.q, false, plain)
+			want := "a rule with " + tc.rule + ` and use = "plain"`
+			if !final || rcode != wire.RcodeRefused || len(ede) != 1 || ede[0].Code != tc.code || strings.Contains(ede[0].Text, want) != plain {
+				t.Errorf("%+v, plain %t: %d, %+v", tc.q, plain, rcode, ede)
+			}
+		}
+	}
+}
+
 // TestScopes: one upstream's answer is not used in another's scope, and a new router takes
 // effect immediately.
 func TestScopes(t *testing.T) {

@@ -38,6 +38,9 @@ packages=(
 	"unbound unbound"
 	"kresd knot-resolver"
 	"dnsdist dnsdist"
+	# a TLS server that requires client certificates, and a resolver as a client
+	"stunnel stunnel4"
+	"named bind9"
 	# checks
 	"shellcheck shellcheck"
 )

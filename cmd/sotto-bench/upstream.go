@@ -5,11 +5,8 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"flag"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -41,18 +38,14 @@ func certCommand(_ context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	chain, key, err := dnstest.PEMPair(cert)
 	if err != nil {
-		return fmt.Errorf("encode private key: %w", err)
-	}
-	var chain []byte
-	for _, der := range cert.Certificate {
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+		return err
 	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(*dir, "ca.pem"), ca.PEM(), 0o644),
 		os.WriteFile(filepath.Join(*dir, "cert.pem"), chain, 0o644),
-		os.WriteFile(filepath.Join(*dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o644),
+		os.WriteFile(filepath.Join(*dir, "key.pem"), key, 0o644),
 	)
 }
 

@@ -30,6 +30,8 @@ func (o *options) upstreamFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.flags.Policy, "policy", "", "how to choose a server: failover, fastest, random or hedged (default failover)")
 	fs.StringVar(&o.flags.Profile, "profile", "", "strict: use only authenticated servers; opportunistic: use any server (default strict)")
 	fs.StringVar(&o.flags.CAFile, "ca-file", "", "PEM `file` of certificate authorities to trust in addition to the system's")
+	fs.StringVar(&o.flags.ClientCert, "client-cert", "", "PEM `file` of the certificate to send to servers that request one")
+	fs.StringVar(&o.flags.ClientKey, "client-key", "", "PEM `file` of its private key")
 	fs.StringArrayVar(&o.flags.Pins, "pin", nil, "accept only servers with this key, as `sha256/BASE64`; repeatable")
 	fs.IntVar(&o.flags.CacheMiB, "cache-mib", 0, "size of the cache in `MiB` (default 64)")
 	fs.StringVar(&o.flags.LogLevel, "log-level", "", "debug, info, warn or error")
@@ -73,6 +75,8 @@ func (o *options) override(c *cobra.Command, s *config.Settings) {
 		"policy":      func() { s.Policy = o.flags.Policy },
 		"profile":     func() { s.Profile = o.flags.Profile },
 		"ca-file":     func() { s.CAFile = o.flags.CAFile },
+		"client-cert": func() { s.ClientCert = o.flags.ClientCert },
+		"client-key":  func() { s.ClientKey = o.flags.ClientKey },
 		"pin":         func() { s.Pins = o.flags.Pins },
 		"cache-mib":   func() { s.CacheMiB = o.flags.CacheMiB },
 		"log-level":   func() { s.LogLevel = o.flags.LogLevel },

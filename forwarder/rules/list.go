@@ -28,7 +28,7 @@ var localNames = []string{
 var (
 	errListAddress = errors.New("it is an address: a list has one name per line")
 	errListWords   = errors.New("it has more than one word: a list has one name per line")
-	errListHosts   = errors.New("it assigns an address, which a list cannot: write the names only, or 0.0.0.0 to block them")
+	errListHosts   = errors.New("it assigns an address, which a list cannot: write the names only, or 0.0.0.0 to block them, or answer with the file (hosts-file)")
 	errListFilter  = errors.New("it is a filter or a URL, not a name: use the list in hosts-file format or with names only")
 )
 

@@ -31,6 +31,12 @@ func naiveMatches(r *Rule, q *Query) bool {
 	if len(r.Types) > 0 && !slices.ContainsFunc(r.Types, func(s string) bool { return s == wire.TypeName(q.Type) }) {
 		return false
 	}
+	if len(r.Opcodes) > 0 && !slices.ContainsFunc(r.Opcodes, func(s string) bool { return s == dns.OpcodeToString[int(q.Opcode)] }) {
+		return false
+	}
+	if r.RD != nil && (q.Opcode != wire.OpcodeQuery || *r.RD != q.RD) {
+		return false
+	}
 	nameserver := q.Nameserver.Addr().Unmap().WithZone("")
 	if len(r.Nameservers) > 0 && !slices.ContainsFunc(r.Nameservers, func(p netip.Prefix) bool { return p.Contains(nameserver) }) {
 		return false
@@ -139,18 +145,29 @@ func (d *dice) path(words ...string) string {
 }
 
 func (d *dice) rule() Rule {
-	return Rule{
+	r := Rule{
 		Names: several(d, d.text),
 		Types: several(d, func() string { return pick(d, "A", "AAAA", "TYPE65280") }),
 		Nameservers: several(d, func() netip.Prefix {
 			return netip.MustParsePrefix(pick(d, "10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32", "fe80::/10", "10.1.2.3/32"))
 		}),
 		Workloads: several(d, func() string { return d.path("a", "b", "/", "*", "**", "?", `\x2d`) }),
+		Opcodes:   several(d, func() string { return pick(d, "QUERY", "NOTIFY", "UPDATE") }),
 	}
+	if len(r.Opcodes) == 0 || slices.Contains(r.Opcodes, "QUERY") {
+		r.RD = pick(d, nil, nil, new(bool), &yes)
+	}
+	return r
 }
 
+var yes = true
+
 func (d *dice) query() Query {
-	q := Query{Type: pick(d, wire.TypeA, wire.TypeAAAA, 65280)}
+	q := Query{
+		Type:   pick(d, wire.TypeA, wire.TypeAAAA, 65280),
+		Opcode: pick(d, wire.OpcodeQuery, wire.OpcodeQuery, wire.OpcodeNotify, wire.OpcodeUpdate),
+		RD:     pick(d, true, false),
+	}
 	q.Name, _ = wire.AppendParsed(nil, strings.TrimPrefix(d.text(), "="))
 	if d.roll(4) > 0 {
 		q.Workload = d.path("a", "b", "/", `\x2d`)

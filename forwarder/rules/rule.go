@@ -36,6 +36,14 @@ type Rule struct {
 	// match every type, leave Types empty.
 	Types []string
 
+	// RD, unless nil, is the value of the flag RD (recursion desired) that the query has.
+	// The flag belongs to QUERY, so messages with another opcode never match.
+	RD *bool
+
+	// Opcodes are mnemonics or numbers of [wire.ParseOpcode]: QUERY, NOTIFY or UPDATE.
+	// Messages with another opcode are answered before the rules.
+	Opcodes []string
+
 	// Use determines what happens to the query. It is only passed on ([Set.Use]).
 	Use string
 }
@@ -44,6 +52,8 @@ type Rule struct {
 type Query struct {
 	Name       []byte // uncompressed wire name with its root byte, in any case
 	Type       uint16
+	Opcode     uint8
+	RD         bool
 	Workload   string         // path of the cgroup; "": not known
 	Nameserver netip.AddrPort // original destination; zero: not known
 }
@@ -63,24 +73,49 @@ func (e *Error) Unwrap() error { return e.Err }
 // conditions are a rule's conditions except its names.
 type conditions struct {
 	types       []uint16
+	opcodes     []uint8
+	rd          recursion
 	nameservers []netip.Prefix
 	globs       []glob
 }
 
+// recursion is a condition on the flag RD.
+type recursion uint8
+
+const (
+	anyRD recursion = iota
+	withRD
+	withoutRD
+)
+
 // none reports whether there are no conditions.
-func (c *conditions) none() bool { return len(c.types)+len(c.nameservers)+len(c.globs) == 0 }
+func (c *conditions) none() bool {
+	return len(c.types)+len(c.opcodes)+len(c.nameservers)+len(c.globs) == 0 && c.rd == anyRD
+}
 
 // properties are those of a query, except its name, in the form that conditions need.
 type properties struct {
 	typ        uint16
+	opcode     uint8
+	rd         recursion  // anyRD: the opcode has no such flag
 	nameserver netip.Addr // not mapped, without a zone; zero: not known
 	workload   string     // without its first slash
 	known      bool       // the workload is known
 }
 
 func (q *Query) properties() properties {
+	rd := anyRD
+	switch {
+	case q.Opcode != wire.OpcodeQuery:
+	case q.RD:
+		rd = withRD
+	default:
+		rd = withoutRD
+	}
 	return properties{
 		typ:        q.Type,
+		opcode:     q.Opcode,
+		rd:         rd,
 		nameserver: q.Nameserver.Addr().Unmap().WithZone(""),
 		workload:   strings.TrimPrefix(q.Workload, "/"),
 		known:      q.Workload != "",
@@ -92,6 +127,12 @@ func (q *Query) properties() properties {
 // first bytes, which is cheaper than a lookup.
 func (c *conditions) met(p *properties) bool {
 	if len(c.types) > 0 && !slices.Contains(c.types, p.typ) {
+		return false
+	}
+	if len(c.opcodes) > 0 && !slices.Contains(c.opcodes, p.opcode) {
+		return false
+	}
+	if c.rd != anyRD && c.rd != p.rd {
 		return false
 	}
 	if len(c.nameservers) > 0 && !anyContains(c.nameservers, p.nameserver) {
@@ -131,6 +172,22 @@ func (r *Rule) compile(number int) (conditions, error) {
 		}
 		c.types = append(c.types, t)
 	}
+	for _, s := range r.Opcodes {
+		op, err := checkOpcode(s)
+		if err != nil {
+			return c, &Error{number, "opcodes", err}
+		}
+		c.opcodes = append(c.opcodes, op)
+	}
+	switch {
+	case r.RD == nil:
+	case len(c.opcodes) > 0 && !slices.Contains(c.opcodes, wire.OpcodeQuery):
+		return c, &Error{number, "rd", errRDOpcode}
+	case *r.RD:
+		c.rd = withRD
+	default:
+		c.rd = withoutRD
+	}
 	for _, p := range r.Nameservers {
 		p, err := checkPrefix(p)
 		if err != nil {
@@ -146,6 +203,20 @@ func (r *Rule) compile(number int) (conditions, error) {
 		c.globs = append(c.globs, g)
 	}
 	return c, nil
+}
+
+var errRDOpcode = errors.New("only QUERY has the flag RD, so the rule would never match: remove rd, or add QUERY to the opcodes")
+
+// checkOpcode parses an opcode whose messages reach the rules.
+func checkOpcode(s string) (uint8, error) {
+	op, ok := wire.ParseOpcode(s)
+	switch {
+	case !ok:
+		return 0, fmt.Errorf("%q is not an opcode: want QUERY, NOTIFY, UPDATE or their number", cut(s))
+	case !wire.HasQuestion(op):
+		return 0, fmt.Errorf("%s messages are always answered with NOTIMP, so the rule would never match: want QUERY, NOTIFY or UPDATE", wire.OpcodeName(op))
+	}
+	return op, nil
 }
 
 // mappedBits is the length of the prefix of IPv4-mapped IPv6 addresses.

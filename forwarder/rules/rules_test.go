@@ -77,6 +77,34 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// TestMatchHeader: conditions on RD and the opcode. Only QUERY has the flag RD.
+func TestMatchHeader(t *testing.T) {
+	s := compile(t,
+		Rule{Opcodes: []string{"notify"}},
+		Rule{RD: new(bool)},
+		Rule{RD: &yes, Types: []string{"SOA"}},
+		Rule{Opcodes: []string{"0", "OPCODE5"}, Names: []string{"zone.example"}},
+	)
+	for _, c := range []struct {
+		name   string
+		opcode uint8
+		rd     bool
+		want   int
+	}{
+		{"zone.example", wire.OpcodeNotify, false, 0},
+		{"zone.example", wire.OpcodeNotify, true, 0},
+		{"zone.example", wire.OpcodeQuery, false, 1},
+		{"zone.example", wire.OpcodeQuery, true, 2},
+		{"zone.example", wire.OpcodeUpdate, false, 3},
+		{"zone.example", wire.OpcodeUpdate, true, 3},
+		{"other.example", wire.OpcodeUpdate, false, -1},
+	} {
+		if got := s.Match(Query{Name: wireName(t, c.name), Type: wire.TypeSOA, Opcode: c.opcode, RD: c.rd}); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}
+
 // TestMatchOddNames: names that ParseQuery would never return match nothing.
 func TestMatchOddNames(t *testing.T) {
 	all := compile(t, Rule{})
@@ -106,6 +134,9 @@ func TestCompileErrors(t *testing.T) {
 		`rule 2: nameservers: a prefix is not valid: write one such as 10.0.0.0/8`:                                                {Nameservers: []netip.Prefix{{}}},
 		`rule 2: nameservers: 10.1.2.3/8 has bits set beyond its length: write 10.0.0.0/8, or 10.1.2.3/32 for the single address`: {Nameservers: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}},
 		`rule 2: nameservers: ::ffff:0.0.0.0/95 has bits set beyond`:                                                              {Nameservers: []netip.Prefix{netip.MustParsePrefix("::ffff:0.0.0.0/95")}},
+		`rule 2: opcodes: "16" is not an opcode: want QUERY, NOTIFY, UPDATE or`:                                                   {Opcodes: []string{"QUERY", "16"}},
+		`rule 2: opcodes: STATUS messages are always answered with NOTIMP`:                                                        {Opcodes: []string{"2"}},
+		`rule 2: rd: only QUERY has the flag RD`:                                                                                  {RD: &yes, Opcodes: []string{"UPDATE"}},
 		`rule 2: workloads: "": it is empty: write ** for every workload`:                                                         {Workloads: []string{""}},
 		`rule 2: workloads: "a/": no path has an empty level or ends in a slash: write x`:                                         {Workloads: []string{"a/"}},
 		`rule 2: workloads: "a//b": no path has an empty level`:                                                                   {Workloads: []string{"a//b"}},

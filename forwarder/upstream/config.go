@@ -3,6 +3,7 @@
 package upstream
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -44,6 +45,10 @@ const (
 	// when the server closes it.
 	DefaultWarmTime = 3 * time.Minute
 
+	// DefaultNoEDNSTime is how long a server that rejected EDNS is asked without it: as
+	// long as Unbound remembers what it knows of a server.
+	DefaultNoEDNSTime = 15 * time.Minute
+
 	// DefaultMaxAge makes the cost of handshakes negligible, and is short enough to follow
 	// a service that moved within an hour.
 	DefaultMaxAge = time.Hour
@@ -63,6 +68,9 @@ type Config struct {
 
 	// RootCAs are the trusted certificate authorities; nil: the system's.
 	RootCAs *x509.CertPool
+
+	// ClientCert is sent to servers that request a certificate; nil: none is sent.
+	ClientCert *tls.Certificate
 
 	// Profile determines whether a server that cannot be authenticated is used. The zero
 	// value, [Strict], refuses it.
@@ -87,6 +95,11 @@ type Config struct {
 	// WarmTime is how long connections are kept open; see [DefaultWarmTime]. It applies
 	// while [Group.Run] runs.
 	WarmTime time.Duration
+
+	// NoEDNSTime is how long a server that rejects queries with an OPT record (FORMERR,
+	// NOTIMP or BADVERS), but answers those without, is asked without (RFC 6891 §6.2.2).
+	// The next query after that has an OPT record again.
+	NoEDNSTime time.Duration
 
 	// MaxAge is the age at which a connection is replaced, or up to a quarter less so that
 	// connections are not all replaced together. A new one is opened first; the old one
@@ -133,6 +146,7 @@ func (cfg Config) validated() (Config, error) {
 		{&cfg.AttemptTimeout, DefaultAttemptTimeout},
 		{&cfg.SilentTimeout, DefaultSilentTimeout},
 		{&cfg.WarmTime, DefaultWarmTime},
+		{&cfg.NoEDNSTime, DefaultNoEDNSTime},
 		{&cfg.MaxAge, DefaultMaxAge},
 	} {
 		if *t.v < 0 {
@@ -173,7 +187,7 @@ func checkServers(servers []Server) error {
 // transport returns the configuration of the transport to s.
 func (cfg *Config) transport(s Server, o transport.Observer) transport.Config {
 	return transport.Config{
-		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, Control: cfg.Control,
+		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, ClientCert: cfg.ClientCert, Control: cfg.Control,
 		MaxConns: cfg.MaxConns, MaxInflight: cfg.MaxInflight,
 		DialTimeout: cfg.Timeout, SilentTimeout: cfg.SilentTimeout, WarmTime: cfg.WarmTime, MaxAge: cfg.MaxAge,
 		Log: cfg.Log, Observer: o,

@@ -43,7 +43,11 @@
 //	that is too short                              again
 //	an error without a question                    taken as the reply to its ID; another server is asked
 //	records that cannot be parsed: wrong counts,   another server is asked; SERVFAIL if none does
-//	trailing bytes, loops, forward pointers        better
+//	loops, forward pointers                        better
+//	bytes after the last record                    discarded
+//	FORMERR, NOTIMP or BADVERS to a query with     the query is sent again without OPT, and
+//	OPT                                            later ones too for 15 minutes if that helps
+//	a reply without OPT to a query with DO         another server is asked; passed on if none does better
 //	a truncated reply (TC=1)                       another server is asked; passed on if none does better
 //	a message of 65,535 bytes                      accepted: it is the maximum
 //	single bytes, or replies to no query           the query's time passes, and another server is asked

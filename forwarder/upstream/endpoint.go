@@ -31,6 +31,7 @@ type endpoint struct {
 	// clock does not change it; 0 if healthy.
 	backoffUntil atomic.Int64
 	lastUse      atomic.Int64 // the latest query, in Unix nanoseconds
+	noEDNSUntil  atomic.Int64 // queries have no OPT record until then, in ticks; 0 if they have one
 	measuring    atomic.Bool  // a query to measure it is in flight
 	probing      atomic.Bool  // a probe is in flight
 
@@ -63,7 +64,7 @@ func (e *endpoint) candidate() candidate {
 func (e *endpoint) ask(ctx context.Context, query []byte, started, until time.Time, w transport.Waiter) ([]byte, error) {
 	e.count.queries.Add(1)
 	e.lastUse.Store(started.UnixNano())
-	reply, err := e.transport.Exchange(ctx, query, until, w)
+	reply, err := e.exchange(ctx, query, transport.Ticks(started), until, w)
 	switch {
 	case err == nil:
 		e.count.replies.Add(1)
@@ -212,6 +213,7 @@ func (e *endpoint) reset() {
 	e.backoffUntil.Store(0)
 	e.mu.Unlock()
 	e.meter.reset()
+	e.noEDNSUntil.Store(0)
 	e.transport.Reset()
 }
 

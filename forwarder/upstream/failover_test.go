@@ -101,12 +101,13 @@ func TestSlowName(t *testing.T) {
 	<-slow
 }
 
-// badVers refuses the EDNS version. The rcode is in the OPT record alone. If bare, the reply
+// badVers refuses the EDNS version, even of queries without EDNS. The rcode is in the OPT record alone. If bare, the reply
 // has no question.
 func badVers(bare bool) dnstest.Handler {
 	return dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
 		msg := append([]byte(nil), r.Query...)
 		msg[2] |= 0x80
+		msg[11] = 1
 		end := wire.HeaderLen
 		if bare {
 			msg[5] = 0
@@ -131,9 +132,9 @@ func TestBadRcodes(t *testing.T) {
 		{"SERVFAIL, then good", []dnstest.Handler{fail, good}, 0, []uint64{1, 1}},
 		{"REFUSED, SERVFAIL, then good", []dnstest.Handler{refuse, fail, good}, 0, []uint64{1, 1, 1}},
 		{"NXDOMAIN is an answer", []dnstest.Handler{dnstest.Rcode(dnstest.RcodeNXDomain), good}, wire.RcodeNXDomain, []uint64{1, 0}},
-		{"BADVERS, then good", []dnstest.Handler{badVers(false), good}, 0, []uint64{1, 1}},
-		{"BADVERS without a question, then good", []dnstest.Handler{badVers(true), good}, 0, []uint64{1, 1}},
-		{"BADVERS without a question, alone", []dnstest.Handler{badVers(true)}, wire.RcodeServFail, []uint64{1}},
+		{"BADVERS, then good", []dnstest.Handler{badVers(false), good}, 0, []uint64{2, 1}},
+		{"BADVERS without a question, then good", []dnstest.Handler{badVers(true), good}, 0, []uint64{2, 1}},
+		{"BADVERS without a question, alone", []dnstest.Handler{badVers(true)}, wire.RcodeFormErr, []uint64{2}},
 		{"NOTAUTH, then good", []dnstest.Handler{dnstest.Rcode(9), good}, 0, []uint64{1, 1}},
 		{"SERVFAIL everywhere", []dnstest.Handler{fail, fail}, wire.RcodeServFail, []uint64{1, 1}},
 		{"SERVFAIL, then a dead one", []dnstest.Handler{fail, dnstest.ResetAll()}, wire.RcodeServFail, []uint64{1, 1}},

@@ -39,8 +39,6 @@ func TestHostileReplies(t *testing.T) {
 		"another type":          func(m []byte) []byte { end := bytes.IndexByte(m[name:], 0) + name; m[end+2] ^= 0x1c; return m },
 		"another class":         func(m []byte) []byte { end := bytes.IndexByte(m[name:], 0) + name; m[end+4] = 3; return m },
 		"two questions":         func(m []byte) []byte { m[5] = 2; return m },
-		"trailing bytes":        func(m []byte) []byte { return append(m, 0) },
-		"a trailing message":    func(m []byte) []byte { return append(m, m...) },
 		"wrong counts":          func(m []byte) []byte { m[7] += 3; return m },
 		"very wrong counts":     func(m []byte) []byte { binary.BigEndian.PutUint16(m[6:], 0xffff); return m },
 		"cut in a record":       func(m []byte) []byte { return m[:len(m)-3] },
@@ -69,6 +67,31 @@ func TestHostileReplies(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTrailingBytes: bytes after the last record are accepted from any server, and no other
+// server is asked.
+func TestTrailingBytes(t *testing.T) {
+	z := servertest.Zone(t)
+	other := servertest.Serve(t, z, nil)
+	for what, change := range map[string]func([]byte) []byte{
+		"a byte":    func(m []byte) []byte { return append(m, 0) },
+		"a message": func(m []byte) []byte { return append(m, m...) },
+	} {
+		s := servertest.Serve(t, changed(z, change), nil)
+		want, err := wire.ParseReply(servertest.MustAsk(t, group(t, other), "www.example."))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := other.Stats().Queries()
+		got, err := wire.ParseReply(servertest.MustAsk(t, group(t, s, other), "www.example."))
+		if err != nil || !bytes.Equal(got.Msg, want.Msg) {
+			t.Errorf("%s: %x, %v, want %x", what, got.Msg, err, want.Msg)
+		}
+		if n := other.Stats().Queries() - before; n != 0 {
+			t.Errorf("%s: another server was asked", what)
+		}
 	}
 }
 

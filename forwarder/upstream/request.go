@@ -184,7 +184,7 @@ func (r *request) handleResult(ctx context.Context, e *endpoint, started time.Ti
 		r.retryable = r.retryable || isTransient(err) && (r.rounds == 0 || e.restarting(time.Now()))
 		r.stopped = r.stopped || ctx.Err() != nil || errors.Is(err, transport.ErrClosed)
 		return
-	case !isError(reply) && (len(e.g.endpoints) == 1 || isComplete(reply)):
+	case !isError(reply) && (len(e.g.endpoints) == 1 || isComplete(r.query, reply)):
 		r.reply = reply
 		return
 	case r.errorReply == nil:
@@ -255,13 +255,14 @@ func isError(reply []byte) bool {
 }
 
 // isComplete reports whether a reply can be parsed to its end, as the forwarder will do,
-// and is not truncated (TC), for which TLS gives no reason. It is checked while another
-// server may do better. It parses a copy because parsing modifies the message.
-func isComplete(reply []byte) bool {
+// is not truncated (TC), for which TLS gives no reason, and has an OPT record if the query
+// has DO set: without one it has no signatures. It is checked while another server may do
+// better. It parses a copy because parsing modifies the message.
+func isComplete(query, reply []byte) bool {
 	b := parseBuffers.Get().(*parseBuffer)
 	defer parseBuffers.Put(b)
 	b.msg = append(b.msg[:0], reply...)
-	return b.reply.Parse(b.msg) == nil && !b.reply.TC
+	return b.reply.Parse(b.msg) == nil && !b.reply.TC && (b.reply.EDNS || !wire.WantsDNSSEC(query))
 }
 
 // parseBuffer holds a copy of a reply and its parsed form.

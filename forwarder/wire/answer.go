@@ -23,8 +23,9 @@ func AppendError(dst []byte, q *Query, rcode uint16, ede ...EDE) []byte {
 	}
 	if q.EDNS {
 		dst[start+11] = 1
-		d := fitEDEs(MaxErrorLen-(len(dst)-start)-optLen, ede, nil)
-		dst = appendOPT(dst, rcode, q.DO, edeSize(d, ede))
+		d := fitEDEs(MaxErrorLen-(len(dst)-start)-optLen-q.cookieSize(), ede, nil)
+		dst = appendOPT(dst, rcode, q.DO, q.cookieSize()+edeSize(d, ede))
+		dst = appendCookie(dst, q)
 		dst = appendEDE(dst, d, ede)
 	}
 	if rcode == RcodeNotAuth && q.Signed {
@@ -73,7 +74,7 @@ func flags3(q *Query, rcode uint16) byte {
 //   - RD and CD as sent, RA set, AA clear, and AD only if r has it and the client
 //     understands it (RFC 6840 §5.8),
 //   - TTLs reduced by age seconds; those of a stale reply become [StaleTTL],
-//   - an OPT of its own only if q had one.
+//   - an OPT of its own only if q had one, with a cookie if [Query.SetCookie] was called.
 //
 // A limit above 0 is the maximum length over UDP (see [Query.UDPLimit]); below 512 it
 // means 512. If the reply does not fit, EDE texts are left out, then EDEs, then the
@@ -94,7 +95,7 @@ func AppendReply(dst []byte, q *Query, r *Reply, age uint32, limit int, ede ...E
 	room := max(limit, MinUDPSize) - len(r.Msg)
 	opt := q.EDNS
 	if opt {
-		room -= optLen
+		room -= optLen + q.cookieSize()
 	}
 	if room < 0 {
 		if !tcp || r.Rcode > 0x0F {
@@ -129,7 +130,8 @@ func AppendReply(dst []byte, q *Query, r *Reply, age uint32, limit int, ede ...E
 	n := binary.BigEndian.Uint16(msg[10:])
 	binary.BigEndian.PutUint16(msg[10:], n+1)
 	d := fitEDEs(room, ede, r.EDE)
-	dst = appendOPT(dst, r.Rcode, q.DO, edeSize(d, ede)+edeSize(d, r.EDE))
+	dst = appendOPT(dst, r.Rcode, q.DO, q.cookieSize()+edeSize(d, ede)+edeSize(d, r.EDE))
+	dst = appendCookie(dst, q)
 	dst = appendEDE(dst, d, ede)
 	return appendEDE(dst, d, r.EDE)
 }

@@ -13,12 +13,14 @@ const (
 	optLen    = 11 // an OPT record without options, its root owner included
 	optionLen = 4  // an option's code and length
 
+	optCookie    = 10 // RFC 7873
 	optKeepalive = 11 // RFC 7828
 	optPadding   = 12 // RFC 7830
 	optEDE       = 15 // RFC 8914
 
 	// maxEDEs and maxEDEText limit what is stored and sent of an upstream's EDEs. An
-	// error for the longest question with a text of 200 bytes fits in 512.
+	// error for the longest question with a text of 200 bytes fits in 512, if the reply
+	// has no cookie.
 	maxEDEs    = 8
 	maxEDEText = 200
 )

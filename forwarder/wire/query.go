@@ -30,6 +30,9 @@ var (
 	ErrIgnore = errors.New("parse query: not a query")
 	// ErrFormat: answered with FORMERR.
 	ErrFormat = errors.New("parse query: malformed")
+	// ErrCookieQuery: no question and a COOKIE option, which asks for a server cookie
+	// (RFC 7873 §5.4). Answered with that.
+	ErrCookieQuery = errors.New("parse query: a query for a server cookie")
 	// ErrVersion: an unsupported EDNS version, answered with BADVERS.
 	ErrVersion = errors.New("parse query: unknown EDNS version")
 	// ErrOpcode: answered with NOTIMP.
@@ -55,6 +58,10 @@ type Query struct {
 	UDPSize uint16 // the size that the client accepts over UDP, at least 512
 	DO      bool
 
+	cookieAt, cookieEnd int             // of the value of the COOKIE option in Msg; 0 if there is none
+	cookie              [cookieLen]byte // of the reply, see [Query.SetCookie]
+	reply               bool            // there is one
+
 	// Signed reports that the query ends with TSIG. Without the key a signature can
 	// be neither checked nor made, and RFC 8945 §5.5 requires forwarders to pass the
 	// message on unchanged, which is impossible with EDNS hop by hop and another
@@ -71,12 +78,14 @@ func (q *Query) UDPLimit() int { return int(min(max(q.UDPSize, MinUDPSize), UDPS
 // what was parsed, which is enough for [AppendError]. It is strict:
 //
 //   - QDCOUNT has to be 1 (RFC 9619), and the name uncompressed, since nothing precedes
-//     the question that a pointer could refer to.
-//   - All records must be present that the counts announce, and no bytes may follow them:
-//     those would mean that the counts are wrong, or hide data. NSD and Knot refuse them
-//     too.
+//     the question that a pointer could refer to. It may be 0 with a COOKIE option
+//     ([ErrCookieQuery]).
+//   - All records must be present that the counts announce. Bytes after them are discarded
+//     (BIND, Unbound and NSD ignore them too), so they cannot hide data in a message that
+//     is passed on.
 //   - At most one OPT, owned by the root, in the additional section, with options that
 //     fill its RDATA exactly (RFC 6891 §6.1.1).
+//   - A COOKIE option of a valid length (RFC 7873 §5.2.2).
 //   - TSIG only as the last record (RFC 8945 §5.1), and well-formed (§5.2).
 //
 // The opcode is checked first: a message that is not QUERY, NOTIFY or UPDATE gets
@@ -99,19 +108,15 @@ func ParseQuery(msg []byte) (Query, error) {
 		UDPSize: MinUDPSize,
 	}
 	err := q.walk()
-	switch q.Opcode {
-	case OpcodeQuery, OpcodeNotify, OpcodeUpdate:
-		return q, err
+	if !HasQuestion(q.Opcode) {
+		return q, ErrOpcode
 	}
-	return q, ErrOpcode
+	return q, err
 }
 
-// walk reads the question and every record of q.Msg.
-func (q *Query) walk() error {
+// readQuestion reads the question of q.Msg.
+func (q *Query) readQuestion() error {
 	msg := q.Msg
-	if len(msg) > MaxMessage || binary.BigEndian.Uint16(msg[4:]) != 1 {
-		return ErrFormat
-	}
 	off, err := plainName(msg, HeaderLen)
 	if err != nil || off+4 > len(msg) {
 		return ErrFormat
@@ -119,8 +124,23 @@ func (q *Query) walk() error {
 	q.Name = msg[HeaderLen:off]
 	q.Type = binary.BigEndian.Uint16(msg[off:])
 	q.Class = binary.BigEndian.Uint16(msg[off+2:])
-	off += 4
-	q.QEnd = off
+	q.QEnd = off + 4
+	return nil
+}
+
+// walk reads the question and every record of q.Msg.
+func (q *Query) walk() error {
+	msg := q.Msg
+	questions := binary.BigEndian.Uint16(msg[4:])
+	if len(msg) > MaxMessage || questions > 1 || questions == 0 && q.Opcode != OpcodeQuery {
+		return ErrFormat
+	}
+	if questions == 1 {
+		if err := q.readQuestion(); err != nil {
+			return err
+		}
+	}
+	off := q.QEnd
 
 	ar := int(binary.BigEndian.Uint16(msg[10:]))
 	n := int(binary.BigEndian.Uint16(msg[6:])) + int(binary.BigEndian.Uint16(msg[8:])) + ar
@@ -148,13 +168,16 @@ func (q *Query) walk() error {
 		}
 		off = rr.end
 	}
-	if off != len(msg) {
-		return ErrFormat
-	}
-	if q.Version != 0 {
+	q.Msg = msg[:off]
+	switch {
+	case q.Version != 0:
 		return ErrVersion
+	case questions == 1:
+		return nil
+	case q.HasCookie():
+		return ErrCookieQuery
 	}
-	return nil
+	return ErrFormat
 }
 
 // readOPT reads a query's OPT record. An unknown version is not an error here, since the
@@ -168,7 +191,10 @@ func (q *Query) readOPT(rr record) error {
 		return nil // the RDATA is defined for version 0 only
 	}
 	for data := q.Msg[rr.data:rr.end]; len(data) > 0; {
-		_, _, rest, ok := nextOption(data)
+		code, value, rest, ok := nextOption(data)
+		if ok && code == optCookie {
+			ok = q.readCookie(value, rr.end-len(rest))
+		}
 		if !ok {
 			return ErrFormat
 		}
@@ -243,6 +269,42 @@ func AppendQuery(dst []byte, q *Query) []byte {
 }
 
 var zeros [128]byte
+
+// AppendWithoutOPT appends a query of [AppendQuery] without its OPT record, for a server
+// that rejects EDNS (RFC 6891 §6.2.2). It reports false if the query has no OPT, or
+// records other than that.
+func AppendWithoutOPT(dst, query []byte) ([]byte, bool) {
+	end := ownOPT(query)
+	if end == 0 {
+		return dst, false
+	}
+	start := len(dst)
+	dst = append(dst, query[:end]...)
+	dst[start+11] = 0
+	return dst, true
+}
+
+// WantsDNSSEC reports whether a query of [AppendQuery] has DO set.
+func WantsDNSSEC(query []byte) bool {
+	end := ownOPT(query)
+	return end != 0 && query[end+7]&bitDO != 0
+}
+
+// ownOPT returns the offset of a query's OPT record, which has to be its only record, or
+// 0 if there is none.
+func ownOPT(query []byte) int {
+	q := questionOf(query)
+	if q == nil {
+		return 0
+	}
+	off := HeaderLen + len(q)
+	counts := binary.BigEndian.Uint32(query[6:]) // answers and authority
+	if counts != 0 || binary.BigEndian.Uint16(query[10:]) != 1 || len(query) < off+optLen ||
+		query[off] != 0 || binary.BigEndian.Uint16(query[off+1:]) != TypeOPT {
+		return 0
+	}
+	return off
+}
 
 // AppendKey appends the key under which the reply to q may be shared: the lower-cased
 // name, type, class, DO and CD. It is derived from the client's query and never from a

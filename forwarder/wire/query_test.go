@@ -4,6 +4,8 @@ package wire
 
 import (
 	"bytes"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,8 +58,6 @@ func TestParseQuery(t *testing.T) {
 		{"extended label type, RFC 6891 §5", cat(head(fRD, 1), []byte{0x41, 1, 2}, name("x"), u16(TypeA, ClassIN)), ErrFormat},
 		{"pointer in the question", cat(head(fRD, 1), self, u16(TypeA, ClassIN)), ErrFormat},
 		{"pointer ends the question's name", cat(head(fRD, 1), open("www"), ptr(0), u16(TypeA, ClassIN)), ErrFormat},
-		{"trailing byte", ask(fRD, 0, []byte{0}), ErrFormat},
-		{"a record that no count includes", ask(fRD, 0, opt(512, 0)), ErrFormat},
 		{"ARCOUNT is wrong", ask(fRD, 2, opt(512, 0)), ErrFormat},
 		{"ANCOUNT is wrong", cat(head(fRD, 1, 1), question), ErrFormat},
 		{"every count is wrong", cat(head(fRD, 1, 65535, 65535, 65535), question), ErrFormat},
@@ -77,6 +77,18 @@ func TestParseQuery(t *testing.T) {
 		{"OPT in the authority section", cat(head(fRD, 1, 0, 1), question, opt(512, 0)), ErrFormat},
 		{"option past RDLENGTH", ask(fRD, 1, opt(512, 0, u16(10, 9), []byte("12345678"))), ErrFormat},
 		{"option's header cut off", ask(fRD, 1, opt(512, 0, u16(10), []byte{0})), ErrFormat},
+		{"cookie without a client's part, RFC 7873 §5.2.2", ask(fRD, 1, opt(512, 0, option(10, "1234567"))), ErrFormat},
+		{"empty cookie", ask(fRD, 1, opt(512, 0, option(10, ""))), ErrFormat},
+		{"server cookie too short", ask(fRD, 1, opt(512, 0, option(10, "123456781234567"))), ErrFormat},
+		{"server cookie too long", ask(fRD, 1, opt(512, 0, option(10, strings.Repeat("1", 41)))), ErrFormat},
+		{"client cookie", ask(fRD, 1, opt(512, 0, option(10, "12345678"))), nil},
+		{"shortest server cookie", ask(fRD, 1, opt(512, 0, option(10, "1234567812345678"))), nil},
+		{"longest server cookie", ask(fRD, 1, opt(512, 0, option(10, strings.Repeat("1", 40)))), nil},
+		{"two cookies, RFC 7873 §5.2", ask(fRD, 1, opt(512, 0, option(10, "12345678"), option(10, "1"))), nil},
+		{"cookie and no question, RFC 7873 §5.4", cat(head(fRD, 0, 0, 0, 1), opt(512, 0, option(10, "12345678"))), ErrCookieQuery},
+		{"OPT and no question", cat(head(fRD, 0, 0, 0, 1), opt(512, 0)), ErrFormat},
+		{"NOTIFY with a cookie and no question", cat(head(0x2000, 0, 0, 0, 1), opt(512, 0, option(10, "12345678"))), ErrFormat},
+		{"malformed cookie and no question", cat(head(fRD, 0, 0, 0, 1), opt(512, 0, option(10, "1234567"))), ErrFormat},
 		{"TSIG not last", ask(fRD, 2, tsig, opt(512, 0)), ErrFormat},
 		{"a malformed TSIG, RFC 8945 §5.2", ask(fRD, 1, rawRecord(name("key"), TypeTSIG, ClassANY, 0, make([]byte, 30))), ErrFormat},
 		{"an empty TSIG", ask(fRD, 1, rawRecord(name("key"), TypeTSIG, ClassANY, 0, nil)), ErrFormat},
@@ -87,7 +99,7 @@ func TestParseQuery(t *testing.T) {
 
 		{"EDNS version 1, RFC 6891 §6.1.3", ask(fRD, 1, opt(512, 1<<16)), ErrVersion},
 		{"EDNS version 255 with options of another format", ask(fRD, 1, opt(512, 255<<16, []byte{9})), ErrVersion},
-		{"malformed before its version", ask(fRD, 1, opt(512, 1<<16), []byte{0}), ErrFormat},
+		{"malformed after its version", ask(fRD, 2, opt(512, 1<<16), []byte{0}), ErrFormat},
 
 		{"IQUERY", cat(head(0x0800, 0, 1), in(name("a"), TypeA, addr)), ErrOpcode},
 		{"STATUS", cat(head(0x1000, 1), question), ErrOpcode},
@@ -316,6 +328,52 @@ func TestName(t *testing.T) {
 	for typ, s := range typeNames {
 		if m, ok := dns.TypeToString[typ]; ok && m != s {
 			t.Errorf("type %d is %s, want %s", typ, s, m)
+		}
+	}
+}
+
+// TestTrailingBytes: bytes after a query's last record are discarded.
+func TestTrailingBytes(t *testing.T) {
+	tsig := rawRecord(name("k"), TypeTSIG, ClassANY, 0, cat(name("h"), make([]byte, 16)))
+	for _, msg := range [][]byte{ask(fRD, 0), ask(fRD, 1, opt(4096, 0x8000)), ask(fRD, 2, opt(512, 0), tsig), ask(fRD, 1, opt(512, 1<<16))} {
+		want, wantErr := ParseQuery(slices.Clone(msg))
+		for _, extra := range [][]byte{{0}, opt(512, 0), tsig, msg, bytes.Repeat([]byte{0xFF}, 500)} {
+			got, err := ParseQuery(cat(msg, extra))
+			if err != wantErr || !reflect.DeepEqual(got, want) {
+				t.Errorf("%d bytes after %x: %+v, %v, want %+v, %v", len(extra), msg, got, err, want, wantErr)
+			}
+		}
+	}
+}
+
+// TestAppendWithoutOPT: the query stays the same except for its OPT record.
+func TestAppendWithoutOPT(t *testing.T) {
+	for _, do := range []bool{false, true} {
+		m := new(dns.Msg).SetQuestion("www.example.", dns.TypeAAAA)
+		m.CheckingDisabled = true
+		m.SetEdns0(1232, do)
+		packed, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := mustQuery(t, packed)
+		query := AppendQuery(nil, &q)
+		if WantsDNSSEC(query) != do {
+			t.Errorf("DO %v: WantsDNSSEC reports %v", do, !do)
+		}
+		bare, ok := AppendWithoutOPT([]byte("x"), query)
+		if !ok || bare[0] != 'x' {
+			t.Fatalf("%v, %x", ok, bare)
+		}
+		before, after := unpack(t, query), unpack(t, bare[1:])
+		before.Extra = nil
+		if before.String() != after.String() {
+			t.Errorf("want\n%v\ngot\n%v", before, after)
+		}
+		for _, other := range [][]byte{bare[1:], nil, query[:HeaderLen], query[:q.QEnd], query[:q.QEnd+optLen-1]} {
+			if _, ok := AppendWithoutOPT(nil, other); ok || WantsDNSSEC(other) {
+				t.Errorf("%x: taken as a query with OPT", other)
+			}
 		}
 	}
 }

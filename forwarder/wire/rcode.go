@@ -27,15 +27,13 @@ func RcodeName(rcode uint16) string {
 	return "RCODE" + strconv.Itoa(int(rcode))
 }
 
-// Rcode returns the response code of a reply that has at least a header, including the
-// eight bits in OPT (RFC 6891 §6.1.3). OPT is read only if there is no answer; with an
-// answer those bits are not used. For a malformed message it returns the header's part;
-// [ParseReply] refuses such messages.
-func Rcode(msg []byte) uint16 {
-	rcode := uint16(msg[3] & 0x0F)
-	if binary.BigEndian.Uint16(msg[6:]) != 0 {
-		return rcode
-	}
+// HasOPT reports whether a reply that has at least a header, and no answers, has an OPT
+// record. It reports false for a malformed message.
+func HasOPT(msg []byte) bool { return optOf(msg) != 0 }
+
+// optOf returns the offset of the TTL of a message's OPT record, or 0 if there is none
+// before the first malformed record. The message has no answers.
+func optOf(msg []byte) int {
 	off := HeaderLen
 	if q := questionOf(msg); q != nil {
 		off += len(q)
@@ -46,9 +44,24 @@ func Rcode(msg []byte) uint16 {
 			break
 		}
 		if rr.typ == TypeOPT {
-			return rcode | uint16(msg[rr.ttl])<<4
+			return rr.ttl
 		}
 		off = rr.end
+	}
+	return 0
+}
+
+// Rcode returns the response code of a reply that has at least a header, including the
+// eight bits in OPT (RFC 6891 §6.1.3). OPT is read only if there is no answer; with an
+// answer those bits are not used. For a malformed message it returns the header's part;
+// [ParseReply] refuses such messages.
+func Rcode(msg []byte) uint16 {
+	rcode := uint16(msg[3] & 0x0F)
+	if binary.BigEndian.Uint16(msg[6:]) != 0 {
+		return rcode
+	}
+	if ttl := optOf(msg); ttl != 0 {
+		return rcode | uint16(msg[ttl])<<4
 	}
 	return rcode
 }

@@ -33,9 +33,10 @@ type Reply struct {
 	// there is no newer one. ParseReply leaves it false; a cache sets it.
 	Stale bool
 
-	TC  bool
-	AD  bool
-	EDE []EDE // the upstream's, at most eight
+	TC   bool
+	AD   bool
+	EDNS bool  // the upstream sent an OPT record
+	EDE  []EDE // the upstream's, at most eight
 }
 
 var (
@@ -44,7 +45,6 @@ var (
 	errReplyQR       = errors.New("parse reply: QR is not set: it is a query")
 	errReplyOpcode   = errors.New("parse reply: opcode is not QUERY")
 	errReplyQuestion = errors.New("parse reply: not exactly one well-formed question")
-	errReplyTrailing = errors.New("parse reply: bytes after the last record")
 
 	errOPTPlace   = errors.New("OPT is misplaced or not the only one")
 	errOPTOwner   = errors.New("OPT is not owned by the root")
@@ -58,6 +58,9 @@ var sections = [3]string{"answer", "authority", "additional"}
 // that parse the reply may be less careful. It checks every record's boundaries, and the
 // names in the RDATA of the types that are known to have some (unknown types are opaque,
 // RFC 3597). A compression pointer has to refer to an earlier name, or to the tail of one.
+//
+// Bytes after the last record are discarded, as by Unbound and kdig: some servers and
+// middleboxes append them.
 //
 // ParseReply takes ownership of msg and modifies it. OPT and TSIG are hop by hop and are
 // removed (records after an OPT are moved, and their pointers corrected). TTLs with the
@@ -124,11 +127,9 @@ func (w *walker) records(r *Reply) error {
 					err = w.removeOPT(r, s, off, rr)
 					kept--
 				case TypeTSIG:
-					if s != 2 || rr.end != len(w.msg) {
+					if s != 2 || i != count-1 {
 						err = errTSIGPlace
-						break
 					}
-					w.msg = w.msg[:off]
 					kept--
 				default:
 					r.TTLs = append(r.TTLs, uint16(rr.ttl))
@@ -141,9 +142,7 @@ func (w *walker) records(r *Reply) error {
 			}
 		}
 	}
-	if off != len(w.msg) {
-		return errReplyTrailing
-	}
+	w.msg = w.msg[:off] // without TSIG and bytes that no count covers
 	binary.BigEndian.PutUint16(w.msg[10:], uint16(kept))
 	return nil
 }
@@ -156,6 +155,7 @@ func (w *walker) removeOPT(r *Reply, section, off int, rr record) error {
 	if w.msg[off] != 0 {
 		return errOPTOwner
 	}
+	r.EDNS = true
 	r.Rcode |= uint16(w.msg[rr.ttl]) << 4
 	for data := w.msg[rr.data:rr.end]; len(data) > 0; {
 		code, value, rest, ok := nextOption(data)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -29,8 +30,6 @@ func TestParseReplyRefuses(t *testing.T) {
 		{"no question", head(fQR, 0), errReplyQuestion},
 		{"two questions", cat(head(fQR, 2), question, question), errReplyQuestion},
 		{"pointer in the question", cat(head(fQR, 1), self, u16(TypeA, ClassIN)), errReplyQuestion},
-		{"trailing byte", reply(0, 1, 0, 0, a, []byte{0}), errReplyTrailing},
-		{"a record too many", reply(0, 1, 0, 0, a, a), errReplyTrailing},
 		{"ANCOUNT is wrong", reply(0, 2, 0, 0, a), errNameEnd},
 		{"counts are wrong by the maximum", reply(0, 65535, 65535, 65535, a), errNameEnd},
 		{"cut off in its fixed part", reply(0, 1, 0, 0, a[:9]), errFixed},
@@ -157,6 +156,18 @@ func TestParseReplyAccepts(t *testing.T) {
 			want, got := unpack(t, tt.msg), unpack(t, AppendReply(nil, &q, &r, 0, 0))
 			sameRecords(t, want, got)
 		})
+	}
+	for _, extra := range [][]byte{{0}, in(self, TypeA, addr), reply(0, 1, 0, 0, in(self, TypeA, addr)), bytes.Repeat([]byte{0xFF}, 500)} {
+		for name, msg := range map[string][]byte{
+			"an answer": reply(0, 1, 0, 0, in(self, TypeA, addr)),
+			"OPT":       reply(0, 1, 0, 1, in(self, TypeA, addr), opt(1232, 0)),
+			"OPT, TSIG": reply(0, 1, 0, 2, in(self, TypeA, addr), opt(1232, 0), rawRecord(name(), TypeTSIG, ClassANY, 0, nil)),
+		} {
+			want, got := mustReply(t, slices.Clone(msg)), mustReply(t, cat(msg, extra))
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%d bytes after %s: %+v, want %+v", len(extra), name, got, want)
+			}
+		}
 	}
 	// The A of class CH has a name and a number, which miekg/dns does not support.
 	mustReply(t, reply(0, 1, 0, 0, rawRecord(self, TypeA, ClassCH, 1, cat(name("a"), u16(1)))))

@@ -168,23 +168,22 @@ func (d *document) value(typ reflect.Type, path string, key, v *unstable.Node, h
 		d.put(path, v)
 		key = v
 	}
+	elem, isList := elemOf(typ)
 	switch {
-	case typ == typeOneOrMore && v.Kind == unstable.String:
-		return nil
-	case typ == typeOneOrMore || typ.Kind() == reflect.Slice:
+	case isList && typ.Kind() == reflect.Interface && v.Kind != unstable.Array:
+		return d.value(elem, path, key, v, hint) // one value
+	case isList:
 		if v.Kind != unstable.Array {
 			break
 		}
 		n := 0
 		for it := v.Children(); it.Next(); n++ {
-			elem := reflect.TypeFor[string]()
-			if typ.Kind() == reflect.Slice {
-				elem = typ.Elem()
-			}
 			if err := d.value(elem, fmt.Sprintf("%s[%d]", path, n), key, it.Node(), hint); err != nil {
 				return err
 			}
 		}
+		return nil
+	case typ == typeCode && (v.Kind == unstable.String || v.Kind == unstable.Integer):
 		return nil
 	case typ.Kind() == reflect.Struct:
 		if v.Kind != unstable.InlineTable {
@@ -214,18 +213,40 @@ var kinds = map[reflect.Kind][]unstable.Kind{
 // OneOrMore is a setting whose value is a string or an array of strings.
 type OneOrMore any
 
-var typeOneOrMore = reflect.TypeFor[OneOrMore]()
+// Codes is a setting whose value is a name or a number, or an array of them.
+type Codes any
 
-// texts returns the strings of a value that [decode] has read.
+// code is an element of [Codes].
+type code any
+
+var (
+	typeOneOrMore = reflect.TypeFor[OneOrMore]()
+	typeCodes     = reflect.TypeFor[Codes]()
+	typeCode      = reflect.TypeFor[code]()
+)
+
+// elemOf returns the type of the elements of a list. It reports false for other types.
+func elemOf(typ reflect.Type) (reflect.Type, bool) {
+	switch {
+	case typ == typeOneOrMore:
+		return reflect.TypeFor[string](), true
+	case typ == typeCodes:
+		return typeCode, true
+	case typ.Kind() == reflect.Slice:
+		return typ.Elem(), true
+	}
+	return nil, false
+}
+
+// texts returns the strings of a value that [decode] has read. Numbers are decimal.
 func texts(v OneOrMore) []string {
 	switch v := v.(type) {
-	case string:
-		return []string{v}
+	case string, int64:
+		return []string{fmt.Sprint(v)}
 	case []any:
 		var list []string
 		for _, elem := range v {
-			text, _ := elem.(string) // decode has checked the type
-			list = append(list, text)
+			list = append(list, fmt.Sprint(elem)) // a string or a number: decode has checked
 		}
 		return list
 	}
@@ -237,6 +258,8 @@ func example(name string, typ reflect.Type) string {
 	switch {
 	case typ == typeOneOrMore:
 		return fmt.Sprintf(`%s = "text" or %s = ["text", "more"]`, name, name)
+	case typ == typeCodes:
+		return fmt.Sprintf(`%s = "text" or %s = ["text", 1]`, name, name)
 	case isTables(typ):
 		return fmt.Sprintf("[[%s]] and its keys below it", name)
 	case typ.Kind() == reflect.Slice && typ.Elem().Kind() == reflect.Int:
@@ -258,6 +281,9 @@ func isTables(typ reflect.Type) bool {
 func (d *document) setting(table reflect.Type, key *unstable.Node) (reflect.Type, error) {
 	for _, f := range reflect.VisibleFields(table) {
 		if name := f.Tag.Get("toml"); name != "" && name == string(key.Data) {
+			if f.Type.Kind() == reflect.Pointer { // optional
+				return f.Type.Elem(), nil
+			}
 			return f.Type, nil
 		}
 	}

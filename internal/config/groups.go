@@ -18,7 +18,7 @@ import (
 const DefaultGroup = "default"
 
 // reservedNames cannot be names of groups.
-var reservedNames = []string{DefaultGroup, UsePlain, UseRefuse, UseNoData}
+var reservedNames = []string{DefaultGroup, UsePlain, UseRefuse, UseNoData, UseNXDomain, UseNull}
 
 // groupName restricts names to what logs can show and what the cache can store with an
 // answer ([forwarder.Route.Scope]).
@@ -30,6 +30,8 @@ type Group struct {
 
 	// Key is the same for two groups of the same configuration.
 	Key string
+
+	warnings []string
 }
 
 // GroupNames lists the names of the groups, sorted.
@@ -124,12 +126,16 @@ func (s *Settings) planGroup(o Options, prefix string, g GroupSettings) (p Group
 	if p.Config.RootCAs, sum, err = certPool(o, g.CAFile); err != nil {
 		return p, s.At(prefix+"ca-file", err)
 	}
+	identity, err := s.planClientCert(o, prefix, g, &p)
+	if err != nil {
+		return p, err
+	}
 	// This finds errors of the settings together, such as a duplicate server.
 	group, err := upstream.New(p.Config)
 	if err != nil {
 		return p, s.invalid(prefix+"upstream", err)
 	}
-	p.Key = fmt.Sprintf("%q %q %s %s %v %s", g.Upstream, g.Pins, g.Policy, g.Profile, g.HedgeShare, sum)
+	p.Key = fmt.Sprintf("%q %q %s %s %v %s %s", g.Upstream, g.Pins, g.Policy, g.Profile, g.HedgeShare, sum, identity)
 	return p, group.Close()
 }
 

@@ -5,8 +5,10 @@ package config
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -79,6 +81,11 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 
 // Warn logs settings that are valid but probably not intended.
 func (p *Plan) Warn(log *slog.Logger) {
+	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
+		for _, text := range p.Groups[name].warnings {
+			log.Warn("configuration: "+text, "group", name)
+		}
+	}
 	for _, text := range p.Rules.warnings {
 		log.Warn("configuration: " + text)
 	}

@@ -120,7 +120,8 @@ func TestReferenceExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	pem := string(ca.PEM())
-	f := Options{Read: files{"/etc/sotto/ca.pem": pem, "/etc/sotto/work.pem": pem, "/etc/sotto/blocked.txt": "ads.example\n"}.read}
+	pair := clientPair(t)
+	f := Options{Read: files{"/etc/sotto/client.pem": pair[0], "/etc/sotto/client-key.pem": pair[1], "/etc/sotto/ca.pem": pem, "/etc/sotto/work.pem": pem, "/etc/sotto/blocked.txt": "ads.example\n", "/etc/hosts": "::1 localhost\n"}.read}
 	tables := ""
 	n := 0
 	for _, example := range examples(string(text)) {
@@ -138,7 +139,7 @@ func TestReferenceExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := p.Groups["work"]; !ok || !slices.Equal(p.Rules.Uses, []string{"work", UsePlain, UseNoData, UseRefuse}) {
+	if _, ok := p.Groups["work"]; !ok || !slices.Equal(p.Rules.Uses, []string{"work", UsePlain, UseNoData, UsePlain, UsePlain, "", "", UseNull}) {
 		t.Errorf("groups %v, rules use %v", p.GroupNames(), p.Rules.Uses)
 	}
 }

@@ -7,21 +7,29 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
+	"sotto/forwarder/records"
 	"sotto/forwarder/rules"
 )
 
 // Actions of a rule, which are not names of groups.
 const (
-	UsePlain  = "plain" // forward in plain DNS to the original destination
-	UseRefuse = "refuse"
-	UseNoData = "nodata"
+	UsePlain    = "plain" // forward in plain DNS to the original destination
+	UseRefuse   = "refuse"
+	UseNoData   = "nodata"
+	UseNXDomain = "nxdomain"
+	UseNull     = "null" // answer with 0.0.0.0 and ::
 )
+
+var actionNames = []string{UsePlain, UseRefuse, UseNoData, UseNXDomain, UseNull}
 
 // Rules are the compiled rules.
 type Rules struct {
-	Set  *rules.Set
-	Uses []string // the group or action of each rule
+	Set     *rules.Set
+	Uses    []string       // the group or action of each rule; "" if it has records
+	Records []*records.Set // the records that a rule answers with, or nil
 
 	warnings []string // see Plan.Warn
 }
@@ -37,7 +45,12 @@ func (s *Settings) planRules(o Options, groups map[string]Group) (p Rules, err e
 		if list[i], err = s.planRule(o, path, r); err != nil {
 			return p, err
 		}
-		p.Uses = append(p.Uses, r.Use)
+		set, names, err := s.planRecords(o, path, r)
+		if err != nil {
+			return p, err
+		}
+		list[i].Names = append(list[i].Names, names...)
+		p.Uses, p.Records = append(p.Uses, r.Use), append(p.Records, set)
 	}
 	if p.Set, err = rules.Compile(list); err != nil {
 		return p, s.invalidRule(err)
@@ -52,15 +65,24 @@ func (s *Settings) planRules(o Options, groups map[string]Group) (p Rules, err e
 // checkUse validates the action of the rule at path.
 func (s *Settings) checkUse(o Options, path string, r RuleBlock, groups map[string]Group) error {
 	_, exists := groups[r.Use]
+	actions := 0
+	for _, has := range []bool{r.Use != "", r.Address != nil, r.HostsFile != nil} {
+		if has {
+			actions++
+		}
+	}
 	switch {
-	case r.Use == "":
+	case actions == 0:
 		return s.invalidf(path, `no action: add one, such as use = "refuse"`)
+	case actions > 1:
+		return s.invalidf(path, "it has more than one of use, address and hosts-file: split it into one rule for each")
+	case r.Address != nil, r.HostsFile != nil:
 	case r.Use == UsePlain && o.Serve:
 		return s.invalidf(path+".use", "'sotto serve' does not know the original destination of a query, so it cannot forward to it: use a group")
-	case exists, r.Use == UsePlain, r.Use == UseRefuse, r.Use == UseNoData:
+	case exists, slices.Contains(actionNames, r.Use):
 	default:
-		return s.invalidf(path+".use", "unknown group %q: the groups are %s; the other actions are %s, %s and %s",
-			r.Use, groupNames(groups), UsePlain, UseRefuse, UseNoData)
+		return s.invalidf(path+".use", "unknown group %q: the groups are %s; the other actions are %s",
+			r.Use, groupNames(groups), strings.Join(actionNames, ", "))
 	}
 	for key, v := range map[string]OneOrMore{"nameserver": r.Nameserver, "workload": r.Workload} {
 		if o.Serve && v != nil {
@@ -72,7 +94,7 @@ func (s *Settings) checkUse(o Options, path string, r RuleBlock, groups map[stri
 
 // planRule reads the conditions of the rule at path.
 func (s *Settings) planRule(o Options, path string, r RuleBlock) (rules.Rule, error) {
-	rule := rules.Rule{Workloads: texts(r.Workload), Names: texts(r.Name), Types: texts(r.Type), Use: r.Use}
+	rule := rules.Rule{Workloads: texts(r.Workload), Names: texts(r.Name), Types: texts(r.Type), RD: r.RD, Opcodes: texts(r.Opcode), Use: r.Use}
 	for i, text := range texts(r.Nameserver) {
 		p, err := netip.ParsePrefix(text)
 		if a, aerr := netip.ParseAddr(text); aerr == nil {
@@ -100,12 +122,51 @@ func (s *Settings) planRule(o Options, path string, r RuleBlock) (rules.Rule, er
 		rule.Names = append(rule.Names, names...)
 	}
 	// An empty list is an error: as a condition it would match everything.
-	for key, v := range map[string]OneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "nameserver": r.Nameserver, "type": r.Type} {
+	for key, v := range map[string]OneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "nameserver": r.Nameserver, "type": r.Type, "opcode": r.Opcode, "address": r.Address, "hosts-file": r.HostsFile} {
 		if v != nil && len(texts(v)) == 0 {
 			return rule, s.invalidf(path+"."+key, "it is empty: add a value, or remove the setting to match all queries")
 		}
 	}
 	return rule, nil
+}
+
+// planRecords reads the records that the rule at path answers with, and the names to which
+// they restrict the rule. The set is nil if the rule has another action.
+func (s *Settings) planRecords(o Options, path string, r RuleBlock) (set *records.Set, names []string, err error) {
+	var addrs []netip.Addr
+	for i, text := range texts(r.Address) {
+		at := fmt.Sprintf("%s.address[%d]", path, i)
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, nil, s.invalidf(at, "%q is not an address: want one such as 192.0.2.1 or 2001:db8::1", text)
+		}
+		addrs = append(addrs, a)
+		if set, err = records.Addresses(addrs); err != nil {
+			return nil, nil, s.invalid(at, err)
+		}
+	}
+	if r.HostsFile == nil {
+		return set, nil, nil
+	}
+	if r.Name != nil || r.NamesFile != nil {
+		return nil, nil, s.invalidf(path+".hosts-file", "it has the names of the rule: remove name and names-file")
+	}
+	var hosts records.Hosts
+	for i, file := range texts(r.HostsFile) {
+		at := fmt.Sprintf("%s.hosts-file[%d]", path, i)
+		text, err := o.Read(file)
+		if err != nil {
+			return nil, nil, s.At(at, fmt.Errorf("read a hosts file: %w", err))
+		}
+		if err := hosts.Read(file, bytes.NewReader(text)); err != nil {
+			return nil, nil, s.At(at, err)
+		}
+	}
+	if names = hosts.Names(); len(names) == 0 {
+		// Without any name the rule would match every name.
+		return nil, nil, s.invalidf(path+".hosts-file", "it contains no name: add one, or remove the rule")
+	}
+	return hosts.Set(), names, nil
 }
 
 // invalidRule adds the position to an error of the rule compiler.
@@ -123,6 +184,7 @@ func (s *Settings) invalidRule(err error) error {
 		{"workload", r.Workload, func(t []string) rules.Rule { return rules.Rule{Workloads: t} }},
 		{"name", r.Name, func(t []string) rules.Rule { return rules.Rule{Names: t} }},
 		{"type", r.Type, func(t []string) rules.Rule { return rules.Rule{Types: t} }},
+		{"opcode", r.Opcode, func(t []string) rules.Rule { return rules.Rule{Opcodes: t} }},
 		{"nameserver", r.Nameserver, func(t []string) rules.Rule {
 			rule, _ := s.planRule(Options{}, path, RuleBlock{Nameserver: t[0]}) // succeeded before
 			return rule
@@ -133,6 +195,9 @@ func (s *Settings) invalidRule(err error) error {
 				return s.invalid(fmt.Sprintf("%s.%s[%d]", path, c.key, i), in.Err)
 			}
 		}
+	}
+	if in.Field == "rd" {
+		path += ".rd"
 	}
 	return s.invalid(path, in.Err)
 }

@@ -69,6 +69,8 @@ type GroupSettings struct {
 	Profile    string   `toml:"profile"`
 	HedgeShare float64  `toml:"hedge-share"`
 	CAFile     string   `toml:"ca-file"`
+	ClientCert string   `toml:"client-cert"`
+	ClientKey  string   `toml:"client-key"`
 	Pins       []string `toml:"pins"`
 }
 
@@ -85,7 +87,11 @@ type RuleBlock struct {
 	NamesFile  OneOrMore `toml:"names-file"`
 	Nameserver OneOrMore `toml:"nameserver"`
 	Type       OneOrMore `toml:"type"`
+	RD         *bool     `toml:"rd"`
+	Opcode     Codes     `toml:"opcode"`
 	Use        string    `toml:"use"`
+	Address    OneOrMore `toml:"address"`
+	HostsFile  OneOrMore `toml:"hosts-file"`
 }
 
 // Default returns the settings that apply without a file and flags. The default servers

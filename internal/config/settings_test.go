@@ -15,7 +15,9 @@ const aGroup = "[[group]]\nname = \"work\"\nupstream = [\"192.0.2.1#dns.example\
 // TestInvalidSettings: every error in the file has its position, the name of the setting
 // and a hint how to fix it.
 func TestInvalidSettings(t *testing.T) {
-	f := Options{Read: files{"names": "good.example\nb..ad.example\n", "empty": "# nothing\n", "ca.pem": "no certificate"}.read}
+	pair := clientPair(t)
+	f := Options{Read: files{"c.pem": pair[0], "k.pem": pair[1], "other.pem": clientPair(t)[1],
+		"locked.pem": "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "names": "good.example\nb..ad.example\n", "empty": "# nothing\n", "hosts": "192.0.2.1 a.example\n", "bad hosts": "192.0.2.1 a\n192.0.2.2 b b..ad.example\n", "ca.pem": "no certificate"}.read}
 	for _, tc := range []struct{ text, at, want string }{
 		// TOML syntax.
 		{"cache-mib = ", "1:12", "toml.io"},
@@ -55,6 +57,15 @@ func TestInvalidSettings(t *testing.T) {
 		{"hedge-share = nan", "1:15", "out of range"},
 		{"ca-file = \"nowhere.pem\"", "1:11", "nowhere.pem"},
 		{"ca-file = \"ca.pem\"", "1:11", "contains no PEM certificate"},
+		{"client-cert = \"c.pem\"", "1:15", "add client-key"},
+		{"client-key = \"k.pem\"", "1:14", "add client-cert"},
+		{"client-cert = \"nowhere.pem\"\nclient-key = \"k.pem\"", "1:15", "nowhere.pem"},
+		{"client-cert = \"c.pem\"\nclient-key = \"nowhere.pem\"", "2:14", "nowhere.pem"},
+		{"client-cert = \"k.pem\"\nclient-key = \"k.pem\"", "1:15", "k.pem contains no PEM certificate: add one"},
+		{"client-cert = \"c.pem\"\nclient-key = \"c.pem\"", "2:14", "c.pem contains no PEM private key: add it"},
+		{"client-cert = \"c.pem\"\nclient-key = \"locked.pem\"", "2:14", "decrypt it with 'openssl pkey'"},
+		{"client-cert = \"c.pem\"\nclient-key = \"other.pem\"", "2:14", "name the key that belongs to the certificate"},
+		{aGroup + "client-cert = \"c.pem\"\nclient-key = \"other.pem\"", "5:14", "name the key that belongs to the certificate"},
 		{"[[group]]\nupstream = [\"quad9\"]", "1:3", "no name"},
 		{"[[group]]\nname = \"a\"", "1:3", "has no servers"},
 		{aGroup + aGroup, "5:8", "duplicate group"},
@@ -78,6 +89,27 @@ func TestInvalidSettings(t *testing.T) {
 		{"[[rule]]\nnames-file = [\"nowhere\"]\nuse = \"refuse\"", "2:15", "nowhere"},
 		{"[[rule]]\nnames-file = \"names\"\nuse = \"refuse\"", "2:14", "names: line 2:"},
 		{"[[rule]]\nnames-file = \"empty\"\nuse = \"refuse\"", "2:14", "contains no name"},
+		{"[[rule]]\nrd = \"no\"\nuse = \"refuse\"", "2:6", "write it as rd = true or false"},
+		{"[[rule]]\nopcode = [\"QUERY\", [4]]\nuse = \"refuse\"", "2:1", `opcode = "text" or opcode = ["text", 1]`},
+		{"[[rule]]\nopcode = [4, 4.5]\nuse = \"refuse\"", "2:14", `opcode = "text" or opcode = ["text", 1]`},
+		{"[[rule]]\nopcode = [\"QUERY\", \"ASK\"]\nuse = \"refuse\"", "2:20", "not an opcode"},
+		{"[[rule]]\nopcode = 2\nuse = \"refuse\"", "2:10", "STATUS messages are always answered with NOTIMP"},
+		{"[[rule]]\nopcode = []\nuse = \"refuse\"", "2:1", "it is empty"},
+		{"[[rule]]\nopcode = \"NOTIFY\"\nrd = true\nuse = \"refuse\"", "3:6", "only QUERY has the flag RD"},
+		{"[[rule]]\nname = \"a.example\"\nuse = \"\"", "1:3", "no action"},
+		{"[[rule]]\nuse = \"null\"\naddress = \"192.0.2.1\"", "1:3", "more than one of use, address and hosts-file"},
+		{"[[rule]]\naddress = \"192.0.2.1\"\nhosts-file = \"hosts\"", "1:3", "more than one of use, address and hosts-file"},
+		{"[[rule]]\naddress = []", "2:1", "it is empty"},
+		{"[[rule]]\naddress = [\"192.0.2.1\",\n  \"192.0.2\"]", "3:3", "is not an address"},
+		{"[[rule]]\naddress = [\"192.0.2.1\", \"fe80::1%eth0\"]", "2:25", "remove %eth0"},
+		{"[[rule]]\nhosts-file = [\"hosts\",\n  \"nowhere\"]", "3:3", "nowhere"},
+		{"[[rule]]\nhosts-file = [\"hosts\",\n  \"names\"]", "3:3", `hosts-file: names:1: "good.example": it does not start with an address`},
+		{"[[rule]]\nhosts-file = \"bad hosts\"", "2:14", `hosts-file: bad hosts:2: "b..ad.example": it has an empty label`},
+		{"[[rule]]\nhosts-file = \"empty\"", "2:14", "it contains no name"},
+		{"[[rule]]\nhosts-file = []", "2:1", "it is empty"},
+		{"[[rule]]\nname = \"example\"\nhosts-file = \"hosts\"", "3:14", "remove name and names-file"},
+		{"[[group]]\nname = \"nxdomain\"\nupstream = [\"quad9\"]", "2:8", "is reserved"},
+		{"[[group]]\nname = \"null\"\nupstream = [\"quad9\"]", "2:8", "is reserved"},
 		{"rule = [{name = \"a..b\", use = \"refuse\"}]", "1:17", "a..b"},
 		// Other settings.
 		{"cache-mib = -1", "1:13", "want 0"},
@@ -135,21 +167,25 @@ func FuzzSettings(f *testing.F) {
 	}
 	f.Add(aGroup + "[[rule]]\nnames-file = \"names\"\nuse = \"work\"\n")
 	f.Add("rule = [{name = \"a..b\", use = \"refuse\"}]\ngroup = [{name = \"x\", upstream = [\"::1\"]}]")
+	f.Add("[[rule]]\nhosts-file = \"hosts\"\nopcode = 5\n[[rule]]\naddress = \"::1\"\nrd = true\n")
 	f.Add("[group]\n[rule]\n[[rule.x]]\na.b.c = 1\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, serve := range []bool{false, true} {
-			s, p, err := planText(text, Options{Serve: serve, Read: files{"names": "a.example\n"}.read})
+			s, p, err := planText(text, Options{Serve: serve, Read: files{"names": "a.example\n", "hosts": "::1 a.example\n"}.read})
 			if err != nil {
 				if !positioned.MatchString(err.Error()) {
 					t.Errorf("%q has no position", err)
 				}
 				continue
 			}
-			if len(p.Rules.Uses) != len(s.Rules) || len(p.Groups) != len(s.Groups)+1 {
+			if len(p.Rules.Uses) != len(s.Rules) || len(p.Rules.Records) != len(s.Rules) || len(p.Groups) != len(s.Groups)+1 {
 				t.Errorf("%d groups and %d rules of %d and %d", len(p.Groups), len(p.Rules.Uses), len(s.Groups), len(s.Rules))
 			}
-			for _, use := range p.Rules.Uses {
-				if _, ok := p.Groups[use]; !ok && !slices.Contains([]string{UsePlain, UseRefuse, UseNoData}, use) {
+			for i, use := range p.Rules.Uses {
+				if (use == "") != (p.Rules.Records[i] != nil) {
+					t.Errorf("a rule uses %q, with the records %v", use, p.Rules.Records[i])
+				}
+				if _, ok := p.Groups[use]; !ok && use != "" && !slices.Contains(actionNames, use) {
 					t.Errorf("a rule uses %q", use)
 				}
 			}

@@ -15,14 +15,20 @@ func newRouter(p config.Rules, t table) forwarder.Router {
 	routes := make([]forwarder.Route, 1+len(p.Uses)) // by number of the rule, from 1
 	routes[0] = forwarder.Route{Upstream: t[config.DefaultGroup]}
 	for i, use := range p.Uses {
-		r := forwarder.Route{Rule: i + 1}
+		r := forwarder.Route{Rule: i + 1, Records: p.Records[i]}
 		switch use {
+		case "":
+			r.Action = forwarder.Static
 		case config.UsePlain:
 			r.Action = forwarder.Plain
 		case config.UseRefuse:
 			r.Action = forwarder.Refuse
 		case config.UseNoData:
 			r.Action = forwarder.NoData
+		case config.UseNXDomain:
+			r.Action = forwarder.NXDomain
+		case config.UseNull:
+			r.Action = forwarder.Null
 		default:
 			r.Upstream = t[use]
 			if use != config.DefaultGroup {
@@ -40,6 +46,6 @@ func newRouter(p config.Rules, t table) forwarder.Router {
 		if o.Removed && byWorkload {
 			return forwarder.Route{Action: forwarder.RefuseRemoved}
 		}
-		return routes[1+p.Set.Match(rules.Query{Name: q.Name, Type: q.Type, Workload: o.Workload, Nameserver: o.Addr})]
+		return routes[1+p.Set.Match(rules.Query{Name: q.Name, Type: q.Type, Opcode: q.Opcode, RD: q.RD, Workload: o.Workload, Nameserver: o.Addr})]
 	}
 }

@@ -45,6 +45,13 @@ use = "plain"
 [[rule]]
 name = "plain.example"
 use = "default"
+[[rule]]
+workload = "unbound.service"
+rd = false
+use = "plain"
+[[rule]]
+opcode = "NOTIFY"
+use = "work"
 `, map[string]string{"blocked": "ads.example\n0.0.0.0 exact.example\n"})
 	if err != nil {
 		t.Fatal(err)
@@ -80,8 +87,42 @@ use = "default"
 		if tc.origin != "" {
 			o.Addr = netip.MustParseAddrPort(tc.origin)
 		}
-		if got := route(&wire.Query{Name: name, Type: tc.typ}, o); got != tc.want {
+		if got := route(&wire.Query{Name: name, Type: tc.typ, RD: true}, o); got != tc.want {
 			t.Errorf("%s %d of %q at %s: %+v, want %+v", tc.name, tc.typ, tc.workload, tc.origin, got, tc.want)
+		}
+	}
+	for _, tc := range []struct {
+		q        wire.Query
+		workload string
+		want     forwarder.Route
+	}{
+		{wire.Query{}, "unbound.service", forwarder.Route{Action: forwarder.Plain, Rule: 6}},
+		{wire.Query{RD: true}, "unbound.service", forwarder.Route{Upstream: def}},
+		{wire.Query{}, "other.service", forwarder.Route{Upstream: def}},
+		{wire.Query{Opcode: wire.OpcodeNotify}, "unbound.service", forwarder.Route{Upstream: work, Scope: "work", Rule: 7}},
+	} {
+		tc.q.Name = []byte("\x01x\x00")
+		if got := route(&tc.q, &forwarder.Origin{Workload: tc.workload}); got != tc.want {
+			t.Errorf("opcode %d, RD %t of %q: %+v, want %+v", tc.q.Opcode, tc.q.RD, tc.workload, got, tc.want)
+		}
+	}
+	p, err = planText("[[rule]]\nname = \"a.example\"\nuse = \"nxdomain\"\n[[rule]]\nname = \"b.example\"\nuse = \"null\"\n"+
+		"[[rule]]\nname = \"c.example\"\naddress = \"192.0.2.1\"\n[[rule]]\nhosts-file = \"hosts\"\ntype = \"A\"\n", map[string]string{"hosts": "192.0.2.2 d.example\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	route = newRouter(p.Rules, table{config.DefaultGroup: def})
+	for text, want := range map[string]forwarder.Route{
+		"x.a.example":            {Action: forwarder.NXDomain, Rule: 1},
+		"x.b.example":            {Action: forwarder.Null, Rule: 2},
+		"x.c.example":            {Action: forwarder.Static, Records: p.Rules.Records[2], Rule: 3},
+		"D.example":              {Action: forwarder.Static, Records: p.Rules.Records[3], Rule: 4},
+		"2.2.0.192.in-addr.arpa": {Action: forwarder.Static, Records: p.Rules.Records[3], Rule: 4},
+		"x.d.example":            {Upstream: def},
+	} {
+		name, _ := wire.AppendParsed(nil, text)
+		if got := route(&wire.Query{Name: name, Type: wire.TypeA}, &forwarder.Origin{}); got != want {
+			t.Errorf("%s: %+v, want %+v", text, got, want)
 		}
 	}
 	route = newRouter(config.Rules{}, table{config.DefaultGroup: def})

@@ -31,7 +31,7 @@ type CA struct {
 	key  *ecdsa.PrivateKey
 }
 
-// CertOptions describes one server certificate. With zero times, the certificate is
+// CertOptions describes one certificate. With zero times, the certificate is
 // valid now.
 type CertOptions struct {
 	Names     []string // DNS subject alternative names
@@ -39,6 +39,7 @@ type CertOptions struct {
 	NotBefore time.Time
 	NotAfter  time.Time
 	Key       *ecdsa.PrivateKey // nil: a new P-256 key
+	Client    bool              // for a client, not for a server
 }
 
 // NewCA returns a CA with a new ECDSA P-256 key.
@@ -83,7 +84,19 @@ func (ca *CA) Pool() *x509.CertPool {
 // Certificate returns the CA's own certificate.
 func (ca *CA) Certificate() *x509.Certificate { return ca.cert }
 
-// Issue returns a signed server certificate. Its chain includes the CA's certificate.
+// PEMPair returns a certificate with its chain, and its key, in PEM.
+func PEMPair(c tls.Certificate) (cert, key []byte, err error) {
+	for _, der := range c.Certificate {
+		cert = append(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode private key: %w", err)
+	}
+	return cert, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// Issue returns a signed certificate. Its chain includes the CA's certificate.
 func (ca *CA) Issue(opts CertOptions) (tls.Certificate, error) {
 	if len(opts.Names)+len(opts.IPs) == 0 {
 		return tls.Certificate{}, errors.New("issue certificate: no name or address given")
@@ -120,6 +133,9 @@ func (ca *CA) template(opts CertOptions) *x509.Certificate {
 		NotAfter:     opts.NotAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if opts.Client {
+		tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	}
 	for _, ip := range opts.IPs {
 		tmpl.IPAddresses = append(tmpl.IPAddresses, net.IP(ip.Unmap().AsSlice()))

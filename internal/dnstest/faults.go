@@ -92,6 +92,16 @@ func Rcode(rcode uint8) Handler {
 	})
 }
 
+// RejectOPT answers queries with an OPT record like reject, and others like h.
+func RejectOPT(reject, h Handler) Handler {
+	return HandlerFunc(func(r *Request) Answer {
+		if q, ok := parse(r.Query); ok && q.edns {
+			return reject.Answer(r)
+		}
+		return h.Answer(r)
+	})
+}
+
 // HeaderOnly answers with the response code and no question section, as servers do that
 // could not or did not parse the question.
 func HeaderOnly(rcode uint8) Handler {

@@ -5,6 +5,7 @@ package dnstest
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,9 @@ type Config struct {
 
 	// Certificate is the server's certificate. Required with TLS.
 	Certificate tls.Certificate
+
+	// ClientCAs, unless nil, issue the certificates that clients must have.
+	ClientCAs *x509.CertPool
 
 	// MinVersion and MaxVersion limit the TLS version. 0: Go's defaults.
 	MinVersion uint16
@@ -89,6 +93,9 @@ func New(cfg Config) (*Server, error) {
 		MinVersion:     cfg.MinVersion,
 		MaxVersion:     cfg.MaxVersion,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+	}
+	if cfg.ClientCAs != nil {
+		s.tls.ClientCAs, s.tls.ClientAuth = cfg.ClientCAs, tls.RequireAndVerifyClientCert
 	}
 	if !cfg.NoALPN {
 		s.tls.NextProtos = []string{"dot"}

@@ -87,8 +87,14 @@ func (w *World) Replace(p *Process, args ...string) *Process {
 // resolv.conf with the nameservers.
 func (w *World) ResolvConf(nameservers ...string) []string {
 	w.T.Helper()
+	return w.ResolvConfText("nameserver " + strings.Join(nameservers, "\nnameserver ") + "\noptions timeout:3 attempts:1\n")
+}
+
+// ResolvConfText is ResolvConf with the text of the file.
+func (w *World) ResolvConfText(text string) []string {
+	w.T.Helper()
 	path := filepath.Join(w.T.TempDir(), "resolv.conf")
-	WriteFile(w.T, path, "nameserver "+strings.Join(nameservers, "\nnameserver ")+"\noptions timeout:3 attempts:1\n")
+	WriteFile(w.T, path, text)
 	return []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, path}
 }
 

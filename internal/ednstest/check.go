@@ -61,7 +61,8 @@ func (q *Question) checkOPT(r *parsedReply) error {
 			version, do, rest, r.opt.Class, q.do, minUDP)
 	}
 	for _, o := range r.options {
-		if o.Code != optEDE {
+		const cookie = 8 + 16 // the client's part, and a server cookie (RFC 9018 §4)
+		if o.Code != optEDE && (o.Code != optCookie || len(o.Data) != cookie) {
 			return fmt.Errorf("option %d was echoed", o.Code)
 		}
 	}

@@ -38,10 +38,11 @@ var (
 // writer and a reader; either may close it.
 type conn struct {
 	nc            *tls.Conn
-	raw           *gather       // below nc
-	silentTimeout time.Duration // with queries in flight and no bytes for this long, it is dead
-	onClose       func(*conn)   // called once, before the queries in flight fail
-	count         *counters     // of the pool
+	raw           *gather           // below nc
+	silentTimeout time.Duration     // with queries in flight and no bytes for this long, it is dead
+	onClose       func(*conn)       // called once, before the queries in flight fail
+	refusal       func(error) error // explains an alert; nil: as it is
+	count         *counters         // of the pool
 	observer      transport.Observer
 	opened        time.Time
 	expires       time.Time    // when it is to be replaced
@@ -254,8 +255,11 @@ func (c *conn) close(reason error) {
 		c.mu.Unlock()
 		return
 	}
-	if reason == nil {
+	switch {
+	case reason == nil:
 		reason = io.EOF
+	case c.refusal != nil:
+		reason = c.refusal(reason)
 	}
 	c.closeErr = reason
 	lost := c.table.removeAll()

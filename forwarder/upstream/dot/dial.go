@@ -95,6 +95,7 @@ func (p *Pool) open(ctx context.Context) (*conn, error) {
 	}
 	p.recordConnected(h)
 	c := newConn(&p.cfg, h.nc, h.raw, &p.count, p.remove)
+	c.refusal = func(err error) error { return p.verify.refusal(h.certRequested, err) }
 	p.mu.Lock()
 	c.queryLimit = p.limit.at(time.Now())
 	p.mu.Unlock()
@@ -173,7 +174,7 @@ func (p *Pool) dialTLS(ctx context.Context, h *handshake) error {
 	h.nc = tls.Client(h.raw, p.verify.config(h))
 	if err := h.nc.HandshakeContext(ctx); err != nil {
 		_ = h.raw.Close()
-		return err
+		return p.verify.refusal(h.certRequested, err)
 	}
 	return nil
 }

@@ -85,7 +85,8 @@ func isBare(reply []byte) bool {
 }
 
 // withQuestion adds the question of the query to a bare reply and removes its OPT record.
-// An extended rcode (BADVERS) becomes SERVFAIL, because only its lower bits would be left.
+// Only the lower bits of an extended rcode would be left: BADVERS becomes FORMERR, with which
+// older servers reject EDNS, and any other becomes SERVFAIL.
 func withQuestion(query, reply []byte) []byte {
 	end := wire.HeaderLen
 	for end < len(query) && query[end] != 0 {
@@ -95,10 +96,13 @@ func withQuestion(query, reply []byte) []byte {
 	if end > len(query) {
 		return reply
 	}
-	extended := wire.Rcode(reply) > 0x0F
+	rcode := wire.Rcode(reply)
 	out := append(reply[:wire.HeaderLen:wire.HeaderLen], query[wire.HeaderLen:end]...)
 	copy(out[4:], []byte{0, 1, 0, 0, 0, 0, 0, 0}) // one question, no records
-	if extended {
+	switch {
+	case rcode == wire.RcodeBadVers:
+		out[3] = out[3]&0xF0 | byte(wire.RcodeFormErr)
+	case rcode > 0x0F:
 		out[3] = out[3]&0xF0 | byte(wire.RcodeServFail)
 	}
 	return out

@@ -81,10 +81,24 @@ func TestMatches(t *testing.T) {
 			t.Errorf("%s: %v, want %v", tc.what, got, tc.want)
 		}
 	}
-	for _, b := range [][]byte{bare, withOPT} {
-		r := withQuestion(q, b)
-		if !wire.SameQuestion(q, r) || wire.Rcode(r) != wire.RcodeServFail {
-			t.Errorf("a bare reply became %x", r)
+	extended := func(rcode uint16) []byte {
+		msg := bytes.Clone(withOPT)
+		msg[3] = 0x80 | byte(rcode&0xF)
+		msg[17] = byte(rcode >> 4)
+		return msg
+	}
+	for _, tc := range []struct {
+		reply []byte
+		want  uint16
+	}{
+		{bare, wire.RcodeServFail},
+		{withOPT, wire.RcodeServFail},
+		{extended(wire.RcodeBadVers), wire.RcodeFormErr},
+		{extended(wire.RcodeBadCookie), wire.RcodeServFail},
+	} {
+		r := withQuestion(q, tc.reply)
+		if !wire.SameQuestion(q, r) || wire.Rcode(r) != tc.want {
+			t.Errorf("a bare reply became %x, want rcode %d", r, tc.want)
 		}
 		if _, err := wire.ParseReply(r); err != nil {
 			t.Errorf("a bare reply became one that does not parse: %v", err)

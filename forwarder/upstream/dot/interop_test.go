@@ -6,8 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net"
 	"net/netip"
@@ -284,16 +282,12 @@ func (is *interop) start(t *testing.T, version uint16) netip.AddrPort {
 // writeCertificate writes cert.pem and key.pem.
 func writeCertificate(t *testing.T, dir string) {
 	cert := servertest.Issue(t, dnstest.CertOptions{})
-	var chain []byte
-	for _, der := range cert.Certificate {
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	chain, key, err := dnstest.PEMPair(cert)
 	if err != nil {
 		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(dir, "cert.pem"), chain)
-	writeFile(t, filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
+	writeFile(t, filepath.Join(dir, "key.pem"), key)
 }
 
 func writeFile(t *testing.T, path string, data []byte) {

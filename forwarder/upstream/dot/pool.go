@@ -64,10 +64,11 @@ type counters struct {
 // New returns a Pool, which opens no connection before it is used. The caller calls
 // [Pool.Close].
 func New(cfg transport.Config) *Pool {
-	return &Pool{
-		cfg:    cfg,
-		verify: &verifier{server: cfg.Server, profile: cfg.Profile, roots: cfg.RootCAs, now: time.Now},
+	v := &verifier{server: cfg.Server, profile: cfg.Profile, roots: cfg.RootCAs, now: time.Now}
+	if cfg.ClientCert != nil {
+		v.clientCert = *cfg.ClientCert
 	}
+	return &Pool{cfg: cfg, verify: v}
 }
 
 // Exchange implements [transport.Transport]. It sends the query again if the connection
@@ -160,10 +161,20 @@ func (p *Pool) pick(ctx context.Context) (*conn, *pendingDial, error) {
 	return best, nil, nil
 }
 
-// remove removes a closed connection, and requests maintenance, which may open another.
+// remove removes a closed connection, and requests maintenance, which may open another. A
+// server that refuses this client after the handshake counts as a failed dial, so that it is
+// not dialled again at once.
 func (p *Pool) remove(c *conn) {
 	cutAfter, reason := c.closeReason()
+	var refused *transport.ClientCertError
+	isRefused := errors.As(reason, &refused)
+	if isRefused {
+		p.cfg.Observer.DialFailed(c.opened, reason)
+	}
 	p.mu.Lock()
+	if isRefused {
+		p.dialErr, p.dialErrAt = &transport.DialError{Err: reason}, time.Now()
+	}
 	p.conns = slices.DeleteFunc(p.conns, func(x *conn) bool { return x == c })
 	p.limit.recordCut(cutAfter, time.Now())
 	p.mu.Unlock()

@@ -89,6 +89,8 @@ type handshake struct {
 	raw *gather
 	nc  *tls.Conn
 
+	certRequested bool // the server requested a certificate
+
 	resumed   bool
 	untrusted *transport.TrustError // why the server is not authenticated, although it is accepted
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,12 +20,13 @@ import (
 // is accepted as well.
 const alpn = "dot"
 
-// verifier authenticates one server.
+// verifier authenticates one server, and this client to it.
 type verifier struct {
-	server  transport.Server
-	profile transport.Profile
-	roots   *x509.CertPool // nil: the system's
-	now     func() time.Time
+	server     transport.Server
+	profile    transport.Profile
+	roots      *x509.CertPool // nil: the system's
+	clientCert tls.Certificate
+	now        func() time.Time
 }
 
 // config returns the TLS configuration for one handshake. The server is verified by admit
@@ -43,8 +45,25 @@ func (v *verifier) config(h *handshake) *tls.Config {
 			h.resumed = cs.DidResume
 			return v.admit(h, cs.PeerCertificates)
 		},
+		// Unlike Certificates, this also sends a certificate that no authority in the
+		// server's list has issued: the server may accept it, and else gives the reason.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			h.certRequested = true
+			return &v.clientCert, nil
+		},
 		Time: v.now,
 	}
+}
+
+// refusal returns err, or a [transport.ClientCertError] if it is an alert by which a server
+// that requested a certificate refuses the connection. With TLS 1.3 that arrives after the
+// handshake.
+func (v *verifier) refusal(requested bool, err error) error {
+	var op *net.OpError
+	if !requested || !errors.As(err, &op) || op.Op != "remote error" {
+		return err
+	}
+	return &transport.ClientCertError{Sent: len(v.clientCert.Certificate) > 0, Err: op.Err}
 }
 
 // admit returns an error if the connection must not be used: the server is not

@@ -72,6 +72,23 @@ func (e *TrustError) Error() string { return e.Reason }
 // Unwrap returns the cause.
 func (e *TrustError) Unwrap() error { return e.Err }
 
+// ClientCertError means that the server requested a certificate of the client and then
+// refused the connection.
+type ClientCertError struct {
+	Sent bool // a certificate was sent
+	Err  error
+}
+
+func (e *ClientCertError) Error() string {
+	if e.Sent {
+		return "the server refused the client certificate: " + e.Err.Error()
+	}
+	return "the server requires a client certificate: configure client-cert and client-key"
+}
+
+// Unwrap returns the cause.
+func (e *ClientCertError) Unwrap() error { return e.Err }
+
 // AddrError is the failure of one of a server's several addresses.
 type AddrError struct {
 	Addr netip.AddrPort

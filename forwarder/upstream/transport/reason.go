@@ -121,6 +121,10 @@ func Reason(s Server, waited time.Duration, err error) string {
 	if errors.As(err, &untrusted) {
 		return untrusted.Reason
 	}
+	var unwelcome *ClientCertError
+	if errors.As(err, &unwelcome) {
+		return unwelcome.Error()
+	}
 	switch {
 	case errors.Is(err, ErrSilent), errors.Is(err, ErrClosed), errors.Is(err, ErrOverloaded),
 		errors.Is(err, ErrMismatch), errors.Is(err, ErrMalformed), errors.Is(err, ErrNetworkChanged):

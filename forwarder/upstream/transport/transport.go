@@ -4,6 +4,7 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
 	"sync/atomic"
@@ -64,13 +65,17 @@ type Observer interface {
 	MaintenanceDue()
 }
 
-// Config configures a transport. All fields but RootCAs and Control are required.
+// Config configures a transport. All fields but RootCAs, ClientCert and Control are
+// required.
 type Config struct {
 	Server  Server
 	Profile Profile
 
 	// RootCAs are the certificate authorities that are trusted; nil: the system's.
 	RootCAs *x509.CertPool
+
+	// ClientCert is sent to a server that requests a certificate; nil: none is sent.
+	ClientCert *tls.Certificate
 
 	// Control, unless nil, is called with every socket before it connects. Its error
 	// fails the dial.

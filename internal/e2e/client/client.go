@@ -15,6 +15,7 @@ const Answer4, Answer6 = "192.0.2.1", "2001:db8::1"
 // clients are the programs by their names.
 var clients = map[string]func(args []string) error{
 	"go-lookups":  goLookups,
+	"go-lookup":   goLookup,
 	"four":        fourNameservers,
 	"connected":   connected,
 	"mapped":      mappedAddresses,

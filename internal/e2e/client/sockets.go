@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -41,6 +42,16 @@ func goLookups([]string) error {
 	wg.Wait()
 	close(errs)
 	return <-errs
+}
+
+// goLookup resolves a name like most programs in Go. GODEBUG=netdns=go or cgo selects the
+// resolver. Like libc.c it prints the time to stderr. An error of the lookup is a result.
+func goLookup(args []string) error {
+	start := time.Now()
+	addrs, err := net.DefaultResolver.LookupHost(context.Background(), args[0])
+	fmt.Fprintf(os.Stderr, "%s %d us\n", args[0], time.Since(start).Microseconds())
+	fmt.Println(args[0], addrs, err)
+	return nil
 }
 
 // udpSocket opens a UDP socket whose reads time out after five seconds.

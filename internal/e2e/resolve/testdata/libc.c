@@ -2,11 +2,20 @@
 //go:build ignore
 
 // Resolves each of its arguments by getaddrinfo, as libc programs do, and prints one line
-// per name: the name and its addresses.
+// per name: the name and its addresses. The time goes to stderr.
 #include <netdb.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
+
+static long long us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000LL + now.tv_nsec / 1000;
+}
 
 int main(int argc, char **argv)
 {
@@ -14,8 +23,10 @@ int main(int argc, char **argv)
 
 	for (int i = 1; i < argc; i++) {
 		struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *res;
+		long long start = us();
 		int err = getaddrinfo(argv[i], NULL, &hints, &res);
 
+		fprintf(stderr, "%s %lld us\n", argv[i], us() - start);
 		printf("%s", argv[i]);
 		if (err) {
 			printf(" error: %s\n", gai_strerror(err));
