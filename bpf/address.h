@@ -37,9 +37,8 @@ static __always_inline __u32 slot_of(const __be32 addr[4])
 	return idx < slot_count ? idx : 0;
 }
 
-/* This machine itself, where local resolvers listen; the queries of those are sealed in turn.
- * 0.0.0.0 and :: mean loopback in connect, and in a sendmsg of a connected socket that has
- * only a control message.
+/* This machine itself. 0.0.0.0 and :: mean loopback in connect, and in a sendmsg of a connected
+ * socket that has only a control message.
  */
 static __always_inline bool is_loopback(const __be32 addr[4])
 {
@@ -49,6 +48,17 @@ static __always_inline bool is_loopback(const __be32 addr[4])
 		return !a || a >> 24 == 127;
 	}
 	return !addr[0] && !addr[1] && !addr[2] && bpf_ntohl(addr[3]) <= 1;
+}
+
+/* Sets addr to one of a socket's addresses. The caller reads both, as volatile: otherwise the
+ * compiler chooses between addresses of fields, and the verifier requires constant offsets.
+ */
+static __always_inline void choose_addr(__be32 addr[4], bool is6, __be32 v4, const __be32 v6[4])
+{
+	addr[0] = is6 ? v6[0] : 0;
+	addr[1] = is6 ? v6[1] : 0;
+	addr[2] = is6 ? v6[2] : bpf_htonl(0xffff);
+	addr[3] = is6 ? v6[3] : v4;
 }
 
 /* A multicast or broadcast address. A slot cannot stand for several servers. */

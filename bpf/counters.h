@@ -41,6 +41,8 @@ enum counter {
 	COUNT_STOPPED_TRANSLATED, /* always dropped: the host's NAT replaced its virtual address */
 	COUNT_SLOT_RECOUNTED,	  /* a slot's references were lowered to its number of sockets */
 	COUNT_REFUSED_MPTCP,	  /* refused: MPTCP, whose references this kernel cannot recount */
+	COUNT_LOCAL,		  /* allowed: a local resolver that is kept */
+	COUNT_BOUND_LOCAL,	  /* refused: to a local resolver, from a loopback address */
 	COUNTERS,
 };
 

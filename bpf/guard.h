@@ -13,6 +13,7 @@
 #include "address.h"
 #include "classify.h"
 #include "holds.h"
+#include "local.h"
 #include "packet.h"
 #include "redirect.h"
 
@@ -201,11 +202,11 @@ static __always_inline bool guard_socket(struct __sk_buff *skb)
 	is_read = read_ports(skb, &p);
 	if (in_prefix(p.dst))
 		return stop_virtual(skb, &p, full_sock(skb));
-	if (p.opaque && !is_loopback(p.dst) && !is_open())
-		return stop(COUNT_STOPPED_OPAQUE);
-	if (!is_read || !is_plain(&p))
+	if ((!p.opaque && (!is_read || !is_sealed_port(p.dport))) || is_kept_packet(skb, p.dst))
 		return false;
-	return stop_plain(skb, &p);
+	if (p.opaque && !is_open())
+		return stop(COUNT_STOPPED_OPAQUE);
+	return is_read && is_sealed_port(p.dport) && stop_plain(skb, &p);
 }
 
 /* Reports whether a packet that leaves the machine is stopped. Packets of IP sockets were

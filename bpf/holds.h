@@ -37,21 +37,14 @@ struct sent_map {
 };
 extern struct sent_map sent SEC(".maps");
 
-/* Reads the address that a socket is connected to. All words are read, and volatile, before
- * one family's are chosen: otherwise the compiler chooses between addresses of words, and the
- * verifier requires constant offsets.
- */
+/* Reads the address that a socket is connected to. */
 static __always_inline void peer_of(struct bpf_sock *sk, __be32 addr[4])
 {
 	volatile struct bpf_sock *s = sk;
 	__be32 v4 = s->dst_ip4;
 	__be32 v6[4] = {s->dst_ip6[0], s->dst_ip6[1], s->dst_ip6[2], s->dst_ip6[3]};
-	bool is6 = s->family == FAMILY_INET6;
 
-	addr[0] = is6 ? v6[0] : 0;
-	addr[1] = is6 ? v6[1] : 0;
-	addr[2] = is6 ? v6[2] : bpf_htonl(0xffff);
-	addr[3] = is6 ? v6[3] : v4;
+	choose_addr(addr, s->family == FAMILY_INET6, v4, v6);
 }
 
 /* Returns the slot that a socket is connected to according to the kernel, or 0. */

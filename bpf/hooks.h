@@ -10,6 +10,7 @@
 #include "classify.h"
 #include "counters.h"
 #include "holds.h"
+#include "local.h"
 #include "settings.h"
 #include "slots.h"
 
@@ -117,6 +118,44 @@ static __always_inline bool is_local_group(struct bpf_sock_addr *ctx)
 	return (guarded && g && g->drop & DROP_PLAIN) || (sk && sk->bound_dev_if == LOOPBACK);
 }
 
+/* Returns the client's network namespace, as in struct key. */
+static __always_inline __u32 client_netns(struct bpf_sock_addr *ctx)
+{
+	__u64 cookie;
+
+	if (!home_cookie)
+		return 0;
+	cookie = bpf_get_netns_cookie(ctx);
+	return cookie == home_cookie ? 0 : (__u32)cookie;
+}
+
+/* Reads the address that a socket is bound to. */
+static __always_inline void source_of(struct bpf_sock *sk, __be32 addr[4])
+{
+	volatile struct bpf_sock *s = sk;
+	__be32 v4 = s->src_ip4;
+	__be32 v6[4] = {s->src_ip6[0], s->src_ip6[1], s->src_ip6[2], s->src_ip6[3]};
+
+	choose_addr(addr, s->family == FAMILY_INET6, v4, v6);
+}
+
+/* Reports whether a socket sends from a loopback address or the loopback interface, and so
+ * cannot reach the listener. Such a socket is for loopback destinations.
+ */
+static __always_inline bool is_bound_local(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	__be32 addr[4];
+
+	if (!redirects_local || !sk)
+		return false;
+	source_of(sk, addr);
+	if (sk->bound_dev_if != LOOPBACK && (!addr[3] || !is_loopback(addr)))
+		return false;
+	count(COUNT_BOUND_LOCAL);
+	return true;
+}
+
 /* Decides on a virtual address. It is as valid as the original destination for the workload
  * that it was assigned to. For any other the listener would mistake the client's workload.
  */
@@ -159,13 +198,19 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, struct key *key)
 {
 	key->port = get_port(ctx);
 	key->zero16 = 0;
-	key->zero32 = 0;
+	key->netns = 0;
 	if (in_prefix(key->addr))
 		return decide_virtual(ctx, key);
-	if (!is_sealed_port(key->port) || !carries_dns(ctx->protocol) || is_loopback(key->addr))
+	if (!is_sealed_port(key->port) || !carries_dns(ctx->protocol))
 		return ALLOW;
+	key->netns = client_netns(ctx);
+	if (is_kept(key->addr, home_cookie && !key->netns)) {
+		count(COUNT_LOCAL);
+		return ALLOW;
+	}
 	if (decide_client(ctx) == ALLOW)
 		return ALLOW;
+	name_loopback(key->addr);
 	if (is_group(key->addr)) {
 		if (is_local_group(ctx))
 			return ALLOW;
@@ -173,7 +218,7 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, struct key *key)
 		return EHOSTUNREACH;
 	}
 	key->cgroup = bpf_get_current_cgroup_id();
-	return is_bound(ctx, key->addr) ? EHOSTUNREACH : SEAL;
+	return is_bound_local(ctx) || is_bound(ctx, key->addr) ? EHOSTUNREACH : SEAL;
 }
 
 /* Decides on a connect. If it is sealed the socket holds the slot in idx. */

@@ -13,14 +13,15 @@
 #include "settings.h"
 #include "shares.h"
 
-/* An original destination and the client's cgroup. IPv4 addresses are mapped, so that AF_INET6
- * and AF_INET sockets share slots. No implicit padding: it is a hash key.
+/* An original destination, and the client's network namespace and cgroup. IPv4 addresses are
+ * mapped, so that AF_INET6 and AF_INET sockets share slots. No implicit padding: it is a hash
+ * key.
  */
 struct key {
 	__be32 addr[4];
 	__be16 port;
 	__u16 zero16;
-	__u32 zero32;
+	__u32 netns; /* low half of its cookie; 0: the host's, or unknown */
 	__u64 cgroup;
 };
 
@@ -79,7 +80,8 @@ extern struct free_slots_map free_slots SEC(".maps");
 static __always_inline bool same_key(const struct key *a, const struct key *b)
 {
 	return a->addr[0] == b->addr[0] && a->addr[1] == b->addr[1] && a->addr[2] == b->addr[2] &&
-	       a->addr[3] == b->addr[3] && a->port == b->port && a->cgroup == b->cgroup;
+	       a->addr[3] == b->addr[3] && a->port == b->port && a->netns == b->netns &&
+	       a->cgroup == b->cgroup;
 }
 
 /* Uses slot idx if it (still) stands for key. */
@@ -137,6 +139,7 @@ static __always_inline bool slot_fill(__u32 idx, const struct key *key, bool con
 	o->key.addr[2] = key->addr[2];
 	o->key.addr[3] = key->addr[3];
 	o->key.port = key->port;
+	o->key.netns = key->netns;
 	o->key.cgroup = key->cgroup;
 	bpf_spin_unlock(&s->lock);
 

@@ -34,6 +34,7 @@ const volatile __u64 open_after_ns;
 const volatile __u8 guarded;
 const volatile __u8 guards_host;
 const volatile __u64 home_cookie;
+const volatile __u8 redirects_local;
 const volatile __u32 back_mark;
 const volatile __u8 veth_host[6];
 const volatile __u8 veth_inner[6];
@@ -57,6 +58,7 @@ struct hold_map replaced SEC(".maps");
 struct sent_map sent SEC(".maps");
 struct flows_map flows SEC(".maps");
 struct passed_map passed SEC(".maps");
+struct locals_map locals SEC(".maps");
 
 SEC("cgroup/connect4")
 int sotto_connect4(struct bpf_sock_addr *ctx)

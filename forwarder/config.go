@@ -57,6 +57,11 @@ type Origin struct {
 	// Removed reports that the cgroup was removed before its path was known.
 	// Workload is then the path of an ancestor with "(removed)" below it.
 	Removed bool
+
+	// Cgroup and Netns identify the client's cgroup and network namespace for the function
+	// [Config.Local].
+	Cgroup uint64
+	Netns  uint32
 }
 
 // Event is one answered query, for logs and traces.
@@ -96,6 +101,10 @@ type Config struct {
 	// Nameserver sends queries to their original destination, for the action
 	// [Plain]. Nil: such queries are refused.
 	Nameserver Nameserver
+
+	// Local returns a client for the local resolver that is the original destination of a
+	// query, for the action [Local]. Nil: such queries are refused.
+	Local func(Origin) Nameserver
 
 	// Cache stores answers. Nil: every query goes upstream. The caller closes it.
 	Cache *cache.Cache

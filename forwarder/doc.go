@@ -29,4 +29,8 @@
 // passes it to [Forwarder.answer], which replies immediately (policy, cache) or
 // reports a miss. The listener then adds a pending query to a flight (flight.go) or
 // relays it (relay.go), and the reply goes out through the listener's writer.
+//
+// There is no rate limit per client: one low enough to protect breaks a busy mail server, one
+// high enough lets slow names fill the table; what is scarce is occupancy (compare unbound's
+// `wait-limit`). Response rate limiting is for authoritative servers; stubs repeat the same name.
 package forwarder

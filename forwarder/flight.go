@@ -61,7 +61,7 @@ type replyWriter interface {
 func (p *pendingQuery) init(f *Forwarder, r *request, w replyWriter) *pendingQuery {
 	p.request, p.src, p.writer, p.f = *r, r.source(), w, f
 	end := r.q.QEnd // the reply needs the header and the question only
-	if r.route.Action == Plain {
+	if r.route.Action.relays() {
 		end = len(r.q.Msg)
 	}
 	p.q.Msg = append(p.room[:0], r.q.Msg[:end]...)
@@ -135,7 +135,7 @@ func (fs *flights) submit(p *pendingQuery) error {
 		return err
 	}
 	submit := fs.coalesce
-	if p.route.Action == Plain {
+	if p.route.Action.relays() {
 		submit = fs.relay
 	}
 	if err := submit(p); err != nil {

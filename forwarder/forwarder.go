@@ -124,10 +124,10 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 		f.observe(r, rcode, false, nil)
 		return dst, answered
 	}
-	switch r.route.Action {
-	case Plain:
+	switch {
+	case r.route.Action.relays():
 		return dst, missed
-	case NXDomain, Null, Static:
+	case r.route.Action.answers():
 		return f.appendLocal(dst, r), answered
 	}
 	return f.fromCache(dst, r)

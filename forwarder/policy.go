@@ -50,6 +50,11 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 			return refuse(wire.EDEOther, fmt.Sprintf("rule %d sends the query to its original destination, which is not known", r.route.Rule))
 		}
 		return 0, nil, false // every kind of query may go to its original destination
+	case Local:
+		if f.cfg.Local == nil {
+			return refuse(wire.EDEOther, "the name is local, and local resolvers are not known here")
+		}
+		return 0, nil, false
 	}
 	return forwardable(&r.q, r.route.Rule > 0, f.cfg.Nameserver != nil)
 }

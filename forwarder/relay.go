@@ -46,10 +46,18 @@ func (j *relayJob) Run() {
 	j.fs.relayMessage(j.p)
 }
 
+// nameserver returns the client for the original destination of p.
+func (fs *flights) nameserver(p *pendingQuery) Nameserver {
+	if p.route.Action == Local {
+		return fs.cfg.Local(p.origin)
+	}
+	return fs.cfg.Nameserver
+}
+
 // relayMessage relays a query whose reply is one message.
 func (fs *flights) relayMessage(p *pendingQuery) {
 	until := p.start.Add(fs.cfg.Timeout)
-	reply, err := fs.cfg.Nameserver.Exchange(fs.ctx, p.origin.Addr, p.q.Msg, p.tcp, until)
+	reply, err := fs.nameserver(p).Exchange(fs.ctx, p.origin.Addr, p.q.Msg, p.tcp, until)
 	if err != nil {
 		fs.fail(p, err)
 		return
@@ -68,7 +76,7 @@ func (fs *flights) relayTransfer(p *pendingQuery) {
 	until := p.start.Add(fs.cfg.Timeout)
 	buf := getBuffer()
 	defer putBuffer(buf)
-	err := fs.cfg.Nameserver.Transfer(fs.ctx, p.origin.Addr, p.q.Msg, until, func(msg []byte) error {
+	err := fs.nameserver(p).Transfer(fs.ctx, p.origin.Addr, p.q.Msg, until, func(msg []byte) error {
 		*buf = append((*buf)[:framePrefix], msg...)
 		wire.SetID((*buf)[framePrefix:], p.q.ID)
 		if !p.writer.sendPart(*buf) {

@@ -20,6 +20,9 @@ const (
 	// Plain sends the query unchanged and in plain DNS to its original destination
 	// ([Config.Nameserver]). It is neither cached nor coalesced.
 	Plain
+	// Local is Plain to a local resolver ([Config.Local]): the query does not leave this
+	// machine.
+	Local
 	// Refuse answers REFUSED.
 	Refuse
 	// NoData answers that the name has no record of that type.
@@ -60,6 +63,12 @@ type Route struct {
 // Router decides what happens to a query. It is called once per query, concurrently.
 // It must not block and must not keep its arguments.
 type Router func(q *wire.Query, o *Origin) Route
+
+// relays reports whether queries are sent unchanged to their original destination.
+func (a Action) relays() bool { return a == Plain || a == Local }
+
+// answers reports whether the rule itself has the answer.
+func (a Action) answers() bool { return a == NXDomain || a == Null || a == Static }
 
 // maxScope is the usual length limit of a scope. A longer one costs an allocation.
 const maxScope = 64

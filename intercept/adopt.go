@@ -39,6 +39,7 @@ func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 		sottoMapForward:   k.Forward,
 		sottoMapFreeSlots: k.FreeSlots,
 		sottoMapLinks:     k.Links,
+		sottoMapLocals:    k.Locals,
 		sottoMapOrigins:   k.Origins,
 		sottoMapOwn:       k.Own,
 		sottoMapPassed:    k.Passed,

@@ -39,6 +39,19 @@ const (
 	GuardOff   = guard.Off
 )
 
+// LocalMode is what happens to queries to a local resolver: a nameserver whose address does
+// not leave this machine, because it is a loopback address, an address of the host, or on a
+// link that connects containers (see [guard.InsideLinks]).
+type LocalMode int
+
+const (
+	// LocalKeep leaves the queries alone. The local resolver's own queries must be sealed.
+	LocalKeep LocalMode = iota
+
+	// LocalRedirect redirects them like those to other nameservers.
+	LocalRedirect
+)
+
 // maxPorts is MAX_PORTS in bpf/settings.h.
 const maxPorts = 16
 
@@ -87,6 +100,10 @@ type Config struct {
 	// GuardHost makes the guard check packets without a local socket, too: those of virtual
 	// machines, and whatever else the host forwards. It is for seals of the root cgroup.
 	GuardHost bool
+
+	// LocalResolvers is what happens to queries to nameservers on this machine. Default:
+	// LocalKeep.
+	LocalResolvers LocalMode
 
 	// OpenAfter, if not 0, makes the seal fail open: without a heartbeat of the process for
 	// this time, hooks and guard let everything through. By default they fail closed.

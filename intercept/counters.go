@@ -71,6 +71,8 @@ var counterNames = [sottoCounterCOUNTERS]string{
 	sottoCounterCOUNT_STOPPED_TRANSLATED: "stopped_translated",
 	sottoCounterCOUNT_SLOT_RECOUNTED:     "slot_recounted",
 	sottoCounterCOUNT_REFUSED_MPTCP:      "refused_mptcp",
+	sottoCounterCOUNT_LOCAL:              "local",
+	sottoCounterCOUNT_BOUND_LOCAL:        "bound_local",
 }
 
 // notable are the counters that an operator should know about: queries of a program fail, or
@@ -89,6 +91,7 @@ var notable = []struct{ name, means string }{
 	{"stopped_made", "packets of raw and packet sockets to virtual addresses"},
 	{"stopped_translated", "queries that the NAT of this host redirects; exempt the virtual prefix from that rule"},
 	{"refused_mptcp", "MPTCP connections, whose references this kernel cannot count"},
+	{"bound_local", "queries to local resolvers from sockets that are bound to a loopback address"},
 	{"no_slot", "queries for which no virtual address was free"},
 	{"over_quota", "queries of a workload that has used its share of virtual addresses"},
 	{"no_memory", "queries for which the kernel had no memory"},

@@ -4,6 +4,7 @@ package intercept
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -13,12 +14,14 @@ import (
 
 	"sotto/intercept/clienttest"
 	"sotto/intercept/network"
+	"sotto/internal/netlab"
 )
 
 // The guard's program on cgroups recognises queries in the clear, and lets other packets
 // through.
 func TestGuardReadsPackets(t *testing.T) {
 	s := openSeal(t, nil)
+	outside := outsideContext(t, s.host)
 	const syn, ack, fin, rst, push = 0x02, 0x10, 0x01, 0x04, 0x08
 	options := []byte{unix.IPPROTO_UDP, 0, 1, 4, 0, 0, 0, 0}
 	fragment := func(offset uint16) []byte {
@@ -40,7 +43,7 @@ func TestGuardReadsPackets(t *testing.T) {
 		{"UDP-Lite", clienttest.Packet4(136, 0, clienttest.To4, clienttest.UDP(53)), "stopped_socket"},
 		{"ICMP with the bytes of a query", clienttest.Packet4(1, 0, clienttest.To4, clienttest.UDP(53)), ""},
 		{"UDP to loopback", clienttest.Packet4(17, 0, netip.MustParseAddr("127.0.0.53"), clienttest.UDP(53)), ""},
-		{"UDP to a group", clienttest.Packet4(17, 0, netip.MustParseAddr("224.0.0.251"), clienttest.UDP(53)), ""},
+		{"UDP to a group", clienttest.Packet4(17, 0, netip.MustParseAddr("224.0.0.251"), clienttest.UDP(53)), "stopped_group"},
 		{"UDP to a virtual address", clienttest.Packet4(17, 0, network.NthAddr(s.cfg.Prefix4, 9), clienttest.UDP(53)), "stopped_unheld"},
 		{"UDP to a virtual address, a later fragment", clienttest.Packet4(17, 0x2010, network.NthAddr(s.cfg.Prefix4, 9), clienttest.UDP(53)), ""},
 		{"UDP to an address next to the prefix", clienttest.Packet4(17, 0, netip.MustParseAddr("198.18.133.1"), clienttest.UDP(53)), "stopped_socket"},
@@ -75,7 +78,11 @@ func TestGuardReadsPackets(t *testing.T) {
 		before := s.Counters()
 		// The kernel runs a program on a frame, and passes only the packet in it to this type of
 		// program.
-		verdict, err := s.kernel.SottoGuardSocket.Run(&ebpf.RunOptions{Data: append(frameFor(test.packet), test.packet...)})
+		var verdict uint32
+		err := s.host.Do(func() (err error) {
+			verdict, err = s.kernel.SottoGuardSocket.Run(&ebpf.RunOptions{Data: append(frameFor(test.packet), test.packet...), Context: outside})
+			return err
+		})
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 			continue
@@ -90,6 +97,23 @@ func TestGuardReadsPackets(t *testing.T) {
 			}
 		}
 	}
+}
+
+// outsideContext returns the beginning of a struct __sk_buff for a packet that leaves by the
+// host's interface to the LAN. Without it a test run has the loopback interface.
+func outsideContext(t *testing.T, host *netlab.Host) (context [11]uint32) {
+	t.Helper()
+	err := host.Do(func() error {
+		l, err := net.InterfaceByName(netlab.HostIf)
+		if err == nil {
+			context[10] = uint32(l.Index) // ifindex
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return context
 }
 
 // frameFor returns the Ethernet header for a packet.

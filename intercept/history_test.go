@@ -46,7 +46,7 @@ func (i historyInstance) Collect() error {
 
 func (i historyInstance) OriginOf(local netip.Addr) (historytest.Origin, bool) {
 	o, ok := i.Origin(local)
-	return historytest.Origin(o), ok
+	return historytest.Origin{Addr: o.Addr, CgroupID: o.CgroupID}, ok
 }
 
 func (i historyInstance) Slot(idx uint32) (used bool, refs uint32) {

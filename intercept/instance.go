@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/cilium/ebpf"
@@ -17,6 +18,7 @@ import (
 	"sotto/intercept/cgroup"
 	"sotto/intercept/feature"
 	"sotto/intercept/guard"
+	"sotto/intercept/local"
 	"sotto/intercept/nat"
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
@@ -34,6 +36,9 @@ type Instance struct {
 	kernel  *kernel
 	origins *origins
 	guard   *guard.Guard
+
+	locals    atomic.Pointer[local.Addresses] // nil until they are needed
+	resolvers *local.Resolvers
 
 	// previous are the directories of the cgroups that an earlier process with the same
 	// instance name sealed.
@@ -101,6 +106,11 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if err := i.resetExclusions(); err != nil {
 		return nil, err
 	}
+	if i.cfg.LocalResolvers == LocalKeep {
+		if _, err := i.syncLocals(); err != nil {
+			return nil, err
+		}
+	}
 	i.guard, err = i.kernel.newGuard(&i.cfg, i.network, i.groups, root)
 	return i, err
 }
@@ -109,11 +119,12 @@ func (i *Instance) openNetwork() (err error) {
 	i.network, err = network.New(network.Config{
 		Name: i.cfg.Name, Link: linkBase(i.cfg.Name),
 		Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6,
-		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange, OnReconcile: func() { i.guard.Reconcile() },
+		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange, OnReconcile: func() { i.guard.Reconcile(); i.updateLocals() },
 	})
 	if err != nil {
 		return err
 	}
+	i.resolvers = local.NewResolvers(i.network)
 	return i.network.Ensure()
 }
 

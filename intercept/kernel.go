@@ -13,11 +13,11 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	"sotto/intercept/cgroup"
 	"sotto/intercept/feature"
 	"sotto/intercept/guard"
+	"sotto/intercept/local"
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
 	"sotto/intercept/references"
@@ -119,11 +119,14 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 	if !cfg.GuardHost {
 		spec.Maps[sottoMapPassed].MaxEntries = 1 // not used
 	}
+	if cfg.LocalResolvers != LocalKeep {
+		spec.Maps[sottoMapLocals].MaxEntries = 1 // not used
+	}
 	var ports [maxPorts]uint16
 	for i, p := range cfg.Ports {
 		ports[i] = htons(p)
 	}
-	cookie, err := netnsCookie()
+	cookie, err := local.Cookie()
 	if err != nil {
 		return nil, err
 	}
@@ -143,13 +146,15 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		sottoVarHasSetRetval: boolByte(feature.HasSetRetval()),
 		sottoVarGuarded:      boolByte(cfg.Guard != GuardOff),
 		sottoVarGuardsHost:   boolByte(cfg.GuardHost),
-		sottoVarHomeCookie:   cookie,
-		sottoVarBackMark:     rand.Uint32N(math.MaxUint32) + 1,
-		sottoVarPrefix4Mask:  prefixes.Mask4,
-		sottoVarPrefix6Mask:  prefixes.Mask6,
-		sottoVarVethHost:     [6]byte(network.MACHost),
-		sottoVarVethInner:    [6]byte(network.MACInner),
-		sottoVarOpenAfterNs:  uint64(cfg.OpenAfter),
+
+		sottoVarRedirectsLocal: boolByte(cfg.LocalResolvers == LocalRedirect),
+		sottoVarHomeCookie:     cookie,
+		sottoVarBackMark:       rand.Uint32N(math.MaxUint32) + 1,
+		sottoVarPrefix4Mask:    prefixes.Mask4,
+		sottoVarPrefix6Mask:    prefixes.Mask6,
+		sottoVarVethHost:       [6]byte(network.MACHost),
+		sottoVarVethInner:      [6]byte(network.MACInner),
+		sottoVarOpenAfterNs:    uint64(cfg.OpenAfter),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			errs = append(errs, fmt.Errorf("set %s in the BPF programs: %w", name, err))
@@ -185,24 +190,6 @@ func boolByte(b bool) uint8 {
 		return 1
 	}
 	return 0
-}
-
-// netnsCookie returns what bpf_get_netns_cookie returns in the calling thread's network
-// namespace; 0 if the kernel does not support it (before Linux 5.14).
-func netnsCookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("read the cookie of the network namespace: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if errors.Is(err, unix.ENOPROTOOPT) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read the cookie of the network namespace: %w", err)
-	}
-	return cookie, nil
 }
 
 // fill initialises new maps: all slots are free, except those of reserved addresses. It

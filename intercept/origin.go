@@ -21,6 +21,10 @@ import (
 type Origin struct {
 	Addr     netip.AddrPort
 	CgroupID uint64
+
+	// Netns identifies the network namespace of the client: the low half of its cookie, or 0
+	// for the host's. Before Linux 5.14 it is always 0.
+	Netns uint32
 }
 
 // Origin returns the original destination that a virtual address stands for, or last stood
@@ -56,8 +60,8 @@ func newOrigins(cfg *Config, m *ebpf.Map) (*origins, error) {
 // array entries have no padding between them.
 const originSize = int(unsafe.Sizeof(sottoOrigin{}))
 
-// originWords is struct origin in words of eight bytes: two for the address; the port with
-// padding; the cgroup; the generation with padding.
+// originWords is struct origin in words of eight bytes: two for the address; the port, padding
+// and the network namespace; the cgroup; the generation with padding.
 type originWords [5]uint64
 
 // A compile error here means that struct origin changed.
@@ -80,7 +84,7 @@ func (o *origins) find(local netip.Addr) (Origin, bool) {
 	if !ok || port == 0 || addr.Is4() != local.Unmap().Is4() {
 		return Origin{}, false
 	}
-	return Origin{Addr: netip.AddrPortFrom(addr, port), CgroupID: words[3]}, true
+	return Origin{Addr: netip.AddrPortFrom(addr, port), CgroupID: words[3], Netns: binary.NativeEndian.Uint32(b[20:])}, true
 }
 
 // index returns the slot of a virtual address.

@@ -3,7 +3,9 @@
 package intercept
 
 import (
+	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -12,15 +14,52 @@ import (
 )
 
 // previousObject is the BPF object of the version before maps and programs were defined
-// in sotto.c (commit 9eaa13e), with the same maps and constants.
+// in sotto.c (commit 9eaa13e). It has the maps of slots and their constants.
 const previousObject = "testdata/previous-version.o"
 
 // openPrevious opens an instance with the programs and maps of that version.
 func openPrevious(t *testing.T, s *testSeal, cfg Config) *Instance {
 	t.Helper()
-	loadObject = func() (*ebpf.CollectionSpec, error) { return ebpf.LoadCollectionSpec(previousObject) }
+	loadObject = func() (*ebpf.CollectionSpec, error) { return loadPrevious() }
 	defer func() { loadObject = loadSotto }()
 	return openAt(t, s.host, cfg)
+}
+
+// loadPrevious reads the object, and adds the maps and constants that are new since. Its
+// programs do not use them.
+func loadPrevious() (*ebpf.CollectionSpec, error) {
+	spec, err := ebpf.LoadCollectionSpec(previousObject)
+	if err != nil {
+		return nil, err
+	}
+	current, err := loadSotto()
+	if err != nil {
+		return nil, err
+	}
+	for name, m := range current.Maps {
+		if spec.Maps[name] == nil {
+			spec.Maps[name] = m.Copy()
+		}
+	}
+	for name, v := range current.Variables {
+		if spec.Variables[name] == nil {
+			spec.Variables[name] = inPadding(spec, v.Copy())
+		}
+	}
+	return spec, nil
+}
+
+// inPadding moves a constant to bytes between those of an object.
+func inPadding(spec *ebpf.CollectionSpec, v *ebpf.VariableSpec) *ebpf.VariableSpec {
+	all := slices.SortedFunc(maps.Values(spec.Variables), func(a, b *ebpf.VariableSpec) int { return int(a.Offset) - int(b.Offset) })
+	v.Offset = 0
+	for _, other := range all {
+		if v.Offset+v.Size() <= other.Offset {
+			break
+		}
+		v.Offset = other.Offset + other.Size()
+	}
+	return v
 }
 
 // A running instance of the previous version is adopted with all its maps: slots keep their
@@ -54,8 +93,12 @@ func TestAdoptPreviousVersion(t *testing.T) {
 	}
 
 	s.Instance = openAt(t, s.host, cfg)
-	if after := pinsOf(t, s.kernel.dir); !slices.Equal(before, after) {
-		t.Errorf("maps were %v, are %v", before, after)
+	after := pinsOf(t, s.kernel.dir)
+	for _, pin := range before {
+		// The counters are copied, because there are more of them now.
+		if !slices.Contains(after, pin) && !strings.HasPrefix(pin, sottoMapCounters+" ") {
+			t.Errorf("%s is no longer pinned: now %v", pin, after)
+		}
 	}
 	listen(t, s.Instance)
 	if err := s.Attach(); err != nil {

@@ -42,7 +42,7 @@ func (i *Instance) destroyPlain(groups []cgroup.Group) {
 // directories dirs, and is connected to an address that the hooks redirect.
 func (i *Instance) isPlain(s sockets.Socket, dirs []string) bool {
 	remote := s.Remote.Addr()
-	if !slices.Contains(i.cfg.Ports, s.Remote.Port()) || remote.IsUnspecified() || remote.IsLoopback() || remote.IsMulticast() ||
+	if !slices.Contains(i.cfg.Ports, s.Remote.Port()) || remote.IsUnspecified() || remote.IsMulticast() || i.keeps(remote) ||
 		contains(remote, i.cfg.Prefix4, i.cfg.Prefix6) {
 		return false
 	}
@@ -141,6 +141,9 @@ const lateTime = 250 * time.Millisecond
 // listed the sockets. While it runs virtual addresses are unreachable, so that none of them
 // can have sent anything. The processes of a command have been killed before.
 func (i *Instance) destroyLate() {
+	if i.kernel == nil { // it could not be loaded
+		return
+	}
 	used, err := i.kernel.everUsed()
 	if i.cfg.Ephemeral || err == nil && !used {
 		return

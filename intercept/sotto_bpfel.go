@@ -49,7 +49,9 @@ const (
 	sottoCounterCOUNT_STOPPED_TRANSLATED sottoCounter = 30
 	sottoCounterCOUNT_SLOT_RECOUNTED     sottoCounter = 31
 	sottoCounterCOUNT_REFUSED_MPTCP      sottoCounter = 32
-	sottoCounterCOUNTERS                 sottoCounter = 33
+	sottoCounterCOUNT_LOCAL              sottoCounter = 33
+	sottoCounterCOUNT_BOUND_LOCAL        sottoCounter = 34
+	sottoCounterCOUNTERS                 sottoCounter = 35
 )
 
 type sottoFlow struct {
@@ -84,8 +86,14 @@ type sottoKey struct {
 	Addr   [4]uint32
 	Port   uint16
 	Zero16 uint16
-	Zero32 uint32
+	Netns  uint32
 	Cgroup uint64
+}
+
+type sottoLocalKey struct {
+	_    structs.HostLayout
+	Bits uint32
+	Addr [4]uint32
 }
 
 type sottoOrigin struct {
@@ -138,6 +146,7 @@ const (
 	sottoMapForward             = "forward"
 	sottoMapFreeSlots           = "free_slots"
 	sottoMapLinks               = "links"
+	sottoMapLocals              = "locals"
 	sottoMapOrigins             = "origins"
 	sottoMapOwn                 = "own"
 	sottoMapPassed              = "passed"
@@ -179,6 +188,7 @@ const (
 	sottoVarPrefix6Mask         = "prefix6_mask"
 	sottoVarQuotaMax            = "quota_max"
 	sottoVarRecounts            = "recounts"
+	sottoVarRedirectsLocal      = "redirects_local"
 	sottoVarShareBase           = "share_base"
 	sottoVarShareLevel          = "share_level"
 	sottoVarSlotCount           = "slot_count"
@@ -260,6 +270,7 @@ type sottoMapSpecs struct {
 	Forward   *ebpf.MapSpec `ebpf:"forward"`
 	FreeSlots *ebpf.MapSpec `ebpf:"free_slots"`
 	Links     *ebpf.MapSpec `ebpf:"links"`
+	Locals    *ebpf.MapSpec `ebpf:"locals"`
 	Origins   *ebpf.MapSpec `ebpf:"origins"`
 	Own       *ebpf.MapSpec `ebpf:"own"`
 	Passed    *ebpf.MapSpec `ebpf:"passed"`
@@ -275,28 +286,29 @@ type sottoMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sottoVariableSpecs struct {
-	BackMark     *ebpf.VariableSpec `ebpf:"back_mark"`
-	Guarded      *ebpf.VariableSpec `ebpf:"guarded"`
-	GuardsHost   *ebpf.VariableSpec `ebpf:"guards_host"`
-	HasSetRetval *ebpf.VariableSpec `ebpf:"has_set_retval"`
-	HomeCookie   *ebpf.VariableSpec `ebpf:"home_cookie"`
-	LingerNs     *ebpf.VariableSpec `ebpf:"linger_ns"`
-	ListenerPort *ebpf.VariableSpec `ebpf:"listener_port"`
-	OpenAfterNs  *ebpf.VariableSpec `ebpf:"open_after_ns"`
-	PortCount    *ebpf.VariableSpec `ebpf:"port_count"`
-	Ports        *ebpf.VariableSpec `ebpf:"ports"`
-	Prefix4      *ebpf.VariableSpec `ebpf:"prefix4"`
-	Prefix4Mask  *ebpf.VariableSpec `ebpf:"prefix4_mask"`
-	Prefix6      *ebpf.VariableSpec `ebpf:"prefix6"`
-	Prefix6Mask  *ebpf.VariableSpec `ebpf:"prefix6_mask"`
-	QuotaMax     *ebpf.VariableSpec `ebpf:"quota_max"`
-	Recounts     *ebpf.VariableSpec `ebpf:"recounts"`
-	ShareBase    *ebpf.VariableSpec `ebpf:"share_base"`
-	ShareLevel   *ebpf.VariableSpec `ebpf:"share_level"`
-	SlotCount    *ebpf.VariableSpec `ebpf:"slot_count"`
-	VethHost     *ebpf.VariableSpec `ebpf:"veth_host"`
-	VethInner    *ebpf.VariableSpec `ebpf:"veth_inner"`
-	VirtualTag   *ebpf.VariableSpec `ebpf:"virtual_tag"`
+	BackMark       *ebpf.VariableSpec `ebpf:"back_mark"`
+	Guarded        *ebpf.VariableSpec `ebpf:"guarded"`
+	GuardsHost     *ebpf.VariableSpec `ebpf:"guards_host"`
+	HasSetRetval   *ebpf.VariableSpec `ebpf:"has_set_retval"`
+	HomeCookie     *ebpf.VariableSpec `ebpf:"home_cookie"`
+	LingerNs       *ebpf.VariableSpec `ebpf:"linger_ns"`
+	ListenerPort   *ebpf.VariableSpec `ebpf:"listener_port"`
+	OpenAfterNs    *ebpf.VariableSpec `ebpf:"open_after_ns"`
+	PortCount      *ebpf.VariableSpec `ebpf:"port_count"`
+	Ports          *ebpf.VariableSpec `ebpf:"ports"`
+	Prefix4        *ebpf.VariableSpec `ebpf:"prefix4"`
+	Prefix4Mask    *ebpf.VariableSpec `ebpf:"prefix4_mask"`
+	Prefix6        *ebpf.VariableSpec `ebpf:"prefix6"`
+	Prefix6Mask    *ebpf.VariableSpec `ebpf:"prefix6_mask"`
+	QuotaMax       *ebpf.VariableSpec `ebpf:"quota_max"`
+	Recounts       *ebpf.VariableSpec `ebpf:"recounts"`
+	RedirectsLocal *ebpf.VariableSpec `ebpf:"redirects_local"`
+	ShareBase      *ebpf.VariableSpec `ebpf:"share_base"`
+	ShareLevel     *ebpf.VariableSpec `ebpf:"share_level"`
+	SlotCount      *ebpf.VariableSpec `ebpf:"slot_count"`
+	VethHost       *ebpf.VariableSpec `ebpf:"veth_host"`
+	VethInner      *ebpf.VariableSpec `ebpf:"veth_inner"`
+	VirtualTag     *ebpf.VariableSpec `ebpf:"virtual_tag"`
 }
 
 // sottoObjects contains all objects after they have been loaded into the kernel.
@@ -328,6 +340,7 @@ type sottoMaps struct {
 	Forward   *ebpf.Map `ebpf:"forward"`
 	FreeSlots *ebpf.Map `ebpf:"free_slots"`
 	Links     *ebpf.Map `ebpf:"links"`
+	Locals    *ebpf.Map `ebpf:"locals"`
 	Origins   *ebpf.Map `ebpf:"origins"`
 	Own       *ebpf.Map `ebpf:"own"`
 	Passed    *ebpf.Map `ebpf:"passed"`
@@ -350,6 +363,7 @@ func (m *sottoMaps) Close() error {
 		m.Forward,
 		m.FreeSlots,
 		m.Links,
+		m.Locals,
 		m.Origins,
 		m.Own,
 		m.Passed,
@@ -366,28 +380,29 @@ func (m *sottoMaps) Close() error {
 //
 // It can be passed to loadSottoObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sottoVariables struct {
-	BackMark     *ebpf.Variable `ebpf:"back_mark"`
-	Guarded      *ebpf.Variable `ebpf:"guarded"`
-	GuardsHost   *ebpf.Variable `ebpf:"guards_host"`
-	HasSetRetval *ebpf.Variable `ebpf:"has_set_retval"`
-	HomeCookie   *ebpf.Variable `ebpf:"home_cookie"`
-	LingerNs     *ebpf.Variable `ebpf:"linger_ns"`
-	ListenerPort *ebpf.Variable `ebpf:"listener_port"`
-	OpenAfterNs  *ebpf.Variable `ebpf:"open_after_ns"`
-	PortCount    *ebpf.Variable `ebpf:"port_count"`
-	Ports        *ebpf.Variable `ebpf:"ports"`
-	Prefix4      *ebpf.Variable `ebpf:"prefix4"`
-	Prefix4Mask  *ebpf.Variable `ebpf:"prefix4_mask"`
-	Prefix6      *ebpf.Variable `ebpf:"prefix6"`
-	Prefix6Mask  *ebpf.Variable `ebpf:"prefix6_mask"`
-	QuotaMax     *ebpf.Variable `ebpf:"quota_max"`
-	Recounts     *ebpf.Variable `ebpf:"recounts"`
-	ShareBase    *ebpf.Variable `ebpf:"share_base"`
-	ShareLevel   *ebpf.Variable `ebpf:"share_level"`
-	SlotCount    *ebpf.Variable `ebpf:"slot_count"`
-	VethHost     *ebpf.Variable `ebpf:"veth_host"`
-	VethInner    *ebpf.Variable `ebpf:"veth_inner"`
-	VirtualTag   *ebpf.Variable `ebpf:"virtual_tag"`
+	BackMark       *ebpf.Variable `ebpf:"back_mark"`
+	Guarded        *ebpf.Variable `ebpf:"guarded"`
+	GuardsHost     *ebpf.Variable `ebpf:"guards_host"`
+	HasSetRetval   *ebpf.Variable `ebpf:"has_set_retval"`
+	HomeCookie     *ebpf.Variable `ebpf:"home_cookie"`
+	LingerNs       *ebpf.Variable `ebpf:"linger_ns"`
+	ListenerPort   *ebpf.Variable `ebpf:"listener_port"`
+	OpenAfterNs    *ebpf.Variable `ebpf:"open_after_ns"`
+	PortCount      *ebpf.Variable `ebpf:"port_count"`
+	Ports          *ebpf.Variable `ebpf:"ports"`
+	Prefix4        *ebpf.Variable `ebpf:"prefix4"`
+	Prefix4Mask    *ebpf.Variable `ebpf:"prefix4_mask"`
+	Prefix6        *ebpf.Variable `ebpf:"prefix6"`
+	Prefix6Mask    *ebpf.Variable `ebpf:"prefix6_mask"`
+	QuotaMax       *ebpf.Variable `ebpf:"quota_max"`
+	Recounts       *ebpf.Variable `ebpf:"recounts"`
+	RedirectsLocal *ebpf.Variable `ebpf:"redirects_local"`
+	ShareBase      *ebpf.Variable `ebpf:"share_base"`
+	ShareLevel     *ebpf.Variable `ebpf:"share_level"`
+	SlotCount      *ebpf.Variable `ebpf:"slot_count"`
+	VethHost       *ebpf.Variable `ebpf:"veth_host"`
+	VethInner      *ebpf.Variable `ebpf:"veth_inner"`
+	VirtualTag     *ebpf.Variable `ebpf:"virtual_tag"`
 }
 
 // sottoPrograms contains all programs after they have been loaded into the kernel.

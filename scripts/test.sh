@@ -36,6 +36,9 @@ packages=(
 	# independent DNS over TLS servers
 	"nsd nsd"
 	"unbound unbound"
+	# local resolvers
+	"dnsmasq dnsmasq-base"
+	"dbus-daemon dbus-daemon"
 	"kresd knot-resolver"
 	"dnsdist dnsdist"
 	# a TLS server that requires client certificates, and a resolver as a client
@@ -55,15 +58,15 @@ clang_packages=(
 	"/usr/include/bpf/bpf_helpers.h libbpf-dev"
 )
 
-# fetch_resolved: downloads and unpacks systemd-resolved for tests that run it in namespaces. It is not installed, because
-# it would become the resolver of this machine.
+# fetch_resolved: downloads and unpacks systemd-resolved, nss-resolve and nscd for tests that run them in namespaces. They are
+# not installed, because they would become the resolvers of this machine.
 fetch_resolved() {
 	local dir=$work/resolved
 	[[ ! -x /lib/systemd/systemd-resolved ]] || return 0
 	apt_update systemd-resolved
 	mkdir "$dir"
-	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download systemd-resolved libsystemd-shared) ||
-		die "apt-get download systemd-resolved failed; see its output above"
+	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download systemd-resolved libsystemd-shared libnss-resolve nscd) ||
+		die "apt-get download systemd-resolved, libnss-resolve and nscd failed; see its output above"
 	for deb in "$dir"/*.deb; do dpkg -x "$deb" "$dir"; done
 	export SOTTO_RESOLVED=$dir
 }

@@ -16,6 +16,7 @@ import (
 	"sotto/intercept/cgroup"
 	"sotto/internal/config"
 	"sotto/internal/daemon"
+	"sotto/internal/nssockets"
 )
 
 // Exit statuses of a shell for a command that it cannot start.
@@ -38,6 +39,11 @@ The cgroup is created below Sotto's own. If users other than root can manage tha
 (such as a systemd scope below user@1000.service) they could move CMD out of the seal, so
 the new cgroup is then created below the nearest ancestor that only root can manage. Resource
 limits of the cgroups in between do not apply to CMD.
+
+Queries to a resolver on this machine (127.0.0.53) are sealed too, except those for local
+names, which that resolver answers; see --local-resolvers. The sockets of nscd and of
+systemd-resolved below /run are hidden from CMD, which runs in a mount namespace of its own
+for this purpose.
 
 With --user, CMD runs as USER with all groups of that user. Of the caller's environment it
 keeps only TERM, COLORTERM, NO_COLOR, LANG, LANGUAGE, LC_* and TZ. HOME, USER, LOGNAME and
@@ -66,6 +72,7 @@ Without --user, CMD has the environment and the open files of the caller.`,
 	c.Flags().SetInterspersed(false)
 	c.Flags().StringVar(&user, "user", "", "run CMD as this `user` (name or ID), with the groups of that user and a minimal environment")
 	o.guardFlag(c.Flags())
+	o.localFlag(c.Flags())
 	o.upstreamFlags(c.Flags())
 	return c
 }
@@ -106,9 +113,13 @@ func (e *env) runInCgroup(cg *cgroup.Created, cmd *exec.Cmd, sigs *signals, drop
 	}
 	cmd.SysProcAttr.UseCgroupFD = true
 	cmd.SysProcAttr.CgroupFD = cg.FD()
-	cmd, err := startAs(cmd)
+	var err error
+	hidden := nssockets.Start(func() { cmd, err = startAs(cmd) })
 	if err != nil {
 		return e.cannotStart(cmd.Args[0], err)
+	}
+	if hidden != nil {
+		fmt.Fprintf(e.stderr, "sotto: warning: %v: names that the C library looks up by these sockets are not sealed\n", hidden)
 	}
 	drop() // after the start, because the command would inherit it
 	sigs.forward(cmd.Process)

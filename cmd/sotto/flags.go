@@ -43,6 +43,11 @@ func (o *options) guardFlag(fs *pflag.FlagSet) {
 	fs.StringVar(&o.flags.Guard, "guard", "", "what to do with plain queries that no socket hook redirects: drop, count or off (default drop)")
 }
 
+// localFlag adds the flag of the commands that seal.
+func (o *options) localFlag(fs *pflag.FlagSet) {
+	fs.StringVar(&o.flags.LocalResolvers, "local-resolvers", "", "queries to nameservers on this machine: keep (leave alone), redirect, or auto (keep only if the whole host is sealed) (default auto)")
+}
+
 // fileFlags adds the flags of the commands with a configuration file.
 func (o *options) fileFlags(fs *pflag.FlagSet) {
 	o.configFlag(fs)
@@ -86,7 +91,10 @@ func (o *options) override(c *cobra.Command, s *config.Settings) {
 		"cgroup":      func() { s.Cgroups = o.flags.Cgroups },
 		"exclude":     func() { s.Exclude = o.flags.Exclude },
 		"guard":       func() { s.Guard = o.flags.Guard },
-		"on-exit":     func() { s.OnExit = o.flags.OnExit },
+
+		"local-resolvers": func() { s.LocalResolvers = o.flags.LocalResolvers },
+
+		"on-exit": func() { s.OnExit = o.flags.OnExit },
 
 		"when-replaced": func() { s.WhenReplaced = o.flags.WhenReplaced },
 	} {

@@ -48,7 +48,10 @@ func (e *env) runCommand() *cobra.Command {
 			load := o.loader(c, config.Options{Read: config.ReadFile})
 			if o.check {
 				return e.check(load, func(s config.Settings, p config.Plan) error {
-					_, err := daemon.InstanceConfig(s, p)
+					cfg, err := daemon.InstanceConfig(s, p)
+					if err == nil {
+						daemon.WarnUncovered(cfg, e.logger(p.Level))
+					}
 					return err
 				})
 			}
@@ -65,6 +68,7 @@ func (e *env) runCommand() *cobra.Command {
 	c.Flags().StringArrayVar(&o.flags.Cgroups, "cgroup", nil, "seal the cgroup at `PATH` instead of the whole host; repeatable")
 	c.Flags().StringArrayVar(&o.flags.Exclude, "exclude", nil, "do not seal the cgroup at `PATH` and those below it; repeatable")
 	o.guardFlag(c.Flags())
+	o.localFlag(c.Flags())
 	c.Flags().Var(&replace, "replace", "take over from a running 'sotto run' of any version without losing a query; --replace=back: even if it has replaced this one")
 	c.Flags().Lookup("replace").NoOptDefVal = daemon.ReplaceRunning.String()
 	c.Flags().StringVar(&o.flags.WhenReplaced, "when-replaced", "", "what to do after another process has taken over: exit, or wait until stopped (default exit)")

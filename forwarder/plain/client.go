@@ -29,6 +29,10 @@ type Config struct {
 	// it as Sotto's own.
 	Control func(network, address string, c syscall.RawConn) error
 
+	// Open, if set, runs open, which opens a socket and connects it, for example in another
+	// network namespace. It returns the error of open.
+	Open func(open func() error) error
+
 	// Log receives what operators should know. Nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -38,6 +42,7 @@ type Config struct {
 // queries in flight.
 type Client struct {
 	dialer net.Dialer
+	open   func(open func() error) error
 	log    *slog.Logger
 	warn   ratelog.Limiter // forged replies, which anyone may send
 
@@ -47,11 +52,15 @@ type Client struct {
 
 // New returns a Client.
 func New(cfg Config) *Client {
+	if cfg.Open == nil {
+		cfg.Open = func(open func() error) error { return open() }
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{
 		dialer: net.Dialer{KeepAlive: -1}, // connections are short
+		open:   cfg.Open,
 		log:    cfg.Log,
 		idle:   transferIdle, maxTransfer: maxTransferTime,
 		resend: resendAfter,
@@ -121,7 +130,11 @@ func (r *request) message() []byte { return r.query[wire.FrameHeaderLen:] }
 func (r *request) dial(ctx context.Context) (net.Conn, func(), error) {
 	d := r.c.dialer
 	d.Deadline = r.until
-	conn, err := d.DialContext(ctx, r.network, r.to.String())
+	var conn net.Conn
+	err := r.c.open(func() (err error) {
+		conn, err = d.DialContext(ctx, r.network, r.to.String())
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -37,6 +37,8 @@ func (s Sockets) Run(f []string) (string, error) {
 		return "ok", err
 	case "bind":
 		return "ok", unix.BindToDevice(fd, arg)
+	case "from": // the address to send from
+		return "ok", unix.Bind(fd, Sockaddr(fd, arg))
 	case "connect":
 		return "ok", unix.Connect(fd, Sockaddr(fd, arg))
 	case "disconnect":

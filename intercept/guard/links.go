@@ -22,7 +22,7 @@ const (
 // thread's namespace.
 func linkFlags(links []network.Link) (map[int]uint32, error) {
 	flags := make(map[int]uint32, len(links))
-	for index := range insideLinks(links) {
+	for index := range InsideLinks(links) {
 		flags[index] |= linkInside
 	}
 	all, err := reversePathFilter("all")
@@ -55,13 +55,13 @@ func reversePathFilter(name string) (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-// insideLinks returns the interfaces that connect containers and virtual machines of this
+// InsideLinks returns the interfaces that connect containers and virtual machines of this
 // machine: virtual ends (veth, tap) without a default route and without a network of their
 // own, and bridges with only such ends as ports. Queries that leave by them have not left
 // the machine (it may use nameservers in containers), and queries of sealed containers
 // arrive by them. All other interfaces are external, including all ports of a bridge with an
 // external port.
-func insideLinks(links []network.Link) map[int]bool {
+func InsideLinks(links []network.Link) map[int]bool {
 	inside := make(map[int]bool)
 	bridges := make(map[int]bool)
 	for _, l := range links {

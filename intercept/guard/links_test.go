@@ -32,7 +32,7 @@ func TestInsideLinks(t *testing.T) {
 				test.links[i].Index = 10 + i
 			}
 		}
-		inside := insideLinks(test.links)
+		inside := InsideLinks(test.links)
 		var got []string
 		for _, l := range test.links {
 			if inside[l.Index] {

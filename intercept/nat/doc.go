@@ -19,5 +19,11 @@
 // The table outlives its process, like the hooks. The next process of the instance adopts
 // it by its name, or [Remove] removes it.
 //
+// Alternatives considered: redirecting on ingress of the container's link (bypasses filter rules,
+// and opens isolated networks such as Docker's `--internal`); a listener port other than 53
+// (blocked by firewalls that allow port 53 only, and still matched by rules without a port);
+// asking connection tracking for the original destination (kfuncs since Linux 6.0 only, and too
+// late); dropping (no DNS for containers on such hosts).
+//
 // This is the only package that imports github.com/google/nftables.
 package nat

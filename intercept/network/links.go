@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
 )
@@ -21,6 +22,37 @@ type Link struct {
 	IsGateway     bool   // a default route of the host uses it
 }
 
+// Address is an address of the host with the network on its link.
+type Address struct {
+	Link   int // index
+	Prefix netip.Prefix
+}
+
+// HostAddresses lists the addresses of the host's interfaces, except loopback addresses.
+func (n *Network) HostAddresses() ([]Address, error) {
+	all, err := n.hostAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []Address
+	for _, a := range all {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		ones, _ := a.Mask.Size()
+		if ip = ip.Unmap(); ok && !ip.IsLoopback() {
+			out = append(out, Address{a.LinkIndex, netip.PrefixFrom(ip, ones)})
+		}
+	}
+	return out, nil
+}
+
+func (n *Network) hostAddrs() ([]netlink.Addr, error) {
+	addrs, err := n.host.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return addrs, nil
+}
+
 // HostLinks lists the host's interfaces, without loopback and without the veth pairs of
 // other instances.
 func (n *Network) HostLinks() ([]Link, error) {
@@ -28,9 +60,9 @@ func (n *Network) HostLinks() ([]Link, error) {
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
-	addrs, err := n.host.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("list addresses: %w", err)
+	addrs, err := n.hostAddrs()
+	if err != nil {
+		return nil, err
 	}
 	hasSubnet := make(map[int]bool)
 	for _, a := range addrs {

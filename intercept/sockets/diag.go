@@ -21,14 +21,15 @@ const (
 	stateTimeWait   = 6
 	stateNewSynRecv = 12
 
-	requestSize   = 56
-	messageSize   = 72
-	requestIDAt   = 8 // offset of struct inet_diag_sockid in the request
-	messageIDAt   = 4 // and in a message
-	idSize        = 48
-	idRemotePort  = 2 // offsets in struct inet_diag_sockid, in network byte order
-	idRemoteAddr  = 20
-	idRemoteAfter = 36
+	requestSize  = 56
+	messageSize  = 72
+	requestIDAt  = 8 // offset of struct inet_diag_sockid in the request
+	messageIDAt  = 4 // and in a message
+	idSize       = 48
+	idLocalPort  = 0 // offsets in struct inet_diag_sockid, in network byte order
+	idRemotePort = 2
+	idLocalAddr  = 4
+	idRemoteAddr = 20
 )
 
 // destroyHere destroys the sockets of the calling thread's network namespace for which match
@@ -74,6 +75,7 @@ func destroyKind(family, protocol uint8, match func(Socket) bool) (destroyed int
 
 // Socket is a socket as the kernel lists it.
 type Socket struct {
+	Local  netip.AddrPort // unmapped
 	Remote netip.AddrPort // unmapped; zero if the socket is not connected
 	Cgroup uint64         // ID of the cgroup that the socket belongs to
 
@@ -113,13 +115,10 @@ func parse(m []byte, protocol uint8) (s Socket, ok bool) {
 	}
 	s.family, s.state, s.protocol = m[0], m[1], protocol
 	copy(s.id[:], m[messageIDAt:])
+	s.Local = s.endpoint(idLocalAddr, idLocalPort)
 	// A disconnected UDP socket has no remote port, but keeps its IPv6 address (__udp_disconnect, net/ipv4/udp.c).
-	if port := binary.BigEndian.Uint16(s.id[idRemotePort:]); port != 0 {
-		addr := netip.AddrFrom16([16]byte(s.id[idRemoteAddr:idRemoteAfter])).Unmap()
-		if s.family == unix.AF_INET {
-			addr = netip.AddrFrom4([4]byte(s.id[idRemoteAddr : idRemoteAddr+4]))
-		}
-		s.Remote = netip.AddrPortFrom(addr, port)
+	if remote := s.endpoint(idRemoteAddr, idRemotePort); remote.Port() != 0 {
+		s.Remote = remote
 	}
 	attrs, err := nl.ParseRouteAttr(m[messageSize:])
 	if err != nil {
@@ -131,6 +130,15 @@ func parse(m []byte, protocol uint8) (s Socket, ok bool) {
 		}
 	}
 	return s, true
+}
+
+// endpoint reads an address and a port of the socket's ID.
+func (s *Socket) endpoint(addrAt, portAt int) netip.AddrPort {
+	addr := netip.AddrFrom16([16]byte(s.id[addrAt : addrAt+16])).Unmap()
+	if s.family == unix.AF_INET {
+		addr = netip.AddrFrom4([4]byte(s.id[addrAt : addrAt+4]))
+	}
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(s.id[portAt:]))
 }
 
 // Destroy destroys the socket. The calling thread is in the network namespace that it was

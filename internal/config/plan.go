@@ -35,6 +35,7 @@ type Plan struct {
 	Prefix4    netip.Prefix
 	Prefix6    netip.Prefix
 	Guard      intercept.GuardMode
+	Local      LocalPlan
 	OnExit     string // [ExitStrict], [ExitOpen] or [ExitClosed]
 
 	WhenReplaced string // [ReplacedExit] or [ReplacedWait]

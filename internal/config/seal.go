@@ -36,6 +36,9 @@ func (s *Settings) planSeal(p *Plan) error {
 	if p.Guard, ok = guardModes[s.Guard]; !ok {
 		return s.invalidf("guard", "unknown value %q: want drop, count or off", s.Guard)
 	}
+	if err := s.planLocal(p); err != nil {
+		return err
+	}
 	switch p.OnExit = s.OnExit; p.OnExit {
 	case ExitStrict, ExitOpen, ExitClosed:
 	default:

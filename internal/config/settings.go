@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"sotto/forwarder/localnames"
 	"sotto/forwarder/upstream"
 )
 
@@ -54,7 +55,11 @@ type Settings struct {
 	Prefix4 string   `toml:"prefix4"`
 	Prefix6 string   `toml:"prefix6"`
 	Guard   string   `toml:"guard"`
-	OnExit  string   `toml:"on-exit"`
+
+	LocalResolvers string   `toml:"local-resolvers"`
+	LocalNames     []string `toml:"local-names"`
+
+	OnExit string `toml:"on-exit"`
 
 	WhenReplaced string `toml:"when-replaced"`
 
@@ -116,6 +121,8 @@ func Default() Settings {
 		Prefix4:        "198.19.0.0/16",
 		Prefix6:        "fd73:6f74:746f::/64",
 		Guard:          "drop",
+		LocalResolvers: LocalAuto,
+		LocalNames:     localnames.Default(),
 		OnExit:         ExitStrict,
 		WhenReplaced:   ReplacedExit,
 	}

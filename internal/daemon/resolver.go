@@ -16,6 +16,7 @@ import (
 	"sotto/forwarder/plain"
 	"sotto/forwarder/wire"
 	"sotto/internal/config"
+	"sotto/internal/resolved"
 )
 
 // resolver is a forwarder with its cache and its upstream groups.
@@ -24,6 +25,7 @@ type resolver struct {
 	groups  *groups
 	cache   *cache.Cache
 	changes chan changeRequest // handled by Run
+	locals  locals
 	log     *slog.Logger
 }
 
@@ -33,16 +35,20 @@ type changeRequest struct {
 	done chan<- error
 }
 
-// sealHooks are the functions of the seal that the resolver uses. Both are nil for `serve`.
+// sealHooks are the functions of the seal that the resolver uses. All are nil for `serve`.
 type sealHooks struct {
 	origin  func(netip.Addr) (forwarder.Origin, bool)
 	control func(network, address string, c syscall.RawConn) error
+
+	isLocal   func(netip.Addr) bool
+	openLocal func(o forwarder.Origin, open func() error) error
 }
 
 // newResolver creates the resolver that a plan describes. It does not connect to anything,
 // so the network may come up later. The caller closes it; ctx should last as long as Serve.
 func newResolver(ctx context.Context, p config.Plan, h sealHooks, log *slog.Logger) (_ *resolver, err error) {
 	r := &resolver{groups: newGroups(h.control, log), changes: make(chan changeRequest), log: log}
+	r.locals.isLocal = h.isLocal
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
@@ -60,13 +66,16 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, log *slog.Logg
 	}
 	cfg := forwarder.Config{
 		Upstream: table[config.DefaultGroup], // unused: the router returns one for every query
-		Route:    newRouter(p.Rules, table),
+		Route:    r.router(p, table),
 		Cache:    r.cache, Origins: h.origin, Log: log,
 		MaxMisses: p.MaxQueries, MaxWaiters: p.MaxWaiting, MaxRelays: p.MaxRelays, MaxConns: p.MaxTCP,
 	}
 	if h.control != nil {
 		// Without the mark that control sets, the hooks would redirect these queries again.
 		cfg.Nameserver = plain.New(plain.Config{Control: h.control, Log: log})
+		cfg.Local = func(o forwarder.Origin) forwarder.Nameserver {
+			return plain.New(plain.Config{Control: h.control, Log: log, Open: func(open func() error) error { return h.openLocal(o, open) }})
+		}
 	}
 	if p.LogQueries {
 		cfg.Observe = logQueries(log)
@@ -83,6 +92,12 @@ func (r *resolver) Run(ctx context.Context) error {
 	}
 	start()
 	g.Go(func() error { return tuneGC(ctx) })
+	if r.locals.isLocal != nil {
+		g.Go(func() error {
+			resolved.Watch(ctx, r.locals.setDomains)
+			return nil
+		})
+	}
 	g.Go(func() error {
 		return watchSuspend(ctx, r.log, suspendInterval, suspended, r.groups.NetworkChanged)
 	})
@@ -124,7 +139,7 @@ func (r *resolver) apply(p config.Plan, start func()) error {
 	}
 	retired := r.groups.commit(table)
 	start()
-	r.SetRouter(newRouter(p.Rules, table))
+	r.SetRouter(r.router(p, table))
 	for _, m := range retired {
 		m.retire()
 	}

@@ -10,8 +10,9 @@ import (
 )
 
 // newRouter returns a router that chooses among the groups of t by the rules of a plan: one
-// look-up per query, in tables that do not change.
-func newRouter(p config.Rules, t table) forwarder.Router {
+// look-up per query, in tables that do not change. Queries that no rule matches go to the
+// local resolver that was asked if local reports true.
+func newRouter(p config.Rules, t table, local func(*wire.Query, *forwarder.Origin) bool) forwarder.Router {
 	routes := make([]forwarder.Route, 1+len(p.Uses)) // by number of the rule, from 1
 	routes[0] = forwarder.Route{Upstream: t[config.DefaultGroup]}
 	for i, use := range p.Uses {
@@ -38,7 +39,12 @@ func newRouter(p config.Rules, t table) forwarder.Router {
 		routes[i+1] = r
 	}
 	if len(p.Uses) == 0 {
-		return func(*wire.Query, *forwarder.Origin) forwarder.Route { return routes[0] }
+		return func(q *wire.Query, o *forwarder.Origin) forwarder.Route {
+			if local(q, o) {
+				return forwarder.Route{Action: forwarder.Local}
+			}
+			return routes[0]
+		}
 	}
 	byWorkload := p.Set.UsesWorkload()
 	return func(q *wire.Query, o *forwarder.Origin) forwarder.Route {
@@ -46,6 +52,10 @@ func newRouter(p config.Rules, t table) forwarder.Router {
 		if o.Removed && byWorkload {
 			return forwarder.Route{Action: forwarder.RefuseRemoved}
 		}
-		return routes[1+p.Set.Match(rules.Query{Name: q.Name, Type: q.Type, Opcode: q.Opcode, RD: q.RD, Workload: o.Workload, Nameserver: o.Addr})]
+		i := 1 + p.Set.Match(rules.Query{Name: q.Name, Type: q.Type, Opcode: q.Opcode, RD: q.RD, Workload: o.Workload, Nameserver: o.Addr})
+		if i == 0 && local(q, o) {
+			return forwarder.Route{Action: forwarder.Local}
+		}
+		return routes[i]
 	}
 }

@@ -57,7 +57,7 @@ use = "work"
 		t.Fatal(err)
 	}
 	def, work := &member{key: "default"}, &member{key: "work"}
-	route := newRouter(p.Rules, table{config.DefaultGroup: def, "work": work})
+	route := newRouter(p.Rules, table{config.DefaultGroup: def, "work": work}, noLocal)
 	for _, tc := range []struct {
 		name     string
 		typ      uint16
@@ -111,7 +111,7 @@ use = "work"
 	if err != nil {
 		t.Fatal(err)
 	}
-	route = newRouter(p.Rules, table{config.DefaultGroup: def})
+	route = newRouter(p.Rules, table{config.DefaultGroup: def}, noLocal)
 	for text, want := range map[string]forwarder.Route{
 		"x.a.example":            {Action: forwarder.NXDomain, Rule: 1},
 		"x.b.example":            {Action: forwarder.Null, Rule: 2},
@@ -125,9 +125,52 @@ use = "work"
 			t.Errorf("%s: %+v, want %+v", text, got, want)
 		}
 	}
-	route = newRouter(config.Rules{}, table{config.DefaultGroup: def})
+	route = newRouter(config.Rules{}, table{config.DefaultGroup: def}, noLocal)
 	if got := route(&wire.Query{}, &forwarder.Origin{}); got != (forwarder.Route{Upstream: def}) {
 		t.Errorf("without rules: %+v", got)
+	}
+}
+
+func noLocal(*wire.Query, *forwarder.Origin) bool { return false }
+
+// TestRouterLocal: names that only a local resolver knows go there if it was asked and no rule
+// matches; all others do not.
+func TestRouterLocal(t *testing.T) {
+	for text, rule := range map[string]bool{"": false, "[[rule]]\nname = [\"db.internal\"]\nuse = \"default\"\n": true} {
+		p, err := planText(text, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		def := &member{key: "default"}
+		l := locals{isLocal: func(a netip.Addr) bool { return a.IsLoopback() }}
+		l.configure(p.Local.Names)
+		l.setDomains([]string{"corp.example"})
+		route := newRouter(p.Rules, table{config.DefaultGroup: def}, l.match)
+		local, upstream := forwarder.Route{Action: forwarder.Local}, forwarder.Route{Upstream: def}
+		byRule := local
+		if rule {
+			byRule = forwarder.Route{Upstream: def, Rule: 1}
+		}
+		for _, tc := range []struct {
+			name, origin string
+			want         forwarder.Route
+		}{
+			{"printer", "127.0.0.53:53", local},
+			{"printer", "8.8.8.8:53", upstream},
+			{"printer.local", "[::1]:53", local},
+			{"db.internal", "127.0.0.53:53", byRule},
+			{"www.corp.example", "127.0.0.53:53", local},
+			{"www.example", "127.0.0.53:53", upstream},
+		} {
+			name, err := wire.AppendParsed(nil, tc.name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := &forwarder.Origin{Addr: netip.MustParseAddrPort(tc.origin)}
+			if got := route(&wire.Query{Name: name, Type: wire.TypeA}, o); got != tc.want {
+				t.Errorf("%q: %s at %s: %+v, want %+v", text, tc.name, tc.origin, got, tc.want)
+			}
+		}
 	}
 }
 
@@ -147,7 +190,7 @@ func TestRouterRemoved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		route := newRouter(p.Rules, table{config.DefaultGroup: def})
+		route := newRouter(p.Rules, table{config.DefaultGroup: def}, noLocal)
 		name, err := wire.AppendParsed(nil, "www.example")
 		if err != nil {
 			t.Fatal(err)

@@ -57,6 +57,7 @@ func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal)
 	}
 	d := newDaemon(o, p, fixedSealSettings)
 	warnEscapes(cfg, d.log)
+	WarnUncovered(cfg, d.log)
 	background := ctx // lasts longer than a stop, for pending replies
 	ctx, stops := catchStops(ctx, d.log)
 	opened, err := d.open(ctx, background, cfg, mode, stops)
@@ -176,7 +177,7 @@ func warnEscapes(cfg intercept.Config, log *slog.Logger) {
 // fixedSealSettings returns the settings of the instance, which a reload cannot change.
 func fixedSealSettings(p config.Plan) []setting {
 	return []setting{{"cgroups", p.Cgroups}, {"exclude", p.Exclude}, {"ports", p.Ports}, {"prefix4", p.Prefix4}, {"prefix6", p.Prefix6},
-		{"guard", p.Guard}, {"on-exit", p.OnExit}}
+		{"guard", p.Guard}, {"local-resolvers", p.Local.Resolvers}, {"on-exit", p.OnExit}}
 }
 
 // InstanceConfig returns the configuration of the instance of [Run]. It finds the cgroups
@@ -208,5 +209,6 @@ func InstanceConfig(s config.Settings, p config.Plan) (cfg intercept.Config, err
 		}
 	}
 	cfg.GuardHost = slices.Contains(cfg.Cgroups, root)
+	cfg.LocalResolvers = p.Local.Mode(cfg.GuardHost)
 	return cfg, nil
 }

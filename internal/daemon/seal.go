@@ -54,13 +54,18 @@ func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, log *slo
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	domains := startDomains(ctx, p)
 	cfg.Log = log
 	cfg.OnNetworkChange = func() { s.resolver.groups.NetworkChanged() } // called by Run only
 	if s.inst, err = intercept.Open(ctx, cfg); err != nil {
 		return nil, err
 	}
-	s.resolver, err = newResolver(ctx, p, sealHooks{origin: s.origin, control: s.inst.Control}, log)
-	return s, err
+	hooks := sealHooks{origin: s.origin, control: s.inst.Control, isLocal: s.inst.IsLocal, openLocal: s.openLocal}
+	if s.resolver, err = newResolver(ctx, p, hooks, log); err != nil {
+		return nil, err
+	}
+	s.resolver.locals.setDomains(<-domains)
+	return s, nil
 }
 
 // origin returns the original destination that a virtual address stands for, and the
@@ -71,7 +76,13 @@ func (s *seal) origin(local netip.Addr) (forwarder.Origin, bool) {
 		return forwarder.Origin{}, false
 	}
 	workload, known := s.inst.Workload(o.CgroupID)
-	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known}, true
+	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known, Cgroup: o.CgroupID, Netns: o.Netns}, true
+}
+
+// openLocal runs open, which opens a socket to the local resolver at the original destination
+// o and connects it.
+func (s *seal) openLocal(o forwarder.Origin, open func() error) error {
+	return s.inst.DoLocal(intercept.Origin{Addr: o.Addr, CgroupID: o.Cgroup, Netns: o.Netns}, open)
 }
 
 // listen opens the listener's sockets in the network namespace, unless the predecessor has

@@ -31,6 +31,7 @@ var clients = map[string]func(args []string) error{
 	"flood":       floodSealed,
 	"spoof":       spoof,
 	"resolve-all": resolveAll,
+	"lookup":      lookup,
 }
 
 // Main runs the client with this name and returns its exit status.

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/mountinfo"
+	"sotto/internal/netns"
+)
+
+const (
+	// maxCached limits the namespaces whose place is remembered.
+	maxCached = 1024
+
+	// retryAfter is how long a namespace that was not found is not searched again: a search
+	// reads a file per process.
+	retryAfter = time.Second
+)
+
+// errNoNamespace is the error for a namespace that has no name and no process that this
+// process may inspect.
+var errNoNamespace = errors.New("the network namespace of the client was not found: it has neither a name nor a process that Sotto may inspect")
+
+// errOther means that a path leads to another namespace than expected.
+var errOther = errors.New("another network namespace")
+
+// namespaces finds network namespaces by their cookies. It keeps none open: an open namespace
+// would outlive its container. The zero value is empty.
+type namespaces struct {
+	mu     sync.Mutex
+	places map[uint32]place
+}
+
+// place is where a namespace was found, or until when it is not searched again.
+type place struct {
+	path string
+	not  time.Time
+}
+
+// do runs fn in the namespace with a cookie. pids returns the processes to search first.
+func (n *namespaces) do(cookie uint32, pids func() []int, fn func() error) error {
+	n.mu.Lock()
+	known := n.places[cookie]
+	n.mu.Unlock()
+	if known.path != "" {
+		if err := doAt(known.path, cookie, fn); !isElsewhere(err) {
+			return err
+		}
+	} else if time.Now().Before(known.not) {
+		return errNoNamespace
+	}
+	for _, path := range candidates(pids) {
+		err := doAt(path, cookie, fn)
+		if isElsewhere(err) {
+			continue
+		}
+		n.remember(cookie, place{path: path})
+		return err
+	}
+	n.remember(cookie, place{not: time.Now().Add(retryAfter)})
+	return errNoNamespace
+}
+
+func (n *namespaces) remember(cookie uint32, p place) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.places == nil || len(n.places) >= maxCached {
+		n.places = make(map[uint32]place)
+	}
+	n.places[cookie] = p
+}
+
+// openError means that a namespace could not be opened or entered.
+type openError struct{ error }
+
+func isElsewhere(err error) bool {
+	var open openError
+	return errors.Is(err, errOther) || errors.As(err, &open)
+}
+
+// doAt runs fn in the namespace at path if it has the cookie.
+func doAt(path string, cookie uint32, fn func() error) error {
+	ns, err := netns.OpenPath(path)
+	if err != nil {
+		return openError{err}
+	}
+	defer ns.Close()
+	entered := false
+	err = ns.Do(func() error {
+		entered = true
+		got, err := Cookie()
+		if err == nil && uint32(got) != cookie {
+			err = errOther
+		}
+		if err != nil {
+			return err
+		}
+		return fn()
+	})
+	if err != nil && !entered {
+		return openError{err}
+	}
+	return err
+}
+
+// candidates returns paths of namespaces, each once: those of the given processes, those that
+// have a name, and those of all processes, as far as this process may read them.
+func candidates(pids func() []int) []string {
+	var out []string
+	seen := make(map[string]bool)
+	add := func(path, id string) {
+		if !seen[id] {
+			seen[id] = true
+			out = append(out, path)
+		}
+	}
+	process := func(path string) {
+		if id, err := os.Readlink(path); err == nil {
+			add(path, id)
+		}
+	}
+	for _, pid := range pids() {
+		process(fmt.Sprintf("/proc/%d/ns/net", pid))
+	}
+	mounts, _ := mountinfo.Read()
+	for _, m := range mounts {
+		if m.Type == "nsfs" {
+			add(m.Point, m.Root) // "net:[INODE]", as the link of a process
+		}
+	}
+	all, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	for _, path := range all {
+		process(path)
+	}
+	return out
+}
+
+// Cookie returns what bpf_get_netns_cookie returns in the calling thread's network namespace;
+// 0 if the kernel does not support it (before Linux 5.14).
+func Cookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("read the cookie of the network namespace: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the cookie of the network namespace: %w", err)
+	}
+	return cookie, nil
+}

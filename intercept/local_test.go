@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"sotto/intercept/clienttest"
+	"sotto/intercept/local"
+	"sotto/intercept/network"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+)
+
+func redirectLocal(cfg *Config) { cfg.LocalResolvers = LocalRedirect }
+
+// Queries to loopback and to the host's own addresses are redirected, over UDP and TCP, and
+// the client does not notice.
+func TestLocalRedirected(t *testing.T) {
+	s := openSeal(t, redirectLocal)
+	w := s.about("")
+	for name, script := range map[string]string{
+		"loopback": `
+			socket a udp4 => ok
+			connect a 127.0.0.53:53 => ok
+			peer a => 127.0.0.53:53
+			send a => ok
+			recv a => 127.0.0.53:53W from 127.0.0.53:53`,
+		"loopback, unconnected": `
+			socket a udp4 => ok
+			sendto a 127.0.0.1:53 => ok
+			recv a => 127.0.0.1:53W from 127.0.0.1:53
+			sendto a 8.8.8.8:53 => ok
+			recv a => 8.8.8.8:53W from 8.8.8.8:53`,
+		"loopback, IPv6": `
+			socket a udp6 => ok
+			connect a [::1]:53 => ok
+			peer a => [::1]:53
+			send a => ok
+			recv a => [::1]:53W from [::1]:53
+			socket b udp6 => ok
+			sendto b [::1]:53 => ok
+			recv b => [::1]:53W from [::1]:53`,
+		"loopback, mapped": `
+			socket a udp6 => ok
+			connect a 127.0.0.53:53 => ok
+			peer a => [::ffff:127.0.0.53]:53
+			send a => ok
+			recv a => 127.0.0.53:53W from [::ffff:127.0.0.53]:53`,
+		"loopback, TCP": `
+			socket a tcp4 => ok
+			connect a 127.0.0.53:53 => ok
+			peer a => 127.0.0.53:53
+			send a => ok
+			recv a => 127.0.0.53:53W
+			socket b tcp6 => ok
+			connect b [::1]:53 => ok
+			send b => ok
+			recv b => [::1]:53W`,
+		"unspecified": `
+			socket a udp4 => ok
+			connect a 0.0.0.0:53 => ok
+			peer a => 127.0.0.1:53
+			send a => ok
+			recv a => 127.0.0.1:53W from 127.0.0.1:53
+			socket b udp6 => ok
+			sendto b [::]:53 => ok
+			recv b => [::1]:53W from [::1]:53`,
+		"own address": `
+			socket a udp4 => ok
+			connect a HOST4:53 => ok
+			send a => ok
+			recv a => HOST4:53W from HOST4:53
+			socket b udp6 => ok
+			sendto b [HOST6]:53 => ok
+			recv b => [HOST6]:53W from [HOST6]:53`,
+		"bound to the host's address": `
+			socket a udp4 => ok
+			from a HOST4:0 => ok
+			sendto a HOST4:53 => ok
+			recv a => HOST4:53W from HOST4:53`,
+		"bound to loopback": `
+			socket a udp4 => ok
+			from a 127.0.0.1:0 => ok
+			sendto a 127.0.0.53:53 => EHOSTUNREACH
+			connect a 127.0.0.53:53 => EHOSTUNREACH
+			socket b tcp6 => ok
+			from b [::1]:0 => ok
+			connect b [::1]:53 => EHOSTUNREACH
+			socket c udp6 => ok
+			from c [::ffff:127.0.0.1]:0 => ok
+			sendto c 127.0.0.53:53 => EHOSTUNREACH`,
+		"other ports": `
+			socket a tcp4 => ok
+			connect a 127.0.0.53:54 => ECONNREFUSED`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := s.Counters()
+			s.client(t).Want(strings.NewReplacer("53W", "53"+w, "HOST4", netlab.HostAddr4, "HOST6", netlab.HostAddr6).Replace(script))
+			after := s.Counters()
+			if n := after["bound_local"] - before["bound_local"]; (n != 0) != (name == "bound to loopback") {
+				t.Errorf("bound_local was counted %d times", n)
+			}
+			if after["local"] != 0 {
+				t.Errorf("local was counted %d times", after["local"])
+			}
+		})
+	}
+}
+
+// A plain query of a raw socket to a local resolver is stopped.
+func TestLocalRedirectedRaw(t *testing.T) {
+	s := openSeal(t, redirectLocal)
+	c := s.client(t)
+	before := s.Counters()
+	c.Want("socket a raw4 => ok\nrawto a 127.0.0.53:53 => EPERM\nsocket b raw4 => ok\nrawto b " + netlab.HostAddr4 + ":53 => EPERM")
+	if n := s.Counters()["stopped_socket"] - before["stopped_socket"]; n == 0 {
+		t.Error("stopped_socket was not counted")
+	}
+}
+
+// Where local resolvers are kept, queries to loopback, to the host's addresses and to internal
+// links are left alone, by hooks and guard. An address that is added or removed counts soon.
+func TestLocalKept(t *testing.T) {
+	s := openSeal(t, nil)
+	s.run(t)
+	if _, err := s.lab.Bridge(t.Context(), s.host, "br7", 7); err != nil {
+		t.Skip(err)
+	}
+	c := s.client(t)
+	refused := func(addr string) bool {
+		got := c.Do("socket a tcp4") + c.Do("connect a %s:53", addr) + c.Do("close a")
+		return strings.Contains(got, "ECONNREFUSED")
+	}
+	until(t, "the bridge to be local", func() bool { return refused("10.88.7.1") })
+	for _, addr := range []string{netlab.HostAddr4, "127.0.0.53"} {
+		if !refused(addr) {
+			t.Errorf("%s was redirected", addr)
+		}
+	}
+	c.Want("socket u udp6 => ok\nconnect u [" + netlab.HostAddr6 + "]:53 => ok\nsend u => ok\nrecv u => ECONNREFUSED\n" +
+		"socket r raw4 => ok\nrawto r " + netlab.HostAddr4 + ":53 => ok")
+	// A container on the bridge that does not exist: the query is sent there.
+	c.Want("socket b udp4 => ok\nconnect b 10.88.7.9:53 => ok\nname b => 10.88.7.1")
+	if n := s.Counters()["local"]; n == 0 {
+		t.Error("local was not counted")
+	}
+	if err := s.host.Addr(netlab.HostIf, "10.77.0.99/32"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the new address to be local", func() bool { return refused("10.77.0.99") })
+	if out, err := s.host.Command(t.Context(), nil, "ip", "addr", "del", "10.77.0.99/32", "dev", netlab.HostIf).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	until(t, "the removed address not to be local", func() bool { return !refused("10.77.0.99") })
+}
+
+// A container reaches the host's address on its bridge as a local resolver, and one on an
+// external link as any other nameserver: it may have a link of its own to another machine with
+// that address.
+func TestLocalKeptInContainer(t *testing.T) {
+	s := openSeal(t, nil)
+	b, err := s.lab.Bridge(t.Context(), s.host, "br7", 7)
+	if err != nil {
+		t.Skip(err)
+	}
+	box, err := s.lab.Container(b, "box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.run(t)
+	c := clienttest.Start(t, box, s.group)
+	until(t, "the bridge to be local", func() bool {
+		return c.Do("socket a tcp4")+c.Do("connect a 10.88.7.1:53")+c.Do("close a") == "okECONNREFUSEDok"
+	})
+	c.Want("socket b udp4 => ok\nconnect b " + netlab.HostAddr4 + ":53 => ok\nsend b => ok\n" +
+		"recv b => " + s.about(netlab.HostAddr4+":53") + " from " + netlab.HostAddr4 + ":53")
+}
+
+// The network namespace of the client is part of a slot.
+func TestSlotPerNamespace(t *testing.T) {
+	s := openSeal(t, redirectLocal)
+	b, err := s.lab.Bridge(t.Context(), s.host, "br7", 7)
+	if err != nil {
+		t.Skip(err)
+	}
+	box, err := s.lab.Container(b, "box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.run(t)
+	home, inside := s.client(t), clienttest.Start(t, box, s.group)
+	for _, c := range []*clienttest.Client{home, inside} {
+		c.Want("socket a udp4 => ok\nconnect a 127.0.0.11:53 => ok\nsend a => ok\n" +
+			"recv a => " + s.about("127.0.0.11:53") + " from 127.0.0.11:53")
+	}
+	if used, _ := s.slotsUsed(t); used != 2 {
+		t.Errorf("%d slots are in use: want one for each namespace", used)
+	}
+	want := uint32(0)
+	if err := box.Do(func() error { cookie, err := local.Cookie(); want = uint32(cookie); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if want == 0 {
+		return // before Linux 5.14
+	}
+	var got []uint32
+	for idx := range uint32(16) {
+		if words, ok := s.origins.read(idx); ok && words[3] != 0 {
+			o, _ := s.Origin(network.NthAddr(s.cfg.Prefix4, idx))
+			got = append(got, o.Netns)
+		}
+	}
+	if len(got) != 2 || got[0] != 0 || got[1] != want {
+		t.Errorf("network namespaces of the slots: %v, want 0 and %d", got, want)
+	}
+}
+
+// until waits until a condition holds.
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("timed out waiting for %s", what)
+		}
+	}
+}
+
+// Sockets that were connected to a local resolver before the seal are destroyed if local
+// resolvers are redirected, and left alone if they are kept.
+func TestLocalDestroysPlainSockets(t *testing.T) {
+	for mode, want := range map[LocalMode]string{LocalKeep: "ok", LocalRedirect: "EDESTADDRREQ"} {
+		s := &testSeal{}
+		s.lab, s.host, s.lan = labtest.LAN(t)
+		s.group = s.unsealed(t, "work")
+		c := s.client(t)
+		connect := "socket a udp4 => ok\nconnect a 127.0.0.53:53 => ok\nsocket b udp6 => ok\nconnect b [" + netlab.HostAddr6 + "]:53 => ok\n"
+		c.Want(connect)
+		cfg := sealTestConfig(t, s.group)
+		cfg.LocalResolvers = mode
+		s.Instance = openAt(t, s.host, cfg)
+		listen(t, s.Instance)
+		if err := s.Attach(); err != nil {
+			t.Fatal(err)
+		}
+		for _, socket := range []string{"a", "b"} {
+			if got := c.Do("send %s", socket); got != want {
+				t.Errorf("mode %d: %s: %s, want %s", mode, socket, got, want)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
