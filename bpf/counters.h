@@ -43,6 +43,7 @@ enum counter {
 	COUNT_REFUSED_MPTCP,	  /* refused: MPTCP, whose references this kernel cannot recount */
 	COUNT_LOCAL,		  /* allowed: a local resolver that is kept */
 	COUNT_BOUND_LOCAL,	  /* refused: to a local resolver, from a loopback address */
+	COUNT_ANSWER,		  /* allowed: a reply to a client with a DNS port */
 	COUNTERS,
 };
 

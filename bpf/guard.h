@@ -11,6 +11,7 @@
 #define SOTTO_GUARD_H
 
 #include "address.h"
+#include "answers.h"
 #include "classify.h"
 #include "holds.h"
 #include "local.h"
@@ -179,7 +180,7 @@ static __always_inline bool stop_plain(struct __sk_buff *skb, const struct packe
 
 	if ((sk && is_own(sk)) || is_open())
 		return false;
-	if (sent_by_excluded(skb)) {
+	if (sent_by_excluded(skb) || is_answer(skb, p, sk)) {
 		if (guards_host)
 			passed_store(skb, p);
 		return false;

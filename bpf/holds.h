@@ -26,9 +26,11 @@ extern struct hold_map connected SEC(".maps");
 /* The slot that it was connected to before, and still is if the connect failed. */
 extern struct hold_map replaced SEC(".maps");
 
-/* When the hook for unconnected sends last saw a socket. A datagram that is sent in pieces
- * (MSG_MORE) may leave long after that, when its slot stands for another key.
+/* When the hook for unconnected sends last saw a socket, in units of SENT_UNIT ns, and the slot
+ * to which it redirected the datagram. A datagram that is sent in pieces (MSG_MORE) may leave
+ * long after that, when its slot stands for another key.
  */
+#define SENT_UNIT (1ULL << 20) /* above every index of a slot */
 struct sent_map {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -36,6 +38,43 @@ struct sent_map {
 	__type(value, __u64);
 };
 extern struct sent_map sent SEC(".maps");
+
+/* Sockets that last named a virtual address themselves (1), instead of a nameserver (0): relays
+ * of user-mode networking. Their replies come from the address that they named.
+ */
+struct named_map {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32);
+};
+extern struct named_map named SEC(".maps");
+
+/* Records that a socket named a virtual address. It returns false if there is no memory. */
+static __always_inline bool named_store(struct bpf_sock *sk)
+{
+	__u32 *n = sk ? bpf_sk_storage_get(&named, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+
+	if (n)
+		*n = 1;
+	return n;
+}
+
+/* Records that a socket named a nameserver. */
+static __always_inline void named_clear(struct bpf_sock *sk)
+{
+	__u32 *n = sk ? bpf_sk_storage_get(&named, sk, 0, 0) : 0;
+
+	if (n)
+		*n = 0;
+}
+
+static __always_inline bool has_named(struct bpf_sock *sk)
+{
+	__u32 *n = sk ? bpf_sk_storage_get(&named, sk, 0, 0) : 0;
+
+	return n && *n;
+}
 
 /* Reads the address that a socket is connected to. */
 static __always_inline void peer_of(struct bpf_sock *sk, __be32 addr[4])
@@ -115,16 +154,31 @@ static __always_inline __u32 hold_next(struct bpf_sock *sk, const struct key *ke
 	return idx;
 }
 
-/* Records the time of a send of an unconnected socket. It returns false if there is no memory
- * for that.
+/* Records a send of an unconnected socket to a slot. It returns false if there is no memory for
+ * that.
  */
-static __always_inline bool sent_store(struct bpf_sock *sk)
+static __always_inline bool sent_store(struct bpf_sock *sk, __u32 idx)
 {
 	__u64 *at = sk ? bpf_sk_storage_get(&sent, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 
 	if (at)
-		*at = bpf_ktime_get_ns();
+		*at = (bpf_ktime_get_ns() & ~(SENT_UNIT - 1)) | idx;
 	return at;
+}
+
+/* Reports whether the last query of a socket was redirected to a slot. Where the cgroups of one
+ * instance are nested, that is how the hooks of the outer one recognise an address that those
+ * of the inner one have just written.
+ */
+static __always_inline bool was_redirected(struct bpf_sock *sk, __u32 idx)
+{
+	__u32 *hold = bpf_sk_storage_get(&connected, sk, 0, 0);
+	__u64 *at;
+
+	if (hold && *hold == idx)
+		return true;
+	at = bpf_sk_storage_get(&sent, sk, 0, 0);
+	return at && (*at & (SENT_UNIT - 1)) == idx;
 }
 
 /* Reports whether a socket holds the slot of a packet that it sends to dst. Connects of two

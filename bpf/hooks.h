@@ -7,6 +7,7 @@
 #define SOTTO_HOOKS_H
 
 #include "address.h"
+#include "answers.h"
 #include "classify.h"
 #include "counters.h"
 #include "holds.h"
@@ -156,20 +157,34 @@ static __always_inline bool is_bound_local(struct bpf_sock_addr *ctx)
 	return true;
 }
 
-/* Decides on a virtual address. It is as valid as the original destination for the workload
- * that it was assigned to. For any other the listener would mistake the client's workload.
+/* Decides on a virtual address that a socket named itself. It is as valid as the original
+ * destination for the workload that it was assigned to, and for a relay of the same user or
+ * service, which forwards packets of that workload (slirp4netns, pasta). For any other the
+ * listener would mistake the client's workload.
  */
 static __always_inline int decide_virtual(struct bpf_sock_addr *ctx, struct key *key)
 {
 	__u32 idx = slot_of(key->addr);
+	int verdict = ALLOW;
 
-	if (is_own(ctx->sk) || is_excluded())
+	if (is_own(ctx->sk))
 		return ALLOW;
-	if (idx && key->port == listener_port && carries_dns(ctx->protocol) &&
-	    slot_origin(idx, key) && key->cgroup == bpf_get_current_cgroup_id())
-		return SEAL;
-	count(COUNT_FOREIGN);
-	return EHOSTUNREACH;
+	if (!is_excluded()) {
+		verdict = SEAL;
+		if (!idx || key->port != listener_port || !carries_dns(ctx->protocol) ||
+		    !slot_origin(idx, key) ||
+		    (key->cgroup != bpf_get_current_cgroup_id() && !share_subtree(key->cgroup))) {
+			count(COUNT_FOREIGN);
+			return EHOSTUNREACH;
+		}
+	}
+	/* The kernel itself names the peer for a socket that is connected to a mapped address. */
+	if (!ctx->sk ||
+	    (peer_slot(ctx->sk) != idx && !was_redirected(ctx->sk, idx) && !named_store(ctx->sk))) {
+		count(COUNT_NO_MEMORY);
+		return ENOBUFS;
+	}
+	return verdict;
 }
 
 /* Returns ALLOW, after counting the reason, if a query to a sealed port is not sealed. */
@@ -218,6 +233,7 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, struct key *key)
 		return EHOSTUNREACH;
 	}
 	key->cgroup = bpf_get_current_cgroup_id();
+	named_clear(ctx->sk);
 	return is_bound_local(ctx) || is_bound(ctx, key->addr) ? EHOSTUNREACH : SEAL;
 }
 
@@ -245,20 +261,26 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, struct key 
 	return SEAL;
 }
 
-/* Decides on a datagram of an unconnected socket. */
+/* Decides on a datagram of an unconnected socket. The guard checks that a reply is one. */
 static __always_inline int decide_send(struct bpf_sock_addr *ctx, struct key *key, __u32 *idx)
 {
-	int verdict = decide(ctx, key);
+	int verdict;
+
+	if (asked_from(ctx, key->addr)) {
+		count(COUNT_ANSWER);
+		return ALLOW;
+	}
+	verdict = decide(ctx, key);
 
 	if (verdict != SEAL)
 		return verdict;
-	if (!sent_store(ctx->sk)) {
-		count(COUNT_NO_MEMORY);
-		return ENOBUFS;
-	}
 	*idx = slot_acquire(key, 0);
 	if (!*idx)
 		return ENOBUFS;
+	if (!sent_store(ctx->sk, *idx)) {
+		count(COUNT_NO_MEMORY);
+		return ENOBUFS;
+	}
 	count(COUNT_SEND);
 	return SEAL;
 }
@@ -313,9 +335,9 @@ static __always_inline bool find_origin(struct bpf_sock_addr *ctx, const __be32 
 	return true;
 }
 
-/* Replaces the listener's address by the original destination. These hooks must return 1, and
- * leave all other addresses unchanged. The IPv6 hooks also see mapped addresses: those of
- * replies to AF_INET6 sockets.
+/* Replaces the listener's address by the original destination, unless the socket had named the
+ * listener's address itself. These hooks must return 1, and leave all other addresses
+ * unchanged. The IPv6 hooks also see mapped addresses: those of replies to AF_INET6 sockets.
  */
 static __always_inline int restore(struct bpf_sock_addr *ctx, bool is6, enum counter reason)
 {
@@ -323,7 +345,9 @@ static __always_inline int restore(struct bpf_sock_addr *ctx, bool is6, enum cou
 	struct key key;
 
 	get_addr(ctx, is6, addr);
-	if (find_origin(ctx, addr, &key)) {
+	if (reason == COUNT_REPLY)
+		asked_store(ctx, addr);
+	if (find_origin(ctx, addr, &key) && !has_named(ctx->sk)) {
 		set_addr(ctx, is6, key.addr);
 		ctx->user_port = key.port;
 		count(reason);

@@ -10,6 +10,7 @@
 #define FAMILY_INET6 10	  /* AF_INET6 */
 #define FAMILY_PACKET 17  /* AF_PACKET */
 #define TYPE_STREAM 1	  /* SOCK_STREAM */
+#define TYPE_DGRAM 2	  /* SOCK_DGRAM */
 #define TYPE_RAW 3	  /* SOCK_RAW */
 #define TCP_STATE_CLOSE 7 /* TCP_CLOSE; also the state of an unconnected datagram socket */
 #define LOOPBACK 1	  /* LOOPBACK_IFINDEX, in every network namespace */

@@ -45,6 +45,9 @@ struct arrivals_map {
 };
 extern struct arrivals_map arrivals SEC(".maps");
 
+/* The cgroups of users and services, with their level: all processes below one belong together. */
+extern struct cgroup_set subtrees SEC(".maps");
+
 /* These functions are GLOBAL because before 6.3 the verifier follows every value that an
  * inlined or static function may return, and the loops over levels would exceed its limit.
  */
@@ -138,6 +141,32 @@ GLOBAL int share_subtract(__u64 key)
 		key = parent;
 	}
 	return 0;
+}
+
+/* Levels of cgroups that are searched for the one of a user or service. A rootless container is
+ * about six levels down; each level costs time at the start, in every program.
+ */
+#define SUBTREE_LEVELS 10
+
+/* Reports whether a cgroup that holds a slot and the current task's cgroup are of the same user
+ * or service.
+ */
+GLOBAL int share_subtree(__u64 cgroup)
+{
+	__u64 id = ~cgroup;
+
+	for (int level = 0; level <= SUBTREE_LEVELS; level++) {
+		struct share *s = bpf_map_lookup_elem(&shares, &id);
+		__u32 *at;
+
+		if (!s || !id)
+			break;
+		id = s->parent;
+		at = bpf_map_lookup_elem(&subtrees, &id);
+		if (at && bpf_get_current_ancestor_cgroup_id(*at) == id)
+			return true;
+	}
+	return false;
 }
 
 /* Counts one slot less for a cgroup and all above it. */

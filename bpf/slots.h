@@ -334,7 +334,8 @@ static __always_inline __u32 slot_acquire(const struct key *key, __u32 *hold)
 		if (slot_use_hint(idx, key, hold, now))
 			return idx;
 	}
-	idx = slot_new(key, hold, now);
+	/* A relay uses slots of others, and never takes one for them. */
+	idx = key->cgroup == bpf_get_current_cgroup_id() ? slot_new(key, hold, now) : 0;
 	if (!idx) {
 		if (hold)
 			*hold = 0;

@@ -30,7 +30,9 @@ var slotMaps = []string{
 // pinnedMaps returns all maps that are pinned, by name.
 func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
+		sottoMapAccepted:  k.Accepted,
 		sottoMapArrivals:  k.Arrivals,
+		sottoMapAskers:    k.Askers,
 		sottoMapConnected: k.Connected,
 		sottoMapCounters:  k.Counters,
 		sottoMapDaemon:    k.Daemon,
@@ -40,6 +42,7 @@ func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 		sottoMapFreeSlots: k.FreeSlots,
 		sottoMapLinks:     k.Links,
 		sottoMapLocals:    k.Locals,
+		sottoMapNamed:     k.Named,
 		sottoMapOrigins:   k.Origins,
 		sottoMapOwn:       k.Own,
 		sottoMapPassed:    k.Passed,
@@ -49,6 +52,7 @@ func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 		sottoMapSettings:  k.Settings,
 		sottoMapShares:    k.Shares,
 		sottoMapSlots:     k.Slots,
+		sottoMapSubtrees:  k.Subtrees,
 	}
 }
 

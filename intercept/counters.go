@@ -73,6 +73,7 @@ var counterNames = [sottoCounterCOUNTERS]string{
 	sottoCounterCOUNT_REFUSED_MPTCP:      "refused_mptcp",
 	sottoCounterCOUNT_LOCAL:              "local",
 	sottoCounterCOUNT_BOUND_LOCAL:        "bound_local",
+	sottoCounterCOUNT_ANSWER:             "answer",
 }
 
 // notable are the counters that an operator should know about: queries of a program fail, or

@@ -3,11 +3,15 @@
 package intercept
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 
 	"sotto/intercept/clienttest"
 	"sotto/intercept/feature"
@@ -200,11 +204,82 @@ func TestForgedSource(t *testing.T) {
 	})
 }
 
+// addTap adds an interface whose other end is unknown to a host: packets may leave the machine
+// by it.
+func addTap(t *testing.T, at *netlab.Host, name string) {
+	t.Helper()
+	h, err := at.NS.Netlink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	tap := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP, Queues: 1, Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_ONE_QUEUE}
+	err = at.Do(func() error { return netlink.LinkAdd(tap) })
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		labtest.Skip(t, "needs /dev/net/tun")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := h.LinkByName(name)
+	if err == nil {
+		err = h.LinkSetUp(l)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A container on a veth with a network (systemd-nspawn --network-veth) is answered, also after
+// the interfaces were examined again. If it gets a way out of the machine, its link is external.
+func TestNumberedVeth(t *testing.T) {
+	s := openSeal(t, nil)
+	container := labtest.Host(t, s.lab, "nspawn")
+	if err := s.lab.Wire(s.host, "ve-nspawn", container, "host0"); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{
+		s.host.Addr("ve-nspawn", "10.0.0.1/28", "fd00:7::1/64"), container.Addr("host0", "10.0.0.2/28", "fd00:7::2/64"),
+		container.Route("0.0.0.0/0", "10.0.0.1"), container.Route("::/0", "fd00:7::1"),
+		s.host.Sysctl("net/ipv4/ip_forward", "1", "?net/ipv6/conf/all/forwarding", "1"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.guard.Reconcile()
+	s.wire(t)
+	c := clienttest.Start(t, container, s.group)
+	c.Want(strings.ReplaceAll(`
+		socket a udp4 => ok
+		sendto a 8.8.8.8:53 => ok
+		recv a => 8.8.8.8:53W from 8.8.8.8:53
+		socket b udp6 => ok
+		sendto b [2001:db8::53]:53 => ok
+		recv b => [2001:db8::53]:53W from [2001:db8::53]:53
+		socket c tcp4 => ok
+		connect c 8.8.8.8:53 => ok
+		send c => ok
+		recv c => 8.8.8.8:53W
+		socket d tcp6 => ok
+		connect d [2001:db8::53]:53 => ok
+		send d => ok
+		recv d => [2001:db8::53]:53W`, "W", s.about("")))
+	client := s.client(t)
+	client.Want("frame ve-nspawn 10.0.0.2:53 => ok")
+	addTap(t, container, "vpn0")
+	s.guard.Reconcile()
+	client.Want("frame ve-nspawn 10.0.0.2:53 => ENOBUFS")
+}
+
 // An interface that is added while the instance runs is guarded, too.
 func TestGuardNewInterface(t *testing.T) {
 	s := openSeal(t, nil)
 	stop := s.run(t)
 	beyond := labtest.Host(t, s.lab, "beyond")
+	addTap(t, beyond, "card0")
 	if err := s.lab.Wire(s.host, "late0", beyond, "eth0"); err != nil {
 		t.Fatal(err)
 	}

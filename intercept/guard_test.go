@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -146,10 +147,7 @@ func TestPinnedBehindStrictFilter(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.guard.Reconcile()
-	errno := "EHOSTUNREACH"
-	if !feature.HasSetRetval() {
-		errno = "EPERM"
-	}
+	errno := refusal()
 	s.client(t).Want(strings.NewReplacer("ERR", errno, "W", s.about("")).Replace(`
 		socket a udp4 => ok
 		bind a eth0 => ok
@@ -158,6 +156,40 @@ func TestPinnedBehindStrictFilter(t *testing.T) {
 		bind b eth0 => ok
 		sendto b [2001:db8::53]:53 => ok
 		recv b => [2001:db8::53]:53W from [2001:db8::53]:53`))
+}
+
+// refusal returns the error of a send that a hook refuses.
+func refusal() string {
+	if !feature.HasSetRetval() {
+		return "EPERM"
+	}
+	return "EHOSTUNREACH"
+}
+
+// A change of the reverse path filter takes effect at once, although it is not a link event.
+func TestReversePathFilterChanges(t *testing.T) {
+	s := openSeal(t, nil)
+	s.run(t)
+	c := s.client(t)
+	c.Want("socket a udp4 => ok\nbind a eth0 => ok")
+	for _, tt := range []struct{ setting, value, want string }{
+		{"eth0", "1", refusal()},
+		{"eth0", "0", "ok"},
+		{"all", "1", refusal()},
+		{"eth0", "2", "ok"}, // loose: the kernel uses the maximum
+	} {
+		if err := s.host.Sysctl("net/ipv4/conf/"+tt.setting+"/rp_filter", tt.value); err != nil {
+			t.Fatal(err)
+		}
+		start, got := time.Now(), ""
+		for got != tt.want && time.Since(start) < 3*time.Second { // the periodic reconciliation is later
+			got = c.Do("sendto a 8.8.8.8:53")
+			time.Sleep(10 * time.Millisecond)
+		}
+		if got != tt.want {
+			t.Errorf("%s/rp_filter = %s: got %s, want %s", tt.setting, tt.value, got, tt.want)
+		}
+	}
 }
 
 // pastHooks is a script with queries that bypass the hooks.

@@ -39,13 +39,14 @@ func (s *testSeal) slotAddr(n uint32) string {
 	return netip.AddrPortFrom(network.NthAddr(s.cfg.Prefix4, network.FirstSlot+n), 53).String()
 }
 
-// A socket may connect to a virtual address of its own workload, and then holds its slot.
+// A socket may connect to a virtual address of its own workload, and then holds its slot. It
+// sees the address that it named.
 func TestVirtualAddressIsHeld(t *testing.T) {
 	s := openSeal(t, nil)
 	c := s.client(t)
-	about := s.about("8.8.8.8:53") + " from 8.8.8.8:53"
 	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
-	c.Want(strings.ReplaceAll("socket b udp4 => ok\nconnect b SLOT => ok\npeer b => 8.8.8.8:53\nsend b => ok\nrecv b => "+about+"\n"+
+	about := s.about("8.8.8.8:53") + " from " + s.slotAddr(0)
+	c.Want(strings.ReplaceAll("socket b udp4 => ok\nconnect b SLOT => ok\npeer b => SLOT\nsend b => ok\nrecv b => "+about+"\n"+
 		"socket t tcp4 => ok\nconnect t SLOT => ok\nsend t => ok\nrecv t => "+s.about("8.8.8.8:53")+"\nclose t => ok\n"+
 		"close a => ok\nsend b => ok\nrecv b => "+about, "SLOT", s.slotAddr(0)))
 	if used, refs := s.slotsUsed(t); used != 1 || refs != 1 {
@@ -339,7 +340,7 @@ func TestForeignSlot(t *testing.T) {
 		t.Errorf("counted %d", n)
 	}
 	// Its own virtual address works like the nameserver's address.
-	a.Want("sendto a " + slot4 + " => ok\nrecv a => " + about + "8.8.8.8:53")
+	a.Want("sendto a " + slot4 + " => ok\nrecv a => " + about + slot4 + "\nsendto a 8.8.8.8:53 => ok\nrecv a => " + about + "8.8.8.8:53")
 	// A connection that the kernel closes works, too.
 	a.Want("socket c tcp4 => ok\nconnect c 8.8.8.8:53 => ok\nsend c => ok\nrecv c => " + s.about("8.8.8.8:53") + "/first\nclose c => ok")
 }

@@ -103,7 +103,7 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if i.origins, err = newOrigins(&i.cfg, i.kernel.Origins); err != nil {
 		return nil, err
 	}
-	if err := i.resetExclusions(); err != nil {
+	if err := errors.Join(i.resetExclusions(), i.findSubtrees()); err != nil {
 		return nil, err
 	}
 	if i.cfg.LocalResolvers == LocalKeep {

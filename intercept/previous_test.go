@@ -4,12 +4,14 @@ package intercept
 
 import (
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
 
+	"sotto/intercept/pins"
 	"sotto/internal/netlab/labtest"
 )
 
@@ -86,19 +88,33 @@ func TestAdoptPreviousVersion(t *testing.T) {
 	raw := "rawto r 8.8.8.8:53 => EPERM\n"
 	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsocket b udp6 => ok\nconnect b [2001:db8::53]:53 => ok\n" +
 		"socket u udp4 => ok\nsocket r raw4 => ok\n" + connected + unconnected + raw)
-	before := pinsOf(t, s.kernel.dir)
 	stopListening()
 	if err := s.Abandon(); err != nil {
 		t.Fatal(err)
 	}
+	previous, err := ebpf.LoadCollectionSpec(previousObject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range s.kernel.pinnedMaps() {
+		if previous.Maps[name] == nil { // the previous version does not pin it
+			if err := os.Remove(pins.Map(s.kernel.dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// The pins of maps that the previous version has. Counters that were added since are copied.
+	pinned := func() []string {
+		return slices.DeleteFunc(pinsOf(t, s.kernel.dir), func(pin string) bool {
+			name, _, _ := strings.Cut(pin, " ")
+			return previous.Maps[name] == nil || name == sottoMapCounters
+		})
+	}
+	before := pinned()
 
 	s.Instance = openAt(t, s.host, cfg)
-	after := pinsOf(t, s.kernel.dir)
-	for _, pin := range before {
-		// The counters are copied, because there are more of them now.
-		if !slices.Contains(after, pin) && !strings.HasPrefix(pin, sottoMapCounters+" ") {
-			t.Errorf("%s is no longer pinned: now %v", pin, after)
-		}
+	if after := pinned(); !slices.Equal(before, after) {
+		t.Errorf("maps were %v, are %v", before, after)
 	}
 	listen(t, s.Instance)
 	if err := s.Attach(); err != nil {

@@ -13,6 +13,24 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type sottoAccepted struct {
+	_     structs.HostLayout
+	Src   [4]uint32
+	Dst   [4]uint32
+	Sport uint16
+	Dport uint16
+	Zero  uint32
+}
+
+type sottoAsker struct {
+	_      structs.HostLayout
+	Addr   [4]uint32
+	Cookie uint64
+	Port   uint16
+	Zero16 uint16
+	Zero32 uint32
+}
+
 type sottoCounter uint32
 
 const (
@@ -51,7 +69,8 @@ const (
 	sottoCounterCOUNT_REFUSED_MPTCP      sottoCounter = 32
 	sottoCounterCOUNT_LOCAL              sottoCounter = 33
 	sottoCounterCOUNT_BOUND_LOCAL        sottoCounter = 34
-	sottoCounterCOUNTERS                 sottoCounter = 35
+	sottoCounterCOUNT_ANSWER             sottoCounter = 35
+	sottoCounterCOUNTERS                 sottoCounter = 36
 )
 
 type sottoFlow struct {
@@ -137,7 +156,9 @@ type sottoSlot struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sottoMapAccepted            = "accepted"
 	sottoMapArrivals            = "arrivals"
+	sottoMapAskers              = "askers"
 	sottoMapConnected           = "connected"
 	sottoMapCounters            = "counters"
 	sottoMapDaemon              = "daemon"
@@ -147,6 +168,7 @@ const (
 	sottoMapFreeSlots           = "free_slots"
 	sottoMapLinks               = "links"
 	sottoMapLocals              = "locals"
+	sottoMapNamed               = "named"
 	sottoMapOrigins             = "origins"
 	sottoMapOwn                 = "own"
 	sottoMapPassed              = "passed"
@@ -156,6 +178,7 @@ const (
 	sottoMapSettings            = "settings"
 	sottoMapShares              = "shares"
 	sottoMapSlots               = "slots"
+	sottoMapSubtrees            = "subtrees"
 	sottoProgSottoCollect       = "sotto_collect"
 	sottoProgSottoConnect4      = "sotto_connect4"
 	sottoProgSottoConnect6      = "sotto_connect6"
@@ -261,7 +284,9 @@ type sottoProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sottoMapSpecs struct {
+	Accepted  *ebpf.MapSpec `ebpf:"accepted"`
 	Arrivals  *ebpf.MapSpec `ebpf:"arrivals"`
+	Askers    *ebpf.MapSpec `ebpf:"askers"`
 	Connected *ebpf.MapSpec `ebpf:"connected"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Daemon    *ebpf.MapSpec `ebpf:"daemon"`
@@ -271,6 +296,7 @@ type sottoMapSpecs struct {
 	FreeSlots *ebpf.MapSpec `ebpf:"free_slots"`
 	Links     *ebpf.MapSpec `ebpf:"links"`
 	Locals    *ebpf.MapSpec `ebpf:"locals"`
+	Named     *ebpf.MapSpec `ebpf:"named"`
 	Origins   *ebpf.MapSpec `ebpf:"origins"`
 	Own       *ebpf.MapSpec `ebpf:"own"`
 	Passed    *ebpf.MapSpec `ebpf:"passed"`
@@ -280,6 +306,7 @@ type sottoMapSpecs struct {
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Shares    *ebpf.MapSpec `ebpf:"shares"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
+	Subtrees  *ebpf.MapSpec `ebpf:"subtrees"`
 }
 
 // sottoVariableSpecs contains global variables before they are loaded into the kernel.
@@ -331,7 +358,9 @@ func (o *sottoObjects) Close() error {
 //
 // It can be passed to loadSottoObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sottoMaps struct {
+	Accepted  *ebpf.Map `ebpf:"accepted"`
 	Arrivals  *ebpf.Map `ebpf:"arrivals"`
+	Askers    *ebpf.Map `ebpf:"askers"`
 	Connected *ebpf.Map `ebpf:"connected"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Daemon    *ebpf.Map `ebpf:"daemon"`
@@ -341,6 +370,7 @@ type sottoMaps struct {
 	FreeSlots *ebpf.Map `ebpf:"free_slots"`
 	Links     *ebpf.Map `ebpf:"links"`
 	Locals    *ebpf.Map `ebpf:"locals"`
+	Named     *ebpf.Map `ebpf:"named"`
 	Origins   *ebpf.Map `ebpf:"origins"`
 	Own       *ebpf.Map `ebpf:"own"`
 	Passed    *ebpf.Map `ebpf:"passed"`
@@ -350,11 +380,14 @@ type sottoMaps struct {
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Shares    *ebpf.Map `ebpf:"shares"`
 	Slots     *ebpf.Map `ebpf:"slots"`
+	Subtrees  *ebpf.Map `ebpf:"subtrees"`
 }
 
 func (m *sottoMaps) Close() error {
 	return _SottoClose(
+		m.Accepted,
 		m.Arrivals,
+		m.Askers,
 		m.Connected,
 		m.Counters,
 		m.Daemon,
@@ -364,6 +397,7 @@ func (m *sottoMaps) Close() error {
 		m.FreeSlots,
 		m.Links,
 		m.Locals,
+		m.Named,
 		m.Origins,
 		m.Own,
 		m.Passed,
@@ -373,6 +407,7 @@ func (m *sottoMaps) Close() error {
 		m.Settings,
 		m.Shares,
 		m.Slots,
+		m.Subtrees,
 	)
 }
 

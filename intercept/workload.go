@@ -56,7 +56,10 @@ func (i *Instance) watchArrivals(ctx context.Context) error {
 			return fmt.Errorf("watch for new workloads: %w", err)
 		}
 		if len(record.RawSample) == 8 {
-			i.paths.Find(binary.NativeEndian.Uint64(record.RawSample))
+			path := i.paths.Find(binary.NativeEndian.Uint64(record.RawSample))
+			if err := i.addSubtreeOf(path); err != nil {
+				i.cfg.Log.Debug("cannot let relays of a user or service through", "err", err)
+			}
 		}
 	}
 }
@@ -103,7 +106,7 @@ func (i *Instance) forgetRemoved() error {
 		}
 	}
 	i.paths.Prune(i.kernel.holdsSlots)
-	return errors.Join(append(errs, i.pruneExclusions())...)
+	return errors.Join(append(errs, i.pruneExclusions(), i.pruneSubtrees())...)
 }
 
 // holdsSlots reports whether a cgroup, or one below it, holds a slot.

@@ -23,6 +23,9 @@ packages=(
 	"iptables-legacy iptables"
 	"sysctl procps"
 	"setpriv util-linux"
+	# user-mode networking of rootless containers
+	"slirp4netns slirp4netns"
+	"pasta passt"
 	# real DNS clients
 	"dig bind9-dnsutils"
 	"host bind9-host"

@@ -12,7 +12,10 @@ import (
 )
 
 // Question is the payload of a query.
-const Question = "who is it?"
+const Question = "who is it?" // QR is 0
+
+// Answer is the payload of a reply: its third byte has the bit QR.
+const Answer = "an\xe9 answer"
 
 // UDPFrom returns a UDP datagram with [Question], without a checksum.
 func UDPFrom(from, to uint16) []byte {

@@ -37,21 +37,26 @@ func (s Sockets) Run(f []string) (string, error) {
 		return "ok", err
 	case "bind":
 		return "ok", unix.BindToDevice(fd, arg)
-	case "from": // the address to send from
+	case "from", "local": // the address to send from, or to listen at
 		return "ok", unix.Bind(fd, Sockaddr(fd, arg))
+	case "listen":
+		return "ok", unix.Listen(fd, 8)
+	case "accept": // a connection of the listener that is the argument
+		fd, _, err := unix.Accept4(s[arg], unix.SOCK_CLOEXEC)
+		s[f[1]] = fd
+		return "ok", err
 	case "connect":
 		return "ok", unix.Connect(fd, Sockaddr(fd, arg))
 	case "disconnect":
 		return "ok", rawCall(unix.SYS_CONNECT, fd, nil, unix.RawSockaddrInet4{Family: unix.AF_UNSPEC})
 	case "send":
-		_, err := unix.Write(fd, []byte(Question))
-		return "ok", err
+		return "ok", write(fd)
 	case "sendto":
 		return "ok", unix.Sendto(fd, []byte(Question), 0, Sockaddr(fd, arg))
+	case "answerto":
+		return "ok", unix.Sendto(fd, []byte(Answer), 0, Sockaddr(fd, arg))
 	case "sendunspec": // an AF_INET socket sends with the family AF_UNSPEC
-		ap := netip.MustParseAddrPort(arg)
-		return "ok", rawCall(unix.SYS_SENDTO, fd, []byte(Question),
-			unix.RawSockaddrInet4{Family: unix.AF_UNSPEC, Port: htons(ap.Port()), Addr: ap.Addr().As4()})
+		return "ok", sendUnspec(fd, arg)
 	case "sendcontrol": // on a connected socket, with a control message and no address
 		ttl := unix.PktInfo4(&unix.Inet4Pktinfo{})
 		return "ok", unix.Sendmsg(fd, []byte(Question), ttl, nil, 0)
@@ -61,12 +66,7 @@ func (s Sockets) Run(f []string) (string, error) {
 		sa, err := unix.Getpeername(fd)
 		return AddrString(sa), err
 	case "name":
-		sa, err := unix.Getsockname(fd)
-		if err != nil {
-			return "", err
-		}
-		ap, _ := netip.ParseAddrPort(AddrString(sa))
-		return ap.Addr().String(), nil
+		return localAddr(fd)
 	case "close":
 		delete(s, f[1])
 		return "ok", unix.Close(fd)
@@ -82,6 +82,27 @@ func (s Sockets) Run(f []string) (string, error) {
 		return s.drop(f[1], arg)
 	}
 	return s.raw(f)
+}
+
+func write(fd int) error {
+	_, err := unix.Write(fd, []byte(Question))
+	return err
+}
+
+func sendUnspec(fd int, to string) error {
+	ap := netip.MustParseAddrPort(to)
+	return rawCall(unix.SYS_SENDTO, fd, []byte(Question),
+		unix.RawSockaddrInet4{Family: unix.AF_UNSPEC, Port: htons(ap.Port()), Addr: ap.Addr().As4()})
+}
+
+// localAddr returns the address that a socket sends from.
+func localAddr(fd int) (string, error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", err
+	}
+	ap, _ := netip.ParseAddrPort(AddrString(sa))
+	return ap.Addr().String(), nil
 }
 
 // receive reads one message, and returns it with its source.

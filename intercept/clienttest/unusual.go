@@ -47,6 +47,8 @@ func (s Sockets) unusual(f []string) (string, error) {
 	case "uring": // KIND>ADDRESS
 		kind, to, _ := strings.Cut(arg, ">")
 		return "ok", uring(fd, kind, to)
+	case "dontroute":
+		return "ok", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DONTROUTE, 1)
 	case "moveself": // to the cgroup with the given directory
 		return "ok", os.WriteFile(f[1]+"/cgroup.procs", []byte("0"), 0)
 	}

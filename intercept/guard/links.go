@@ -57,10 +57,11 @@ func reversePathFilter(name string) (string, error) {
 
 // InsideLinks returns the interfaces that connect containers and virtual machines of this
 // machine: virtual ends (veth, tap) without a default route and without a network of their
-// own, and bridges with only such ends as ports. Queries that leave by them have not left
-// the machine (it may use nameservers in containers), and queries of sealed containers
-// arrive by them. All other interfaces are external, including all ports of a bridge with an
-// external port.
+// own, veths with a network behind which are only network namespaces of this machine
+// (systemd-nspawn --network-veth), and bridges with only such ends as ports. Queries that
+// leave by them have not left the machine (it may use nameservers in containers), and queries
+// of sealed containers arrive by them. All other interfaces are external, including all ports
+// of a bridge with an external port.
 func InsideLinks(links []network.Link) map[int]bool {
 	inside := make(map[int]bool)
 	bridges := make(map[int]bool)
@@ -69,7 +70,7 @@ func InsideLinks(links []network.Link) map[int]bool {
 		case "bridge", "openvswitch":
 			inside[l.Index], bridges[l.Index] = !l.IsGateway, true
 		case "veth", "tuntap":
-			inside[l.Index] = l.Framed && !l.IsGateway && !l.HasSubnet
+			inside[l.Index] = l.Framed && !l.IsGateway && (!l.HasSubnet || l.IsEnclosed)
 		}
 	}
 	for _, l := range links {

@@ -17,6 +17,8 @@ func TestInsideLinks(t *testing.T) {
 	}{
 		"a network card":               {[]network.Link{{Name: "eth0", Kind: nic, Framed: true}}, ""},
 		"a veth with a network":        {[]network.Link{{Name: "eth0", Kind: veth, Framed: true, HasSubnet: true}}, ""},
+		"a veth to a container":        {[]network.Link{{Name: "ve-c", Kind: veth, Framed: true, HasSubnet: true, IsEnclosed: true}}, "ve-c"},
+		"a veth to a router":           {[]network.Link{{Name: "vpn", Kind: veth, Framed: true, HasSubnet: true, IsEnclosed: true, IsGateway: true}}, ""},
 		"a veth with the route":        {[]network.Link{{Name: "eth0", Kind: veth, Framed: true, IsGateway: true}}, ""},
 		"a veth of a container":        {[]network.Link{{Name: "cali0", Kind: veth, Framed: true}}, "cali0"},
 		"a VPN's tunnel":               {[]network.Link{{Name: "tun0", Kind: tap, HasSubnet: true}}, ""},

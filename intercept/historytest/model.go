@@ -92,6 +92,7 @@ type modelSocket struct {
 	used       bool      // it was connected before
 	mapped     bool      // to an IPv4 address
 	mixed      bool      // to both families: the kernel may keep the source address of the first
+	named      bool      // it named a virtual address: replies may come from there
 	left       bool      // an IPv6 peer: the kernel still accepts datagrams only from that one
 	peer       *modelPeer
 	sent       map[int]*query
@@ -335,7 +336,7 @@ func (m *model) read(k *modelSocket, replies []string) (numbers []int) {
 		}
 		// A connected socket keeps its slot, an unconnected one keeps it for a moment.
 		same := q.peer == k.peer && (q.peer != nil && q.to == "" || q.step == m.step) && q.epoch == m.epoch && m.hooked(k)
-		if from, err := netip.ParseAddrPort(source); err == nil && same && len(q.sources) > 0 &&
+		if from, err := netip.ParseAddrPort(source); err == nil && same && !k.named && len(q.sources) > 0 &&
 			!slices.Contains(q.sources, netip.AddrPortFrom(from.Addr().Unmap(), from.Port())) {
 			m.violate("reply", "%v: the answer comes from %s", q, from)
 		}

@@ -266,6 +266,7 @@ func (w *runner) runOwnAddress(s step) {
 		return
 	}
 	n := s.n % len(addrs)
+	k.named = true
 	if !k.stream() && s.n%3 == 0 {
 		q := w.model.ask(w.number(1), p, k, addrs[n])
 		q.expected, q.mustAnswer = []destination{means[n]}, false

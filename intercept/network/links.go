@@ -20,6 +20,7 @@ type Link struct {
 	Own           bool   // the host's end of this network's veth pair
 	HasSubnet     bool   // it has an address in a network
 	IsGateway     bool   // a default route of the host uses it
+	IsEnclosed    bool   // behind it are only network namespaces of this machine; examined if HasSubnet
 }
 
 // Address is an address of the host with the network on its link.
@@ -74,6 +75,10 @@ func (n *Network) HostLinks() ([]Link, error) {
 	n.mu.Lock()
 	defaults := n.defaults
 	n.mu.Unlock()
+	peers := enclosures{network: n, host: make(map[int]netlink.Link, len(all)), known: make(map[int]bool)}
+	for _, l := range all {
+		peers.host[l.Attrs().Index] = l
+	}
 	var out []Link
 	for _, l := range all {
 		a := l.Attrs()
@@ -81,10 +86,12 @@ func (n *Network) HostLinks() ([]Link, error) {
 		if a.Flags&net.FlagLoopback != 0 || !own && bytes.Equal(a.HardwareAddr, MACHost) {
 			continue
 		}
-		out = append(out, Link{
+		link := Link{
 			Index: a.Index, Master: a.MasterIndex, Name: a.Name, Kind: l.Type(), Framed: a.EncapType == "ether",
 			Own: own, HasSubnet: hasSubnet[a.Index], IsGateway: a.Index == defaults.v4.link || a.Index == defaults.v6.link,
-		})
+		}
+		link.IsEnclosed = link.HasSubnet && !link.IsGateway && peers.isEnclosed(l)
+		out = append(out, link)
 	}
 	return out, nil
 }

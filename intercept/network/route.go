@@ -76,9 +76,11 @@ func (n *Network) ensureInside(ends veth) error {
 		{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), LinkIndex: index, Gw: hop4.AsSlice(), Flags: unix.RTNH_F_ONLINK},
 	}
 	if n.has6 {
-		routes = append(routes, &netlink.Route{
-			Dst: ipNet(netip.MustParsePrefix("::/0")), LinkIndex: index, Gw: hop6Host, Flags: unix.RTNH_F_ONLINK,
-		})
+		own := netip.PrefixFrom(NthAddr(n.cfg.Prefix6, reservedHost), 128)
+		routes = append(routes,
+			&netlink.Route{Dst: ipNet(own), LinkIndex: index, Gw: hop6Host, Flags: unix.RTNH_F_ONLINK, Table: unix.RT_TABLE_LOCAL},
+			&netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0")), LinkIndex: index, Gw: hop6Host, Flags: unix.RTNH_F_ONLINK},
+		)
 	}
 	for _, p := range n.Prefixes() {
 		routes = append(routes, &netlink.Route{ // AnyIP: every address of the prefix is local
@@ -147,14 +149,14 @@ func hasNeighbour(list []netlink.Neigh, ip net.IP, mac net.HardwareAddr) bool {
 }
 
 // ensureRoutes routes the prefixes to the pair, with the source address that the default
-// route would use. It withdraws the IPv6 route while the host has no usable IPv6.
+// route would use. It withdraws the IPv6 route while no link of the host has IPv6.
 func (n *Network) ensureRoutes(ends veth) error {
 	defaults, err := n.findDefaultRoutes()
 	if err != nil {
 		return err
 	}
 	n.defaults = defaults
-	src, err := n.ensureSource(ends.host, defaults.v4.src)
+	src, err := n.ensureSource(ends.host, n.cfg.Prefix4, defaults.v4.src)
 	if err != nil {
 		return err
 	}
@@ -162,8 +164,11 @@ func (n *Network) ensureRoutes(ends veth) error {
 	if err := n.ensureRoute(n.cfg.Prefix4, link, NthAddr(n.cfg.Prefix4, reservedInner).AsSlice(), src, &n.src[0]); err != nil || !n.has6 {
 		return err
 	}
-	if defaults.v6.src.IsValid() {
-		return n.ensureRoute(n.cfg.Prefix6, link, hop6Inner, defaults.v6.src, &n.src[1])
+	if src, err = n.ensureSource(ends.host, n.cfg.Prefix6, defaults.v6.src); err != nil {
+		return err
+	}
+	if src.IsValid() {
+		return n.ensureRoute(n.cfg.Prefix6, link, hop6Inner, src, &n.src[1])
 	}
 	n.src[1] = netip.Addr{}
 	err = n.host.RouteDel(realRoute(n.cfg.Prefix6, link, hop6Inner, netip.Addr{}))

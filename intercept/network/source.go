@@ -3,6 +3,7 @@
 package network
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -32,11 +33,8 @@ type defaultRoute struct {
 
 // findDefaultRoutes looks up both families.
 //
-// IPv6 is usable if there is a default route and its source address is not link-local.
-// Programs find out whether IPv6 works by connecting a socket and reading its address, and a
-// virtual address must give the same result as another one: a machine that has IPv6 only on
-// its own link has no route to the prefix. An IPv6 nameserver on that link is then not
-// reachable (EHOSTUNREACH).
+// The IPv6 default route counts if its source address is not link-local. Without one, the
+// prefix is still routed, for nameservers on a link of the host: see ensureSource.
 func (n *Network) findDefaultRoutes() (defaultRoutes, error) {
 	v4, err := n.findDefaultRoute(internet4)
 	if err != nil || !n.has6 {
@@ -89,66 +87,107 @@ func unreachable(err error) bool {
 		errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL) // prohibit, blackhole
 }
 
-// ensureSource returns the IPv4 source address for the prefix: that of the default route, or
-// any address of the host, or, on a host without one, a reserved address that it adds to
-// the host's end of the pair.
-func (n *Network) ensureSource(link netlink.Link, fromDefault netip.Addr) (netip.Addr, error) {
-	reserved := NthAddr(n.cfg.Prefix4, reservedHost)
-	src := fromDefault
+// ensureSource returns the source address for a prefix: that of the default route, or any
+// address of the host in the same family, or, on a host without one, a reserved address that
+// it adds to the host's end of the pair. So a nameserver on a link of the host works without
+// a default route. A host on whose links IPv6 is disabled gets no IPv6 source address.
+func (n *Network) ensureSource(link netlink.Link, p netip.Prefix, fromDefault netip.Addr) (netip.Addr, error) {
+	src, has := fromDefault, true
 	if !src.IsValid() {
 		var err error
-		if src, err = n.anyAddress(link.Attrs().Index); err != nil {
+		if src, has, err = n.anyAddress(familyOf(p)); err != nil {
 			return netip.Addr{}, err
 		}
 	}
-	own := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(reserved, 32))}
-	if !src.IsValid() {
+	own := reservedAddr(p)
+	if !src.IsValid() && (has || p.Addr().Is4()) {
 		if err := n.host.AddrAdd(link, own); err != nil && !errors.Is(err, unix.EEXIST) {
-			return netip.Addr{}, fmt.Errorf("add the address %s to %s: %w", reserved, n.hostIf(), err)
+			return netip.Addr{}, fmt.Errorf("add the address %s to %s: %w", own.IP, n.hostIf(), err)
 		}
-		return reserved, nil
+		return NthAddr(p, reservedHost), nil
 	}
-	addrs, err := n.host.AddrList(link, netlink.FAMILY_V4)
+	return src, n.removeReserved(link, own)
+}
+
+// reservedAddr returns the address of last resort. An IPv6 one is deprecated, so that it is
+// used for the prefix only.
+func reservedAddr(p netip.Prefix) *netlink.Addr {
+	a := NthAddr(p, reservedHost)
+	out := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()))}
+	if a.Is6() {
+		forever := int64(lastMetric)
+		out.Flags = unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE
+		out.ValidLft, out.PreferedLft = int(forever), 0
+	}
+	return out
+}
+
+// removeReserved removes the address of last resort, if the link has it.
+func (n *Network) removeReserved(link netlink.Link, own *netlink.Addr) error {
+	family := netlink.FAMILY_V6
+	if own.IP.To4() != nil {
+		family = netlink.FAMILY_V4
+	}
+	addrs, err := n.host.AddrList(link, family)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("list addresses of %s: %w", n.hostIf(), err)
+		return fmt.Errorf("list addresses of %s: %w", n.hostIf(), err)
 	}
 	for _, a := range addrs {
 		if !a.IP.Equal(own.IP) {
 			continue
 		}
-		if err := n.host.AddrDel(link, own); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return netip.Addr{}, fmt.Errorf("remove the address %s from %s: %w", reserved, n.hostIf(), err)
+		if err := n.host.AddrDel(link, &netlink.Addr{IPNet: own.IPNet}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove the address %s from %s: %w", own.IP, n.hostIf(), err)
+		}
+		if family == netlink.FAMILY_V6 {
+			continue
 		}
 		// When an interface loses its last address, the kernel removes its IPv4 neighbour
 		// entries, including permanent ones (fib_disable_ip in net/ipv4/fib_frontend.c).
 		inner := NthAddr(n.cfg.Prefix4, reservedInner).AsSlice()
 		if err := setNeighbour(n.host, link, MACInner, inner); err != nil {
-			return netip.Addr{}, err
+			return err
 		}
 	}
-	return src, nil
+	return nil
 }
 
-// anyAddress returns the first global IPv4 address on a link that is up, other than the link
-// with the index except.
-func (n *Network) anyAddress(except int) (netip.Addr, error) {
+// unusable are the flags of addresses that are not a source address of choice.
+const unusable = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED
+
+// anyAddress returns the first global address of the host on a link that is up and not of an
+// instance of Sotto. has reports whether there are such links with any address of the family:
+// only of this link, or not usable.
+func (n *Network) anyAddress(family int) (addr netip.Addr, has bool, err error) {
 	links, err := n.host.LinkList()
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("list links: %w", err)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return netip.Addr{}, false, fmt.Errorf("list links: %w", err)
 	}
+	eligible := make(map[int]bool, len(links))
 	for _, l := range links {
-		if l.Attrs().Index == except || l.Attrs().Flags&net.FlagUp == 0 {
+		a := l.Attrs()
+		eligible[a.Index] = a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && a.Name != n.hostIf() && !bytes.Equal(a.HardwareAddr, MACHost)
+	}
+	addrs, err := n.host.AddrList(nil, family)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return netip.Addr{}, false, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if !eligible[a.LinkIndex] {
 			continue
 		}
-		addrs, err := n.host.AddrList(l, netlink.FAMILY_V4)
-		if err != nil {
-			return netip.Addr{}, fmt.Errorf("list addresses of %s: %w", l.Attrs().Name, err)
-		}
-		for _, a := range addrs {
-			if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok && a.Scope == unix.RT_SCOPE_UNIVERSE && !ip.IsLoopback() {
-				return ip, nil
-			}
+		has = true
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && a.Scope == unix.RT_SCOPE_UNIVERSE && a.Flags&unusable == 0 {
+			return ip.Unmap(), true, nil
 		}
 	}
-	return netip.Addr{}, nil
+	return netip.Addr{}, has, nil
+}
+
+// familyOf returns the address family of a prefix.
+func familyOf(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -71,14 +72,15 @@ func (n *Network) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// subscribe opens a netlink socket that receives events of links, addresses, routes and
-// rules in a namespace.
+// subscribe opens a netlink socket that receives events of links, addresses, routes, rules and
+// IPv4 settings in a namespace.
 func subscribe(at *netns.NS) (*nl.NetlinkSocket, error) {
 	var sock *nl.NetlinkSocket
 	err := at.Do(func() (err error) {
 		sock, err = nl.Subscribe(unix.NETLINK_ROUTE,
 			unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-			unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+			unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+			unix.RTNLGRP_IPV4_NETCONF)
 		return err
 	})
 	if err != nil {
@@ -179,9 +181,9 @@ func (n *Network) reconcile(last string) string {
 	return err.Error()
 }
 
-// isRelevant reports whether a change on the host can affect the network: a change of a link
-// or a rule, of an address that could be a source address, or of a route that could be a
-// default route or overlap a prefix. The thousands of other routes of a routing daemon cost
+// isRelevant reports whether a change on the host can affect the network: a change of a link,
+// a rule or a reverse path filter, of an address that could be a source address, or of a route
+// that could be a default route or overlap a prefix. The thousands of other routes of a routing daemon cost
 // nothing.
 func (n *Network) isRelevant(m syscall.NetlinkMessage) bool {
 	switch m.Header.Type {
@@ -191,8 +193,25 @@ func (n *Network) isRelevant(m syscall.NetlinkMessage) bool {
 		return len(m.Data) >= unix.SizeofIfAddrmsg && m.Data[3] != unix.RT_SCOPE_LINK // ifa_scope
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return n.isRelevantRoute(m.Data)
+	case unix.RTM_NEWNETCONF:
+		return isReversePathFilter(m.Data)
 	}
 	return false
+}
+
+// netconfRPFilter is NETCONFA_RP_FILTER of <linux/netconf.h>.
+const netconfRPFilter = 3
+
+// isReversePathFilter reports whether a change of IPv4 settings is one of rp_filter, on which
+// the treatment of sockets that are bound to an interface depends.
+func isReversePathFilter(data []byte) bool {
+	if len(data) < unix.NLMSG_ALIGNTO { // struct netconfmsg, padded
+		return false
+	}
+	attrs, err := nl.ParseRouteAttr(data[unix.NLMSG_ALIGNTO:])
+	return err != nil || slices.ContainsFunc(attrs, func(a syscall.NetlinkRouteAttr) bool {
+		return a.Attr.Type == netconfRPFilter
+	})
 }
 
 func (n *Network) isRelevantRoute(data []byte) bool {

@@ -98,8 +98,8 @@ func TestRepairs(t *testing.T) {
 	}
 }
 
-// The source address is that of the default route, and the IPv6 prefix is routed only while
-// IPv6 is usable.
+// The source address is that of the default route, or any other of the host, or a reserved one.
+// The IPv6 prefix is routed while a link has IPv6, even without a default route.
 func TestFollowsDefaultRoute(t *testing.T) {
 	_, host, _ := labtest.LAN(t)
 	n := newTestNetwork(t, host)
@@ -114,6 +114,7 @@ func TestFollowsDefaultRoute(t *testing.T) {
 	default6 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0")), Gw: net.ParseIP(netlab.LANAddr6)}
 	default4 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Gw: net.ParseIP(netlab.LANAddr4)}
 
+	const last6 = "fd73:6f74:746f::1" // the link has a link-local address
 	for _, tt := range []struct {
 		name, from4, from6 string // "" is unreachable
 		changes            bool
@@ -129,16 +130,16 @@ func TestFollowsDefaultRoute(t *testing.T) {
 		{"DocumentationNetRemoved", netlab.HostAddr4, netlab.HostAddr6, true, func() error {
 			return errors.Join(h.AddrDel(eth, addr("192.0.2.77/24")), h.AddrDel(eth, addr("2001:db8::77/64")))
 		}},
-		{"Default6Removed", netlab.HostAddr4, "", true, func() error { return h.RouteDel(default6) }},
+		{"Default6Removed", netlab.HostAddr4, netlab.HostAddr6, true, func() error { return h.RouteDel(default6) }},
 		{"Default6Restored", netlab.HostAddr4, netlab.HostAddr6, true, func() error { return h.RouteAdd(default6) }},
-		{"Address6Removed", netlab.HostAddr4, "", true, func() error {
+		{"Address6Removed", netlab.HostAddr4, last6, true, func() error {
 			return errors.Join(h.AddrDel(eth, addr(netlab.HostAddr6+"/64")), h.RouteDel(default6))
 		}},
-		{"OtherAddress4", "10.77.0.3", "", true, func() error {
+		{"OtherAddress4", "10.77.0.3", last6, true, func() error {
 			return errors.Join(h.AddrDel(eth, addr(netlab.HostAddr4+"/24")), h.AddrAdd(eth, addr("10.77.0.3/24")), h.RouteAdd(default4))
 		}},
-		{"Default4Removed", "10.77.0.3", "", true, func() error { return h.RouteDel(default4) }},
-		{"NoAddress", "198.19.0.1", "", false, func() error { return h.AddrDel(eth, addr("10.77.0.3/24")) }},
+		{"Default4Removed", "10.77.0.3", last6, true, func() error { return h.RouteDel(default4) }},
+		{"NoAddress", "198.19.0.1", last6, false, func() error { return h.AddrDel(eth, addr("10.77.0.3/24")) }},
 		{"LinkDown", "198.19.0.1", "", false, func() error { return h.LinkSetDown(eth) }},
 		{"AllRestored", netlab.HostAddr4, netlab.HostAddr6, true, func() error {
 			return errors.Join(h.LinkSetUp(eth), h.AddrAdd(eth, addr(netlab.HostAddr4+"/24")), h.AddrAdd(eth, addr(netlab.HostAddr6+"/64")),
@@ -165,7 +166,7 @@ func TestFollowsDefaultRoute(t *testing.T) {
 			})
 		})
 	}
-	if addrs, err := h.AddrList(link(t, h, "sotto0"), netlink.FAMILY_V4); err != nil || len(addrs) != 0 {
+	if addrs, err := h.AddrList(link(t, h, "sotto0"), netlink.FAMILY_ALL); err != nil || len(addrs) != 0 {
 		t.Errorf("the fallback address was not removed: %v, %v", addrs, err)
 	}
 	if logged := n.logs.Take(); logged != "" {
