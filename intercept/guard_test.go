@@ -3,15 +3,11 @@
 package intercept
 
 import (
-	"errors"
-	"io/fs"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"sotto/intercept/clienttest"
 	"sotto/intercept/feature"
@@ -249,33 +245,7 @@ func TestGuardLeavesOthersAlone(t *testing.T) {
 func TestPinnedToTunnel(t *testing.T) { bothWays(t, testTunnel) }
 
 func testTunnel(t *testing.T, s *testSeal) {
-	h, err := s.host.NS.Netlink()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "tunnel"
-	tun := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true, Queues: 1, Flags: netlink.TUNTAP_NO_PI}
-	err = s.host.Do(func() error { return netlink.LinkAdd(tun) })
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		labtest.Skip(t, "needs /dev/net/tun")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		for _, f := range tun.Fds {
-			_ = f.Close()
-		}
-	})
-	tunnel, err := h.LinkByName("tunnel")
-	if err == nil {
-		err = h.LinkSetUp(tunnel)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	labtest.Tunnel(t, s.host, "tunnel")
 	if err := s.host.Addr("tunnel", "10.79.0.1/24"); err != nil {
 		t.Fatal(err)
 	}

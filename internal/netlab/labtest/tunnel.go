@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package labtest
+
+import (
+	"errors"
+	"io/fs"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"sotto/internal/netlab"
+)
+
+// Tunnel adds a TUN interface to a host, which is up until the test ends and drops all packets.
+// It skips the test if the machine has no /dev/net/tun.
+func Tunnel(t testing.TB, host *netlab.Host, name string) {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	tun := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true, Queues: 1, Flags: netlink.TUNTAP_NO_PI}
+	err := host.Do(func() error { return netlink.LinkAdd(tun) })
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		Skip(t, "needs /dev/net/tun")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, f := range tun.Fds {
+			_ = f.Close()
+		}
+	})
+	h, err := host.NS.Netlink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName(name)
+	if err == nil {
+		err = h.LinkSetUp(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
