@@ -19,8 +19,8 @@ import (
 	"sotto/internal/netns"
 )
 
-// relayed is a script of a container's client: whoever forwards its packets, it sees the
-// nameservers that it asked.
+// relayed is a script of a container's client. It sees the nameservers that it asked, whatever
+// program forwards its packets.
 const relayed = `
 	socket a udp4 => ok
 	sendto a 8.8.8.8:53 => ok
@@ -134,6 +134,17 @@ func TestRelay(t *testing.T) {
 		send b => ok
 		recv b => 8.8.8.8:53W
 		peer b => FOUR`))
+}
+
+// The hooks of an outer cgroup do not take a client for a relay because those of an inner one
+// have already written a virtual address.
+func TestNestedCgroups(t *testing.T) {
+	s, groups := withCgroups(t, func(cfg *Config, groups map[string]*netlab.Cgroup) {
+		cfg.Cgroups = append(cfg.Cgroups, groups["inner"].Path, groups["inner/innermost"].Path)
+	}, "inner", "inner/innermost")
+	s.wire(t)
+	c := clienttest.Start(t, s.host, groups["inner/innermost"])
+	c.Want(strings.ReplaceAll(relayed, "W", s.about("")+"/inner/innermost"))
 }
 
 // The container of a real relay is answered, whichever cgroup the relay is in.
