@@ -26,11 +26,9 @@ extern struct hold_map connected SEC(".maps");
 /* The slot that it was connected to before, and still is if the connect failed. */
 extern struct hold_map replaced SEC(".maps");
 
-/* When the hook for unconnected sends last saw a socket, in units of SENT_UNIT ns, and the slot
- * to which it redirected the datagram. A datagram that is sent in pieces (MSG_MORE) may leave
- * long after that, when its slot stands for another key.
+/* When the hook for unconnected sends last saw a socket. A datagram that is sent in pieces
+ * (MSG_MORE) may leave long after that, when its slot stands for another key.
  */
-#define SENT_UNIT (1ULL << 20) /* above every index of a slot */
 struct sent_map {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -154,31 +152,16 @@ static __always_inline __u32 hold_next(struct bpf_sock *sk, const struct key *ke
 	return idx;
 }
 
-/* Records a send of an unconnected socket to a slot. It returns false if there is no memory for
- * that.
+/* Records the time of a send of an unconnected socket. It returns false if there is no memory
+ * for that.
  */
-static __always_inline bool sent_store(struct bpf_sock *sk, __u32 idx)
+static __always_inline bool sent_store(struct bpf_sock *sk)
 {
 	__u64 *at = sk ? bpf_sk_storage_get(&sent, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 
 	if (at)
-		*at = (bpf_ktime_get_ns() & ~(SENT_UNIT - 1)) | idx;
+		*at = bpf_ktime_get_ns();
 	return at;
-}
-
-/* Reports whether the last query of a socket was redirected to a slot. Where the cgroups of one
- * instance are nested, that is how the hooks of the outer one recognise an address that those
- * of the inner one have just written.
- */
-static __always_inline bool was_redirected(struct bpf_sock *sk, __u32 idx)
-{
-	__u32 *hold = bpf_sk_storage_get(&connected, sk, 0, 0);
-	__u64 *at;
-
-	if (hold && *hold == idx)
-		return true;
-	at = bpf_sk_storage_get(&sent, sk, 0, 0);
-	return at && (*at & (SENT_UNIT - 1)) == idx;
 }
 
 /* Reports whether a socket holds the slot of a packet that it sends to dst. Connects of two

@@ -179,8 +179,7 @@ static __always_inline int decide_virtual(struct bpf_sock_addr *ctx, struct key 
 		}
 	}
 	/* The kernel itself names the peer for a socket that is connected to a mapped address. */
-	if (!ctx->sk ||
-	    (peer_slot(ctx->sk) != idx && !was_redirected(ctx->sk, idx) && !named_store(ctx->sk))) {
+	if (!ctx->sk || (peer_slot(ctx->sk) != idx && !named_store(ctx->sk))) {
 		count(COUNT_NO_MEMORY);
 		return ENOBUFS;
 	}
@@ -274,13 +273,13 @@ static __always_inline int decide_send(struct bpf_sock_addr *ctx, struct key *ke
 
 	if (verdict != SEAL)
 		return verdict;
-	*idx = slot_acquire(key, 0);
-	if (!*idx)
-		return ENOBUFS;
-	if (!sent_store(ctx->sk, *idx)) {
+	if (!sent_store(ctx->sk)) {
 		count(COUNT_NO_MEMORY);
 		return ENOBUFS;
 	}
+	*idx = slot_acquire(key, 0);
+	if (!*idx)
+		return ENOBUFS;
 	count(COUNT_SEND);
 	return SEAL;
 }

@@ -79,9 +79,13 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if i.groups, err = cgroup.Groups(cfg.Cgroups); err != nil {
+	groups, err := cgroup.Groups(cfg.Cgroups)
+	if err != nil {
 		return nil, err
 	}
+	// The hooks of a cgroup run for those below it, too. If those had hooks of their own, the
+	// outer ones would see addresses that the inner ones have written.
+	i.groups = cgroup.Outermost(groups)
 	if i.paths, err = cgroup.NewPaths(root); err != nil {
 		return nil, err
 	}

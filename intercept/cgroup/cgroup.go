@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -141,6 +142,20 @@ func Groups(dirs []string) ([]Group, error) {
 		out = append(out, Group{filepath.Clean(dir), id})
 	}
 	return out, nil
+}
+
+// Outermost returns the groups that are not in or below another one, each once.
+func Outermost(groups []Group) []Group {
+	var out []Group
+	for n, g := range groups {
+		covered := slices.ContainsFunc(groups, func(o Group) bool {
+			return g.ID != o.ID && strings.HasPrefix(g.Path, o.Path+"/")
+		})
+		if !covered && !slices.ContainsFunc(groups[:n], func(o Group) bool { return g.ID == o.ID }) {
+			out = append(out, g)
+		}
+	}
+	return out
 }
 
 // Dirs returns the directories of groups.

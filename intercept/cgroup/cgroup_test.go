@@ -133,3 +133,17 @@ func TestKill(t *testing.T) {
 	_ = cmd.Process.Kill() // the shell may have stayed outside the cgroup
 	_ = cmd.Wait()
 }
+
+func TestOutermost(t *testing.T) {
+	a, ab, abc, ax, d := Group{"/a", 1}, Group{"/a/b", 2}, Group{"/a/b/c", 3}, Group{"/ax", 4}, Group{"/d", 5}
+	for _, tc := range []struct{ groups, want []Group }{
+		{nil, nil},
+		{[]Group{a, ax, d}, []Group{a, ax, d}},
+		{[]Group{abc, d, ab, a, ax}, []Group{d, a, ax}},
+		{[]Group{ab, abc, ab}, []Group{ab}},
+	} {
+		if got := Outermost(tc.groups); !slices.Equal(got, tc.want) {
+			t.Errorf("Outermost(%v) = %v, want %v", tc.groups, got, tc.want)
+		}
+	}
+}
