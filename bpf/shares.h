@@ -155,6 +155,8 @@ GLOBAL int share_subtree(__u64 cgroup)
 {
 	__u64 id = ~cgroup;
 
+	if (one_command)
+		return true;
 	for (int level = 0; level <= SUBTREE_LEVELS; level++) {
 		struct share *s = bpf_map_lookup_elem(&shares, &id);
 		__u32 *at;

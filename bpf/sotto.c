@@ -35,6 +35,7 @@ const volatile __u8 guarded;
 const volatile __u8 guards_host;
 const volatile __u64 home_cookie;
 const volatile __u8 redirects_local;
+const volatile __u8 one_command;
 const volatile __u32 back_mark;
 const volatile __u8 veth_host[6];
 const volatile __u8 veth_inner[6];

@@ -106,6 +106,9 @@ func (k *kernel) Close() error { return errors.Join(k.refs.Close(), k.sottoObjec
 // loadObject reads the object with the programs and maps. Tests load one of another version.
 var loadObject = loadSotto
 
+// commandClients is the number of clients with a DNS port that servers of one command may have.
+const commandClients = 1024
+
 // spec returns the programs with the settings of the instance as constants.
 func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 	spec, err := loadObject()
@@ -118,6 +121,12 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 	spec.Maps[sottoMapShares].MaxEntries = sharesPerSlot * k.count
 	if !cfg.GuardHost {
 		spec.Maps[sottoMapPassed].MaxEntries = 1 // not used
+	}
+	if cfg.Ephemeral {
+		// The memory of these maps is allocated at the start.
+		for _, name := range []string{sottoMapAskers, sottoMapAccepted} {
+			spec.Maps[name].MaxEntries = commandClients
+		}
 	}
 	if cfg.LocalResolvers != LocalKeep {
 		spec.Maps[sottoMapLocals].MaxEntries = 1 // not used
@@ -148,6 +157,7 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		sottoVarGuardsHost:   boolByte(cfg.GuardHost),
 
 		sottoVarRedirectsLocal: boolByte(cfg.LocalResolvers == LocalRedirect),
+		sottoVarOneCommand:     boolByte(cfg.Ephemeral),
 		sottoVarHomeCookie:     cookie,
 		sottoVarBackMark:       rand.Uint32N(math.MaxUint32) + 1,
 		sottoVarPrefix4Mask:    prefixes.Mask4,

@@ -202,6 +202,7 @@ const (
 	sottoVarHomeCookie          = "home_cookie"
 	sottoVarLingerNs            = "linger_ns"
 	sottoVarListenerPort        = "listener_port"
+	sottoVarOneCommand          = "one_command"
 	sottoVarOpenAfterNs         = "open_after_ns"
 	sottoVarPortCount           = "port_count"
 	sottoVarPorts               = "ports"
@@ -320,6 +321,7 @@ type sottoVariableSpecs struct {
 	HomeCookie     *ebpf.VariableSpec `ebpf:"home_cookie"`
 	LingerNs       *ebpf.VariableSpec `ebpf:"linger_ns"`
 	ListenerPort   *ebpf.VariableSpec `ebpf:"listener_port"`
+	OneCommand     *ebpf.VariableSpec `ebpf:"one_command"`
 	OpenAfterNs    *ebpf.VariableSpec `ebpf:"open_after_ns"`
 	PortCount      *ebpf.VariableSpec `ebpf:"port_count"`
 	Ports          *ebpf.VariableSpec `ebpf:"ports"`
@@ -422,6 +424,7 @@ type sottoVariables struct {
 	HomeCookie     *ebpf.Variable `ebpf:"home_cookie"`
 	LingerNs       *ebpf.Variable `ebpf:"linger_ns"`
 	ListenerPort   *ebpf.Variable `ebpf:"listener_port"`
+	OneCommand     *ebpf.Variable `ebpf:"one_command"`
 	OpenAfterNs    *ebpf.Variable `ebpf:"open_after_ns"`
 	PortCount      *ebpf.Variable `ebpf:"port_count"`
 	Ports          *ebpf.Variable `ebpf:"ports"`

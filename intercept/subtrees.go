@@ -17,14 +17,10 @@ import (
 // of workloads of the same user or service: both are below one cgroup of the map subtrees.
 
 // findSubtrees adds the cgroups of users and services that exist. Those of later ones are added
-// when their first workload arrives. All processes of a command belong together.
+// when their first workload arrives. All processes of a command belong together (one_command).
 func (i *Instance) findSubtrees() error {
 	if i.cfg.Ephemeral {
-		var errs []error
-		for _, g := range i.groups {
-			errs = append(errs, i.addSubtree(g))
-		}
-		return errors.Join(errs...)
+		return nil
 	}
 	dirs, err := cgroup.Subtrees(i.paths.Root())
 	if err != nil {
