@@ -263,6 +263,29 @@ func TestFailedEndsSocket(t *testing.T) {
 	check("refused", err, syscall.ECONNREFUSED)
 }
 
+// TestEndWhileInFlight: a socket is not kept if the network changed, or the client was closed,
+// during its query. A closed client never keeps one.
+func TestEndWhileInFlight(t *testing.T) {
+	for name, end := range map[string]func(*Client){"changed network": (*Client).NetworkChanged, "closed client": (*Client).Close} {
+		t.Run(name, func(t *testing.T) {
+			c := pooling(t, Config{})
+			var log portLog
+			at := udpServer(t, func(query []byte, send func([]byte), from netip.AddrPort) {
+				if log.add(from) == 1 {
+					end(c)
+				}
+				send(reply(query))
+			})
+			for range 3 {
+				exchange(t, c, at, 0)
+			}
+			if p := log.all(); p[0] == p[1] || (p[1] == p[2]) != (name == "changed network") {
+				t.Errorf("queries came from %v", p)
+			}
+		})
+	}
+}
+
 // TestUpdateUsesNewSocket: a query on a reused socket may be repeated, so an UPDATE is not sent
 // on one.
 func TestUpdateUsesNewSocket(t *testing.T) {
