@@ -59,7 +59,7 @@ type Origin struct {
 	Removed bool
 
 	// Cgroup and Netns identify the client's cgroup and network namespace for the function
-	// [Config.Local].
+	// [Config.Local]. Cgroup is also the owner of queries to [Config.Nameserver].
 	Cgroup uint64
 	Netns  uint32
 }

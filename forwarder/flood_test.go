@@ -284,7 +284,7 @@ func TestRelayLimit(t *testing.T) {
 // heldNameserver fails each query once it receives from the channel.
 type heldNameserver chan struct{}
 
-func (n heldNameserver) Exchange(context.Context, netip.AddrPort, []byte, bool, time.Time) ([]byte, error) {
+func (n heldNameserver) Exchange(context.Context, netip.AddrPort, uint64, []byte, bool, time.Time) ([]byte, error) {
 	<-n
 	return nil, errors.New("held")
 }
@@ -297,7 +297,7 @@ func (n heldNameserver) Transfer(context.Context, netip.AddrPort, []byte, time.T
 // stuckNameserver never answers.
 type stuckNameserver struct{}
 
-func (stuckNameserver) Exchange(ctx context.Context, _ netip.AddrPort, _ []byte, _ bool, _ time.Time) ([]byte, error) {
+func (stuckNameserver) Exchange(ctx context.Context, _ netip.AddrPort, _ uint64, _ []byte, _ bool, _ time.Time) ([]byte, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }

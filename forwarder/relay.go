@@ -57,7 +57,7 @@ func (fs *flights) nameserver(p *pendingQuery) Nameserver {
 // relayMessage relays a query whose reply is one message.
 func (fs *flights) relayMessage(p *pendingQuery) {
 	until := p.start.Add(fs.cfg.Timeout)
-	reply, err := fs.nameserver(p).Exchange(fs.ctx, p.origin.Addr, p.q.Msg, p.tcp, until)
+	reply, err := fs.nameserver(p).Exchange(fs.ctx, p.origin.Addr, p.origin.Cgroup, p.q.Msg, p.tcp, until)
 	if err != nil {
 		fs.fail(p, err)
 		return

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,6 +95,39 @@ func TestRelay(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestRelayPorts: queries of different workloads never have the same source port, while those of
+// one share some.
+func TestRelayPorts(t *testing.T) {
+	const workloads = 3
+	ports := make(chan uint16, 1)
+	origin := nameserver(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
+		ports <- r.Remote.Port()
+		msg := append([]byte(nil), r.Query...)
+		msg[2] |= 0x80
+		return dnstest.Answer{Msg: msg}
+	}))
+	cfg := relayConfig(t, origin)
+	var queries atomic.Uint64
+	cfg.Origins = func(netip.Addr) (Origin, bool) {
+		return Origin{Addr: origin, Workload: "test", Cgroup: queries.Load() % workloads}, true
+	}
+	at := start(t, cfg, "127.0.0.1:0")
+	seen := make(map[uint16]uint64) // workload by port
+	const n = 60
+	for range n {
+		ask(t, "udp", at, question("www.example.com", dns.TypeA))
+		port, workload := <-ports, queries.Load()%workloads
+		if other, ok := seen[port]; ok && other != workload {
+			t.Fatalf("workloads %d and %d share port %d", other, workload, port)
+		}
+		seen[port] = workload
+		queries.Add(1)
+	}
+	if len(seen) == n {
+		t.Error("no port was used twice")
 	}
 }
 

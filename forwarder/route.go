@@ -77,8 +77,9 @@ const maxScope = 64
 // have a method EDE() wire.EDE.
 type Nameserver interface {
 	// Exchange sends a client's message with another ID, over TCP or UDP, and returns
-	// the reply. The caller sets the reply's ID.
-	Exchange(ctx context.Context, to netip.AddrPort, query []byte, tcp bool, until time.Time) ([]byte, error)
+	// the reply. The caller sets the reply's ID. owner identifies the client's workload:
+	// queries of different owners do not share a socket.
+	Exchange(ctx context.Context, to netip.AddrPort, owner uint64, query []byte, tcp bool, until time.Time) ([]byte, error)
 
 	// Transfer requests a zone transfer over TCP and calls each for every message of
 	// the reply, until the transfer is complete or each returns an error. until limits

@@ -26,7 +26,7 @@ func TestExchange(t *testing.T) {
 			s := serve(t, addr.Unmap(), zone(t))
 			query := ask(t, "www.Example.", dns.TypeAAAA)
 			orig := bytes.Clone(query)
-			reply, err := New(Config{}).Exchange(t.Context(), netip.AddrPortFrom(addr, s.Addr().Port()), query, tcp, inAWhile())
+			reply, err := New(Config{}).Exchange(t.Context(), netip.AddrPortFrom(addr, s.Addr().Port()), 0, query, tcp, inAWhile())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -62,7 +62,7 @@ func TestUnchanged(t *testing.T) {
 	for name, m := range msgs {
 		both(t, func(t *testing.T, tcp bool) {
 			query := pack(t, m)
-			reply, err := c.Exchange(t.Context(), s.Addr(), query, tcp, inAWhile())
+			reply, err := c.Exchange(t.Context(), s.Addr(), 0, query, tcp, inAWhile())
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -78,11 +78,11 @@ func TestTruncated(t *testing.T) {
 	s := serve(t, loopback, zone(t))
 	c := New(Config{})
 	query := ask(t, "txt-20000.example.", dns.TypeTXT)
-	reply, err := c.Exchange(t.Context(), s.Addr(), query, false, inAWhile())
+	reply, err := c.Exchange(t.Context(), s.Addr(), 0, query, false, inAWhile())
 	if err != nil || reply[2]&2 == 0 {
 		t.Fatalf("%x, %v: want TC", reply, err)
 	}
-	reply, err = c.Exchange(t.Context(), s.Addr(), query, true, inAWhile())
+	reply, err = c.Exchange(t.Context(), s.Addr(), 0, query, true, inAWhile())
 	if err != nil || len(reply) < 20000 || reply[2]&2 != 0 {
 		t.Errorf("%d bytes, %v", len(reply), err)
 	}
@@ -102,15 +102,15 @@ func TestLong(t *testing.T) {
 	}))
 	c := New(Config{})
 	for tcp, want := range map[bool]int{false: maxUDP, true: wire.MaxMessage} {
-		reply, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		reply, err := c.Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		if err != nil || len(reply) != want {
 			t.Errorf("tcp %v: %d bytes, %v", tcp, len(reply), err)
 		}
 	}
 	long := append(ask(t, "a.", dns.TypeA), make([]byte, 65500)...)
-	_, err := c.Exchange(t.Context(), s.Addr(), long, false, inAWhile())
+	_, err := c.Exchange(t.Context(), s.Addr(), 0, long, false, inAWhile())
 	fails(t, err, wire.EDEOther, syscall.EMSGSIZE, "the query is too long for a datagram: retry over TCP")
-	if reply, err := c.Exchange(t.Context(), s.Addr(), long, true, inAWhile()); err != nil || len(reply) != wire.MaxMessage {
+	if reply, err := c.Exchange(t.Context(), s.Addr(), 0, long, true, inAWhile()); err != nil || len(reply) != wire.MaxMessage {
 		t.Errorf("%d bytes, %v", len(reply), err)
 	}
 }
@@ -121,16 +121,16 @@ func TestBareReplies(t *testing.T) {
 		h := dnstest.NewSwitch(dnstest.HeaderOnly(dnstest.RcodeRefused))
 		s := serve(t, loopback, h)
 		c := New(Config{})
-		reply, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		reply, err := c.Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		if err != nil || wire.Rcode(reply) != wire.RcodeRefused {
 			t.Fatalf("%x, %v", reply, err)
 		}
 		h.Set(dnstest.HeaderOnly(dnstest.RcodeSuccess))
-		if reply, err = c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, soon()); err == nil {
+		if reply, err = c.Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), tcp, soon()); err == nil {
 			t.Errorf("%x was accepted", reply)
 		}
 		update := pack(t, new(dns.Msg).SetUpdate("example."))
-		if _, err := c.Exchange(t.Context(), s.Addr(), update, tcp, inAWhile()); err != nil {
+		if _, err := c.Exchange(t.Context(), s.Addr(), 0, update, tcp, inAWhile()); err != nil {
 			t.Errorf("UPDATE: %v", err)
 		}
 	})
@@ -142,7 +142,7 @@ func TestResend(t *testing.T) {
 	s := serve(t, loopback, h)
 	c := New(Config{})
 	c.resend = []time.Duration{20 * time.Millisecond, 60 * time.Millisecond, time.Hour}
-	_, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), false, time.Now().Add(2*time.Second))
+	_, err := c.Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), false, time.Now().Add(2*time.Second))
 	if !isTimeout(err) {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestResend(t *testing.T) {
 	if !errors.As(err, &e) || e.Code != wire.EDENoReachableAuthority || !strings.HasPrefix(e.Reason, "no answer within 2") {
 		t.Errorf("%v", err)
 	}
-	_, err = c.Exchange(t.Context(), s.Addr(), pack(t, new(dns.Msg).SetUpdate("example.")), false, soon())
+	_, err = c.Exchange(t.Context(), s.Addr(), 0, pack(t, new(dns.Msg).SetUpdate("example.")), false, soon())
 	if n := len(s.Log()) - 3; !isTimeout(err) || n != 1 {
 		t.Errorf("%v: an UPDATE was sent %d times", err, n)
 	}
@@ -166,7 +166,7 @@ func TestResend(t *testing.T) {
 		}
 		return z.Answer(r)
 	}))
-	if _, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), false, inAWhile()); err != nil {
+	if _, err := c.Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), false, inAWhile()); err != nil {
 		t.Errorf("after one lost query: %v", err)
 	}
 	if len(resendAfter) != 2 || resendAfter[0] < 500*time.Millisecond || resendAfter[1] > 3*time.Second {
@@ -179,12 +179,12 @@ func TestCancel(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := serve(t, loopback, dnstest.HandlerFunc(func(*dnstest.Request) dnstest.Answer { cancel(); return dnstest.Answer{} }))
 		started := time.Now()
-		_, err := New(Config{}).Exchange(ctx, s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		_, err := New(Config{}).Exchange(ctx, s.Addr(), 0, ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		fails(t, err, wire.EDEOther, context.Canceled, "the query was cancelled")
 		if time.Since(started) > 20*time.Second {
 			t.Error("cancelling had no effect")
 		}
-		_, err = New(Config{}).Exchange(ctx, s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		_, err = New(Config{}).Exchange(ctx, s.Addr(), 0, ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("with a cancelled context: %v", err)
 		}
@@ -195,7 +195,7 @@ func TestCancel(t *testing.T) {
 func TestPast(t *testing.T) {
 	both(t, func(t *testing.T, tcp bool) {
 		s := serve(t, loopback, zone(t))
-		_, err := New(Config{}).Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, time.Now().Add(-time.Second))
+		_, err := New(Config{}).Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), tcp, time.Now().Add(-time.Second))
 		if !isTimeout(err) || s.Stats().Queries() != 0 {
 			t.Errorf("%v, %d queries", err, s.Stats().Queries())
 		}
@@ -215,12 +215,12 @@ func TestControl(t *testing.T) {
 				}
 			})
 		}})
-		if _, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile()); err != nil || calls != 1 {
+		if _, err := c.Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), tcp, inAWhile()); err != nil || calls != 1 {
 			t.Errorf("%d calls, %v", calls, err)
 		}
 		no := errors.New("no\nway")
 		c = New(Config{Control: func(string, string, syscall.RawConn) error { return no }})
-		_, err := c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		_, err := c.Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		fails(t, err, wire.EDEOther, no, "mark the socket as Sotto's own: no way")
 		if n := s.Stats().Queries(); n != 1 {
 			t.Errorf("%d queries were sent", n)
@@ -233,23 +233,23 @@ func TestMisuse(t *testing.T) {
 	at := netip.AddrPortFrom(loopback, 53)
 	for name, f := range map[string]func() error{
 		"short": func() error {
-			_, err := c.Exchange(t.Context(), at, make([]byte, 11), false, inAWhile())
+			_, err := c.Exchange(t.Context(), at, 0, make([]byte, 11), false, inAWhile())
 			return err
 		},
 		"long": func() error {
-			_, err := c.Exchange(t.Context(), at, make([]byte, 65536), true, inAWhile())
+			_, err := c.Exchange(t.Context(), at, 0, make([]byte, 65536), true, inAWhile())
 			return err
 		},
 		"reply": func() error {
-			_, err := c.Exchange(t.Context(), at, []byte("\x00\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00"), false, inAWhile())
+			_, err := c.Exchange(t.Context(), at, 0, []byte("\x00\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00"), false, inAWhile())
 			return err
 		},
 		"no address": func() error {
-			_, err := c.Exchange(t.Context(), netip.AddrPort{}, ask(t, "a.", 1), false, inAWhile())
+			_, err := c.Exchange(t.Context(), netip.AddrPort{}, 0, ask(t, "a.", 1), false, inAWhile())
 			return err
 		},
 		"no port": func() error {
-			_, err := c.Exchange(t.Context(), netip.AddrPortFrom(loopback, 0), ask(t, "a.", 1), false, inAWhile())
+			_, err := c.Exchange(t.Context(), netip.AddrPortFrom(loopback, 0), 0, ask(t, "a.", 1), false, inAWhile())
 			return err
 		},
 		"no transfer": func() error { return c.Transfer(t.Context(), at, ask(t, "a.", 1), inAWhile(), nil) },
@@ -263,13 +263,18 @@ func TestMisuse(t *testing.T) {
 
 func BenchmarkExchange(b *testing.B) {
 	s := serve(b, loopback, zone(b))
-	c := New(Config{})
 	query := ask(b, "www.example.", dns.TypeA)
-	for name, tcp := range map[string]bool{"udp": false, "tcp": true} {
-		b.Run(name, func(b *testing.B) {
+	for _, v := range []struct {
+		name       string
+		tcp, reuse bool
+	}{{"udp", false, true}, {"udp-new-socket", false, false}, {"tcp", true, false}} {
+		b.Run(v.name, func(b *testing.B) {
+			c := New(Config{})
+			defer c.Close()
+			c.reuse = v.reuse
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := c.Exchange(b.Context(), s.Addr(), query, tcp, inAWhile()); err != nil {
+				if _, err := c.Exchange(b.Context(), s.Addr(), 0, query, v.tcp, inAWhile()); err != nil {
 					b.Fatal(err)
 				}
 			}

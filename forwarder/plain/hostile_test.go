@@ -76,7 +76,7 @@ func TestStraysAreIgnored(t *testing.T) {
 		send(append(query, good...))
 	})
 	query := ask(t, "abc.", dns.TypeA)
-	reply, err := New(Config{}).Exchange(t.Context(), at, query, false, inAWhile())
+	reply, err := New(Config{}).Exchange(t.Context(), at, 0, query, false, inAWhile())
 	if err != nil || !bytes.HasSuffix(reply, []byte(good)) {
 		t.Fatalf("%q, %v", reply, err)
 	}
@@ -99,7 +99,7 @@ func TestOffPath(t *testing.T) {
 		_, _ = forger.WriteToUDPAddrPort(append(bytes.Clone(query), "forged"...), from)
 		send(append(query, "right"...))
 	})
-	reply, err := New(Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), false, inAWhile())
+	reply, err := New(Config{}).Exchange(t.Context(), at, 0, ask(t, "a.", dns.TypeA), false, inAWhile())
 	if err != nil || !bytes.HasSuffix(reply, []byte("right")) {
 		t.Errorf("%q, %v", reply, err)
 	}
@@ -119,7 +119,7 @@ func TestFlood(t *testing.T) {
 	var log bytes.Buffer
 	c := New(Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	for range 3 {
-		_, err := c.Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), false, inAWhile())
+		_, err := c.Exchange(t.Context(), at, 0, ask(t, "a.", dns.TypeA), false, inAWhile())
 		fails(t, err, wire.EDENetworkError, errStrays, errStrays.Error())
 	}
 	if n := strings.Count(log.String(), "nameserver="+at.String()); n != 1 {
@@ -136,7 +136,7 @@ func TestRefused(t *testing.T) {
 	_, _ = l.Close(), pc.Close()
 	both(t, func(t *testing.T, tcp bool) {
 		started := time.Now()
-		_, err = New(Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), tcp, inAWhile())
+		_, err = New(Config{}).Exchange(t.Context(), at, 0, ask(t, "a.", dns.TypeA), tcp, inAWhile())
 		network := map[bool]string{false: "udp", true: "tcp"}[tcp]
 		_, port, _ := net.SplitHostPort(at.String())
 		fails(t, err, wire.EDENetworkError, syscall.ECONNREFUSED, "connection refused: nothing listens on port "+port+"/"+network+" there")
@@ -173,7 +173,7 @@ func TestSilentConnect(t *testing.T) {
 		defer func() { _ = conn.Close() }()
 	}
 	started := time.Now()
-	_, err = New(Config{}).Exchange(t.Context(), at, ask(t, "a.", dns.TypeA), true, soon())
+	_, err = New(Config{}).Exchange(t.Context(), at, 0, ask(t, "a.", dns.TypeA), true, soon())
 	var e *Error
 	if !isTimeout(err) || !errors.As(err, &e) || e.Code != wire.EDENoReachableAuthority {
 		t.Error(err)
@@ -203,7 +203,7 @@ func TestBadConnections(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, loopback, c.h)
-			_, err := New(Config{}).Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), true, inAWhile())
+			_, err := New(Config{}).Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), true, inAWhile())
 			fails(t, err, wire.EDENetworkError, c.cause, c.text)
 			err = New(Config{}).Transfer(t.Context(), s.Addr(), ask(t, "a.", dns.TypeAXFR), inAWhile(), nil)
 			fails(t, err, wire.EDENetworkError, c.cause, c.text)
@@ -214,7 +214,7 @@ func TestBadConnections(t *testing.T) {
 		a.Raw, a.Msg = append(dnstest.Frame(variants(r.Query)["name"]), dnstest.Frame(a.Msg)...), nil
 		return a
 	}))
-	if _, err := New(Config{}).Exchange(t.Context(), s.Addr(), ask(t, "abc.", dns.TypeA), true, inAWhile()); err != nil {
+	if _, err := New(Config{}).Exchange(t.Context(), s.Addr(), 0, ask(t, "abc.", dns.TypeA), true, inAWhile()); err != nil {
 		t.Errorf("a reply after another message: %v", err)
 	}
 }
@@ -227,9 +227,9 @@ func TestSocketsAreClosed(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close forgotten files
 	before := descriptors(t)
 	for range 20 {
-		_, _ = c.Exchange(t.Context(), s.Addr(), ask(t, "a.", dns.TypeA), true, inAWhile())
-		_, _ = c.Exchange(t.Context(), silent.Addr(), ask(t, "a.", dns.TypeA), false, time.Now().Add(5*time.Millisecond))
-		_, _ = c.Exchange(t.Context(), silent.Addr(), ask(t, "a.", dns.TypeA), true, time.Now().Add(5*time.Millisecond))
+		_, _ = c.Exchange(t.Context(), s.Addr(), 0, ask(t, "a.", dns.TypeA), true, inAWhile())
+		_, _ = c.Exchange(t.Context(), silent.Addr(), 0, ask(t, "a.", dns.TypeA), false, time.Now().Add(5*time.Millisecond))
+		_, _ = c.Exchange(t.Context(), silent.Addr(), 0, ask(t, "a.", dns.TypeA), true, time.Now().Add(5*time.Millisecond))
 		_ = c.Transfer(t.Context(), silent.Addr(), ask(t, "a.", dns.TypeAXFR), time.Now().Add(5*time.Millisecond), nil)
 	}
 	for end := inAWhile(); descriptors(t) > before; time.Sleep(5 * time.Millisecond) {

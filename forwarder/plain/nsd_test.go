@@ -99,7 +99,7 @@ key:
 	})
 	c := New(Config{})
 	for end := inAWhile(); ; time.Sleep(20 * time.Millisecond) {
-		_, err := c.Exchange(t.Context(), at, ask(t, "open.example.", dns.TypeSOA), false, soon())
+		_, err := c.Exchange(t.Context(), at, 0, ask(t, "open.example.", dns.TypeSOA), false, soon())
 		if err == nil {
 			return at
 		}
@@ -146,7 +146,7 @@ func TestNSD(t *testing.T) {
 	t.Run("query", func(t *testing.T) {
 		both(t, func(t *testing.T, tcp bool) {
 			query := ask(t, "h1.open.example.", dns.TypeA)
-			reply, err := New(Config{}).Exchange(t.Context(), at, query, tcp, inAWhile())
+			reply, err := New(Config{}).Exchange(t.Context(), at, 0, query, tcp, inAWhile())
 			if err != nil || wire.Rcode(reply) != wire.RcodeSuccess || !wire.SameQuestion(query, reply) {
 				t.Errorf("%x, %v", reply, err)
 			}

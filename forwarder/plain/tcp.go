@@ -38,10 +38,12 @@ func (r *request) overTCP(ctx context.Context) ([]byte, error) {
 
 // send connects and writes the query.
 func (r *request) send(ctx context.Context) (net.Conn, func(), error) {
-	conn, done, err := r.dial(ctx)
+	conn, err := r.dial(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	stop := failWith(ctx, conn)
+	done := func() { stop(); _ = conn.Close() }
 	if err = setDeadline(ctx, conn.SetDeadline, r.until); err == nil {
 		_, err = conn.Write(r.query)
 	}

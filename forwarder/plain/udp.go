@@ -20,70 +20,121 @@ import (
 // that resends too does not flood its nameserver.
 var resendAfter = []time.Duration{800 * time.Millisecond, 1600 * time.Millisecond}
 
-// maxStrays limits the datagrams that are ignored because they are not the reply to the
-// query. The socket is new and connected, so there should be none, and each may be a
-// guess at the 16-bit ID.
+// maxStrays limits the datagrams that are ignored on a new socket because they are not the
+// reply to the query. There should be none, and each may be a guess at the 16-bit ID. On a
+// reused socket, whose port may be known, none is ignored.
 const maxStrays = 64
 
 // udpBuffers are buffers for the longest datagram. One is used only while a datagram is
 // read, not while waiting for it.
 var udpBuffers = sync.Pool{New: func() any { return new([wire.MaxMessage]byte) }}
 
-// overUDP sends the query from its own socket. The socket is connected, so that the
-// kernel drops datagrams from other addresses and returns ICMP errors. The kernel chooses
-// the port at random from 28,000 (see net.ipv4.ip_local_port_range).
+// overUDP sends the query from a socket of the pool. If there is none, or anything but the
+// reply arrives there, or nothing until the query has to be resent, it sends it from a new one.
 func (r *request) overUDP(ctx context.Context) ([]byte, error) {
-	conn, done, err := r.dial(ctx)
+	if s := r.reusable(); s != nil {
+		reply, err := r.overSocket(ctx, s, true)
+		if err == nil || ctx.Err() != nil || !time.Now().Before(r.until) {
+			return reply, err
+		}
+		r.setRandomID()
+	}
+	s, err := r.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
-	in := receiver{query: r.message()}
-	if in.raw, err = conn.(*net.UDPConn).SyscallConn(); err != nil {
+	reply, err := r.overSocket(ctx, s, false)
+	if errors.Is(err, errStrays) {
+		r.warnForged()
+	}
+	return reply, err
+}
+
+// reusable returns a socket of the pool, or nil. The query may have to be repeated on a new
+// socket, which an UPDATE must not be (see nextAttempt).
+func (r *request) reusable() *socket {
+	if !r.c.reuse || opcode(r.message()) == wire.OpcodeUpdate {
+		return nil
+	}
+	return r.c.pool.take(poolKey{r.to, r.owner})
+}
+
+// open opens a new socket. It is connected, so that the kernel drops datagrams from other
+// addresses and returns ICMP errors. The kernel chooses the port at random from 28,000 (see
+// net.ipv4.ip_local_port_range).
+func (r *request) open(ctx context.Context) (*socket, error) {
+	s := &socket{key: poolKey{r.to, r.owner}, epoch: r.c.pool.current(), expires: time.Now().Add(r.c.life)}
+	if r.c.reuse {
+		s.uses = r.c.uses()
+	}
+	conn, err := r.dial(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if err := setDeadline(ctx, conn.SetWriteDeadline, r.until); err != nil {
+	s.conn = conn.(*net.UDPConn)
+	if s.raw, err = s.conn.SyscallConn(); err != nil {
+		s.close()
 		return nil, err
 	}
-	for _, until := range r.attempts() {
-		if _, err := conn.Write(in.query); err != nil {
+	return s, nil
+}
+
+// overSocket sends the query from s, which may have been used before, and returns the reply.
+// Then it returns s to the pool if all was as expected, or closes it. A new socket resends the
+// query, and then is closed because another reply may follow.
+func (r *request) overSocket(ctx context.Context, s *socket, used bool) (reply []byte, err error) {
+	in := receiver{raw: s.raw, query: r.message(), maxStrays: maxStrays}
+	if used {
+		in.maxStrays = 0
+	}
+	sent := 0
+	stop := failWith(ctx, s.conn)
+	defer func() {
+		s.uses--
+		if stop() && err == nil && sent == 1 && in.strays == 0 {
+			r.c.pool.put(s)
+		} else {
+			s.close()
+		}
+	}()
+	if err := setDeadline(ctx, s.conn.SetWriteDeadline, r.until); err != nil {
+		return nil, err
+	}
+	for until := r.nextAttempt(time.Now()); ; until = r.nextAttempt(until) {
+		if _, err := s.conn.Write(in.query); err != nil {
 			return nil, err
 		}
-		if err := setDeadline(ctx, conn.SetReadDeadline, until); err != nil {
+		sent++
+		if err := setDeadline(ctx, s.conn.SetReadDeadline, until); err != nil {
 			return nil, err
 		}
 		reply, err := in.wait()
-		if until.Before(r.until) && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		if !used && until.Before(r.until) && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
 			continue
-		}
-		if errors.Is(err, errStrays) {
-			r.warnForged()
 		}
 		return reply, err
 	}
-	return nil, os.ErrDeadlineExceeded // not reached: the last attempt ends at r.until
 }
 
-// attempts returns the deadline of each attempt, after which the query is resent. An
-// UPDATE is sent only once: if its reply was lost, its prerequisites may no longer hold
-// (RFC 2136 §2.4), and the client would get an error although the update succeeded.
-func (r *request) attempts() []time.Time {
-	var times []time.Time
+// nextAttempt returns when the query is resent, or given up, after the time after. An UPDATE is
+// sent only once: if its reply was lost, its prerequisites may no longer hold (RFC 2136 §2.4),
+// and the client would get an error although the update succeeded.
+func (r *request) nextAttempt(after time.Time) time.Time {
 	if opcode(r.message()) != wire.OpcodeUpdate {
-		for _, after := range r.c.resend {
-			if at := r.start.Add(after); at.Before(r.until) {
-				times = append(times, at)
+		for _, d := range r.c.resend {
+			if at := r.start.Add(d); at.After(after) && at.Before(r.until) {
+				return at
 			}
 		}
 	}
-	return append(times, r.until)
+	return r.until
 }
 
 // receiver reads datagrams from a socket until the reply to query arrives.
 type receiver struct {
-	raw    syscall.RawConn
-	query  []byte
-	strays int
+	raw               syscall.RawConn
+	query             []byte
+	strays, maxStrays int
 }
 
 // wait returns the reply to the query.
@@ -93,7 +144,7 @@ func (in *receiver) wait() ([]byte, error) {
 		if reply != nil || err != nil {
 			return reply, err
 		}
-		if in.strays++; in.strays > maxStrays {
+		if in.strays++; in.strays > in.maxStrays {
 			return nil, errStrays
 		}
 	}

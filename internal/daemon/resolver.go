@@ -23,6 +23,7 @@ import (
 type resolver struct {
 	*forwarder.Forwarder
 	groups  *groups
+	plain   *plain.Client // nil for `serve`
 	cache   *cache.Cache
 	changes chan changeRequest // handled by Run
 	locals  locals
@@ -72,7 +73,8 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, log *slog.Logg
 	}
 	if h.control != nil {
 		// Without the mark that control sets, the hooks would redirect these queries again.
-		cfg.Nameserver = plain.New(plain.Config{Control: h.control, Log: log})
+		r.plain = plain.New(plain.Config{Control: h.control, Log: log})
+		cfg.Nameserver = r.plain
 		cfg.Local = func(o forwarder.Origin) forwarder.Nameserver {
 			return plain.New(plain.Config{Control: h.control, Log: log, Open: func(open func() error) error { return h.openLocal(o, open) }})
 		}
@@ -99,7 +101,7 @@ func (r *resolver) Run(ctx context.Context) error {
 		})
 	}
 	g.Go(func() error {
-		return watchSuspend(ctx, r.log, suspendInterval, suspended, r.groups.NetworkChanged)
+		return watchSuspend(ctx, r.log, suspendInterval, suspended, r.NetworkChanged)
 	})
 	g.Go(func() error {
 		for {
@@ -112,6 +114,14 @@ func (r *resolver) Run(ctx context.Context) error {
 		}
 	})
 	return g.Wait()
+}
+
+// NetworkChanged handles a change of addresses or routes.
+func (r *resolver) NetworkChanged() {
+	r.groups.NetworkChanged()
+	if r.plain != nil {
+		r.plain.NetworkChanged()
+	}
 }
 
 // change puts the plan p in force, while Run runs. After an error nothing has changed.
@@ -153,6 +163,9 @@ func (r *resolver) Close() error {
 		errs = append(errs, r.Forwarder.Close())
 	}
 	errs = append(errs, r.groups.Close())
+	if r.plain != nil {
+		r.plain.Close()
+	}
 	if r.cache != nil {
 		r.cache.Close()
 	}

@@ -56,7 +56,7 @@ func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, log *slo
 	}()
 	domains := startDomains(ctx, p)
 	cfg.Log = log
-	cfg.OnNetworkChange = func() { s.resolver.groups.NetworkChanged() } // called by Run only
+	cfg.OnNetworkChange = func() { s.resolver.NetworkChanged() } // called by Run only
 	if s.inst, err = intercept.Open(ctx, cfg); err != nil {
 		return nil, err
 	}

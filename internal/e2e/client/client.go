@@ -32,6 +32,7 @@ var clients = map[string]func(args []string) error{
 	"spoof":       spoof,
 	"resolve-all": resolveAll,
 	"lookup":      lookup,
+	"sequence":    sequence,
 }
 
 // Main runs the client with this name and returns its exit status.
