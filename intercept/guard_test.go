@@ -13,7 +13,6 @@ import (
 	"sotto/intercept/feature"
 	"sotto/internal/capture"
 	"sotto/internal/netlab"
-	"sotto/internal/netlab/labtest"
 )
 
 // wire captures on the LAN until the test ends. It reports an error if a packet to or from
@@ -245,7 +244,7 @@ func TestGuardLeavesOthersAlone(t *testing.T) {
 func TestPinnedToTunnel(t *testing.T) { bothWays(t, testTunnel) }
 
 func testTunnel(t *testing.T, s *testSeal) {
-	labtest.Tunnel(t, s.host, "tunnel")
+	addTunnel(t, s.host, "tunnel")
 	if err := s.host.Addr("tunnel", "10.79.0.1/24"); err != nil {
 		t.Fatal(err)
 	}

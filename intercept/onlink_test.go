@@ -11,7 +11,6 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"sotto/internal/netlab"
-	"sotto/internal/netlab/labtest"
 )
 
 // A nameserver on a link of the host is answered for without a default route, also if the
@@ -21,7 +20,7 @@ func TestOnLinkWithoutDefaultRoute(t *testing.T) {
 	s.run(t)
 	s.wire(t)
 	// The LAN goes on: without its default route the host's link would be that of a container.
-	labtest.Tunnel(t, s.lan, "card")
+	addTunnel(t, s.lan, "card")
 	h, err := s.host.NS.Netlink()
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package labtest
+package intercept
 
 import (
 	"errors"
@@ -10,18 +10,19 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
-// Tunnel adds a TUN interface to a host, which is up until the test ends and drops all packets.
+// addTunnel adds a TUN interface to a host, which is up until the test ends and drops all packets.
 // It skips the test if the machine has no /dev/net/tun.
-func Tunnel(t testing.TB, host *netlab.Host, name string) {
+func addTunnel(t testing.TB, host *netlab.Host, name string) {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	tun := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true, Queues: 1, Flags: netlink.TUNTAP_NO_PI}
 	err := host.Do(func() error { return netlink.LinkAdd(tun) })
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		Skip(t, "needs /dev/net/tun")
+		labtest.Skip(t, "needs /dev/net/tun")
 	}
 	if err != nil {
 		t.Fatal(err)
