@@ -64,20 +64,6 @@ type Origin struct {
 	Netns  uint32
 }
 
-// Event is one answered query, for logs and traces.
-type Event struct {
-	Origin   Origin         // zero where the listener has no Origins
-	Client   netip.AddrPort // the sender, as the listener saw it
-	TCP      bool
-	Name     string // presentation form
-	Type     uint16
-	Class    uint16
-	Rcode    uint16
-	Cached   bool
-	Duration time.Duration // from the query's arrival until the reply is ready
-	Err      error         // why the query failed, nil otherwise
-}
-
 // Exchanger sends one query to a recursive resolver and returns its reply. The
 // query is a complete message with ID 0 and its own OPT record. The reply has the
 // query's question, and the caller owns it. If an error has a method
@@ -115,8 +101,8 @@ type Config struct {
 	// called once per query, concurrently, and must not block.
 	Origins func(local netip.Addr) (Origin, bool)
 
-	// Observe, if set, is called for every answered query, concurrently and before
-	// or just after the reply is sent. It must not block.
+	// Observe, if set, is called for every query that gets a reply, concurrently and before the
+	// reply is sent. It must not block and must not keep [Event.Name].
 	Observe func(Event)
 
 	// Timeout limits the time from a query to its reply.

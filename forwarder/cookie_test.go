@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/upstream/servertest"
+	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
 
@@ -187,8 +188,8 @@ controls {};
 	start(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t), Observe: func(e Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		if strings.HasSuffix(e.Name, "example.") && e.Type == dns.TypeA {
-			events = append(events, fmt.Sprintf("%s tcp=%v", e.Name, e.TCP))
+		if strings.HasSuffix(wire.Name(e.Name), "example.") && e.Type == dns.TypeA {
+			events = append(events, fmt.Sprintf("%s tcp=%v", wire.Name(e.Name), e.TCP))
 		}
 	}}, cookieServer.String())
 	want := 0

@@ -301,14 +301,8 @@ func (fs *flights) fail(p *pendingQuery, err error) {
 // reply sends p's reply and releases p.
 func (fs *flights) reply(p *pendingQuery, buf []byte, rcode uint16, err error) {
 	fs.waiting.Release(p.src)
-	observe := fs.cfg.Observe
-	if observe == nil {
-		p.writer.send(p, buf)
-		return
-	}
-	event := p.event(rcode, false, err) // send lets p be reused
+	p.f.observe(&p.request, rcode, p.replySource(err), err) // send lets p be reused
 	p.writer.send(p, buf)
-	observe(event)
 }
 
 // edeOf returns the Extended DNS Error for err. Errors of an upstream have their own;

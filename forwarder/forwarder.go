@@ -121,7 +121,7 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 	}
 	if rcode, ede, final := f.policy(r, err); final {
 		dst = wire.AppendError(dst, &r.q, rcode, ede...)
-		f.observe(r, rcode, false, nil)
+		f.observe(r, rcode, r.policySource(), nil)
 		return dst, answered
 	}
 	switch {
@@ -135,21 +135,6 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 
 func (r *request) source() admission.Source {
 	return admission.SourceOf(r.origin.Workload, r.client.Addr())
-}
-
-// observe reports one reply to Config.Observe.
-func (f *Forwarder) observe(r *request, rcode uint16, cached bool, err error) {
-	if f.cfg.Observe != nil {
-		f.cfg.Observe(r.event(rcode, cached, err))
-	}
-}
-
-func (r *request) event(rcode uint16, cached bool, err error) Event {
-	return Event{
-		Origin: r.origin, Client: r.client, TCP: r.tcp,
-		Name: wire.Name(r.q.Name), Type: r.q.Type, Class: r.q.Class,
-		Rcode: rcode, Cached: cached, Duration: time.Since(r.start), Err: err,
-	}
 }
 
 // waitTimeout waits for wg, at most for d.

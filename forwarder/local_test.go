@@ -62,7 +62,7 @@ func TestLocalAnswers(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		n++
-		events[fmt.Sprint(strings.ToLower(e.Name), e.Type)] = e.Rcode
+		events[fmt.Sprint(strings.ToLower(wire.Name(e.Name)), e.Type)] = e.Rcode
 	}}, "127.0.0.1:0")
 	asked := 0
 	for _, tc := range []struct {

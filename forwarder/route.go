@@ -40,6 +40,14 @@ const (
 	RefuseRemoved
 )
 
+var actionNames = [...]string{
+	Forward: "forward", Plain: "plain", Local: "local", Refuse: "refuse", NoData: "nodata", NXDomain: "nxdomain",
+	Null: "null", Static: "answer", RefuseRemoved: "refuse",
+}
+
+// String returns the name of the action, as rules use it.
+func (a Action) String() string { return actionNames[a] }
+
 // Route is the decision of a [Router].
 type Route struct {
 	Action Action

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"sotto/forwarder/wire"
 	"sync"
 	"testing"
 	"time"
@@ -155,7 +156,7 @@ func TestOrigins(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			got[ev.Origin]++
-			if ev.Name != "a.example." || ev.Type != dns.TypeA || !ev.Client.IsValid() {
+			if wire.Name(ev.Name) != "a.example." || ev.Type != dns.TypeA || !ev.Client.IsValid() {
 				t.Errorf("event %+v", ev)
 			}
 		},

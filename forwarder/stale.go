@@ -32,15 +32,17 @@ func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
 
 // appendCached appends the cached answer a to r.
 func (f *Forwarder) appendCached(dst []byte, r *request, a *cache.Answer) []byte {
+	source := FromCache
 	switch {
 	case a.Reply.Stale:
+		source = FromStale
 		dst = a.Append(dst, &r.q, r.limit, staleEDE(&a.Reply))
 	case a.Reply.Rcode == wire.RcodeServFail:
 		dst = a.Append(dst, &r.q, r.limit, wire.EDE{Code: wire.EDECachedError})
 	default:
 		dst = a.Append(dst, &r.q, r.limit)
 	}
-	f.observe(r, a.Reply.Rcode, true, nil)
+	f.observe(r, a.Reply.Rcode, source, nil)
 	return dst
 }
 

@@ -52,6 +52,11 @@ const (
 	LocalRedirect
 )
 
+// String returns the name of the mode in the configuration.
+func (m LocalMode) String() string {
+	return [...]string{LocalKeep: "keep", LocalRedirect: "redirect"}[m]
+}
+
 // maxPorts is MAX_PORTS in bpf/settings.h.
 const maxPorts = 16
 

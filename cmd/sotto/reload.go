@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sotto/internal/config"
 	"sotto/internal/control"
 )
 
@@ -26,10 +25,7 @@ func (e *env) reloadCommand() *cobra.Command {
 that it was started with, and wait until the new configuration is in force. No query is
 lost. If the new configuration is invalid, the old one stays in force as a whole, and
 this command prints the error and exits with status 1. SIGHUP does the same, and logs
-the result.
-
-The process is found by its control socket: the one given with --control, else the one
-that the configuration names, else ` + config.DefaultControl + `.`,
+the result.` + remoteHelp,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := o.reload(c); err != nil {
@@ -39,31 +35,20 @@ that the configuration names, else ` + config.DefaultControl + `.`,
 			return err
 		},
 	}
-	o.configFlag(c.Flags())
-	o.controlFlag(c.Flags())
+	o.remoteFlags(c.Flags())
 	return c
 }
 
-// reload finds the control socket and requests a reload. With --control it does not read the
-// configuration. If it cannot read it, it uses the default socket: the running process finds
-// the error itself, and logs it too.
+// reload requests a reload. If the configuration cannot be read, the running process finds the
+// error itself, and logs it too.
 func (o *options) reload(c *cobra.Command) error {
+	path, loadErr, err := o.controlPath(c)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(c.Context(), reloadTimeout)
 	defer cancel()
-	s := config.Default()
-	var loadErr error
-	if !c.Flags().Changed("control") {
-		s, loadErr = config.Load(o.config)
-		if loadErr != nil {
-			s = config.Default()
-		}
-	}
-	o.override(c, &s)
-	path := s.ControlPath(config.DefaultControl)
-	if path == "" {
-		return fmt.Errorf("control is %q: send SIGHUP to the process, or name a socket with --control", config.ControlOff)
-	}
-	err := control.Reload(ctx, path)
+	err = control.Reload(ctx, path)
 	if loadErr != nil && errors.Is(err, control.ErrNotRunning) {
 		return loadErr
 	}

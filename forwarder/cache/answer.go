@@ -67,6 +67,14 @@ type Answer struct {
 	entry *entry
 }
 
+// Left returns the seconds until the answer expires; 0 if it has.
+func (a *Answer) Left() uint32 {
+	if a.entry == nil || a.entry.ttl <= a.Age {
+		return 0
+	}
+	return a.entry.ttl - a.Age
+}
+
 // Append appends the answer with [wire.AppendReply] for the client that sent q, with a
 // maximum length of limit. It adds ede and the upstream's EDEs.
 func (a *Answer) Append(dst []byte, q *wire.Query, limit int, ede ...wire.EDE) []byte {

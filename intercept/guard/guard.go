@@ -29,6 +29,9 @@ const (
 	Off
 )
 
+// String returns the name of the mode in the configuration.
+func (m Mode) String() string { return [...]string{Drop: "drop", Count: "count", Off: "off"}[m] }
+
 // The bits of State.Drop; DROP_* in bpf/settings.h.
 const (
 	dropPlain   = 1

@@ -93,8 +93,16 @@ func (p *Plan) Warn(log *slog.Logger) {
 }
 
 func (s *Settings) level() (level slog.Level, err error) {
-	if level.UnmarshalText([]byte(s.LogLevel)) != nil {
-		return 0, s.invalidf("log-level", "unknown level %q: want debug, info, warn or error", s.LogLevel)
+	if level, err = ParseLevel(s.LogLevel); err != nil {
+		return 0, s.invalidf("log-level", "%v", err)
+	}
+	return level, nil
+}
+
+// ParseLevel parses a level of the log.
+func ParseLevel(name string) (level slog.Level, err error) {
+	if level.UnmarshalText([]byte(name)) != nil {
+		return 0, fmt.Errorf("unknown level %q: want debug, info, warn or error", name)
 	}
 	return level, nil
 }

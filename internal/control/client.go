@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 )
@@ -24,6 +25,17 @@ var ErrNotRunning = errors.New("no Sotto listens")
 // Reload asks the Sotto that listens at path to reload its configuration, and waits until
 // the new one is in force. The error explains why it is not.
 func Reload(ctx context.Context, path string) error {
+	body, err := Request(ctx, path, http.MethodPost, "/reload", nil)
+	if err != nil {
+		return err
+	}
+	return body.Close()
+}
+
+// Request sends a request to the Sotto that listens at path, and returns the body of the
+// response, which the caller closes. The body may be a stream that ends only with ctx. If the
+// process refuses the request, the error is the reason that it gave.
+func Request(ctx context.Context, path, method, target string, query url.Values) (io.ReadCloser, error) {
 	t := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -32,26 +44,28 @@ func Reload(ctx context.Context, path string) error {
 		},
 	}
 	// HTTP requires a host; it is not used.
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://sotto/reload", nil)
+	u := url.URL{Scheme: "http", Host: "sotto", Path: target, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := t.RoundTrip(req)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w on %s: start one, or name its socket with --control", ErrNotRunning, path)
+		return nil, fmt.Errorf("%w on %s: start one, or name its socket with --control", ErrNotRunning, path)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("connect to the Sotto on %s: %w: run this as the same user, or as root", path, err)
+		return nil, fmt.Errorf("connect to the Sotto on %s: %w: run this as the same user, or as root", path, err)
 	case err != nil:
-		return fmt.Errorf("connect to the Sotto on %s: %w", path, err)
+		return nil, fmt.Errorf("connect to the Sotto on %s: %w", path, err)
+	case resp.StatusCode == http.StatusOK:
+		return resp.Body, nil
 	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxReason))
-	err = errors.Join(err, resp.Body.Close())
-	if err != nil {
-		return fmt.Errorf("read the response of the Sotto on %s: %w", path, err)
+	if err = errors.Join(err, resp.Body.Close()); err != nil {
+		return nil, fmt.Errorf("read the response of the Sotto on %s: %w", path, err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(strings.TrimSpace(string(text)))
+	if resp.StatusCode == http.StatusNotFound && target != "/reload" {
+		return nil, fmt.Errorf("the Sotto on %s is another version, which does not support this", path)
 	}
-	return nil
+	return nil, errors.New(strings.TrimSpace(string(text)))
 }

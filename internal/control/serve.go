@@ -31,6 +31,10 @@ type Handlers struct {
 	// terms. It returns an error to refuse, or else a function that takes the connection
 	// to that process over.
 	Replace func(terms []byte) (func(*net.UnixConn), error)
+
+	// Routes are further requests, by the pattern of [http.ServeMux]. The context of a request
+	// ends when the client disconnects, or when Serve returns.
+	Routes map[string]http.HandlerFunc
 }
 
 // Serve answers requests until ctx ends, and then removes the socket and returns nil.
@@ -45,6 +49,9 @@ func (l *Listener) Serve(ctx context.Context, h Handlers) error {
 	})
 	if h.Replace != nil {
 		mux.HandleFunc("POST "+replacePath, func(w http.ResponseWriter, r *http.Request) { replace(w, r, h.Replace) })
+	}
+	for pattern, handle := range h.Routes {
+		mux.HandleFunc(pattern, handle)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	srv := &http.Server{

@@ -16,6 +16,7 @@ import (
 
 	"sotto/internal/config"
 	"sotto/internal/control"
+	"sotto/internal/observe"
 	"sotto/internal/takeover"
 )
 
@@ -24,6 +25,9 @@ type Loader func() (config.Settings, config.Plan, error)
 
 // Options describe the process that the package runs in.
 type Options struct {
+	// Version is the program's version, for the status.
+	Version string
+
 	// Load is called at the start and for each reload. [Exec] does not use it.
 	Load Loader
 
@@ -45,6 +49,9 @@ type daemon struct {
 	socket   *control.Listener // nil if there is no control socket
 	log      *slog.Logger
 	level    *slog.LevelVar
+	hub      *observe.Hub    // all queries
+	recent   *observe.Recent // warnings and errors of log
+	started  time.Time
 	handover *handover // nil if no other process can take over
 
 	mu   sync.Mutex  // serializes reloads
@@ -53,9 +60,12 @@ type daemon struct {
 
 // newDaemon prepares to run p. The caller sets the resolver.
 func newDaemon(o Options, p config.Plan, fixed func(config.Plan) []setting) *daemon {
-	d := &daemon{Options: o, fixed: fixed, level: &slog.LevelVar{}, plan: p}
+	d := &daemon{
+		Options: o, fixed: fixed, level: &slog.LevelVar{}, plan: p,
+		hub: &observe.Hub{}, recent: &observe.Recent{}, started: time.Now(),
+	}
 	d.level.Set(p.Level)
-	d.log = o.Logger(d.level)
+	d.log = slog.New(d.recent.Handler(o.Logger(d.level).Handler()))
 	p.Warn(d.log)
 	return d
 }
@@ -124,7 +134,7 @@ func (d *daemon) serveControl(ctx context.Context) (err error) {
 	for {
 		var successor *takeover.Successor
 		serving, stop := context.WithCancel(ctx)
-		h := control.Handlers{Reload: d.reload}
+		h := control.Handlers{Reload: d.reload, Routes: d.routes()}
 		if d.handover != nil {
 			h.Replace = func(text []byte) (func(*net.UnixConn), error) {
 				t, err := d.handover.accept(serving, text)

@@ -18,7 +18,7 @@ import (
 // unsealed. It returns the error of command, joined with those of removing the seal.
 func Exec(ctx context.Context, o Options, p config.Plan, cg *cgroup.Created, command func(drop func()) error) (err error) {
 	log := o.Logger(p.Level)
-	seal, err := openSeal(ctx, p, intercept.Config{Ephemeral: true, Cgroups: []string{cg.Path()}, Guard: p.Guard, LocalResolvers: p.Local.Mode(false)}, log)
+	seal, err := openSeal(ctx, p, intercept.Config{Ephemeral: true, Cgroups: []string{cg.Path()}, Guard: p.Guard, LocalResolvers: p.Local.Mode(false)}, nil, log)
 	if err != nil {
 		return err
 	}

@@ -129,6 +129,16 @@ func (g *groups) start(ctx context.Context, run func(inForce context.Context, m 
 	}
 }
 
+// stats returns the statistics of the group with that key, which is in force.
+func (g *groups) stats(key string) (s upstream.Stats) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if m := g.inForce[key]; m != nil {
+		s = m.Stats()
+	}
+	return s
+}
+
 // NetworkChanged notifies every group.
 func (g *groups) NetworkChanged() {
 	g.mu.Lock()

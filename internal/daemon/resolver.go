@@ -8,14 +8,15 @@ import (
 	"log/slog"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"sotto/forwarder"
 	"sotto/forwarder/cache"
 	"sotto/forwarder/plain"
-	"sotto/forwarder/wire"
 	"sotto/internal/config"
+	"sotto/internal/observe"
 	"sotto/internal/resolved"
 )
 
@@ -46,8 +47,9 @@ type sealHooks struct {
 }
 
 // newResolver creates the resolver that a plan describes. It does not connect to anything,
-// so the network may come up later. The caller closes it; ctx should last as long as Serve.
-func newResolver(ctx context.Context, p config.Plan, h sealHooks, log *slog.Logger) (_ *resolver, err error) {
+// so the network may come up later. hub counts its queries; nil: they are not counted. The
+// caller closes it; ctx should last as long as Serve.
+func newResolver(ctx context.Context, p config.Plan, h sealHooks, hub *observe.Hub, log *slog.Logger) (_ *resolver, err error) {
 	r := &resolver{groups: newGroups(h.control, log), changes: make(chan changeRequest), log: log}
 	r.locals.isLocal = h.isLocal
 	defer func() {
@@ -79,9 +81,7 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, log *slog.Logg
 			return plain.New(plain.Config{Control: h.control, Log: log, Open: func(open func() error) error { return h.openLocal(o, open) }})
 		}
 	}
-	if p.LogQueries {
-		cfg.Observe = logQueries(log)
-	}
+	cfg.Observe = observer(p, hub, log)
 	r.Forwarder, err = forwarder.New(ctx, cfg)
 	return r, err
 }
@@ -172,21 +172,32 @@ func (r *resolver) Close() error {
 	return errors.Join(errs...)
 }
 
-// logQueries returns an observer that logs each query.
-func logQueries(log *slog.Logger) func(forwarder.Event) {
-	return func(ev forwarder.Event) {
-		proto := "udp"
-		if ev.TCP {
-			proto = "tcp"
-		}
-		attrs := []any{"name", ev.Name, "type", wire.TypeName(ev.Type), "rcode", wire.RcodeName(ev.Rcode),
-			"proto", proto, "client", ev.Client, "cached", ev.Cached, "ms", ev.Duration.Milliseconds()}
-		if ev.Origin.Addr.IsValid() {
-			attrs = append(attrs, "nameserver", ev.Origin.Addr, "workload", ev.Origin.Workload)
-		}
-		if ev.Err != nil {
-			attrs = append(attrs, "err", ev.Err)
-		}
-		log.Info("query", attrs...)
+// observer returns the function that receives every query: hub, which may be nil, and the log
+// if the plan says so.
+func observer(p config.Plan, hub *observe.Hub, log *slog.Logger) func(forwarder.Event) {
+	switch {
+	case hub == nil && !p.LogQueries:
+		return nil
+	case hub == nil:
+		return func(e forwarder.Event) { logQuery(log, e) }
+	case !p.LogQueries:
+		return hub.Observe
 	}
+	return func(e forwarder.Event) {
+		hub.Observe(e)
+		logQuery(log, e)
+	}
+}
+
+func logQuery(log *slog.Logger, e forwarder.Event) {
+	r := observe.NewRecord(&e, time.Now())
+	attrs := []any{"name", r.Name, "type", r.Type, "rcode", r.Rcode, "proto", r.Proto, "client", r.Client,
+		"source", r.Source, "ms", e.Duration.Milliseconds()}
+	if r.Nameserver.IsValid() {
+		attrs = append(attrs, "nameserver", r.Nameserver, "workload", r.Workload)
+	}
+	if e.Err != nil {
+		attrs = append(attrs, "err", e.Err)
+	}
+	log.Info("query", attrs...)
 }

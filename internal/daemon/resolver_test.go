@@ -38,7 +38,7 @@ func TestPlainSocketsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	hooks := sealHooks{control: func(string, string, syscall.RawConn) error { return nil }}
-	r, err := newResolver(t.Context(), p, hooks, slog.New(slog.DiscardHandler))
+	r, err := newResolver(t.Context(), p, hooks, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"sotto/forwarder"
 	"sotto/intercept"
 	"sotto/internal/config"
+	"sotto/internal/observe"
 )
 
 // seal is an intercept instance and the resolver that answers the queries it redirects.
@@ -47,7 +48,7 @@ const listenPort = 53
 
 // openSeal creates everything but the hooks: no query is redirected before the instance is
 // attached. The caller closes the seal.
-func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, log *slog.Logger) (_ *seal, err error) {
+func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, hub *observe.Hub, log *slog.Logger) (_ *seal, err error) {
 	s := &seal{pauses: make(chan pauseRequest), conns: make(chan clientConn)}
 	defer func() {
 		if err != nil {
@@ -61,7 +62,7 @@ func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, log *slo
 		return nil, err
 	}
 	hooks := sealHooks{origin: s.origin, control: s.inst.Control, isLocal: s.inst.IsLocal, openLocal: s.openLocal}
-	if s.resolver, err = newResolver(ctx, p, hooks, log); err != nil {
+	if s.resolver, err = newResolver(ctx, p, hooks, hub, log); err != nil {
 		return nil, err
 	}
 	s.resolver.locals.setDomains(<-domains)

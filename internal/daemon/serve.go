@@ -26,7 +26,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	d := newDaemon(o, p, func(p config.Plan) []setting { return []setting{{"listen", p.Listen}} })
-	if d.resolver, err = newResolver(ctx, p, sealHooks{}, d.log); err != nil {
+	if d.resolver, err = newResolver(ctx, p, sealHooks{}, d.hub, d.log); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.resolver.Close()) }()

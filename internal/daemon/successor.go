@@ -61,7 +61,7 @@ func (d *daemon) open(ctx, background context.Context, cfg intercept.Config, mod
 		return o, err
 	}
 	if mode == ReplaceNone {
-		o.seal, err = openSeal(background, d.current(), cfg, d.log)
+		o.seal, err = openSeal(background, d.current(), cfg, d.hub, d.log)
 		return o, err
 	}
 	stops.set(notOwned)
@@ -115,7 +115,7 @@ func (d *daemon) openAsSuccessor(ctx, background context.Context, cfg intercept.
 		from, ids, err := requestTakeover(ctx, path, o.terms, d.log)
 		if err == nil {
 			o.from, o.replaced = from, append(o.replaced, ids...)
-			if o.seal, err = openSeal(background, d.current(), cfg, d.log); err == nil {
+			if o.seal, err = openSeal(background, d.current(), cfg, d.hub, d.log); err == nil {
 				return nil
 			}
 			err = errors.Join(err, from.close())

@@ -109,7 +109,12 @@ func (p *Pool) recordConnected(h *handshake) {
 	if h.untrusted != nil {
 		reason = h.untrusted.Reason
 	}
+	state := h.nc.ConnectionState()
 	p.mu.Lock()
+	p.protocol = tls.VersionName(state.Version)
+	if len(state.PeerCertificates) > 0 {
+		p.expiry = state.PeerCertificates[0].NotAfter
+	}
 	p.lastAddr = h.addr
 	before := p.untrusted
 	p.untrusted = reason

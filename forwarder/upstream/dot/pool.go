@@ -48,6 +48,8 @@ type Pool struct {
 	limit     queryLimit
 	lastAddr  netip.AddrPort // the address that worked last; zero if none did yet
 	untrusted string         // why the server of the latest connection is not authenticated
+	protocol  string         // of the latest connection
+	expiry    time.Time      // of its server's certificate
 	lastWarm  time.Time      // when Maintain last opened a connection
 	scheduled bool           // a timer will request maintenance
 	closed    bool
@@ -225,6 +227,7 @@ func (p *Pool) Stats() transport.Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.Conns, s.Unauthenticated = len(p.conns), p.untrusted
+	s.Protocol, s.CertExpiry = p.protocol, p.expiry
 	for _, c := range p.conns {
 		s.InFlight += int(c.load.Load())
 	}

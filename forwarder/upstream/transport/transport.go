@@ -114,4 +114,10 @@ type Stats struct {
 	// authenticated although the profile [Opportunistic] accepted it; "" if it was
 	// authenticated.
 	Unauthenticated string
+
+	// Protocol is the protocol of the latest connection, such as "TLS 1.3"; "" before the
+	// first one.
+	Protocol string
+	// CertExpiry is when the certificate of that connection's server expires.
+	CertExpiry time.Time
 }

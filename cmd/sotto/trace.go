@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/observe"
+	"sotto/internal/status"
+)
+
+func (e *env) traceCommand() *cobra.Command {
+	var o options
+	var f observe.Filter
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "trace [flags]",
+		Short: "Show queries as they are answered",
+		Long: `  sudo sotto trace                               show all queries
+  sudo sotto trace --name example.com            those for a name and all below it
+  sudo sotto trace --rcode SERVFAIL              those that failed
+  sudo sotto trace --source upstream --min 100ms those that an upstream answered slowly
+
+Prints one line per answered query, until interrupted: time, workload, nameserver that was
+asked, name, type, rcode, source of the answer and time until the reply. The source is
+cache, stale (an expired cached answer), upstream, nameserver (the original destination, in
+plain DNS), local (a local resolver), rule, or sotto (an error or a refusal).
+
+A reader that is too slow does not delay queries: it loses some, and their number is
+printed.` + remoteHelp,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return e.trace(c, &o, f, asJSON) },
+	}
+	fs := c.Flags()
+	fs.StringVar(&f.Workload, "workload", "", "only queries of the workload with this cgroup `path`, or below it")
+	fs.StringVar(&f.Name, "name", "", "only queries for this `name` and names below it")
+	fs.StringVar(&f.Type, "type", "", "only queries of this `type`, such as AAAA")
+	fs.StringVar(&f.Rcode, "rcode", "", "only queries with this `rcode`, such as SERVFAIL")
+	fs.StringVar(&f.Source, "source", "", "only queries whose answer has this `source`")
+	fs.DurationVar(&f.Min, "min", 0, "only queries that took at least this `time`, such as 50ms")
+	fs.BoolVar(&asJSON, "json", false, "print one JSON object per line")
+	o.remoteFlags(fs)
+	return c
+}
+
+// untilInterrupted returns a context that ends with SIGINT or SIGTERM.
+func untilInterrupted(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+}
+
+func (e *env) trace(c *cobra.Command, o *options, f observe.Filter, asJSON bool) error {
+	ctx, stop := untilInterrupted(c.Context())
+	defer stop()
+	q := url.Values{}
+	for key, value := range map[string]string{
+		"workload": f.Workload, "name": f.Name, "type": f.Type, "rcode": f.Rcode, "source": f.Source,
+	} {
+		if value != "" {
+			q.Set(key, value)
+		}
+	}
+	if f.Min > 0 {
+		q.Set("min", f.Min.String())
+	}
+	body, err := o.stream(ctx, c, http.MethodGet, "/v1/trace", q)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	err = e.printTrace(body, asJSON)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("the running Sotto has stopped, or another one has taken over")
+	}
+	return err
+}
+
+// printTrace prints the records of a stream until it ends.
+func (e *env) printTrace(in io.Reader, asJSON bool) error {
+	lines := bufio.NewScanner(in)
+	out := bufio.NewWriter(e.stdout)
+	for lines.Scan() {
+		if asJSON {
+			out.Write(append(lines.Bytes(), '\n'))
+		} else {
+			var r observe.Record
+			if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+				return fmt.Errorf("read the trace: %w", err)
+			}
+			status.TraceLine(out, &r, time.Local)
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+// isTerminal reports whether w is a terminal.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forwarder
+
+import (
+	"time"
+
+	"sotto/forwarder/cache"
+	"sotto/forwarder/wire"
+)
+
+// Explanation is what would happen to a query.
+type Explanation struct {
+	Route Route
+
+	// Final is set if the query is answered without cache and upstream, with this rcode and
+	// reason.
+	Final  bool
+	Rcode  uint16
+	Reason string // the text of the Extended DNS Error, or ""
+
+	// Cached is what the cache has for clients that do not want signatures, and for those that
+	// do (DO=1).
+	Cached, CachedDO Cached
+}
+
+// Cached is the state of a cached answer.
+type Cached struct {
+	State cache.State
+	Rcode uint16
+	TTL   uint32 // seconds until it expires; 0 unless State is [cache.Fresh]
+}
+
+// Explain reports what would happen to the query msg from origin. Nothing is sent or counted.
+func (f *Forwarder) Explain(msg []byte, origin Origin) (e Explanation, err error) {
+	r := request{origin: origin, start: time.Now()}
+	if r.q, err = wire.ParseQuery(msg); err != nil {
+		return e, err
+	}
+	r.route = f.route(&r.q, &r.origin)
+	e.Route = r.route
+	rcode, ede, final := f.policy(&r, nil)
+	if final {
+		e.Final, e.Rcode = true, rcode
+		for _, d := range ede {
+			e.Reason = d.Text
+		}
+		return e, nil
+	}
+	if f.cfg.Cache != nil && r.route.Action == Forward {
+		e.Cached = f.peek(&r, false)
+		e.CachedDO = f.peek(&r, true)
+	}
+	return e, nil
+}
+
+func (f *Forwarder) peek(r *request, do bool) (c Cached) {
+	r.q.DO = do
+	var a cache.Answer
+	if c.State = f.cfg.Cache.Peek(r.appendKey(nil), r.start, &a); c.State == cache.Miss {
+		return c
+	}
+	c.Rcode = a.Reply.Rcode
+	if c.State == cache.Fresh {
+		c.TTL = a.Left()
+	}
+	return c
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"sotto/internal/config"
+	"sotto/internal/observe"
+)
+
+// routes returns the requests that the control socket answers, in addition to reload and
+// replace. docs/control.openapi.yaml describes them.
+func (d *daemon) routes() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET /v1/status":       func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.status()) },
+		"GET /v1/ready":        d.handleReady,
+		"GET /v1/trace":        d.handleTrace,
+		"GET /v1/explain":      d.handleExplain,
+		"POST /v1/cache/flush": d.handleFlush,
+		"POST /v1/log-level":   d.handleLevel,
+	}
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // the client has disconnected
+}
+
+// handleReady answers 200 if queries are answered, and 503 if not yet.
+func (d *daemon) handleReady(w http.ResponseWriter, _ *http.Request) {
+	if !d.ready() {
+		http.Error(w, "Sotto is starting: queries are not answered yet", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ready")
+}
+
+// handleTrace streams the queries that match the parameters, one JSON object per line, until
+// the client disconnects.
+func (d *daemon) handleTrace(w http.ResponseWriter, r *http.Request) {
+	f := observe.Filter{
+		Workload: r.FormValue("workload"), Name: r.FormValue("name"), Type: r.FormValue("type"),
+		Rcode: r.FormValue("rcode"), Source: r.FormValue("source"),
+	}
+	if text := r.FormValue("min"); text != "" {
+		var err error
+		if f.Min, err = time.ParseDuration(text); err != nil {
+			http.Error(w, fmt.Sprintf("min is %q: want a duration such as 20ms", text), http.StatusBadRequest)
+			return
+		}
+	}
+	t := d.hub.Trace(f)
+	defer t.Close()
+	out := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	enc := json.NewEncoder(w)
+	for {
+		if len(t.Events()) == 0 && out.Flush() != nil {
+			return
+		}
+		select {
+		case e := <-t.Events():
+			e.Lost = t.Lost()
+			if enc.Encode(e) != nil {
+				return
+			}
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// handleFlush removes the cached answers of a name and of all names below it, or all.
+func (d *daemon) handleFlush(w http.ResponseWriter, r *http.Request) {
+	if d.resolver.cache == nil {
+		http.Error(w, "there is no cache (cache-mib = 0)", http.StatusUnprocessableEntity)
+		return
+	}
+	n, err := d.resolver.cache.FlushName(r.FormValue("name"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	fmt.Fprintf(w, "%d\n", n)
+}
+
+// handleLevel changes the level of the log until the next reload.
+func (d *daemon) handleLevel(w http.ResponseWriter, r *http.Request) {
+	level, err := config.ParseLevel(r.FormValue("level"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	old := d.level.Level()
+	d.level.Set(level)
+	d.log.Log(r.Context(), max(level, slog.LevelInfo), "log level changed", "from", old, "to", level)
+	fmt.Fprintln(w, old)
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package observe
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"sotto/forwarder"
+)
+
+// MaxWorkloads limits how many workloads are counted separately. Queries of others, which
+// arrived later, are counted as [Other].
+const MaxWorkloads = 1000
+
+// Other is the name of the workloads above [MaxWorkloads].
+const Other = "other"
+
+// Hub counts queries and feeds tracers. The zero value is ready for use. Its methods are safe
+// for concurrent use.
+type Hub struct {
+	total     totals
+	workloads sync.Map // string → *Workload
+	count     atomic.Int64
+	other     Workload
+
+	mu      sync.Mutex                // serializes changes of tracers
+	tracers atomic.Pointer[[]*Tracer] // nil: none
+}
+
+// Workload holds the counters of one workload.
+type Workload struct {
+	queries, failed, cached atomic.Uint64
+	micros                  atomic.Uint64
+}
+
+// Observe counts a query and shows it to the tracers. It is a [forwarder.Config] Observe
+// function.
+func (h *Hub) Observe(e forwarder.Event) {
+	h.total.add(&e)
+	h.workload(e.Origin.Workload).add(&e)
+	if list := h.tracers.Load(); list != nil {
+		for _, t := range *list {
+			t.offer(&e)
+		}
+	}
+}
+
+// workload returns the counters of a workload, which may be "".
+func (h *Hub) workload(name string) *Workload {
+	if w, ok := h.workloads.Load(name); ok {
+		return w.(*Workload)
+	}
+	if h.count.Load() >= MaxWorkloads {
+		return &h.other
+	}
+	w, found := h.workloads.LoadOrStore(name, new(Workload))
+	if !found {
+		h.count.Add(1)
+	}
+	return w.(*Workload)
+}
+
+func (w *Workload) add(e *forwarder.Event) {
+	w.queries.Add(1)
+	if failed(e) {
+		w.failed.Add(1)
+	}
+	if e.Source == forwarder.FromCache || e.Source == forwarder.FromStale {
+		w.cached.Add(1)
+	}
+	w.micros.Add(uint64(e.Duration.Microseconds()))
+}
+
+// WorkloadCounts are the counts of one workload since the start.
+type WorkloadCounts struct {
+	Name    string `json:"name"` // cgroup path; "" where it is unknown
+	Queries uint64 `json:"queries"`
+	Failed  uint64 `json:"failed"` // answered SERVFAIL, or with an error of Sotto
+	Cached  uint64 `json:"cached"`
+	// Seconds is the sum of the times from query to reply.
+	Seconds float64 `json:"seconds"`
+}
+
+// Workloads returns the counts of all workloads, those with the most queries first.
+func (h *Hub) Workloads() []WorkloadCounts {
+	var out []WorkloadCounts
+	h.workloads.Range(func(name, w any) bool {
+		out = append(out, w.(*Workload).counts(name.(string)))
+		return true
+	})
+	if h.other.queries.Load() > 0 {
+		out = append(out, h.other.counts(Other))
+	}
+	slices.SortFunc(out, func(a, b WorkloadCounts) int {
+		switch {
+		case a.Queries != b.Queries:
+			if a.Queries > b.Queries {
+				return -1
+			}
+			return 1
+		case a.Name < b.Name:
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+func (w *Workload) counts(name string) WorkloadCounts {
+	return WorkloadCounts{
+		Name: name, Queries: w.queries.Load(), Failed: w.failed.Load(), Cached: w.cached.Load(),
+		Seconds: float64(w.micros.Load()) / 1e6,
+	}
+}
+
+// Forget removes the counters of workloads for which gone returns true, and adds them to those
+// of [Other].
+func (h *Hub) Forget(gone func(name string) bool) {
+	h.workloads.Range(func(name, v any) bool {
+		if gone(name.(string)) && h.workloads.CompareAndDelete(name, v) {
+			h.count.Add(-1)
+			w := v.(*Workload)
+			h.other.queries.Add(w.queries.Load())
+			h.other.failed.Add(w.failed.Load())
+			h.other.cached.Add(w.cached.Load())
+			h.other.micros.Add(w.micros.Load())
+		}
+		return true
+	})
+}

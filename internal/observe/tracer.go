@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package observe
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"sotto/forwarder"
+	"sotto/forwarder/wire"
+)
+
+// Record is one query of a trace, as `sotto trace --json` prints it.
+type Record struct {
+	Time       time.Time      `json:"time"`                // of the reply
+	Workload   string         `json:"workload,omitempty"`  // cgroup path
+	Client     netip.AddrPort `json:"client"`              // the sender, as the listener saw it
+	Nameserver netip.AddrPort `json:"nameserver,omitzero"` // the original destination
+	Proto      string         `json:"proto"`               // "udp" or "tcp"
+	Name       string         `json:"name"`                // presentation form
+	Type       string         `json:"type"`                // mnemonic, or TYPE65280
+	Rcode      string         `json:"rcode"`               // mnemonic
+	Source     string         `json:"source"`              // see forwarder.Source
+	Rule       int            `json:"rule,omitempty"`      // number of the rule that matched
+	Millis     float64        `json:"milliseconds"`        // from query to reply
+	Error      string         `json:"error,omitempty"`     // why the query failed
+	Lost       uint64         `json:"lost,omitempty"`      // events before this one that were lost
+}
+
+// Filter selects the queries of a trace. The zero value selects all.
+type Filter struct {
+	Workload string        // a cgroup path; includes all cgroups below it
+	Name     string        // a domain name; includes all names below it
+	Type     string        // mnemonic
+	Rcode    string        // mnemonic
+	Source   string        // see forwarder.Source
+	Min      time.Duration // least duration
+}
+
+// traceBuffer is the number of events that a tracer stores for its reader.
+const traceBuffer = 4096
+
+// Tracer receives the queries that match its filter, from [Hub.Trace] until Close.
+type Tracer struct {
+	hub    *Hub
+	filter Filter
+	name   string // lower case, with a final dot
+	events chan Record
+	lost   atomic.Uint64
+}
+
+// Trace starts a trace.
+func (h *Hub) Trace(f Filter) *Tracer {
+	t := &Tracer{hub: h, filter: f, events: make(chan Record, traceBuffer)}
+	if f.Name != "" {
+		t.name = strings.ToLower(strings.TrimSuffix(f.Name, ".")) + "."
+	}
+	h.change(func(list []*Tracer) []*Tracer { return append(list, t) })
+	return t
+}
+
+// Close ends the trace.
+func (t *Tracer) Close() {
+	t.hub.change(func(list []*Tracer) []*Tracer {
+		return slices.DeleteFunc(list, func(o *Tracer) bool { return o == t })
+	})
+}
+
+// change replaces the list of tracers by a copy.
+func (h *Hub) change(change func([]*Tracer) []*Tracer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var list []*Tracer
+	if old := h.tracers.Load(); old != nil {
+		list = slices.Clone(*old)
+	}
+	if list = change(list); len(list) == 0 {
+		h.tracers.Store(nil)
+		return
+	}
+	h.tracers.Store(&list)
+}
+
+// Tracing reports whether there is a tracer.
+func (h *Hub) Tracing() bool { return h.tracers.Load() != nil }
+
+// Events returns the channel of the trace. It is never closed.
+func (t *Tracer) Events() <-chan Record { return t.events }
+
+// Lost returns the number of events that were lost since the last call, because the reader
+// was too slow.
+func (t *Tracer) Lost() uint64 { return t.lost.Swap(0) }
+
+// offer stores an event if it matches. It never blocks.
+func (t *Tracer) offer(e *forwarder.Event) {
+	if !t.matches(e) {
+		return
+	}
+	if len(t.events) == cap(t.events) {
+		t.lost.Add(1)
+		return
+	}
+	select {
+	case t.events <- NewRecord(e, time.Now()):
+	default:
+		t.lost.Add(1)
+	}
+}
+
+func (t *Tracer) matches(e *forwarder.Event) bool {
+	f := &t.filter
+	return e.Duration >= f.Min &&
+		(f.Source == "" || f.Source == e.Source.String()) &&
+		(f.Workload == "" || isBelow(e.Origin.Workload, f.Workload)) &&
+		(f.Type == "" || strings.EqualFold(f.Type, wire.TypeName(e.Type))) &&
+		(f.Rcode == "" || strings.EqualFold(f.Rcode, wire.RcodeName(e.Rcode))) &&
+		(t.name == "" || isSubdomain(e.Name, t.name))
+}
+
+// isBelow reports whether a cgroup is top or below it.
+func isBelow(path, top string) bool {
+	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(top, "/"))
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// isSubdomain reports whether a name in wire form is zone or below it.
+func isSubdomain(name []byte, zone string) bool {
+	full := strings.ToLower(wire.Name(name))
+	return zone == "." || full == zone || strings.HasSuffix(full, "."+zone)
+}
+
+// NewRecord describes an event that happened at the time now.
+func NewRecord(e *forwarder.Event, now time.Time) Record {
+	r := Record{
+		Time: now, Workload: e.Origin.Workload, Client: e.Client, Nameserver: e.Origin.Addr, Proto: "udp",
+		Name: wire.Name(e.Name), Type: wire.TypeName(e.Type), Rcode: wire.RcodeName(e.Rcode),
+		Source: e.Source.String(), Rule: e.Rule, Millis: float64(e.Duration.Microseconds()) / 1000,
+	}
+	if e.TCP {
+		r.Proto = "tcp"
+	}
+	if e.Err != nil {
+		r.Error = e.Err.Error()
+	}
+	return r
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+)
+
+// Explanation is what would happen to a query. `sotto explain --json` prints it.
+type Explanation struct {
+	Name       string `json:"name"`
+	Type       string `json:"type"`
+	Workload   string `json:"workload,omitempty"`
+	Nameserver string `json:"nameserver,omitempty"`
+
+	Rule   int    `json:"rule"`             // number of the rule that matches, from 1; 0: none
+	Action string `json:"action"`           // see forwarder.Action
+	Rcode  string `json:"rcode,omitempty"`  // of a query that is answered at once
+	Reason string `json:"reason,omitempty"` // why
+
+	Group   string   `json:"group,omitempty"` // upstream group of a query that is forwarded
+	Policy  string   `json:"policy,omitempty"`
+	Servers []string `json:"servers,omitempty"`
+	Cache   string   `json:"cache,omitempty"`    // what the cache has
+	CacheDO string   `json:"cache_do,omitempty"` // the same for clients that want signatures (DO=1)
+}
+
+var actionTexts = map[string]string{
+	"forward":  "answered from the cache, or forwarded over TLS",
+	"plain":    "sent to its original destination in plain DNS",
+	"local":    "sent to the local resolver that the client asked",
+	"refuse":   "refused",
+	"nodata":   "answered: no record of that type",
+	"nxdomain": "answered: the name does not exist",
+	"null":     "answered with 0.0.0.0 and ::",
+	"answer":   "answered with the addresses of the rule",
+}
+
+// Text writes the explanation for people.
+func (e *Explanation) Text(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "Query\t%s %s\n", e.Name, e.Type)
+	if e.Workload != "" {
+		fmt.Fprintf(w, "Workload\t%s\n", e.Workload)
+	}
+	if e.Nameserver != "" {
+		fmt.Fprintf(w, "Nameserver\t%s\n", e.Nameserver)
+	}
+	rule := "none matches"
+	if e.Rule > 0 {
+		rule = fmt.Sprintf("%d", e.Rule)
+	}
+	fmt.Fprintf(w, "Rule\t%s\n", rule)
+	what := actionTexts[e.Action]
+	if e.Rcode != "" && e.Action == "forward" {
+		what = "answered at once"
+	}
+	if e.Rcode != "" {
+		what += " (" + e.Rcode + ")"
+	}
+	fmt.Fprintf(w, "Result\t%s\n", what)
+	if e.Reason != "" {
+		fmt.Fprintf(w, "Reason\t%s\n", e.Reason)
+	}
+	if e.Group != "" {
+		fmt.Fprintf(w, "Cache\t%s\n\t%s (with signatures)\n", e.Cache, e.CacheDO)
+		fmt.Fprintf(w, "Upstreams\t%s (%s): %s\n", e.Group, e.Policy, strings.Join(e.Servers, ", "))
+	}
+	return w.Flush()
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+const (
+	// maxWorkloads and maxMessages limit what Text shows.
+	maxWorkloads = 5
+	maxMessages  = 5
+
+	// expirySoon is when the expiry of a certificate is shown in any case.
+	expirySoon = 14 * 24 * time.Hour
+)
+
+// Text writes the status for people, as of the time now, in lines of at most 80 columns as far
+// as names permit.
+func (s *Status) Text(out io.Writer, now time.Time) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	state := "ready"
+	if !s.Ready {
+		state = "starting"
+	}
+	fmt.Fprintf(w, "Sotto\t%s, %s, up %s, PID %d\n", s.Version, state, duration(now.Sub(s.Started)), s.PID)
+	if s.Seal != nil {
+		s.Seal.text(w)
+	}
+	fmt.Fprintf(w, "Rules\t%d\n", s.Rules)
+	s.queries(w)
+	if s.Cache != nil {
+		fmt.Fprintf(w, "Cache\tanswers: %d, %s of %s, hit rate %.0f %%\n",
+			s.Cache.Entries, size(s.Cache.Bytes), size(s.Cache.MaxBytes), 100*s.Cache.HitRate())
+	}
+	if s.Load.Overloaded+s.Load.OverShare > 0 {
+		fmt.Fprintf(w, "Refused\t%d over capacity, %d over the share of a workload\n", s.Load.Overloaded, s.Load.OverShare)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, g := range s.Groups {
+		g.text(w, now)
+	}
+	s.workloads(w)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return s.messages(out, now)
+}
+
+func (s *Seal) text(w io.Writer) {
+	fmt.Fprintf(w, "Sealed\t%s\n", strings.Join(s.Cgroups, "\n\t"))
+	if len(s.Exclude) > 0 {
+		fmt.Fprintf(w, "Excluded\t%s\n", strings.Join(s.Exclude, "\n\t"))
+	}
+	fmt.Fprintf(w, "Addresses\t%s and %s, %d of %d in use\n", s.Prefix4, s.Prefix6, s.SlotsUsed, s.SlotsTotal)
+	fmt.Fprintf(w, "Local resolvers\t%s\n", s.LocalResolvers)
+	fmt.Fprintf(w, "Guard\t%s%s\n", s.Guard, counts(s.Counters, func(name string) bool {
+		return strings.HasPrefix(name, "stopped_") || name == "escaped" || name == "outside" || name == "foreign"
+	}))
+}
+
+// counts lists the counters that are selected and not zero, after a colon.
+func counts(all map[string]uint64, selected func(string) bool) string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if selected(name) && all[name] > 0 {
+			list = append(list, fmt.Sprintf("%s %d", name, all[name]))
+		}
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(list, ", ")
+}
+
+func (s *Status) queries(w io.Writer) {
+	fmt.Fprintf(w, "Queries\t%d%s\n", s.Queries.Total, counts(s.Queries.Source, func(string) bool { return true }))
+	if s.Queries.Total > 0 {
+		fmt.Fprintf(w, "Answers\t%s\n", strings.TrimPrefix(counts(s.Queries.Rcode, func(string) bool { return true }), ": "))
+	}
+	if s.Queries.UpstreamP50Micros > 0 {
+		fmt.Fprintf(w, "Upstream times\thalf below %s, 99 %% below %s\n", micros(s.Queries.UpstreamP50Micros), micros(s.Queries.UpstreamP99Micros))
+	}
+}
+
+func (g *Group) text(w io.Writer, now time.Time) {
+	fmt.Fprintf(w, "\nUpstreams of %s (%s)\tstate\tusual\tp95\tqueries\tfailed\n", g.Name, g.Policy)
+	for _, s := range g.Servers {
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d\t%d\n", s.Server, s.State, millis(s.UsualMillis), millis(s.P95Millis), s.Queries, s.Failed)
+		for _, note := range s.notes(now) {
+			fmt.Fprintf(w, "    %s\n", note)
+		}
+	}
+}
+
+// notes are what is unusual about the server.
+func (s *Server) notes(now time.Time) (notes []string) {
+	if s.LastError != "" {
+		notes = append(notes, "last error: "+s.LastError)
+	}
+	if s.RetrySeconds > 0 {
+		notes = append(notes, fmt.Sprintf("tried again in %.0f s", s.RetrySeconds))
+	}
+	if s.Unauthenticated != "" {
+		notes = append(notes, "not authenticated: "+s.Unauthenticated)
+	}
+	if left := s.CertExpiry.Sub(now); !s.CertExpiry.IsZero() && left < expirySoon {
+		notes = append(notes, "its certificate expires in "+duration(left))
+	}
+	return notes
+}
+
+func (s *Status) workloads(w io.Writer) {
+	if len(s.Workloads) == 0 || s.Seal == nil {
+		return
+	}
+	fmt.Fprintf(w, "\nWorkloads\tqueries\tfailed\tcached\n")
+	for _, l := range s.Workloads[:min(len(s.Workloads), maxWorkloads)] {
+		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\n", l.Name, l.Queries, l.Failed, l.Cached)
+	}
+	if more := len(s.Workloads) - maxWorkloads; more > 0 {
+		fmt.Fprintf(w, "  and %d more\n", more)
+	}
+}
+
+func (s *Status) messages(out io.Writer, now time.Time) error {
+	if len(s.Messages) == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(out, "\nLatest warnings and errors\n")
+	for _, m := range s.Messages[:min(len(s.Messages), maxMessages)] {
+		if err == nil {
+			_, err = fmt.Fprintf(out, "  %s ago  %s: %s\n", duration(now.Sub(m.Time)), m.Level, m.Text)
+		}
+	}
+	return err
+}
+
+// duration rounds for people: 3d4h, 2h5m, 4m10s, 7s.
+func duration(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "-" + duration(-d)
+	case d >= 24*time.Hour:
+		return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	}
+	return fmt.Sprintf("%ds", d/time.Second)
+}
+
+func millis(ms float64) string {
+	if ms == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f ms", ms)
+}
+
+func micros(us int64) string {
+	if us < 1000 {
+		return fmt.Sprintf("%d µs", us)
+	}
+	return fmt.Sprintf("%.0f ms", float64(us)/1000)
+}
+
+func size(bytes int64) string {
+	switch {
+	case bytes < 1<<10:
+		return fmt.Sprintf("%d B", bytes)
+	case bytes < 1<<20:
+		return fmt.Sprintf("%d KiB", bytes>>10)
+	}
+	return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20))
+}

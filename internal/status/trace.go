@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"sotto/internal/observe"
+)
+
+// TraceLine writes one query of a trace for people, with its time in the location loc.
+func TraceLine(w io.Writer, r *observe.Record, loc *time.Location) {
+	if r.Lost > 0 {
+		fmt.Fprintf(w, "… %d queries were lost here, because this trace was read too slowly\n", r.Lost)
+	}
+	from := r.Workload
+	if from == "" {
+		from = r.Client.Addr().String()
+	}
+	to := ""
+	if r.Nameserver.IsValid() {
+		to = " @" + r.Nameserver.Addr().String()
+	}
+	fmt.Fprintf(w, "%s %s%s %s %s → %s %s %s", r.Time.In(loc).Format("15:04:05.000"), from, to, r.Name, r.Type,
+		r.Rcode, r.Source, traceTime(r.Millis))
+	if r.Proto == "tcp" {
+		io.WriteString(w, " tcp")
+	}
+	if r.Rule > 0 {
+		fmt.Fprintf(w, " rule=%d", r.Rule)
+	}
+	if r.Error != "" {
+		fmt.Fprintf(w, " (%s)", r.Error)
+	}
+	io.WriteString(w, "\n")
+}
+
+func traceTime(ms float64) string {
+	if ms < 1 {
+		return fmt.Sprintf("%.0fµs", 1000*ms)
+	}
+	return fmt.Sprintf("%.1fms", ms)
+}
