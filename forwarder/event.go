@@ -56,12 +56,12 @@ type Event struct {
 	Err      error         // why the query failed, nil otherwise
 }
 
-// observe reports one reply to Config.Observe.
-func (f *Forwarder) observe(r *request, rcode uint16, s Source, err error) {
-	if f.cfg.Observe == nil {
+// observe reports one reply to Observe.
+func (cfg *Config) observe(r *request, rcode uint16, s Source, err error) {
+	if cfg.Observe == nil {
 		return
 	}
-	f.cfg.Observe(Event{
+	cfg.Observe(Event{
 		Origin: r.origin, Client: r.client, TCP: r.tcp,
 		Name: r.q.Name, Type: r.q.Type, Class: r.q.Class,
 		Rcode: rcode, Rule: r.route.Rule, Source: s, Duration: time.Since(r.start), Err: err,

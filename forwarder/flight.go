@@ -301,7 +301,7 @@ func (fs *flights) fail(p *pendingQuery, err error) {
 // reply sends p's reply and releases p.
 func (fs *flights) reply(p *pendingQuery, buf []byte, rcode uint16, err error) {
 	fs.waiting.Release(p.src)
-	p.f.observe(&p.request, rcode, p.replySource(err), err) // send lets p be reused
+	fs.cfg.observe(&p.request, rcode, p.replySource(err), err) // send lets p be reused
 	p.writer.send(p, buf)
 }
 

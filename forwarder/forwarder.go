@@ -121,7 +121,7 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 	}
 	if rcode, ede, final := f.policy(r, err); final {
 		dst = wire.AppendError(dst, &r.q, rcode, ede...)
-		f.observe(r, rcode, r.policySource(), nil)
+		f.cfg.observe(r, rcode, r.policySource(), nil)
 		return dst, answered
 	}
 	switch {

@@ -53,6 +53,6 @@ func (f *Forwarder) appendLocal(dst []byte, r *request) []byte {
 		ede.Text = fmt.Sprintf("%s by rule %d", what, r.route.Rule)
 	}
 	dst = wire.AppendLocal(dst, &r.q, a, r.limit, ede)
-	f.observe(r, a.Rcode, FromRule, nil)
+	f.cfg.observe(r, a.Rcode, FromRule, nil)
 	return dst
 }

@@ -57,6 +57,6 @@ func (f *Forwarder) refuse(dst []byte, r *request, err error) []byte {
 		return reply
 	}
 	dst = wire.AppendError(dst, &r.q, wire.RcodeServFail, edeOf(err))
-	f.observe(r, wire.RcodeServFail, FromSotto, err)
+	f.cfg.observe(r, wire.RcodeServFail, FromSotto, err)
 	return dst
 }

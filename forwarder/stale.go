@@ -42,7 +42,7 @@ func (f *Forwarder) appendCached(dst []byte, r *request, a *cache.Answer) []byte
 	default:
 		dst = a.Append(dst, &r.q, r.limit)
 	}
-	f.observe(r, a.Reply.Rcode, source, nil)
+	f.cfg.observe(r, a.Reply.Rcode, source, nil)
 	return dst
 }
 

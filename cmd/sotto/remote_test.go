@@ -160,7 +160,9 @@ type tracing struct {
 func (s *serving) trace(t *testing.T, args ...string) *tracing {
 	tr := &tracing{serving: serving{t: t}, done: make(chan int, 1)}
 	e := &env{stdin: strings.NewReader(""), stdout: &tr.serving, stderr: &tr.serving, getenv: func(string) string { return "" }}
-	go func() { tr.done <- e.main(context.Background(), append([]string{"trace", "--control", s.control}, args...)) }()
+	go func() {
+		tr.done <- e.main(context.Background(), append([]string{"trace", "--control", s.control}, args...))
+	}()
 	return tr
 }
 
