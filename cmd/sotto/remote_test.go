@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
 	"sotto/internal/dnstest"
 	"sotto/internal/e2e"
 	"sotto/internal/observe"
@@ -73,6 +75,10 @@ Upstreams of default \(failover\) state usual p95 queries failed
 		t.Errorf("status %d, %v: %+v", code, err, st)
 	}
 
+	if err := validStatus(out); err != nil {
+		t.Error(err)
+	}
+
 	s.want(`Query ads.example. AAAA
 Rule 1
 Result answered: the name does not exist
@@ -114,6 +120,19 @@ Reason zone transfers are not forwarded.*
 	if _, errs, code := other.sotto("status"); code != exitFailure || !strings.Contains(errs, "no Sotto listens on") {
 		t.Errorf("without a Sotto: status %d, %q", code, errs)
 	}
+}
+
+// validStatus checks the output of `status --json` against the schema in docs.
+func validStatus(text string) error {
+	schema, err := jsonschema.NewCompiler().Compile("../../docs/status.schema.json")
+	if err != nil {
+		return err
+	}
+	v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
+	if err != nil {
+		return err
+	}
+	return schema.Validate(v)
 }
 
 // TestTrace traces while queries are answered, as lines and as JSON.

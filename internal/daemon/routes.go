@@ -14,7 +14,7 @@ import (
 )
 
 // routes returns the requests that the control socket answers, in addition to reload and
-// replace. docs/control.openapi.yaml describes them.
+// replace. docs/control.openapi.json describes them.
 func (d *daemon) routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"GET /v1/status":       func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.status()) },

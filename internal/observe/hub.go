@@ -85,7 +85,7 @@ type WorkloadCounts struct {
 
 // Workloads returns the counts of all workloads, those with the most queries first.
 func (h *Hub) Workloads() []WorkloadCounts {
-	var out []WorkloadCounts
+	out := []WorkloadCounts{}
 	h.workloads.Range(func(name, w any) bool {
 		out = append(out, w.(*Workload).counts(name.(string)))
 		return true

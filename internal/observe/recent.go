@@ -32,7 +32,7 @@ type Recent struct {
 func (r *Recent) Messages() []Message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := slices.Clone(r.list)
+	out := append([]Message{}, r.list...)
 	slices.Reverse(out)
 	return out
 }
