@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package path
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+)
+
+const v4, v6 = "8.8.8.8", "2001:4860:4860::8888"
+
+// TestOpenPath checks that there is no warning if nothing blocks queries, that a namespace
+// without a way out is no reason for one, and that a stop removes everything.
+func TestOpenPath(t *testing.T) {
+	w := newWorld(t)
+	g := w.Cgroup("workload")
+	w.background(labtest.Host(t, w.Lab, "isolated"), g)
+	p := w.run(g)
+	if strings.Contains(p.Log(), "level=WARN") {
+		t.Errorf("warnings:\n%s", p.Log())
+	}
+	if !strings.Contains(p.Log(), "network is unreachable") {
+		t.Errorf("the namespace without links was not tested:\n%s", p.Log())
+	}
+	w.Stop(p)
+	w.NothingLeft()
+}
+
+// background starts a process in a host and a cgroup that runs until the test ends.
+func (w world) background(h *netlab.Host, g *netlab.Cgroup) {
+	w.T.Helper()
+	cmd := h.Command(context.Background(), g, "sleep", "infinity")
+	if err := cmd.Start(); err != nil {
+		w.T.Fatal(err)
+	}
+	w.T.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
+
+// TestHostChains checks chains of the host that drop the queries, or their replies, of its own
+// processes. The change that the log names is executed.
+func TestHostChains(t *testing.T) {
+	labtest.NeedTool(t, "nft")
+	const rest = `meta oifname { "lo", "eth0" } accept;`
+	for name, c := range map[string]struct {
+		rules, block, fix, transport string
+		blocked                      []string
+		passes                       []string
+	}{
+		"output": {
+			"table inet filter { chain output { type filter hook output priority 0; policy drop; " + rest + " }; }",
+			"nftables chain inet filter output (policy drop)", `nft insert rule inet filter output oifname "sotto0" accept`,
+			"udp4, tcp4, udp6, tcp6", []string{v4, v6}, nil,
+		},
+		"output of IPv6": {
+			"table ip6 fw { chain out { type filter hook output priority 0; policy drop; " + rest + " }; }",
+			"nftables chain ip6 fw out (policy drop)", `nft insert rule ip6 fw out oifname "sotto0" accept`,
+			"udp6, tcp6", []string{v6}, []string{v4},
+		},
+		"rules behind a jump": {
+			"table ip fw { chain more { meta l4proto { tcp, udp } ip daddr 198.18.0.0/15 reject; }; chain out { type filter hook output priority 0; jump more; }; }",
+			"nftables chain ip fw out (has rules that drop)", `nft insert rule ip fw out oifname "sotto0" accept`,
+			"udp4, tcp4", []string{v4}, []string{v6},
+		},
+		"input": {
+			`table inet filter { chain input { type filter hook input priority 0; policy drop; iifname { "lo", "eth0" } accept; }; chain output { type filter hook output priority 0; policy accept; }; }`,
+			"nftables chain inet filter input (policy drop)", `nft insert rule inet filter input iifname "sotto0" accept`,
+			"udp4, tcp4, udp6, tcp6", []string{v4, v6}, nil,
+		},
+		"input of TCP": {
+			`table ip filter { chain INPUT { type filter hook input priority 0; iifname { "lo", "eth0" } accept; meta l4proto tcp drop; }; }`,
+			"nftables chain ip filter INPUT (has rules that drop)", `nft insert rule ip filter INPUT iifname "sotto0" accept`,
+			"tcp4", nil, []string{v6},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			g := w.Cgroup("workload")
+			w.Shell("nft '" + c.rules + "'")
+			p := w.run(g)
+			got := w.one(p)
+			if got != (blocked{g.Path, "", c.transport, c.block, c.fix}) {
+				t.Errorf("got %+v, want %s, %s, %s\n%s", got, c.transport, c.block, c.fix, p.Log())
+			}
+			for _, ns := range c.blocked {
+				if w.answered(w.Host, g, ns) {
+					t.Errorf("queries to %s are answered: this test proves nothing", ns)
+				}
+			}
+			for _, ns := range c.passes {
+				if !w.answered(w.Host, g, ns) {
+					t.Errorf("queries to %s are not answered, and no warning says so", ns)
+				}
+			}
+			w.Shell(got.fix)
+			for _, ns := range []string{v4, v6} {
+				if !w.answered(w.Host, g, ns) {
+					t.Errorf("queries to %s are not answered after: %s", ns, got.fix)
+				}
+			}
+			w.Stop(p)
+			if q := w.run(g); len(w.warnings(q)) > 0 {
+				t.Errorf("warnings after the change:\n%s", q.Log())
+			}
+		})
+	}
+}
+
+// TestContainerChains checks chains that drop the queries of a container behind a bridge: on
+// the host, and in the container's own namespace.
+func TestContainerChains(t *testing.T) {
+	labtest.NeedTool(t, "nft")
+	for name, c := range map[string]struct {
+		inside bool
+		rules  string
+		block  string
+	}{
+		"forward": {
+			false, `table inet filter { chain forward { type filter hook forward priority 0; policy drop; iifname "br0" oifname "eth0" accept; ct state established accept; }; chain input { type filter hook input priority 0; policy accept; }; }`,
+			"nftables chain inet filter forward (policy drop)",
+		},
+		"output of the container": {
+			true, `table inet filter { chain output { type filter hook output priority 0; policy drop; icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; }; }`,
+			"nftables chain inet filter output in the network namespace of process ",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			g := w.Cgroup("workload")
+			bridge, err := w.Lab.Bridge(t.Context(), w.Host, "br0", 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			container, err := w.Lab.Container(bridge, "container")
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.background(container, g)
+			at := w.Host
+			if c.inside {
+				at = container
+			}
+			if out, err := at.Command(t.Context(), nil, "nft", c.rules).CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			p := w.run(g)
+			got := w.one(p)
+			if !strings.HasPrefix(got.block, c.block) || got.netns == "" || got.cgroup != g.Path || got.transport != "udp4, tcp4, udp6, tcp6" {
+				t.Errorf("got %+v, want %s\n%s", got, c.block, p.Log())
+			}
+			if w.answered(container, g, v4) {
+				t.Error("queries are answered: this test proves nothing")
+			}
+			w.Shell(got.fix)
+			for _, ns := range []string{v4, v6} {
+				if !w.answered(container, g, ns) {
+					t.Errorf("queries to %s are not answered after: %s", ns, got.fix)
+				}
+			}
+			w.Stop(p)
+		})
+	}
+}

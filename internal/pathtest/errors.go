@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pathtest
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// probe is one way to send a query.
+type probe struct{ tcp, v6 bool }
+
+func probes() []probe {
+	return []probe{{}, {tcp: true}, {v6: true}, {tcp: true, v6: true}}
+}
+
+func (p probe) String() string {
+	name := "udp"
+	if p.tcp {
+		name = "tcp"
+	}
+	if p.v6 {
+		return name + "6"
+	}
+	return name + "4"
+}
+
+// kind is what an error says about the place where a query was lost.
+type kind uint8
+
+const (
+	noPath    kind = iota // the namespace has no address or no route: it could not query without Sotto either
+	cancelled             // the test was stopped
+	denied                // dropped on output in the namespace of the socket
+	refused               // rejected somewhere
+	lost                  // no answer: dropped somewhere
+	noSlot                // Sotto has no virtual address for it
+)
+
+// errLinkLocal means that the namespace has only a link-local source address for queries,
+// which routers do not forward.
+var errLinkLocal = errors.New("only a link-local address")
+
+func kindOf(err error) kind {
+	switch {
+	case errors.Is(err, errLinkLocal), errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EADDRNOTAVAIL):
+		return noPath
+	case errors.Is(err, context.Canceled):
+		return cancelled
+	case errors.Is(err, unix.EPERM):
+		return denied
+	case errors.Is(err, unix.ENOBUFS):
+		return noSlot
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.ETIMEDOUT):
+		return lost
+	}
+	return refused
+}
+
+// failure is a query that was not answered.
+type failure struct {
+	probe
+	err error
+}
+
+func (f failure) kind() kind { return kindOf(f.err) }
