@@ -5,6 +5,7 @@ package filters
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -101,7 +102,8 @@ const flagDormant = 1
 func dormant(tables []*nftables.Table) map[tableKey]bool {
 	out := make(map[tableKey]bool)
 	for _, t := range tables {
-		if t.Flags&flagDormant != 0 {
+		// The library does not convert the flags from network byte order.
+		if (t.Flags|bits.ReverseBytes32(t.Flags))&flagDormant != 0 {
 			out[keyOf(t)] = true
 		}
 	}

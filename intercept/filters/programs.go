@@ -17,9 +17,9 @@ type Setting string
 
 // The settings for which systemd attaches programs to the cgroup of a unit.
 const (
-	IPAddress     Setting = "IPAddressAllow"            // or IPAddressDeny
-	Interfaces    Setting = "RestrictNetworkInterfaces" //
-	UnknownFilter Setting = ""                          // a program of other software
+	IPAddress     Setting = "IPAddressAllow" // or IPAddressDeny
+	Interfaces    Setting = "RestrictNetworkInterfaces"
+	UnknownFilter Setting = "" // a program of other software
 )
 
 // settings maps the names of systemd's programs to their settings; see

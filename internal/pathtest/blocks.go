@@ -152,6 +152,9 @@ func (e evidence) where(inside bool) string {
 // untrusted container can choose, are not put into commands.
 var plainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:/-]*$`)
 
+// escapedName matches names of units in which systemd has escaped characters.
+var escapedName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:-]*(\\x[0-9a-f]{2}[A-Za-z0-9_.@:-]*)+$`)
+
 func (e evidence) chainFix(c filters.Chain, inside, v6 bool) string {
 	if !plainName.MatchString(c.Table) || !plainName.MatchString(c.Name) {
 		return ""
@@ -221,6 +224,13 @@ func (e evidence) prefixes() string {
 // unitFix returns the drop-in that adds a line to a unit. systemd adds it to the lines that the
 // unit has.
 func unitFix(unit, line string) string {
+	quoted := unit
+	switch {
+	case escapedName.MatchString(unit):
+		quoted = "'" + unit + "'"
+	case !plainName.MatchString(unit):
+		return ""
+	}
 	section := "[Service]"
 	switch filepath.Ext(unit) {
 	case ".slice":
@@ -228,7 +238,7 @@ func unitFix(unit, line string) string {
 	case ".scope":
 		section = "[Scope]"
 	}
-	return fmt.Sprintf("systemctl edit %s, with %s %s", unit, section, line)
+	return fmt.Sprintf("systemctl edit %s, with %s %s", quoted, section, line)
 }
 
 // legacyBlocks returns the tables of iptables-legacy that may drop the queries of a family.

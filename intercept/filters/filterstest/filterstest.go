@@ -19,9 +19,9 @@ import (
 
 // Offsets in struct __sk_buff and in the headers of IP.
 const (
-	offProtocol, offIfindex = 16, 40
-	offSrc4, offDst4        = 12, 16
-	offSrc6, offDst6        = 8, 24
+	offLen, offProtocol, offIfindex = 0, 16, 40
+	offSrc4, offDst4                = 12, 16
+	offSrc6, offDst6                = 8, 24
 )
 
 // Filter is a pair of programs, for sent and received packets.
@@ -115,7 +115,11 @@ func attach(dir string, programs ...program) (_ *Filter, err error) {
 		}
 	}()
 	for n, p := range programs {
-		code := append(append(asm.Instructions{}, p.code...),
+		code := asm.Instructions{
+			asm.LoadMem(asm.R2, asm.R1, offLen, asm.Word),
+			asm.JEq.Imm(asm.R2, 0, "pass"), // never, but the verifier refuses unreachable code
+		}
+		code = append(append(code, p.code...),
 			asm.Mov.Imm(asm.R0, 0).WithSymbol("drop"), asm.Return(),
 			asm.Mov.Imm(asm.R0, 1).WithSymbol("pass"), asm.Return())
 		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: p.name, Type: ebpf.CGroupSKB, Instructions: code, License: "GPL"})

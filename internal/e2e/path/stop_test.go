@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package path
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"sotto/internal/e2e"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+)
+
+// temporary returns the cgroups that tests have created below g.
+func (w world) temporary(g *netlab.Cgroup) []string {
+	w.T.Helper()
+	found, err := filepath.Glob(g.Path + "/sotto-path-test-*")
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return found
+}
+
+// testing starts a `run` whose queries get no answer, and waits until it tests their path.
+func (w world) testing(g *netlab.Cgroup) *e2e.Process {
+	w.T.Helper()
+	w.Shell(`nft 'flush ruleset; table inet f { chain i { type filter hook input priority 0; iifname "sotto0" drop; }; }'`)
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
+	w.Until("the test to start", func() bool { return len(w.temporary(g)) > 0 })
+	return p
+}
+
+// child returns the PID in the name of a temporary cgroup, that of the process that tests.
+func child(t *testing.T, dir string) int {
+	t.Helper()
+	pid, err := strconv.Atoi(dir[strings.LastIndex(dir, "-")+1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// TestStopDuringTest stops Sotto while queries are sent: the test ends first, none of its
+// queries leaves (see newWorld), and nothing is left.
+func TestStopDuringTest(t *testing.T) {
+	labtest.NeedTool(t, "nft")
+	w := newWorld(t)
+	g := w.Cgroup("workload")
+	p := w.testing(g)
+	w.Stop(p)
+	if left := w.temporary(g); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	w.NothingLeft()
+}
+
+// TestCrashDuringTest kills Sotto while queries are sent: the test ends by itself. If it is
+// killed as well, the next start removes its cgroup.
+func TestCrashDuringTest(t *testing.T) {
+	labtest.NeedTool(t, "nft")
+	w := newWorld(t)
+	g := w.Cgroup("workload")
+	p := w.testing(g)
+	w.Kill(p)
+	w.Until("the test to end", func() bool { return len(w.temporary(g)) == 0 })
+
+	p = w.testing(g)
+	dir := w.temporary(g)[0]
+	tester, err := os.FindProcess(child(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Kill(p)
+	_ = tester.Kill() // it may have ended
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		t.Fatal(err)
+	}
+	w.Shell("nft flush ruleset")
+	p = w.run(g)
+	if left := w.temporary(g); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	w.Stop(p)
+	w.NothingLeft()
+}
+
+// TestTakeoverDuringTest replaces Sotto while queries are sent. The new process tests as well.
+func TestTakeoverDuringTest(t *testing.T) {
+	labtest.NeedTool(t, "nft")
+	w := newWorld(t)
+	g := w.Cgroup("workload")
+	p := w.testing(g)
+	n := w.Replace(p, w.RunArgs(g)...)
+	w.WaitLog(n, warning)
+	w.Stop(n)
+	if left := w.temporary(g); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	w.NothingLeft()
+}
