@@ -30,16 +30,26 @@ const (
 	tested  = "tested the path of" // the last line of a test
 )
 
-// run starts a `run` that seals a cgroup, and waits until the test of its path has finished.
-func (w world) run(g *netlab.Cgroup) *e2e.Process {
+// run starts a `run` that seals cgroups, and waits until the test of their path has finished.
+func (w world) run(groups ...*netlab.Cgroup) *e2e.Process {
 	w.T.Helper()
-	p := w.Start(tested, append(w.RunArgs(g), "--log-level", "debug")...)
-	w.T.Cleanup(func() {
-		if left, err := filepath.Glob(g.Path + "/sotto-path-test-*"); err != nil || len(left) > 0 {
-			w.T.Errorf("cgroups are left: %v, %v", left, err)
+	p := w.Start(tested, append(w.RunArgs(groups...), "--log-level", "debug")...)
+	for _, g := range groups {
+		if left := w.temporary(g); len(left) > 0 {
+			w.T.Errorf("cgroups are left: %v", left)
 		}
-	})
+	}
 	return p
+}
+
+// temporary returns the cgroups that tests have created below g.
+func (w world) temporary(g *netlab.Cgroup) []string {
+	w.T.Helper()
+	found, err := filepath.Glob(g.Path + "/sotto-path-test-*")
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return found
 }
 
 // blocked is a warning of the log.

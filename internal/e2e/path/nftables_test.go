@@ -83,7 +83,7 @@ func TestHostChains(t *testing.T) {
 			w := newWorld(t)
 			g := w.Cgroup("workload")
 			w.Shell("nft '" + c.rules + "'")
-			p := w.run(g)
+			p := w.run(g, w.Cgroup("other")) // the cause is logged once
 			got := w.one(p)
 			if got != (blocked{g.Path, "", c.transport, c.block, c.fix}) {
 				t.Errorf("got %+v, want %s, %s, %s\n%s", got, c.transport, c.block, c.fix, p.Log())

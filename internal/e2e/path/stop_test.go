@@ -4,7 +4,6 @@ package path
 
 import (
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,16 +12,6 @@ import (
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
 )
-
-// temporary returns the cgroups that tests have created below g.
-func (w world) temporary(g *netlab.Cgroup) []string {
-	w.T.Helper()
-	found, err := filepath.Glob(g.Path + "/sotto-path-test-*")
-	if err != nil {
-		w.T.Fatal(err)
-	}
-	return found
-}
 
 // testing starts a `run` whose queries get no answer, and waits until it tests their path.
 func (w world) testing(g *netlab.Cgroup) *e2e.Process {
