@@ -40,13 +40,13 @@ const (
 	noSlot                // Sotto has no virtual address for it
 )
 
-// errLinkLocal means that the namespace has only a link-local source address for queries,
-// which routers do not forward.
-var errLinkLocal = errors.New("only a link-local address")
+// errNoAddress means that the namespace has no address of a family, except loopback and link-local
+// ones and those of Sotto's link.
+var errNoAddress = errors.New("no address of this family")
 
 func kindOf(err error) kind {
 	switch {
-	case errors.Is(err, errLinkLocal), errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EADDRNOTAVAIL):
+	case errors.Is(err, errNoAddress), errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EADDRNOTAVAIL):
 		return noPath
 	case errors.Is(err, context.Canceled):
 		return cancelled

@@ -19,7 +19,7 @@ func TestKindOf(t *testing.T) {
 		&net.OpError{Err: os.NewSyscallError("connect", unix.ENETUNREACH)}: noPath,
 		os.NewSyscallError("socket", unix.EAFNOSUPPORT):                    noPath,
 		os.NewSyscallError("connect", unix.EADDRNOTAVAIL):                  noPath,
-		errLinkLocal:                    noPath,
+		errNoAddress:                    noPath,
 		fmt.Errorf("%w", unix.EPERM):    denied,
 		unix.ENOBUFS:                    noSlot,
 		unix.ECONNREFUSED:               refused,

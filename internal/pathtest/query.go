@@ -49,40 +49,60 @@ func answers(msg, q []byte) bool {
 	return len(msg) >= headerLen && msg[0] == q[0] && msg[1] == q[1] && msg[2]&flagQR != 0
 }
 
+// hasAddress reports whether the calling thread's network namespace has an address from which
+// nameservers outside of the machine can be queried. link is Sotto's.
+func hasAddress(v6 bool, link string) (bool, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return false, err
+	}
+	for _, l := range links {
+		if l.Name == link {
+			continue
+		}
+		addrs, err := l.Addrs()
+		if err != nil {
+			continue // the link was removed
+		}
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && (n.IP.To4() == nil) == v6 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
 // send sends a query from the calling thread's network namespace and waits for the reply. The
 // process must be in a sealed cgroup.
-func (p probe) send(ctx context.Context, port uint16) error {
+func (p probe) send(ctx context.Context, cfg Config) error {
+	if has, err := hasAddress(p.v6, cfg.Link); err == nil && !has {
+		return errNoAddress
+	}
 	ctx, cancel := context.WithTimeout(ctx, queryTime)
 	defer cancel()
-	dst := netip.AddrPortFrom(destination4, port)
+	dst := netip.AddrPortFrom(destination4, cfg.Port)
 	if p.v6 {
-		dst = netip.AddrPortFrom(destination6, port)
+		dst = netip.AddrPortFrom(destination6, cfg.Port)
 	}
-	err := exchangeUDP(ctx, dst, p.tcp)
-	if err == nil && p.tcp {
-		err = exchangeTCP(ctx, dst)
+	exchange := exchangeUDP
+	if p.tcp {
+		exchange = exchangeTCP
 	}
+	err := exchange(ctx, dst)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return context.Canceled
 	}
 	return err
 }
 
-// exchangeUDP sends a query over UDP. With onlyRoute it only checks that the namespace has a
-// route and an address.
-func exchangeUDP(ctx context.Context, dst netip.AddrPort, onlyRoute bool) error {
+func exchangeUDP(ctx context.Context, dst netip.AddrPort) error {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "udp", dst.String())
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if local, ok := c.LocalAddr().(*net.UDPAddr); ok && local.IP.IsLinkLocalUnicast() {
-		return errLinkLocal
-	}
-	if onlyRoute {
-		return nil
-	}
 	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
 	q := newQuery()
 	for {

@@ -111,7 +111,7 @@ func (t *tester) test(ctx context.Context, dir string) error {
 	err = inside(dir, t.own, func() error {
 		var wg sync.WaitGroup
 		for i := range all {
-			wg.Go(func() { failures[i] = queryFrom(ctx, all[i], t.cfg.Port) })
+			wg.Go(func() { failures[i] = queryFrom(ctx, all[i], t.cfg) })
 		}
 		wg.Wait()
 		return nil
@@ -128,12 +128,12 @@ func (t *tester) test(ctx context.Context, dir string) error {
 
 // queryFrom sends all kinds of queries from a network namespace, and returns those that were
 // not answered.
-func queryFrom(ctx context.Context, ns namespace, port uint16) (failures []failure) {
+func queryFrom(ctx context.Context, ns namespace, cfg Config) (failures []failure) {
 	var wg sync.WaitGroup
 	errs := make([]error, len(probes()))
 	for i, p := range probes() {
 		wg.Go(func() {
-			errs[i] = ns.Do(func() error { return p.send(ctx, port) })
+			errs[i] = ns.Do(func() error { return p.send(ctx, cfg) })
 		})
 	}
 	wg.Wait()

@@ -4,6 +4,7 @@ package path
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -13,21 +14,54 @@ import (
 
 const v4, v6 = "8.8.8.8", "2001:4860:4860::8888"
 
-// TestOpenPath checks that there is no warning if nothing blocks queries, that a namespace
-// without a way out is no reason for one, and that a stop removes everything.
+// TestOpenPath checks that there is no warning if nothing blocks queries, that namespaces
+// without a way out are no reason for one, and that a stop removes everything.
 func TestOpenPath(t *testing.T) {
 	w := newWorld(t)
 	g := w.Cgroup("workload")
-	w.background(labtest.Host(t, w.Lab, "isolated"), g)
+	isolated, network, other := labtest.Host(t, w.Lab, "isolated"), labtest.Host(t, w.Lab, "network"), labtest.Host(t, w.Lab, "other")
+	if err := errors.Join(w.Lab.Wire(network, "eth0", other, "eth0"), network.Addr("eth0", "10.9.0.1/24", "fd09::1/64")); err != nil {
+		t.Fatal(err)
+	}
+	w.background(isolated, g)
+	w.background(network, g)
 	p := w.run(g)
 	if strings.Contains(p.Log(), "level=WARN") {
 		t.Errorf("warnings:\n%s", p.Log())
 	}
-	if !strings.Contains(p.Log(), "network is unreachable") {
-		t.Errorf("the namespace without links was not tested:\n%s", p.Log())
+	for _, text := range []string{"no address of this family", "network is unreachable"} {
+		if !strings.Contains(p.Log(), text) {
+			t.Errorf("the log does not contain %q:\n%s", text, p.Log())
+		}
 	}
 	w.Stop(p)
 	w.NothingLeft()
+}
+
+// TestHostWithoutIPv6 checks that there is no warning about a family that the host has switched
+// off, or has no addresses of.
+func TestHostWithoutIPv6(t *testing.T) {
+	for name, sysctls := range map[string][]string{
+		"disabled":     {"net/ipv6/conf/all/disable_ipv6", "1", "net/ipv6/conf/default/disable_ipv6", "1"},
+		"on the link":  {"net/ipv6/conf/eth0/disable_ipv6", "1"},
+		"for new ones": {"net/ipv6/conf/default/disable_ipv6", "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if err := w.Host.Sysctl(sysctls...); err != nil {
+				t.Fatal(err)
+			}
+			g := w.Cgroup("workload")
+			p := w.run(g)
+			if len(w.warnings(p)) > 0 {
+				t.Errorf("warnings:\n%s", p.Log())
+			}
+			if !w.answered(w.Host, g, v4) {
+				t.Error("IPv4 queries are not answered")
+			}
+			w.Stop(p)
+		})
+	}
 }
 
 // background starts a process in a host and a cgroup that runs until the test ends.
