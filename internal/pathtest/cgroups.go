@@ -32,6 +32,9 @@ const (
 // process.
 func inside(dir, own string, fn func() error) (err error) {
 	removeLeftovers(dir)
+	if isFrozen(dir) {
+		return errors.New("it is frozen")
+	}
 	temp, err := cgroup.Create(dir, fmt.Sprint(tempPrefix, os.Getpid()))
 	if err != nil {
 		return err
@@ -42,6 +45,12 @@ func inside(dir, own string, fn func() error) (err error) {
 	}
 	defer func() { err = errors.Join(err, moveTo(own)) }()
 	return fn()
+}
+
+// isFrozen reports whether the processes in the cgroup do not run (cgroup.freeze).
+func isFrozen(dir string) bool {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.events")) // the root has none
+	return err == nil && strings.Contains(string(text), "frozen 1")
 }
 
 // moveTo moves the calling process.

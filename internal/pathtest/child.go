@@ -8,14 +8,22 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"os/exec"
 	"sync"
 	"time"
 )
 
-// stopTime limits the wait for the child to clean up.
-const stopTime = 3 * time.Second
+const (
+	// stopTime limits the wait for the child to clean up.
+	stopTime = 3 * time.Second
+
+	// childTime limits the run time of a child. It is longer than a test takes, unless the
+	// child does not run: the user of a sealed cgroup can freeze it there.
+	childTime = totalTime + 15*time.Second
+
+	// maxStderr limits what is kept of the child's standard error.
+	maxStderr = 1 << 10
+)
 
 // Child is a process that waits to test. A nil Child tests nothing. Its methods may be called
 // concurrently.
@@ -24,15 +32,26 @@ type Child struct {
 	stdin  io.WriteCloser
 	stdout io.ReadCloser
 
+	stderr head
+
 	stop sync.Once
 	err  error // of the process; set by stop
+}
+
+// head keeps the first bytes that are written to it.
+type head []byte
+
+func (h *head) Write(b []byte) (int, error) {
+	*h = append(*h, b[:min(len(b), maxStderr-len(*h))]...)
+	return len(b), nil
 }
 
 // Start starts the child by a command line that calls [Main]. It keeps the privileges that
 // this process has now. The caller stops it.
 func Start(command []string) (*Child, error) {
 	c := &Child{cmd: exec.Command(command[0], command[1:]...)}
-	c.cmd.Stderr = os.Stderr
+	c.cmd.Stderr = &c.stderr
+	c.cmd.WaitDelay = stopTime // limits reading what another process writes to standard error
 	var err error
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("start path test: %w", err)
@@ -56,6 +75,7 @@ func (c *Child) Run(cfg Config, report func(Report)) error {
 	if _, err := c.stdin.Write(append(text, '\n')); err != nil {
 		return fmt.Errorf("path test: %w", err)
 	}
+	defer time.AfterFunc(childTime, c.Stop).Stop()
 	for d := json.NewDecoder(c.stdout); ; {
 		var r Report
 		if err = d.Decode(&r); err != nil {
@@ -79,7 +99,9 @@ func (c *Child) Stop() {
 	c.stop.Do(func() {
 		_ = c.stdin.Close() // it is a pipe
 		kill := time.AfterFunc(stopTime, func() { _ = c.cmd.Process.Kill() })
-		c.err = c.cmd.Wait()
+		if c.err = c.cmd.Wait(); c.err != nil {
+			c.err = fmt.Errorf("path test: %w: %s", c.err, c.stderr)
+		}
 		kill.Stop()
 	})
 }

@@ -20,6 +20,7 @@ func TestChild(t *testing.T) {
 		{`read line; echo '{"Note":"a"}'; exit 3`, 1, true},
 		{`read line; echo '{"Note":'`, 0, false},
 		{`read line; echo nonsense`, 0, true},
+		{`read line; yes | head -100000 >&2; exit 1`, 0, true},
 	} {
 		child, err := Start([]string{"sh", "-c", c.script})
 		if err != nil {

@@ -44,9 +44,12 @@ const (
 // ones and those of Sotto's link.
 var errNoAddress = errors.New("no address of this family")
 
+// errNotEntered means that the namespace could not be entered.
+var errNotEntered = errors.New("the network namespace cannot be entered")
+
 func kindOf(err error) kind {
 	switch {
-	case errors.Is(err, errNoAddress), errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EADDRNOTAVAIL):
+	case errors.Is(err, errNoAddress), errors.Is(err, errNotEntered), errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EADDRNOTAVAIL):
 		return noPath
 	case errors.Is(err, context.Canceled):
 		return cancelled

@@ -19,6 +19,8 @@ func TestKindOf(t *testing.T) {
 		&net.OpError{Err: os.NewSyscallError("connect", unix.ENETUNREACH)}: noPath,
 		os.NewSyscallError("socket", unix.EAFNOSUPPORT):                    noPath,
 		os.NewSyscallError("connect", unix.EADDRNOTAVAIL):                  noPath,
+		fmt.Errorf("%w: %w", errNotEntered, unix.EPERM):                    noPath,
+		errNoAnswer:                     lost,
 		errNoAddress:                    noPath,
 		fmt.Errorf("%w", unix.EPERM):    denied,
 		unix.ENOBUFS:                    noSlot,

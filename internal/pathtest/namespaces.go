@@ -16,7 +16,21 @@ const maxNamespaces = 16
 // namespace is a network namespace of processes in a sealed cgroup.
 type namespace struct {
 	*netns.NS
-	pid int // of a process in it; 0 for the host's
+	pid int           // of a process in it; 0 for the host's
+	has map[bool]bool // whether it has addresses of IPv4 (false) and IPv6 (true)
+}
+
+// findFamilies sets has. A family is assumed to exist if that cannot be found out.
+func (n *namespace) findFamilies(link string) {
+	n.has = map[bool]bool{false: true, true: true}
+	_ = n.Do(func() error { // it fails again when the queries are sent
+		for v6 := range n.has {
+			if has, err := hasAddress(v6, link); err == nil {
+				n.has[v6] = has
+			}
+		}
+		return nil
+	})
 }
 
 func (n namespace) isHost() bool { return n.pid == 0 }
@@ -37,7 +51,7 @@ func namespacesOf(dir string, exclude []string) (all []namespace, complete bool,
 	if err != nil {
 		return nil, false, err
 	}
-	all = []namespace{{host, 0}}
+	all = []namespace{{NS: host}}
 	pids, err := sealedProcesses(dir, exclude)
 	if err != nil {
 		return all, false, err
@@ -55,7 +69,7 @@ func namespacesOf(dir string, exclude []string) (all []namespace, complete bool,
 			_ = ns.Close()
 			return all, false, nil
 		}
-		all = append(all, namespace{ns, pid})
+		all = append(all, namespace{NS: ns, pid: pid})
 	}
 	return all, true, nil
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os/signal"
 	"slices"
 	"sync"
@@ -24,9 +25,9 @@ const totalTime = 30 * time.Second
 
 // Main is the child process. It waits for its configuration on stdin, tests, and writes its
 // reports to stdout. It stops when stdin is closed. It ignores the signals by which a terminal
-// or a service manager stops all processes of its parent, because it has to clean up.
+// or a service manager stops all processes of its parent, and SIGPIPE, because it has to clean up.
 func Main(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
 	in := bufio.NewReader(stdin)
 	line, err := in.ReadBytes('\n')
 	if errors.Is(err, io.EOF) {
@@ -107,11 +108,15 @@ func (t *tester) test(ctx context.Context, dir string) error {
 	if !complete {
 		t.note("only %d network namespaces of %s are tested", maxNamespaces, dir)
 	}
+	for i := range all {
+		all[i].findFamilies(t.cfg.Link)
+	}
 	failures := make([][]failure, len(all))
 	err = inside(dir, t.own, func() error {
 		var wg sync.WaitGroup
-		for i := range all {
-			wg.Go(func() { failures[i] = queryFrom(ctx, all[i], t.cfg) })
+		for i, ns := range all {
+			conns, failed := connectFrom(ns, t.cfg.Port)
+			wg.Go(func() { failures[i] = append(failed, query(ctx, conns)...) })
 		}
 		wg.Wait()
 		return nil
@@ -126,15 +131,42 @@ func (t *tester) test(ctx context.Context, dir string) error {
 	return err
 }
 
-// queryFrom sends all kinds of queries from a network namespace, and returns those that were
-// not answered.
-func queryFrom(ctx context.Context, ns namespace, cfg Config) (failures []failure) {
+// connectFrom connects sockets of a network namespace for all kinds of queries. It returns the
+// connections, and for each kind without one the reason.
+func connectFrom(ns namespace, port uint16) (conns map[probe]net.Conn, failures []failure) {
+	conns = make(map[probe]net.Conn)
+	err := ns.Do(func() error {
+		for _, p := range probes() {
+			c, err := net.Conn(nil), error(errNoAddress)
+			if ns.has[p.v6] {
+				c, err = p.connect(port)
+			}
+			if err != nil {
+				failures = append(failures, failure{p, err})
+				continue
+			}
+			conns[p] = c
+		}
+		return nil
+	})
+	if err != nil { // the namespace cannot be entered
+		failures = append(failures, failure{probe{}, fmt.Errorf("%w: %w", errNotEntered, err)})
+	}
+	return conns, failures
+}
+
+// query sends a query by each connection, closes it, and returns the queries that were not
+// answered.
+func query(ctx context.Context, conns map[probe]net.Conn) (failures []failure) {
 	var wg sync.WaitGroup
 	errs := make([]error, len(probes()))
 	for i, p := range probes() {
-		wg.Go(func() {
-			errs[i] = ns.Do(func() error { return p.send(ctx, cfg) })
-		})
+		if c := conns[p]; c != nil {
+			wg.Go(func() {
+				defer c.Close()
+				errs[i] = p.exchange(ctx, c)
+			})
+		}
 	}
 	wg.Wait()
 	for i, p := range probes() {
