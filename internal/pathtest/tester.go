@@ -111,7 +111,7 @@ func (t *tester) test(ctx context.Context, dir string) error {
 	for i := range all {
 		all[i].findFamilies(t.cfg.Link)
 	}
-	failures := make([][]failure, len(all))
+	failures, sent := make([][]failure, len(all)), false
 	err = inside(dir, t.own, func() error {
 		var wg sync.WaitGroup
 		for i, ns := range all {
@@ -119,9 +119,10 @@ func (t *tester) test(ctx context.Context, dir string) error {
 			wg.Go(func() { failures[i] = append(failed, query(ctx, conns)...) })
 		}
 		wg.Wait()
+		sent = true
 		return nil
 	})
-	if ctx.Err() != nil {
+	if !sent || ctx.Err() != nil {
 		return err
 	}
 	t.tested++

@@ -146,6 +146,29 @@ func TestHostChains(t *testing.T) {
 	}
 }
 
+// TestLegacyTable checks a table of iptables-legacy, which nftables does not show.
+func TestLegacyTable(t *testing.T) {
+	w := newWorld(t)
+	if out, err := w.Host.Command(t.Context(), nil, labtest.NeedTool(t, "iptables-legacy"), "-P", "OUTPUT", "DROP").CombinedOutput(); err != nil {
+		t.Skipf("this kernel has no iptables-legacy: %s", out)
+	}
+	w.Shell("iptables-legacy -A OUTPUT -o lo -j ACCEPT; iptables-legacy -A OUTPUT -o eth0 -j ACCEPT")
+	g := w.Cgroup("workload")
+	p := w.run(g)
+	got := w.one(p)
+	want := blocked{g.Path, "", "udp4, tcp4", "the table filter of iptables-legacy (if it drops)", "iptables-legacy -I OUTPUT -o sotto0 -j ACCEPT"}
+	if got != want {
+		t.Errorf("got  %+v\nwant %+v\n%s", got, want, p.Log())
+	}
+	if w.answered(w.Host, g, v4) || !w.answered(w.Host, g, v6) {
+		t.Error("IPv4 queries are answered, or IPv6 queries are not: this test proves nothing")
+	}
+	w.Shell(got.fix)
+	if !w.answered(w.Host, g, v4) {
+		t.Errorf("queries are not answered after: %s", got.fix)
+	}
+}
+
 // TestContainerChains checks chains that drop the queries of a container behind a bridge: on
 // the host, and in the container's own namespace.
 func TestContainerChains(t *testing.T) {

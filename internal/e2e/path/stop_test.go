@@ -76,6 +76,27 @@ func TestCrashDuringTest(t *testing.T) {
 	w.NothingLeft()
 }
 
+// TestFrozen checks that a frozen cgroup is not entered: the test would not run there.
+func TestFrozen(t *testing.T) {
+	w := newWorld(t)
+	frozen, g := w.Cgroup("frozen"), w.Cgroup("workload")
+	freeze := func(value string) {
+		e2e.WriteFile(t, frozen.Path+"/cgroup.freeze", value)
+		w.Until("the cgroup to be frozen", func() bool {
+			text, err := os.ReadFile(frozen.Path + "/cgroup.events")
+			return err == nil && strings.Contains(string(text), "frozen "+value)
+		})
+	}
+	w.background(w.Host, frozen)
+	freeze("1")
+	defer freeze("0")
+	p := w.run(frozen, g)
+	if !strings.Contains(p.Log(), "it is frozen") || !strings.Contains(p.Log(), tested+" 1 cgroups") {
+		t.Errorf("the log does not say what was tested:\n%s", p.Log())
+	}
+	w.Stop(p)
+}
+
 // TestTakeoverDuringTest replaces Sotto while queries are sent. The new process tests as well.
 func TestTakeoverDuringTest(t *testing.T) {
 	labtest.NeedTool(t, "nft")
