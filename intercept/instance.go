@@ -155,6 +155,12 @@ func (i *Instance) Name() string { return i.cfg.Name }
 // Prefixes returns the networks of the virtual addresses.
 func (i *Instance) Prefixes() (v4, v6 netip.Prefix) { return i.cfg.Prefix4, i.cfg.Prefix6 }
 
+// HostLink returns the name of the interface by which the host reaches the virtual addresses.
+func (i *Instance) HostLink() string { return i.network.HostLink() }
+
+// Port returns one of the sealed ports.
+func (i *Instance) Port() uint16 { return i.cfg.Ports[0] }
+
 // Do runs fn inside the listener's network namespace, on a thread of its own. Sockets that
 // it opens belong to that namespace.
 func (i *Instance) Do(fn func() error) error { return i.network.Do(fn) }

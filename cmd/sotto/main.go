@@ -33,10 +33,11 @@ type env struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	dropPrivileges func(keep []string, deny ...uint32) error // nil in tests
+	pathTest       []string                                  // see daemon.Options; nil in tests
 }
 
 func main() {
-	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, dropPrivileges: privdrop.Apply}
+	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, dropPrivileges: privdrop.Apply, pathTest: []string{"/proc/self/exe", pathTestName}}
 	os.Exit(e.main(context.Background(), os.Args[1:]))
 }
 
@@ -89,7 +90,10 @@ images stay unchanged.
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
-	root.AddCommand(e.execCommand(), e.runCommand(), e.serveCommand(), e.statusCommand(), e.traceCommand(),
-		e.explainCommand(), e.cacheCommand(), e.reloadCommand(), e.logLevelCommand(), e.demoCommand(), e.downCommand(), e.versionCommand())
+	root.AddCommand(
+		e.execCommand(), e.runCommand(), e.serveCommand(),
+		e.statusCommand(), e.traceCommand(), e.explainCommand(), e.cacheCommand(), e.reloadCommand(), e.logLevelCommand(),
+		e.demoCommand(), e.downCommand(), e.versionCommand(), e.pathTestCommand(),
+	)
 	return root
 }

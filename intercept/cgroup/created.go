@@ -118,9 +118,9 @@ func Kill(dir string) error {
 	}
 }
 
-// below returns the directory of a cgroup and those of all cgroups below it, parents
+// Below returns the directory of a cgroup and those of all cgroups below it, parents
 // first. It skips cgroups that are removed meanwhile.
-func below(dir string) ([]string, error) {
+func Below(dir string) ([]string, error) {
 	var dirs []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
@@ -136,7 +136,7 @@ func below(dir string) ([]string, error) {
 
 // Processes returns the PIDs of the processes in the cgroup dir and below.
 func Processes(dir string) ([]int, error) {
-	dirs, err := below(dir)
+	dirs, err := Below(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +166,7 @@ func Remove(dir string) error {
 }
 
 func removeTree(dir string) error {
-	dirs, err := below(dir)
+	dirs, err := Below(dir)
 	if err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", dir, err)
 	}

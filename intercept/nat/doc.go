@@ -25,5 +25,5 @@
 // asking connection tracking for the original destination (kfuncs since Linux 6.0 only, and too
 // late); dropping (no DNS for containers on such hosts).
 //
-// This is the only package that imports github.com/google/nftables.
+// Only this package and filters import github.com/google/nftables.
 package nat

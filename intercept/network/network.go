@@ -101,6 +101,9 @@ func (n *Network) Home() *netns.NS { return n.home }
 // HostNetlink returns a handle in the network namespace of the host. It is open until Close.
 func (n *Network) HostNetlink() *netlink.Handle { return n.host }
 
+// HostLink returns the name of the host's end of the veth pair.
+func (n *Network) HostLink() string { return n.hostIf() }
+
 // hostIf and innerIf are the names of the two ends of the veth pair.
 func (n *Network) hostIf() string  { return n.cfg.Link + "0" }
 func (n *Network) innerIf() string { return n.cfg.Link + "1" }

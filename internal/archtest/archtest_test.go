@@ -113,10 +113,13 @@ func TestDependencies(t *testing.T) {
 		{"cgroup, network, sockets and nat do not use ebpf", func(p pkg) bool {
 			return within(p.ImportPath, "sotto/intercept/cgroup", "sotto/intercept/network", "sotto/intercept/sockets", "sotto/intercept/nat")
 		}, pkg.all, func(i string) bool { return within(i, "github.com/cilium/ebpf") }, "github.com/cilium/ebpf"},
-		{"only nat uses nftables", func(p pkg) bool { return p.ImportPath != "sotto/intercept/nat" }, pkg.all,
+		{"only nat and filters use nftables", func(p pkg) bool {
+			return p.ImportPath != "sotto/intercept/nat" && p.ImportPath != "sotto/intercept/filters"
+		}, pkg.all,
 			func(i string) bool { return within(i, "github.com/google/nftables", "github.com/mdlayher/netlink") }, "github.com/google/nftables"},
 		only("sotto/intercept/cgroup", "sotto/internal/mountinfo"),
 		only("sotto/intercept/feature"),
+		only("sotto/intercept/filters"),
 		only("sotto/intercept/guard", "sotto/intercept/cgroup", "sotto/intercept/network", "sotto/intercept/pins", "sotto/internal/netns"),
 		only("sotto/intercept/local", "sotto/intercept/guard", "sotto/intercept/network", "sotto/internal/mountinfo", "sotto/internal/netns"),
 		only("sotto/intercept/nat", "sotto/internal/netns"),
@@ -128,13 +131,17 @@ func TestDependencies(t *testing.T) {
 		only("sotto/internal/netns"),
 		{"tests of netns import nothing of Sotto", func(p pkg) bool { return p.ImportPath == "sotto/internal/netns" }, pkg.all,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }, "sotto/internal/netlab"},
-		{"clienttest and historytest are for tests", func(p pkg) bool {
+		{"clienttest, historytest and filterstest are for tests", func(p pkg) bool {
 			return !within(p.ImportPath, "sotto/intercept/clienttest", "sotto/intercept/historytest")
 		}, pkg.imports,
-			func(i string) bool { return within(i, "sotto/intercept/clienttest", "sotto/intercept/historytest") }, "sotto/intercept/clienttest"},
+			func(i string) bool {
+				return within(i, "sotto/intercept/clienttest", "sotto/intercept/historytest", "sotto/intercept/filters/filterstest")
+			}, "sotto/intercept/clienttest"},
 		only("sotto/internal/ratelog"),
 		only("sotto/internal/nssockets", "sotto/internal/mountinfo"),
 		usedBy("sotto/internal/nssockets", "sotto/cmd/sotto"),
+		only("sotto/internal/pathtest", "sotto/intercept/cgroup", "sotto/intercept/filters", "sotto/internal/netns"),
+		usedBy("sotto/internal/pathtest", "sotto/internal/daemon", "sotto/cmd/sotto"),
 		only("sotto/internal/resolved"),
 		usedBy("sotto/internal/resolved", "sotto/internal/daemon"),
 		{"only resolved uses D-Bus", func(p pkg) bool { return p.ImportPath != "sotto/internal/resolved" }, pkg.imports,

@@ -39,6 +39,10 @@ type Options struct {
 
 	// DropPrivileges is [privdrop.Apply]. It is nil in tests, which keep their privileges.
 	DropPrivileges func(keep []string, deny ...uint32) error
+
+	// PathTest is the command line that calls [pathtest.Main]. Without it, [Run] does not test
+	// whether queries reach it.
+	PathTest []string
 }
 
 // daemon is the state of a running `run` or `serve`.
@@ -53,6 +57,7 @@ type daemon struct {
 	recent   *observe.Recent // warnings and errors of log
 	started  time.Time
 	handover *handover // nil if no other process can take over
+	pathTest *pathTest // nil if there is none
 
 	mu   sync.Mutex  // serializes reloads
 	plan config.Plan // see current
@@ -115,6 +120,10 @@ func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 				return nil
 			}
 		}
+	})
+	g.Go(func() error {
+		d.pathTest.run(ctx)
+		return nil
 	})
 	if d.socket != nil {
 		g.Go(func() error {

@@ -88,6 +88,9 @@ func (d *daemon) runSeal(ctx context.Context, opened openedSeal, stops *stopper,
 	if from != nil {
 		seal.sockets = from.sockets
 	}
+	d.pathTest = d.startPathTest(opened)
+	defer d.pathTest.stop()
+	seal.beforeDetach = d.pathTest.stop
 	attached := false
 	err = seal.run(ctx, func(ctx context.Context) error {
 		if from != nil && ctx.Err() != nil {

@@ -27,6 +27,8 @@ type seal struct {
 	resolver  *resolver
 	keepHooks bool // after a clean stop
 
+	beforeDetach func() // nil, or called before the hooks are detached by a clean stop
+
 	sockets *forwarder.Sockets // of the listener; nil until listen
 	pauses  chan pauseRequest  // see pause
 	conns   chan clientConn    // from the predecessor
@@ -124,6 +126,9 @@ func (s *seal) run(ctx context.Context, live func(context.Context) error) error 
 		defer func() { stop(context.Cause(failing)) }()
 		if ctx.Err() == nil || s.keepHooks || !stopped(ctx) {
 			return nil // a failure, or on-exit is closed, or the seal belongs to another process
+		}
+		if s.beforeDetach != nil {
+			s.beforeDetach()
 		}
 		return s.inst.Detach()
 	})

@@ -48,6 +48,7 @@ func (m *ReplaceMode) Set(text string) error {
 type openedSeal struct {
 	seal     *seal
 	from     *predecessor // nil if there is none
+	cfg      intercept.Config
 	terms    takeover.Terms
 	replaced []string // see takeover.Lineage
 }
@@ -57,6 +58,7 @@ func (o openedSeal) close() error { return errors.Join(o.seal.Close(), o.from.cl
 // open opens the seal. Unless mode is ReplaceNone it asks a running process to hand over.
 // background lasts longer than ctx, which ends with a stop.
 func (d *daemon) open(ctx, background context.Context, cfg intercept.Config, mode ReplaceMode, stops *stopper) (o openedSeal, err error) {
+	o.cfg = cfg
 	if o.terms, err = termsOf(cfg, mode); err != nil {
 		return o, err
 	}
