@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"sotto/intercept/clienttest"
-	"sotto/intercept/local"
 	"sotto/intercept/network"
+	"sotto/intercept/spaces"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
 )
@@ -200,7 +200,7 @@ func TestSlotPerNamespace(t *testing.T) {
 		t.Errorf("%d slots are in use: want one for each namespace", used)
 	}
 	want := uint32(0)
-	if err := box.Do(func() error { cookie, err := local.Cookie(); want = uint32(cookie); return err }); err != nil {
+	if err := box.Do(func() error { cookie, err := spaces.Cookie(); want = uint32(cookie); return err }); err != nil {
 		t.Fatal(err)
 	}
 	if want == 0 {

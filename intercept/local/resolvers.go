@@ -13,17 +13,20 @@ import (
 
 	"sotto/intercept/guard"
 	"sotto/intercept/network"
+	"sotto/intercept/spaces"
 )
 
 // Resolvers opens sockets to local resolvers. Its methods may be called concurrently.
 type Resolvers struct {
 	network *network.Network
-	spaces  namespaces
+	spaces  *spaces.Finder
 }
 
 // NewResolvers returns a Resolvers for the host of a network, which it uses until the network
-// is closed.
-func NewResolvers(n *network.Network) *Resolvers { return &Resolvers{network: n} }
+// is closed. f finds the namespaces of clients.
+func NewResolvers(n *network.Network, f *spaces.Finder) *Resolvers {
+	return &Resolvers{network: n, spaces: f}
+}
 
 // errLeaves is the error for an address that is not, or no longer, on this machine.
 var errLeaves = errors.New("the nameserver is not on this machine")
@@ -46,13 +49,13 @@ func (r *Resolvers) Do(addr netip.Addr, cookie uint32, pids func() []int, open f
 	if cookie == 0 {
 		return home()
 	}
-	err := r.spaces.do(cookie, pids, func() error {
+	err := r.spaces.Do(cookie, pids, func() error {
 		if !isLocalHere(addr) {
 			return errLeaves
 		}
 		return open()
 	})
-	if !addr.IsLoopback() && (errors.Is(err, errLeaves) || errors.Is(err, errNoNamespace)) {
+	if !addr.IsLoopback() && (errors.Is(err, errLeaves) || errors.Is(err, spaces.ErrNotFound)) {
 		return home()
 	}
 	return err
