@@ -87,6 +87,16 @@ expect_names() {
 	expect_text "$2, web, app by name" "$(address_of "$1" app)" "$1" exec web nslookup app
 }
 
+# expect_source LABEL: fails unless aardvark-dns sees the address of the container that asks: only then does it know the
+# names in all of its networks, and names of addresses. Its resolver in one network is asked for a name in the other.
+expect_source() {
+	local server
+	server=$(podman_root network inspect lab | sed -n 's/.*"gateway": "\(.*\)".*/\1/p')
+	expect_text "$1, both, db in another network" "$(podman_root inspect -f '{{.NetworkSettings.Networks.other.IPAddress}}' db)" \
+		podman_root exec both dig +time=3 +tries=1 "@$server" db. A
+	expect_text "$1, app, web by address" web. podman_root exec app dig +time=3 +tries=1 +short "@$server" -x "$(address_of podman_root web)"
+}
+
 # query_public ENGINE CONTAINER LABEL: asks for public names: the nameserver in resolv.conf over UDP, and the LAN's over both.
 query_public() {
 	expect_answer "$3, $2, resolv.conf" "$1" exec "$2" dig +time=3 +tries=1 "$3-default.example" A
@@ -99,14 +109,19 @@ test_root() {
 	say "podman as root: $(podman_root version --format '{{.Client.Version}}'), $(/usr/lib/podman/aardvark-dns version | sed -n 's/.*"version": "\(.*\)".*/aardvark-dns \1/p')"
 	import_client podman_root
 	podman_root network create lab >/dev/null
+	podman_root network create other >/dev/null
 	start_container podman_root web --network lab --cgroup-parent "/$cgroup"
+	start_container podman_root db --network other --cgroup-parent "/$cgroup"
 	start_container podman_root app --network lab --cgroup-parent "/$cgroup"
+	start_container podman_root both --network lab,other --cgroup-parent "/$cgroup"
 	expect_names podman_root before
+	expect_source before
 	path=$(cgroup_of "$(pid_of podman_root app)")
 	[[ $path == /"$cgroup"/* ]] || die "the cgroup $path is not below /$cgroup"
-	start_seal --cgroup "$path"
+	start_seal --cgroup "$path" --cgroup "$(cgroup_of "$(pid_of podman_root both)")"
 	start_capture
 	expect_names podman_root sealed
+	expect_source sealed
 	query_public podman_root app sealed
 	end_capture "podman as root"
 	expect_workload "$work/sotto.log" sealed-default.example "$path"

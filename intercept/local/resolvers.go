@@ -32,8 +32,9 @@ func NewResolvers(n *network.Network, f *spaces.Finder) *Resolvers {
 var errLeaves = errors.New("the nameserver is not on this machine")
 
 // Do runs open, which opens a socket to a local resolver and connects it, in the network
-// namespace where the client's queries would reach it: that of the client, identified by the
-// low half of its cookie (0 for the host's), or for an address of the host that of the host.
+// namespace from which the client's queries would reach it: that of the client, identified by
+// the low half of its cookie (0 for the host's), or that of the host for an address of the host
+// that is behind a gateway for the client.
 // It returns an error if packets to addr would leave this machine. pids returns processes
 // that may be in the client's namespace.
 func (r *Resolvers) Do(addr netip.Addr, cookie uint32, pids func() []int, open func() error) error {
@@ -50,7 +51,7 @@ func (r *Resolvers) Do(addr netip.Addr, cookie uint32, pids func() []int, open f
 		return home()
 	}
 	err := r.spaces.Do(cookie, pids, func() error {
-		if !isLocalHere(addr) {
+		if !isLocalHere(addr) && !r.isNeighbour(addr) {
 			return errLeaves
 		}
 		return open()
