@@ -283,6 +283,19 @@ func TestLocalSource(t *testing.T) {
 	if err := errors.Join(s.lab.Wire(elsewhere, "eth0", other, "eth0"), elsewhere.Addr("eth0", "10.88.7.9/24"), other.Addr("eth0", "10.88.7.1/24")); err != nil {
 		t.Fatal(err)
 	}
+	// Only a namespace with a link to the host has an ID there, from the first list of links on.
+	if err := s.lab.Wire(elsewhere, "eth1", s.host, "third"); err != nil {
+		t.Fatal(err)
+	}
+	interfaceIndex(t, s.host, "third")
+	for _, pair := range [][2]int{
+		{interfaceIndex(t, other, "eth0"), interfaceIndex(t, s.host, "br7-2")},
+		{interfaceIndex(t, elsewhere, "eth0"), interfaceIndex(t, box, "eth0")},
+	} {
+		if pair[0] != pair[1] {
+			t.Fatalf("the interface has number %d, want %d", pair[0], pair[1])
+		}
+	}
 	for _, tc := range []struct {
 		at             *netlab.Host
 		resolver, want string

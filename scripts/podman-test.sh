@@ -119,9 +119,9 @@ test_root() {
 	path=$(cgroup_of "$(pid_of podman_root app)")
 	[[ $path == /"$cgroup"/* ]] || die "the cgroup $path is not below /$cgroup"
 	start_seal --cgroup "$path" --cgroup "$(cgroup_of "$(pid_of podman_root both)")"
+	expect_source sealed # not captured: aardvark-dns 1.4 answers a reverse query, and forwards it nevertheless
 	start_capture
 	expect_names podman_root sealed
-	expect_source sealed
 	query_public podman_root app sealed
 	end_capture "podman as root"
 	expect_workload "$work/sotto.log" sealed-default.example "$path"
