@@ -218,7 +218,19 @@ test_resolver() {
 	expect_workload "$work/sotto.log" app-udp.example "$app"
 	expect_workload "$work/sotto.log" web-tcp.example "$web"
 	expect_workload "$work/sotto.log" client-tcp.example "$(cgroup_of "$(pid_of client)")"
-	grep -q 'name=app-udp.example.*nameserver=192.0.2.53:53' "$work/sotto.log" || die "not the engine asked for the container"
+	grep -q 'name=app-udp.example.*nameserver=192.0.2.53:53' "$work/sotto.log" || die "the engine did not ask for the container"
+	end_seal
+
+	# Now queries to the engine's resolver are redirected, and only local names are sent to it. It asks for those that it
+	# does not know.
+	start_seal --config "$work/sotto.toml" --cgroup "$app" --cgroup "/$cgroup/engine"
+	start_capture
+	expect_names redirected
+	expect_answer "redirected, app, an unknown name" docker exec app dig +time=3 +tries=1 unknown. AAAA
+	expect_text "redirected, app, a rule for its cgroup" NXDOMAIN docker exec app dig +time=3 +tries=1 blocked.example A
+	end_capture "redirected"
+	expect_workload "$work/sotto.log" unknown "$app"
+	grep -q 'name=unknown.*nameserver=192.0.2.53:53' "$work/sotto.log" || die "the engine did not ask for the container"
 	end_seal
 }
 

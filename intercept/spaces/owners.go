@@ -3,6 +3,7 @@
 package spaces
 
 import (
+	"errors"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -14,6 +15,10 @@ import (
 const (
 	// confirmAfter is how long a result is valid. Processes can enter and leave namespaces.
 	confirmAfter = time.Minute
+
+	// missingAfter is how long a namespace that was not found is not searched again. It is
+	// usually that of a rootless container, which Sotto may not inspect.
+	missingAfter = 10 * time.Second
 
 	// maxOwners limits the results that are remembered.
 	maxOwners = 4096
@@ -66,7 +71,7 @@ func NewOwners(f *Finder, paths *cgroup.Paths) (*Owners, error) {
 // Find returns the path of the cgroup that owns the network namespace with a cookie, whose low
 // half is given, if a socket of the cgroup with the given ID asks on behalf of that cgroup.
 // Otherwise, or if the owner is not known, it reports false. It searches processes at most once
-// a minute for each pair, or once a second while the owner is not known; other calls allocate
+// a minute for each pair, more often while the owner is not known; other calls allocate
 // nothing and make no system call.
 func (o *Owners) Find(cgroupID uint64, netns uint32) (path string, ok bool) {
 	a := asker{cgroupID, netns}
@@ -112,46 +117,45 @@ func (o *Owners) search(a asker) owner {
 		defer o.mu.RUnlock()
 		return owner{o.known[a].path, now.Add(retryAfter)} // a result from before stays
 	}
-	found, certain := o.ownerOf(path, a.netns)
-	if certain {
-		return owner{found, now.Add(confirmAfter)}
-	}
-	return owner{"", now.Add(retryAfter)}
+	found, valid := o.ownerOf(path, a.netns)
+	return owner{found, now.Add(valid)}
 }
 
 // ownerOf returns the path of the cgroup that owns a network namespace, or "" if the asking cgroup
-// itself is the workload. It reports false if that is not certain.
-func (o *Owners) ownerOf(asking string, netns uint32) (path string, certain bool) {
+// itself is the workload or the owner is not known, and how long the result is valid.
+func (o *Owners) ownerOf(asking string, netns uint32) (path string, valid time.Duration) {
 	pids, err := cgroup.ProcessesIn(filepath.Join(o.paths.Root(), asking))
 	if err != nil {
-		return "", false // removed
+		return "", retryAfter // removed
 	}
 	if !slices.ContainsFunc(pids, func(pid int) bool { return isIn(pid, o.home) }) {
-		return "", true
+		return "", confirmAfter
 	}
 	none := func() []int { return nil }
 	// The namespace stays open during the search, so that its ID is not reused.
+	valid = retryAfter
 	err = o.finder.Do(netns, none, func() error {
 		id, err := currentNamespace()
 		if err != nil {
 			return err
 		}
 		if slices.ContainsFunc(pids, func(pid int) bool { return livesIn(pid, id) }) {
-			certain = true
+			valid = confirmAfter
 			return nil
 		}
 		oldest := oldestIn(id)
 		if oldest == 0 {
 			return nil
 		}
-		path, err = cgroup.Of(oldest)
-		certain = err == nil
+		if path, err = cgroup.Of(oldest); err == nil {
+			valid = confirmAfter
+		}
 		return err
 	})
-	if err != nil {
-		return "", false
+	if errors.Is(err, ErrNotFound) {
+		valid = missingAfter
 	}
-	return path, certain
+	return path, valid
 }
 
 // Prune forgets results that are no longer valid, such as those of namespaces and cgroups that
