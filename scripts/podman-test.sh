@@ -45,6 +45,9 @@ prepare() {
 	echo "$USER_NAME:x:$USER_ID:" >>"$work/etc/group"
 	echo "$USER_NAME:$SUBORDINATE:65536" | tee "$work/etc/subuid" >"$work/etc/subgid"
 	echo "nameserver $LAN_DNS" >"$work/etc/resolv.conf"
+	# In a sandbox, /run lacks the file to which resolv.conf may be a link.
+	file=$(readlink -m /etc/resolv.conf)
+	[[ -e $file ]] || install -D -m 644 /dev/null "$file"
 	for file in passwd group subuid subgid resolv.conf; do mount --bind "$work/etc/$file" "$(readlink -f "/etc/$file")"; done
 	mknod -m 666 "$work/tun" c 10 200
 	mount --bind "$work/tun" /dev/net/tun
