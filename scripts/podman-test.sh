@@ -36,19 +36,16 @@ podman_user() { (cd / && "$work/as-user" "$user_cgroup" podman "${options[@]}" "
 # prepare: makes the machine look as podman expects, in this mount namespace: an unprivileged user with subordinate IDs,
 # a resolv.conf with the LAN's nameserver, a tun device that users may open, and directories of its own.
 prepare() {
-	local file
+	local dir
 	mount --make-rshared /
-	for file in /dev/shm /var/lib/containers; do mount -t tmpfs -o mode=1777 tmpfs "$file"; done
-	mkdir -p "$work/etc" "$work/home" "/run/user/$USER_ID"
-	cp /etc/passwd /etc/group "$work/etc/"
-	echo "$USER_NAME:x:$USER_ID:$USER_ID::$work/home:/bin/sh" >>"$work/etc/passwd"
-	echo "$USER_NAME:x:$USER_ID:" >>"$work/etc/group"
-	echo "$USER_NAME:$SUBORDINATE:65536" | tee "$work/etc/subuid" >"$work/etc/subgid"
-	echo "nameserver $LAN_DNS" >"$work/etc/resolv.conf"
-	# In a sandbox, /run lacks the file to which resolv.conf may be a link.
-	file=$(readlink -m /etc/resolv.conf)
-	[[ -e $file ]] || install -D -m 644 /dev/null "$file"
-	for file in passwd group subuid subgid resolv.conf; do mount --bind "$work/etc/$file" "$(readlink -f "/etc/$file")"; done
+	for dir in /dev/shm /var/lib/containers; do mount -t tmpfs -o mode=1777 tmpfs "$dir"; done
+	mkdir -p /run/etc/upper /run/etc/work "$work/home" "/run/user/$USER_ID"
+	mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work overlay /etc
+	echo "$USER_NAME:x:$USER_ID:$USER_ID::$work/home:/bin/sh" >>/etc/passwd
+	echo "$USER_NAME:x:$USER_ID:" >>/etc/group
+	echo "$USER_NAME:$SUBORDINATE:65536" | tee /etc/subuid >/etc/subgid
+	rm -f /etc/resolv.conf # may be a link
+	echo "nameserver $LAN_DNS" >/etc/resolv.conf
 	mknod -m 666 "$work/tun" c 10 200
 	mount --bind "$work/tun" /dev/net/tun
 	chown "$USER_ID:$USER_ID" "$work/home" "/run/user/$USER_ID"
