@@ -6,7 +6,7 @@
 #
 #   sudo ./scripts/test.sh
 #
-#   SOTTO_SKIP_DOCKER=1   skip scripts/docker-test.sh (a real container engine; about two minutes)
+#   SOTTO_SKIP_DOCKER=1   skip scripts/docker-test.sh and podman-test.sh (real container engines; about two and a half minutes)
 #   SOTTO_FUZZTIME=5s     duration of each fuzz target
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -239,8 +239,9 @@ step "go test as nobody" check_unprivileged
 step "fuzz, ${SOTTO_FUZZTIME:-5s} each" fuzz
 if [[ -z ${SOTTO_SKIP_DOCKER:-} ]]; then
 	step "docker-test.sh" scripts/docker-test.sh
+	step "podman-test.sh" scripts/podman-test.sh
 else
-	skipped+=("docker-test.sh: SOTTO_SKIP_DOCKER is set")
+	skipped+=("docker-test.sh and podman-test.sh: SOTTO_SKIP_DOCKER is set")
 fi
 for line in "${skipped[@]}"; do say "SKIPPED $line"; done
 step "SOTTO_REQUIRE_PRIVILEGED=1 go test -race, all packages" sandbox bash "$0" privileged
