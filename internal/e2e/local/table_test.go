@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package local
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"sotto/internal/e2e"
+	"sotto/internal/netlab"
+)
+
+// machine is a machine with local resolvers.
+type machine struct {
+	name    string
+	start   func(w *world, t *testing.T)
+	servers []string // nameservers of resolv.conf
+	sources string   // of hosts in nsswitch.conf
+
+	// Set where glibc asks the resolver by a socket below /run: a seal of cgroups has to cover it.
+	sockets bool
+}
+
+var machines = []machine{
+	{"dnsmasq on 127.0.0.1", func(w *world, t *testing.T) { w.dnsmasq(t, "127.0.0.1") }, []string{"127.0.0.1"}, "files dns", false},
+	{"unbound on ::1", func(w *world, t *testing.T) { w.unbound(t, "::1") }, []string{"::1"}, "files dns", false},
+	{"systemd-resolved", func(w *world, t *testing.T) { w.resolved(t, false) }, []string{"127.0.0.53"}, "files dns", false},
+	{"dnsmasq on a bridge", func(w *world, t *testing.T) { w.dnsmasq(t, bridge4) }, []string{bridge4}, "files dns", false},
+	// musl asks all of them at once and takes the first answer: a nameserver elsewhere would not know local names.
+	{"three kinds", func(w *world, t *testing.T) { w.resolved(t, false); w.unbound(t, "::1"); w.dnsmasq(t, bridge4) },
+		[]string{"127.0.0.53", "::1", bridge4}, "files dns", false},
+	{"nscd", func(w *world, t *testing.T) { w.dnsmasq(t, "127.0.0.1"); w.nscd(t, "127.0.0.1") }, []string{"127.0.0.1"}, "files dns", true},
+	{"nss-resolve", func(w *world, t *testing.T) { w.resolved(t, true) }, []string{"127.0.0.53"}, "resolve [!UNAVAIL=return] dns", true},
+}
+
+// resolvedMachine is the machine with systemd-resolved as the stub.
+var resolvedMachine = machines[2]
+
+// on makes a world, starts the local resolvers in it, and watches for plain packets until the end of the test.
+// prefix is the start of a command line, for programs with the nameservers and sources of m.
+func (m machine) on(t *testing.T) (w *world, prefix []string) {
+	t.Helper()
+	w = newWorld(t)
+	w.bridge(t)
+	w.serveHTTP(t)
+	w.Watch()
+	m.start(w, t)
+	prefix = w.nsswitch(t, m.sources, m.servers...)
+	if strings.Contains(m.sources, "resolve") {
+		prefix = append(prefix, "env", "LD_LIBRARY_PATH="+nssResolve(t))
+	}
+	return w, prefix
+}
+
+// TestLocalExec resolves under exec on machines with each kind of local resolver: public names over
+// TLS, local names at the local resolver. No plain packet leaves the host.
+func TestLocalExec(t *testing.T) {
+	list := clients(t)
+	for _, m := range machines {
+		t.Run(m.name, func(t *testing.T) {
+			w, prefix := m.on(t)
+			checkClients(t, list, w.Exec, prefix...)
+			w.NothingLeft()
+		})
+	}
+	t.Run("systemd-resolved inside", func(t *testing.T) {
+		m := resolvedMachine
+		var inside []string
+		m.start = func(w *world, t *testing.T) { inside = w.resolvedCommand(t, false) }
+		w, prefix := m.on(t)
+		script := quote(inside) + ` & until dig +tries=1 +timeout=1 +short @127.0.0.53 printer | grep -qx ` + local4 + `; do kill -0 $! || exit; done; "$@"; kill $!; wait`
+		checkClients(t, list, w.Exec, append(prefix, "sh", "-c", script, "sh")...)
+		w.NothingLeft()
+	})
+}
+
+// TestLocalRun is TestLocalExec with a seal of a running cgroup.
+func TestLocalRun(t *testing.T) {
+	list := clients(t)
+	check := func(name string, m machine, inside bool) {
+		t.Run(name, func(t *testing.T) {
+			w, prefix := m.on(t)
+			g := w.Cgroup("sealed")
+			groups := []*netlab.Cgroup{g}
+			if inside {
+				groups = append(groups, w.resolvers)
+			}
+			p := w.Start("msg=sealed", w.RunArgs(groups...)...)
+			checkClients(t, list, w.in(w.Host, g), prefix...)
+			w.Stop(p)
+			w.NothingLeft()
+		})
+	}
+	for _, m := range machines {
+		check(m.name, m, m.sockets)
+	}
+	check("systemd-resolved inside", resolvedMachine, true)
+}
+
+// wholeHostVar is the environment variable that allows a test to seal the root cgroup, and thus all programs on
+// the machine. scripts/vm-test.sh sets it in its virtual machines.
+const wholeHostVar = "SOTTO_TEST_WHOLE_HOST"
+
+// wholeHost skips the test where the whole machine may not be sealed.
+func wholeHost(t *testing.T) {
+	t.Helper()
+	if os.Getenv(wholeHostVar) == "" {
+		t.Skipf("skipped: it seals the root cgroup; %s=1 allows that, on a machine for tests", wholeHostVar)
+	}
+}
+
+// sealHost seals the whole host with additional arguments, on a machine with these nameservers.
+func (w *world) sealHost(servers []string, args ...string) *e2e.Process {
+	w.T.Helper()
+	args = slices.Concat(w.ResolvConf(servers...), []string{w.Program.Path}, w.RunArgs(), args)
+	p, err := w.LaunchCommand(w.Host.Command(w.T.Context(), nil, args[0], args[1:]...))
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	w.WaitReady(p, "msg=sealed")
+	return p
+}
+
+const uncovered = "queries to a resolver on this machine are left alone"
+
+// TestWholeHost is TestLocalExec with a seal of the whole host, which covers the local resolvers: queries to them
+// are left alone, and theirs are sealed.
+func TestWholeHost(t *testing.T) {
+	wholeHost(t)
+	list := clients(t)
+	for _, m := range machines {
+		t.Run(m.name, func(t *testing.T) {
+			w, prefix := m.on(t)
+			p := w.sealHost(m.servers)
+			checkClients(t, list, w.in(w.Host, w.Cgroup("clients")), prefix...)
+			if log := p.Log(); strings.Contains(log, uncovered) {
+				t.Errorf("a warning although the seal covers the resolver:\n%s", log)
+			}
+			w.Stop(p)
+			w.NothingLeft()
+		})
+	}
+}
+
+// TestWholeHostRedirect is TestWholeHost with resolvers in an excluded cgroup, to which queries are redirected.
+func TestWholeHostRedirect(t *testing.T) {
+	wholeHost(t)
+	list := clients(t)
+	for _, m := range machines {
+		if m.sockets {
+			continue // clients in a whole-host seal see the sockets below /run
+		}
+		t.Run(m.name, func(t *testing.T) {
+			w, prefix := m.on(t)
+			p := w.sealHost(m.servers, "--exclude", w.resolvers.Path, "--local-resolvers", "redirect")
+			checkClients(t, list, w.in(w.Host, w.Cgroup("clients")), prefix...)
+			w.Stop(p)
+			w.NothingLeft()
+		})
+	}
+}
+
+// TestWholeHostExcluded: queries to a resolver in an excluded cgroup are left alone by default, and its own leave
+// in plain text, as the exclusion says. A warning at the start names its address and cgroup.
+func TestWholeHostExcluded(t *testing.T) {
+	wholeHost(t)
+	for _, m := range machines {
+		if m.sockets {
+			continue // the same resolvers as others
+		}
+		t.Run(m.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.bridge(t)
+			m.start(w, t)
+			p := w.sealHost(m.servers, "--exclude", w.resolvers.Path)
+			for _, s := range m.servers {
+				if want := "nameserver=" + s + " cgroup=/" + filepath.Base(w.resolvers.Path); !strings.Contains(p.Log(), want) {
+					t.Errorf("no warning with %s:\n%s", want, p.Log())
+				}
+				if got := w.Dig(w.Host, nil, "+short", "@"+s, publicName); strings.TrimSpace(got) != e2e.Plain4 {
+					t.Errorf("@%s: %q, want the answer of the resolver's own nameserver", s, got)
+				}
+			}
+			w.CheckSealed("other programs", nil)
+			w.Stop(p)
+			w.NothingLeft()
+		})
+	}
+}
