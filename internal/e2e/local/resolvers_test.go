@@ -32,6 +32,7 @@ type world struct {
 	*e2e.World
 	resolvers *netlab.Cgroup // cgroup of the local resolvers, which no seal covers unless a test decides otherwise
 	conf      string         // directory of their files
+	programs  *netlab.Host   // where programs resolve names
 }
 
 func newWorld(t *testing.T) *world {

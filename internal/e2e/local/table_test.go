@@ -22,37 +22,58 @@ type machine struct {
 
 	// Set where glibc asks the resolver by a socket below /run: a seal of cgroups has to cover it.
 	sockets bool
+	// The programs run in a container on the bridge.
+	container bool
 }
 
 var machines = []machine{
-	{"dnsmasq on 127.0.0.1", func(w *world, t *testing.T) { w.dnsmasq(t, "127.0.0.1") }, []string{"127.0.0.1"}, "files dns", false},
-	{"unbound on ::1", func(w *world, t *testing.T) { w.unbound(t, "::1") }, []string{"::1"}, "files dns", false},
-	{"systemd-resolved", func(w *world, t *testing.T) { w.resolved(t, false) }, []string{"127.0.0.53"}, "files dns", false},
-	{"dnsmasq on a bridge", func(w *world, t *testing.T) { w.dnsmasq(t, bridge4) }, []string{bridge4}, "files dns", false},
+	{name: "dnsmasq on 127.0.0.1", servers: []string{"127.0.0.1"}, sources: "files dns",
+		start: func(w *world, t *testing.T) { w.dnsmasq(t, "127.0.0.1") }},
+	{name: "unbound on ::1", servers: []string{"::1"}, sources: "files dns",
+		start: func(w *world, t *testing.T) { w.unbound(t, "::1") }},
+	{name: "systemd-resolved", servers: []string{"127.0.0.53"}, sources: "files dns",
+		start: func(w *world, t *testing.T) { w.resolved(t, false) }},
+	{name: "dnsmasq on a bridge", servers: []string{bridge4}, sources: "files dns",
+		start: func(w *world, t *testing.T) { w.dnsmasq(t, bridge4) }},
+	{name: "dnsmasq on a bridge, from a container", servers: []string{bridge4}, sources: "files dns", container: true,
+		start: func(w *world, t *testing.T) { w.dnsmasq(t, bridge4) }},
 	// musl asks all of them at once and takes the first answer: a nameserver elsewhere would not know local names.
-	{"three kinds", func(w *world, t *testing.T) { w.resolved(t, false); w.unbound(t, "::1"); w.dnsmasq(t, bridge4) },
-		[]string{"127.0.0.53", "::1", bridge4}, "files dns", false},
-	{"nscd", func(w *world, t *testing.T) { w.dnsmasq(t, "127.0.0.1"); w.nscd(t, "127.0.0.1") }, []string{"127.0.0.1"}, "files dns", true},
-	{"nss-resolve", func(w *world, t *testing.T) { w.resolved(t, true) }, []string{"127.0.0.53"}, "resolve [!UNAVAIL=return] dns", true},
+	{name: "three kinds", servers: []string{"127.0.0.53", "::1", bridge4}, sources: "files dns",
+		start: func(w *world, t *testing.T) { w.resolved(t, false); w.unbound(t, "::1"); w.dnsmasq(t, bridge4) }},
+	{name: "nscd", servers: []string{"127.0.0.1"}, sources: "files dns", sockets: true,
+		start: func(w *world, t *testing.T) { w.dnsmasq(t, "127.0.0.1"); w.nscd(t, "127.0.0.1") }},
+	{name: "nss-resolve", servers: []string{"127.0.0.53"}, sources: "resolve [!UNAVAIL=return] dns", sockets: true,
+		start: func(w *world, t *testing.T) { w.resolved(t, true) }},
 }
 
 // resolvedMachine is the machine with systemd-resolved as the stub.
 var resolvedMachine = machines[2]
 
 // on makes a world, starts the local resolvers in it, and watches for plain packets until the end of the test.
-// prefix is the start of a command line, for programs with the nameservers and sources of m.
-func (m machine) on(t *testing.T) (w *world, prefix []string) {
+func (m machine) on(t *testing.T) *world {
 	t.Helper()
-	w = newWorld(t)
-	w.bridge(t)
+	w := newWorld(t)
+	w.programs = w.Host
+	if b := w.bridge(t); m.container {
+		var err error
+		if w.programs, err = w.Lab.Container(b, "container"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.serveHTTP(t)
 	w.Watch()
 	m.start(w, t)
-	prefix = w.nsswitch(t, m.sources, m.servers...)
+	return w
+}
+
+// prefix returns the start of a command line, for programs with the nameservers and sources of m.
+func (m machine) prefix(t *testing.T, w *world) []string {
+	t.Helper()
+	prefix := w.nsswitch(t, m.sources, m.servers...)
 	if strings.Contains(m.sources, "resolve") {
 		prefix = append(prefix, "env", "LD_LIBRARY_PATH="+nssResolve(t))
 	}
-	return w, prefix
+	return prefix
 }
 
 // TestLocalExec resolves under exec on machines with each kind of local resolver: public names over
@@ -60,9 +81,12 @@ func (m machine) on(t *testing.T) (w *world, prefix []string) {
 func TestLocalExec(t *testing.T) {
 	list := clients(t)
 	for _, m := range machines {
+		if m.container {
+			continue // exec runs in the network namespace of the host
+		}
 		t.Run(m.name, func(t *testing.T) {
-			w, prefix := m.on(t)
-			checkClients(t, list, w.Exec, prefix...)
+			w := m.on(t)
+			checkClients(t, list, w.Exec, m.prefix(t, w)...)
 			w.NothingLeft()
 		})
 	}
@@ -70,9 +94,9 @@ func TestLocalExec(t *testing.T) {
 		m := resolvedMachine
 		var inside []string
 		m.start = func(w *world, t *testing.T) { inside = w.resolvedCommand(t, false) }
-		w, prefix := m.on(t)
+		w := m.on(t)
 		script := quote(inside) + ` & until dig +tries=1 +timeout=1 +short @127.0.0.53 printer | grep -qx ` + local4 + `; do kill -0 $! || exit; done; "$@"; kill $!; wait`
-		checkClients(t, list, w.Exec, append(prefix, "sh", "-c", script, "sh")...)
+		checkClients(t, list, w.Exec, append(m.prefix(t, w), "sh", "-c", script, "sh")...)
 		w.NothingLeft()
 	})
 }
@@ -82,14 +106,14 @@ func TestLocalRun(t *testing.T) {
 	list := clients(t)
 	check := func(name string, m machine, inside bool) {
 		t.Run(name, func(t *testing.T) {
-			w, prefix := m.on(t)
+			w := m.on(t)
 			g := w.Cgroup("sealed")
 			groups := []*netlab.Cgroup{g}
 			if inside {
 				groups = append(groups, w.resolvers)
 			}
 			p := w.Start("msg=sealed", w.RunArgs(groups...)...)
-			checkClients(t, list, w.in(w.Host, g), prefix...)
+			checkClients(t, list, w.in(w.programs, g), m.prefix(t, w)...)
 			w.Stop(p)
 			w.NothingLeft()
 		})
@@ -133,17 +157,24 @@ func TestWholeHost(t *testing.T) {
 	list := clients(t)
 	for _, m := range machines {
 		t.Run(m.name, func(t *testing.T) {
-			w, prefix := m.on(t)
+			w := m.on(t)
 			p := w.sealHost(m.servers)
-			checkClients(t, list, w.in(w.Host, w.Cgroup("clients")), prefix...)
+			g := w.Cgroup("programs")
+			checkClients(t, list, w.in(w.programs, g), m.prefix(t, w)...)
+			w.Stop(p)
+			if log := p.Log(); !strings.Contains(log, queryFrom(w.resolvers)) || strings.Contains(log, queryFrom(g)) {
+				t.Errorf("want queries of the resolver only:\n%s", log)
+			}
 			if log := p.Log(); strings.Contains(log, uncovered) {
 				t.Errorf("a warning although the seal covers the resolver:\n%s", log)
 			}
-			w.Stop(p)
 			w.NothingLeft()
 		})
 	}
 }
+
+// queryFrom returns the part of the log of a query that names its workload.
+func queryFrom(g *netlab.Cgroup) string { return "workload=/" + filepath.Base(g.Path) }
 
 // TestWholeHostRedirect is TestWholeHost with resolvers in an excluded cgroup, to which queries are redirected.
 func TestWholeHostRedirect(t *testing.T) {
@@ -154,9 +185,9 @@ func TestWholeHostRedirect(t *testing.T) {
 			continue // clients in a whole-host seal see the sockets below /run
 		}
 		t.Run(m.name, func(t *testing.T) {
-			w, prefix := m.on(t)
+			w := m.on(t)
 			p := w.sealHost(m.servers, "--exclude", w.resolvers.Path, "--local-resolvers", "redirect")
-			checkClients(t, list, w.in(w.Host, w.Cgroup("clients")), prefix...)
+			checkClients(t, list, w.in(w.programs, w.Cgroup("programs")), m.prefix(t, w)...)
 			w.Stop(p)
 			w.NothingLeft()
 		})
