@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// lookup resolves names by package net. It prints a line for each: the name, then its IPv4 addresses or
-// the error.
+// lookup resolves names by package net. It prints a line for each: the name, then its IPv4
+// addresses or the error.
 func lookup(names []string) error {
 	for _, name := range names {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

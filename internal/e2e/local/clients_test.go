@@ -16,8 +16,8 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// client is a program that resolves the names in its last arguments. It prints a line for each: the
-// name, then its addresses or an error.
+// client is a program that resolves the names in its last arguments. It prints a line for each:
+// the name, then its addresses or an error.
 type client struct {
 	name    string
 	args    []string
@@ -102,7 +102,7 @@ func quote(args []string) string {
 // command runs a command and returns its output and status.
 type command func(args ...string) (stdout, stderr string, status int)
 
-// checkClients runs the clients in one session, in which prefix is the start of their command line. Each must
+// checkClients runs the clients in one session; prefix is the start of its command line. Each must
 // resolve the public name as the upstream does, and local names as the local resolver does.
 func checkClients(t *testing.T, list []client, run command, prefix ...string) {
 	t.Helper()

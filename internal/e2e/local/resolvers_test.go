@@ -113,8 +113,8 @@ printf '%s\n' '[Resolve]' "DNS=8.8.8.8" FallbackDNS= DNSSEC=no DNSOverTLS=no LLM
 exec "$program"
 `
 
-// resolvedCommand returns the command line of systemd-resolved. shared makes its sockets below /run visible to
-// others.
+// resolvedCommand returns the command line of systemd-resolved. shared makes its sockets below
+// /run visible to others.
 func (w *world) resolvedCommand(t *testing.T, shared bool) []string {
 	t.Helper()
 	dir := os.Getenv("SOTTO_RESOLVED")
@@ -177,8 +177,8 @@ func (w *world) nscd(t *testing.T, server string) {
 	w.waitFile(t, nscdSocket)
 }
 
-// nsswitch returns the start of a command line. The program that follows it resolves hosts by the given sources of
-// nsswitch.conf and nameservers.
+// nsswitch returns the start of a command line. The program that follows it resolves hosts by the
+// given sources of nsswitch.conf and nameservers.
 func (w *world) nsswitch(t *testing.T, sources string, servers ...string) []string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "nsswitch.conf")
