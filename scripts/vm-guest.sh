@@ -123,6 +123,7 @@ query() {
 
 # run_sotto: starts sotto run, which seals the root cgroup.
 run_sotto() {
+	rm -f /tmp/run.log # of an earlier run, in which wait_for would find the text
 	sotto run --upstream 10.77.0.1#dns.example --ca-file /tmp/ca.pem >/tmp/run.log 2>&1 &
 	run_pid=$!
 	wait_for grep -q sealed /tmp/run.log && return

@@ -8,7 +8,7 @@
 #   sudo ./scripts/vm-test.sh [SUITE…]      default: all suites in the list below
 #
 #   SOTTO_VM_ACCEL=tcg     accelerator of QEMU: tcg (software emulation) works everywhere; kvm is faster where available
-#   SOTTO_VM_SECONDS=1500  time limit per kernel
+#   SOTTO_VM_SECONDS=2100  time limit per kernel
 #   SOTTO_VM_SKIP=REGEXP   tests to skip in addition to those in SKIP below
 #   SOTTO_VM_TESTS=WORDS   packages whose tests run, "" for none; PACKAGE:REGEXP runs only the tests that match. Default:
 #                          intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network
@@ -69,7 +69,7 @@ readonly SKIP='^(TestRealClients|TestRunClients)$/^dnspython|^TestLeakNAT$/^ipta
 need_root
 [[ $(dpkg --print-architecture) == amd64 ]] || die "this script needs an amd64 machine"
 accel=${SOTTO_VM_ACCEL:-tcg}
-limit=${SOTTO_VM_SECONDS:-1500}
+limit=${SOTTO_VM_SECONDS:-2100}
 mirror=${SOTTO_MIRROR:-http://deb.debian.org/debian}
 read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns cmd/sotto internal/demo internal/e2e/exec internal/e2e/resolve internal/e2e/run internal/e2e/takeover internal/e2e/local:^TestWholeHost}"
 
