@@ -22,10 +22,11 @@ import (
 	"sotto/intercept/nat"
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
+	"sotto/intercept/spaces"
 )
 
 // Instance is one seal: its hooks, slots and network. All methods may be called
-// concurrently. After Close only Origin and Workload may be called.
+// concurrently. After Close only Origin, Workload and Owner may be called.
 type Instance struct {
 	cfg     Config
 	groups  []cgroup.Group // sealed
@@ -39,6 +40,7 @@ type Instance struct {
 
 	locals    atomic.Pointer[local.Addresses] // nil until they are needed
 	resolvers *local.Resolvers
+	owners    *spaces.Owners
 
 	// previous are the directories of the cgroups that an earlier process with the same
 	// instance name sealed.
@@ -128,7 +130,15 @@ func (i *Instance) openNetwork() (err error) {
 	if err != nil {
 		return err
 	}
-	i.resolvers = local.NewResolvers(i.network)
+	var finder spaces.Finder
+	i.resolvers = local.NewResolvers(i.network, &finder)
+	err = i.network.Home().Do(func() (err error) {
+		i.owners, err = spaces.NewOwners(&finder, i.paths)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	return i.network.Ensure()
 }
 

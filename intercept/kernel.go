@@ -17,10 +17,10 @@ import (
 	"sotto/intercept/cgroup"
 	"sotto/intercept/feature"
 	"sotto/intercept/guard"
-	"sotto/intercept/local"
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
 	"sotto/intercept/references"
+	"sotto/intercept/spaces"
 )
 
 // The clang is pinned because another version makes another object. Both include paths are
@@ -135,7 +135,7 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 	for i, p := range cfg.Ports {
 		ports[i] = htons(p)
 	}
-	cookie, err := local.Cookie()
+	cookie, err := spaces.Cookie()
 	if err != nil {
 		return nil, err
 	}

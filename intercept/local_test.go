@@ -3,13 +3,17 @@
 package intercept
 
 import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"sotto/intercept/clienttest"
-	"sotto/intercept/local"
 	"sotto/intercept/network"
+	"sotto/intercept/spaces"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
 )
@@ -200,7 +204,7 @@ func TestSlotPerNamespace(t *testing.T) {
 		t.Errorf("%d slots are in use: want one for each namespace", used)
 	}
 	want := uint32(0)
-	if err := box.Do(func() error { cookie, err := local.Cookie(); want = uint32(cookie); return err }); err != nil {
+	if err := box.Do(func() error { cookie, err := spaces.Cookie(); want = uint32(cookie); return err }); err != nil {
 		t.Fatal(err)
 	}
 	if want == 0 {
@@ -254,4 +258,88 @@ func TestLocalDestroysPlainSockets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A query to the host's address on the container's bridge is forwarded from the container's network
+// namespace, so that the resolver there sees who asks. For an address that means another
+// machine in that namespace, the host's namespace is used.
+func TestLocalSource(t *testing.T) {
+	s := openSeal(t, redirectLocal)
+	b, err := s.lab.Bridge(t.Context(), s.host, "br7", 7)
+	if err != nil {
+		t.Skip(err)
+	}
+	box, err := s.lab.Container(b, "box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The interface numbers of both ends are those of the container's link.
+	elsewhere, other := labtest.Host(t, s.lab, "elsewhere"), labtest.Host(t, s.lab, "other")
+	for n := interfaceIndex(t, other, "lo") + 1; n < interfaceIndex(t, s.host, "br7-2"); n++ {
+		if err := s.lab.Wire(other, fmt.Sprintf("spare%d", n), labtest.Host(t, s.lab, fmt.Sprintf("spare%d", n)), "eth0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(s.lab.Wire(elsewhere, "eth0", other, "eth0"), elsewhere.Addr("eth0", "10.88.7.9/24"), other.Addr("eth0", "10.88.7.1/24")); err != nil {
+		t.Fatal(err)
+	}
+	// Only a namespace with a link to the host has an ID there, from the first list of links on.
+	if err := s.lab.Wire(elsewhere, "eth1", s.host, "third"); err != nil {
+		t.Fatal(err)
+	}
+	interfaceIndex(t, s.host, "third")
+	for _, pair := range [][2]int{
+		{interfaceIndex(t, other, "eth0"), interfaceIndex(t, s.host, "br7-2")},
+		{interfaceIndex(t, elsewhere, "eth0"), interfaceIndex(t, box, "eth0")},
+	} {
+		if pair[0] != pair[1] {
+			t.Fatalf("the interface has number %d, want %d", pair[0], pair[1])
+		}
+	}
+	for _, tc := range []struct {
+		at             *netlab.Host
+		resolver, want string
+	}{
+		{box, "10.88.7.1", "10.88.7.2"},
+		{box, "fd88:7::1", "fd88:7::2"},
+		{box, netlab.HostAddr4, netlab.HostAddr4}, // behind a gateway
+		{elsewhere, "10.88.7.1", "10.88.7.1"},
+		{s.host, "10.88.7.1", "10.88.7.1"},
+	} {
+		var cookie uint64
+		if err := tc.at.Do(func() (err error) { cookie, err = spaces.Cookie(); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if tc.at == s.host {
+			cookie = 0
+		}
+		got := ""
+		addr := netip.AddrPortFrom(netip.MustParseAddr(tc.resolver), 53)
+		err := s.DoLocal(Origin{Addr: addr, Netns: uint32(cookie)}, func() error {
+			c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
+			if err != nil {
+				return err
+			}
+			got = c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().String()
+			return c.Close()
+		})
+		if err != nil || got != tc.want {
+			t.Errorf("from %s to %s: sent from %s, %v; want %s", tc.at.Name, tc.resolver, got, err, tc.want)
+		}
+	}
+}
+
+func interfaceIndex(t *testing.T, at *netlab.Host, name string) (index int) {
+	t.Helper()
+	err := at.Do(func() error {
+		i, err := net.InterfaceByName(name)
+		if err == nil {
+			index = i.Index
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return index
 }

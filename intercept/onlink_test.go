@@ -3,14 +3,18 @@
 package intercept
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
+	"sotto/intercept/network"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // A nameserver on a link of the host is answered for without a default route, also if the
@@ -56,10 +60,24 @@ func TestOnLinkWithoutDefaultRoute(t *testing.T) {
 	script := func(nameserver, source string) string {
 		return strings.NewReplacer("NS6", nameserver, "SRC6", source, "W", s.about("")).Replace(ask)
 	}
-	c := s.client(t)
-	if err := s.network.Ensure(); err != nil {
-		t.Fatal(err)
+	// The running instance handles the changes.
+	virtual := network.NthAddr(s.cfg.Prefix6, network.FirstSlot).AsSlice()
+	waitSource := func(want string) {
+		t.Helper()
+		labtest.Eventually(t, func() error {
+			routes, err := h.RouteGet(virtual)
+			if err != nil || len(routes) != 1 || !routes[0].Src.Equal(net.ParseIP(want)) {
+				return fmt.Errorf("the routes to virtual addresses are %v, %w", routes, err)
+			}
+			own, err := h.RouteGet(net.ParseIP(want))
+			if err != nil || len(own) != 1 || own[0].Type != unix.RTN_LOCAL {
+				return fmt.Errorf("the routes to %s are %v, %w", want, own, err)
+			}
+			return nil
+		})
 	}
+	waitSource(netlab.HostAddr6)
+	c := s.client(t)
 	c.Want(script(netlab.LANAddr6, netlab.HostAddr6))
 	c.Want(strings.ReplaceAll(`
 		socket e udp4 => ok
@@ -70,10 +88,8 @@ func TestOnLinkWithoutDefaultRoute(t *testing.T) {
 	if err := h.AddrDel(eth, addr); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.network.Ensure(); err != nil {
-		t.Fatal(err)
-	}
 	last := netip.MustParseAddr("fd73:6f74:746f:fff::1").String() // of the prefix
+	waitSource(last)
 	c.Want(script("fd77::53", last))
 	c.Want(strings.ReplaceAll(`
 		socket g tcp6 => ok

@@ -83,6 +83,17 @@ func (i *Instance) Workload(cgroupID uint64) (path string, known bool) {
 	return "/" + removedSuffix, false
 }
 
+// Owner returns the path of the cgroup on whose behalf the client asked, if that is not the
+// client's own: the container that owns the network namespace of a socket that its engine
+// opened there. A first call for a client in another network namespace than the host's may take
+// milliseconds; see spaces.Owners.
+func (i *Instance) Owner(o Origin) (path string, ok bool) {
+	if o.Netns == 0 {
+		return "", false
+	}
+	return i.owners.Find(o.CgroupID, o.Netns)
+}
+
 // forgetRemoved forgets removed cgroups: excluded ones, and the shares and paths of those
 // that hold no slot. A removed cgroup gets no new slots, so there is no race.
 func (i *Instance) forgetRemoved() error {
@@ -106,6 +117,7 @@ func (i *Instance) forgetRemoved() error {
 		}
 	}
 	i.paths.Prune(i.kernel.holdsSlots)
+	i.owners.Prune()
 	return errors.Join(append(errs, i.pruneExclusions(), i.pruneSubtrees())...)
 }
 

@@ -2,41 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Tests Sotto in containers with a real engine: builds the Dockerfile, runs the services of compose.yaml, queries port
-# 11222 over UDP and TCP, and seals one container from another. The engine runs in isolated namespaces and does not
-# interfere with others on this machine. Base images are built here, because none can be pulled.
+# 11222 over UDP and TCP, seals containers on the default bridge and on a user network from another container, and an engine
+# with its embedded resolver. The engine runs in isolated namespaces and does not interfere with others on this machine.
+# Base images are built here, because none can be pulled.
 #
 #   sudo ./scripts/docker-test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+. scripts/lib-containers.sh
 
 packages=(
 	"dockerd docker.io"
-	"ip iproute2"
-	"iptables iptables"
-	"busybox busybox-static"
-	"dig bind9-dnsutils"
-	"tcpdump tcpdump"
 	"python3 python3" # serves the module cache to docker build
 )
 
-readonly BRIDGE=172.30.99.1 LAN=lan LAN_HOST=192.0.2.1 LAN_DNS=192.0.2.53
-readonly UPSTREAM=$LAN_DNS#dns.example
+readonly BRIDGE=172.30.99.1
 export COMPOSE_PROJECT_NAME=sotto-test
 
 # ---- images ----------------------------------------------------------------------------------------------
-
-# copy_program ROOT PROGRAM…: copies programs with their shared libraries.
-copy_program() {
-	local root=$1 program file
-	shift
-	for program in "$@"; do
-		program=$(type -P "$program")
-		while read -r file; do
-			install -D "$(readlink -f "$file")" "$root$file"
-		done < <(echo "$program" && ldd "$program" 2>/dev/null | grep -o '/[^ ]*')
-	done
-}
 
 # import_golang: imports an image with busybox and this machine's Go, under the name of the Dockerfile's base image.
 import_golang() {
@@ -53,23 +37,11 @@ import_golang() {
 }
 
 import_client() {
-	local root=$work/client
-	busybox_root "$root"
-	copy_program "$root" dig
-	tar -C "$root" -c . | docker import -c 'ENV PATH=/bin:/usr/bin' - client >/dev/null
-	note "client, with dig and busybox"
+	client_image
+	docker import -c 'ENV PATH=/bin:/usr/bin' "$work/client.tar" client >/dev/null
 }
 
-busybox_root() {
-	mkdir -p "$1/bin" "$1/etc" "$1/tmp" "$1/root"
-	chmod 1777 "$1/tmp"
-	echo 'root:x:0:0::/root:/bin/sh' >"$1/etc/passwd"
-	copy_program "$1" busybox
-	[[ -e $1/bin/busybox ]] || mv "$1$(type -P busybox)" "$1/bin/busybox"
-	chroot "$1" /bin/busybox --install -s /bin
-}
-
-# ---- engine and network ----------------------------------------------------------------------------------
+# ---- engine ----------------------------------------------------------------------------------------------
 
 # runtime: prints the name of the OCI runtime. If this machine itself lacks capabilities (a container, a hardened VM), runc
 # refuses to start privileged containers; a wrapper then removes these capabilities from the request.
@@ -105,26 +77,12 @@ start_engine() {
 		--bip $BRIDGE/24 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$cgroup" \
 		--default-cgroupns-mode host "${runtime[@]}" >"$work/dockerd.log" 2>&1 &
 	engine=$!
+	# Not in a parent of the containers' cgroups, so that it is a workload of its own.
+	mkdir -p "$(cgroup2)/$cgroup/engine"
+	echo "$engine" >"$(cgroup2)/$cgroup/engine/cgroup.procs"
 	export DOCKER_HOST=unix:///run/docker.sock
 	wait_for 60 "dockerd (see $work/dockerd.log)" docker version
 	note "$(docker version --format 'client {{.Client.Version}}, engine {{.Server.Version}}'), $(compose version --short)"
-}
-
-# make_lan: creates a LAN behind the host's only uplink, with a plain nameserver and a DNS over TLS upstream.
-make_lan() {
-	ip netns add $LAN
-	ip link add uplink type veth peer name eth0 netns $LAN
-	ip address add $LAN_HOST/24 dev uplink
-	ip link set uplink up
-	ip -n $LAN address add $LAN_DNS/24 dev eth0
-	ip -n $LAN link set eth0 up
-	ip -n $LAN link set lo up
-	nsenter --net=/run/netns/$LAN bin/sotto demo upstream --listen $LAN_DNS:853 --ca-out "$work/ca.pem" --name dns.example \
-		>"$work/upstream.log" 2>&1 &
-	wait_for 20 "the upstream" test -s "$work/ca.pem"
-	nsenter --net=/run/netns/$LAN bin/sotto serve --listen $LAN_DNS:53 --upstream $UPSTREAM --ca-file "$work/ca.pem" \
-		>"$work/nameserver.log" 2>&1 &
-	wait_for 20 "the LAN's nameserver" dig +time=1 +tries=1 @$LAN_DNS up.example
 }
 
 # compose ARG…: Debian 12 has Compose 1, which does not support `cgroup: host`; this engine uses it for all containers.
@@ -139,15 +97,6 @@ compose() {
 }
 
 # ---- tests -----------------------------------------------------------------------------------------------
-
-# expect_answer WHAT COMMAND…: runs a DNS client and prints answer and server; fails if there is no answer.
-expect_answer() {
-	local what=$1 out
-	shift
-	out=$("$@" 2>&1) || { printf '%s\n' "$out" >&2 && die "$what: no answer"; }
-	grep -q 'status: NOERROR' <<<"$out" || { printf '%s\n' "$out" >&2 && die "$what: no answer"; }
-	note "$what: $(grep -E '^[^;].*\s(A|TXT)\s' <<<"$out" | head -n1 | xargs), $(grep -o 'SERVER: .*' <<<"$out")"
-}
 
 query_11222() {
 	wait_for 30 "an answer at 11222" dig +time=1 +tries=1 -p 11222 @127.0.0.1 ready.example
@@ -184,40 +133,45 @@ test_offline() {
 	compose --profile offline down --volumes >/dev/null 2>&1
 }
 
-# count_packets FILTER: prints the number of captured packets that match.
-count_packets() { tcpdump -nr "$work/wire.pcap" "$1" 2>/dev/null | wc -l; }
-saw() { (($(count_packets "$1") > 0)); }
-start_capture() {
-	rm -f "$work/wire.pcap"
-	tcpdump -ni uplink -U --immediate-mode -w "$work/wire.pcap" 2>"$work/tcpdump.log" &
-	tcpdump=$!
-	wait_for 10 "tcpdump" grep -q 'listening on' "$work/tcpdump.log"
-}
+# pid_of CONTAINER, address_of CONTAINER: print its first process, and its address on the user network.
+pid_of() { docker inspect -f '{{.State.Pid}}' "$1"; }
+address_of() { docker inspect -f '{{.NetworkSettings.Networks.lab.IPAddress}}' "$1"; }
 
-# query_from_client LABEL: runs the same DNS clients in the container each time.
-query_from_client() {
-	expect_answer "$1, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS "$1-udp.example" A
-	expect_answer "$1, dig TCP" docker exec client dig +time=3 +tries=1 +tcp @$LAN_DNS "$1-tcp.example" A
-	docker exec client nslookup "$1-nslookup.example" >"$work/nslookup.log" 2>&1 || { cat "$work/nslookup.log" >&2 && die "$1: nslookup"; }
-	note "$1, busybox nslookup: $(grep -v '^$' "$work/nslookup.log" | xargs)"
-}
-
-test_seal() {
-	local path
-	say "compose.yaml: service seal, on the cgroup of another container"
+# start_clients: starts a container on the default bridge, and two on a user network, where the engine's resolver at
+# 127.0.0.11 answers for them.
+start_clients() {
+	docker network create lab >/dev/null
 	docker run -d --name client --dns $LAN_DNS client sleep 600 >/dev/null
+	docker run -d --name app --network lab --dns $LAN_DNS client sleep 600 >/dev/null
+	docker run -d --name web --network lab --dns $LAN_DNS client sleep 600 >/dev/null
+}
+
+# expect_names LABEL: fails unless containers on the user network find each other by name.
+expect_names() {
+	expect_text "$1, app, web by name" "$(address_of web)" docker exec app nslookup web
+	expect_text "$1, app, web by name over TCP" "$(address_of web)" docker exec app dig +time=3 +tries=1 +tcp web A
+	expect_text "$1, app, web by address" web.lab docker exec app dig +time=3 +tries=1 -x "$(address_of web)"
+	expect_text "$1, web, app by name" "$(address_of app)" docker exec web nslookup app
+}
+
+# Seals a container on the default bridge and one on a user network by their cgroups alone: the engine is not sealed.
+test_seal() {
+	local client app
+	say "compose.yaml: service seal, on the cgroups of two other containers"
+	start_clients
 	start_capture
-	query_from_client before
+	query_from docker client $LAN_DNS before
+	query_from docker app 127.0.0.11 before
 	wait_for 10 "plain packets" saw 'port 53'
 	stop "$tcpdump"
 	note "unsealed, on the host's uplink: $(count_packets 'port 53') packets on port 53, $(count_packets 'port 853') on port 853"
 
-	path=$(sed -n 's/^0:://p' "/proc/$(docker inspect -f '{{.State.Pid}}' client)/cgroup")
-	# Without --cgroup, the service would seal the whole machine instead of this test's container.
-	[[ $path == /"$cgroup"/* ]] || die "the client's cgroup $path is not below /$cgroup"
+	client=$(cgroup_of "$(pid_of client)") app=$(cgroup_of "$(pid_of app)")
+	# Without --cgroup, the service would seal the whole machine instead of this test's containers.
+	[[ $client == /"$cgroup"/* && $app == /"$cgroup"/* ]] || die "the cgroups $client and $app are not below /$cgroup"
 	docker volume create --label com.docker.compose.project=sotto-test --label com.docker.compose.volume=ca sotto-test_ca >/dev/null
 	cp "$work/ca.pem" "$work/data/volumes/sotto-test_ca/_data/ca.pem"
-	export SOTTO_FLAGS="--cgroup $path --upstream $UPSTREAM --ca-file /ca/ca.pem"
+	export SOTTO_FLAGS="--cgroup $client --cgroup $app --log-queries --upstream $UPSTREAM --ca-file /ca/ca.pem"
 	compose --profile seal config >"$work/config.yaml"
 	grep -q -e "--cgroup" "$work/config.yaml" || die "compose.yaml does not pass SOTTO_FLAGS"
 	compose --profile seal up -d --no-build seal >"$work/compose.log" 2>&1 || { cat "$work/compose.log" >&2 && die "compose up failed"; }
@@ -225,11 +179,13 @@ test_seal() {
 	seal=$(compose --profile seal ps -q seal)
 	wait_for 30 "the seal" sealed
 	start_capture
-	query_from_client sealed
-	wait_for 10 "TLS packets" saw 'port 853'
-	stop "$tcpdump"
-	note "sealed, on the host's uplink: $(count_packets 'port 53') packets on port 53, $(count_packets 'port 853') on port 853"
-	! saw 'port 53' || { tcpdump -nr "$work/wire.pcap" 'port 53' 2>/dev/null; die "a plain packet left the host"; }
+	query_from docker client $LAN_DNS sealed-client
+	query_from docker app 127.0.0.11 sealed-app
+	expect_names sealed
+	end_capture sealed
+	docker logs "$seal" >"$work/sotto.log" 2>&1
+	expect_workload "$work/sotto.log" sealed-client-udp.example "$client"
+	expect_workload "$work/sotto.log" sealed-app-tcp.example "$app"
 	compose --profile seal stop seal >/dev/null 2>&1
 	[[ $(docker inspect -f '{{.State.ExitCode}}' "$seal") == 0 ]] || { docker logs "$seal" >&2 && die "sotto run exited with an error"; }
 	! ip -o link | grep sotto || die "sotto run left links"
@@ -237,6 +193,46 @@ test_seal() {
 	expect_answer "after, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS after.example A
 }
 sealed() { docker logs "$seal" 2>&1 | grep -q 'msg=sealed'; }
+
+# Seals all containers and the engine, and leaves queries to the engine's resolver alone, as on a sealed host. The engine
+# asks for the containers, and their rules apply.
+test_resolver() {
+	local app web
+	say "the engine's resolver, sealed with its containers"
+	app=$(cgroup_of "$(pid_of app)") web=$(cgroup_of "$(pid_of web)")
+	cat >"$work/sotto.toml" <<-END
+		[[rule]]
+		workload = "${app#/}"
+		name = "blocked.example"
+		use = "nxdomain"
+	END
+	start_seal --config "$work/sotto.toml" --cgroup "/$cgroup" --local-resolvers keep
+	start_capture
+	expect_text "app, a rule for its cgroup" NXDOMAIN docker exec app dig +time=3 +tries=1 blocked.example A
+	expect_text "web, the same name" NOERROR docker exec web dig +time=3 +tries=1 blocked.example A
+	query_from docker app 127.0.0.11 app
+	query_from docker web 127.0.0.11 web
+	query_from docker client $LAN_DNS client
+	expect_names kept
+	end_capture "sealed with the engine"
+	expect_workload "$work/sotto.log" app-udp.example "$app"
+	expect_workload "$work/sotto.log" web-tcp.example "$web"
+	expect_workload "$work/sotto.log" client-tcp.example "$(cgroup_of "$(pid_of client)")"
+	grep -q 'name=app-udp.example.*nameserver=192.0.2.53:53' "$work/sotto.log" || die "the engine did not ask for the container"
+	end_seal
+
+	# Now queries to the engine's resolver are redirected, and only local names are sent to it. It asks for those that it
+	# does not know.
+	start_seal --config "$work/sotto.toml" --cgroup "$app" --cgroup "/$cgroup/engine"
+	start_capture
+	expect_names redirected
+	expect_answer "redirected, app, an unknown name" docker exec app dig +time=3 +tries=1 unknown. AAAA
+	expect_text "redirected, app, a rule for its cgroup" NXDOMAIN docker exec app dig +time=3 +tries=1 blocked.example A
+	end_capture "redirected"
+	expect_workload "$work/sotto.log" unknown "$app"
+	grep -q 'name=unknown.*nameserver=192.0.2.53:53' "$work/sotto.log" || die "the engine did not ask for the container"
+	end_seal
+}
 
 inside() {
 	work=$1 cgroup=$2
@@ -250,16 +246,11 @@ inside() {
 	test_forward
 	test_offline
 	test_seal
+	test_resolver
 	say "stop the engine"
-	docker rm -f client >/dev/null
+	docker rm -f client app web >/dev/null
 	compose --profile seal --profile offline down --volumes >/dev/null 2>&1
 	stop "$engine" 30
-}
-
-# remove_cgroups PREFIX: removes the empty parent cgroup that the engine leaves in each hierarchy.
-remove_cgroups() {
-	local dir
-	while read -r dir; do rmdir "$dir" 2>/dev/null || true; done < <(find /sys/fs/cgroup -depth -type d -path "*/$1*" 2>/dev/null)
 }
 
 if [[ ${1:-} == inside ]]; then
@@ -267,7 +258,7 @@ if [[ ${1:-} == inside ]]; then
 	exit
 fi
 need_root
-install_missing "${packages[@]}"
+install_missing "${packages[@]}" "${container_packages[@]}"
 install_missing "docker docker-cli" # a separate package since Debian 13
 if ! docker compose version >/dev/null 2>&1 && ! type -P docker-compose >/dev/null; then
 	# Ubuntu's docker-compose is Compose 1; Compose 2 is docker-compose-v2.

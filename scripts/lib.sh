@@ -124,6 +124,18 @@ install_missing() {
 	apt_install "${wanted[@]}"
 }
 
+# fetch_resolved DIR: downloads systemd-resolved, nss-resolve and nscd and unpacks them in DIR, which it creates, for tests
+# that run them in namespaces. They are not installed, because they would become the resolvers of this machine.
+fetch_resolved() {
+	local dir=$1 deb
+	apt_update systemd-resolved
+	mkdir "$dir"
+	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download systemd-resolved libsystemd-shared libnss-resolve nscd) ||
+		die "apt-get download systemd-resolved, libnss-resolve and nscd failed; see its output above"
+	for deb in "$dir"/*.deb; do dpkg -x "$deb" "$dir"; done
+	rm "$dir"/*.deb
+}
+
 # ---- Go --------------------------------------------------------------------------------------------------
 
 version_le() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n1) == "$1" ]]; }

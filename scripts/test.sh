@@ -6,7 +6,7 @@
 #
 #   sudo ./scripts/test.sh
 #
-#   SOTTO_SKIP_DOCKER=1   skip scripts/docker-test.sh (a real container engine; about two minutes)
+#   SOTTO_SKIP_DOCKER=1   skip scripts/docker-test.sh and podman-test.sh (real container engines; about two and a half minutes)
 #   SOTTO_FUZZTIME=5s     duration of each fuzz target
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,6 +31,7 @@ packages=(
 	"host bind9-host"
 	"kdig knot-dnsutils"
 	"drill ldnsutils"
+	"curl curl"
 	"busybox busybox-static"
 	"musl-gcc musl-tools"
 	"/usr/include/ares.h libc-ares-dev"
@@ -61,17 +62,11 @@ clang_packages=(
 	"/usr/include/bpf/bpf_helpers.h libbpf-dev"
 )
 
-# fetch_resolved: downloads and unpacks systemd-resolved, nss-resolve and nscd for tests that run them in namespaces. They are
-# not installed, because they would become the resolvers of this machine.
-fetch_resolved() {
-	local dir=$work/resolved
+# resolved: provides systemd-resolved, nss-resolve and nscd for the tests.
+resolved() {
 	[[ ! -x /lib/systemd/systemd-resolved ]] || return 0
-	apt_update systemd-resolved
-	mkdir "$dir"
-	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download systemd-resolved libsystemd-shared libnss-resolve nscd) ||
-		die "apt-get download systemd-resolved, libnss-resolve and nscd failed; see its output above"
-	for deb in "$dir"/*.deb; do dpkg -x "$deb" "$dir"; done
-	export SOTTO_RESOLVED=$dir
+	fetch_resolved "$work/resolved"
+	export SOTTO_RESOLVED=$work/resolved
 }
 
 skipped=()
@@ -219,7 +214,7 @@ work=$(mktemp -d /tmp/sotto-test.XXXXXX)
 chmod 755 "$work"
 defer rm -rf "$work"
 
-step "fetch systemd-resolved" fetch_resolved
+step "fetch systemd-resolved" resolved
 step "go mod download" go mod download
 step "go build" build
 step "gofmt" check_gofmt
@@ -239,8 +234,9 @@ step "go test as nobody" check_unprivileged
 step "fuzz, ${SOTTO_FUZZTIME:-5s} each" fuzz
 if [[ -z ${SOTTO_SKIP_DOCKER:-} ]]; then
 	step "docker-test.sh" scripts/docker-test.sh
+	step "podman-test.sh" scripts/podman-test.sh
 else
-	skipped+=("docker-test.sh: SOTTO_SKIP_DOCKER is set")
+	skipped+=("docker-test.sh and podman-test.sh: SOTTO_SKIP_DOCKER is set")
 fi
 for line in "${skipped[@]}"; do say "SKIPPED $line"; done
 step "SOTTO_REQUIRE_PRIVILEGED=1 go test -race, all packages" sandbox bash "$0" privileged

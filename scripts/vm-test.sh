@@ -8,10 +8,12 @@
 #   sudo ./scripts/vm-test.sh [SUITE…]      default: all suites in the list below
 #
 #   SOTTO_VM_ACCEL=tcg     accelerator of QEMU: tcg (software emulation) works everywhere; kvm is faster where available
-#   SOTTO_VM_SECONDS=1500  time limit per kernel
+#   SOTTO_VM_SECONDS=2100  time limit per kernel
 #   SOTTO_VM_SKIP=REGEXP   tests to skip in addition to those in SKIP below
-#   SOTTO_VM_TESTS=WORDS   packages whose tests run, "" for none: intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns
-#                          cmd/sotto internal/demo internal/e2e/{exec,resolve,run,takeover}
+#   SOTTO_VM_TESTS=WORDS   packages whose tests run, "" for none; PACKAGE:REGEXP runs only the tests that match. Default:
+#                          intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network
+#                          internal/netns cmd/sotto internal/demo internal/e2e/{exec,resolve,run,takeover}
+#                          internal/e2e/local:^TestWholeHost (local resolvers under a seal of the whole host)
 #   SOTTO_MIRROR=URL       where Debian's packages come from
 #
 # Prints one line per kernel. The exit status is 1 if a kernel failed or a suite had none. If a suite has a newer kernel
@@ -47,10 +49,13 @@ packages=(
 	"host bind9-host"
 	"kdig knot-dnsutils"
 	"drill ldnsutils"
+	"curl curl"
+	"dnsmasq dnsmasq-base"
+	"unbound unbound"
 )
 
 # Programs that the tests run, copied with their libraries; all other programs in the guest are busybox.
-tools=(ip nft dig host kdig drill getent unshare nsenter setpriv)
+tools=(ip nft dig host kdig drill getent unshare nsenter setpriv curl dnsmasq unbound)
 
 # Kernel features that Sotto and its tests use, as modules or built in.
 modules=(
@@ -64,9 +69,9 @@ readonly SKIP='^(TestRealClients|TestRunClients)$/^dnspython|^TestLeakNAT$/^ipta
 need_root
 [[ $(dpkg --print-architecture) == amd64 ]] || die "this script needs an amd64 machine"
 accel=${SOTTO_VM_ACCEL:-tcg}
-limit=${SOTTO_VM_SECONDS:-1500}
+limit=${SOTTO_VM_SECONDS:-2100}
 mirror=${SOTTO_MIRROR:-http://deb.debian.org/debian}
-read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns cmd/sotto internal/demo internal/e2e/exec internal/e2e/resolve internal/e2e/run internal/e2e/takeover}"
+read -ra tested <<<"${SOTTO_VM_TESTS-intercept intercept/cgroup intercept/feature intercept/guard intercept/nat intercept/network internal/netns cmd/sotto internal/demo internal/e2e/exec internal/e2e/resolve internal/e2e/run internal/e2e/takeover internal/e2e/local:^TestWholeHost}"
 
 # ---- kernels ---------------------------------------------------------------------------------------------
 
@@ -129,9 +134,15 @@ put_modules() {
 
 # put_program PATH INITRAMFS [DIRECTORY]: copies a program and its shared libraries.
 put_program() {
-	local path=$1 into=$2 at=${3:-/usr/bin} lib
+	local path=$1 into=$2 at=${3:-/usr/bin}
 	mkdir -p "$into$at"
 	cp -L "$path" "$into$at/"
+	put_libraries "$path" "$into"
+}
+
+# put_libraries PATH INITRAMFS: copies the shared libraries of a program or library.
+put_libraries() {
+	local path=$1 into=$2 lib
 	while read -r lib; do
 		mkdir -p "$into$(dirname "$lib")"
 		[[ -e $into$lib ]] || cp -L "$lib" "$into$lib"
@@ -166,9 +177,56 @@ put_compilers() {
 	chmod 755 "$into"/usr/bin/{gcc,musl-gcc,go}
 }
 
+# put_resolved INITRAMFS: systemd-resolved, nss-resolve and nscd, in /resolved as on the machines of scripts/test.sh.
+put_resolved() {
+	local into=$1 file
+	fetch_resolved "$work/resolved"
+	rm -r "$work/resolved/usr/share"
+	while read -r file; do
+		LD_LIBRARY_PATH=$(echo "$work"/resolved/usr/lib/*/systemd) put_libraries "$file" "$into"
+	done < <(find "$work/resolved" -type f \( -name '*.so*' -o -perm -100 \))
+	# Libraries that come with it are found by LD_LIBRARY_PATH.
+	rm -rf "${into:?}$work"
+	cp -a "$work/resolved" "$into/resolved"
+}
+
+# put_java INITRAMFS: a Java runtime with only java.base, and the compiled client, if this machine has a JDK. Its javac
+# is a script like the other compilers.
+put_java() {
+	local into=$1 file
+	if ! command -v jlink >/dev/null || ! command -v javac >/dev/null; then
+		note "without Java: a JDK with jlink is not installed"
+		return
+	fi
+	jlink --add-modules java.base --strip-java-debug-attributes --no-header-files --no-man-pages --output "$into/java"
+	"$into/java/bin/java" -Xshare:dump >/dev/null # a smaller startup time, which matters under emulation
+	while read -r file; do put_libraries "$file" "$into"; done < <(find "$into/java" -name '*.so' -o -path '*/bin/java')
+	rm -rf "${into:?}$work"
+	ln -s /java/bin/java "$into/usr/bin/java"
+	javac -d "$into/compiled" internal/e2e/resolve/testdata/Lookup.java
+	cat >"$into/usr/bin/javac" <<-'END'
+		#!/bin/sh
+		exec cp /compiled/Lookup.class "$2/"
+	END
+	chmod 755 "$into/usr/bin/javac"
+}
+
+# put_tests INITRAMFS WORD: the tests of a package, see SOTTO_VM_TESTS.
+put_tests() {
+	local into=$1 package=${2%%:*} run='' name cgo=0
+	name=test-${package//\//-}
+	[[ $2 != *:* ]] || run=${2#*:}
+	# The C library's resolver is one of its clients.
+	[[ $package != internal/e2e/local ]] || cgo=1
+	CGO_ENABLED=$cgo go test -c -trimpath -ldflags '-s -w' -o "$into/tests/$name" "./$package"
+	put_libraries "$into/tests/$name" "$into"
+	echo "$name $package $run" >>"$into/tests/list"
+}
+
 make_guest() {
-	local into=$1 package name tool
+	local into=$1 tool word
 	mkdir -p "$into"/{bin,usr/bin,dev,proc,sys,tmp,run,var,root,etc,tests,src,sbin}
+	ln -s /run "$into/var/run"
 	cp scripts/vm-guest.sh "$into/init"
 	cp "$(type -P busybox)" "$into/bin/busybox"
 	ln -s busybox "$into/bin/sh"
@@ -181,14 +239,14 @@ make_guest() {
 	: >"$into/etc/resolv.conf"
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$into/usr/bin/sotto" ./cmd/sotto
 	put_compilers "$into"
+	if [[ " ${tested[*]} " == *" internal/e2e/local"* ]]; then
+		put_resolved "$into"
+		put_java "$into"
+	fi
 	# Some tests read files of their packages.
 	tar --exclude=./.git --exclude=./bin --exclude=./dist -cf - . | tar -C "$into/src" -xf -
 	: >"$into/tests/list"
-	for package in "${tested[@]}"; do
-		name=test-${package//\//-}
-		CGO_ENABLED=0 go test -c -trimpath -ldflags '-s -w' -o "$into/tests/$name" "./$package"
-		echo "$name $package" >>"$into/tests/list"
-	done
+	for word in "${tested[@]}"; do put_tests "$into" "$word"; done
 	printf '%s' "$SKIP${SOTTO_VM_SKIP:+|$SOTTO_VM_SKIP}" >"$into/tests/skip"
 }
 

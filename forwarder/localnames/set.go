@@ -26,12 +26,12 @@ const (
 	Resolved = "<resolved>"
 )
 
-// Default returns the default list: after the constants the special-use names, and the
-// top-level domains that home and company networks use although they do not exist (RFC 6762
-// appendix G, and "localdomain").
+// Default returns the default list: after the constants the special-use names, the top-level
+// domains that home and company networks use although they do not exist (RFC 6762 appendix G,
+// and "localdomain"), and the domain of podman's containers.
 func Default() []string {
 	return []string{SingleLabels, PrivateReverse, Resolved, "localhost", "local", "home.arpa", "internal",
-		"intranet", "private", "corp", "home", "lan", "localdomain"}
+		"intranet", "private", "corp", "home", "lan", "localdomain", "dns.podman"}
 }
 
 // Set is a set of names with all names below them.

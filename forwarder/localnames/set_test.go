@@ -25,6 +25,7 @@ func TestContains(t *testing.T) {
 	for text, want := range map[string]bool{
 		".": false, "printer": true, "PRINTER": true, "com": true, "localhost": true, "a.localhost": true,
 		"printer.local": true, "Printer.LOCAL": true, "nas.home.arpa": true, "home.arpa": true, "db.internal": true,
+		"web.dns.podman": true, "web.podman": false, "dns.podman.example": false,
 		"1.2.3.10.in-addr.arpa": true, "1.0.16.172.in-addr.arpa": true, "1.0.15.172.in-addr.arpa": false,
 		"1.0.31.172.in-addr.arpa": true, "1.0.32.172.in-addr.arpa": false, "1.1.168.192.in-addr.arpa": true,
 		"1.1.254.169.in-addr.arpa": true, "1.0.64.100.in-addr.arpa": true, "1.0.63.100.in-addr.arpa": false,

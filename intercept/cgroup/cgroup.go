@@ -75,19 +75,37 @@ func Own() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	data, err := os.ReadFile("/proc/self/cgroup")
+	path, err := readPath("/proc/self/cgroup")
 	if err != nil {
 		return "", fmt.Errorf("find own cgroup: %w", err)
 	}
+	if strings.HasPrefix(path, "/..") {
+		return "", errNamespace(root)
+	}
+	return filepath.Join(root, path), nil
+}
+
+// Of returns the path of the cgroup of a process, below the root of the hierarchy.
+func Of(pid int) (string, error) {
+	path, err := readPath(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", fmt.Errorf("find the cgroup of process %d: %w", pid, err)
+	}
+	return path, nil
+}
+
+// readPath returns the path in a file /proc/PID/cgroup.
+func readPath(file string) (string, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
 	for line := range strings.Lines(string(data)) {
 		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
-			if strings.HasPrefix(path, "/..") {
-				return "", errNamespace(root)
-			}
-			return filepath.Join(root, path), nil
+			return strings.TrimSuffix(path, " (deleted)"), nil
 		}
 	}
-	return "", fmt.Errorf("find own cgroup: %w", errNoCgroup2)
+	return "", errNoCgroup2
 }
 
 // Find returns the directory of a cgroup that a user names by its directory, or by its
@@ -205,8 +223,8 @@ func CommonAncestor(groups []Group, root string) (Group, error) {
 	return Group{dir, id}, err
 }
 
-// readProcs returns the processes in the cgroup, without those below it.
-func readProcs(dir string) ([]int, error) {
+// ProcessesIn returns the processes in the cgroup, without those below it.
+func ProcessesIn(dir string) ([]int, error) {
 	f, err := os.Open(filepath.Join(dir, "cgroup.procs"))
 	if err != nil {
 		return nil, err

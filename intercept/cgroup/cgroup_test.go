@@ -83,7 +83,7 @@ func TestFind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if pids, err := readProcs(own); err != nil || !slices.Contains(pids, os.Getpid()) {
+	if pids, err := ProcessesIn(own); err != nil || !slices.Contains(pids, os.Getpid()) {
 		t.Errorf("own cgroup %s does not contain this process: %v", own, err)
 	}
 }

@@ -142,7 +142,7 @@ func Processes(dir string) ([]int, error) {
 	}
 	var all []int
 	for _, d := range dirs {
-		pids, err := readProcs(d)
+		pids, err := ProcessesIn(d)
 		// EOPNOTSUPP: a threaded cgroup, whose parent lists the processes.
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
 			return nil, err

@@ -13,24 +13,28 @@ import (
 
 	"sotto/intercept/guard"
 	"sotto/intercept/network"
+	"sotto/intercept/spaces"
 )
 
 // Resolvers opens sockets to local resolvers. Its methods may be called concurrently.
 type Resolvers struct {
 	network *network.Network
-	spaces  namespaces
+	spaces  *spaces.Finder
 }
 
 // NewResolvers returns a Resolvers for the host of a network, which it uses until the network
-// is closed.
-func NewResolvers(n *network.Network) *Resolvers { return &Resolvers{network: n} }
+// is closed. f finds the namespaces of clients.
+func NewResolvers(n *network.Network, f *spaces.Finder) *Resolvers {
+	return &Resolvers{network: n, spaces: f}
+}
 
 // errLeaves is the error for an address that is not, or no longer, on this machine.
 var errLeaves = errors.New("the nameserver is not on this machine")
 
 // Do runs open, which opens a socket to a local resolver and connects it, in the network
-// namespace where the client's queries would reach it: that of the client, identified by the
-// low half of its cookie (0 for the host's), or for an address of the host that of the host.
+// namespace from which the client's queries would reach it: that of the client, identified by
+// the low half of its cookie (0 for the host's), or that of the host for an address of the host
+// that is behind a gateway for the client.
 // It returns an error if packets to addr would leave this machine. pids returns processes
 // that may be in the client's namespace.
 func (r *Resolvers) Do(addr netip.Addr, cookie uint32, pids func() []int, open func() error) error {
@@ -46,13 +50,13 @@ func (r *Resolvers) Do(addr netip.Addr, cookie uint32, pids func() []int, open f
 	if cookie == 0 {
 		return home()
 	}
-	err := r.spaces.do(cookie, pids, func() error {
-		if !isLocalHere(addr) {
+	err := r.spaces.Do(cookie, pids, func() error {
+		if !isLocalHere(addr) && !r.isNeighbour(addr) {
 			return errLeaves
 		}
 		return open()
 	})
-	if !addr.IsLoopback() && (errors.Is(err, errLeaves) || errors.Is(err, errNoNamespace)) {
+	if !addr.IsLoopback() && (errors.Is(err, errLeaves) || errors.Is(err, spaces.ErrNotFound)) {
 		return home()
 	}
 	return err

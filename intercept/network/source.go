@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -104,9 +105,30 @@ func (n *Network) ensureSource(link netlink.Link, p netip.Prefix, fromDefault ne
 		if err := n.host.AddrAdd(link, own); err != nil && !errors.Is(err, unix.EEXIST) {
 			return netip.Addr{}, fmt.Errorf("add the address %s to %s: %w", own.IP, n.hostIf(), err)
 		}
-		return NthAddr(p, reservedHost), nil
+		return NthAddr(p, reservedHost), n.waitLocal(own.IP)
 	}
 	return src, n.removeReserved(link, own)
+}
+
+const (
+	// localTime limits the wait for the route of a new address.
+	localTime     = time.Second
+	localInterval = time.Millisecond
+)
+
+// waitLocal waits until packets to a new address are delivered to this host. The kernel adds
+// the route of an IPv6 address in the background (addrconf_dad_work, net/ipv6/addrconf.c), and
+// drops replies before.
+func (n *Network) waitLocal(ip net.IP) error {
+	for end := time.Now().Add(localTime); ; time.Sleep(localInterval) {
+		routes, err := n.host.RouteGetWithOptions(ip, &netlink.RouteGetOptions{FIBMatch: true})
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("wait for the route of the address %s: it is not local after %s: %v, %w", ip, localTime, routes, err)
+		}
+	}
 }
 
 // reservedAddr returns the address of last resort. An IPv6 one is deprecated, so that it is

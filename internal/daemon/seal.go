@@ -72,13 +72,16 @@ func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, hub *obs
 }
 
 // origin returns the original destination that a virtual address stands for, and the
-// workload that queried it.
+// workload that queried it, or on whose behalf a container engine did.
 func (s *seal) origin(local netip.Addr) (forwarder.Origin, bool) {
 	o, ok := s.inst.Origin(local)
 	if !ok {
 		return forwarder.Origin{}, false
 	}
 	workload, known := s.inst.Workload(o.CgroupID)
+	if owner, ok := s.inst.Owner(o); ok && known {
+		workload = owner
+	}
 	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known, Cgroup: o.CgroupID, Netns: o.Netns}, true
 }
 

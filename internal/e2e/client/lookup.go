@@ -7,23 +7,24 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
 )
 
-// lookup resolves names by package net and prints their IPv4 addresses.
+// lookup resolves names by package net. It prints a line for each: the name, then its IPv4
+// addresses or the error.
 func lookup(names []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
 	for _, name := range names {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		addrs, err := net.DefaultResolver.LookupIP(ctx, "ip4", name)
+		cancel()
 		if err != nil {
-			return err
+			fmt.Println(name, "error:", err)
+			continue
 		}
-		for _, a := range addrs {
-			fmt.Println(a)
-		}
+		fmt.Println(name, strings.Trim(fmt.Sprint(addrs), "[]"))
 	}
 	return nil
 }

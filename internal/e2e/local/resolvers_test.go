@@ -6,13 +6,12 @@ package local
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,14 +30,15 @@ const bridge4 = "10.88.7.1"
 
 type world struct {
 	*e2e.World
-	outside *netlab.Cgroup // of the local resolvers
-	conf    string         // directory of their files
+	resolvers *netlab.Cgroup // cgroup of the local resolvers, which no seal covers unless a test decides otherwise
+	conf      string         // directory of their files
+	programs  *netlab.Host   // where programs resolve names
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{World: e2e.New(t)}
-	w.outside = w.Cgroup("outside")
+	w.resolvers = w.Cgroup("resolvers")
 	// Programs under test drop privileges, and read files there.
 	w.conf = t.TempDir()
 	if err := os.Chmod(w.conf, 0o755); err != nil {
@@ -47,12 +47,20 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// start starts a local resolver outside of every seal, and waits until it answers at addr.
-func (w *world) start(t *testing.T, addr string, env []string, args ...string) {
+// start starts a local resolver, and waits until it answers at addr.
+func (w *world) start(t *testing.T, addr string, args ...string) {
+	t.Helper()
+	w.daemon(t, args...)
+	e2e.Eventually(t, args[0]+" at "+addr, func() bool {
+		return strings.Contains(w.Dig(w.Host, w.resolvers, "+timeout=1", "+short", "@"+addr, "printer"), local4)
+	})
+}
+
+// daemon starts a program in the cgroup of the resolvers, and stops it at the end of the test.
+func (w *world) daemon(t *testing.T, args ...string) {
 	t.Helper()
 	labtest.NeedTool(t, args[0])
-	cmd := w.Host.Command(t.Context(), w.outside, args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), env...)
+	cmd := w.Host.Command(t.Context(), w.resolvers, args[0], args[1:]...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -65,15 +73,6 @@ func (w *world) start(t *testing.T, addr string, env []string, args ...string) {
 			t.Logf("%v wrote:\n%s", args, out.String())
 		}
 	})
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		got := w.Dig(w.Host, w.outside, "+timeout=1", "+short", "@"+addr, "printer")
-		if strings.Contains(got, local4) {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%v does not answer: %s", args, got)
-		}
-	}
 }
 
 func (w *world) dnsmasq(t *testing.T, addr string) {
@@ -82,7 +81,7 @@ func (w *world) dnsmasq(t *testing.T, addr string) {
 	for _, n := range localNames {
 		args = append(args, "--address=/"+n+"/"+local4, "--local=/"+n+"/") // AAAA is not forwarded either
 	}
-	w.start(t, addr, nil, args...)
+	w.start(t, addr, args...)
 }
 
 func (w *world) unbound(t *testing.T, addr string) {
@@ -94,7 +93,7 @@ func (w *world) unbound(t *testing.T, addr string) {
 	text += "forward-zone:\n name: \".\"\n forward-addr: 8.8.8.8\n"
 	file := filepath.Join(w.conf, "unbound.conf")
 	e2e.WriteFile(t, file, text)
-	w.start(t, addr, nil, "unbound", "-d", "-c", file)
+	w.start(t, addr, "unbound", "-d", "-c", file)
 }
 
 // resolvedScript runs systemd-resolved with its own configuration, user and /run.
@@ -108,14 +107,15 @@ mount --bind "$dir/group" /etc/group
 mount --bind "$dir/hosts" /etc/hosts
 mkdir -p /etc/systemd /run/systemd
 mount -t tmpfs tmpfs /etc/systemd
-[ -n "$shared" ] || mount -t tmpfs tmpfs /run/systemd
+[ "$shared" = true ] || mount -t tmpfs tmpfs /run/systemd
 mkdir -p /run/systemd/netif/links
 printf '%s\n' '[Resolve]' "DNS=8.8.8.8" FallbackDNS= DNSSEC=no DNSOverTLS=no LLMNR=no MulticastDNS=no Cache=no >/etc/systemd/resolved.conf
 exec "$program"
 `
 
-// resolved starts systemd-resolved. shared makes its sockets below /run visible to others.
-func (w *world) resolved(t *testing.T, shared bool) {
+// resolvedCommand returns the command line of systemd-resolved. shared makes its sockets below
+// /run visible to others.
+func (w *world) resolvedCommand(t *testing.T, shared bool) []string {
 	t.Helper()
 	dir := os.Getenv("SOTTO_RESOLVED")
 	program, libs := "/lib/systemd/systemd-resolved", ""
@@ -134,105 +134,64 @@ func (w *world) resolved(t *testing.T, shared bool) {
 		hosts += local4 + " " + n + "\n"
 	}
 	e2e.WriteFile(t, filepath.Join(w.conf, "hosts"), hosts)
-	env := []string{"dir=" + w.conf, "program=" + program, "LD_LIBRARY_PATH=" + libs}
+	return []string{"env", "dir=" + w.conf, "program=" + program, "LD_LIBRARY_PATH=" + libs, fmt.Sprintf("shared=%t", shared),
+		"unshare", "--mount", "--propagation", "private", "sh", "-c", resolvedScript}
+}
+
+// resolved starts systemd-resolved at 127.0.0.53.
+func (w *world) resolved(t *testing.T, shared bool) {
+	t.Helper()
+	w.start(t, "127.0.0.53", w.resolvedCommand(t, shared)...)
 	if shared {
-		env = append(env, "shared=1")
-	}
-	w.start(t, "127.0.0.53", env, "unshare", "--mount", "--propagation", "private", "sh", "-c", resolvedScript)
-}
-
-// resolvers start local resolvers; their addresses are the nameservers of resolv.conf.
-var resolvers = []struct {
-	name    string
-	start   func(w *world, t *testing.T)
-	servers []string
-}{
-	{"dnsmasq on 127.0.0.1", func(w *world, t *testing.T) { w.dnsmasq(t, "127.0.0.1") }, []string{"127.0.0.1"}},
-	{"unbound on ::1", func(w *world, t *testing.T) { w.unbound(t, "::1") }, []string{"::1"}},
-	{"systemd-resolved", func(w *world, t *testing.T) { w.resolved(t, false) }, []string{"127.0.0.53"}},
-	{"dnsmasq on a bridge", func(w *world, t *testing.T) { w.dnsmasq(t, bridge4) }, []string{bridge4}},
-	// musl asks all of them at once and takes the first answer: a nameserver elsewhere would not know local names.
-	{"three kinds", func(w *world, t *testing.T) { w.resolved(t, false); w.unbound(t, "::1"); w.dnsmasq(t, bridge4) },
-		[]string{"127.0.0.53", "::1", bridge4}},
-}
-
-// clients resolve a name and print its IPv4 address.
-func clients(t *testing.T) map[string][]string {
-	t.Helper()
-	return map[string][]string{
-		"getent":  {"getent", "ahostsv4"},
-		"dig":     {"dig", "+short", "+tries=1"},
-		"dig TCP": {"dig", "+short", "+tries=1", "+tcp"},
-		"musl":    {buildC(t, "musl-gcc", "-static")},
-		"Go":      append([]string{"env", "GODEBUG=netdns=go"}, e2e.Client("lookup")...),
-		"Go, cgo": append([]string{"env", "GODEBUG=netdns=cgo"}, e2e.Client("lookup")...),
+		w.waitFile(t, "/run/systemd/resolve/io.systemd.Resolve")
 	}
 }
 
-// buildC compiles a client that resolves by getaddrinfo.
-func buildC(t *testing.T, compiler ...string) string {
+// nssResolve returns the directory of nss-resolve.
+func nssResolve(t *testing.T) string {
 	t.Helper()
-	labtest.NeedTool(t, compiler[0])
-	out := filepath.Join(t.TempDir(), "libc")
-	if text, err := exec.Command(compiler[0], append(compiler[1:], "-o", out, "../resolve/testdata/libc.c")...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", compiler, err, text)
+	found, _ := filepath.Glob(os.Getenv("SOTTO_RESOLVED") + "/usr/lib/*/libnss_resolve.so.2")
+	if len(found) == 0 {
+		labtest.Skip(t, "needs libnss-resolve, installed or unpacked in $SOTTO_RESOLVED")
 	}
-	return out
+	return filepath.Dir(found[0])
 }
 
-// checkClients resolves public and local names with all clients. run runs a command.
-func (w *world) checkClients(t *testing.T, servers []string, run func(args ...string) (stdout, stderr string, status int)) {
+const nscdSocket = "/run/nscd/socket"
+
+// nscd starts nscd with a nameserver in its own resolv.conf.
+func (w *world) nscd(t *testing.T, server string) {
 	t.Helper()
-	conf := w.ResolvConf(servers...)
-	for client, args := range clients(t) {
-		names := append([]string{"www.example.com"}, localNames...)
-		loop := `for n in ` + strings.Join(names, " ") + `; do echo "= $n"; "$@" "$n"; done`
-		stdout, stderr, _ := run(slices.Concat(conf, []string{"sh", "-c", loop, "sh"}, args)...)
-		for i, got := range strings.Split(stdout, "= ")[1:] {
-			want := local4
-			if i == 0 {
-				want = e2e.Sealed4
-			}
-			if !strings.Contains(got, want) {
-				t.Errorf("%s: want %s, got %s%s", client, want, got, stderr)
-			}
-		}
-		if strings.Count(stdout, "= ") != len(names) {
-			t.Errorf("%s: %s%s", client, stdout, stderr)
+	program, err := exec.LookPath("nscd")
+	if err != nil {
+		program = filepath.Join(os.Getenv("SOTTO_RESOLVED"), "usr/sbin/nscd")
+		if _, err := os.Stat(program); err != nil {
+			labtest.Skip(t, "needs nscd, installed or unpacked in $SOTTO_RESOLVED")
 		}
 	}
+	conf := filepath.Join(w.conf, "nscd.conf")
+	e2e.WriteFile(t, conf, "enable-cache hosts yes\npositive-time-to-live hosts 60\nenable-cache passwd no\nenable-cache group no\nenable-cache services no\nenable-cache netgroup no\n")
+	t.Cleanup(func() { _ = os.Remove(nscdSocket) }) // it may have removed it itself
+	w.daemon(t, append(w.nsswitch(t, "files dns", server), "sh", "-c",
+		`mkdir -p /run/nscd /var/cache/nscd /var/db/nscd; exec "$0" --foreground -f "$1"`, program, conf)...)
+	w.waitFile(t, nscdSocket)
 }
 
-// TestLocalExec resolves under exec on machines with each kind of local resolver: public names over
-// TLS, local names at the local resolver. No plain packet leaves the host.
-func TestLocalExec(t *testing.T) {
-	for _, r := range resolvers {
-		t.Run(r.name, func(t *testing.T) {
-			w := newWorld(t)
-			w.bridge(t)
-			w.Watch()
-			r.start(w, t)
-			w.checkClients(t, r.servers, w.Exec)
-			w.NothingLeft()
-		})
-	}
+// nsswitch returns the start of a command line. The program that follows it resolves hosts by the
+// given sources of nsswitch.conf and nameservers.
+func (w *world) nsswitch(t *testing.T, sources string, servers ...string) []string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "nsswitch.conf")
+	e2e.WriteFile(t, file, "passwd: files\ngroup: files\nhosts: "+sources+"\n")
+	return append(w.ResolvConf(servers...), "sh", "-c", `mount --bind "$0" /etc/nsswitch.conf && exec "$@"`, file)
 }
 
-// TestLocalRun is TestLocalExec with a seal of a running cgroup.
-func TestLocalRun(t *testing.T) {
-	for _, r := range resolvers {
-		t.Run(r.name, func(t *testing.T) {
-			w := newWorld(t)
-			w.bridge(t)
-			w.Watch()
-			r.start(w, t)
-			g := w.Cgroup("sealed")
-			p := w.Start("msg=sealed", w.RunArgs(g)...)
-			w.checkClients(t, r.servers, w.in(w.Host, g))
-			w.Stop(p)
-			w.NothingLeft()
-		})
-	}
+func (w *world) waitFile(t *testing.T, path string) {
+	t.Helper()
+	e2e.Eventually(t, path, func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
 }
 
 // in returns a function that runs commands on a host in a cgroup.

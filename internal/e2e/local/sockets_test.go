@@ -5,7 +5,6 @@ package local
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,20 +14,10 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// nsswitch returns the start of a command line. The program that follows it resolves hosts by
-// the given sources. Its nameserver is 127.0.0.53.
-func (w *world) nsswitch(t *testing.T, sources string) []string {
-	t.Helper()
-	conf := w.ResolvConf("127.0.0.53")
-	file := filepath.Join(t.TempDir(), "nsswitch.conf")
-	e2e.WriteFile(t, file, "passwd: files\ngroup: files\nhosts: "+sources+"\n")
-	return append(conf, "sh", "-c", `mount --bind "$0" /etc/nsswitch.conf && exec "$@"`, file)
-}
-
 // shell runs a command unsealed.
 func (w *world) shell(t *testing.T, args ...string) string {
 	t.Helper()
-	out, _ := w.Host.Command(t.Context(), w.outside, args[0], args[1:]...).CombinedOutput()
+	out, _ := w.Host.Command(t.Context(), w.resolvers, args[0], args[1:]...).CombinedOutput()
 	return string(out)
 }
 
@@ -36,17 +25,9 @@ func (w *world) shell(t *testing.T, args ...string) string {
 // glibc sends the query to the nameserver, and it is sealed. Without exec it does ask.
 func TestExecHidesResolved(t *testing.T) {
 	w := newWorld(t)
-	dir := os.Getenv("SOTTO_RESOLVED")
-	found, _ := filepath.Glob(dir + "/usr/lib/*/libnss_resolve.so.2")
-	if len(found) == 0 {
-		labtest.Skip(t, "needs libnss-resolve, installed or unpacked in $SOTTO_RESOLVED")
-	}
+	lib := nssResolve(t)
 	w.resolved(t, true)
-	e2e.Eventually(t, "the socket of systemd-resolved", func() bool {
-		_, err := os.Stat("/run/systemd/resolve/io.systemd.Resolve")
-		return err == nil
-	})
-	lookup := append(w.nsswitch(t, "resolve [!UNAVAIL=return] dns"), "env", "LD_LIBRARY_PATH="+filepath.Dir(found[0]), "getent", "ahostsv4")
+	lookup := append(w.nsswitch(t, "resolve [!UNAVAIL=return] dns", "127.0.0.53"), "env", "LD_LIBRARY_PATH="+lib, "getent", "ahostsv4")
 	if got := w.shell(t, append(lookup, "control.example.com")...); !strings.Contains(got, e2e.Plain4) {
 		t.Fatalf("without exec systemd-resolved was not asked: %s", got)
 	}
@@ -68,29 +49,7 @@ func TestExecHidesResolved(t *testing.T) {
 // TestExecHidesNscd is TestExecHidesResolved with nscd, also for a command of another user.
 func TestExecHidesNscd(t *testing.T) {
 	w := newWorld(t)
-	program, err := exec.LookPath("nscd")
-	if err != nil {
-		program = filepath.Join(os.Getenv("SOTTO_RESOLVED"), "usr/sbin/nscd")
-		if _, err := os.Stat(program); err != nil {
-			labtest.Skip(t, "needs nscd, installed or unpacked in $SOTTO_RESOLVED")
-		}
-	}
-	if err := os.MkdirAll("/run/nscd", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	conf := filepath.Join(w.conf, "nscd.conf")
-	e2e.WriteFile(t, conf, "enable-cache hosts yes\npositive-time-to-live hosts 60\nenable-cache passwd no\nenable-cache group no\nenable-cache services no\nenable-cache netgroup no\n")
-	// nscd resolves by the nameserver in its own resolv.conf, in plain DNS.
-	args := append(w.ResolvConf("8.8.8.8"), "sh", "-c", `mkdir -p /var/cache/nscd /var/db/nscd; exec "$0" --foreground -f "$1"`, program, conf)
-	cmd := w.Host.Command(t.Context(), w.outside, args[0], args[1:]...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	e2e.Eventually(t, "the socket of nscd", func() bool {
-		_, err := os.Stat("/run/nscd/socket")
-		return err == nil
-	})
+	w.nscd(t, "8.8.8.8") // it resolves in plain DNS
 	lookup := append(w.ResolvConf("8.8.4.4"), "getent", "hosts")
 	e2e.Eventually(t, "nscd to answer", func() bool {
 		return strings.Contains(w.shell(t, append(lookup, "control.example.com")...), "2001:db8:bad::66")
@@ -112,14 +71,14 @@ func TestExecHidesNscd(t *testing.T) {
 // dnsmasqIn runs dnsmasq at addr on a host; db has the given address.
 func (w *world) dnsmasqIn(t *testing.T, h *netlab.Host, addr, address string) {
 	t.Helper()
-	cmd := h.Command(t.Context(), w.outside, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",
+	cmd := h.Command(t.Context(), w.resolvers, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",
 		"--listen-address="+addr, "--bind-interfaces", "--pid-file=", "--user=root", "--log-facility=-", "--address=/db/"+address, "--local=/db/", "--server=8.8.8.8")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	e2e.Eventually(t, "dnsmasq at "+addr, func() bool {
-		return strings.Contains(w.Dig(h, w.outside, "+timeout=1", "+short", "@"+addr, "db"), address)
+		return strings.Contains(w.Dig(h, w.resolvers, "+timeout=1", "+short", "@"+addr, "db"), address)
 	})
 }
 
@@ -166,7 +125,7 @@ func TestLocalUncovered(t *testing.T) {
 	args := append(w.RunArgs(g), "--local-resolvers", "keep")
 	conf := w.ResolvConf("127.0.0.1")
 	out, err := w.Host.Command(t.Context(), nil, conf[0], append(conf[1:], append([]string{w.Program.Path}, append(args, "--check")...)...)...).CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "nameserver=127.0.0.1 cgroup=/"+filepath.Base(w.outside.Path)) {
+	if err != nil || !strings.Contains(string(out), "nameserver=127.0.0.1 cgroup=/"+filepath.Base(w.resolvers.Path)) {
 		t.Errorf("--check: %v\n%s", err, out)
 	}
 	p := w.Start("msg=sealed", args...)

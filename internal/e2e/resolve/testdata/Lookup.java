@@ -4,17 +4,22 @@ import java.net.InetAddress;
 import java.net.UnknownHostException;
 import java.util.Arrays;
 
-/** Resolves its argument like most programs in Java. The time goes to stderr. */
+/** Resolves its arguments like most programs in Java. Their times go to stderr. */
 public class Lookup {
     public static void main(String[] args) {
-        long start = System.nanoTime();
-        String result;
-        try {
-            result = Arrays.toString(InetAddress.getAllByName(args[0]));
-        } catch (UnknownHostException e) {
-            result = "error: " + e.getMessage();
+        for (String name : args) {
+            System.out.println(name + " " + resolve(name));
         }
-        System.err.printf("%s %d us%n", args[0], (System.nanoTime() - start) / 1000);
-        System.out.println(args[0] + " " + result);
+    }
+
+    private static String resolve(String name) {
+        long start = System.nanoTime();
+        try {
+            return Arrays.toString(InetAddress.getAllByName(name));
+        } catch (UnknownHostException e) {
+            return "error: " + e.getMessage();
+        } finally {
+            System.err.printf("%s %d us%n", name, (System.nanoTime() - start) / 1000);
+        }
     }
 }

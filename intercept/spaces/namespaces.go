@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package local
+package spaces
 
 import (
 	"errors"
@@ -25,16 +25,16 @@ const (
 	retryAfter = time.Second
 )
 
-// errNoNamespace is the error for a namespace that has no name and no process that this
+// ErrNotFound is the error for a namespace that has no name and no process that this
 // process may inspect.
-var errNoNamespace = errors.New("the network namespace of the client was not found: it has neither a name nor a process that Sotto may inspect")
+var ErrNotFound = errors.New("the network namespace of the client was not found: it has neither a name nor a process that Sotto may inspect")
 
 // errOther means that a path leads to another namespace than expected.
 var errOther = errors.New("another network namespace")
 
-// namespaces finds network namespaces by their cookies. It keeps none open: an open namespace
-// would outlive its container. The zero value is empty.
-type namespaces struct {
+// Finder finds network namespaces by their cookies. It keeps none open: an open namespace would
+// outlive its container. The zero value is empty. Its methods may be called concurrently.
+type Finder struct {
 	mu     sync.Mutex
 	places map[uint32]place
 }
@@ -45,8 +45,10 @@ type place struct {
 	not  time.Time
 }
 
-// do runs fn in the namespace with a cookie. pids returns the processes to search first.
-func (n *namespaces) do(cookie uint32, pids func() []int, fn func() error) error {
+// Do runs fn in the namespace with the cookie whose low half is given, on a thread of its own.
+// pids returns the processes to search first. The error is [ErrNotFound] if the namespace was
+// not found, otherwise that of fn.
+func (n *Finder) Do(cookie uint32, pids func() []int, fn func() error) error {
 	n.mu.Lock()
 	known := n.places[cookie]
 	n.mu.Unlock()
@@ -55,7 +57,7 @@ func (n *namespaces) do(cookie uint32, pids func() []int, fn func() error) error
 			return err
 		}
 	} else if time.Now().Before(known.not) {
-		return errNoNamespace
+		return ErrNotFound
 	}
 	for _, path := range candidates(pids) {
 		err := doAt(path, cookie, fn)
@@ -66,10 +68,10 @@ func (n *namespaces) do(cookie uint32, pids func() []int, fn func() error) error
 		return err
 	}
 	n.remember(cookie, place{not: time.Now().Add(retryAfter)})
-	return errNoNamespace
+	return ErrNotFound
 }
 
-func (n *namespaces) remember(cookie uint32, p place) {
+func (n *Finder) remember(cookie uint32, p place) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.places == nil || len(n.places) >= maxCached {
