@@ -113,7 +113,9 @@ func TestDependencies(t *testing.T) {
 		{"cgroup, network, sockets and nat do not use ebpf", func(p pkg) bool {
 			return within(p.ImportPath, "sotto/intercept/cgroup", "sotto/intercept/network", "sotto/intercept/sockets", "sotto/intercept/nat")
 		}, pkg.all, func(i string) bool { return within(i, "github.com/cilium/ebpf") }, "github.com/cilium/ebpf"},
-		{"only nat uses nftables", func(p pkg) bool { return p.ImportPath != "sotto/intercept/nat" }, pkg.all,
+		{"only nat and others use nftables", func(p pkg) bool {
+			return p.ImportPath != "sotto/intercept/nat" && p.ImportPath != "sotto/intercept/others"
+		}, pkg.all,
 			func(i string) bool { return within(i, "github.com/google/nftables", "github.com/mdlayher/netlink") }, "github.com/google/nftables"},
 		only("sotto/intercept/cgroup", "sotto/internal/mountinfo"),
 		only("sotto/intercept/feature"),
@@ -121,6 +123,7 @@ func TestDependencies(t *testing.T) {
 		only("sotto/intercept/local", "sotto/intercept/guard", "sotto/intercept/network", "sotto/internal/mountinfo", "sotto/internal/netns"),
 		only("sotto/intercept/nat", "sotto/internal/netns"),
 		only("sotto/intercept/network", "sotto/internal/netns"),
+		only("sotto/intercept/others"),
 		only("sotto/intercept/pins", "sotto/internal/netns"),
 		only("sotto/intercept/references", "sotto/intercept/feature"),
 		only("sotto/intercept/sockets", "sotto/internal/mountinfo", "sotto/internal/netns"),
@@ -128,10 +131,12 @@ func TestDependencies(t *testing.T) {
 		only("sotto/internal/netns"),
 		{"tests of netns import nothing of Sotto", func(p pkg) bool { return p.ImportPath == "sotto/internal/netns" }, pkg.all,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }, "sotto/internal/netlab"},
-		{"clienttest and historytest are for tests", func(p pkg) bool {
+		{"clienttest, historytest and otherstest are for tests", func(p pkg) bool {
 			return !within(p.ImportPath, "sotto/intercept/clienttest", "sotto/intercept/historytest")
 		}, pkg.imports,
-			func(i string) bool { return within(i, "sotto/intercept/clienttest", "sotto/intercept/historytest") }, "sotto/intercept/clienttest"},
+			func(i string) bool {
+				return within(i, "sotto/intercept/clienttest", "sotto/intercept/historytest", "sotto/intercept/others/otherstest")
+			}, "sotto/intercept/clienttest"},
 		only("sotto/internal/ratelog"),
 		only("sotto/internal/nssockets", "sotto/internal/mountinfo"),
 		usedBy("sotto/internal/nssockets", "sotto/cmd/sotto"),
@@ -158,8 +163,9 @@ func TestDependencies(t *testing.T) {
 		only("sotto/internal/control"),
 		only("sotto/internal/takeover", "sotto/internal/control"),
 		usedBy("sotto/internal/takeover", "sotto/internal/daemon"),
-		usedBy("sotto/internal/daemon", "sotto/cmd/sotto"),
-		usedBy("sotto/internal/config", "sotto/internal/daemon", "sotto/cmd/sotto"),
+		usedBy("sotto/internal/daemon", "sotto/internal/check", "sotto/cmd/sotto"),
+		usedBy("sotto/internal/config", "sotto/internal/daemon", "sotto/internal/check", "sotto/cmd/sotto"),
+		usedBy("sotto/internal/check", "sotto/cmd/sotto", "sotto/internal/e2e"),
 		{"cmd/sotto runs the forwarder through daemon", func(p pkg) bool { return p.ImportPath == "sotto/cmd/sotto" }, pkg.imports,
 			func(i string) bool { return within(i, "sotto/forwarder") && i != "sotto/forwarder/upstream" }, "sotto/forwarder"},
 		usedBy("sotto/internal/e2e"),
