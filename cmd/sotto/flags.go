@@ -48,6 +48,12 @@ func (o *options) localFlag(fs *pflag.FlagSet) {
 	fs.StringVar(&o.flags.LocalResolvers, "local-resolvers", "", "queries to nameservers on this machine: keep (leave alone), redirect, or auto (keep only if the whole host is sealed) (default auto)")
 }
 
+// cgroupFlags adds the flags of the commands about a seal of the host.
+func (o *options) cgroupFlags(fs *pflag.FlagSet) {
+	fs.StringArrayVar(&o.flags.Cgroups, "cgroup", nil, "seal the cgroup at `PATH` instead of the whole host; repeatable")
+	fs.StringArrayVar(&o.flags.Exclude, "exclude", nil, "do not seal the cgroup at `PATH` and those below it; repeatable")
+}
+
 // fileFlags adds the flags of the commands with a configuration file.
 func (o *options) fileFlags(fs *pflag.FlagSet) {
 	o.configFlag(fs)

@@ -80,6 +80,7 @@ images stay unchanged.
 
   sudo sotto exec -- dig @8.8.8.8 example.com    seal one command
   sudo sotto run                                 seal this host until stopped
+  sudo sotto check                               check this machine, and what to fix
   sotto serve --listen 127.0.0.1:5300            forward plain DNS over TLS, without root
   sudo sotto demo                                see how it works, without internet access`,
 		SilenceErrors: true,
@@ -92,8 +93,9 @@ images stay unchanged.
 	root.SetErr(e.stderr)
 	root.AddCommand(
 		e.execCommand(), e.runCommand(), e.serveCommand(),
-		e.statusCommand(), e.traceCommand(), e.explainCommand(), e.cacheCommand(), e.reloadCommand(), e.logLevelCommand(),
-		e.demoCommand(), e.downCommand(), e.versionCommand(), e.pathTestCommand(),
+		e.statusCommand(), e.traceCommand(), e.explainCommand(), e.checkCommand(), e.cacheCommand(), e.reloadCommand(), e.logLevelCommand(),
+		e.demoCommand(), e.downCommand(), e.versionCommand(),
+		e.pathTestCommand(), e.checkClientCommand(),
 	)
 	return root
 }

@@ -65,8 +65,7 @@ func (e *env) runCommand() *cobra.Command {
 			return daemon.Run(c.Context(), e.daemonOptions(asRoot), replace)
 		},
 	}
-	c.Flags().StringArrayVar(&o.flags.Cgroups, "cgroup", nil, "seal the cgroup at `PATH` instead of the whole host; repeatable")
-	c.Flags().StringArrayVar(&o.flags.Exclude, "exclude", nil, "do not seal the cgroup at `PATH` and those below it; repeatable")
+	o.cgroupFlags(c.Flags())
 	o.guardFlag(c.Flags())
 	o.localFlag(c.Flags())
 	c.Flags().Var(&replace, "replace", "take over from a running 'sotto run' of any version without losing a query; --replace=back: even if it has replaced this one")

@@ -3,7 +3,6 @@
 package cgroup
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,8 +16,15 @@ import (
 	"sotto/internal/mountinfo"
 )
 
-// errNoCgroup2 ends with the fix.
-var errNoCgroup2 = errors.New("find cgroup2: it is not mounted here; try: mount -t cgroup2 none /sys/fs/cgroup/unified (in a container: start it with --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup)")
+// NotFoundError means that the whole hierarchy of cgroup2 is not visible to this process.
+type NotFoundError struct{ Reason, Fix string }
+
+func (e *NotFoundError) Error() string { return "find cgroup2: " + e.Reason + "; " + e.Fix }
+
+var errNoCgroup2 = &NotFoundError{
+	Reason: "it is not mounted here",
+	Fix:    "try: mount -t cgroup2 none /sys/fs/cgroup/unified (in a container: start it with --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup)",
+}
 
 // findRoot returns the mount point of the whole hierarchy: the last mount of cgroup2 that
 // does not show only a part of it.
@@ -42,7 +48,10 @@ func findRoot(mounts []mountinfo.Mount) (string, error) {
 
 // errNamespace is the error in a container that sees only its own part of the hierarchy.
 func errNamespace(point string) error {
-	return fmt.Errorf("find cgroup2: %s shows only a part of the hierarchy, as in a container with its own cgroup namespace; start the container with --cgroupns=host", point)
+	return &NotFoundError{
+		Reason: point + " shows only a part of the hierarchy, as in a container with its own cgroup namespace",
+		Fix:    "start the container with --cgroupns=host",
+	}
 }
 
 // rootInode is the inode number of the hierarchy's real root: the first one of its kernfs.

@@ -69,12 +69,21 @@ func Explain(err error) error {
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w; it needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN), in a container --privileged", err)
 	}
-	for _, n := range needs() {
-		if n.probe() != nil {
-			return fmt.Errorf("%w: %w", missing(n, kernelRelease()), err)
-		}
+	if cause := Missing(); cause != nil {
+		return fmt.Errorf("%w: %w", cause, err)
 	}
 	return err
+}
+
+// Missing returns an error that names the first needed feature that the kernel does not have,
+// or nil. The process must have the capabilities to load programs.
+func Missing() error {
+	for _, n := range needs() {
+		if n.probe() != nil {
+			return missing(n, Release())
+		}
+	}
+	return nil
 }
 
 // missing returns the error for a missing feature.
@@ -82,7 +91,8 @@ func missing(n need, release string) error {
 	return fmt.Errorf("this kernel (%s) has no %s: Linux %s or newer with CONFIG_CGROUP_BPF is needed", release, n.what, n.since)
 }
 
-func kernelRelease() string {
+// Release returns the release of the kernel, as uname(1) shows it.
+func Release() string {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return "unknown"

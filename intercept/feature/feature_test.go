@@ -24,7 +24,7 @@ func TestNeeds(t *testing.T) {
 		"this kernel (5.4.0-42) has no getpeername hook: Linux 5.8 or newer with CONFIG_CGROUP_BPF is needed" {
 		t.Error(got)
 	}
-	if kernelRelease() == "unknown" {
+	if Release() == "unknown" {
 		t.Error("the release is unknown")
 	}
 	cause := errors.New("another cause")

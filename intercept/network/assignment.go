@@ -66,9 +66,9 @@ func PickAssignment(taken func(name string) bool) (Assignment, error) {
 			continue
 		}
 		if r, found := conflict(a.Prefix4, routes4); found {
-			last = conflictError("prefix4", a.Prefix4, r)
+			last = &ConflictError{"prefix4", a.Prefix4, r.text}
 		} else if r, found := conflict(a.Prefix6, routes6); found {
-			last = conflictError("prefix6", a.Prefix6, r)
+			last = &ConflictError{"prefix6", a.Prefix6, r.text}
 		} else {
 			return a, nil
 		}

@@ -32,15 +32,38 @@ func conflict(p netip.Prefix, routes []hostRoute) (hostRoute, bool) {
 	return hostRoute{}, false
 }
 
-// conflictError names the route and the setting to change.
-func conflictError(setting string, p netip.Prefix, r hostRoute) error {
-	return fmt.Errorf("route %s: this machine has the route %q there already; set %s to a network that is free here",
-		p, r.text, setting)
+// ConflictError means that a prefix conflicts with a route of the host.
+type ConflictError struct {
+	Setting string // prefix4 or prefix6
+	Prefix  netip.Prefix
+	Route   string // as ip-route(8) shows it
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("route %s: this machine has the route %q there already; set %s to a network that is free here",
+		e.Prefix, e.Route, e.Setting)
+}
+
+// CheckRoutes returns a [ConflictError] if the network of cfg cannot be created in the network
+// namespace of the calling thread because of a route there. It changes nothing.
+func CheckRoutes(cfg Config) (err error) {
+	n, err := New(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Release()) }()
+	return n.eachConflict(func([]netip.Prefix) error { return nil })
 }
 
 // checkConflicts returns an error if a prefix conflicts with a route of the host. It removes
 // routes that an earlier process left on this network's interface for other prefixes.
 func (n *Network) checkConflicts() error {
+	return n.eachConflict(func(old []netip.Prefix) error { return removeRoutes(n.host, old...) })
+}
+
+// eachConflict returns an error if a prefix conflicts with a route of the host. For each prefix
+// it calls onOld with the other prefixes that are routed to this network's interface.
+func (n *Network) eachConflict(onOld func(old []netip.Prefix) error) error {
 	link, err := findLink(n.host, n.hostIf())
 	if err != nil {
 		return err
@@ -59,9 +82,9 @@ func (n *Network) checkConflicts() error {
 			setting = "prefix4"
 		}
 		if r, found := conflict(p, routes); found {
-			return conflictError(setting, p, r)
+			return &ConflictError{Setting: setting, Prefix: p, Route: r.text}
 		}
-		if err := removeRoutes(n.host, old...); err != nil {
+		if err := onOld(old); err != nil {
 			return err
 		}
 	}

@@ -125,6 +125,7 @@ func TestDependencies(t *testing.T) {
 		only("sotto/intercept/spaces", "sotto/intercept/cgroup", "sotto/internal/mountinfo", "sotto/internal/netns"),
 		only("sotto/intercept/nat", "sotto/internal/netns"),
 		only("sotto/intercept/network", "sotto/internal/netns"),
+		only("sotto/intercept/others"),
 		only("sotto/intercept/pins", "sotto/internal/netns"),
 		only("sotto/intercept/references", "sotto/intercept/feature"),
 		only("sotto/intercept/sockets", "sotto/internal/mountinfo", "sotto/internal/netns"),
@@ -132,11 +133,11 @@ func TestDependencies(t *testing.T) {
 		only("sotto/internal/netns"),
 		{"tests of netns import nothing of Sotto", func(p pkg) bool { return p.ImportPath == "sotto/internal/netns" }, pkg.all,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }, "sotto/internal/netlab"},
-		{"clienttest, historytest and filterstest are for tests", func(p pkg) bool {
+		{"clienttest, historytest, filterstest and otherstest are for tests", func(p pkg) bool {
 			return !within(p.ImportPath, "sotto/intercept/clienttest", "sotto/intercept/historytest")
 		}, pkg.imports,
 			func(i string) bool {
-				return within(i, "sotto/intercept/clienttest", "sotto/intercept/historytest", "sotto/intercept/filters/filterstest")
+				return within(i, "sotto/intercept/clienttest", "sotto/intercept/historytest", "sotto/intercept/filters/filterstest", "sotto/intercept/others/otherstest")
 			}, "sotto/intercept/clienttest"},
 		only("sotto/internal/ratelog"),
 		only("sotto/internal/nssockets", "sotto/internal/mountinfo"),
@@ -166,8 +167,9 @@ func TestDependencies(t *testing.T) {
 		only("sotto/internal/control"),
 		only("sotto/internal/takeover", "sotto/internal/control"),
 		usedBy("sotto/internal/takeover", "sotto/internal/daemon"),
-		usedBy("sotto/internal/daemon", "sotto/cmd/sotto"),
-		usedBy("sotto/internal/config", "sotto/internal/daemon", "sotto/cmd/sotto"),
+		usedBy("sotto/internal/daemon", "sotto/internal/check", "sotto/cmd/sotto"),
+		usedBy("sotto/internal/config", "sotto/internal/daemon", "sotto/internal/check", "sotto/cmd/sotto"),
+		usedBy("sotto/internal/check", "sotto/cmd/sotto", "sotto/internal/e2e"),
 		{"cmd/sotto runs the forwarder through daemon", func(p pkg) bool { return p.ImportPath == "sotto/cmd/sotto" }, pkg.imports,
 			func(i string) bool { return within(i, "sotto/forwarder") && i != "sotto/forwarder/upstream" }, "sotto/forwarder"},
 		usedBy("sotto/internal/e2e"),

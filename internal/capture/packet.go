@@ -65,15 +65,15 @@ func Plain(packets []Packet, names ...string) []Packet {
 	out := Port(packets, 53)
 	for _, p := range packets {
 		port53 := p.Src.Port() == 53 || p.Dst.Port() == 53
-		if !port53 && slices.ContainsFunc(names, func(name string) bool { return p.contains(name) }) {
+		if !port53 && slices.ContainsFunc(names, func(name string) bool { return p.Contains(name) }) {
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
-// contains reports whether the payload contains the name, in wire or in text form.
-func (p *Packet) contains(name string) bool {
+// Contains reports whether the payload contains the name, in wire or in text form.
+func (p *Packet) Contains(name string) bool {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	var wire []byte
 	for label := range strings.SplitSeq(name, ".") {

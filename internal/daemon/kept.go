@@ -24,7 +24,7 @@ func WarnUncovered(cfg intercept.Config, log *slog.Logger) {
 	if err != nil {
 		return // the C library then asks 127.0.0.1, where usually nothing listens
 	}
-	found, err := intercept.UncoveredResolvers(cfg, parseNameservers(string(text)))
+	found, err := intercept.UncoveredResolvers(cfg, ParseNameservers(string(text)))
 	if err != nil {
 		log.Debug("cannot check whether the seal covers the resolvers on this machine", "err", err)
 		return
@@ -35,8 +35,8 @@ func WarnUncovered(cfg intercept.Config, log *slog.Logger) {
 	}
 }
 
-// parseNameservers returns the nameservers of a resolv.conf.
-func parseNameservers(text string) []netip.Addr {
+// ParseNameservers returns the nameservers of a resolv.conf.
+func ParseNameservers(text string) []netip.Addr {
 	var out []netip.Addr
 	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
