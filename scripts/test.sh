@@ -160,26 +160,45 @@ fuzz() {
 	done < <(grep -l --include='*_test.go' -r '^func Fuzz' . | xargs -r -n1 dirname | sort -u)
 }
 
-# test_privileged: runs all tests as root in a sandbox, and fails if they leave anything behind.
+# lab_packages: prints the packages whose tests have a network lab. They hold a lock of the machine, so they run one after
+# the other, and mostly wait. cmd/sotto has one such test.
+lab_packages() {
+	go list -test -f '{{if .ForTest}}{{.ForTest}} {{join .Deps " "}}{{end}}' ./... |
+		sed -n 's,^\([^ ]*\) .*sotto/internal/netlab/labtest.*,\1,p' | grep -vx sotto/cmd/sotto | sort -u
+}
+
+# test_lab and test_others: together they run all tests as root in a sandbox, and fail if these leave anything behind.
+test_lab() {
+	# shellcheck disable=SC2046 # words
+	test_privileged $(lab_packages)
+}
+test_others() {
+	# shellcheck disable=SC2046 # words
+	test_privileged $(go list ./... | grep -vxF "$(lab_packages)")
+}
 test_privileged() {
-	export SOTTO_REQUIRE_PRIVILEGED=1 GOPROXY=off
-	local lab others shared status=0
-	# Tests with a network lab hold a lock of the machine. Their packages run one after the other, beside all others.
-	# cmd/sotto has one such test.
-	lab=$(go list -test -f '{{if .ForTest}}{{.ForTest}} {{join .Deps " "}}{{end}}' ./... |
-		sed -n 's,^\([^ ]*\) .*sotto/internal/netlab/labtest.*,\1,p' | grep -vx sotto/cmd/sotto | sort -u)
-	others=$(go list ./... | grep -vxF "$lab")
-	# shellcheck disable=SC2086 # words
-	go test -race -p=1 -count=1 -timeout=15m $lab &
-	shared=$!
-	# shellcheck disable=SC2086 # words
-	go test -race -p=1 -count=1 -timeout=15m $others || status=$?
-	wait "$shared" || status=$?
-	((status == 0)) || return "$status"
+	SOTTO_REQUIRE_PRIVILEGED=1 GOPROXY=off go test -race -p=1 -count=1 -timeout=15m "$@"
 	local left
 	left=$(leftovers)
 	[[ -z $left ]] || { printf 'leftovers of the tests:\n%s\n' "$left" >&2 && return 1; }
 }
+
+# start_lab: starts test_lab in the background, beside steps that do not measure time. In a session of its own, so that
+# stop_lab can end it with its children.
+start_lab() {
+	setsid bash "$0" lab >"$work/lab.log" 2>&1 &
+	lab=$!
+	defer stop_lab
+}
+stop_lab() { [[ -z $lab ]] || kill -- "-$lab" 2>/dev/null || true; }
+wait_lab() {
+	local status=0
+	wait "$lab" || status=$?
+	lab=
+	cat "$work/lab.log"
+	return "$status"
+}
+lab=
 
 leftovers() {
 	ip -o link show | grep -v ': lo:' || true
@@ -188,8 +207,16 @@ leftovers() {
 }
 
 case ${1:-} in
-privileged)
-	test_privileged
+lab)
+	sandbox bash "$0" lab-inside
+	exit
+	;;
+lab-inside)
+	test_lab
+	exit
+	;;
+others)
+	test_others
 	exit
 	;;
 unprivileged)
@@ -231,6 +258,7 @@ if [[ -n $has_clang ]]; then
 	fi
 fi
 step "go test as nobody" check_unprivileged
+start_lab
 step "fuzz, ${SOTTO_FUZZTIME:-5s} each" fuzz
 if [[ -z ${SOTTO_SKIP_DOCKER:-} ]]; then
 	step "docker-test.sh" scripts/docker-test.sh
@@ -239,5 +267,6 @@ else
 	skipped+=("docker-test.sh and podman-test.sh: SOTTO_SKIP_DOCKER is set")
 fi
 for line in "${skipped[@]}"; do say "SKIPPED $line"; done
-step "SOTTO_REQUIRE_PRIVILEGED=1 go test -race, all packages" sandbox bash "$0" privileged
+step "SOTTO_REQUIRE_PRIVILEGED=1 go test -race, packages without a network lab" sandbox bash "$0" others
+step "SOTTO_REQUIRE_PRIVILEGED=1 go test -race, packages with a network lab (since the fuzz tests)" wait_lab
 say "all tests passed in $SECONDS s${skipped[*]:+, except the steps marked SKIPPED above}"
