@@ -90,6 +90,6 @@ images stay unchanged.
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
 	root.AddCommand(e.execCommand(), e.runCommand(), e.serveCommand(), e.statusCommand(), e.traceCommand(),
-		e.explainCommand(), e.cacheCommand(), e.reloadCommand(), e.logLevelCommand(), e.demoCommand(), e.downCommand(), e.versionCommand())
+		e.explainCommand(), e.cacheCommand(), e.listsCommand(), e.reloadCommand(), e.logLevelCommand(), e.demoCommand(), e.downCommand(), e.versionCommand())
 	return root
 }
