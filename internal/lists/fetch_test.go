@@ -31,7 +31,7 @@ const host = "lists.example"
 
 // site is an HTTPS server with a certificate for host, and a client that resolves host to it.
 type site struct {
-	t     *testing.T
+	t     testing.TB
 	store Store
 	serve atomic.Pointer[http.HandlerFunc]
 	url   string
@@ -42,7 +42,7 @@ type site struct {
 	fetcher Fetcher
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	ca, err := dnstest.NewCA()
 	if err != nil {
@@ -103,7 +103,7 @@ func (s *site) want(names ...string) {
 }
 
 func text(s string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, s) }
+	return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, s) }
 }
 
 // TestFetch: a list is fetched, confirmed by its ETag or date, and replaced when it changes.
