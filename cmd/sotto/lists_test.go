@@ -94,8 +94,10 @@ func TestLists(t *testing.T) {
 		t.Fatal(err)
 	}
 	site := startListSite(t, ca)
-	text := listConfig(t, ca) + fmt.Sprintf("[[rule]]\nlists = %q\nuse = \"default\"\n[[rule]]\nname = \"always.example\"\nlists = [%q, %q]\nuse = \"nxdomain\"\n",
-		site.base+"/allow", site.base+"/hosts", site.base+"/ads")
+	file := filepath.Join(t.TempDir(), "names")
+	e2e.WriteFile(t, file, "||file.example^\n")
+	text := listConfig(t, ca) + fmt.Sprintf("[[rule]]\nlists = %q\nuse = \"default\"\n[[rule]]\nname = \"always.example\"\nnames-file = %q\nlists = [%q, %q]\nuse = \"nxdomain\"\n",
+		site.base+"/allow", file, site.base+"/hosts", site.base+"/ads")
 	s, stop := startServing(t, text)
 	check := func(s *serving, names map[string]string) {
 		t.Helper()
@@ -122,7 +124,7 @@ func TestLists(t *testing.T) {
 	}
 	// The list blocks its own host, which does not prevent its update.
 	inForce := map[string]string{
-		"always.example": blocked, "a.ads.example": blocked, "cdn.ads.example": pass, "x.cdn.ads.example": pass,
+		"always.example": blocked, "www.file.example": blocked, "a.ads.example": blocked, "cdn.ads.example": pass, "x.cdn.ads.example": pass,
 		"host.example": blocked, "sub.host.example": pass, "lists.example": blocked,
 	}
 	check(s, inForce)
@@ -130,13 +132,15 @@ func TestLists(t *testing.T) {
 		{"x.ads.example", "Rule 2\nList " + site.base + "/ads\nEntry ads.example\nResult answered: the name does not exist\n"},
 		{"host.example", "Rule 2\nList " + site.base + "/hosts\nEntry =host.example\nResult answered: the name does not exist\n"},
 		{"cdn.ads.example", "Rule 1\nList " + site.base + "/allow\nEntry cdn.ads.example\nResult answered from .*"},
+		{"www.file.example", "Rule 2\nList " + file + "\nEntry file.example\nResult answered: the name does not exist\n"},
 		{"always.example", "Rule 2\nResult answered: the name does not exist\n"},
 	} {
 		s.want("Query "+tc.name+". A\n"+tc.want, "explain", tc.name)
 	}
 
-	// An update that fails, and one without a change. The edited configuration is not read.
+	// An update that fails, and one with a change. The edited files are not read.
 	s.configure("cache-mib = [")
+	e2e.WriteFile(t, file, "a..b\n")
 	sent := site.set("/ads", "<html>\n<body>Sorry</body>")
 	if _, errs, code := s.sotto("lists", "update"); code != exitFailure || !strings.Contains(errs, "1 of 3 lists") {
 		t.Errorf("a web page: status %d, %s", code, errs)
@@ -147,11 +151,13 @@ func TestLists(t *testing.T) {
 	}
 	site.set("/ads", "||ads.example^\n||more.example^\n")
 	s.want(".*Names 2 \\(0 other lines skipped\\)\nState changed 0s ago, checked 0s ago\n.*", "lists", "update")
-	check(s, map[string]string{"www.more.example": blocked, "host.example": blocked})
+	check(s, map[string]string{"www.more.example": blocked, "host.example": blocked, "file.example": blocked})
 	if n := site.set("/none", ""); n < sent+3 {
 		t.Errorf("%d transfers, at least %d expected", n, sent+3)
 	}
 	stop()
+
+	e2e.WriteFile(t, file, "||file.example^\n")
 
 	// A start without a network: the stored lists are in force.
 	offline := strings.Replace(text, "upstream = [", "upstream = [\"127.0.0.1:1\"] #", 1)

@@ -24,6 +24,9 @@ const (
 	// fetchTimeout limits one fetch.
 	fetchTimeout = 10 * time.Minute
 
+	// startLen is how far a list is searched for its first character.
+	startLen = 512
+
 	// minShare is the part of its names, one in minShare, that a list may shrink to.
 	minShare = 10
 )
@@ -100,7 +103,8 @@ func (w *writer) receive(resp *http.Response, limit int64) error {
 	}
 	limited := &io.LimitedReader{R: resp.Body, N: limit + 1}
 	body := bufio.NewReader(limited)
-	if start, err := body.Peek(1); err == nil && start[0] == '<' {
+	start, _ := body.Peek(startLen) // an error is returned again below
+	if strings.HasPrefix(strings.TrimLeft(string(start), "\ufeff \t\r\n"), "<") {
 		return fmt.Errorf("%w: the server sent a web page", ErrBroken)
 	}
 	err := rules.ScanNames(body, func(name string) error {

@@ -103,7 +103,24 @@ func (s *site) want(names ...string) {
 }
 
 func text(s string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, s) }
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		_, _ = io.WriteString(w, s)
+	}
+}
+
+// tag returns a handler that sends a list with an ETag, and counts the requests for which it
+// confirms the list instead.
+func tag(list string, confirmed *int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"v1"`)
+		if r.Header.Get("If-None-Match") == `"v1"` {
+			*confirmed++
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		fmt.Fprint(w, list)
+	}
 }
 
 // TestFetch: a list is fetched, confirmed by its ETag or date, and replaced when it changes.
@@ -114,14 +131,8 @@ func TestFetch(t *testing.T) {
 	}
 	const list = "! Title: x\n||ads.example^\n0.0.0.0 a.example localhost\nb.example\n@@||ok.example^\ncom\n.\n"
 	names := []string{"ads.example", "=a.example", "b.example"}
-	tagged := func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("ETag", `"v1"`)
-		if r.Header.Get("If-None-Match") == `"v1"` {
-			w.WriteHeader(http.StatusNotModified)
-			return
-		}
-		fmt.Fprint(w, list)
-	}
+	confirmed := 0
+	tagged := tag(list, &confirmed)
 	if changed, err := s.fetch(tagged); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
@@ -138,8 +149,8 @@ func TestFetch(t *testing.T) {
 	if err := os.Chtimes(s.store.Path(s.url), past, past); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := s.fetch(tagged); changed || err != nil {
-		t.Error("confirmed by ETag:", changed, err)
+	if changed, err := s.fetch(tagged); changed || err != nil || confirmed != 1 {
+		t.Error("confirmed by ETag:", changed, err, confirmed)
 	}
 	if now, err := s.store.Info(s.url); err != nil || !now.Checked.After(past.Add(time.Minute)) || !now.Fetched.Equal(info.Fetched) {
 		t.Errorf("after a confirmation: %+v, %v", now, err)
@@ -154,6 +165,7 @@ func TestFetch(t *testing.T) {
 	dated := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
 		if r.Header.Get("If-Modified-Since") != "" {
+			confirmed++
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
@@ -167,6 +179,9 @@ func TestFetch(t *testing.T) {
 			t.Error("compressed, with a date:", changed, err)
 		}
 		s.want("new.example")
+	}
+	if confirmed != 2 {
+		t.Errorf("%d confirmations", confirmed)
 	}
 	st, err := os.Stat(s.store.Path(s.url))
 	if err != nil || st.Mode().Perm() != 0o600 {
@@ -211,7 +226,7 @@ func TestBroken(t *testing.T) {
 	}
 	broken := map[string]http.HandlerFunc{
 		"it has no name":                       text("# nothing\n"),
-		"the server sent a web page":           text("<!doctype html>\n<p>\nblocked.example\n"),
+		"the server sent a web page":           text("\ufeff\n <!doctype html>\n<p>\nblocked.example\n"),
 		"100 names and 101 other lines":        text(strings.Join(long, "\n") + strings.Repeat("\nexample.com##.ad", 101)),
 		"the transfer ended early":             cutTransfer(strings.Join(long, "\n")),
 		"it is longer than 65536 bytes":        text("a.example\n" + strings.Repeat("x", 1<<17)),

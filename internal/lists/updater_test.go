@@ -108,13 +108,20 @@ func TestUpdate(t *testing.T) {
 	update(3, 1, "")
 
 	// A damaged file is fetched again although the server would confirm it.
-	if err := os.WriteFile(u.store.Path(u.url), []byte("x"), 0o600); err != nil {
+	confirmed := 0
+	set(tag("e.example\nf.example\n", &confirmed))
+	update(4, 2, "")
+	if err := os.Truncate(u.store.Path(u.url), headerLen+4); err != nil {
 		t.Fatal(err)
 	}
 	u.mu.Lock()
-	u.inForce = Info{URL: u.url}
+	u.inForce = Info{URL: u.url} // what reading the list results in
 	u.mu.Unlock()
-	update(4, 1, "")
+	update(5, 2, "")
+	update(5, 2, "")
+	if confirmed != 1 {
+		t.Errorf("%d confirmations", confirmed)
+	}
 	stop()
 	if log := u.out.String(); strings.Count(log, "level=WARN") != 3 || strings.Count(log, "stays in force\"") != 2 {
 		t.Errorf("want one warning for each of three reasons:\n%s", log)
