@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -165,6 +166,18 @@ func TestLists(t *testing.T) {
 	defer stop()
 	check(s, map[string]string{"a.ads.example": blocked, "www.more.example": blocked, "host.example": blocked, "cdn.ads.example": "SERVFAIL"})
 	s.want(".*changed .* ago, checked .* ago.*", "lists")
+}
+
+// TestExplainWithoutFile: a file that was removed since does not prevent an explanation.
+func TestExplainWithoutFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "names")
+	e2e.WriteFile(t, file, "0.0.0.0 a.example\n")
+	s, _ := startServing(t, fmt.Sprintf("[[rule]]\nnames-file = %q\nuse = \"nodata\"\n", file))
+	s.want("Query a.example. A\nRule 1\nList "+file+"\nEntry =a.example\nResult .*", "explain", "a.example")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	s.want("Query a.example. A\nRule 1\nList unknown: .*no such file.*\nResult .*", "explain", "a.example")
 }
 
 // millionNames is the length of the list under load; the race detector makes it too slow.

@@ -66,8 +66,8 @@ func (p Plan) WithLists() (Plan, error) {
 }
 
 // FindEntry returns the entry by which a rule, numbered from 1, matches a wire name, and the
-// file or URL that has it. Both are "" if the name is in the configuration itself. Files and
-// lists are searched as they are now.
+// file or URL that has it. Both are "" if the name is in the configuration itself. Lists are
+// searched as they are stored now, and files as they are now unless newSources keeps them.
 func (p *Plan) FindEntry(rule int, query []byte) (entry, source string, err error) {
 	src := p.Rules.sources
 	if rule < 1 || rule > len(src.settings.Rules) {

@@ -57,7 +57,7 @@ func (d *daemon) explain(name, typ, workload, nameserver string) (out status.Exp
 	}
 	p := d.current()
 	if out.Entry, out.Source, err = p.FindEntry(e.Route.Rule, msg[wire.HeaderLen:len(msg)-4]); err != nil {
-		return out, err
+		out.SourceError = err.Error()
 	}
 	if e.Final {
 		out.Rcode = wire.RcodeName(e.Rcode)
