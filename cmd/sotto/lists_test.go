@@ -180,7 +180,7 @@ func TestExplainWithoutFile(t *testing.T) {
 	s.want("Query a.example. A\nRule 1\nList unknown: .*no such file.*\nResult .*", "explain", "a.example")
 }
 
-// millionNames is the length of the list under load; the race detector makes it too slow.
+// millionNames is the length of the list under load; with the race detector it would take minutes.
 func millionNames() int {
 	if e2e.RaceDetector {
 		return 50_000
@@ -199,77 +199,112 @@ func writeList(n, version int) string {
 
 func parity(version int) string { return []string{"even", "odd"}[version%2] }
 
-// TestListsUnderLoad replaces a list of a million names under load. Every version blocks other
-// names. No query is lost, each answer is that of one version as a whole, and none is that of an
-// older version than an earlier answer.
+// TestListsUnderLoad replaces a million names under load, those of a list and those of a file.
+// Every version blocks other names. No query is lost, each answer is that of one version as a
+// whole, and none is that of an older version than an earlier answer.
 func TestListsUnderLoad(t *testing.T) {
 	ca, err := dnstest.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
 	site := startListSite(t, ca)
-	n := millionNames()
-	site.set("/list", writeList(n, 0))
-	s, _ := startServing(t, listConfig(t, ca)+fmt.Sprintf("max-tcp = 512\n[[rule]]\nlists = %q\nuse = \"nxdomain\"\n[[rule]]\naddress = \"192.0.2.1\"\n", site.base+"/list"))
-	update := func() time.Duration {
-		t.Helper()
-		started := time.Now()
-		if out, errs, code := s.sotto("lists", "update"); code != 0 {
-			t.Fatalf("status %d\n%s%s", code, out, errs)
-		}
-		return time.Since(started)
+	file := filepath.Join(t.TempDir(), "names")
+	for _, tc := range []struct {
+		name      string
+		condition string
+		set       func(text string)
+		update    []string
+	}{
+		{"lists", fmt.Sprintf("lists = %q\n", site.base+"/list"), func(text string) { site.set("/list", text) }, []string{"lists", "update"}},
+		{"file", fmt.Sprintf("names-file = %q\n", file), func(text string) { e2e.WriteFile(t, file, text) }, []string{"reload"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := millionNames()
+			tc.set(writeList(n, 0))
+			s, _ := startServing(t, listConfig(t, ca)+"[[rule]]\n"+tc.condition+"use = \"nxdomain\"\n[[rule]]\naddress = \"192.0.2.1\"\n")
+			update := func() time.Duration {
+				started := time.Now()
+				if out, errs, code := s.sotto(tc.update...); code != 0 {
+					t.Errorf("status %d\n%s%s", code, out, errs)
+				}
+				return time.Since(started)
+			}
+			update()
+			l := startVersionLoad(t, s, n)
+			var took time.Duration
+			const versions = 3
+			for v := 1; v <= versions && !t.Failed(); v++ {
+				quota := l.asked.Load() + 200
+				e2e.Eventually(t, "queries between two changes", func() bool { return l.asked.Load() >= quota || t.Failed() })
+				tc.set(writeList(n, v))
+				l.sent.Store(int64(v))
+				took += update()
+				l.newest.Store(int64(v))
+			}
+			l.stop()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			t.Logf("%d queries, the slowest in %s, during %d updates of %d names; %s for one; heap %d MiB, from the system %d MiB, of which %d MiB are released",
+				l.asked.Load(), time.Duration(l.slowest.Load()).Round(time.Millisecond), versions, n, (took / versions).Round(time.Millisecond), m.HeapAlloc>>20, m.Sys>>20, m.HeapReleased>>20)
+		})
 	}
-	update()
-	var newest, sent atomic.Int64 // version that an answer has shown, or that an update has put in force; transferred one
+}
+
+// versionLoad queries names of lists that writeList has made.
+type versionLoad struct {
+	asked   atomic.Int64
+	slowest atomic.Int64 // query, in ns
+	newest  atomic.Int64 // version that an answer has shown, or that is in force
+	sent    atomic.Int64 // version that may be in force
+	stop    func()
+}
+
+func startVersionLoad(t *testing.T, s *serving, n int) *versionLoad {
+	l := &versionLoad{}
 	end := make(chan struct{})
-	var load sync.WaitGroup
-	var asked atomic.Int64
+	var clients sync.WaitGroup
 	for range 4 {
-		load.Go(func() {
+		clients.Go(func() {
 			for {
 				select {
 				case <-end:
 					return
 				default:
-				}
-				of := rand.IntN(2) // the versions that block this name
-				name := fmt.Sprintf("www.n%d.%s.example", rand.IntN(n), parity(of))
-				before := newest.Load()
-				got, err := s.ask("udp", name)
-				asked.Add(1)
-				if err != nil || got != "NXDOMAIN" && got != "192.0.2.1" {
-					t.Errorf("%s: %q, %v", name, got, err)
-					return
-				}
-				// The version of the answer is before or before+1, or a later one.
-				version := before
-				if (got == "NXDOMAIN") != (version%2 == int64(of)) {
-					version++
-				}
-				if latest := sent.Load(); version > latest {
-					t.Errorf("%s: %s: the answer of version %d when %d is the latest", name, got, version, latest)
-				}
-				for old := newest.Load(); version > old && !newest.CompareAndSwap(old, version); old = newest.Load() {
+					l.ask(t, s, n)
 				}
 			}
 		})
 	}
-	stopLoad := sync.OnceFunc(func() { close(end); load.Wait() })
-	defer stopLoad()
-	var took time.Duration
-	const versions = 6
-	for v := 1; v <= versions && !t.Failed(); v++ {
-		quota := asked.Load() + 200
-		e2e.Eventually(t, "queries between two changes", func() bool { return asked.Load() >= quota || t.Failed() })
-		site.set("/list", writeList(n, v))
-		sent.Store(int64(v))
-		took += update()
-		newest.Store(int64(v))
+	l.stop = sync.OnceFunc(func() { close(end); clients.Wait() })
+	t.Cleanup(l.stop)
+	return l
+}
+
+// ask sends one query, and concludes from the answer which version it is of: the newest one that
+// was known before the query, or the next.
+func (l *versionLoad) ask(t *testing.T, s *serving, n int) {
+	of := rand.IntN(2) // the versions that block the name
+	name := fmt.Sprintf("www.n%d.%s.example", rand.IntN(n), parity(of))
+	version, started := l.newest.Load(), time.Now()
+	got, err := s.ask("udp", name)
+	l.asked.Add(1)
+	raise(&l.slowest, int64(time.Since(started)))
+	if err != nil || got != "NXDOMAIN" && got != "192.0.2.1" {
+		t.Errorf("%s: %q, %v", name, got, err)
+		return
 	}
-	stopLoad()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	t.Logf("%d queries during %d updates of %d names; %s for one; heap %d MiB, from the system %d MiB, released %d MiB",
-		asked.Load(), versions, n, (took / versions).Round(time.Millisecond), m.HeapAlloc>>20, m.Sys>>20, m.HeapReleased>>20)
+	if (got == "NXDOMAIN") != (version%2 == int64(of)) {
+		version++
+	}
+	if latest := l.sent.Load(); version > latest {
+		t.Errorf("%s: %s: the answer of version %d when %d is the latest", name, got, version, latest)
+	}
+	raise(&l.newest, version)
+}
+
+// raise sets v to at least n.
+func raise(v *atomic.Int64, n int64) {
+	for old := v.Load(); n > old && !v.CompareAndSwap(old, n); old = v.Load() {
+	}
 }
