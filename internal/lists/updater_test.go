@@ -122,9 +122,22 @@ func TestUpdate(t *testing.T) {
 	if confirmed != 1 {
 		t.Errorf("%d confirmations", confirmed)
 	}
+	// A list that has rightly become short is accepted when its file is removed.
+	var long strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&long, "n%d.example\n", i)
+	}
+	set(text(long.String()))
+	update(6, 100, "")
+	set(text("one.example\n"))
+	update(6, 100, "it has 1 names, and had 100")
+	if err := os.Remove(u.store.Path(u.url)); err != nil {
+		t.Fatal(err)
+	}
+	update(7, 1, "")
 	stop()
-	if log := u.out.String(); strings.Count(log, "level=WARN") != 3 || strings.Count(log, "stays in force\"") != 2 {
-		t.Errorf("want one warning for each of three reasons:\n%s", log)
+	if log := u.out.String(); strings.Count(log, "level=WARN") != 4 || strings.Count(log, "stays in force\"") != 3 {
+		t.Errorf("want one warning for each of four reasons:\n%s", log)
 	}
 }
 
