@@ -7,7 +7,8 @@
 //
 //   - [Compile] checks a list of [Rule] and compiles it into a [Set].
 //   - [Set.Match] finds the first rule in the list that matches a query.
-//   - [ReadNames] reads a list of names from a file, for rules with very many.
+//   - [ReadNames] and [ScanNames] read a list of names, for rules with very many; [FindName]
+//     finds the entry of a list that matches.
 //
 // It promises: Match needs at most one lookup per label of the query's name, however many
 // names the rules have, and one check for each rule that has such a name and precedes the

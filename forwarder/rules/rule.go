@@ -28,6 +28,10 @@ type Rule struct {
 	// "." every name.
 	Names []string
 
+	// NoNames is set if a rule whose Names come from lists has none yet. Without any name it
+	// matches no query, instead of every one.
+	NoNames bool
+
 	// Nameservers are prefixes for the original destination. A query whose original
 	// destination is not known matches none.
 	Nameservers []netip.Prefix

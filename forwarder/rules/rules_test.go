@@ -105,6 +105,16 @@ func TestMatchHeader(t *testing.T) {
 	}
 }
 
+// TestNoNames: a rule that waits for its names matches nothing.
+func TestNoNames(t *testing.T) {
+	s := compile(t, Rule{NoNames: true}, Rule{NoNames: true, Names: []string{"a.example"}})
+	for name, want := range map[string]int{"a.example": 1, "example": -1, ".": -1} {
+		if got := s.Match(Query{Name: wireName(t, name)}); got != want {
+			t.Errorf("%s: %d", name, got)
+		}
+	}
+}
+
 // TestMatchOddNames: names that ParseQuery would never return match nothing.
 func TestMatchOddNames(t *testing.T) {
 	all := compile(t, Rule{})
@@ -177,6 +187,7 @@ func TestShadowed(t *testing.T) {
 		{[]Rule{plain("."), plain("a")}, []int{1}},
 		{[]Rule{plain("a.b"), plain("b")}, nil},
 		{[]Rule{typed(), typed()}, nil}, // not detected
+		{[]Rule{{}, {NoNames: true}}, nil},
 		{nil, nil},
 	} {
 		if got := compile(t, c.rules...).Shadowed(); !slices.Equal(got, c.want) {

@@ -75,7 +75,7 @@ func Compile(rules []Rule) (*Set, error) {
 var everything = []string{"."}
 
 func namesOf(r *Rule) []string {
-	if len(r.Names) == 0 {
+	if len(r.Names) == 0 && !r.NoNames {
 		return everything
 	}
 	return r.Names
@@ -182,7 +182,8 @@ func (s *Set) findShadowed(rules []Rule) {
 		return
 	}
 	for i := first + 1; i < len(rules); i++ {
-		if !slices.ContainsFunc(namesOf(&rules[i]), func(text string) bool { return !s.covered(i, text) }) {
+		names := namesOf(&rules[i])
+		if len(names) > 0 && !slices.ContainsFunc(names, func(text string) bool { return !s.covered(i, text) }) {
 			s.shadowed = append(s.shadowed, i)
 		}
 	}

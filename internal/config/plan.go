@@ -27,16 +27,20 @@ type Plan struct {
 	Level      slog.Level
 	LogQueries bool
 	Control    string // path of the control socket; "" if there is none
-	CacheFile  string // file that keeps the cache over a restart; "" if there is none
-	Listen     []netip.AddrPort
-	Cgroups    []string // as written in the settings
-	Exclude    []string // as written in the settings
-	Ports      []uint16
-	Prefix4    netip.Prefix
-	Prefix6    netip.Prefix
-	Guard      intercept.GuardMode
-	Local      LocalPlan
-	OnExit     string // [ExitStrict], [ExitOpen] or [ExitClosed]
+
+	ListDir      string // directory of the lists that were fetched
+	ListInterval time.Duration
+
+	CacheFile string // file that keeps the cache over a restart; "" if there is none
+	Listen    []netip.AddrPort
+	Cgroups   []string // as written in the settings
+	Exclude   []string // as written in the settings
+	Ports     []uint16
+	Prefix4   netip.Prefix
+	Prefix6   netip.Prefix
+	Guard     intercept.GuardMode
+	Local     LocalPlan
+	OnExit    string // [ExitStrict], [ExitOpen] or [ExitClosed]
 
 	WhenReplaced string // [ReplacedExit] or [ReplacedWait]
 }
@@ -65,7 +69,10 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 	if p.Groups, err = s.planGroups(o); err != nil {
 		return p, err
 	}
-	if p.Rules, err = s.planRules(o, p.Groups); err != nil {
+	if err = s.planLists(&p); err != nil {
+		return p, err
+	}
+	if p.Rules, err = s.planRules(s.newSources(o, p.Groups)); err != nil {
 		return p, err
 	}
 	if p.Cache, err = s.planCache(); err != nil {

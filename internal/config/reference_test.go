@@ -139,7 +139,7 @@ func TestReferenceExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := p.Groups["work"]; !ok || !slices.Equal(p.Rules.Uses, []string{"work", UsePlain, UseNoData, UsePlain, UsePlain, "", "", UseNull}) {
+	if _, ok := p.Groups["work"]; !ok || !slices.Equal(p.Rules.Uses, []string{"work", UsePlain, UseNoData, UsePlain, UsePlain, "", "", UseNull, UseNull}) {
 		t.Errorf("groups %v, rules use %v", p.GroupNames(), p.Rules.Uses)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"sotto/forwarder/records"
 	"sotto/forwarder/rules"
+	"sotto/internal/lists"
 )
 
 // Actions of a rule, which are not names of groups.
@@ -30,16 +31,20 @@ type Rules struct {
 	Set     *rules.Set
 	Uses    []string       // the group or action of each rule; "" if it has records
 	Records []*records.Set // the records that a rule answers with, or nil
+	Lists   []lists.Info   // of all rules, each once; with only the URL if it is not stored
 
 	warnings []string // see Plan.Warn
+	sources  *sources // see Plan.WithLists
 }
 
 // planRules reads the rules and the lists that they name.
-func (s *Settings) planRules(o Options, groups map[string]Group) (p Rules, err error) {
+func (s *Settings) planRules(from *sources) (p Rules, err error) {
+	p.sources = from
+	o := from.options
 	list := make([]rules.Rule, len(s.Rules))
 	for i, r := range s.Rules {
 		path := fmt.Sprintf("rule[%d]", i)
-		if err := s.checkUse(o, path, r, groups); err != nil {
+		if err := s.checkUse(o, path, r, from.groups); err != nil {
 			return p, err
 		}
 		if list[i], err = s.planRule(o, path, r); err != nil {
@@ -50,6 +55,11 @@ func (s *Settings) planRules(o Options, groups map[string]Group) (p Rules, err e
 			return p, err
 		}
 		list[i].Names = append(list[i].Names, names...)
+		if r.Lists != nil {
+			if err := s.planListNames(path, texts(r.Lists), &list[i], &p); err != nil {
+				return p, err
+			}
+		}
 		p.Uses, p.Records = append(p.Uses, r.Use), append(p.Records, set)
 	}
 	if p.Set, err = rules.Compile(list); err != nil {
@@ -115,14 +125,14 @@ func (s *Settings) planRule(o Options, path string, r RuleBlock) (rules.Rule, er
 		if err != nil {
 			return rule, s.At(at, fmt.Errorf("%s: %w", file, err))
 		}
-		if len(names) == 0 && len(rule.Names) == 0 {
+		if len(names) == 0 && len(rule.Names) == 0 && r.Lists == nil {
 			// Without any name the rule would match every name.
 			return rule, s.At(at, fmt.Errorf("%s contains no name: add one, or remove the rule", file))
 		}
 		rule.Names = append(rule.Names, names...)
 	}
 	// An empty list is an error: as a condition it would match everything.
-	for key, v := range map[string]OneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "nameserver": r.Nameserver, "type": r.Type, "opcode": r.Opcode, "address": r.Address, "hosts-file": r.HostsFile} {
+	for key, v := range map[string]OneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "lists": r.Lists, "nameserver": r.Nameserver, "type": r.Type, "opcode": r.Opcode, "address": r.Address, "hosts-file": r.HostsFile} {
 		if v != nil && len(texts(v)) == 0 {
 			return rule, s.invalidf(path+"."+key, "it is empty: add a value, or remove the setting to match all queries")
 		}
@@ -148,8 +158,8 @@ func (s *Settings) planRecords(o Options, path string, r RuleBlock) (set *record
 	if r.HostsFile == nil {
 		return set, nil, nil
 	}
-	if r.Name != nil || r.NamesFile != nil {
-		return nil, nil, s.invalidf(path+".hosts-file", "it has the names of the rule: remove name and names-file")
+	if r.Name != nil || r.NamesFile != nil || r.Lists != nil {
+		return nil, nil, s.invalidf(path+".hosts-file", "it has the names of the rule: remove name, names-file and lists")
 	}
 	var hosts records.Hosts
 	for i, file := range texts(r.HostsFile) {

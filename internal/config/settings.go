@@ -38,6 +38,9 @@ type Settings struct {
 	Prefetch       bool   `toml:"prefetch"`
 	CacheFile      string `toml:"cache-file"`
 
+	ListDir      string `toml:"list-dir"`
+	ListInterval string `toml:"list-interval"`
+
 	MaxQueries int `toml:"max-queries"`
 	MaxWaiting int `toml:"max-waiting"`
 	MaxRelays  int `toml:"max-relays"`
@@ -90,6 +93,7 @@ type RuleBlock struct {
 	Workload   OneOrMore `toml:"workload"`
 	Name       OneOrMore `toml:"name"`
 	NamesFile  OneOrMore `toml:"names-file"`
+	Lists      OneOrMore `toml:"lists"`
 	Nameserver OneOrMore `toml:"nameserver"`
 	Type       OneOrMore `toml:"type"`
 	RD         *bool     `toml:"rd"`
@@ -111,6 +115,8 @@ func Default() Settings {
 		MaxNegativeTTL: "1h",
 		ServeStale:     "24h",
 		Prefetch:       true,
+		ListDir:        "/var/lib/sotto/lists",
+		ListInterval:   "24h",
 		MaxQueries:     8192,
 		MaxWaiting:     65536,
 		MaxRelays:      1024,

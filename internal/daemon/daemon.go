@@ -16,6 +16,7 @@ import (
 
 	"sotto/internal/config"
 	"sotto/internal/control"
+	"sotto/internal/lists"
 	"sotto/internal/observe"
 	"sotto/internal/takeover"
 )
@@ -58,6 +59,7 @@ type daemon struct {
 	started  time.Time
 	handover *handover // nil if no other process can take over
 	pathTest *pathTest // nil if there is none
+	lists    *lists.Updater
 
 	mu   sync.Mutex  // serializes reloads
 	plan config.Plan // see current
@@ -72,6 +74,7 @@ func newDaemon(o Options, p config.Plan, fixed func(config.Plan) []setting) *dae
 	d.level.Set(p.Level)
 	d.log = slog.New(d.recent.Handler(o.Logger(d.level).Handler()))
 	p.Warn(d.log)
+	d.lists = lists.NewUpdater(d.listConfig, d.applyLists, d.log)
 	return d
 }
 
@@ -108,7 +111,8 @@ func (d *daemon) close() {
 	}
 }
 
-// run reloads the configuration on SIGHUP, and serves the control socket, until ctx ends.
+// run reloads the configuration on SIGHUP, fetches lists, and serves the control socket, until
+// ctx ends.
 func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -125,6 +129,7 @@ func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 		d.pathTest.run(ctx)
 		return nil
 	})
+	g.Go(func() error { return d.lists.Run(ctx) })
 	if d.socket != nil {
 		g.Go(func() error {
 			if err := d.serveControl(ctx); err != nil {

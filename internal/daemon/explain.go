@@ -55,6 +55,10 @@ func (d *daemon) explain(name, typ, workload, nameserver string) (out status.Exp
 		Name: name, Type: wire.TypeName(t), Workload: workload, Nameserver: nameserver,
 		Rule: e.Route.Rule, Action: e.Route.Action.String(), Reason: e.Reason,
 	}
+	p := d.current()
+	if out.Entry, out.Source, err = p.FindEntry(e.Route.Rule, msg[wire.HeaderLen:len(msg)-4]); err != nil {
+		out.SourceError = err.Error()
+	}
 	if e.Final {
 		out.Rcode = wire.RcodeName(e.Rcode)
 		return out, nil

@@ -139,6 +139,17 @@ func (g *groups) stats(key string) (s upstream.Stats) {
 	return s
 }
 
+// exchange sends a query to the group with that key, which is in force.
+func (g *groups) exchange(ctx context.Context, key string, query []byte) ([]byte, error) {
+	g.mu.Lock()
+	m := g.inForce[key]
+	g.mu.Unlock()
+	if m == nil {
+		return nil, errors.New("the configuration has changed: try again")
+	}
+	return m.Exchange(ctx, query, time.Now().Add(forwarder.DefaultTimeout))
+}
+
 // NetworkChanged notifies every group.
 func (g *groups) NetworkChanged() {
 	g.mu.Lock()

@@ -30,6 +30,7 @@ func fixedSettings(p config.Plan) []setting {
 func (d *daemon) reload(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.lists.Wake()
 	notify(d.NotifySocket, stateReloading())
 	defer notify(d.NotifySocket, stateReady)
 	p, err := d.tryReload(ctx)

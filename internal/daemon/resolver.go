@@ -17,6 +17,7 @@ import (
 	"sotto/forwarder/plain"
 	"sotto/internal/config"
 	"sotto/internal/observe"
+	"sotto/internal/pathtest"
 	"sotto/internal/resolved"
 )
 
@@ -173,19 +174,21 @@ func (r *resolver) Close() error {
 }
 
 // observer returns the function that receives every query: hub, which may be nil, and the log
-// if the plan says so.
+// if the plan says so. The queries of the path test are none of a workload.
 func observer(p config.Plan, hub *observe.Hub, log *slog.Logger) func(forwarder.Event) {
-	switch {
-	case hub == nil && !p.LogQueries:
+	if hub == nil && !p.LogQueries {
 		return nil
-	case hub == nil:
-		return func(e forwarder.Event) { logQuery(log, e) }
-	case !p.LogQueries:
-		return hub.Observe
 	}
 	return func(e forwarder.Event) {
-		hub.Observe(e)
-		logQuery(log, e)
+		if pathtest.IsProbe(e.Origin.Workload) {
+			return
+		}
+		if hub != nil {
+			hub.Observe(e)
+		}
+		if p.LogQueries {
+			logQuery(log, e)
+		}
 	}
 }
 

@@ -17,12 +17,14 @@ import (
 // replace. docs/control.openapi.json describes them.
 func (d *daemon) routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
-		"GET /v1/status":       func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.status()) },
-		"GET /v1/ready":        d.handleReady,
-		"GET /v1/trace":        d.handleTrace,
-		"GET /v1/explain":      d.handleExplain,
-		"POST /v1/cache/flush": d.handleFlush,
-		"POST /v1/log-level":   d.handleLevel,
+		"GET /v1/status":        func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.status()) },
+		"GET /v1/ready":         d.handleReady,
+		"GET /v1/trace":         d.handleTrace,
+		"GET /v1/explain":       d.handleExplain,
+		"GET /v1/lists":         d.handleLists,
+		"POST /v1/lists/update": d.handleListUpdate,
+		"POST /v1/cache/flush":  d.handleFlush,
+		"POST /v1/log-level":    d.handleLevel,
 	}
 }
 

@@ -28,8 +28,17 @@ func (w *World) UpstreamArgs() []string {
 	return []string{"--upstream", UpstreamAddr + "#" + UpstreamName, "--ca-file", w.CAFile}
 }
 
-// RunArgs returns the command line of a `run` that seals the cgroups.
+// WholeHostVar is the environment variable that permits tests to seal the root cgroup. It is for
+// virtual machines: the root cgroup is that of the whole machine.
+const WholeHostVar = "SOTTO_TEST_WHOLE_HOST"
+
+// RunArgs returns the command line of a `run` that seals the cgroups, or without any the whole
+// host.
 func (w *World) RunArgs(groups ...*netlab.Cgroup) []string {
+	w.T.Helper()
+	if len(groups) == 0 && os.Getenv(WholeHostVar) == "" {
+		w.T.Fatalf("this would seal the whole machine, which is for virtual machines (%s)", WholeHostVar)
+	}
 	args := append([]string{"run", "--log-queries"}, w.UpstreamArgs()...)
 	for _, g := range groups {
 		args = append(args, "--cgroup", g.Path)

@@ -27,6 +27,11 @@ const (
 	maxSearched = 10_000
 )
 
+// IsProbe reports whether a workload, by its cgroup path, is the test itself.
+func IsProbe(workload string) bool {
+	return strings.HasPrefix(workload[strings.LastIndexByte(workload, '/')+1:], tempPrefix)
+}
+
 // inside runs fn while the process is in a new cgroup below dir. Moving the process into dir
 // itself fails if controllers are enabled for the cgroups below it. own is the cgroup of the
 // process.

@@ -61,3 +61,13 @@ func TestAnswers(t *testing.T) {
 		t.Error("another ID")
 	}
 }
+
+func TestIsProbe(t *testing.T) {
+	for workload, want := range map[string]bool{
+		"": false, "/a/sotto-path-test-12": true, "/sotto-path-test-12/a": false, "/a/b": false,
+	} {
+		if got := IsProbe(workload); got != want {
+			t.Errorf("%q: %v", workload, got)
+		}
+	}
+}

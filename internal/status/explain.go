@@ -17,6 +17,11 @@ type Explanation struct {
 	Nameserver string `json:"nameserver,omitempty"`
 
 	Rule   int    `json:"rule"`             // number of the rule that matches, from 1; 0: none
+	Entry  string `json:"entry,omitempty"`  // of a file or list, by which the rule matches
+	Source string `json:"source,omitempty"` // the file or URL that has the entry
+	// SourceError is why no source was found: a file or list cannot be read any more.
+	SourceError string `json:"source_error,omitempty"`
+
 	Action string `json:"action"`           // see forwarder.Action
 	Rcode  string `json:"rcode,omitempty"`  // of a query that is answered at once
 	Reason string `json:"reason,omitempty"` // why
@@ -54,6 +59,12 @@ func (e *Explanation) Text(out io.Writer) error {
 		rule = fmt.Sprintf("%d", e.Rule)
 	}
 	fmt.Fprintf(w, "Rule\t%s\n", rule)
+	if e.Source != "" {
+		fmt.Fprintf(w, "List\t%s\nEntry\t%s\n", e.Source, e.Entry)
+	}
+	if e.SourceError != "" {
+		fmt.Fprintf(w, "List\tunknown: %s\n", e.SourceError)
+	}
 	what := actionTexts[e.Action]
 	if e.Rcode != "" && e.Action == "forward" {
 		what = "answered at once"

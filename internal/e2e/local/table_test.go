@@ -127,15 +127,11 @@ func TestLocalRun(t *testing.T) {
 	check("systemd-resolved inside", resolvedMachine, true)
 }
 
-// wholeHostVar is the environment variable that allows a test to seal the root cgroup, and thus
-// all programs on the machine. scripts/vm-test.sh sets it in its virtual machines.
-const wholeHostVar = "SOTTO_TEST_WHOLE_HOST"
-
 // wholeHost skips the test where the whole machine may not be sealed.
 func wholeHost(t *testing.T) {
 	t.Helper()
-	if os.Getenv(wholeHostVar) == "" {
-		t.Skipf("skipped: it seals the root cgroup; %s=1 allows that, on a machine for tests", wholeHostVar)
+	if os.Getenv(e2e.WholeHostVar) == "" {
+		t.Skipf("skipped: it seals the root cgroup; %s=1 allows that, on a machine for tests", e2e.WholeHostVar)
 	}
 }
 

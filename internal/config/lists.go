@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"sotto/forwarder/rules"
+	"sotto/internal/lists"
+)
+
+const (
+	// minListInterval spares the servers of lists.
+	minListInterval = 10 * time.Minute
+
+	// maxListInterval is a month; more is a typing error.
+	maxListInterval = 31 * 24 * time.Hour
+)
+
+// sources are what the names of rules are read from.
+type sources struct {
+	settings Settings
+	options  Options
+	groups   map[string]Group
+	store    lists.Store
+}
+
+// newSources prepares to read what the rules name. If there are lists, it keeps the files that
+// are read, because a change of a list must not put a file in force that was edited since, or
+// read a pipe again.
+func (s *Settings) newSources(o Options, groups map[string]Group) *sources {
+	src := &sources{settings: *s, options: o, groups: groups, store: lists.Store{Dir: s.ListDir}}
+	if !slices.ContainsFunc(s.Rules, func(r RuleBlock) bool { return r.Lists != nil }) {
+		return src
+	}
+	files := map[string][]byte{}
+	src.options.Read = func(file string) ([]byte, error) {
+		if text, ok := files[file]; ok {
+			return text, nil
+		}
+		text, err := o.Read(file)
+		if err == nil {
+			files[file] = text
+		}
+		return text, err
+	}
+	return src
+}
+
+// WithLists returns the plan with the lists that are stored now. Everything else is as in p,
+// also if files have changed since.
+func (p Plan) WithLists() (Plan, error) {
+	src := p.Rules.sources
+	again, err := src.settings.planRules(src)
+	if err != nil {
+		return p, err
+	}
+	p.Rules = again
+	return p, nil
+}
+
+// FindEntry returns the entry by which a rule, numbered from 1, matches a wire name, and the
+// file or URL that has it. Both are "" if the name is in the configuration itself. Lists are
+// searched as they are stored now, and files as they are now unless newSources keeps them.
+func (p *Plan) FindEntry(rule int, query []byte) (entry, source string, err error) {
+	src := p.Rules.sources
+	if rule < 1 || rule > len(src.settings.Rules) {
+		return "", "", nil
+	}
+	r := src.settings.Rules[rule-1]
+	if slices.ContainsFunc(texts(r.Name), func(name string) bool { return rules.Includes(name, query) }) {
+		return "", "", nil
+	}
+	var errs []error
+	for _, file := range texts(r.NamesFile) {
+		text, err := src.options.Read(file)
+		if err == nil {
+			entry, err = rules.FindName(bytes.NewReader(text), query)
+		}
+		if entry != "" {
+			return entry, file, nil
+		}
+		errs = append(errs, err)
+	}
+	for _, url := range texts(r.Lists) {
+		if entry, err = src.store.Find(url, query); entry != "" {
+			return entry, url, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return "", "", errors.Join(errs...)
+}
+
+// planLists reads the settings of all lists.
+func (s *Settings) planLists(p *Plan) (err error) {
+	if p.ListDir = s.ListDir; !strings.HasPrefix(s.ListDir, "/") {
+		return s.invalidf("list-dir", "%q is not an absolute path: want one such as /var/lib/sotto/lists", s.ListDir)
+	}
+	if p.ListInterval, err = time.ParseDuration(s.ListInterval); err != nil {
+		return s.invalidf("list-interval", `%q is not a duration: want a number with its unit, such as "24h"`, s.ListInterval)
+	}
+	if p.ListInterval < minListInterval || p.ListInterval > maxListInterval {
+		return s.invalidf("list-interval", "it is %s: want %s to %s", s.ListInterval, minListInterval, maxListInterval)
+	}
+	return nil
+}
+
+// planListNames adds to a rule, whose settings are at path, the names of its lists. A list that
+// is not stored, or cannot be read, has none for now, because only a running Sotto fetches it.
+func (s *Settings) planListNames(path string, urls []string, rule *rules.Rule, p *Rules) error {
+	rule.NoNames = true
+	for i, url := range urls {
+		at := fmt.Sprintf("%s.lists[%d]", path, i)
+		if err := lists.CheckURL(url); err != nil {
+			return s.invalid(at, err)
+		}
+		names, info, err := p.sources.store.Names(url)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%s was not fetched yet: until it is, the rule does not match its names", url)
+		}
+		if err != nil {
+			p.warnings = append(p.warnings, s.At(at, err).Error())
+			info = lists.Info{URL: url}
+		}
+		if !slices.ContainsFunc(p.Lists, func(l lists.Info) bool { return l.URL == url }) {
+			p.Lists = append(p.Lists, info)
+		}
+		rule.Names = append(rule.Names, names...)
+	}
+	return nil
+}
