@@ -27,16 +27,19 @@ type Plan struct {
 	Level      slog.Level
 	LogQueries bool
 	Control    string // path of the control socket; "" if there is none
-	CacheFile  string // file that keeps the cache over a restart; "" if there is none
-	Listen     []netip.AddrPort
-	Cgroups    []string // as written in the settings
-	Exclude    []string // as written in the settings
-	Ports      []uint16
-	Prefix4    netip.Prefix
-	Prefix6    netip.Prefix
-	Guard      intercept.GuardMode
-	Local      LocalPlan
-	OnExit     string // [ExitStrict], [ExitOpen] or [ExitClosed]
+	// ControlGroup is the ID of the group whose members may read over the control socket; 0: none.
+	ControlGroup int
+
+	CacheFile string // file that keeps the cache over a restart; "" if there is none
+	Listen    []netip.AddrPort
+	Cgroups   []string // as written in the settings
+	Exclude   []string // as written in the settings
+	Ports     []uint16
+	Prefix4   netip.Prefix
+	Prefix6   netip.Prefix
+	Guard     intercept.GuardMode
+	Local     LocalPlan
+	OnExit    string // [ExitStrict], [ExitOpen] or [ExitClosed]
 
 	WhenReplaced string // [ReplacedExit] or [ReplacedWait]
 }
@@ -60,6 +63,9 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 		p.Control = s.ControlPath("")
 	}
 	if p.Level, err = s.level(); err != nil {
+		return p, err
+	}
+	if p.ControlGroup, err = s.controlGroup(); err != nil {
 		return p, err
 	}
 	if p.Groups, err = s.planGroups(o); err != nil {
