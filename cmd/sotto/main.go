@@ -73,15 +73,15 @@ func (e *env) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "sotto",
 		Short: "Seal DNS: send every query to port 53 over TLS, transparently for the client",
-		Long: `Sotto seals DNS on Linux. An eBPF program on a cgroup redirects every query that a
-workload sends to port 53 to a listener in its own network namespace, which answers
-from its cache or forwards the query over TLS. Programs, resolv.conf and container
-images stay unchanged.
-
-  sudo sotto exec -- dig @8.8.8.8 example.com    seal one command
+		Long: `  sudo sotto exec -- dig @8.8.8.8 example.com    seal one command
   sudo sotto run                                 seal this host until stopped
   sotto serve --listen 127.0.0.1:5300            forward plain DNS over TLS, without root
-  sudo sotto demo                                see how it works, without internet access`,
+  sudo sotto demo                                see how it works, without internet access
+
+Sotto seals DNS on Linux. An eBPF program on a cgroup redirects every query that a
+workload sends to port 53 to a listener in its own network namespace, which answers
+from its cache or forwards the query over TLS. Programs, resolv.conf and container
+images stay unchanged.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -93,7 +93,8 @@ images stay unchanged.
 	root.AddCommand(
 		e.execCommand(), e.runCommand(), e.serveCommand(),
 		e.statusCommand(), e.traceCommand(), e.explainCommand(), e.cacheCommand(), e.reloadCommand(), e.logLevelCommand(),
-		e.demoCommand(), e.downCommand(), e.versionCommand(), e.pathTestCommand(),
+		e.demoCommand(), e.downCommand(), e.versionCommand(), e.pathTestCommand(), e.completionCommand(), e.manCommand(),
 	)
+	addCompletions(root)
 	return root
 }
