@@ -164,6 +164,7 @@ func TestDependencies(t *testing.T) {
 		only("sotto/internal/config", "sotto/intercept", "sotto/forwarder/cache", "sotto/forwarder/localnames", "sotto/forwarder/records", "sotto/forwarder/rules", "sotto/forwarder/upstream"),
 		only("sotto/internal/control"),
 		only("sotto/internal/manual"),
+		only("sotto/internal/terminal"),
 		usedBy("sotto/internal/manual", "sotto/cmd/sotto"),
 		only("sotto/internal/takeover", "sotto/internal/control"),
 		usedBy("sotto/internal/takeover", "sotto/internal/daemon"),
