@@ -22,6 +22,7 @@ import (
 )
 
 // peerEnv makes this test binary send the request "METHOD PATH TARGET" instead of running tests.
+// With the method HOLD it first opens as many connections as readers may have.
 const peerEnv = "SOTTO_TEST_PEER"
 
 func TestMain(m *testing.M) {
@@ -31,6 +32,19 @@ func TestMain(m *testing.M) {
 	}
 	f := strings.Fields(request)
 	var err error
+	if f[0] == "HOLD" { // and then GET
+		f[0] = http.MethodGet
+		for range maxReaders {
+			c, err := net.Dial("unix", f[1])
+			if err == nil {
+				_, err = fmt.Fprintf(c, "GET /v1/hold HTTP/1.1\r\nHost: sotto\r\n\r\n")
+			}
+			if err != nil {
+				fmt.Print(err)
+				os.Exit(1)
+			}
+		}
+	}
 	if f[2] == replacePath {
 		_, err = Replace(context.Background(), f[1], []byte("terms"))
 	} else {
@@ -113,6 +127,7 @@ func TestPeerOnlyReads(t *testing.T) {
 			Replace: func([]byte) (func(*net.UnixConn), error) { changes.Add(1); return nil, errors.New("no") },
 			Routes: map[string]http.HandlerFunc{
 				"GET /v1/status": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "{}") },
+				"GET /v1/hold":   func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 				"POST /v1/flush": changed, "/v1/any": changed,
 			},
 		})
@@ -138,6 +153,15 @@ func TestPeerOnlyReads(t *testing.T) {
 	// Root needs no membership.
 	if got := p.ask(0, 0, "POST", path, "/reload"); got != "" || changes.Load() != 1 {
 		t.Errorf("root: %q, %d changes", got, changes.Load())
+	}
+	// Readers cannot use up connections, and those that have exited do not count.
+	if got := p.ask(testUser, testGroup, "HOLD", path, "/v1/status"); !strings.Contains(got, "too many connections of members") {
+		t.Errorf("one reader too many: %q", got)
+	}
+	for p.ask(testUser, testGroup, "GET", path, "/v1/status") != "" { // until the end of those is noticed
+	}
+	if got := p.ask(0, 0, "HOLD", path, "/v1/status"); got != "" {
+		t.Errorf("root is limited: %q", got)
 	}
 	cancel()
 	if err := <-done; err != nil {
@@ -168,7 +192,7 @@ func TestControlGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	// As after a failed takeover, when privileges have been dropped.
-	withoutCapabilities(t, func() {
+	withCapabilities(t, 0, func() {
 		if l, err = Listen(t.Context(), path, testGroup); err != nil {
 			t.Error(err)
 			return
@@ -188,6 +212,17 @@ func TestControlGroup(t *testing.T) {
 			t.Errorf("without CAP_CHOWN: %v", err)
 		}
 	})
+	// As under systemd: CAP_CHOWN without CAP_FSETID.
+	withCapabilities(t, 1<<unix.CAP_CHOWN, func() {
+		dir = filepath.Join(p.dir, "chown")
+		path = filepath.Join(dir, "control.sock")
+		if l, err := Listen(t.Context(), path, testGroup); err != nil {
+			t.Error(err)
+		} else {
+			check("with CAP_CHOWN")
+			_ = l.Close()
+		}
+	})
 	private := filepath.Join(p.dir, "private")
 	if err := os.Mkdir(private, 0o700); err != nil {
 		t.Fatal(err)
@@ -200,16 +235,16 @@ func TestControlGroup(t *testing.T) {
 	}
 }
 
-// withoutCapabilities calls f in a thread of root that has no capabilities.
-func withoutCapabilities(t *testing.T, f func()) {
+// withCapabilities calls f in a thread of root that has only the capabilities in the mask.
+func withCapabilities(t *testing.T, mask uint32, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var none [2]unix.CapUserData
-		if err := unix.Capset(&header, &none[0]); err != nil {
+		data := [2]unix.CapUserData{{Effective: mask, Permitted: mask}}
+		if err := unix.Capset(&header, &data[0]); err != nil {
 			t.Error(err)
 			return
 		}

@@ -8,21 +8,64 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// peerKey is the key of a connection's peer in the context of its requests.
+// maxReaders limits the connections of users who may only read, so that they cannot use up the
+// memory and the files of the process. As many again are answered with 503.
+const maxReaders = 64
+
+// peerKey is the key of a connection's access in the context of its requests.
 type peerKey struct{}
 
-// withPeer adds the user ID of the process that has opened c to the context of its requests.
-// Without it, as after an error, a request may only read.
-func withPeer(ctx context.Context, c net.Conn) context.Context {
+// access is what the requests of a connection may do.
+type access uint8
+
+const (
+	accessNone access = iota // over the limit
+	accessRead
+	accessFull
+)
+
+// peers decides what the processes at the other ends of connections may do.
+type peers struct {
+	mu      sync.Mutex
+	readers map[net.Conn]struct{} // open connections of users who may only read
+}
+
+// accept is [http.Server] ConnContext: it records what the process that has opened c may do.
+func (p *peers) accept(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, peerKey{}, p.access(c))
+}
+
+func (p *peers) access(c net.Conn) access {
 	uid, err := peerOf(c)
-	if err != nil {
-		return ctx
+	if err == nil && (uid == 0 || uid == uint32(os.Geteuid())) {
+		return accessFull
 	}
-	return context.WithValue(ctx, peerKey{}, uid)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.readers)
+	if n == 2*maxReaders {
+		_ = c.Close()
+		return accessNone
+	}
+	p.readers[c] = struct{}{}
+	if n >= maxReaders {
+		return accessNone
+	}
+	return accessRead
+}
+
+// changed is [http.Server] ConnState.
+func (p *peers) changed(c net.Conn, state http.ConnState) {
+	if state == http.StateClosed || state == http.StateHijacked {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.readers, c)
+	}
 }
 
 // peerOf returns the effective user ID that the process at the other end of c had when it
@@ -51,12 +94,14 @@ func peerOf(c net.Conn) (uint32, error) {
 // connect if the socket has a group, may read.
 func restrict(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		uid, known := r.Context().Value(peerKey{}).(uint32)
-		full := known && (uid == 0 || uid == uint32(os.Geteuid()))
-		if !full && r.Method != http.MethodGet {
+		switch a, _ := r.Context().Value(peerKey{}).(access); {
+		case a == accessNone:
+			w.Header().Set("Connection", "close")
+			http.Error(w, "too many connections of members of control-group: end some traces, or use sudo", http.StatusServiceUnavailable)
+		case a == accessRead && r.Method != http.MethodGet:
 			http.Error(w, "only root and the user that Sotto runs as may do this; members of control-group may only read: use sudo", http.StatusForbidden)
-			return
+		default:
+			next.ServeHTTP(w, r)
 		}
-		next.ServeHTTP(w, r)
 	})
 }

@@ -55,11 +55,12 @@ func (l *Listener) Serve(ctx context.Context, h Handlers) error {
 	for pattern, handle := range h.Routes {
 		mux.HandleFunc(pattern, handle)
 	}
+	clients := peers{readers: map[net.Conn]struct{}{}}
 	g, ctx := errgroup.WithContext(ctx)
 	srv := &http.Server{
 		Handler: restrict(mux), ReadHeaderTimeout: readTime, MaxHeaderBytes: 4096,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		ConnContext: withPeer,
+		ConnContext: clients.accept, ConnState: clients.changed,
 	}
 	g.Go(func() error {
 		if err := srv.Serve(l.l); !errors.Is(err, http.ErrServerClosed) {
