@@ -93,8 +93,9 @@ images stay unchanged.`,
 	root.AddCommand(
 		e.execCommand(), e.runCommand(), e.serveCommand(),
 		e.statusCommand(), e.traceCommand(), e.explainCommand(), e.cacheCommand(), e.reloadCommand(), e.logLevelCommand(),
-		e.demoCommand(), e.downCommand(), e.versionCommand(), e.pathTestCommand(), e.completionCommand(), e.manCommand(),
+		e.demoCommand(), e.downCommand(), e.versionCommand(), e.pathTestCommand(),
 	)
+	root.AddCommand(e.completionCommand(), e.manCommand())
 	addCompletions(root)
 	return root
 }
