@@ -2,13 +2,20 @@
 #
 # Shortcuts for common commands. Nothing depends on them: the scripts can be run directly.
 
-.PHONY: build dist test vm-test demo generate bench microbench docker fmt clean
+.PHONY: build dist man test vm-test demo generate bench microbench docker fmt clean
 
 build: ## bin/sotto, static
 	CGO_ENABLED=0 go build -trimpath -o bin/sotto ./cmd/sotto
 
 dist: ## dist/sotto, stripped; `vagrant up` installs it in its guest
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o dist/sotto ./cmd/sotto
+
+man: ## manual pages and shell completions of this version, in dist/man and dist/completions
+	go run ./cmd/sotto man dist/man
+	mkdir -p dist/completions
+	go run ./cmd/sotto completion bash > dist/completions/sotto.bash
+	go run ./cmd/sotto completion zsh > dist/completions/_sotto
+	go run ./cmd/sotto completion fish > dist/completions/sotto.fish
 
 test: ## all tests and checks, as root
 	sudo ./scripts/test.sh

@@ -56,9 +56,17 @@ func openRegistry(dir string) (*registry, error) {
 	return &registry{dir: dir, lock: f}, nil
 }
 
-// makePrivate makes a directory that only its owner can access, or changes an existing one.
+// traversable is the mode of a directory with a control socket for a group (package control). Its
+// members cannot access records, whose mode is 0600.
+const traversable = fs.ModeDir | fs.ModeSetgid | 0o710
+
+// makePrivate makes a directory that only its owner can access, or changes an existing one unless
+// its mode is traversable.
 func makePrivate(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode() == traversable {
 		return err
 	}
 	return os.Chmod(dir, 0o700)

@@ -48,6 +48,11 @@ packages=(
 	# a TLS server that requires client certificates, and a resolver as a client
 	"stunnel stunnel4"
 	"named bind9"
+	# manual pages and completions
+	"groff groff-base"
+	"/usr/share/bash-completion/bash_completion bash-completion"
+	"zsh zsh"
+	"fish fish"
 	# checks
 	"shellcheck shellcheck"
 )

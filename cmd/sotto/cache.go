@@ -15,8 +15,12 @@ func (e *env) cacheCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cache",
 		Short: "Manage the cache of the running Sotto",
-		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+		Long: `  sudo sotto cache flush                remove everything
+  sudo sotto cache flush example.com    remove the answers for a name and all below it
+
+'sotto status' shows how full the cache is, and 'sotto explain NAME' what it has for a name.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	var o options
 	flush := &cobra.Command{

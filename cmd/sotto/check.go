@@ -15,6 +15,7 @@ import (
 	"sotto/internal/control"
 	"sotto/internal/daemon"
 	"sotto/internal/status"
+	"sotto/internal/terminal"
 )
 
 // check validates the configuration and the flags, and prints a summary. validate, if not
@@ -79,7 +80,7 @@ check failed, else 0. Without root, the checks that need it are skipped. Nothing
 // checkMachine runs the checks and prints the results, as they come or at the end as JSON.
 func (e *env) checkMachine(ctx context.Context, o check.Options, asJSON bool) error {
 	var failure error // of the output
-	colour := isTerminal(e.stdout) && e.getenv("NO_COLOR") == ""
+	colour := terminal.Is(e.stdout) && e.getenv("NO_COLOR") == ""
 	report, err := check.Run(ctx, o, func(r check.Result) {
 		if !asJSON && failure == nil {
 			failure = r.Text(e.stdout, colour)

@@ -17,7 +17,9 @@ func (e *env) demoCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the packets of an unsealed and a sealed query, without internet access",
-		Long: `Create a small isolated network of namespaces with two nameservers: one for plain DNS
+		Long: `  sudo sotto demo
+
+Create a small isolated network of namespaces with two nameservers: one for plain DNS
 on port 53, and one for DNS over TLS with a temporary certificate authority. Run 'dig'
 unsealed and sealed, and print the packets of each query. Everything is removed at the
 end.`,

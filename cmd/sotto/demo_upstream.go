@@ -24,7 +24,10 @@ func (e *env) demoUpstreamCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "upstream --listen ADDR --ca-out FILE",
 		Short: "Run only the demo's DNS over TLS server",
-		Long: `Answer DNS over TLS on ADDR with invented addresses, until stopped, to try Sotto without
+		Long: `  sotto demo upstream --listen 127.0.0.1:8853 --ca-out ca.pem
+  sotto serve --listen :5300 --upstream 127.0.0.1:8853#dns.example --ca-file ca.pem
+
+Answer DNS over TLS on ADDR with invented addresses, until stopped, to try Sotto without
 internet access. The server's certificate, for NAME and the address, is signed by a
 temporary certificate authority that is valid for a day, whose certificate is written to
 FILE for use with --ca-file. Do not offer this server to other people's networks.`,

@@ -17,7 +17,10 @@ func (e *env) downCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "down",
 		Short: "Remove everything that Sotto left on this machine",
-		Long: `Remove what a killed Sotto left in place: hooks, maps, namespaces, links, routes and
+		Long: `  sudo sotto down
+  sudo sotto down --stray
+
+Remove what a killed Sotto left in place: hooks, maps, namespaces, links, routes and
 cgroups. It does not need a running Sotto and does not stop one: if one is running, the
 error names it, and it has to be stopped first.
 

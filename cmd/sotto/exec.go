@@ -31,7 +31,11 @@ func (e *env) execCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "exec [flags] -- CMD ARG…",
 		Short: "Seal one command",
-		Long: `Run CMD in a new sealed cgroup, and exit with its status. The seal also applies to
+		Long: `  sudo sotto exec -- dig @8.8.8.8 example.com
+  sudo sotto exec --user www-data -- curl https://example.com/
+  sudo sotto exec --upstream 192.0.2.1#dns.example -- bash
+
+Run CMD in a new sealed cgroup, and exit with its status. The seal also applies to
 everything that CMD starts, and ends with CMD: processes that are left in the cgroup are
 killed. CMD uses Sotto's standard input, output, error and terminal.
 

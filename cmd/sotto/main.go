@@ -73,16 +73,16 @@ func (e *env) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "sotto",
 		Short: "Seal DNS: send every query to port 53 over TLS, transparently for the client",
-		Long: `Sotto seals DNS on Linux. An eBPF program on a cgroup redirects every query that a
-workload sends to port 53 to a listener in its own network namespace, which answers
-from its cache or forwards the query over TLS. Programs, resolv.conf and container
-images stay unchanged.
-
-  sudo sotto exec -- dig @8.8.8.8 example.com    seal one command
+		Long: `  sudo sotto exec -- dig @8.8.8.8 example.com    seal one command
   sudo sotto run                                 seal this host until stopped
   sudo sotto check                               check this machine, and what to fix
   sotto serve --listen 127.0.0.1:5300            forward plain DNS over TLS, without root
-  sudo sotto demo                                see how it works, without internet access`,
+  sudo sotto demo                                see how it works, without internet access
+
+Sotto seals DNS on Linux. An eBPF program on a cgroup redirects every query that a
+workload sends to port 53 to a listener in its own network namespace, which answers
+from its cache or forwards the query over TLS. Programs, resolv.conf and container
+images stay unchanged.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -98,5 +98,7 @@ images stay unchanged.
 		e.demoCommand(), e.downCommand(), e.versionCommand(),
 		e.pathTestCommand(), e.checkClientCommand(),
 	)
+	root.AddCommand(e.completionCommand(), e.manCommand())
+	addCompletions(root)
 	return root
 }

@@ -21,7 +21,10 @@ func (e *env) reloadCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "reload [--control PATH | --config FILE]",
 		Short: "Reload the configuration of the running Sotto",
-		Long: `Make the running 'sotto run' or 'sotto serve' reload its configuration, with the flags
+		Long: `  sudo sotto reload
+  sotto reload --control /run/user/1000/sotto.sock
+
+Make the running 'sotto run' or 'sotto serve' reload its configuration, with the flags
 that it was started with, and wait until the new configuration is in force. No query is
 lost. If the new configuration is invalid, the old one stays in force as a whole, and
 this command prints the error and exits with status 1. SIGHUP does the same, and logs

@@ -7,6 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,6 +18,7 @@ import (
 
 	"sotto/internal/dnstest"
 	"sotto/internal/e2e"
+	"sotto/internal/netlab/labtest"
 	"sotto/internal/observe"
 	"sotto/internal/status"
 )
@@ -195,5 +198,44 @@ func (tr *tracing) wait(t *testing.T) {
 	t.Helper()
 	if code := <-tr.done; code != exitFailure || !strings.HasSuffix(tr.log(), "sotto: the running Sotto has stopped, or another one has taken over\n") {
 		t.Errorf("status %d:\n%s", code, tr.log())
+	}
+}
+
+// TestWatchTerminal: on a terminal, `status --watch` shows colours on the alternate screen unless
+// NO_COLOR is set, and restores the terminal when it is interrupted or fails.
+func TestWatchTerminal(t *testing.T) {
+	for _, tc := range []struct{ env, shows string }{{"NO_COLOR=", "\x1b[32mready\x1b[0m"}, {"NO_COLOR=1", ", ready, "}} {
+		s, stop := startServing(t, "")
+		master, slave := labtest.Terminal(t, 80, 24)
+		cmd := exec.CommandContext(t.Context(), self().Path, "status", "--watch", "--control", s.control)
+		cmd.Env = append(append(os.Environ(), e2e.RaceEnv, "TERM=xterm", tc.env), self().Env...)
+		cmd.Stdout, cmd.Stderr = slave, slave
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		readUntil := func(text string) {
+			t.Helper()
+			for buf := make([]byte, 4096); !strings.Contains(out.String(), text); {
+				n, err := master.Read(buf)
+				if err != nil {
+					t.Fatalf("%v, before %q:\n%q", err, text, out.String())
+				}
+				out.Write(buf[:n])
+			}
+		}
+		readUntil(tc.shows)
+		want := 0
+		if tc.env == "NO_COLOR=" {
+			_ = cmd.Process.Signal(os.Interrupt)
+		} else { // the next state cannot be read
+			stop()
+			want = exitFailure
+		}
+		readUntil("\x1b[?1049l")
+		_ = cmd.Wait()
+		if !strings.HasPrefix(out.String(), "\x1b[?1049h") || cmd.ProcessState.ExitCode() != want || strings.Contains(out.String(), "\x1b[32m") == (tc.env == "NO_COLOR=1") {
+			t.Errorf("%s: status %d, %q", tc.env, cmd.ProcessState.ExitCode(), out.String())
+		}
 	}
 }

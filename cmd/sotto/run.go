@@ -9,7 +9,13 @@ import (
 	"sotto/internal/daemon"
 )
 
-const runHelp = `Seal all processes of this host, or of the cgroups given with --cgroup, until
+const runHelp = `  sudo sotto run                                       seal the whole host
+  sudo sotto run --cgroup system.slice/nginx.service   seal one service
+  sudo sotto run --exclude machine.slice               seal all but the virtual machines
+  sudo sotto run --replace                             take over from the running process
+  sotto run --check                                    check the configuration
+
+Seal all processes of this host, or of the cgroups given with --cgroup, until
 SIGINT or SIGTERM. A clean stop removes the seal. If Sotto is killed, the eBPF hooks stay
 in place, so that queries fail instead of leaving in plain text; the next 'sotto run'
 takes over from there, and 'sotto down' removes everything. With --on-exit=open a crash

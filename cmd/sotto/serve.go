@@ -14,7 +14,11 @@ func (e *env) serveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve [--listen ADDR]… [flags]",
 		Short: "Forward plain DNS over TLS, without eBPF and root",
-		Long: `Answer DNS queries over UDP and TCP on each --listen address, from a cache or over
+		Long: `  sotto serve --listen 127.0.0.1:5300
+  sotto serve --listen :5300 --upstream 192.0.2.1#dns.example --policy fastest
+  sotto serve --check --config sotto.toml
+
+Answer DNS queries over UDP and TCP on each --listen address, from a cache or over
 TLS, until stopped. ADDR is an address and a port (127.0.0.1:5300, [::1]:5300), or
 a port on all addresses of both families (:5300).`,
 		Args: cobra.NoArgs,

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"sotto/internal/config"
 	"sotto/internal/status"
+	"sotto/internal/terminal"
 )
 
 // watchInterval is the time between two states of `status --watch`.
@@ -50,7 +52,7 @@ describes.` + remoteHelp,
 			if asJSON {
 				return e.printJSON(s)
 			}
-			return s.Text(e.stdout, time.Now())
+			return s.Text(e.stdout, time.Now(), e.style())
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print the state as JSON")
@@ -60,30 +62,35 @@ describes.` + remoteHelp,
 	return c
 }
 
-// clearScreen moves the cursor to the top left corner and clears the terminal (ECMA-48).
-const clearScreen = "\x1b[H\x1b[2J"
+// style is that of texts on the standard output.
+func (e *env) style() status.Style { return status.Style{Colour: terminal.Colours(e.stdout, e.getenv)} }
 
-// watchStatus shows the state until the context ends. On a terminal each state replaces the
-// last one.
-func (e *env) watchStatus(c *cobra.Command, o *options) error {
+// watchStatus shows the state until it is interrupted. On a terminal each state replaces the
+// last one, and the terminal is restored at the end.
+func (e *env) watchStatus(c *cobra.Command, o *options) (err error) {
 	ctx, stop := untilInterrupted(c.Context())
 	defer stop()
+	c.SetContext(ctx)
+	first, err := e.statusText(c, o)
+	if err != nil {
+		return err
+	}
+	screen, err := terminal.Open(e.stdout)
+	defer func() { err = errors.Join(err, screen.Close()) }()
+	if err != nil {
+		return err
+	}
+	show := func(text string) error {
+		_, err := fmt.Fprintln(e.stdout, text)
+		return err
+	}
+	if screen != nil {
+		show = screen.Show
+	}
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
-	for {
-		var s status.Status
-		if err := o.get(c, "/v1/status", nil, &s); err != nil {
-			return err
-		}
-		var text strings.Builder
-		if err := s.Text(&text, time.Now()); err != nil {
-			return err
-		}
-		start, end := "", "\n"
-		if isTerminal(e.stdout) {
-			start, end = clearScreen, ""
-		}
-		if _, err := fmt.Fprint(e.stdout, start, text.String(), end); err != nil {
+	for text := first; ; {
+		if err := show(text); err != nil {
 			return err
 		}
 		select {
@@ -91,5 +98,22 @@ func (e *env) watchStatus(c *cobra.Command, o *options) error {
 		case <-ctx.Done():
 			return nil
 		}
+		if text, err = e.statusText(c, o); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
 	}
+}
+
+// statusText returns the state of the running Sotto for people.
+func (e *env) statusText(c *cobra.Command, o *options) (string, error) {
+	var s status.Status
+	if err := o.get(c, "/v1/status", nil, &s); err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	err := s.Text(&text, time.Now(), e.style())
+	return text.String(), err
 }

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"os/signal"
 	"time"
 
@@ -91,8 +90,7 @@ func (e *env) trace(c *cobra.Command, o *options, f observe.Filter, asJSON bool)
 
 // printTrace prints the records of a stream until it ends.
 func (e *env) printTrace(in io.Reader, asJSON bool) error {
-	lines := bufio.NewScanner(in)
-	out := bufio.NewWriter(e.stdout)
+	lines, out, style := bufio.NewScanner(in), bufio.NewWriter(e.stdout), e.style()
 	for lines.Scan() {
 		if asJSON {
 			out.Write(append(lines.Bytes(), '\n'))
@@ -101,21 +99,11 @@ func (e *env) printTrace(in io.Reader, asJSON bool) error {
 			if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 				return fmt.Errorf("read the trace: %w", err)
 			}
-			status.TraceLine(out, &r, time.Local)
+			status.TraceLine(out, &r, time.Local, style)
 		}
 		if err := out.Flush(); err != nil {
 			return err
 		}
 	}
 	return lines.Err()
-}
-
-// isTerminal reports whether w is a terminal.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }

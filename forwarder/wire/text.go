@@ -5,6 +5,8 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -17,6 +19,9 @@ var typeNumbers = func() map[string]uint16 {
 	}
 	return m
 }()
+
+// TypeNames returns the mnemonics of all types that have one, sorted.
+func TypeNames() []string { return slices.Sorted(maps.Keys(typeNumbers)) }
 
 // ParseType parses the forms of [TypeName]: a mnemonic in any case, or TYPE12345 (RFC 3597
 // §5). ANY is the query type 255.

@@ -27,6 +27,8 @@ type Plan struct {
 	Level      slog.Level
 	LogQueries bool
 	Control    string // path of the control socket; "" if there is none
+	// ControlGroup is the ID of the group whose members may read over the control socket; 0: none.
+	ControlGroup int
 
 	ListDir      string // directory of the lists that were fetched
 	ListInterval time.Duration
@@ -64,6 +66,9 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 		p.Control = s.ControlPath("")
 	}
 	if p.Level, err = s.level(); err != nil {
+		return p, err
+	}
+	if p.ControlGroup, err = s.controlGroup(); err != nil {
 		return p, err
 	}
 	if p.Groups, err = s.planGroups(o); err != nil {

@@ -143,3 +143,30 @@ func TestReferenceExamples(t *testing.T) {
 		t.Errorf("groups %v, rules use %v", p.GroupNames(), p.Rules.Uses)
 	}
 }
+
+// TestOperatingExamples: the configurations in docs/OPERATING.md are valid.
+func TestOperatingExamples(t *testing.T) {
+	text, err := os.ReadFile("../../docs/OPERATING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := dnstest.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair := clientPair(t)
+	f := Options{Read: files{"/etc/sotto/client.pem": pair[0], "/etc/sotto/client-key.pem": pair[1], "/etc/sotto/ca.pem": string(ca.PEM()),
+		"/etc/sotto/blocked.txt": "ads.example\n", "/etc/sotto/allowed.txt": "own.ads.example\n", "/etc/sotto/hosts": "::1 localhost\n"}.read}
+	n := 0
+	for _, part := range strings.Split(string(text), "\n```toml\n")[1:] {
+		n++
+		config, _, _ := strings.Cut(part, "```")
+		// No such group exists on the machine of the test.
+		if _, _, err := planText(strings.ReplaceAll(config, `control-group = "sotto"`, `control-group = "986"`), f); err != nil {
+			t.Errorf("%s%v", config, err)
+		}
+	}
+	if n < 10 {
+		t.Errorf("found %d configurations: want more", n)
+	}
+}

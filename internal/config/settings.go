@@ -50,6 +50,8 @@ type Settings struct {
 	LogLevel   string `toml:"log-level"`
 	Control    string `toml:"control"`
 
+	ControlGroup string `toml:"control-group"`
+
 	Listen []string `toml:"listen"`
 
 	Cgroups []string `toml:"cgroups"`

@@ -122,6 +122,10 @@ func TestInvalidSettings(t *testing.T) {
 		{"[[group]]\nname = \"null\"\nupstream = [\"quad9\"]", "2:8", "is reserved"},
 		{"rule = [{name = \"a..b\", use = \"refuse\"}]", "1:17", "a..b"},
 		// Other settings.
+		{"control-group = \"no such group\"", "1:17", "groupadd --system"},
+		{"control-group = \"root\"", "1:17", "is the group of root"},
+		{"control-group = \"0\"", "1:17", "is the group of root"},
+		{"control-group = 986", "1:17", `write it as control-group = "text"`},
 		{"cache-mib = -1", "1:13", "want 0"},
 		{"min-ttl = \"30\"", "1:11", "with its unit"},
 		{"min-ttl = \"2h\"\nmax-ttl = \"1h\"", "1:11", "1h"},

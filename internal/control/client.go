@@ -54,7 +54,7 @@ func Request(ctx context.Context, path, method, target string, query url.Values)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("%w on %s: start one, or name its socket with --control", ErrNotRunning, path)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("connect to the Sotto on %s: %w: run this as the same user, or as root", path, err)
+		return nil, fmt.Errorf("connect to the Sotto on %s: %w: run this as root, as the user that Sotto runs as, or to read as a member of its control-group", path, err)
 	case err != nil:
 		return nil, fmt.Errorf("connect to the Sotto on %s: %w", path, err)
 	case resp.StatusCode == http.StatusOK:

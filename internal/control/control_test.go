@@ -17,7 +17,7 @@ import (
 
 func listen(t *testing.T, path string) *Listener {
 	t.Helper()
-	l, err := Listen(t.Context(), path)
+	l, err := Listen(t.Context(), path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestListenExisting(t *testing.T) {
 		t.Fatal(err)
 	}
 	alive := listen(t, path)
-	if _, err := Listen(t.Context(), path); err == nil || !errors.Is(err, errInUse) || !strings.Contains(err.Error(), path) {
+	if _, err := Listen(t.Context(), path, 0); err == nil || !errors.Is(err, errInUse) || !strings.Contains(err.Error(), path) {
 		t.Errorf("with a running process: %v", err)
 	}
 	if err := dead.Close(); err != nil {
@@ -131,14 +131,14 @@ func TestListenExisting(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "is not a socket") {
+	if _, err := Listen(t.Context(), path, 0); err == nil || !strings.Contains(err.Error(), "is not a socket") {
 		t.Errorf("over a file: %v", err)
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
 		t.Errorf("the file was changed: %q, %v", text, err)
 	}
 	long := filepath.Join(t.TempDir(), strings.Repeat("x", maxPath))
-	if _, err := Listen(t.Context(), long); err == nil || !strings.Contains(err.Error(), "shorter") {
+	if _, err := Listen(t.Context(), long, 0); err == nil || !strings.Contains(err.Error(), "shorter") {
 		t.Errorf("a long path: %v", err)
 	}
 }

@@ -25,13 +25,14 @@ type Listener struct {
 	path string
 }
 
-// Listen creates the socket at path, and its directory (0700) if it does not exist. The
-// caller calls [Listener.Serve] or [Listener.Close], which remove the socket.
-func Listen(ctx context.Context, path string) (*Listener, error) {
+// Listen creates the socket at path, and its directory if it does not exist: both for the owner
+// only (0600, 0700), or, if group is the ID of a group other than root's, also for its members
+// (0660, 2710). The caller calls [Listener.Serve] or [Listener.Close], which remove the socket.
+func Listen(ctx context.Context, path string, group int) (*Listener, error) {
 	if len(path) >= maxPath {
 		return nil, fmt.Errorf("create the control socket %s: its path is longer than %d bytes: use a shorter one", path, maxPath-1)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := makeDir(filepath.Dir(path), group); err != nil {
 		return nil, fmt.Errorf("create the directory of the control socket: %w", err)
 	}
 	if err := Remove(path); err != nil {
@@ -49,7 +50,11 @@ func Listen(ctx context.Context, path string) (*Listener, error) {
 		return nil, fmt.Errorf("create the control socket: %w", err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // see Close
-	return &Listener{l: l, path: path}, nil
+	control := &Listener{l: l, path: path}
+	if err := giveTo(path, group); err != nil {
+		return nil, errors.Join(fmt.Errorf("give the control socket to its group: %w", err), control.Close())
+	}
+	return control, nil
 }
 
 // Close removes the socket, unless another process has replaced it.

@@ -32,12 +32,14 @@ type Handlers struct {
 	// to that process over.
 	Replace func(terms []byte) (func(*net.UnixConn), error)
 
-	// Routes are further requests, by the pattern of [http.ServeMux]. The context of a request
+	// Routes are further requests, by the pattern of [http.ServeMux]. Those with the method GET
+	// must change nothing, since members of the socket's group may send them. The context of a request
 	// ends when the client disconnects, or when Serve returns.
 	Routes map[string]http.HandlerFunc
 }
 
-// Serve answers requests until ctx ends, and then removes the socket and returns nil.
+// Serve answers requests until ctx ends, and then removes the socket and returns nil. Requests of
+// users other than root and the process's own are answered with 403, except GET.
 func (l *Listener) Serve(ctx context.Context, h Handlers) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
@@ -53,10 +55,12 @@ func (l *Listener) Serve(ctx context.Context, h Handlers) error {
 	for pattern, handle := range h.Routes {
 		mux.HandleFunc(pattern, handle)
 	}
+	clients := peers{readers: map[net.Conn]struct{}{}}
 	g, ctx := errgroup.WithContext(ctx)
 	srv := &http.Server{
-		Handler: mux, ReadHeaderTimeout: readTime, MaxHeaderBytes: 4096,
+		Handler: restrict(mux), ReadHeaderTimeout: readTime, MaxHeaderBytes: 4096,
 		BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnContext: clients.accept, ConnState: clients.changed,
 	}
 	g.Go(func() error {
 		if err := srv.Serve(l.l); !errors.Is(err, http.ErrServerClosed) {

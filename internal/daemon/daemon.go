@@ -96,7 +96,7 @@ func catchReloads() chan os.Signal {
 // listen creates the control socket, if the plan has one. The caller calls close.
 func (d *daemon) listen(ctx context.Context) (err error) {
 	if d.plan.Control != "" {
-		d.socket, err = control.Listen(ctx, d.plan.Control)
+		d.socket, err = control.Listen(ctx, d.plan.Control, d.plan.ControlGroup)
 	}
 	return err
 }
@@ -180,12 +180,21 @@ const (
 )
 
 // listenAgain creates the control socket after a failed takeover. The other process may
-// still have the socket's path for a moment after it has released the seal. It returns nil
-// if ctx ends first.
+// still have the socket's path for a moment after it has released the seal. If it has left the
+// directory to another group, the socket is for its owner only. It returns nil if ctx ends first.
 func (d *daemon) listenAgain(ctx context.Context) (l *control.Listener, err error) {
+	p := d.current()
 	for end := time.Now().Add(listenAgainTime); ; {
-		if l, err = control.Listen(ctx, d.current().Control); err == nil || time.Now().After(end) {
-			return l, err
+		if l, err = control.Listen(ctx, p.Control, p.ControlGroup); err == nil {
+			return l, nil
+		}
+		if time.Now().After(end) && p.ControlGroup != 0 {
+			d.log.Warn("cannot create the control socket for control-group: only its owner can use it", "err", err)
+			p.ControlGroup = 0
+			continue
+		}
+		if time.Now().After(end) {
+			return nil, err
 		}
 		select {
 		case <-time.After(listenAgainInterval):

@@ -24,6 +24,7 @@ func TestText(t *testing.T) {
 		},
 		Groups: []Group{
 			{Name: "default", Policy: "hedged", Servers: []Server{
+				{Server: "192.0.2.4:853", State: "silent", Queries: 1, Unauthenticated: "unknown authority"},
 				{Server: "192.0.2.1:853#dns.example", State: "up", CertExpiry: now.Add(90 * 24 * time.Hour), Queries: 1234, Failed: 1, UsualMillis: 12.34, P95Millis: 56.78},
 				{Server: "192.0.2.2:853#dns.example", State: "down", CertExpiry: now.Add(49 * time.Hour), RetrySeconds: 7.4, LastError: "the server does not answer queries"},
 			}},
@@ -51,9 +52,11 @@ Upstream times   half below 16 ms, 99 % below 512 µs
 Cache            answers: 100, 3.0 MiB of 64.0 MiB, hit rate 90 %
 Refused          0 over capacity, 4 over the share of a workload
 
-Upstreams of default (hedged)  state  usual    p95      queries  failed
-  192.0.2.1:853#dns.example    up     12.3 ms  56.8 ms  1234     1
-  192.0.2.2:853#dns.example    down   -        -        0        0
+Upstreams of default (hedged)  state   usual    p95      queries  failed
+  192.0.2.4:853                silent  -        -        1        0
+    not authenticated: unknown authority
+  192.0.2.1:853#dns.example    up      12.3 ms  56.8 ms  1234     1
+  192.0.2.2:853#dns.example    down    -        -        0        0
     last error: the server does not answer queries
     tried again in 7 s
     its certificate expires in 2d1h
@@ -74,7 +77,7 @@ Latest warnings and errors
   1m30s ago  WARN: dropped: plain queries counter=stopped_socket
 `
 	var out strings.Builder
-	if err := s.Text(&out, now); err != nil {
+	if err := s.Text(&out, now, Style{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := out.String(); got != want {
@@ -96,7 +99,7 @@ func TestTraceLine(t *testing.T) {
 				"03:04:05.678 198.51.100.1 a.example. AAAA → SERVFAIL sotto 3800.1ms tcp rule=2 (no upstream answered in time)\n"},
 	} {
 		var out strings.Builder
-		TraceLine(&out, &tc.r, time.UTC)
+		TraceLine(&out, &tc.r, time.UTC, Style{})
 		if out.String() != tc.want {
 			t.Errorf("got  %q\nwant %q", out.String(), tc.want)
 		}

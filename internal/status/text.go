@@ -23,13 +23,13 @@ const (
 
 // Text writes the status for people, as of the time now, in lines of at most 80 columns as far
 // as names permit.
-func (s *Status) Text(out io.Writer, now time.Time) error {
+func (s *Status) Text(out io.Writer, now time.Time, style Style) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	state := "ready"
 	if !s.Ready {
 		state = "starting"
 	}
-	fmt.Fprintf(w, "Sotto\t%s, %s, up %s, PID %d\n", s.Version, state, duration(now.Sub(s.Started)), s.PID)
+	fmt.Fprintf(w, "Sotto\t%s, %s, up %s, PID %d\n", s.Version, style.state(state), duration(now.Sub(s.Started)), s.PID)
 	if s.Seal != nil {
 		s.Seal.text(w)
 	}
@@ -46,13 +46,15 @@ func (s *Status) Text(out io.Writer, now time.Time) error {
 		return err
 	}
 	for _, g := range s.Groups {
-		g.text(w, now)
+		if err := g.text(out, now, style); err != nil {
+			return err
+		}
 	}
 	s.workloads(w)
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return s.messages(out, now)
+	return s.messages(out, now, style)
 }
 
 func (s *Seal) text(w io.Writer) {
@@ -91,14 +93,29 @@ func (s *Status) queries(w io.Writer) {
 	}
 }
 
-func (g *Group) text(w io.Writer, now time.Time) {
-	fmt.Fprintf(w, "\nUpstreams of %s (%s)\tstate\tusual\tp95\tqueries\tfailed\n", g.Name, g.Policy)
+// text writes a table of the servers, with their notes between its lines.
+func (g *Group) text(out io.Writer, now time.Time, style Style) error {
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "Upstreams of %s (%s)\t%s\tusual\tp95\tqueries\tfailed\n", g.Name, g.Policy, style.mark(normal, "state"))
 	for _, s := range g.Servers {
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d\t%d\n", s.Server, s.State, millis(s.UsualMillis), millis(s.P95Millis), s.Queries, s.Failed)
-		for _, note := range s.notes(now) {
-			fmt.Fprintf(w, "    %s\n", note)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d\t%d\n", s.Server, style.state(s.State), millis(s.UsualMillis), millis(s.P95Millis), s.Queries, s.Failed)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	text := "\n"
+	for i, line := range strings.SplitAfter(table.String(), "\n") {
+		text += line
+		if i == 0 || i > len(g.Servers) {
+			continue
+		}
+		for _, note := range g.Servers[i-1].notes(now) {
+			text += "    " + note + "\n"
 		}
 	}
+	_, err := io.WriteString(out, text)
+	return err
 }
 
 // notes are what is unusual about the server.
@@ -131,14 +148,14 @@ func (s *Status) workloads(w io.Writer) {
 	}
 }
 
-func (s *Status) messages(out io.Writer, now time.Time) error {
+func (s *Status) messages(out io.Writer, now time.Time, style Style) error {
 	if len(s.Messages) == 0 {
 		return nil
 	}
 	_, err := fmt.Fprintf(out, "\nLatest warnings and errors\n")
 	for _, m := range s.Messages[:min(len(s.Messages), maxMessages)] {
 		if err == nil {
-			_, err = fmt.Fprintf(out, "  %s ago  %s: %s\n", duration(now.Sub(m.Time)), m.Level, m.Text)
+			_, err = fmt.Fprintf(out, "  %s ago  %s: %s\n", duration(now.Sub(m.Time)), style.level(m.Level), m.Text)
 		}
 	}
 	return err

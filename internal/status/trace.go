@@ -11,7 +11,7 @@ import (
 )
 
 // TraceLine writes one query of a trace for people, with its time in the location loc.
-func TraceLine(w io.Writer, r *observe.Record, loc *time.Location) {
+func TraceLine(w io.Writer, r *observe.Record, loc *time.Location, style Style) {
 	if r.Lost > 0 {
 		fmt.Fprintf(w, "… %d queries were lost here, because this trace was read too slowly\n", r.Lost)
 	}
@@ -24,7 +24,7 @@ func TraceLine(w io.Writer, r *observe.Record, loc *time.Location) {
 		to = " @" + r.Nameserver.Addr().String()
 	}
 	fmt.Fprintf(w, "%s %s%s %s %s → %s %s %s", r.Time.In(loc).Format("15:04:05.000"), from, to, r.Name, r.Type,
-		r.Rcode, r.Source, traceTime(r.Millis))
+		style.rcode(r.Rcode), style.mark(dim, r.Source), traceTime(r.Millis))
 	if r.Proto == "tcp" {
 		io.WriteString(w, " tcp")
 	}

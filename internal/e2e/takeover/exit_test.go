@@ -89,7 +89,7 @@ func (h *successor) send(c *takeover.Conn) error {
 // with its connection. The channel receives the error of talk.
 func (w world) actAsPredecessor(talk func(*takeover.Conn) error) <-chan error {
 	w.T.Helper()
-	l, err := control.Listen(w.T.Context(), e2e.ControlSocket)
+	l, err := control.Listen(w.T.Context(), e2e.ControlSocket, 0)
 	if err != nil {
 		w.T.Fatal(err)
 	}

@@ -260,7 +260,7 @@ func TestReplaceStopping(t *testing.T) {
 // it returns is called.
 func (w world) refuseAll(why error) (stop func()) {
 	w.T.Helper()
-	l, err := control.Listen(w.T.Context(), e2e.ControlSocket)
+	l, err := control.Listen(w.T.Context(), e2e.ControlSocket, 0)
 	if err != nil {
 		w.T.Fatal(err)
 	}
