@@ -89,7 +89,7 @@ type Queries struct {
 	Source map[string]uint64 `json:"source"` // by where the reply came from
 	Rcode  map[string]uint64 `json:"rcode"`
 	// CacheMicros and UpstreamMicros are the times that half of, and 99 in 100, replies from the
-	// cache and from upstreams did not exceed, within a factor of two.
+	// cache and from upstreams did not exceed, within a tenth.
 	CacheP50Micros    int64 `json:"cache_p50_microseconds"`
 	CacheP99Micros    int64 `json:"cache_p99_microseconds"`
 	UpstreamP50Micros int64 `json:"upstream_p50_microseconds"`
