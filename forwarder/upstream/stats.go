@@ -32,9 +32,9 @@ type ServerStats struct {
 	// recent replies did not exceed. 0 if unknown.
 	EWMA, P95 time.Duration
 
-	// Failures counts failed attempts and connections by reason. A connection that could not be
-	// opened counts once, whatever number of queries waited for it.
-	Failures [transport.Failures]uint64
+	// Failures counts failed attempts and connections by reason, see [transport.Failure]. A
+	// connection that could not be opened counts once, whatever number of queries waited for it.
+	Failures map[string]uint64
 
 	// RoundTrips are the times of all replies since the Group was made.
 	RoundTrips *durations.Counts
@@ -70,10 +70,12 @@ func (e *endpoint) stats(now time.Time) ServerStats {
 		Hedges: e.count.hedges.Load(), HedgesWon: e.count.hedgesWon.Load(),
 		Suspicions: e.count.suspicions.Load(), Probes: e.count.probes.Load(), Suspect: e.meter.isSuspect(),
 		EWMA: time.Duration(e.meter.usual.Load()), P95: e.meter.quantile95(),
-		RoundTrips: e.count.roundTrips.Counts(),
+		RoundTrips: e.count.roundTrips.Counts(), Failures: map[string]uint64{},
 	}
-	for n := range s.Failures {
-		s.Failures[n] = e.count.failures[n].Load()
+	for n := range e.count.failures {
+		if count := e.count.failures[n].Load(); count > 0 {
+			s.Failures[transport.Failure(n).String()] = count
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -26,8 +26,9 @@ type Plan struct {
 
 	Level      slog.Level
 	LogQueries bool
-	Control    string // path of the control socket; "" if there is none
-	CacheFile  string // file that keeps the cache over a restart; "" if there is none
+	Control    string         // path of the control socket; "" if there is none
+	Metrics    netip.AddrPort // address of metrics and the web page; the zero value: none
+	CacheFile  string         // file that keeps the cache over a restart; "" if there is none
 	Listen     []netip.AddrPort
 	Cgroups    []string // as written in the settings
 	Exclude    []string // as written in the settings
@@ -174,7 +175,7 @@ func (s *Settings) planNumbers(p *Plan) error {
 	return nil
 }
 
-// planAddresses reads the listen addresses and the virtual prefixes.
+// planAddresses reads the addresses to listen on and the virtual prefixes.
 func (s *Settings) planAddresses(p *Plan) error {
 	if len(s.Listen) == 0 {
 		return s.invalidf("listen", "no address to listen on: add one, such as 127.0.0.1:53")
@@ -185,6 +186,12 @@ func (s *Settings) planAddresses(p *Plan) error {
 			return s.invalid(fmt.Sprintf("listen[%d]", i), err)
 		}
 		p.Listen = append(p.Listen, addr)
+	}
+	if s.Metrics != "" {
+		var err error
+		if p.Metrics, err = ListenAddr(s.Metrics); err != nil {
+			return s.invalid("metrics", err)
+		}
 	}
 	for _, n := range []struct {
 		key, text, example string

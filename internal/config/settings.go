@@ -46,6 +46,7 @@ type Settings struct {
 	LogQueries bool   `toml:"log-queries"`
 	LogLevel   string `toml:"log-level"`
 	Control    string `toml:"control"`
+	Metrics    string `toml:"metrics"`
 
 	Listen []string `toml:"listen"`
 

@@ -10,7 +10,6 @@ import (
 
 	"sotto/forwarder"
 	"sotto/forwarder/upstream"
-	"sotto/forwarder/wire"
 	"sotto/intercept"
 	"sotto/internal/observe"
 	"sotto/internal/status"
@@ -85,6 +84,7 @@ func groupStatus(name string, policy upstream.Policy, st upstream.Stats) status.
 			Connections: s.Conns, InFlight: s.InFlight, Queries: s.Queries, Failed: s.Failed,
 			Dials: s.Dials, DialErrors: s.DialErrors, Resumed: s.Resumed,
 			UsualMillis: millis(s.EWMA), P95Millis: millis(s.P95), RetrySeconds: s.Backoff.Seconds(), LastError: s.LastError,
+			Errors: s.Failures, RoundTrips: s.RoundTrips, Opened: s.Opened,
 		})
 	}
 	return g
@@ -101,7 +101,7 @@ func queryStatus(t observe.Totals) status.Queries {
 		q.Source[forwarder.Source(source).String()] = c.Queries
 		for rcode, n := range c.Rcodes {
 			if n > 0 {
-				q.Rcode[rcodeName(rcode, len(c.Rcodes))] += n
+				q.Rcode[observe.RcodeName(rcode)] += n
 			}
 		}
 	}
@@ -109,12 +109,4 @@ func queryStatus(t observe.Totals) status.Queries {
 	q.CacheP50Micros, q.CacheP99Micros = hits.Quantile(0.5).Microseconds(), hits.Quantile(0.99).Microseconds()
 	q.UpstreamP50Micros, q.UpstreamP99Micros = replies.Quantile(0.5).Microseconds(), replies.Quantile(0.99).Microseconds()
 	return q
-}
-
-// rcodeName names element n of the counts by rcode, the last of which has all higher ones.
-func rcodeName(n, all int) string {
-	if n == all-1 {
-		return observe.Other
-	}
-	return wire.RcodeName(uint16(n))
 }

@@ -54,6 +54,14 @@ type SourceCounts struct {
 	durations.Counts
 }
 
+// RcodeName names element n of [SourceCounts].Rcodes.
+func RcodeName(n int) string {
+	if n > maxRcode {
+		return Other
+	}
+	return wire.RcodeName(uint16(n))
+}
+
 // Totals returns the current counts. They are read one after the other.
 func (h *Hub) Totals() (out Totals) {
 	for n := range h.total {

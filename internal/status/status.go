@@ -4,8 +4,10 @@ package status
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
+	"sotto/internal/durations"
 	"sotto/internal/observe"
 )
 
@@ -27,6 +29,16 @@ type Status struct {
 	Workloads []observe.WorkloadCounts `json:"workloads"` // those with the most queries first
 	// Messages are the latest warnings and errors of the log, the latest first.
 	Messages []observe.Message `json:"messages"`
+}
+
+// IsGuard reports whether a counter of the kernel counts packets that the guard stopped, or with
+// guard = "count" would have stopped.
+func IsGuard(counter string) bool {
+	switch counter {
+	case "escaped", "outside", "foreign":
+		return true
+	}
+	return strings.HasPrefix(counter, "stopped_")
 }
 
 // Seal is what the kernel redirects.
@@ -68,6 +80,13 @@ type Server struct {
 	P95Millis       float64 `json:"p95_milliseconds"`
 	RetrySeconds    float64 `json:"retry_seconds,omitempty"` // until a server that is down is tried again
 	LastError       string  `json:"last_error,omitempty"`    // "" if it has been healthy since
+	// Errors counts failed queries and connections by reason; a connection counts once.
+	Errors map[string]uint64 `json:"errors,omitempty"`
+
+	// RoundTrips and Opened are the times of all replies, and those of opening connections;
+	// nil if they are not known. They are for metrics.
+	RoundTrips *durations.Counts `json:"-"`
+	Opened     *durations.Counts `json:"-"`
 }
 
 // Cache is the state of the cache.
