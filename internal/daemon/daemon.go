@@ -54,6 +54,7 @@ type daemon struct {
 	hub      *observe.Hub    // all queries
 	recent   *observe.Recent // warnings and errors of log
 	started  time.Time
+	slots    slotCount
 	handover *handover // nil if no other process can take over
 
 	mu   sync.Mutex  // serializes reloads

@@ -3,9 +3,11 @@
 package daemon
 
 import (
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"sotto/forwarder"
@@ -59,11 +61,32 @@ func (d *daemon) sealStatus(inst *intercept.Instance) *status.Seal {
 	if s.Exclude == nil {
 		s.Exclude = []string{}
 	}
-	var err error
-	if s.SlotsUsed, s.SlotsTotal, err = inst.Slots(); err != nil {
-		d.log.Debug("cannot count the slots in use", "err", err)
-	}
+	s.SlotsUsed, s.SlotsTotal = d.slots.count(inst, d.log)
 	return s
+}
+
+// slotsAge is how old the number of slots in use may be: counting them takes milliseconds.
+const slotsAge = 5 * time.Second
+
+// slotCount is the number of slots in use.
+type slotCount struct {
+	mu          sync.Mutex
+	at          time.Time
+	used, total int
+}
+
+// count returns how many slots are in use, at most slotsAge ago, and how many there are.
+func (c *slotCount) count(inst *intercept.Instance, log *slog.Logger) (used, total int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at.IsZero() || time.Since(c.at) > slotsAge {
+		var err error
+		if c.used, c.total, err = inst.Slots(); err != nil {
+			log.Debug("cannot count the slots in use", "err", err)
+		}
+		c.at = time.Now()
+	}
+	return c.used, c.total
 }
 
 func groupStatus(name string, policy upstream.Policy, st upstream.Stats) status.Group {

@@ -49,7 +49,7 @@ type Seal struct {
 	Prefix6        netip.Prefix      `json:"prefix6"`
 	Guard          string            `json:"guard"`           // drop, count or off
 	LocalResolvers string            `json:"local_resolvers"` // keep or redirect
-	SlotsUsed      int               `json:"slots_used"`      // virtual addresses of each family
+	SlotsUsed      int               `json:"slots_used"`      // virtual addresses of each family, at most five seconds ago
 	SlotsTotal     int               `json:"slots_total"`
 	Counters       map[string]uint64 `json:"counters"` // of the kernel, by reason
 }
