@@ -150,6 +150,8 @@ func TestDependencies(t *testing.T) {
 		only("sotto/internal/durations"),
 		only("sotto/internal/metrics", "sotto/forwarder", "sotto/internal/durations", "sotto/internal/observe", "sotto/internal/status"),
 		usedBy("sotto/internal/metrics", "sotto/internal/daemon"),
+		only("sotto/internal/webpage", "sotto/forwarder", "sotto/internal/durations", "sotto/internal/observe", "sotto/internal/status"),
+		usedBy("sotto/internal/webpage", "sotto/internal/daemon"),
 		{"only metrics uses Prometheus", func(p pkg) bool { return p.ImportPath != "sotto/internal/metrics" }, pkg.imports,
 			func(i string) bool { return within(i, "github.com/prometheus") }, "github.com/prometheus/client_golang/prometheus"},
 		usedBy("sotto/forwarder/upstream/transport", "sotto/forwarder/upstream"),

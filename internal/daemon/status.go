@@ -13,6 +13,7 @@ import (
 	"sotto/forwarder"
 	"sotto/forwarder/upstream"
 	"sotto/intercept"
+	"sotto/internal/config"
 	"sotto/internal/observe"
 	"sotto/internal/status"
 )
@@ -28,14 +29,10 @@ func (d *daemon) status() status.Status {
 	p := d.current()
 	s := status.Status{
 		Version: d.Version, Started: d.started, PID: os.Getpid(), Ready: d.ready(),
-		Rules: len(p.Rules.Uses), Groups: []status.Group{}, Messages: d.recent.Messages(),
+		Rules: len(p.Rules.Uses), Groups: d.groupStatuses(p), Messages: d.recent.Messages(),
 	}
 	if d.handover != nil {
 		s.Seal = d.sealStatus(d.handover.seal.inst)
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
-		g := p.Groups[name]
-		s.Groups = append(s.Groups, groupStatus(name, g.Config.Policy, d.resolver.groups.stats(g.Key)))
 	}
 	if c := d.resolver.cache; c != nil {
 		st := c.Stats()
@@ -50,6 +47,15 @@ func (d *daemon) status() status.Status {
 	workloads := d.hub.Workloads()
 	s.Workloads = workloads[:min(len(workloads), maxWorkloads)]
 	return s
+}
+
+func (d *daemon) groupStatuses(p config.Plan) []status.Group {
+	out := []status.Group{}
+	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
+		g := p.Groups[name]
+		out = append(out, groupStatus(name, g.Config.Policy, d.resolver.groups.stats(g.Key)))
+	}
+	return out
 }
 
 func (d *daemon) sealStatus(inst *intercept.Instance) *status.Seal {
