@@ -78,9 +78,9 @@ func TestRates(t *testing.T) {
 func TestPlot(t *testing.T) {
 	p := newPlot("x", perSecondText, curve{"a", "a", []float64{1, 2}, true}, curve{"b", "b", []float64{3, 2}, true}, curve{"c", "c", []float64{0, 1}, false})
 	for i, want := range []line{
-		{"a", "a", "M59 75.0L60 50.0L60 100.0L59 100.0Z", "2.0/s"},
-		{"b", "b", "M59 0.0L60 0.0L60 50.0L59 75.0Z", "2.0/s"},
-		{"c", "c", "M59 100.0L60 75.0", "1.0/s"},
+		{"a", "a", "M58 75.0L59 50.0L59 100.0L58 100.0Z", "2.0/s"},
+		{"b", "b", "M58 0.0L59 0.0L59 50.0L58 75.0Z", "2.0/s"},
+		{"c", "c", "M58 100.0L59 75.0", "1.0/s"},
 	} {
 		if p.Lines[i] != want {
 			t.Errorf("line %d: %+v, want %+v", i, p.Lines[i], want)
@@ -89,7 +89,7 @@ func TestPlot(t *testing.T) {
 	if p.Max != "4.0/s" {
 		t.Errorf("maximum %s", p.Max)
 	}
-	if p := newPlot("x", perSecondText, curve{"a", "a", nil, true}, curve{"b", "b", []float64{0, 0}, false}); p.Lines[0].Path != "" || p.Lines[1].Path != "M59 100.0L60 100.0" {
+	if p := newPlot("x", perSecondText, curve{"a", "a", nil, true}, curve{"b", "b", []float64{0, 0}, false}); p.Lines[0].Path != "" || p.Lines[1].Path != "M58 100.0L59 100.0" {
 		t.Errorf("without values: %+v", p)
 	}
 }

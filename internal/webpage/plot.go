@@ -8,9 +8,11 @@ import (
 	"strings"
 )
 
-// plotHeight is the height of a plot in units of its own. Its width is maxSamples-1, one unit for
-// each interval.
-const plotHeight = 100
+// The size of a plot in units of its own: one for each interval between two rates.
+const (
+	plotWidth  = maxSamples - 2
+	plotHeight = 100
+)
 
 // line is one line or area of a plot.
 type line struct {
@@ -26,7 +28,7 @@ type plot struct {
 }
 
 // Width and Height are the size in units of the paths.
-func (plot) Width() int  { return maxSamples - 1 }
+func (plot) Width() int  { return plotWidth }
 func (plot) Height() int { return plotHeight }
 
 // curve is a line before it has a scale. Its last value is the latest.
@@ -114,5 +116,5 @@ func point(command string, i, n int, v, top float64) string {
 	if top > 0 {
 		y -= v / top * plotHeight
 	}
-	return fmt.Sprintf("%s%d %.1f", command, maxSamples-n+i, y)
+	return fmt.Sprintf("%s%d %.1f", command, plotWidth-n+1+i, y)
 }
