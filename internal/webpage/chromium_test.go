@@ -54,6 +54,9 @@ func browse(t *testing.T, url string, width int, flags ...string) (document, log
 const frame = `<!DOCTYPE html><body style="margin:0"><iframe src="/" width="%d" height="2400" frameborder="0"></iframe><script>
 setInterval(() => {
 	const page = document.querySelector("iframe").contentDocument;
+	if (!page || !page.querySelector("header")) {
+		return; // it is loading
+	}
 	document.body.dataset.size = page.defaultView.innerWidth + " " + page.documentElement.scrollWidth;
 	document.body.dataset.text = page.querySelector("header").textContent + page.body.className;
 }, 100);

@@ -76,7 +76,7 @@ func TestRates(t *testing.T) {
 }
 
 func TestPlot(t *testing.T) {
-	p := newPlot("x", perSecondText, curve{"a", "a", []float64{1, 2}, true}, curve{"b", "b", []float64{3, 2}, true}, curve{"c", "c", []float64{0, 1}, false})
+	p := newPlot("x", perSecondText, curve{"a", "a", []float64{1, 2}, true, false}, curve{"b", "b", []float64{3, 2}, true, false}, curve{"c", "c", []float64{0, 1}, false, false})
 	for i, want := range []line{
 		{"a", "a", "M58 75.0L59 50.0L59 100.0L58 100.0Z", "2.0/s"},
 		{"b", "b", "M58 0.0L59 0.0L59 50.0L58 75.0Z", "2.0/s"},
@@ -89,7 +89,10 @@ func TestPlot(t *testing.T) {
 	if p.Max != "4.0/s" {
 		t.Errorf("maximum %s", p.Max)
 	}
-	if p := newPlot("x", perSecondText, curve{"a", "a", nil, true}, curve{"b", "b", []float64{0, 0}, false}); p.Lines[0].Path != "" || p.Lines[1].Path != "M58 100.0L59 100.0" {
+	if p := newPlot("x", secondsText, curve{"a", "a", []float64{2, 0, 1, 2}, false, true}); p.Lines[0].Path != "M56 0.0h0M58 50.0h0L59 0.0" {
+		t.Errorf("with a gap: %+v", p)
+	}
+	if p := newPlot("x", perSecondText, curve{"a", "a", nil, true, false}, curve{"b", "b", []float64{0, 0}, false, false}); p.Lines[0].Path != "" || p.Lines[1].Path != "M58 100.0L59 100.0" {
 		t.Errorf("without values: %+v", p)
 	}
 }

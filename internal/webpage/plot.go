@@ -36,6 +36,7 @@ type curve struct {
 	class, name string
 	values      []float64
 	filled      bool // an area above the previous filled curve
+	gaps        bool // zero means that there is no value
 }
 
 // newPlot scales curves to a common maximum, which format describes.
@@ -74,7 +75,7 @@ func newPlot(title string, format func(float64) string, curves ...curve) plot {
 			l.Path = areaPath(base, sum, top)
 			base = sum
 		} else {
-			l.Path = linePath(c.values, top)
+			l.Path = linePath(c.values, top, c.gaps)
 		}
 		p.Lines = append(p.Lines, l)
 	}
@@ -88,13 +89,25 @@ func peak(values []float64) float64 {
 	return slices.Max(values)
 }
 
-// linePath is an SVG path through the values, which end at the right edge.
-func linePath(values []float64, top float64) string {
+// linePath is an SVG path through the values, which end at the right edge. With gaps it leaves out
+// those that are zero; a value between two gaps is a dot.
+func linePath(values []float64, top float64, gaps bool) string {
 	var b strings.Builder
-	command := "M"
+	start := true
 	for i, v := range values {
-		b.WriteString(point(command, i, len(values), v, top))
-		command = "L"
+		switch {
+		case gaps && v == 0:
+			start = true
+			continue
+		case start:
+			b.WriteString(point("M", i, len(values), v, top))
+			if gaps {
+				b.WriteString("h0")
+			}
+		default:
+			b.WriteString(point("L", i, len(values), v, top))
+		}
+		start = false
 	}
 	return b.String()
 }
@@ -104,7 +117,7 @@ func areaPath(low, high []float64, top float64) string {
 	if len(high) < 2 {
 		return ""
 	}
-	b := linePath(high, top)
+	b := linePath(high, top, false)
 	for i := len(low) - 1; i >= 0; i-- {
 		b += point("L", i, len(low), low[i], top)
 	}

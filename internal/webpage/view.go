@@ -108,12 +108,12 @@ func plots(s series) []plot {
 	}
 	return []plot{
 		newPlot("Queries per second", perSecondText,
-			curve{"cache", "cache", s.rates(bySource(forwarder.FromCache, forwarder.FromStale)), true},
-			curve{"upstream", "upstream", s.rates(bySource(forwarder.FromUpstream)), true},
-			curve{"other", "rules and others", s.rates(bySource(forwarder.FromSotto, forwarder.FromRule, forwarder.FromNameserver, forwarder.FromLocal)), true},
-			curve{"failed", "failed", s.rates(failed), false}),
+			curve{"cache", "cache", s.rates(bySource(forwarder.FromCache, forwarder.FromStale)), true, false},
+			curve{"upstream", "upstream", s.rates(bySource(forwarder.FromUpstream)), true, false},
+			curve{"other", "rules and others", s.rates(bySource(forwarder.FromSotto, forwarder.FromRule, forwarder.FromNameserver, forwarder.FromLocal)), true, false},
+			curve{"failed", "failed", s.rates(failed), false, false}),
 		newPlot("Time to an upstream's answer", secondsText,
-			curve{"p99", "99 of 100 within", p99, false}, curve{"p50", "half within", p50, false}),
+			curve{"p99", "99 of 100 within", p99, false, true}, curve{"p50", "half within", p50, false, true}),
 	}
 }
 
@@ -140,7 +140,7 @@ func (v *view) workloads(all []observe.WorkloadCounts, s series) {
 		v.Workloads = append(v.Workloads, workloadView{
 			Name: name, Rate: perSecondText(r), rate: r, Queries: w.Queries,
 			Failed: percent(float64(w.Failed) / n), Cached: percent(float64(w.Cached) / n), Mean: secondsText(w.Seconds / n),
-			Plot: newPlot("queries per second of "+name, perSecondText, curve{"upstream", name, s.rates(counter), false}),
+			Plot: newPlot("queries per second of "+name, perSecondText, curve{"upstream", name, s.rates(counter), false, false}),
 		})
 	}
 	slices.SortStableFunc(v.Workloads, func(a, b workloadView) int { return cmp.Compare(b.rate, a.rate) })
