@@ -87,7 +87,7 @@ func TestMetrics(t *testing.T) {
 	first, second := st.Groups[0].Servers[0], st.Groups[0].Servers[1]
 	labels := fmt.Sprintf(`{group="default",server=%q}`, second.Server)
 	for _, want := range []string{
-		`sotto_ready 1`, fmt.Sprintf(`sotto_build_info{goversion="go1.`),
+		`sotto_ready 1`, `sotto_build_info{goversion="go1.`,
 		`sotto_queries_total{rcode="NOERROR",source="cache"} 1`, `sotto_queries_total{rcode="NOERROR",source="upstream"} 2`,
 		`sotto_query_duration_seconds_bucket{source="upstream",le="8"} 2`, `sotto_query_duration_seconds_count{source="upstream"} 2`,
 		`sotto_workload_queries_total{workload="unknown"} 3`, `sotto_cache_lookups_total{result="hit"} 1`,
@@ -113,6 +113,9 @@ func TestMetrics(t *testing.T) {
 		if resp, _ := get(t, addr, "/metrics", "Host", host); resp.StatusCode != want {
 			t.Errorf("Host %s: %d, want %d", host, resp.StatusCode, want)
 		}
+	}
+	if resp, text := get(t, addr, "/"); resp.StatusCode != 200 || !strings.Contains(text, second.Server) || !strings.HasPrefix(resp.Header.Get("Content-Security-Policy"), "default-src 'none';") {
+		t.Errorf("the web page: %v\n%s", resp, text)
 	}
 	if resp, _ := get(t, addr, "/v1/status"); resp.StatusCode != 404 {
 		t.Errorf("the control API is at the address for metrics: %v", resp)
