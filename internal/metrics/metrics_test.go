@@ -3,6 +3,8 @@
 package metrics
 
 import (
+	"log/slog"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"testing"
@@ -154,11 +156,20 @@ func BenchmarkScrape(b *testing.B) {
 		e.Name = name
 		hub.Observe(e)
 	}
-	r := prometheus.NewRegistry()
-	r.MustRegister(NewCollector(full(&hub)))
-	for b.Loop() {
-		if _, err := r.Gather(); err != nil {
-			b.Fatal(err)
-		}
+	h := Handler(full(&hub), slog.New(slog.DiscardHandler))
+	for accept, format := range map[string]string{"text": "text/plain", "protobuf": protobuf} {
+		b.Run(accept, func(b *testing.B) {
+			req := httptest.NewRequest("GET", "/metrics", nil)
+			req.Header.Set("Accept", format)
+			for b.Loop() {
+				w := httptest.NewRecorder()
+				if h.ServeHTTP(w, req); w.Code != 200 {
+					b.Fatal(w.Code)
+				}
+			}
+		})
 	}
 }
+
+// protobuf is the format in which Prometheus requests native histograms.
+const protobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
