@@ -74,6 +74,19 @@ resolved() {
 	export SOTTO_RESOLVED=$work/resolved
 }
 
+# fetch_promtool: downloads and unpacks promtool, which checks alert rules. It is not installed, because its package starts a
+# service.
+fetch_promtool() {
+	local dir=$work/prometheus
+	! command -v promtool >/dev/null || return 0
+	apt_update prometheus
+	mkdir "$dir"
+	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download prometheus) ||
+		die "apt-get download prometheus failed; see its output above"
+	dpkg -x "$dir"/*.deb "$dir"
+	export SOTTO_PROMTOOL=$dir/usr/bin/promtool
+}
+
 skipped=()
 # step WHAT COMMAND…: runs one step. Not as `COMMAND || die`, which would disable errexit inside COMMAND.
 current=
@@ -247,6 +260,7 @@ chmod 755 "$work"
 defer rm -rf "$work"
 
 step "fetch systemd-resolved" resolved
+step "fetch promtool" fetch_promtool
 step "go mod download" go mod download
 step "go build" build
 step "gofmt" check_gofmt

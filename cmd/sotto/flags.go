@@ -59,6 +59,7 @@ func (o *options) fileFlags(fs *pflag.FlagSet) {
 	o.configFlag(fs)
 	fs.BoolVar(&o.check, "check", false, "check the configuration and the flags, and exit")
 	o.controlFlag(fs)
+	fs.StringVar(&o.flags.Metrics, "metrics", "", "serve metrics for Prometheus and a read-only web page at `ADDR:PORT`, such as 127.0.0.1:9053 (default off)")
 }
 
 func (o *options) configFlag(fs *pflag.FlagSet) {
@@ -93,6 +94,7 @@ func (o *options) override(c *cobra.Command, s *config.Settings) {
 		"log-level":   func() { s.LogLevel = o.flags.LogLevel },
 		"log-queries": func() { s.LogQueries = o.flags.LogQueries },
 		"control":     func() { s.Control = o.flags.Control },
+		"metrics":     func() { s.Metrics = o.flags.Metrics },
 		"listen":      func() { s.Listen = o.flags.Listen },
 		"cgroup":      func() { s.Cgroups = o.flags.Cgroups },
 		"exclude":     func() { s.Exclude = o.flags.Exclude },

@@ -86,6 +86,9 @@ func (e *endpoint) ask(ctx context.Context, query []byte, started, until time.Ti
 		e.failed(started, err)
 	}
 	e.count.failed.Add(1)
+	if !transport.IsDial(err) {
+		e.count.failures[transport.FailureOf(err)].Add(1)
+	}
 	return nil, err
 }
 
@@ -221,10 +224,16 @@ func (e *endpoint) reset() {
 func (e *endpoint) BytesRead(now int64) { e.meter.lastRead.Store(now) }
 
 // Replied implements [transport.Observer].
-func (e *endpoint) Replied(sent, received int64) { e.meter.replied(sent, received) }
+func (e *endpoint) Replied(sent, received int64) {
+	e.count.roundTrips.Add(time.Duration(received - sent))
+	e.meter.replied(sent, received)
+}
 
 // DialFailed implements [transport.Observer].
-func (e *endpoint) DialFailed(started time.Time, err error) { e.failed(started, err) }
+func (e *endpoint) DialFailed(started time.Time, err error) {
+	e.count.failures[transport.FailureOf(err)].Add(1)
+	e.failed(started, err)
+}
 
 // MaintenanceDue implements [transport.Observer].
 func (e *endpoint) MaintenanceDue() { e.g.wakeMaintenance() }

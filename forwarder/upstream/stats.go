@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sotto/forwarder/upstream/transport"
+	"sotto/internal/durations"
 )
 
 // Stats are the statistics of a [Group].
@@ -31,6 +32,13 @@ type ServerStats struct {
 	// recent replies did not exceed. 0 if unknown.
 	EWMA, P95 time.Duration
 
+	// Failures counts failed attempts and connections by reason, see [transport.Failure]. A
+	// connection that could not be opened counts once, whatever number of queries waited for it.
+	Failures map[string]uint64
+
+	// RoundTrips are the times of all replies since the Group was made.
+	RoundTrips *durations.Counts
+
 	Hedges     uint64 // queries sent to it because another server was late
 	HedgesWon  uint64 // of those, the ones that it answered first
 	Suspicions uint64 // how often it was silent, and others were asked as well
@@ -48,6 +56,8 @@ type ServerStats struct {
 type endpointCounters struct {
 	queries, replies, failed, abandoned   atomic.Uint64
 	hedges, hedgesWon, suspicions, probes atomic.Uint64
+	failures                              [transport.Failures]atomic.Uint64
+	roundTrips                            durations.Histogram
 }
 
 // stats returns the current statistics of the server.
@@ -60,6 +70,12 @@ func (e *endpoint) stats(now time.Time) ServerStats {
 		Hedges: e.count.hedges.Load(), HedgesWon: e.count.hedgesWon.Load(),
 		Suspicions: e.count.suspicions.Load(), Probes: e.count.probes.Load(), Suspect: e.meter.isSuspect(),
 		EWMA: time.Duration(e.meter.usual.Load()), P95: e.meter.quantile95(),
+		RoundTrips: e.count.roundTrips.Counts(), Failures: map[string]uint64{},
+	}
+	for n := range e.count.failures {
+		if count := e.count.failures[n].Load(); count > 0 {
+			s.Failures[transport.Failure(n).String()] = count
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

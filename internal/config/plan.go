@@ -33,6 +33,8 @@ type Plan struct {
 	ListDir      string // directory of the lists that were fetched
 	ListInterval time.Duration
 
+	Metrics netip.AddrPort // address of metrics and the web page; the zero value: none
+
 	CacheFile string // file that keeps the cache over a restart; "" if there is none
 	Listen    []netip.AddrPort
 	Cgroups   []string // as written in the settings
@@ -186,7 +188,7 @@ func (s *Settings) planNumbers(p *Plan) error {
 	return nil
 }
 
-// planAddresses reads the listen addresses and the virtual prefixes.
+// planAddresses reads the addresses to listen on and the virtual prefixes.
 func (s *Settings) planAddresses(p *Plan) error {
 	if len(s.Listen) == 0 {
 		return s.invalidf("listen", "no address to listen on: add one, such as 127.0.0.1:53")
@@ -197,6 +199,12 @@ func (s *Settings) planAddresses(p *Plan) error {
 			return s.invalid(fmt.Sprintf("listen[%d]", i), err)
 		}
 		p.Listen = append(p.Listen, addr)
+	}
+	if s.Metrics != "" {
+		var err error
+		if p.Metrics, err = ListenAddr(s.Metrics); err != nil {
+			return s.invalid("metrics", err)
+		}
 	}
 	for _, n := range []struct {
 		key, text, example string

@@ -49,6 +49,7 @@ type Settings struct {
 	LogQueries bool   `toml:"log-queries"`
 	LogLevel   string `toml:"log-level"`
 	Control    string `toml:"control"`
+	Metrics    string `toml:"metrics"`
 
 	ControlGroup string `toml:"control-group"`
 

@@ -17,6 +17,7 @@ import (
 	"sotto/internal/config"
 	"sotto/internal/control"
 	"sotto/internal/lists"
+	"sotto/internal/metrics"
 	"sotto/internal/observe"
 	"sotto/internal/takeover"
 )
@@ -52,11 +53,13 @@ type daemon struct {
 	fixed    func(config.Plan) []setting // settings of this command that a reload cannot change
 	resolver *resolver
 	socket   *control.Listener // nil if there is no control socket
+	metrics  net.Listener      // nil if there are no metrics
 	log      *slog.Logger
 	level    *slog.LevelVar
 	hub      *observe.Hub    // all queries
 	recent   *observe.Recent // warnings and errors of log
 	started  time.Time
+	slots    slotCount
 	handover *handover // nil if no other process can take over
 	pathTest *pathTest // nil if there is none
 	lists    *lists.Updater
@@ -93,16 +96,29 @@ func catchReloads() chan os.Signal {
 	return hup
 }
 
-// listen creates the control socket, if the plan has one. The caller calls close.
-func (d *daemon) listen(ctx context.Context) (err error) {
+// listen opens the sockets for metrics and for control, if the plan has them. shared is set if
+// another process may take over, which then has metrics at the same address. The caller calls
+// close, unless there is an error.
+func (d *daemon) listen(ctx context.Context, shared bool) (err error) {
+	if d.plan.Metrics.IsValid() {
+		if d.metrics, err = metrics.Listen(ctx, d.plan.Metrics, shared); err != nil {
+			return err
+		}
+		d.log.Info("serving metrics", "address", d.metrics.Addr())
+	}
 	if d.plan.Control != "" {
-		d.socket, err = control.Listen(ctx, d.plan.Control, d.plan.ControlGroup)
+		if d.socket, err = control.Listen(ctx, d.plan.Control, d.plan.ControlGroup); err != nil {
+			d.close()
+		}
 	}
 	return err
 }
 
-// close removes the control socket, if run has not done so.
+// close closes both sockets, if run has not done so.
 func (d *daemon) close() {
+	if d.metrics != nil {
+		_ = d.metrics.Close()
+	}
 	if d.socket == nil {
 		return
 	}
@@ -130,6 +146,9 @@ func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 		return nil
 	})
 	g.Go(func() error { return d.lists.Run(ctx) })
+	if d.metrics != nil {
+		g.Go(func() error { return d.serveMetrics(ctx) })
+	}
 	if d.socket != nil {
 		g.Go(func() error {
 			if err := d.serveControl(ctx); err != nil {

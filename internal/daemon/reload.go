@@ -19,7 +19,7 @@ type setting struct {
 // fixedSettings returns the settings of both `run` and `serve` that a reload cannot change.
 func fixedSettings(p config.Plan) []setting {
 	return []setting{
-		{"control", p.Control}, {"control-group", p.ControlGroup}, {"log-queries", p.LogQueries},
+		{"control", p.Control}, {"control-group", p.ControlGroup}, {"metrics", p.Metrics}, {"log-queries", p.LogQueries},
 		{"max-queries", p.MaxQueries}, {"max-waiting", p.MaxWaiting}, {"max-relays", p.MaxRelays}, {"max-tcp", p.MaxTCP},
 		{"cache-mib", p.Cache.MaxBytes == 0},
 	}

@@ -77,7 +77,7 @@ func (d *daemon) runSeal(ctx context.Context, opened openedSeal, stops *stopper,
 	seal, from, onExit := opened.seal, opened.from, d.current().OnExit
 	d.resolver, seal.keepHooks = seal.resolver, onExit == config.ExitClosed
 	d.loadCache()
-	if err := d.listen(ctx); err != nil {
+	if err := d.listen(ctx, true); err != nil {
 		return nil, errors.Join(err, opened.close())
 	}
 	defer d.close()

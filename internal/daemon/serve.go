@@ -40,7 +40,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 		d.log.Info("answering", "address", netip.AddrPortFrom(a.Addr(), sockets.Addr().Port()))
 		bound = append(bound, sockets)
 	}
-	if err := d.listen(ctx); err != nil {
+	if err := d.listen(ctx, false); err != nil {
 		return errors.Join(err, closeAll(bound))
 	}
 	defer d.close()

@@ -3,15 +3,17 @@
 package daemon
 
 import (
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"sotto/forwarder"
 	"sotto/forwarder/upstream"
-	"sotto/forwarder/wire"
 	"sotto/intercept"
+	"sotto/internal/config"
 	"sotto/internal/observe"
 	"sotto/internal/status"
 )
@@ -27,14 +29,10 @@ func (d *daemon) status() status.Status {
 	p := d.current()
 	s := status.Status{
 		Version: d.Version, Started: d.started, PID: os.Getpid(), Ready: d.ready(),
-		Rules: len(p.Rules.Uses), Groups: []status.Group{}, Messages: d.recent.Messages(),
+		Rules: len(p.Rules.Uses), Groups: d.groupStatuses(p), Messages: d.recent.Messages(),
 	}
 	if d.handover != nil {
 		s.Seal = d.sealStatus(d.handover.seal.inst)
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
-		g := p.Groups[name]
-		s.Groups = append(s.Groups, groupStatus(name, g.Config.Policy, d.resolver.groups.stats(g.Key)))
 	}
 	if c := d.resolver.cache; c != nil {
 		st := c.Stats()
@@ -51,6 +49,15 @@ func (d *daemon) status() status.Status {
 	return s
 }
 
+func (d *daemon) groupStatuses(p config.Plan) []status.Group {
+	out := []status.Group{}
+	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
+		g := p.Groups[name]
+		out = append(out, groupStatus(name, g.Config.Policy, d.resolver.groups.stats(g.Key)))
+	}
+	return out
+}
+
 func (d *daemon) sealStatus(inst *intercept.Instance) *status.Seal {
 	info := inst.Info()
 	s := &status.Seal{
@@ -60,11 +67,32 @@ func (d *daemon) sealStatus(inst *intercept.Instance) *status.Seal {
 	if s.Exclude == nil {
 		s.Exclude = []string{}
 	}
-	var err error
-	if s.SlotsUsed, s.SlotsTotal, err = inst.Slots(); err != nil {
-		d.log.Debug("cannot count the slots in use", "err", err)
-	}
+	s.SlotsUsed, s.SlotsTotal = d.slots.count(inst, d.log)
 	return s
+}
+
+// slotsAge is how old the number of slots in use may be: counting them takes milliseconds.
+const slotsAge = 5 * time.Second
+
+// slotCount is the number of slots in use.
+type slotCount struct {
+	mu          sync.Mutex
+	at          time.Time
+	used, total int
+}
+
+// count returns how many slots are in use, at most slotsAge ago, and how many there are.
+func (c *slotCount) count(inst *intercept.Instance, log *slog.Logger) (used, total int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at.IsZero() || time.Since(c.at) > slotsAge {
+		var err error
+		if c.used, c.total, err = inst.Slots(); err != nil {
+			log.Debug("cannot count the slots in use", "err", err)
+		}
+		c.at = time.Now()
+	}
+	return c.used, c.total
 }
 
 func groupStatus(name string, policy upstream.Policy, st upstream.Stats) status.Group {
@@ -85,6 +113,7 @@ func groupStatus(name string, policy upstream.Policy, st upstream.Stats) status.
 			Connections: s.Conns, InFlight: s.InFlight, Queries: s.Queries, Failed: s.Failed,
 			Dials: s.Dials, DialErrors: s.DialErrors, Resumed: s.Resumed,
 			UsualMillis: millis(s.EWMA), P95Millis: millis(s.P95), RetrySeconds: s.Backoff.Seconds(), LastError: s.LastError,
+			Errors: s.Failures, RoundTrips: s.RoundTrips, Opened: s.Opened,
 		})
 	}
 	return g
@@ -101,7 +130,7 @@ func queryStatus(t observe.Totals) status.Queries {
 		q.Source[forwarder.Source(source).String()] = c.Queries
 		for rcode, n := range c.Rcodes {
 			if n > 0 {
-				q.Rcode[rcodeName(rcode, len(c.Rcodes))] += n
+				q.Rcode[observe.RcodeName(rcode)] += n
 			}
 		}
 	}
@@ -109,12 +138,4 @@ func queryStatus(t observe.Totals) status.Queries {
 	q.CacheP50Micros, q.CacheP99Micros = hits.Quantile(0.5).Microseconds(), hits.Quantile(0.99).Microseconds()
 	q.UpstreamP50Micros, q.UpstreamP99Micros = replies.Quantile(0.5).Microseconds(), replies.Quantile(0.99).Microseconds()
 	return q
-}
-
-// rcodeName names element n of the counts by rcode, the last of which has all higher ones.
-func rcodeName(n, all int) string {
-	if n == all-1 {
-		return observe.Other
-	}
-	return wire.RcodeName(uint16(n))
 }

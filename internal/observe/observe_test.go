@@ -14,6 +14,7 @@ import (
 
 	"sotto/forwarder"
 	"sotto/forwarder/wire"
+	"sotto/internal/durations"
 )
 
 // event is a query for a name from a workload.
@@ -42,17 +43,17 @@ func TestTotals(t *testing.T) {
 		t.Errorf("totals %+v", got)
 	}
 	hits := got.BySource[forwarder.FromCache]
-	if hits.Queries != 2 || hits.Rcodes[0] != 1 || hits.Rcodes[3] != 1 || hits.Seconds != 80e-6 {
+	if hits.Queries != 2 || hits.Rcodes[0] != 1 || hits.Rcodes[3] != 1 || hits.Sum != 80*time.Microsecond {
 		t.Errorf("hits %+v", hits)
 	}
-	if p50, p99 := hits.Quantile(0.5), hits.Quantile(0.99); p50 != 32*time.Microsecond || p99 != 64*time.Microsecond {
+	if p50, p99 := hits.Quantile(0.5), hits.Quantile(0.99); p50/time.Microsecond != 21 || p99/time.Microsecond != 61 {
 		t.Errorf("quantiles %v, %v", p50, p99)
 	}
 	if up := got.BySource[forwarder.FromUpstream]; up.Rcodes[len(up.Rcodes)-1] != 1 || up.Buckets[0] != 1 {
 		t.Errorf("upstream %+v", up)
 	}
-	if late := got.BySource[forwarder.FromSotto]; late.Buckets[buckets-1] != 1 {
-		t.Errorf("an hour is in bucket %v", late.Buckets)
+	if late := got.BySource[forwarder.FromSotto]; late.Buckets[durations.Buckets-1] != 1 {
+		t.Errorf("a minute is in bucket %v", late.Buckets)
 	}
 	want := []WorkloadCounts{{"/a", 2, 0, 2, 80e-6}, {"/b", 2, 1, 0, 60}}
 	if got := h.Workloads(); fmt.Sprint(got) != fmt.Sprint(want) {

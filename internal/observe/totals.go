@@ -3,22 +3,16 @@
 package observe
 
 import (
-	"math"
-	"math/bits"
 	"sync/atomic"
-	"time"
 
 	"sotto/forwarder"
 	"sotto/forwarder/wire"
+	"sotto/internal/durations"
 )
 
 const (
 	// maxRcode is the highest rcode that is counted separately: BADCOOKIE (RFC 7873).
 	maxRcode = 23
-
-	// buckets is the number of buckets of durations: bucket n has those below 2^n µs. The
-	// last one has the rest, from about 8 s.
-	buckets = 24
 
 	// shards spread the counters over cache lines, so that processors do not wait for each
 	// other. It is a power of two.
@@ -28,8 +22,7 @@ const (
 // totals counts all queries.
 type totals [shards]struct {
 	rcodes    [forwarder.Sources][maxRcode + 2]atomic.Uint64 // the last one: all higher rcodes
-	durations [forwarder.Sources][buckets]atomic.Uint64
-	micros    [forwarder.Sources]atomic.Uint64
+	durations [forwarder.Sources]durations.Histogram
 	tcp       atomic.Uint64
 	_         [64]byte
 }
@@ -37,15 +30,10 @@ type totals [shards]struct {
 func (t *totals) add(e *forwarder.Event) {
 	s := &t[e.Client.Port()%shards]
 	s.rcodes[e.Source][min(e.Rcode, maxRcode+1)].Add(1)
-	s.durations[e.Source][bucketOf(e.Duration)].Add(1)
-	s.micros[e.Source].Add(uint64(e.Duration.Microseconds()))
+	s.durations[e.Source].Add(e.Duration)
 	if e.TCP {
 		s.tcp.Add(1)
 	}
-}
-
-func bucketOf(d time.Duration) int {
-	return min(bits.Len64(uint64(max(d.Microseconds(), 0))), buckets-1)
 }
 
 // failed reports whether the client got an error that a working upstream would not cause.
@@ -62,10 +50,16 @@ type Totals struct {
 type SourceCounts struct {
 	Queries uint64
 	Rcodes  [maxRcode + 2]uint64 // by rcode; the last element has all higher ones
-	// Buckets has, for each n, the number of replies that took less than 2^n µs and at least
-	// half of that. The last one has all longer ones.
-	Buckets [buckets]uint64
-	Seconds float64 // the sum of their durations
+	// Counts are their durations.
+	durations.Counts
+}
+
+// RcodeName names element n of [SourceCounts].Rcodes.
+func RcodeName(n int) string {
+	if n > maxRcode {
+		return Other
+	}
+	return wire.RcodeName(uint16(n))
 }
 
 // Totals returns the current counts. They are read one after the other.
@@ -81,27 +75,8 @@ func (h *Hub) Totals() (out Totals) {
 				o.Queries += v
 				out.Queries += v
 			}
-			for b := range s.durations[source] {
-				o.Buckets[b] += s.durations[source][b].Load()
-			}
-			o.Seconds += float64(s.micros[source].Load()) / 1e6
+			s.durations[source].AddTo(&o.Counts)
 		}
 	}
 	return out
 }
-
-// Quantile returns an upper bound of the time that the share q of the replies did not exceed,
-// within a factor of two; 0 if there are none.
-func (c *SourceCounts) Quantile(q float64) time.Duration {
-	want := uint64(math.Ceil(q * float64(c.Queries)))
-	sum := uint64(0)
-	for n, v := range c.Buckets {
-		if sum += v; sum > 0 && sum >= want {
-			return time.Duration(1<<n) * time.Microsecond
-		}
-	}
-	return 0
-}
-
-// BucketLimit returns the upper limit of bucket n.
-func BucketLimit(n int) time.Duration { return time.Duration(1<<n) * time.Microsecond }

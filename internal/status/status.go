@@ -4,8 +4,10 @@ package status
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
+	"sotto/internal/durations"
 	"sotto/internal/observe"
 )
 
@@ -29,6 +31,16 @@ type Status struct {
 	Messages []observe.Message `json:"messages"`
 }
 
+// IsGuard reports whether a counter of the kernel counts packets that the guard stopped, or with
+// guard = "count" would have stopped.
+func IsGuard(counter string) bool {
+	switch counter {
+	case "escaped", "outside", "foreign":
+		return true
+	}
+	return strings.HasPrefix(counter, "stopped_")
+}
+
 // Seal is what the kernel redirects.
 type Seal struct {
 	Cgroups        []string          `json:"cgroups"` // directories
@@ -37,7 +49,7 @@ type Seal struct {
 	Prefix6        netip.Prefix      `json:"prefix6"`
 	Guard          string            `json:"guard"`           // drop, count or off
 	LocalResolvers string            `json:"local_resolvers"` // keep or redirect
-	SlotsUsed      int               `json:"slots_used"`      // virtual addresses of each family
+	SlotsUsed      int               `json:"slots_used"`      // virtual addresses of each family, at most five seconds ago
 	SlotsTotal     int               `json:"slots_total"`
 	Counters       map[string]uint64 `json:"counters"` // of the kernel, by reason
 }
@@ -68,6 +80,13 @@ type Server struct {
 	P95Millis       float64 `json:"p95_milliseconds"`
 	RetrySeconds    float64 `json:"retry_seconds,omitempty"` // until a server that is down is tried again
 	LastError       string  `json:"last_error,omitempty"`    // "" if it has been healthy since
+	// Errors counts failed queries and connections by reason; a connection counts once.
+	Errors map[string]uint64 `json:"errors,omitempty"`
+
+	// RoundTrips and Opened are the times of all replies, and those of opening connections;
+	// nil if they are not known. They are for metrics.
+	RoundTrips *durations.Counts `json:"-"`
+	Opened     *durations.Counts `json:"-"`
 }
 
 // Cache is the state of the cache.
@@ -89,7 +108,7 @@ type Queries struct {
 	Source map[string]uint64 `json:"source"` // by where the reply came from
 	Rcode  map[string]uint64 `json:"rcode"`
 	// CacheMicros and UpstreamMicros are the times that half of, and 99 in 100, replies from the
-	// cache and from upstreams did not exceed, within a factor of two.
+	// cache and from upstreams did not exceed, within a tenth.
 	CacheP50Micros    int64 `json:"cache_p50_microseconds"`
 	CacheP99Micros    int64 `json:"cache_p99_microseconds"`
 	UpstreamP50Micros int64 `json:"upstream_p50_microseconds"`

@@ -64,9 +64,7 @@ func (s *Seal) text(w io.Writer) {
 	}
 	fmt.Fprintf(w, "Addresses\t%s and %s, %d of %d in use\n", s.Prefix4, s.Prefix6, s.SlotsUsed, s.SlotsTotal)
 	fmt.Fprintf(w, "Local resolvers\t%s\n", s.LocalResolvers)
-	fmt.Fprintf(w, "Guard\t%s%s\n", s.Guard, counts(s.Counters, func(name string) bool {
-		return strings.HasPrefix(name, "stopped_") || name == "escaped" || name == "outside" || name == "foreign"
-	}))
+	fmt.Fprintf(w, "Guard\t%s%s\n", s.Guard, counts(s.Counters, IsGuard))
 }
 
 // counts lists the counters that are selected and not zero, after a colon.

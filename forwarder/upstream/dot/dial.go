@@ -68,7 +68,9 @@ func (p *Pool) finishDial(d *pendingDial, c *conn, err error, started time.Time)
 	close(d.done)
 	switch {
 	case err == nil:
-		p.cfg.Log.Debug("connection opened", "server", p.cfg.Server.String(), "duration", time.Since(started))
+		took := time.Since(started)
+		p.count.opened.Add(took)
+		p.cfg.Log.Debug("connection opened", "server", p.cfg.Server.String(), "duration", took)
 	case errors.Is(err, transport.ErrNetworkChanged):
 	case errors.Is(err, transport.ErrClosed):
 		if c != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sotto/forwarder/upstream/transport"
+	"sotto/internal/durations"
 )
 
 const (
@@ -61,6 +62,7 @@ var _ transport.Transport = (*Pool)(nil)
 type counters struct {
 	late, resent, lost, strays, writes atomic.Uint64
 	dials, dialErrors, resumed         atomic.Uint64
+	opened                             durations.Histogram
 }
 
 // New returns a Pool, which opens no connection before it is used. The caller calls
@@ -223,6 +225,7 @@ func (p *Pool) Stats() transport.Stats {
 		Late: p.count.late.Load(), Resent: p.count.resent.Load(), Lost: p.count.lost.Load(),
 		Strays: p.count.strays.Load(), Writes: p.count.writes.Load(),
 		Dials: p.count.dials.Load(), DialErrors: p.count.dialErrors.Load(), Resumed: p.count.resumed.Load(),
+		Opened: p.count.opened.Counts(),
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"sotto/internal/durations"
 )
 
 // Transport carries queries to one server and owns the connections to it. Its methods
@@ -109,6 +111,10 @@ type Stats struct {
 	Dials      uint64 // connection attempts
 	DialErrors uint64 // of those, the failed ones
 	Resumed    uint64 // of those, the ones that resumed a TLS session
+
+	// Opened are the times that it took to open connections, handshakes included. It is nil if
+	// the transport does not measure them.
+	Opened *durations.Counts
 
 	// Unauthenticated is the reason why the server of the latest connection could not be
 	// authenticated although the profile [Opportunistic] accepted it; "" if it was
