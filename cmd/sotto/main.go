@@ -89,7 +89,7 @@ images stay unchanged.
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
-	root.AddCommand(e.execCommand(), e.runCommand(), e.serveCommand(), e.statusCommand(), e.traceCommand(),
+	root.AddCommand(e.execCommand(), e.runCommand(), e.serveCommand(), e.statusCommand(), e.traceCommand(), e.topCommand(),
 		e.explainCommand(), e.cacheCommand(), e.reloadCommand(), e.logLevelCommand(), e.demoCommand(), e.downCommand(), e.versionCommand())
 	return root
 }

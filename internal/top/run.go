@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package top
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/colorprofile"
+)
+
+// Terminal is where the screen is shown.
+type Terminal struct {
+	In, Out *os.File
+	Colour  bool
+}
+
+// Run shows the screen until the user quits, ctx ends, or SIGINT or SIGTERM arrives, and restores
+// the terminal. It returns an error if the first status cannot be read, or the terminal not used.
+// Later errors of the source are shown on the screen.
+func Run(ctx context.Context, s Source, t Terminal) error {
+	first, err := s.status(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Without a profile, bubbletea would run the program tmux to find one.
+	profile := colorprofile.ASCII
+	if t.Colour {
+		profile = colorprofile.ANSI
+	}
+	p := tea.NewProgram(NewModel(first), tea.WithInput(t.In), tea.WithOutput(t.Out), tea.WithColorProfile(profile))
+	go func() {
+		<-ctx.Done()
+		p.Quit()
+	}()
+	collected := make(chan struct{})
+	go func() {
+		defer close(collected)
+		s.collect(ctx, func(sample Sample) { p.Send(sample) })
+	}()
+	_, err = p.Run()
+	cancel()
+	<-collected
+	if errors.Is(err, tea.ErrInterrupted) {
+		err = nil
+	}
+	return err
+}
