@@ -76,10 +76,11 @@ func fit(s string, width int) string {
 
 // fitEnd is fit, but it cuts at the start: the last part of a domain name or of a path says most.
 func fitEnd(s string, width int) string {
-	if over := ansi.StringWidth(s) - width; over > 0 && width > 0 {
-		s = ansi.TruncateLeft(s, over+1, "…")
+	short := s
+	for cut := ansi.StringWidth(s) - width + 1; width > 0 && ansi.StringWidth(short) > width; cut++ {
+		short = ansi.TruncateLeft(s, cut, "…") // a wide character is cut as a whole
 	}
-	return fit(s, width)
+	return fit(short, width)
 }
 
 // right pads s to the width at its start.
@@ -92,9 +93,8 @@ var levels = []rune(" ▁▂▃▄▅▆▇█")
 
 // plot draws the latest rates in the given number of columns, relative to the highest of them.
 func plot(rates []float32, width int) string {
-	if width < len(rates) {
-		rates = rates[len(rates)-max(width, 0):]
-	}
+	width = max(width, 0)
+	rates = rates[max(0, len(rates)-width):]
 	top := float32(0)
 	for _, v := range rates {
 		top = max(top, v)

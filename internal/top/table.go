@@ -92,6 +92,15 @@ func (t *table) retain(present map[key]counts) {
 	}
 }
 
+// distinct returns the number of names without regard to their group.
+func (t *table) distinct() int {
+	names := make(map[string]struct{}, len(t.rows))
+	for k := range t.rows {
+		names[k.name] = struct{}{}
+	}
+	return len(names)
+}
+
 // list returns copies of the rows for which selected is true, with averages divided by the
 // weight.
 func (t *table) list(selected func(*row) bool) []*row {

@@ -30,6 +30,7 @@ type tables struct {
 	bases                       map[key]counts // of workloads then
 	servers                     map[key]counts // of upstreams then
 	lost, seen                  float64        // queries per second of the trace, averaged
+	distinct                    int            // number of names, whichever workloads ask for them
 }
 
 // add adds a sample. It reports whether its status is from another process than the last one.
@@ -38,6 +39,7 @@ func (t *tables) add(s Sample) (replaced bool) {
 		dt := max(s.At.Sub(t.at), time.Millisecond)
 		t.names.advance(s.names, dt)
 		t.names.limit(maxNames)
+		t.distinct = t.names.distinct()
 		keep, seen := keepAfter(dt), uint64(0)
 		for _, c := range s.names {
 			seen += c.queries

@@ -107,15 +107,15 @@ func (m *Model) totals() string {
 	if n := t.status.Load.Waiting; n > 0 {
 		text += fmt.Sprintf("(%d waiting) ", n)
 	}
-	free := min(history, m.width-ansi.StringWidth(text))
-	return fit(text, m.width-max(free, 0)) + cyan.Styled(plot(sum.plot[:], free))
+	free := max(0, min(history, m.width-ansi.StringWidth(text)))
+	return fit(text, m.width-free) + cyan.Styled(plot(sum.plot[:], free))
 }
 
 // tabLine is the third line: the tables, and the filter.
 func (m *Model) tabLine() string {
 	t := m.shown()
 	names := [tabs]string{
-		fmt.Sprintf(" 1 Workloads %d ", len(t.workloads.rows)), fmt.Sprintf(" 2 Names %d ", len(t.names.rows)),
+		fmt.Sprintf(" 1 Workloads %d ", len(t.workloads.rows)), fmt.Sprintf(" 2 Names %d ", t.distinct),
 		fmt.Sprintf(" 3 Upstreams %d ", len(t.upstreams.rows)),
 	}
 	line := ""
@@ -157,7 +157,7 @@ func (p *page) titles(l layout) string {
 		line += strings.Repeat(" ", gap) + right(mark(c.title, c.order), c.width)
 	}
 	if l.plot > 0 {
-		line += strings.Repeat(" ", gap) + fit(fmt.Sprintf("last %d s", l.plot), l.plot)
+		line += strings.Repeat(" ", gap) + right(fmt.Sprintf("last %d s", l.plot), l.plot)
 	}
 	return title.Styled(line)
 }
