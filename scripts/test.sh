@@ -47,6 +47,8 @@ packages=(
 	# a TLS server that requires client certificates, and a resolver as a client
 	"stunnel stunnel4"
 	"named bind9"
+	# a terminal
+	"tmux tmux"
 	# checks
 	"shellcheck shellcheck"
 )

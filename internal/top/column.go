@@ -111,7 +111,9 @@ func layoutFor(tab, width int) layout {
 // label is the name of a row, cut to the width.
 func (p *page) label(r *row, width int) string {
 	if p.tab == upstreamsTab {
-		return fit(fmt.Sprintf("%s (%s)", p.name(r), printable(r.group)), width)
+		group := ansi.Truncate(fmt.Sprintf(" (%s)", printable(r.group)), width/2, "…)")
+		name := ansi.Truncate(p.name(r), width-ansi.StringWidth(group), "…")
+		return fit(name+group, width)
 	}
 	return fitEnd(p.name(r), width)
 }
