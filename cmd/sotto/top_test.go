@@ -73,6 +73,15 @@ func TestTop(t *testing.T) {
 	term.shows("names of the selected workload")
 	term.keys("x")
 
+	term.keys("C-z")
+	alternate := func() string { return term.run("display-message", "-p", "#{alternate_on}") }
+	e2e.Eventually(t, "top to be suspended", func() bool { return alternate() == "0\n" })
+	e2e.Eventually(t, "top to continue", func() bool {
+		term.kill(unix.SIGCONT) // a shell's fg; ignored before top waits for it
+		return alternate() == "1\n"
+	})
+	term.shows("Names of unknown")
+
 	stop()
 	term.shows("not connected for ", "no Sotto listens")
 	stop = s.start()

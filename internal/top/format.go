@@ -88,8 +88,9 @@ func right(s string, width int) string {
 	return strings.Repeat(" ", max(0, width-ansi.StringWidth(s))) + ansi.Truncate(s, width, "…")
 }
 
-// levels are the bars of a plot, from the lowest.
-var levels = []rune(" ▁▂▃▄▅▆▇█")
+// levels are the bars of a plot, from the lowest. The full block is not used, so that the plots of
+// two rows do not touch.
+var levels = []rune(" ▁▂▃▄▅▆▇")
 
 // plot draws the latest rates in the given number of columns, relative to the highest of them.
 func plot(rates []float32, width int) string {

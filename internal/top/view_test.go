@@ -120,7 +120,7 @@ func TestFormat(t *testing.T) {
 		{rate(0.01), "0"}, {rate(0.06), "0.1"}, {rate(9.94), "9.9"}, {rate(9.96), "10"}, {rate(9999), "9999"}, {rate(10_400), "10k"}, {rate(2_345_678), "2.3M"},
 		{span(0), "0 µs"}, {span(999e-6), "999 µs"}, {span(0.001), "1.0 ms"}, {span(0.0999), "99.9 ms"}, {span(0.1), "100 ms"}, {span(0.9999), "1.0 s"}, {span(12.34), "12.3 s"},
 		{fit("abcdef", 4), "abc…"}, {fit("ab", 4), "ab  "}, {fitEnd("abcdef", 4), "…def"}, {fitEnd("日本語", 4), "…語 "}, {fit("abc", 0), ""}, {right("abc", 5), "  abc"},
-		{plot([]float32{0, 1, 4, 8}, 3), "▁▄█"}, {plot([]float32{0, 0}, 4), "    "},
+		{plot([]float32{0, 1, 4, 8}, 3), "▁▄▇"}, {plot([]float32{0, 0}, 4), "    "},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("got %q, want %q", tc.got, tc.want)
