@@ -49,7 +49,9 @@ func (e *env) top(c *cobra.Command, o *options) error {
 	if err != nil {
 		return err
 	}
-	err = top.Run(c.Context(), source(path), top.Terminal{In: in, Out: out, Colour: e.getenv("NO_COLOR") == ""})
+	ctx, stop := untilInterrupted(c.Context())
+	defer stop()
+	err = top.Run(ctx, source(path), top.Terminal{In: in, Out: out, Colour: e.getenv("NO_COLOR") == ""})
 	if loadErr != nil && errors.Is(err, control.ErrNotRunning) {
 		return loadErr
 	}

@@ -4,7 +4,6 @@ package top
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	tea "charm.land/bubbletea/v2"
@@ -17,9 +16,10 @@ type Terminal struct {
 	Colour  bool
 }
 
-// Run shows the screen until the user quits, ctx ends, or SIGINT or SIGTERM arrives, and restores
-// the terminal. It returns an error if the first status cannot be read, or the terminal not used.
-// Later errors of the source are shown on the screen.
+// Run shows the screen until the user quits or ctx ends, and restores the terminal. It returns an
+// error if the first status cannot be read, or the terminal not used. Later errors of the source
+// are shown on the screen. It handles no signals except those of a terminal that was resized or
+// continued.
 func Run(ctx context.Context, s Source, t Terminal) error {
 	first, err := s.status(ctx)
 	if err != nil {
@@ -27,12 +27,14 @@ func Run(ctx context.Context, s Source, t Terminal) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// Without a profile, bubbletea would run the program tmux to find one.
+	// Without a profile, bubbletea would run the program tmux to find one. Its signal handler would
+	// exit on SIGINT without waiting for the reader of the terminal.
 	profile := colorprofile.ASCII
 	if t.Colour {
 		profile = colorprofile.ANSI
 	}
-	p := tea.NewProgram(NewModel(first), tea.WithInput(t.In), tea.WithOutput(t.Out), tea.WithColorProfile(profile))
+	p := tea.NewProgram(NewModel(first), tea.WithInput(t.In), tea.WithOutput(t.Out),
+		tea.WithColorProfile(profile), tea.WithoutSignalHandler())
 	go func() {
 		<-ctx.Done()
 		p.Quit()
@@ -45,8 +47,5 @@ func Run(ctx context.Context, s Source, t Terminal) error {
 	_, err = p.Run()
 	cancel()
 	<-collected
-	if errors.Is(err, tea.ErrInterrupted) {
-		err = nil
-	}
 	return err
 }
