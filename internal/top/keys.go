@@ -9,7 +9,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 )
 
-// binding is what some keys do.
+// binding connects keys with an action.
 type binding struct {
 	keys  []string
 	label string // of the keys, in the help

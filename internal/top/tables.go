@@ -9,7 +9,7 @@ import (
 	"sotto/internal/status"
 )
 
-// Sample is what a [Source] delivered in about a second.
+// Sample has the data that a [Source] delivered in about a second.
 type Sample struct {
 	At     time.Time
 	Status *status.Status // nil if it could not be read
