@@ -53,6 +53,8 @@ packages=(
 	"/usr/share/bash-completion/bash_completion bash-completion"
 	"zsh zsh"
 	"fish fish"
+	# a terminal
+	"tmux tmux"
 	# checks
 	"shellcheck shellcheck"
 )

@@ -93,7 +93,7 @@ images stay unchanged.`,
 	root.SetErr(e.stderr)
 	root.AddCommand(
 		e.execCommand(), e.runCommand(), e.serveCommand(),
-		e.statusCommand(), e.traceCommand(), e.explainCommand(), e.checkCommand(), e.cacheCommand(), e.listsCommand(),
+		e.statusCommand(), e.traceCommand(), e.topCommand(), e.explainCommand(), e.checkCommand(), e.cacheCommand(), e.listsCommand(),
 		e.reloadCommand(), e.logLevelCommand(),
 		e.demoCommand(), e.downCommand(), e.versionCommand(),
 		e.pathTestCommand(), e.checkClientCommand(),

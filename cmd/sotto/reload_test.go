@@ -108,6 +108,15 @@ func startServing(t *testing.T, text string) (s *serving, stop func()) {
 	dir := t.TempDir()
 	s = &serving{t: t, config: filepath.Join(dir, "sotto.toml"), control: filepath.Join(dir, "control.sock")}
 	s.configure(text)
+	return s, s.start()
+}
+
+// start runs `sotto serve` with the configuration of s until the function that it returns is
+// called.
+func (s *serving) start() (stop func()) {
+	t := s.t
+	t.Helper()
+	logged := len(s.log())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan int, 1)
 	e := &env{stdin: strings.NewReader(""), stdout: s, stderr: s, getenv: func(string) string { return "" }}
@@ -123,13 +132,14 @@ func startServing(t *testing.T, text string) (s *serving, stop func()) {
 	})
 	t.Cleanup(stop)
 	e2e.Eventually(t, "serve to listen", func() bool {
-		if m := answering.FindStringSubmatch(s.log()); m != nil {
+		m := answering.FindStringSubmatch(s.log()[logged:])
+		if m != nil {
 			s.addr = m[1]
 		}
 		_, err := os.Lstat(s.control)
-		return s.addr != "" && err == nil
+		return m != nil && err == nil
 	})
-	return s, stop
+	return stop
 }
 
 // ask queries a name and returns the address in the answer, or the response code.
