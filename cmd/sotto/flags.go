@@ -123,7 +123,7 @@ func (o *options) loader(c *cobra.Command, opts config.Options) daemon.Loader {
 
 // daemonOptions returns the options of a command that answers queries.
 func (e *env) daemonOptions(load daemon.Loader) daemon.Options {
-	return daemon.Options{Version: versionText(), Load: load, Logger: e.logger, NotifySocket: e.getenv("NOTIFY_SOCKET"), DropPrivileges: e.dropPrivileges}
+	return daemon.Options{Version: versionText(), Load: load, Logger: e.logger, Stderr: e.stderr, NotifySocket: e.getenv("NOTIFY_SOCKET"), DropPrivileges: e.dropPrivileges}
 }
 
 // logger returns a logger to stderr with the given level.
