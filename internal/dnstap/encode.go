@@ -45,7 +45,9 @@ const (
 
 var (
 	kinds  = [...]uint64{tap.ClientQuery: 5, tap.ClientResponse: 6, tap.ForwarderQuery: 7, tap.ForwarderResponse: 8}
-	protos = [...]uint64{tap.UDP: 1, tap.TCP: 2, tap.TLS: 3}
+	// There is a value for TLS, but readers from before it (dnstap-ldns 0.2.1, its latest
+	// release) stop at the first such message. The field is optional, so it is left out.
+	protos = [...]uint64{tap.UDP: 1, tap.TCP: 2, tap.TLS: 0}
 )
 
 // appendFrame appends the data frame of a message. head is the start of every Dnstap message.
@@ -92,7 +94,9 @@ func appendFields(dst []byte, m *tap.Message) []byte {
 		}
 		dst = appendNumber(dst, fieldFamily, family)
 	}
-	dst = appendNumber(dst, fieldProtocol, protos[m.Proto])
+	if p := protos[m.Proto]; p != 0 {
+		dst = appendNumber(dst, fieldProtocol, p)
+	}
 	dst = appendAddress(dst, fieldQueryAddress, fieldQueryPort, m.Querier)
 	dst = appendAddress(dst, fieldResponseAddress, fieldResponsePort, m.Responder)
 	dst = appendTime(dst, fieldQuerySeconds, fieldQueryNanos, m.Queried)
