@@ -105,11 +105,11 @@ func TestFile(t *testing.T) {
 		tp.Message(message(t, k, "www.example."))
 	}
 	stop()
-	for i, doc := range strings.Split(strings.TrimPrefix(decode(t, path, "-y"), "---\n"), "---\n") {
-		if i == len(allKinds) {
-			t.Errorf("more than was written: %s", doc)
-			break
-		}
+	docs := strings.SplitAfter(decode(t, path, "-y"), "---\n")
+	if docs = docs[:len(docs)-1]; len(docs) != len(allKinds) {
+		t.Fatalf("%d messages: %q", len(docs), docs)
+	}
+	for i, doc := range docs {
 		want := []string{`identity: "host.example"`, `version: "sotto 1"`, `type: MESSAGE`, `type: ` + []string{"CLIENT_QUERY", "CLIENT_RESPONSE", "FORWARDER_QUERY", "FORWARDER_RESPONSE"}[i],
 			"query_time: !!timestamp 2027-01-15 08:00:00.123456", ";www.example."}
 		if i < 2 {

@@ -44,7 +44,7 @@ const (
 )
 
 var (
-	kinds  = [...]uint64{tap.ClientQuery: 5, tap.ClientResponse: 6, tap.ForwarderQuery: 7, tap.ForwarderResponse: 8}
+	kinds = [...]uint64{tap.ClientQuery: 5, tap.ClientResponse: 6, tap.ForwarderQuery: 7, tap.ForwarderResponse: 8}
 	// There is a value for TLS, but readers from before it (dnstap-ldns 0.2.1, its latest
 	// release) stop at the first such message. The field is optional, so it is left out.
 	protos = [...]uint64{tap.UDP: 1, tap.TCP: 2, tap.TLS: 0}
