@@ -46,7 +46,7 @@ func (t *connTap) reply(msg []byte, sent int64, now time.Time) {
 	if t != nil {
 		t.f(tap.Message{
 			Kind: tap.ForwarderResponse, Proto: tap.TLS, Querier: t.local, Responder: t.remote,
-			Queried: transport.TimeOf(sent), Replied: now, Data: msg,
+			Queried: now.Add(time.Duration(sent - transport.Ticks(now))), Replied: now, Data: msg,
 		})
 	}
 }

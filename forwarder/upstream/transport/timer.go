@@ -15,9 +15,6 @@ var epoch = time.Now()
 // setting the system clock does not change it. It fits an atomic integer.
 func Ticks(t time.Time) int64 { return int64(t.Sub(epoch)) }
 
-// TimeOf returns the time of ticks.
-func TimeOf(ticks int64) time.Time { return epoch.Add(time.Duration(ticks)) }
-
 // Timer is a [Waiter] that waits for nothing but the deadline.
 type Timer struct{ t *time.Timer }
 
