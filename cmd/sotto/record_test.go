@@ -136,6 +136,9 @@ func TestRecord(t *testing.T) {
 	}
 	stop()
 
+	if text, err := os.ReadFile(taps); err != nil || !bytes.HasSuffix(text, []byte{0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 3}) {
+		t.Errorf("the stream has no end: %v", err)
+	}
 	lines := readLog(t, log)
 	want := []string{"www.example. udp NOERROR upstream", "www.example. tcp NOERROR cache", "ads.example. udp NXDOMAIN rule"}
 	if len(lines) != len(want) {
@@ -255,6 +258,10 @@ func TestReopenFails(t *testing.T) {
 	}
 	if got, err := s.ask("udp", "www.example"); got != "192.0.2.1" {
 		t.Error(got, err)
+	}
+	e2e.WriteFile(t, s.config, "cache-mib = [")
+	if _, errs, code := s.sotto("reload"); code != exitFailure || !strings.Contains(errs, "reopen the query log") || !strings.Contains(errs, "toml:1:") {
+		t.Errorf("with an invalid configuration: status %d, %s", code, errs)
 	}
 	stop()
 	if lines := readLog(t, filepath.Join(dir+".old", "log")); len(lines) != 1 {

@@ -13,7 +13,7 @@ const maxBuffer = 4 << 20
 // buffer holds frames that wait to be written.
 type buffer struct {
 	full    atomic.Bool // the last frame did not fit; there is no need to encode others
-	wake    chan struct{}
+	wake    chan struct{} // has a value if there are frames
 	written atomic.Uint64 // frames
 	lost    atomic.Uint64
 
@@ -39,14 +39,10 @@ func (b *buffer) add(frame []byte) {
 	first := b.count == 1
 	b.mu.Unlock()
 	if first {
-		b.signal()
-	}
-}
-
-func (b *buffer) signal() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
+		select {
+		case b.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 

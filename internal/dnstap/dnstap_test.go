@@ -164,6 +164,15 @@ func names(t *testing.T, paths ...string) map[string]int {
 	return all
 }
 
+// complete checks that the stream in a file was ended.
+func complete(t *testing.T, path string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil || !bytes.HasSuffix(text, []byte{0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, controlStop}) {
+		t.Errorf("%s does not end with a STOP frame: %v", path, err)
+	}
+}
+
 // TestRotation: every message is in one of the files, each of which is a complete stream, also
 // after a restart without rotation.
 func TestRotation(t *testing.T) {
@@ -180,10 +189,14 @@ func TestRotation(t *testing.T) {
 				n++
 			}
 			old := fmt.Sprintf("%s.old%d-%d", path, n, i)
-			if err := errors.Join(os.Rename(path, old), tp.Reopen(t.Context())); err != nil {
+			err := os.Rename(path, old)
+			if i%2 == 1 { // as logrotate does with "create"
+				err = errors.Join(err, os.WriteFile(path, nil, 0o640))
+			}
+			if err := errors.Join(err, tp.Reopen(t.Context())); err != nil {
 				t.Fatal(err)
 			}
-			names(t, old) // it is complete already
+			complete(t, old)
 			if err := tp.Reopen(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -195,6 +208,9 @@ func TestRotation(t *testing.T) {
 	files, err := filepath.Glob(path + "*")
 	if err != nil || len(files) != 2*(rotations+1) {
 		t.Errorf("%v, %v", files, err)
+	}
+	for _, path := range files {
+		complete(t, path)
 	}
 	got := names(t, files...)
 	for i := range n {

@@ -23,10 +23,16 @@ const reopenTimeout = 5 * time.Second
 type file struct {
 	*buffer
 	cfg    *Config
-	reopen chan stream             // for run
+	reopen chan replacement        // for run
 	open   atomic.Pointer[os.File] // that of now
 	now    stream                  // belongs to run
 	warn   ratelog.Limiter
+}
+
+// replacement is a stream for run to continue with.
+type replacement struct {
+	stream
+	done chan struct{} // closed when the old one is
 }
 
 // stream is an open file with the frames written to it.
@@ -41,7 +47,7 @@ func openFile(cfg *Config) (*file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the dnstap file: %w", err)
 	}
-	f := &file{buffer: newBuffer(), cfg: cfg, reopen: make(chan stream), now: s}
+	f := &file{buffer: newBuffer(), cfg: cfg, reopen: make(chan replacement), now: s}
 	f.open.Store(s.File)
 	return f, nil
 }
@@ -111,12 +117,13 @@ func (f *file) run(ctx context.Context) error {
 		select {
 		case <-f.wake:
 			f.flush()
-		case s := <-f.reopen:
+		case r := <-f.reopen:
 			if err := f.now.finish(); err != nil {
 				f.failed(err)
 			}
-			f.now = s
-			f.open.Store(s.File)
+			f.now = r.stream
+			f.open.Store(r.File)
+			close(r.done)
 		case <-ctx.Done():
 			return nil
 		}
@@ -142,10 +149,12 @@ func (f *file) restart(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reopen the dnstap file: %w", err)
 	}
+	r := replacement{s, make(chan struct{})}
 	ctx, cancel := context.WithTimeout(ctx, reopenTimeout)
 	defer cancel()
 	select {
-	case f.reopen <- s:
+	case f.reopen <- r:
+		<-r.done
 		return nil
 	case <-ctx.Done():
 		return errors.Join(fmt.Errorf("reopen the dnstap file %s: a write to the old one does not return: %w", f.cfg.File, ctx.Err()), s.Close())

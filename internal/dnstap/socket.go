@@ -115,7 +115,6 @@ func (s *socket) send(ctx context.Context) (err error) {
 	c := s.now.Conn
 	stop := context.AfterFunc(ctx, func() { _ = c.SetWriteDeadline(time.Now().Add(closeTimeout)) })
 	defer stop()
-	s.signal() // there may be frames from before
 	for ctx.Err() == nil && err == nil {
 		select {
 		case <-s.wake:
