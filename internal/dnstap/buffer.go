@@ -12,7 +12,7 @@ const maxBuffer = 4 << 20
 
 // buffer holds frames that wait to be written.
 type buffer struct {
-	full    atomic.Bool // the last frame did not fit; there is no need to encode others
+	full    atomic.Bool   // the last frame did not fit; there is no need to encode others
 	wake    chan struct{} // has a value if there are frames
 	written atomic.Uint64 // frames
 	lost    atomic.Uint64

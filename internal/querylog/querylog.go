@@ -170,7 +170,7 @@ func (l *Log) drain() {
 }
 
 // Reopen opens the file again, if another program has renamed or removed it. When it returns
-// nil the old file is complete and closed. After an error the old one stays in use.
+// nil the old file is complete. After an error the old one stays in use.
 func (l *Log) Reopen(ctx context.Context) error {
 	if l.cfg.Writer != nil {
 		return nil

@@ -355,22 +355,27 @@ func TestObserveAllocates(t *testing.T) {
 	}
 }
 
-func BenchmarkObserve(b *testing.B) {
-	l, err := Open(Config{Path: filepath.Join(b.TempDir(), "log"), Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(b.Context())
-	done := make(chan error, 1)
-	go func() { done <- l.Run(ctx) }()
-	e := event(b, "www.example.com.")
-	b.ReportAllocs()
-	for b.Loop() {
-		l.Observe(e)
-	}
-	b.ReportMetric(float64(l.Stats().Lost)/float64(b.N), "lost/op")
-	cancel()
-	if err := errors.Join(<-done, l.Close()); err != nil {
-		b.Fatal(err)
+// BenchmarkLine observes queries and writes their lines, in turn.
+func BenchmarkLine(b *testing.B) {
+	for _, hash := range []bool{false, true} {
+		b.Run(fmt.Sprintf("hash=%t", hash), func(b *testing.B) {
+			l, err := Open(Config{Path: filepath.Join(b.TempDir(), "log"), HashNames: hash, Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			e := event(b, "www.example.com.")
+			b.ReportAllocs()
+			for b.Loop() {
+				l.Observe(e)
+				if len(l.queue) == cap(l.queue) {
+					for len(l.queue) > 0 {
+						l.drain()
+					}
+				}
+			}
+			if err := l.Close(); err != nil {
+				b.Fatal(err)
+			}
+		})
 	}
 }
