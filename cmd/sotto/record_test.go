@@ -152,6 +152,41 @@ func TestRecord(t *testing.T) {
 	checkTaps(t, readTaps(t, taps), s.addr, strings.Split(up.spec, "#")[0], lines, before)
 }
 
+// TestQueryLogStderr: the lines are among Sotto's messages, each on a line of its own.
+func TestQueryLogStderr(t *testing.T) {
+	s, _, stop := startRecording(t, "query-log = \"stderr\"\nquery-log-hash-names = true\n")
+	for range 3 {
+		if got, err := s.ask("udp", "www.example"); got != "192.0.2.1" {
+			t.Error(got, err)
+		}
+	}
+	s.want("reloaded\n", "reload")
+	stop()
+	lines := regexp.MustCompile(`(?m)^\{"time":.*"name":"([0-9a-f]{16}\.[0-9a-f]{16}\.)".*\}$`).FindAllStringSubmatch(s.log(), -1)
+	if len(lines) != 3 || lines[0][1] != lines[2][1] || strings.Contains(s.log(), "www.example") {
+		t.Errorf("%q in\n%s", lines, s.log())
+	}
+}
+
+// TestRecordSettings: a reload refuses to change where queries are recorded.
+func TestRecordSettings(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := startServing(t, fmt.Sprintf("query-log = %q\n", filepath.Join(dir, "a")))
+	for _, text := range []string{
+		fmt.Sprintf("query-log = %q\n", filepath.Join(dir, "b")), "",
+		fmt.Sprintf("query-log = %q\nquery-log-sample = 2\n", filepath.Join(dir, "a")),
+		fmt.Sprintf("query-log = %q\ndnstap-file = %q\n", filepath.Join(dir, "a"), filepath.Join(dir, "c")),
+	} {
+		s.configure(text)
+		if _, errs, code := s.sotto("reload"); code != exitFailure || !strings.Contains(errs, "a reload cannot change it") {
+			t.Errorf("%q: status %d, %s", text, code, errs)
+		}
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+		t.Errorf("%v, %v", files, err)
+	}
+}
+
 // checkTaps checks the messages of TestRecord. Queries of Sotto's own to the upstream are
 // ignored.
 func checkTaps(t *testing.T, all []tapped, listener, upstream string, lines []logLine, before time.Time) {
