@@ -3,12 +3,15 @@
 package dnstap
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 )
 
 // maxBuffer limits the bytes that wait for one output: a fraction of a second at full load.
 const maxBuffer = 4 << 20
+
+var errFull = errors.New("the buffer is full")
 
 // buffer holds frames that wait to be written.
 type buffer struct {
@@ -39,14 +42,18 @@ func (b *buffer) add(frame []byte) {
 	first := b.count == 1
 	b.mu.Unlock()
 	if first {
-		select {
-		case b.wake <- struct{}{}:
-		default:
-		}
+		b.signal()
 	}
 }
 
-// take removes all frames. The caller passes them to done.
+func (b *buffer) signal() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take removes all frames. The caller passes them to done or restore.
 func (b *buffer) take() (frames []byte, count int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,4 +73,19 @@ func (b *buffer) done(frames []byte, count int, err error) {
 	b.mu.Lock()
 	b.spare = frames
 	b.mu.Unlock()
+}
+
+// restore puts frames that take returned, and of which nothing was written, before all others.
+// They are lost if there is no room.
+func (b *buffer) restore(frames []byte, count int) {
+	b.mu.Lock()
+	if len(frames)+len(b.frames) > maxBuffer {
+		b.mu.Unlock()
+		b.done(frames, count, errFull)
+		return
+	}
+	b.frames, b.spare = append(frames, b.frames...), b.frames
+	b.count += count
+	b.mu.Unlock()
+	b.signal()
 }

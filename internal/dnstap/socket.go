@@ -130,16 +130,27 @@ func (s *socket) send(ctx context.Context) (err error) {
 	return err
 }
 
-// flush writes all frames. How much of a failed write the receiver has read is not known, so
-// all of it counts as lost.
+// flush writes all frames. If that fails before the first byte, as when the receiver has
+// exited, they wait for the next connection. Otherwise how much the receiver has read is not
+// known, so all of them count as lost.
 func (s *socket) flush(timeout time.Duration) error {
 	frames, count := s.take()
-	err := s.now.SetWriteDeadline(time.Now().Add(timeout))
+	n, err := 0, s.now.SetWriteDeadline(time.Now().Add(timeout))
 	if err == nil {
-		_, err = s.now.Write(frames)
+		n, err = s.now.Write(frames)
 	}
-	s.done(frames, count, err)
+	if err != nil && n == 0 {
+		s.restore(frames, count)
+	} else {
+		s.done(frames, count, err)
+	}
 	return err
+}
+
+// discard counts what is left as lost.
+func (s *socket) discard() {
+	frames, count := s.take()
+	s.done(frames, count, errDisconnected)
 }
 
 // disconnect closes the connection.
@@ -152,10 +163,12 @@ func (s *socket) disconnect() {
 // close sends the rest and ends the stream, if there is a connection. run has returned.
 func (s *socket) close() error {
 	if s.now == nil {
+		s.discard()
 		return nil
 	}
 	defer s.disconnect()
 	err := s.flush(closeTimeout)
+	s.discard()
 	if err == nil {
 		_, err = s.now.Write(appendControl(nil, controlStop, false))
 	}

@@ -128,6 +128,41 @@ func TestStuckReceiver(t *testing.T) {
 	}
 }
 
+// TestReceiverExited: messages that could not be sent at all wait for the next connection, before
+// later ones. At the end they are lost.
+func TestReceiverExited(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	conn := listener(t, path, false)
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (<-conn).Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := newSocket(&Config{Socket: path})
+	s.now = &session{c, make(chan struct{})}
+	close(s.now.finished)
+	s.add([]byte("one "))
+	s.add([]byte("two "))
+	if err := s.flush(socketTimeout); err == nil {
+		t.Fatal("written to a closed socket")
+	}
+	s.add([]byte("three"))
+	if got := string(s.frames); got != "one two three" || s.count != 3 || s.stats() != (Stats{}) || len(s.wake) != 1 {
+		t.Errorf("%q, %d, %+v", got, s.count, s.stats())
+	}
+	s.disconnect()
+	if err := s.close(); err != nil || s.stats() != (Stats{Lost: 3}) {
+		t.Errorf("%v, %+v", err, s.stats())
+	}
+	s.frames = make([]byte, maxBuffer)
+	s.restore([]byte("four"), 1)
+	if s.stats() != (Stats{Lost: 4}) || len(s.frames) != maxBuffer {
+		t.Errorf("%+v", s.stats())
+	}
+}
+
 // TestRefusal: a receiver that does not follow the protocol is a warning, with the reason.
 func TestRefusal(t *testing.T) {
 	for _, tc := range []struct {
