@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sotto/forwarder/cache"
+	"sotto/forwarder/tap"
 )
 
 // Defaults of [Config]'s limits.
@@ -104,6 +105,10 @@ type Config struct {
 	// Observe, if set, is called for every query that gets a reply, concurrently and before the
 	// reply is sent. It must not block and must not keep [Event.Name].
 	Observe func(Event)
+
+	// Tap, if set, receives every query that gets a reply, the replies, and what is sent to
+	// original destinations. Upstreams have a tap of their own.
+	Tap tap.Func
 
 	// Timeout limits the time from a query to its reply.
 	Timeout time.Duration

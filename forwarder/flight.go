@@ -302,6 +302,7 @@ func (fs *flights) fail(p *pendingQuery, err error) {
 func (fs *flights) reply(p *pendingQuery, buf []byte, rcode uint16, err error) {
 	fs.waiting.Release(p.src)
 	fs.cfg.observe(&p.request, rcode, p.replySource(err), err) // send lets p be reused
+	fs.cfg.tapReply(&p.request, buf[framePrefix:])
 	p.writer.send(p, buf)
 }
 

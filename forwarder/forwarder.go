@@ -90,6 +90,7 @@ type request struct {
 	origin Origin
 	route  Route
 	client netip.AddrPort
+	local  netip.AddrPort // where it arrived
 	start  time.Time
 	limit  int // maximum length of the reply in bytes; 0: that of the protocol
 	tcp    bool
@@ -99,6 +100,15 @@ type request struct {
 // answer parses the query in msg, which arrived at local, into r, and appends the
 // reply to dst if it is available immediately. r refers to msg afterwards.
 func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byte, verdict) {
+	reply, v := f.decide(dst, msg, local, r)
+	if v == answered {
+		f.cfg.tapReply(r, reply[len(dst):])
+	}
+	return reply, v
+}
+
+// decide is answer without the tap of the reply.
+func (f *Forwarder) decide(dst, msg []byte, local netip.Addr, r *request) ([]byte, verdict) {
 	if f.cfg.Origins != nil {
 		var known bool
 		if r.origin, known = f.cfg.Origins(local); !known {
@@ -110,6 +120,7 @@ func (f *Forwarder) answer(dst, msg []byte, local netip.Addr, r *request) ([]byt
 	if errors.Is(err, wire.ErrIgnore) {
 		return dst, dropped
 	}
+	f.cfg.tapQuery(r, msg)
 	if r.q.HasCookie() && !r.q.SetCookie(&f.cookies, r.client.Addr(), r.start) && errors.Is(err, wire.ErrCookieQuery) {
 		err = errBadCookie
 	}

@@ -53,10 +53,11 @@ func (f *Forwarder) refuse(dst []byte, r *request, err error) []byte {
 		f.cfg.Log.Warn("query refused: over capacity", "reason", err, "source", r.source(),
 			"overloaded_total", f.refused.overloaded.Load(), "over_share_total", f.refused.overShare.Load())
 	}
-	if reply, ok := f.appendStale(dst, r); ok {
-		return reply
+	reply, ok := f.appendStale(dst, r)
+	if !ok {
+		reply = wire.AppendError(dst, &r.q, wire.RcodeServFail, edeOf(err))
+		f.cfg.observe(r, wire.RcodeServFail, FromSotto, err)
 	}
-	dst = wire.AppendError(dst, &r.q, wire.RcodeServFail, edeOf(err))
-	f.cfg.observe(r, wire.RcodeServFail, FromSotto, err)
-	return dst
+	f.cfg.tapReply(r, reply[len(dst):])
+	return reply
 }

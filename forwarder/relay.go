@@ -57,11 +57,13 @@ func (fs *flights) nameserver(p *pendingQuery) Nameserver {
 // relayMessage relays a query whose reply is one message.
 func (fs *flights) relayMessage(p *pendingQuery) {
 	until := p.start.Add(fs.cfg.Timeout)
+	sent := fs.cfg.tapRelayed(p)
 	reply, err := fs.nameserver(p).Exchange(fs.ctx, p.origin.Addr, p.origin.Cgroup, p.q.Msg, p.tcp, until)
 	if err != nil {
 		fs.fail(p, err)
 		return
 	}
+	fs.cfg.tapRelayedReply(p, sent, reply)
 	buf := getBuffer()
 	defer putBuffer(buf)
 	*buf = append((*buf)[:framePrefix], reply...)
@@ -76,9 +78,12 @@ func (fs *flights) relayTransfer(p *pendingQuery) {
 	until := p.start.Add(fs.cfg.Timeout)
 	buf := getBuffer()
 	defer putBuffer(buf)
+	asked := fs.cfg.tapRelayed(p)
 	err := fs.nameserver(p).Transfer(fs.ctx, p.origin.Addr, p.q.Msg, until, func(msg []byte) error {
+		fs.cfg.tapRelayedReply(p, asked, msg)
 		*buf = append((*buf)[:framePrefix], msg...)
 		wire.SetID((*buf)[framePrefix:], p.q.ID)
+		fs.cfg.tapReply(&p.request, (*buf)[framePrefix:])
 		if !p.writer.sendPart(*buf) {
 			return errClientDisconnected
 		}

@@ -95,6 +95,7 @@ func (fs *flights) serveStale(p *pendingQuery) bool {
 	var ok bool
 	if *buf, ok = p.f.appendStale((*buf)[:framePrefix], &p.request); ok {
 		fs.waiting.Release(p.src)
+		fs.cfg.tapReply(&p.request, (*buf)[framePrefix:])
 		p.writer.send(p, *buf)
 	}
 	return ok

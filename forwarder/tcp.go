@@ -101,7 +101,7 @@ func (s *tcpServer) accept(ctx context.Context) error {
 type tcpConn struct {
 	f      *Forwarder
 	c      *net.TCPConn
-	local  netip.Addr
+	local  netip.AddrPort
 	client netip.AddrPort
 
 	in       *bufio.Reader
@@ -120,7 +120,7 @@ type tcpConn struct {
 func newTCPConn(f *Forwarder, c *net.TCPConn) *tcpConn {
 	t := &tcpConn{
 		f: f, c: c, in: bufio.NewReaderSize(c, readBuffer), inFlight: make(chan struct{}, maxPipelined),
-		local:  c.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap(),
+		local:  unmap(c.LocalAddr().(*net.TCPAddr).AddrPort()),
 		client: c.RemoteAddr().(*net.TCPAddr).AddrPort(),
 	}
 	t.drained.L = &t.mu
@@ -164,13 +164,16 @@ func (t *tcpConn) serve(ctx context.Context) {
 	}
 }
 
+// unmap returns an IPv4 address in place of its IPv6 form.
+func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
 // errNotQuery is for a message that no DNS client sends.
 var errNotQuery = errors.New("not a query")
 
 func (t *tcpConn) source() admission.Source {
 	var o Origin // stays empty for an unknown address; the first query closes the connection
 	if t.f.cfg.Origins != nil {
-		o, _ = t.f.cfg.Origins(t.local)
+		o, _ = t.f.cfg.Origins(t.local.Addr())
 	}
 	return admission.SourceOf(o.Workload, t.client.Addr())
 }
@@ -205,11 +208,11 @@ func (t *tcpConn) handle(msg []byte) bool {
 	t.waitDrained()
 	t.inFlight <- struct{}{}
 	t.replies.Add(1)
-	r := request{client: t.client, start: time.Now(), tcp: true}
+	r := request{client: t.client, local: t.local, start: time.Now(), tcp: true}
 	buf := getBuffer()
 	defer putBuffer(buf)
 	var v verdict
-	*buf, v = t.f.answer((*buf)[:framePrefix], msg, t.local, &r)
+	*buf, v = t.f.answer((*buf)[:framePrefix], msg, t.local.Addr(), &r)
 	switch v {
 	case answered:
 		t.queue(*buf, true)

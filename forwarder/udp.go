@@ -22,6 +22,7 @@ type udpServer struct {
 	f       *Forwarder
 	u       *net.UDPConn
 	local   netip.Addr // invalid for a wildcard socket
+	port    uint16     // local port
 	in      udpIn
 	hits    batch // replies that are available immediately
 	out     udpOutbox
@@ -43,7 +44,7 @@ func newUDPServer(f *Forwarder, u *net.UDPConn) (*udpServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &udpServer{f: f, u: u}
+	s := &udpServer{f: f, u: u, port: u.LocalAddr().(*net.UDPAddr).AddrPort().Port()}
 	if local, ok := boundTo(u); ok {
 		s.local = local
 	}
@@ -116,7 +117,7 @@ func (s *udpServer) handle(i int, now time.Time, hit int) bool {
 		oob = nil
 	}
 	r := &in.reqs[i]
-	*r = request{client: from.addrPort(), start: now}
+	*r = request{client: from.addrPort(), local: netip.AddrPortFrom(local, s.port), start: now}
 	reply, v := s.f.answer(in.replies[i][:0], in.data[i][:hdr.n], local, r)
 	if v == missed {
 		s.pending.Add(1)

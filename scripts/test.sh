@@ -47,6 +47,9 @@ packages=(
 	"dnsdist dnsdist"
 	# a TLS server that requires client certificates, and a resolver as a client
 	"stunnel stunnel4"
+	# readers of dnstap
+	"dnstap-ldns dnstap-ldns"
+	"fstrm_capture fstrm-bin"
 	"named bind9"
 	# manual pages and completions
 	"groff groff-base"

@@ -132,7 +132,7 @@ func (o *options) loader(c *cobra.Command, opts config.Options) daemon.Loader {
 // daemonOptions returns the options of a command that answers queries.
 func (e *env) daemonOptions(load daemon.Loader) daemon.Options {
 	return daemon.Options{
-		Version: versionText(), Load: load, Logger: e.logger, NotifySocket: e.getenv("NOTIFY_SOCKET"),
+		Version: versionText(), Load: load, Logger: e.logger, Stderr: e.stderr, NotifySocket: e.getenv("NOTIFY_SOCKET"),
 		DropPrivileges: e.dropPrivileges, PathTest: e.pathTest,
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// terminal is a terminal of tmux in which a command of sotto runs.
-type terminal struct {
+// tmuxTerminal is a terminal of tmux in which a command of sotto runs.
+type tmuxTerminal struct {
 	t    *testing.T
 	dir  string
 	tmux string // program
@@ -36,9 +36,9 @@ exec sleep 1000
 
 // openTerminal starts sotto in a terminal with a number of columns and rows. vars are added to its
 // environment.
-func openTerminal(t *testing.T, columns, rows int, vars []string, args ...string) *terminal {
+func openTerminal(t *testing.T, columns, rows int, vars []string, args ...string) *tmuxTerminal {
 	t.Helper()
-	term := &terminal{t: t, dir: t.TempDir(), tmux: labtest.NeedTool(t, "tmux")}
+	term := &tmuxTerminal{t: t, dir: t.TempDir(), tmux: labtest.NeedTool(t, "tmux")}
 	if err := os.Mkdir(filepath.Join(term.dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func openTerminal(t *testing.T, columns, rows int, vars []string, args ...string
 }
 
 // run runs a command of tmux and returns its output.
-func (term *terminal) run(args ...string) string {
+func (term *tmuxTerminal) run(args ...string) string {
 	term.t.Helper()
 	cmd := exec.Command(term.tmux, append([]string{"-u", "-S", filepath.Join(term.dir, "s")}, args...)...)
 	out, err := cmd.CombinedOutput()
@@ -63,19 +63,19 @@ func (term *terminal) run(args ...string) string {
 }
 
 // keys types keys, in the notation of tmux.
-func (term *terminal) keys(keys ...string) {
+func (term *tmuxTerminal) keys(keys ...string) {
 	term.t.Helper()
 	term.run(append([]string{"send-keys"}, keys...)...)
 }
 
 // screen returns the text on the screen.
-func (term *terminal) screen() string {
+func (term *tmuxTerminal) screen() string {
 	term.t.Helper()
 	return term.run("capture-pane", "-p")
 }
 
 // shows waits until the screen contains all texts.
-func (term *terminal) shows(texts ...string) {
+func (term *tmuxTerminal) shows(texts ...string) {
 	term.t.Helper()
 	term.waits("the screen to show "+strings.Join(texts, ", "), func(screen string) bool {
 		for _, text := range texts {
@@ -88,7 +88,7 @@ func (term *terminal) shows(texts ...string) {
 }
 
 // waits waits until done accepts the screen. On failure the last screen is logged.
-func (term *terminal) waits(what string, done func(screen string) bool) {
+func (term *tmuxTerminal) waits(what string, done func(screen string) bool) {
 	term.t.Helper()
 	last := ""
 	term.t.Cleanup(func() {
@@ -104,7 +104,7 @@ func (term *terminal) waits(what string, done func(screen string) bool) {
 }
 
 // read returns the content of a file that the script wrote.
-func (term *terminal) read(name string) string {
+func (term *tmuxTerminal) read(name string) string {
 	term.t.Helper()
 	text, err := os.ReadFile(filepath.Join(term.dir, name))
 	if err != nil {
@@ -114,7 +114,7 @@ func (term *terminal) read(name string) string {
 }
 
 // restored waits until sotto has exited with a status, and checks that the terminal is as before.
-func (term *terminal) restored(status int) {
+func (term *tmuxTerminal) restored(status int) {
 	term.t.Helper()
 	term.shows("before sotto", fmt.Sprintf("status %d", status), "after sotto")
 	if screen := term.screen(); strings.Contains(screen, "queries/s") {

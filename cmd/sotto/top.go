@@ -43,7 +43,7 @@ Without a terminal use 'sotto status --watch'.` + remoteHelp,
 func (e *env) top(c *cobra.Command, o *options) error {
 	in, _ := e.stdin.(*os.File)
 	out, _ := e.stdout.(*os.File)
-	if in == nil || out == nil || !terminal.Is(in) || !isTerminal(out) || e.getenv("TERM") == "dumb" {
+	if in == nil || out == nil || !terminal.Is(in) || !terminal.Is(out) || e.getenv("TERM") == "dumb" {
 		return errors.New("top needs a terminal: use 'sotto status --watch'")
 	}
 	path, loadErr, err := o.controlPath(c)

@@ -34,7 +34,7 @@ func startTopped(t *testing.T) (s *serving, stop func()) {
 
 // asked waits until a screen shows a name that is asked all the time: the first queries may come
 // before the trace.
-func (term *terminal) asked(s *serving, name string) {
+func (term *tmuxTerminal) asked(s *serving, name string) {
 	term.t.Helper()
 	term.waits("the name "+name, func(screen string) bool {
 		if got, err := s.ask("udp", name); got != "192.0.2.1" {
@@ -95,10 +95,10 @@ func TestTop(t *testing.T) {
 // TestTopEnds: however top ends, the terminal is as before.
 func TestTopEnds(t *testing.T) {
 	s, _ := startTopped(t)
-	for name, end := range map[string]func(*terminal){
-		"ctrl-c":  func(term *terminal) { term.keys("C-c") },
-		"SIGTERM": func(term *terminal) { term.kill(unix.SIGTERM) },
-		"SIGINT":  func(term *terminal) { term.kill(unix.SIGINT) },
+	for name, end := range map[string]func(*tmuxTerminal){
+		"ctrl-c":  func(term *tmuxTerminal) { term.keys("C-c") },
+		"SIGTERM": func(term *tmuxTerminal) { term.kill(unix.SIGTERM) },
+		"SIGINT":  func(term *tmuxTerminal) { term.kill(unix.SIGINT) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			term := openTerminal(t, 80, 24, []string{"NO_COLOR=yes"}, "top", "--control", s.control)
@@ -114,7 +114,7 @@ func TestTopEnds(t *testing.T) {
 }
 
 // kill sends a signal to sotto.
-func (term *terminal) kill(sig unix.Signal) {
+func (term *tmuxTerminal) kill(sig unix.Signal) {
 	term.t.Helper()
 	pid, err := strconv.Atoi(term.read("pid"))
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"sotto/forwarder/tap"
 	"sotto/forwarder/upstream/transport"
 )
 
@@ -107,6 +108,10 @@ type Config struct {
 	// balance load, change keys and forget clients. It applies while [Group.Run] runs.
 	MaxAge time.Duration
 
+	// Tap, if set, receives the messages sent to the servers and their replies, those of
+	// probes and measurements included.
+	Tap tap.Func
+
 	// Log receives what an operator has to know: a server that starts to fail, or has
 	// recovered. If nil, nothing is logged.
 	Log *slog.Logger
@@ -190,7 +195,7 @@ func (cfg *Config) transport(s Server, o transport.Observer) transport.Config {
 		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, ClientCert: cfg.ClientCert, Control: cfg.Control,
 		MaxConns: cfg.MaxConns, MaxInflight: cfg.MaxInflight,
 		DialTimeout: cfg.Timeout, SilentTimeout: cfg.SilentTimeout, WarmTime: cfg.WarmTime, MaxAge: cfg.MaxAge,
-		Log: cfg.Log, Observer: o,
+		Log: cfg.Log, Observer: o, Tap: cfg.Tap,
 	}
 }
 

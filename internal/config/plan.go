@@ -26,6 +26,8 @@ type Plan struct {
 
 	Level      slog.Level
 	LogQueries bool
+	QueryLog   QueryLog
+	Dnstap     Dnstap
 	Control    string // path of the control socket; "" if there is none
 	// ControlGroup is the ID of the group whose members may read over the control socket; 0: none.
 	ControlGroup int
@@ -85,6 +87,9 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 	if p.Cache, err = s.planCache(); err != nil {
 		return p, err
 	}
+	if err = s.planLogs(&p); err != nil {
+		return p, err
+	}
 	if err = s.planNumbers(&p); err != nil {
 		return p, err
 	}
@@ -101,6 +106,7 @@ func (p *Plan) Warn(log *slog.Logger) {
 			log.Warn("configuration: "+text, "group", name)
 		}
 	}
+	p.warnLogs(log)
 	for _, text := range p.Rules.warnings {
 		log.Warn("configuration: " + text)
 	}

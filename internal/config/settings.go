@@ -48,8 +48,18 @@ type Settings struct {
 
 	LogQueries bool   `toml:"log-queries"`
 	LogLevel   string `toml:"log-level"`
-	Control    string `toml:"control"`
-	Metrics    string `toml:"metrics"`
+
+	QueryLog          string `toml:"query-log"`
+	QueryLogSample    int    `toml:"query-log-sample"`
+	QueryLogHashNames bool   `toml:"query-log-hash-names"`
+
+	DnstapFile     string   `toml:"dnstap-file"`
+	DnstapSocket   string   `toml:"dnstap-socket"`
+	DnstapMessages []string `toml:"dnstap-messages"`
+	DnstapIdentity string   `toml:"dnstap-identity"`
+
+	Control string `toml:"control"`
+	Metrics string `toml:"metrics"`
 
 	ControlGroup string `toml:"control-group"`
 
@@ -125,6 +135,8 @@ func Default() Settings {
 		MaxRelays:      1024,
 		MaxTCP:         4096,
 		LogLevel:       "info",
+		QueryLogSample: 1,
+		DnstapMessages: []string{DnstapClient, DnstapForwarder},
 		Listen:         []string{"127.0.0.1:53"},
 		Ports:          []int{53},
 		Prefix4:        "198.19.0.0/16",

@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -36,6 +37,9 @@ type Options struct {
 	// Logger returns a logger with a level that may change.
 	Logger func(slog.Leveler) *slog.Logger
 
+	// Stderr is the standard error stream, for query-log = "stderr".
+	Stderr io.Writer
+
 	// NotifySocket is the socket of the service manager ($NOTIFY_SOCKET), or "".
 	NotifySocket string
 
@@ -57,6 +61,7 @@ type daemon struct {
 	log      *slog.Logger
 	level    *slog.LevelVar
 	hub      *observe.Hub    // all queries
+	outputs  *outputs        // query log and dnstap
 	recent   *observe.Recent // warnings and errors of log
 	started  time.Time
 	slots    slotCount
@@ -68,8 +73,8 @@ type daemon struct {
 	plan config.Plan // see current
 }
 
-// newDaemon prepares to run p. The caller sets the resolver.
-func newDaemon(o Options, p config.Plan, fixed func(config.Plan) []setting) *daemon {
+// newDaemon prepares to run p. The caller sets the resolver, and closes the outputs.
+func newDaemon(o Options, p config.Plan, fixed func(config.Plan) []setting) (_ *daemon, err error) {
 	d := &daemon{
 		Options: o, fixed: fixed, level: &slog.LevelVar{}, plan: p,
 		hub: &observe.Hub{}, recent: &observe.Recent{}, started: time.Now(),
@@ -78,7 +83,8 @@ func newDaemon(o Options, p config.Plan, fixed func(config.Plan) []setting) *dae
 	d.log = slog.New(d.recent.Handler(o.Logger(d.level).Handler()))
 	p.Warn(d.log)
 	d.lists = lists.NewUpdater(d.listConfig, d.applyLists, d.log)
-	return d
+	d.outputs, err = openOutputs(p, o.Version, o.Stderr, d.hub, d.log)
+	return d, err
 }
 
 // current returns the plan in force. A reload may replace it at any time.
@@ -131,6 +137,7 @@ func (d *daemon) close() {
 // ctx ends.
 func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.outputs.run(ctx) })
 	g.Go(func() error {
 		for {
 			select {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sotto/forwarder"
+	"sotto/forwarder/tap"
 	"sotto/forwarder/upstream"
 	"sotto/internal/config"
 )
@@ -26,6 +27,7 @@ const retireTime = forwarder.DefaultTimeout + time.Second
 type groups struct {
 	control func(network, address string, c syscall.RawConn) error
 	log     *slog.Logger
+	tap     tap.Func // may be nil
 
 	mu      sync.Mutex
 	inForce map[string]*member // by config.Group.Key
@@ -59,7 +61,7 @@ func (g *groups) prepare(plans map[string]config.Group) (table, error) {
 		}
 		if m == nil {
 			cfg := p.Config
-			cfg.Control, cfg.Log = g.control, g.log
+			cfg.Control, cfg.Log, cfg.Tap = g.control, g.log, g.tap
 			if name != config.DefaultGroup {
 				cfg.Log = g.log.With("group", name)
 			}

@@ -20,29 +20,33 @@ type setting struct {
 func fixedSettings(p config.Plan) []setting {
 	return []setting{
 		{"control", p.Control}, {"control-group", p.ControlGroup}, {"metrics", p.Metrics}, {"log-queries", p.LogQueries},
+		{"query-log", p.QueryLog.File}, {"query-log-sample", p.QueryLog.Sample}, {"query-log-hash-names", p.QueryLog.HashNames},
+		{"dnstap-file", p.Dnstap.File}, {"dnstap-socket", p.Dnstap.Socket}, {"dnstap-identity", p.Dnstap.Identity},
+		{"dnstap-messages", []bool{p.Dnstap.Client, p.Dnstap.Forwarder}},
 		{"max-queries", p.MaxQueries}, {"max-waiting", p.MaxWaiting}, {"max-relays", p.MaxRelays}, {"max-tcp", p.MaxTCP},
 		{"cache-mib", p.Cache.MaxBytes == 0},
 	}
 }
 
 // reload puts the configuration in force as it is now. After an error the old one stays in
-// force as a whole.
+// force as a whole. In any case, files that were rotated are reopened first.
 func (d *daemon) reload(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer d.lists.Wake()
+	reopened := d.outputs.reopen(ctx)
 	notify(d.NotifySocket, stateReloading())
 	defer notify(d.NotifySocket, stateReady)
 	p, err := d.tryReload(ctx)
 	if err != nil {
 		d.log.Error("reload failed: the old configuration stays in force", "err", err)
-		return err
+		return errors.Join(err, reopened)
 	}
 	d.plan = p
 	d.level.Set(p.Level)
 	p.Warn(d.log)
 	d.log.Info("reloaded", "groups", p.GroupNames(), "rules", len(p.Rules.Uses))
-	return nil
+	return reopened
 }
 
 // tryReload loads the configuration, checks that no fixed setting changed, and applies it to

@@ -58,6 +58,9 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, hub *observe.H
 			err = errors.Join(err, r.Close())
 		}
 	}()
+	if hub != nil {
+		r.groups.tap = hub.Tap
+	}
 	table, err := r.groups.prepare(p.Groups)
 	if err != nil {
 		return nil, err
@@ -83,6 +86,9 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, hub *observe.H
 		}
 	}
 	cfg.Observe = observer(p, hub, log)
+	if hub != nil {
+		cfg.Tap = hub.Tap
+	}
 	r.Forwarder, err = forwarder.New(ctx, cfg)
 	return r, err
 }

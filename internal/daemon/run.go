@@ -55,7 +55,11 @@ func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal)
 	if err != nil {
 		return nil, err
 	}
-	d := newDaemon(o, p, fixedSealSettings)
+	d, err := newDaemon(o, p, fixedSealSettings)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, d.outputs.close()) }()
 	warnEscapes(cfg, d.log)
 	WarnUncovered(cfg, d.log)
 	background := ctx // lasts longer than a stop, for pending replies

@@ -25,7 +25,11 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	d := newDaemon(o, p, func(p config.Plan) []setting { return []setting{{"listen", p.Listen}} })
+	d, err := newDaemon(o, p, func(p config.Plan) []setting { return []setting{{"listen", p.Listen}} })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.outputs.close()) }()
 	if d.resolver, err = newResolver(ctx, p, sealHooks{}, d.hub, d.log); err != nil {
 		return err
 	}

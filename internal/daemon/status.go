@@ -43,6 +43,7 @@ func (d *daemon) status() status.Status {
 	}
 	load := d.resolver.Stats()
 	s.Load = status.Load{Misses: load.Misses, Waiting: load.Waiting, TCP: load.Conns, Overloaded: load.Overloaded, OverShare: load.OverShare}
+	s.Outputs = d.outputs.status()
 	s.Queries = queryStatus(d.hub.Totals())
 	workloads := d.hub.Workloads()
 	s.Workloads = workloads[:min(len(workloads), maxWorkloads)]

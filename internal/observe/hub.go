@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"sotto/forwarder"
+	"sotto/forwarder/tap"
 )
 
 // MaxWorkloads limits how many workloads are counted separately. Queries of others, which
@@ -20,6 +21,11 @@ const Other = "other"
 // Hub counts queries and feeds tracers. The zero value is ready for use. Its methods are safe
 // for concurrent use.
 type Hub struct {
+	// Log, if set, is called for every query, like [forwarder.Config] Observe. Tap, if set,
+	// receives DNS messages. Both are set before the first query.
+	Log func(forwarder.Event)
+	Tap tap.Func
+
 	total     totals
 	workloads sync.Map // string → *Workload
 	count     atomic.Int64
@@ -40,6 +46,9 @@ type Workload struct {
 func (h *Hub) Observe(e forwarder.Event) {
 	h.total.add(&e)
 	h.workload(e.Origin.Workload).add(&e)
+	if h.Log != nil {
+		h.Log(e)
+	}
 	if list := h.tracers.Load(); list != nil {
 		for _, t := range *list {
 			t.offer(&e)

@@ -3,10 +3,12 @@
 package observe
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -148,6 +150,53 @@ func TestRecord(t *testing.T) {
 	}
 	if r != want {
 		t.Errorf("%+v, want %+v", r, want)
+	}
+}
+
+// TestRecordAttrs: a log line has every field of the JSON form, with the same key. slog adds
+// the time.
+func TestRecordAttrs(t *testing.T) {
+	var full Record
+	v := reflect.ValueOf(&full).Elem()
+	for i := range v.NumField() {
+		switch f := v.Field(i).Addr().Interface().(type) {
+		case *string:
+			*f = fmt.Sprint("text", i)
+		case *int:
+			*f = i
+		case *uint64:
+			*f = uint64(i)
+		case *float64:
+			*f = float64(i) / 2
+		case *time.Time:
+			*f = time.Unix(int64(i), 0)
+		case *netip.AddrPort:
+			*f = netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(i))
+		default:
+			t.Fatalf("%T", f)
+		}
+	}
+	for _, r := range []Record{full, {Client: full.Client}} {
+		text, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, got := map[string]any{}, map[string]any{}
+		if err := json.Unmarshal(text, &want); err != nil {
+			t.Fatal(err)
+		}
+		delete(want, "time")
+		for key, v := range want {
+			if v == "" {
+				delete(want, key)
+			}
+		}
+		for _, a := range r.Attrs(nil) {
+			got[a.Key] = a.Value.Any()
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%v\nwant %v", got, want)
+		}
 	}
 }
 

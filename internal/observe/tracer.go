@@ -3,6 +3,7 @@
 package observe
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -130,6 +131,34 @@ func isBelow(path, top string) bool {
 func isSubdomain(name []byte, zone string) bool {
 	full := strings.ToLower(wire.Name(name))
 	return zone == "." || full == zone || strings.HasSuffix(full, "."+zone)
+}
+
+// Attrs returns the record as attributes of a log line, with the keys that it has in JSON.
+func (r *Record) Attrs(dst []slog.Attr) []slog.Attr {
+	text := func(key, value string) {
+		if value != "" {
+			dst = append(dst, slog.String(key, value))
+		}
+	}
+	text("workload", r.Workload)
+	text("client", r.Client.String())
+	if r.Nameserver.IsValid() {
+		text("nameserver", r.Nameserver.String())
+	}
+	text("proto", r.Proto)
+	text("name", r.Name)
+	text("type", r.Type)
+	text("rcode", r.Rcode)
+	text("source", r.Source)
+	if r.Rule != 0 {
+		dst = append(dst, slog.Int("rule", r.Rule))
+	}
+	dst = append(dst, slog.Float64("milliseconds", r.Millis))
+	text("error", r.Error)
+	if r.Lost != 0 {
+		dst = append(dst, slog.Uint64("lost", r.Lost))
+	}
+	return dst
 }
 
 // NewRecord describes an event that happened at the time now.

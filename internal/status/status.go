@@ -26,7 +26,8 @@ type Status struct {
 	Cache     *Cache                   `json:"cache,omitempty"` // if there is one
 	Queries   Queries                  `json:"queries"`
 	Load      Load                     `json:"load"`
-	Workloads []observe.WorkloadCounts `json:"workloads"` // those with the most queries first
+	Outputs   []Output                 `json:"outputs,omitempty"` // query log and dnstap
+	Workloads []observe.WorkloadCounts `json:"workloads"`         // those with the most queries first
 	// Messages are the latest warnings and errors of the log, the latest first.
 	Messages []observe.Message `json:"messages"`
 }
@@ -122,6 +123,14 @@ type Load struct {
 	TCP        int    `json:"tcp"`        // open client connections
 	Overloaded uint64 `json:"overloaded"` // queries refused: all capacity was in use
 	OverShare  uint64 `json:"over_share"` // queries refused: the workload had used its share
+}
+
+// Output is where queries are recorded.
+type Output struct {
+	Kind    string `json:"kind"`    // "query log" or "dnstap"
+	Target  string `json:"target"`  // path of the file or socket, or "stderr"
+	Written uint64 `json:"written"` // queries, for dnstap messages
+	Lost    uint64 `json:"lost"`    // those that could not be written in time
 }
 
 // HitRate returns the share of the lookups in the cache that found an answer, from 0 to 1; 0

@@ -42,6 +42,9 @@ func (s *Status) Text(out io.Writer, now time.Time, style Style) error {
 	if s.Load.Overloaded+s.Load.OverShare > 0 {
 		fmt.Fprintf(w, "Refused\t%d over capacity, %d over the share of a workload\n", s.Load.Overloaded, s.Load.OverShare)
 	}
+	for _, o := range s.Outputs {
+		fmt.Fprintf(w, "%s\t%s: %d written, %d lost\n", strings.ToUpper(o.Kind[:1])+o.Kind[1:], o.Target, o.Written, o.Lost)
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

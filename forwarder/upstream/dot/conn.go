@@ -43,6 +43,7 @@ type conn struct {
 	onClose       func(*conn)       // called once, before the queries in flight fail
 	refusal       func(error) error // explains an alert; nil: as it is
 	count         *counters         // of the pool
+	tap           *connTap          // nil if there is none
 	observer      transport.Observer
 	opened        time.Time
 	expires       time.Time    // when it is to be replaced
@@ -145,7 +146,9 @@ func (c *conn) send(k *call, now time.Time) (uint16, error) {
 		c.mu.Unlock()
 		return 0, transport.ErrOverloaded
 	}
+	start := len(c.out)
 	c.out = appendQuery(c.out, k.query, id)
+	c.tap.query(c.out[start+wire.FrameHeaderLen:], now)
 	c.lastSent = now
 	c.countSent()
 	if !c.timed {
@@ -197,6 +200,7 @@ func (c *conn) deliver(msg []byte) error {
 			c.strays, c.lastStray = 0, false
 			c.mu.Unlock()
 			c.count.late.Add(1)
+			c.tap.reply(msg, sent, c.readAt)
 			c.observer.Replied(sent, transport.Ticks(c.readAt))
 			return nil
 		}
@@ -212,6 +216,7 @@ func (c *conn) deliver(msg []byte) error {
 		}
 		return nil
 	}
+	c.tap.reply(msg, k.sent, c.readAt)
 	if isBare(msg) {
 		msg = withQuestion(k.query, msg)
 	}

@@ -97,6 +97,7 @@ func (p *Pool) open(ctx context.Context) (*conn, error) {
 	}
 	p.recordConnected(h)
 	c := newConn(&p.cfg, h.nc, h.raw, &p.count, p.remove)
+	c.tap = newConnTap(p.cfg.Tap, h.nc)
 	c.refusal = func(err error) error { return p.verify.refusal(h.certRequested, err) }
 	p.mu.Lock()
 	c.queryLimit = p.limit.at(time.Now())

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package transport defines what a group of upstream servers and the transports that
-// reach them have in common. It depends on sotto/forwarder/wire alone, and is imported
-// by sotto/forwarder/upstream and by each transport, such as
-// sotto/forwarder/upstream/dot.
+// reach them have in common. It depends on the leaves sotto/forwarder/wire and
+// sotto/forwarder/tap alone, and is imported by sotto/forwarder/upstream and by each
+// transport, such as sotto/forwarder/upstream/dot.
 //
 // A [Transport] carries queries to one [Server] and owns the connections to it. It does
 // not know of other servers: the group decides which server gets a query, when a server

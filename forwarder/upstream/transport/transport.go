@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"sotto/forwarder/tap"
 	"sotto/internal/durations"
 )
 
@@ -67,7 +68,7 @@ type Observer interface {
 	MaintenanceDue()
 }
 
-// Config configures a transport. All fields but RootCAs, ClientCert and Control are
+// Config configures a transport. All fields but RootCAs, ClientCert, Control and Tap are
 // required.
 type Config struct {
 	Server  Server
@@ -82,6 +83,10 @@ type Config struct {
 	// Control, unless nil, is called with every socket before it connects. Its error
 	// fails the dial.
 	Control func(network, address string, c syscall.RawConn) error
+
+	// Tap, unless nil, receives the queries that are sent and their replies, also those that
+	// come too late.
+	Tap tap.Func
 
 	// MaxConns limits the connections to the server, including those that are being
 	// opened, but not those that only finish the queries they have.

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package querylog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"sotto/forwarder"
+	"sotto/forwarder/wire"
+	"sotto/internal/logfile"
+	"sotto/internal/observe"
+	"sotto/internal/ratelog"
+)
+
+const (
+	// queueLen is how many queries may wait to be written: a twentieth of a second at full
+	// load, in about 2 MB.
+	queueLen = 4096
+
+	// maxBatch is how many bytes are written at once at the most, but for the last line.
+	maxBatch = 64 << 10
+
+	// reopenTimeout limits the wait for a write in progress.
+	reopenTimeout = 5 * time.Second
+)
+
+// Messages of the lines.
+const (
+	msgQuery = "query"
+	msgLost  = "queries not logged" // with their number, lost
+)
+
+// Config describes a query log.
+type Config struct {
+	// Path is the file to append to. It is not used if Writer is set.
+	Path string
+
+	// Writer, if set, receives the lines. Each call of Write has whole lines.
+	Writer io.Writer
+
+	// Sample is n to log one query in n on average; 0 is 1.
+	Sample int
+
+	// HashNames replaces names by hashes.
+	HashNames bool
+
+	// Log receives what operators should know.
+	Log *slog.Logger
+}
+
+// Log is a query log. Its methods are safe for concurrent use, except Close.
+type Log struct {
+	cfg    Config
+	queue  chan entry
+	reopen chan *os.File // a new file for Run
+	stats  counters
+	file   atomic.Pointer[os.File] // nil if there is a Writer; Run changes it
+
+	// The rest belongs to Run.
+	out      io.Writer
+	hash     hasher
+	json     slog.Handler
+	batch    bytes.Buffer // lines to be written
+	lines    uint64       // number of queries in batch
+	torn     bool         // the file ends with a part of a line
+	reported uint64       // lost queries that a line has reported
+	warn     ratelog.Limiter
+}
+
+// entry is a query in the queue.
+type entry struct {
+	event forwarder.Event // without Name
+	time  time.Time       // of the reply
+	name  [wire.MaxName]byte
+	len   int
+}
+
+type counters struct{ written, lost atomic.Uint64 }
+
+// Stats are the numbers since the start.
+type Stats struct {
+	Written uint64 // queries
+	Lost    uint64 // queries of the sample that were not written
+}
+
+// Open opens the file. The caller calls Close.
+func Open(cfg Config) (*Log, error) {
+	l := &Log{cfg: cfg, queue: make(chan entry, queueLen), reopen: make(chan *os.File), out: cfg.Writer}
+	if cfg.Writer == nil {
+		f, err := logfile.Append(cfg.Path)
+		if err != nil {
+			return nil, fmt.Errorf("open the query log: %w", err)
+		}
+		l.file.Store(f)
+		l.out = f
+	}
+	l.json = slog.NewJSONHandler(&l.batch, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && a.Key == slog.LevelKey {
+			return slog.Attr{}
+		}
+		return a
+	}})
+	return l, nil
+}
+
+// Observe queues a query, if it belongs to the sample. It never blocks and allocates nothing.
+func (l *Log) Observe(e forwarder.Event) {
+	if l.cfg.Sample > 1 && rand.N(l.cfg.Sample) != 0 {
+		return
+	}
+	if len(l.queue) == cap(l.queue) { // cheaper than to fill an entry
+		l.stats.lost.Add(1)
+		return
+	}
+	q := entry{event: e, time: time.Now()}
+	q.len = copy(q.name[:], e.Name)
+	q.event.Name = nil
+	select {
+	case l.queue <- q:
+	default:
+		l.stats.lost.Add(1)
+	}
+}
+
+// Stats returns the current numbers.
+func (l *Log) Stats() Stats { return Stats{l.stats.written.Load(), l.stats.lost.Load()} }
+
+// Run writes lines until ctx is canceled. Close writes those of later queries.
+func (l *Log) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		if f := l.file.Load(); f != nil {
+			_ = f.SetWriteDeadline(time.Unix(1, 0)) // for pipes: files do not block and have no deadline
+		}
+	})
+	defer stop()
+	for {
+		select {
+		case q := <-l.queue:
+			l.add(&q)
+			l.drain()
+		case f := <-l.reopen:
+			l.swap(f)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// drain writes what is in the queue.
+func (l *Log) drain() {
+	for l.batch.Len() < maxBatch {
+		select {
+		case q := <-l.queue:
+			l.add(&q)
+			continue
+		default:
+		}
+		break
+	}
+	l.flush()
+}
+
+// Reopen opens the file again, if another program has renamed or removed it. When it returns
+// nil the old file is complete. After an error the old one stays in use.
+func (l *Log) Reopen(ctx context.Context) error {
+	if l.cfg.Writer != nil {
+		return nil
+	}
+	f, err := logfile.Append(l.cfg.Path)
+	if err != nil {
+		return fmt.Errorf("reopen the query log: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, reopenTimeout)
+	defer cancel()
+	select {
+	case l.reopen <- f:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("reopen the query log %s: a write to the old file does not return: %w", l.cfg.Path, ctx.Err()), f.Close())
+	}
+}
+
+// swap replaces the file by f, and closes it.
+func (l *Log) swap(f *os.File) {
+	if err := l.file.Swap(f).Close(); err != nil {
+		l.failed(err)
+	}
+	l.out, l.torn = f, false
+}
+
+// Close writes what is in the queue and closes the file. Run must have returned, and Observe
+// must not be called any more.
+func (l *Log) Close() error {
+	for len(l.queue) > 0 {
+		l.drain()
+	}
+	if l.stats.lost.Load() > l.reported {
+		l.reportLost(time.Now())
+		l.flush()
+	}
+	f := l.file.Load()
+	if f == nil {
+		return nil
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("close the query log: %w", err)
+	}
+	return nil
+}
+
+// add appends the line of a query to the batch.
+func (l *Log) add(q *entry) {
+	l.reportLost(q.time)
+	q.event.Name = q.name[:q.len]
+	r := observe.NewRecord(&q.event, q.time)
+	if l.cfg.HashNames {
+		r.Name = l.hash.name(q.event.Name, q.time)
+	}
+	var room [16]slog.Attr
+	l.line(q.time, msgQuery, r.Attrs(room[:0])...)
+	l.lines++
+}
+
+// reportLost adds a line about the queries that were lost since the last one.
+func (l *Log) reportLost(now time.Time) {
+	if lost := l.stats.lost.Load(); lost > l.reported {
+		l.line(now, msgLost, slog.Uint64("lost", lost-l.reported))
+		l.reported = lost
+	}
+}
+
+func (l *Log) line(now time.Time, msg string, attrs ...slog.Attr) {
+	r := slog.NewRecord(now, slog.LevelInfo, msg, 0)
+	if l.cfg.Sample > 1 {
+		r.AddAttrs(slog.Int("sample", l.cfg.Sample))
+	}
+	r.AddAttrs(attrs...)
+	_ = l.json.Handle(context.Background(), r) // writing to memory does not fail
+}
+
+// flush writes the batch. Lines that cannot be written are lost.
+func (l *Log) flush() {
+	defer l.batch.Reset()
+	text := l.batch.Bytes()
+	if l.torn {
+		text = append([]byte{'\n'}, text...)
+	}
+	n, err := l.out.Write(text)
+	written := l.lines
+	if err != nil {
+		l.torn = n > 0 && text[n-1] != '\n' || n == 0 && l.torn
+		missing := uint64(bytes.Count(text[n:], []byte{'\n'}))
+		written -= min(missing, written)
+		l.stats.lost.Add(l.lines - written)
+		l.failed(err)
+	} else {
+		l.torn = false
+	}
+	l.stats.written.Add(written)
+	l.lines = 0
+}
+
+// failed logs an error of the file, at most once a minute.
+func (l *Log) failed(err error) {
+	if l.warn.Allow(time.Now()) {
+		l.cfg.Log.Warn("cannot write the query log: lines are lost", "err", err, "lost_total", l.stats.lost.Load())
+	}
+}
