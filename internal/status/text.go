@@ -122,13 +122,13 @@ func (g *Group) text(out io.Writer, now time.Time, style Style) error {
 // notes are what is unusual about the server.
 func (s *Server) notes(now time.Time) (notes []string) {
 	if s.LastError != "" {
-		notes = append(notes, "last error: "+s.LastError)
+		notes = append(notes, "last error: "+Printable(s.LastError))
 	}
 	if s.RetrySeconds > 0 {
 		notes = append(notes, fmt.Sprintf("tried again in %.0f s", s.RetrySeconds))
 	}
 	if s.Unauthenticated != "" {
-		notes = append(notes, "not authenticated: "+s.Unauthenticated)
+		notes = append(notes, "not authenticated: "+Printable(s.Unauthenticated))
 	}
 	if left := s.CertExpiry.Sub(now); !s.CertExpiry.IsZero() && left < expirySoon {
 		notes = append(notes, "its certificate expires in "+duration(left))
@@ -142,7 +142,7 @@ func (s *Status) workloads(w io.Writer) {
 	}
 	fmt.Fprintf(w, "\nWorkloads\tqueries\tfailed\tcached\n")
 	for _, l := range s.Workloads[:min(len(s.Workloads), maxWorkloads)] {
-		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\n", l.Name, l.Queries, l.Failed, l.Cached)
+		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\n", Printable(l.Name), l.Queries, l.Failed, l.Cached)
 	}
 	if more := len(s.Workloads) - maxWorkloads; more > 0 {
 		fmt.Fprintf(w, "  and %d more\n", more)
@@ -156,7 +156,7 @@ func (s *Status) messages(out io.Writer, now time.Time, style Style) error {
 	_, err := fmt.Fprintf(out, "\nLatest warnings and errors\n")
 	for _, m := range s.Messages[:min(len(s.Messages), maxMessages)] {
 		if err == nil {
-			_, err = fmt.Fprintf(out, "  %s ago  %s: %s\n", duration(now.Sub(m.Time)), style.level(m.Level), m.Text)
+			_, err = fmt.Fprintf(out, "  %s ago  %s: %s\n", duration(now.Sub(m.Time)), style.level(m.Level), Printable(m.Text))
 		}
 	}
 	return err

@@ -15,7 +15,7 @@ func TraceLine(w io.Writer, r *observe.Record, loc *time.Location, style Style) 
 	if r.Lost > 0 {
 		fmt.Fprintf(w, "… %d queries were lost here, because this trace was read too slowly\n", r.Lost)
 	}
-	from := r.Workload
+	from := Printable(r.Workload)
 	if from == "" {
 		from = r.Client.Addr().String()
 	}
@@ -32,7 +32,7 @@ func TraceLine(w io.Writer, r *observe.Record, loc *time.Location, style Style) 
 		fmt.Fprintf(w, " rule=%d", r.Rule)
 	}
 	if r.Error != "" {
-		fmt.Fprintf(w, " (%s)", r.Error)
+		fmt.Fprintf(w, " (%s)", Printable(r.Error))
 	}
 	io.WriteString(w, "\n")
 }

@@ -4,6 +4,7 @@ package top
 
 import (
 	"fmt"
+	"sotto/internal/status"
 	"strconv"
 
 	"github.com/charmbracelet/x/ansi"
@@ -111,7 +112,7 @@ func layoutFor(tab, width int) layout {
 // label is the name of a row, cut to the width.
 func (p *page) label(r *row, width int) string {
 	if p.tab == upstreamsTab {
-		group := ansi.Truncate(fmt.Sprintf(" (%s)", printable(r.group)), width/2, "…)")
+		group := ansi.Truncate(fmt.Sprintf(" (%s)", status.Printable(r.group)), width/2, "…)")
 		name := ansi.Truncate(p.name(r), width-ansi.StringWidth(group), "…")
 		return fit(name+group, width)
 	}

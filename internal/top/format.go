@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"unicode"
 
 	"github.com/charmbracelet/x/ansi"
 )
@@ -52,17 +51,6 @@ func percent(v float64) string {
 		return "-"
 	}
 	return fmt.Sprintf("%.0f %%", 100*v)
-}
-
-// printable replaces control characters, which could control the terminal, and invisible ones.
-// Any user can give a cgroup such a name.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '\uFFFD'
-	}, s)
 }
 
 // fit cuts or pads s to the width in columns. Where it is cut there is a "…".

@@ -4,6 +4,7 @@ package top
 
 import (
 	"slices"
+	"sotto/internal/status"
 	"unicode/utf8"
 
 	tea "charm.land/bubbletea/v2"
@@ -74,7 +75,7 @@ func (m *Model) edit(msg tea.KeyPressMsg) tea.Cmd {
 	case "ctrl+u":
 		p.filter = ""
 	default:
-		p.filter += printable(msg.Text)
+		p.filter += status.Printable(msg.Text)
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func (m *Model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		cmd = m.press(msg)
 	case tea.PasteMsg:
 		if m.editing {
-			m.page().filter += printable(msg.Content)
+			m.page().filter += status.Printable(msg.Content)
 		}
 	case Sample:
 		m.sample(msg)

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"sotto/internal/status"
 	"strings"
 )
 
@@ -102,7 +103,7 @@ func (p *page) name(r *row) string {
 	if r.name == "" {
 		return "unknown"
 	}
-	return printable(r.name)
+	return status.Printable(r.name)
 }
 
 // compare orders rows: the highest value first, and by name where it is equal.

@@ -4,6 +4,7 @@ package top
 
 import (
 	"fmt"
+	"sotto/internal/status"
 	"strings"
 	"time"
 
@@ -88,7 +89,7 @@ func (m *Model) summary() string {
 	if !s.Ready {
 		ready = "starting"
 	}
-	text := fmt.Sprintf("Sotto %s, %s, PID %d", printable(s.Version), ready, s.PID)
+	text := fmt.Sprintf("Sotto %s, %s, PID %d", status.Printable(s.Version), ready, s.PID)
 	if at := m.shown().at; !at.IsZero() {
 		text += ", up " + upFor(at.Sub(s.Started))
 	}
@@ -191,17 +192,17 @@ func (m *Model) state() string {
 	t := m.shown()
 	switch p := m.page(); {
 	case m.err != nil:
-		return red.Styled(fit(fmt.Sprintf("not connected for %s, trying again: %s", upFor(m.live.at.Sub(m.errSince)), printable(m.err.Error())), m.width))
+		return red.Styled(fit(fmt.Sprintf("not connected for %s, trying again: %s", upFor(m.live.at.Sub(m.errSince)), status.Printable(m.err.Error())), m.width))
 	case m.frozen != nil:
 		return yellow.Styled(fit("paused, p continues", m.width))
 	case m.live.at.Before(m.noteUntil):
 		return yellow.Styled(fit(m.note, m.width))
 	case p.tab == namesTab && m.traceErr != nil:
-		return red.Styled(fit("no trace, names are not counted: "+printable(m.traceErr.Error()), m.width))
+		return red.Styled(fit("no trace, names are not counted: "+status.Printable(m.traceErr.Error()), m.width))
 	case p.tab == namesTab && t.lostShare() >= 0.005:
 		return yellow.Styled(fit(fmt.Sprintf("%s of the queries are not counted here: more than this program can read", percent(t.lostShare())), m.width))
 	case p.tab == upstreamsTab && p.row() != nil && p.row().server.LastError != "":
-		return red.Styled(fit("last error: "+printable(p.row().server.LastError), m.width))
+		return red.Styled(fit("last error: "+status.Printable(p.row().server.LastError), m.width))
 	case len(p.rows) > m.rowsShown():
 		return faint.Styled(fit(fmt.Sprintf("rows %d to %d of %d", p.top+1, min(p.top+m.rowsShown(), len(p.rows)), len(p.rows)), m.width))
 	}
