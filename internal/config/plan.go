@@ -35,8 +35,10 @@ type Plan struct {
 	Prefix4    netip.Prefix
 	Prefix6    netip.Prefix
 	Guard      intercept.GuardMode
-	Local      LocalPlan
-	OnExit     string // [ExitStrict], [ExitOpen] or [ExitClosed]
+	// Attribution is set if the process of each query, and the names of workloads, are found.
+	Attribution bool
+	Local       LocalPlan
+	OnExit      string // [ExitStrict], [ExitOpen] or [ExitClosed]
 
 	WhenReplaced string // [ReplacedExit] or [ReplacedWait]
 }
@@ -53,7 +55,7 @@ type Options struct {
 
 // Plan validates the settings and reads the files that they name.
 func (s *Settings) Plan(o Options) (p Plan, err error) {
-	p.LogQueries, p.CacheFile = s.LogQueries, s.CacheFile
+	p.LogQueries, p.CacheFile, p.Attribution = s.LogQueries, s.CacheFile, s.Attribution
 	p.Cgroups, p.Exclude = s.Cgroups, s.Exclude
 	p.Control = s.ControlPath(DefaultControl)
 	if o.Serve {

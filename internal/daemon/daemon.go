@@ -16,6 +16,7 @@ import (
 
 	"sotto/internal/config"
 	"sotto/internal/control"
+	"sotto/internal/names"
 	"sotto/internal/observe"
 	"sotto/internal/takeover"
 )
@@ -51,6 +52,7 @@ type daemon struct {
 	level    *slog.LevelVar
 	hub      *observe.Hub    // all queries
 	recent   *observe.Recent // warnings and errors of log
+	names    *names.Resolver // of workloads; nil if they are not looked up
 	started  time.Time
 	handover *handover // nil if no other process can take over
 
@@ -66,6 +68,7 @@ func newDaemon(o Options, p config.Plan, fixed func(config.Plan) []setting) *dae
 	}
 	d.level.Set(p.Level)
 	d.log = slog.New(d.recent.Handler(o.Logger(d.level).Handler()))
+	d.attribute()
 	p.Warn(d.log)
 	return d
 }
@@ -116,6 +119,9 @@ func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 			}
 		}
 	})
+	if d.names != nil {
+		g.Go(func() error { return d.names.Run(ctx) })
+	}
 	if d.socket != nil {
 		g.Go(func() error {
 			if err := d.serveControl(ctx); err != nil {

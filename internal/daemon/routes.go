@@ -69,6 +69,7 @@ func (d *daemon) handleTrace(w http.ResponseWriter, r *http.Request) {
 		select {
 		case e := <-t.Events():
 			e.Lost = t.Lost()
+			d.hub.Complete(&e)
 			if enc.Encode(e) != nil {
 				return
 			}

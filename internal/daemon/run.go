@@ -177,7 +177,8 @@ func warnEscapes(cfg intercept.Config, log *slog.Logger) {
 // fixedSealSettings returns the settings of the instance, which a reload cannot change.
 func fixedSealSettings(p config.Plan) []setting {
 	return []setting{{"cgroups", p.Cgroups}, {"exclude", p.Exclude}, {"ports", p.Ports}, {"prefix4", p.Prefix4}, {"prefix6", p.Prefix6},
-		{"guard", p.Guard}, {"local-resolvers", p.Local.Resolvers}, {"on-exit", p.OnExit}}
+		{"guard", p.Guard}, {"attribution", p.Attribution},
+		{"local-resolvers", p.Local.Resolvers}, {"on-exit", p.OnExit}}
 }
 
 // InstanceConfig returns the configuration of the instance of [Run]. It finds the cgroups

@@ -30,13 +30,17 @@ func event(t *testing.T, name, workload string, rcode uint16, s forwarder.Source
 }
 
 func TestTotals(t *testing.T) {
-	var h Hub
+	var arrived []string
+	h := Hub{Arrived: func(workload string) { arrived = append(arrived, workload) }}
 	h.Observe(event(t, "a.example.", "/a", 0, forwarder.FromCache, 20*time.Microsecond))
 	h.Observe(event(t, "a.example.", "/a", 3, forwarder.FromCache, 60*time.Microsecond))
 	h.Observe(event(t, "a.example.", "/b", 2, forwarder.FromSotto, time.Minute))
 	e := event(t, "a.example.", "/b", 4000, forwarder.FromUpstream, 0)
 	e.TCP = true
 	h.Observe(e)
+	if fmt.Sprint(arrived) != "[/a /b]" {
+		t.Errorf("new workloads: %v", arrived)
+	}
 	got := h.Totals()
 	if got.Queries != 4 || got.TCP != 1 {
 		t.Errorf("totals %+v", got)
@@ -54,12 +58,14 @@ func TestTotals(t *testing.T) {
 	if late := got.BySource[forwarder.FromSotto]; late.Buckets[buckets-1] != 1 {
 		t.Errorf("an hour is in bucket %v", late.Buckets)
 	}
-	want := []WorkloadCounts{{"/a", 2, 0, 2, 80e-6}, {"/b", 2, 1, 0, 60}}
+	a, b := WorkloadCounts{Name: "/a", Queries: 2, Cached: 2, Seconds: 80e-6}, WorkloadCounts{Name: "/b", Queries: 2, Failed: 1, Seconds: 60}
+	want := []WorkloadCounts{a, b}
 	if got := h.Workloads(); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("workloads %v, want %v", got, want)
 	}
 	h.Forget(func(name string) bool { return name == "/a" })
-	want = []WorkloadCounts{{"/b", 2, 1, 0, 60}, {Other, 2, 0, 2, 80e-6}}
+	a.Name = Other
+	want = []WorkloadCounts{b, a}
 	if got := h.Workloads(); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("workloads after one is gone %v, want %v", got, want)
 	}

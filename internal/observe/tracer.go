@@ -15,19 +15,20 @@ import (
 
 // Record is one query of a trace, as `sotto trace --json` prints it.
 type Record struct {
-	Time       time.Time      `json:"time"`                // of the reply
-	Workload   string         `json:"workload,omitempty"`  // cgroup path
-	Client     netip.AddrPort `json:"client"`              // the sender, as the listener saw it
-	Nameserver netip.AddrPort `json:"nameserver,omitzero"` // the original destination
-	Proto      string         `json:"proto"`               // "udp" or "tcp"
-	Name       string         `json:"name"`                // presentation form
-	Type       string         `json:"type"`                // mnemonic, or TYPE65280
-	Rcode      string         `json:"rcode"`               // mnemonic
-	Source     string         `json:"source"`              // see forwarder.Source
-	Rule       int            `json:"rule,omitempty"`      // number of the rule that matched
-	Millis     float64        `json:"milliseconds"`        // from query to reply
-	Error      string         `json:"error,omitempty"`     // why the query failed
-	Lost       uint64         `json:"lost,omitempty"`      // events before this one that were lost
+	Time         time.Time      `json:"time"`                    // of the reply
+	Workload     string         `json:"workload,omitempty"`      // cgroup path
+	WorkloadName string         `json:"workload_name,omitempty"` // that people know, such as "docker:web"
+	Client       netip.AddrPort `json:"client"`                  // the sender, as the listener saw it
+	Nameserver   netip.AddrPort `json:"nameserver,omitzero"`     // the original destination
+	Proto        string         `json:"proto"`                   // "udp" or "tcp"
+	Name         string         `json:"name"`                    // presentation form
+	Type         string         `json:"type"`                    // mnemonic, or TYPE65280
+	Rcode        string         `json:"rcode"`                   // mnemonic
+	Source       string         `json:"source"`                  // see forwarder.Source
+	Rule         int            `json:"rule,omitempty"`          // number of the rule that matched
+	Millis       float64        `json:"milliseconds"`            // from query to reply
+	Error        string         `json:"error,omitempty"`         // why the query failed
+	Lost         uint64         `json:"lost,omitempty"`          // events before this one that were lost
 }
 
 // Filter selects the queries of a trace. The zero value selects all.
@@ -130,6 +131,14 @@ func isBelow(path, top string) bool {
 func isSubdomain(name []byte, zone string) bool {
 	full := strings.ToLower(wire.Name(name))
 	return zone == "." || full == zone || strings.HasSuffix(full, "."+zone)
+}
+
+// Complete adds to a record the name of the workload, as far as it is known. Readers of
+// [Tracer.Events] call it for the records that they use, soon after they received them.
+func (h *Hub) Complete(r *Record) {
+	if h.Describe != nil {
+		h.Describe(r)
+	}
 }
 
 // NewRecord describes an event that happened at the time now.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 )
 
 const (
@@ -124,11 +125,30 @@ func (s *Status) workloads(w io.Writer) {
 	}
 	fmt.Fprintf(w, "\nWorkloads\tqueries\tfailed\tcached\n")
 	for _, l := range s.Workloads[:min(len(s.Workloads), maxWorkloads)] {
-		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\n", l.Name, l.Queries, l.Failed, l.Cached)
+		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\n", friendly(l.WorkloadName, l.Name), l.Queries, l.Failed, l.Cached)
 	}
 	if more := len(s.Workloads) - maxWorkloads; more > 0 {
 		fmt.Fprintf(w, "  and %d more\n", more)
 	}
+}
+
+// friendly returns the name of a workload that people know, or else the path of its cgroup.
+func friendly(name, path string) string {
+	if name == "" {
+		name = path
+	}
+	return printable(name)
+}
+
+// printable replaces characters that could control a terminal. The names of cgroups and
+// processes can have any, and are chosen by their users.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 }
 
 func (s *Status) messages(out io.Writer, now time.Time) error {

@@ -15,7 +15,7 @@ func TraceLine(w io.Writer, r *observe.Record, loc *time.Location) {
 	if r.Lost > 0 {
 		fmt.Fprintf(w, "… %d queries were lost here, because this trace was read too slowly\n", r.Lost)
 	}
-	from := r.Workload
+	from := friendly(r.WorkloadName, r.Workload)
 	if from == "" {
 		from = r.Client.Addr().String()
 	}
