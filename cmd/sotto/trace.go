@@ -33,8 +33,9 @@ func (e *env) traceCommand() *cobra.Command {
   sudo sotto trace --rcode SERVFAIL              those that failed
   sudo sotto trace --source upstream --min 100ms those that an upstream answered slowly
 
-Prints one line per answered query, until interrupted: time, workload, nameserver that was
-asked, name, type, rcode, source of the answer and time until the reply. The source is
+Prints one line per answered query, until interrupted: time, workload, process and PID (or
+unknown), nameserver that was asked, name, type, rcode, source of the answer and time until
+the reply. The source is
 cache, stale (an expired cached answer), upstream, nameserver (the original destination, in
 plain DNS), local (a local resolver), rule, or sotto (an error or a refusal).
 

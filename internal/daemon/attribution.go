@@ -3,11 +3,13 @@
 package daemon
 
 import (
+	"sotto/intercept"
 	"sotto/internal/names"
 	"sotto/internal/observe"
 )
 
-// attribute prepares to find the names of workloads, if the plan says so.
+// attribute prepares to find the processes of queries and the names of workloads, if the plan
+// says so.
 func (d *daemon) attribute() {
 	if !d.plan.Attribution {
 		return
@@ -18,7 +20,19 @@ func (d *daemon) attribute() {
 }
 
 // describe adds to a record what is looked up only for those who read it.
-func (d *daemon) describe(r *observe.Record) { r.WorkloadName = d.workloadName(r.Workload) }
+func (d *daemon) describe(r *observe.Record) {
+	r.WorkloadName = d.workloadName(r.Workload)
+	if d.handover == nil || !r.Virtual.IsValid() {
+		return // `sotto serve` does not know processes
+	}
+	r.Process = observe.UnknownProcess
+	p, ok := d.handover.seal.inst.Process(intercept.Arrival{
+		Local: r.Virtual, Client: r.Client, TCP: r.Proto == "tcp", ID: r.ID, Time: r.Arrived,
+	})
+	if ok {
+		r.Process = observe.Process{PID: int(p.PID), UID: int(p.UID), Comm: p.Comm}
+	}
+}
 
 // workloadName returns the name that people know for a workload, or "".
 func (d *daemon) workloadName(path string) string {

@@ -186,6 +186,7 @@ func fixedSealSettings(p config.Plan) []setting {
 func InstanceConfig(s config.Settings, p config.Plan) (cfg intercept.Config, err error) {
 	cfg.Name = InstanceName
 	cfg.Ports, cfg.Prefix4, cfg.Prefix6, cfg.Guard = p.Ports, p.Prefix4, p.Prefix6, p.Guard
+	cfg.Attribution = p.Attribution
 	if p.OnExit == config.ExitOpen {
 		cfg.OpenAfter = config.OpenAfter
 	}

@@ -77,7 +77,7 @@ func (s *seal) origin(local netip.Addr) (forwarder.Origin, bool) {
 		return forwarder.Origin{}, false
 	}
 	workload, known := s.inst.Workload(o.CgroupID)
-	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known, Cgroup: o.CgroupID, Netns: o.Netns}, true
+	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known, Cgroup: o.CgroupID, Netns: o.Netns, Virtual: local}, true
 }
 
 // openLocal runs open, which opens a socket to the local resolver at the original destination

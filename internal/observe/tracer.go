@@ -18,6 +18,7 @@ type Record struct {
 	Time         time.Time      `json:"time"`                    // of the reply
 	Workload     string         `json:"workload,omitempty"`      // cgroup path
 	WorkloadName string         `json:"workload_name,omitempty"` // that people know, such as "docker:web"
+	Process      Process        `json:"process,omitzero"`        // zero if processes are not looked up
 	Client       netip.AddrPort `json:"client"`                  // the sender, as the listener saw it
 	Nameserver   netip.AddrPort `json:"nameserver,omitzero"`     // the original destination
 	Proto        string         `json:"proto"`                   // "udp" or "tcp"
@@ -29,7 +30,22 @@ type Record struct {
 	Millis       float64        `json:"milliseconds"`            // from query to reply
 	Error        string         `json:"error,omitempty"`         // why the query failed
 	Lost         uint64         `json:"lost,omitempty"`          // events before this one that were lost
+
+	// By these the process is looked up, see forwarder.Event.
+	Virtual netip.Addr `json:"-"`
+	ID      uint16     `json:"-"`
+	Arrived time.Time  `json:"-"`
 }
+
+// Process is the process that sent a query.
+type Process struct {
+	PID  int    `json:"pid"` // in the initial PID namespace; 0: unknown
+	UID  int    `json:"uid"` // -1: unknown
+	Comm string `json:"comm"`
+}
+
+// UnknownProcess stands for a process that cannot be known.
+var UnknownProcess = Process{UID: -1, Comm: "unknown"}
 
 // Filter selects the queries of a trace. The zero value selects all.
 type Filter struct {
@@ -133,7 +149,7 @@ func isSubdomain(name []byte, zone string) bool {
 	return zone == "." || full == zone || strings.HasSuffix(full, "."+zone)
 }
 
-// Complete adds to a record the name of the workload, as far as it is known. Readers of
+// Complete adds to a record the name of the workload and the process, as far as they are known. Readers of
 // [Tracer.Events] call it for the records that they use, soon after they received them.
 func (h *Hub) Complete(r *Record) {
 	if h.Describe != nil {
@@ -147,6 +163,7 @@ func NewRecord(e *forwarder.Event, now time.Time) Record {
 		Time: now, Workload: e.Origin.Workload, Client: e.Client, Nameserver: e.Origin.Addr, Proto: "udp",
 		Name: wire.Name(e.Name), Type: wire.TypeName(e.Type), Rcode: wire.RcodeName(e.Rcode),
 		Source: e.Source.String(), Rule: e.Rule, Millis: float64(e.Duration.Microseconds()) / 1000,
+		Virtual: e.Origin.Virtual, ID: e.ID, Arrived: e.Start,
 	}
 	if e.TCP {
 		r.Proto = "tcp"

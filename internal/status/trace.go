@@ -19,6 +19,9 @@ func TraceLine(w io.Writer, r *observe.Record, loc *time.Location) {
 	if from == "" {
 		from = r.Client.Addr().String()
 	}
+	if r.Process != (observe.Process{}) {
+		from += " " + process(r.Process)
+	}
 	to := ""
 	if r.Nameserver.IsValid() {
 		to = " @" + r.Nameserver.Addr().String()
@@ -35,6 +38,14 @@ func TraceLine(w io.Writer, r *observe.Record, loc *time.Location) {
 		fmt.Fprintf(w, " (%s)", r.Error)
 	}
 	io.WriteString(w, "\n")
+}
+
+// process returns the name and the PID of a process: "curl[1234]", or "unknown".
+func process(p observe.Process) string {
+	if p.PID == 0 {
+		return printable(p.Comm)
+	}
+	return fmt.Sprintf("%s[%d]", printable(p.Comm), p.PID)
 }
 
 func traceTime(ms float64) string {
