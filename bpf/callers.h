@@ -58,7 +58,7 @@ struct sender {
 	__u32 zero;
 };
 
-/* Who sent from a port. User space reads it. */
+/* Who sent from a port, while user space watches. */
 struct senders_map {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -66,6 +66,15 @@ struct senders_map {
 	__type(value, struct sender);
 };
 extern struct senders_map senders SEC(".maps");
+
+/* When user space started to watch; 0: it does not. */
+struct watch_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+};
+extern struct watch_map watch SEC(".maps");
 
 /* Stores the current process as that of a socket. Once another process has used the socket its
  * process is unknown: their packets cannot be told apart. is_known is false for the packets of
@@ -118,8 +127,10 @@ static __always_inline void sender_store(struct __sk_buff *skb, const struct pac
 	struct sender_key key = {slot_of(p->dst), p->sport, p->protocol};
 	struct sender now = {}, *old;
 	struct caller *c;
+	__u32 zero = 0;
+	__u64 *since = bpf_map_lookup_elem(&watch, &zero);
 
-	if (!attributes || !p->dport || (p->protocol == PROTO_TCP && !has_payload(p)))
+	if (!since || !*since || !p->dport || (p->protocol == PROTO_TCP && !has_payload(p)))
 		return;
 	c = sk ? bpf_sk_storage_get(&callers, sk, 0, 0) : 0;
 	/* No hook sees who sends on a connected socket. Segments may leave in an interrupt. */
@@ -132,6 +143,8 @@ static __always_inline void sender_store(struct __sk_buff *skb, const struct pac
 	now.last = bpf_ktime_get_ns();
 	now.since = now.last;
 	old = bpf_map_lookup_elem(&senders, &key);
+	if (old && old->last < *since) /* others may have sent between then and the start */
+		old = 0;
 	if (old && is_same_sender(old, &now)) {
 		old->last = now.last;
 		sender_add_id(old, skb, p);

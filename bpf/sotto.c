@@ -69,6 +69,7 @@ struct passed_map passed SEC(".maps");
 struct locals_map locals SEC(".maps");
 struct callers_map callers SEC(".maps");
 struct senders_map senders SEC(".maps");
+struct watch_map watch SEC(".maps");
 
 SEC("cgroup/connect4")
 int sotto_connect4(struct bpf_sock_addr *ctx)

@@ -27,7 +27,8 @@ var slotMaps = []string{
 	sottoMapOwn, sottoMapSettings, sottoMapSlots,
 }
 
-// pinnedMaps returns all maps that are pinned, by name.
+// pinnedMaps returns all maps that are pinned, by name. Senders and Watch are not: each process
+// has its own.
 func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		sottoMapAccepted:  k.Accepted,
@@ -49,7 +50,6 @@ func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 		sottoMapPassed:    k.Passed,
 		sottoMapReplaced:  k.Replaced,
 		sottoMapSealed:    k.Sealed,
-		sottoMapSenders:   k.Senders,
 		sottoMapSent:      k.Sent,
 		sottoMapSettings:  k.Settings,
 		sottoMapShares:    k.Shares,

@@ -110,7 +110,7 @@ type Config struct {
 	// LocalKeep.
 	LocalResolvers LocalMode
 
-	// Attribution makes the kernel publish the process of each query, for [Instance.Process].
+	// Attribution makes the kernel store the process of each socket, for [Instance.Process].
 	// It needs a guard.
 	Attribution bool
 

@@ -5,10 +5,12 @@ package intercept
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +21,51 @@ type Process struct {
 	PID  uint32 // in the initial PID namespace
 	UID  uint32 // real UID, in the initial user namespace
 	Comm string // name of the thread, at most 15 bytes; may contain any bytes except 0
+}
+
+// watchers counts those who look at processes. The zero value is ready for use.
+type watchers struct {
+	mu    sync.Mutex
+	count int
+	since atomic.Uint64 // when the programs started to publish processes; 0: they do not
+}
+
+// WatchProcesses makes the kernel publish the processes of queries until stop is called. The
+// process of a query that arrived before is unknown. Several may watch at once. It does
+// nothing without [Config.Attribution].
+func (i *Instance) WatchProcesses() (stop func(), err error) {
+	if !i.cfg.Attribution {
+		return func() {}, nil
+	}
+	if err := i.watch(1); err != nil {
+		return nil, err
+	}
+	return sync.OnceFunc(func() {
+		if err := i.watch(-1); err != nil {
+			i.cfg.Log.Debug("the kernel continues to publish the processes of queries", "err", err)
+		}
+	}), nil
+}
+
+// watch adds to the number of watchers.
+func (i *Instance) watch(n int) error {
+	w := &i.watchers
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count += n
+	if w.count > 1 || w.count == 1 && n < 0 {
+		return nil
+	}
+	since := uint64(0)
+	if w.count == 1 {
+		since = kernelTime(time.Now())
+	}
+	if err := i.kernel.Watch.Put(uint32(0), since); err != nil {
+		w.count -= n
+		return fmt.Errorf("watch the processes of queries: %w", err)
+	}
+	w.since.Store(since)
+	return nil
 }
 
 // Arrival describes a query as the listener received it.
@@ -35,7 +82,7 @@ type Arrival struct {
 // before Linux 6.10, it is then the one that connected. It reports false if the process is not
 // known for certain:
 //
-//   - without [Config.Attribution] or a guard,
+//   - without [Config.Attribution] or a guard, or if it arrived before [Instance.WatchProcesses],
 //   - if several processes use the socket, or used the same source port within two seconds,
 //   - if NAT has replaced the source port, or only the address and the ID is not one of the
 //     last four of that socket,
@@ -44,7 +91,8 @@ type Arrival struct {
 //
 // It makes a system call, so it is for those who look at queries, not for answering them.
 func (i *Instance) Process(a Arrival) (Process, bool) {
-	if !i.cfg.Attribution {
+	since := i.watchers.since.Load()
+	if since == 0 {
 		return Process{}, false
 	}
 	idx, ok := i.origins.index(a.Local)
@@ -59,7 +107,7 @@ func (i *Instance) Process(a Arrival) (Process, bool) {
 	if err := i.kernel.Senders.Lookup(key, &s); err != nil {
 		return Process{}, false
 	}
-	if !s.covers(a.Client.Addr(), a.ID, kernelTime(a.Time)) {
+	if s.Since < since || !s.covers(a.Client.Addr(), a.ID, kernelTime(a.Time)) {
 		return Process{}, false
 	}
 	return s.Caller.process(), true

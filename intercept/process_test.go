@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,11 @@ func openAttributed(t *testing.T, change func(*Config)) *testSeal {
 	if err := s.Attach(); err != nil {
 		t.Fatal(err)
 	}
+	stop, err := s.WatchProcesses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
 	return s
 }
 
@@ -127,6 +133,52 @@ func TestProcessUnknown(t *testing.T) {
 	b.Want(swap.Replace("socket x udp4 => ok\nfrom x 10.77.0.2:40002 => ok\nsendto x 8.8.8.8:53 => ok\nrecv x => B from 8.8.8.8:53\nclose x => ok"))
 }
 
+// TestWatch: nothing is published without watchers, and what was published before they started
+// is not used again.
+func TestWatch(t *testing.T) {
+	s := openAttributed(t, nil)
+	// Two watch, with that of openAttributed.
+	first, err := s.WatchProcesses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first()
+	first() // does nothing
+	a, b := s.client(t), s.client(t)
+	ask := func(c *clienttest.Client, want string) {
+		t.Helper()
+		c.Want("socket u udp4 => ok\nfrom u 10.77.0.2:40001 => ok\nsendto u 8.8.8.8:53 => ok\nrecv u => " + want + " from 8.8.8.8:53\nclose u => ok")
+	}
+	ask(a, process(t, a))
+	if err := s.watch(-1); err != nil {
+		t.Fatal(err)
+	}
+	before := s.published(t)
+	ask(b, "unknown")
+	if after := s.published(t); before == nil || !slices.Equal(before, after) {
+		t.Errorf("published without a watcher: %v, %v before", after, before)
+	}
+	if err := s.watch(1); err != nil { // for the cleanup of openAttributed
+		t.Fatal(err)
+	}
+	ask(b, process(t, b)) // the entry of a is not a conflict
+}
+
+// published returns the entries of senders.
+func (s *testSeal) published(t *testing.T) (all []sottoSender) {
+	t.Helper()
+	var key sottoSenderKey
+	var value sottoSender
+	it := s.kernel.Senders.Iterate()
+	for it.Next(&key, &value) {
+		all = append(all, value)
+	}
+	if err := it.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
 // TestProcessBehindNAT: the address of a container is that of the host for the listener. If the
 // host replaces ports too, the process may be unknown, but is never another one.
 func TestProcessBehindNAT(t *testing.T) {
@@ -186,10 +238,8 @@ func TestProcessOff(t *testing.T) {
 	if n := s.kernel.Senders.MaxEntries(); n != 1 {
 		t.Errorf("the map has %d entries", n)
 	}
-	var key sottoSenderKey
-	var value sottoSender
-	if s.kernel.Senders.Iterate().Next(&key, &value) {
-		t.Errorf("published: %+v %+v", key, value)
+	if all := s.published(t); len(all) > 0 {
+		t.Errorf("published: %+v", all)
 	}
 }
 

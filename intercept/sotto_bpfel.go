@@ -206,6 +206,7 @@ const (
 	sottoMapShares              = "shares"
 	sottoMapSlots               = "slots"
 	sottoMapSubtrees            = "subtrees"
+	sottoMapWatch               = "watch"
 	sottoProgSottoCollect       = "sotto_collect"
 	sottoProgSottoConnect4      = "sotto_connect4"
 	sottoProgSottoConnect6      = "sotto_connect6"
@@ -339,6 +340,7 @@ type sottoMapSpecs struct {
 	Shares    *ebpf.MapSpec `ebpf:"shares"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
 	Subtrees  *ebpf.MapSpec `ebpf:"subtrees"`
+	Watch     *ebpf.MapSpec `ebpf:"watch"`
 }
 
 // sottoVariableSpecs contains global variables before they are loaded into the kernel.
@@ -418,6 +420,7 @@ type sottoMaps struct {
 	Shares    *ebpf.Map `ebpf:"shares"`
 	Slots     *ebpf.Map `ebpf:"slots"`
 	Subtrees  *ebpf.Map `ebpf:"subtrees"`
+	Watch     *ebpf.Map `ebpf:"watch"`
 }
 
 func (m *sottoMaps) Close() error {
@@ -447,6 +450,7 @@ func (m *sottoMaps) Close() error {
 		m.Shares,
 		m.Slots,
 		m.Subtrees,
+		m.Watch,
 	)
 }
 

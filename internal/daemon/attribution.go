@@ -16,14 +16,27 @@ func (d *daemon) attribute() {
 	}
 	d.names = names.New(names.Config{Log: d.log})
 	d.hub.Arrived = d.names.Arrived
-	d.hub.Describe = d.describe
+	d.hub.Describe, d.hub.Watch = d.describe, d.watch
+}
+
+// watch makes the kernel publish the processes of queries until stop is called.
+func (d *daemon) watch() (stop func()) {
+	if d.handover == nil {
+		return func() {} // `sotto serve` does not know processes
+	}
+	stop, err := d.handover.seal.inst.WatchProcesses()
+	if err != nil {
+		d.log.Warn("the processes of queries are unknown", "err", err)
+		return func() {}
+	}
+	return stop
 }
 
 // describe adds to a record what is looked up only for those who read it.
 func (d *daemon) describe(r *observe.Record) {
 	r.WorkloadName = d.workloadName(r.Workload)
 	if d.handover == nil || !r.Virtual.IsValid() {
-		return // `sotto serve` does not know processes
+		return
 	}
 	r.Process = observe.UnknownProcess
 	p, ok := d.handover.seal.inst.Process(intercept.Arrival{

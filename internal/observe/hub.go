@@ -24,6 +24,10 @@ type Hub struct {
 	// its first query. It is set before the first one.
 	Arrived func(workload string)
 
+	// Watch, if not nil, is called when a trace starts. The function that it returns is called
+	// when the trace ends.
+	Watch func() (stop func())
+
 	// Describe, if not nil, adds to a record what is looked up only for those who read it. It
 	// is set before the first query.
 	Describe func(*Record)

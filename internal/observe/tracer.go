@@ -67,11 +67,15 @@ type Tracer struct {
 	name   string // lower case, with a final dot
 	events chan Record
 	lost   atomic.Uint64
+	stop   func() // of Hub.Watch
 }
 
 // Trace starts a trace.
 func (h *Hub) Trace(f Filter) *Tracer {
-	t := &Tracer{hub: h, filter: f, events: make(chan Record, traceBuffer)}
+	t := &Tracer{hub: h, filter: f, events: make(chan Record, traceBuffer), stop: func() {}}
+	if h.Watch != nil {
+		t.stop = h.Watch()
+	}
 	if f.Name != "" {
 		t.name = strings.ToLower(strings.TrimSuffix(f.Name, ".")) + "."
 	}
@@ -84,6 +88,7 @@ func (t *Tracer) Close() {
 	t.hub.change(func(list []*Tracer) []*Tracer {
 		return slices.DeleteFunc(list, func(o *Tracer) bool { return o == t })
 	})
+	t.stop()
 }
 
 // change replaces the list of tracers by a copy.
