@@ -106,6 +106,9 @@ func (k *kernel) Close() error { return errors.Join(k.refs.Close(), k.sottoObjec
 // loadObject reads the object with the programs and maps. Tests load one of another version.
 var loadObject = loadSotto
 
+// knowsCurrent is [feature.KnowsCurrent]. Tests replace it by that of an older kernel.
+var knowsCurrent = feature.KnowsCurrent
+
 // commandClients is the number of clients with a DNS port that servers of one command may have.
 const commandClients = 1024
 
@@ -162,7 +165,7 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		sottoVarRedirectsLocal: boolByte(cfg.LocalResolvers == LocalRedirect),
 		sottoVarOneCommand:     boolByte(cfg.Ephemeral),
 		sottoVarAttributes:     boolByte(cfg.Attribution),
-		sottoVarKnowsCurrent:   boolByte(cfg.Attribution && feature.KnowsCurrent()),
+		sottoVarKnowsCurrent:   boolByte(cfg.Attribution && knowsCurrent()),
 		sottoVarHomeCookie:     cookie,
 		sottoVarBackMark:       rand.Uint32N(math.MaxUint32) + 1,
 		sottoVarPrefix4Mask:    prefixes.Mask4,

@@ -103,8 +103,19 @@ func TestProcess(t *testing.T) {
 	wg.Wait()
 }
 
-// TestProcessUnknown: where the process is not certain it is unknown.
+// TestProcessUnknown: where the process is not certain it is unknown, also on older kernels.
 func TestProcessUnknown(t *testing.T) {
+	for name, knows := range map[string]bool{"this kernel": feature.KnowsCurrent(), "before 6.10": false} {
+		t.Run(name, func(t *testing.T) {
+			knowsCurrent = func() bool { return knows }
+			defer func() { knowsCurrent = feature.KnowsCurrent }()
+			testUnknown(t, knows)
+		})
+	}
+}
+
+// testUnknown is TestProcessUnknown on a kernel where the guard can read the process, or cannot.
+func testUnknown(t *testing.T, knows bool) {
 	s := openAttributed(t, nil)
 	a, b := s.client(t), s.client(t)
 	inbox := filepath.Join(t.TempDir(), "b")
@@ -120,7 +131,7 @@ func TestProcessUnknown(t *testing.T) {
 	b.Want(swap.Replace("receive => v\nsendto v 8.8.8.8:53 => ok\nrecv v => B from 8.8.8.8:53"))
 	// A connected socket that is passed on.
 	after := swap.Replace("A")
-	if feature.KnowsCurrent() {
+	if knows {
 		after = "unknown"
 	}
 	a.Want(swap.Replace("socket c udp4 => ok\nconnect c 8.8.8.8:53 => ok\nsend c => ok\nrecv c => A from 8.8.8.8:53\npass c INBOX => ok"))

@@ -35,9 +35,9 @@ func (e *env) traceCommand() *cobra.Command {
 
 Prints one line per answered query, until interrupted: time, workload, process and PID (or
 unknown), nameserver that was asked, name, type, rcode, source of the answer and time until
-the reply. The source is
-cache, stale (an expired cached answer), upstream, nameserver (the original destination, in
-plain DNS), local (a local resolver), rule, or sotto (an error or a refusal).
+the reply. The source is cache, stale (an expired cached answer), upstream, nameserver (the
+original destination, in plain DNS), local (a local resolver), rule, or sotto (an error or a
+refusal).
 
 A reader that is too slow does not delay queries: it loses some, and their number is
 printed.` + remoteHelp,

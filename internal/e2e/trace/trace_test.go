@@ -105,20 +105,19 @@ func TestNames(t *testing.T) {
 // startNamed seals a cgroup, by a Sotto that sees files of container runtimes.
 func startNamed(t *testing.T, w *e2e.World, top *netlab.Cgroup) {
 	t.Helper()
-	lib, log := t.TempDir(), t.TempDir()
+	files := t.TempDir()
 	for path, text := range map[string]string{
-		filepath.Join(lib, "docker/containers", dockerID, "config.v2.json"):         `{"Name":"/shop"}`,
-		filepath.Join(lib, "containers/storage/overlay-containers/containers.json"): `[{"id":"` + podmanID + `","names":["db"]}]`,
-		filepath.Join(log, "pods/default_web-0_"+podUID, "nginx/0.log"):             "",
-		filepath.Join(log, "containers/web-0_default_nginx-"+podID+".log"):          "",
+		filepath.Join(files, "lib", "docker/containers", dockerID, "config.v2.json"):         `{"Name":"/shop"}`,
+		filepath.Join(files, "lib", "containers/storage/overlay-containers/containers.json"): `[{"id":"` + podmanID + `","names":["db"]}]`,
+		filepath.Join(files, "log", "pods/default_web-0_"+podUID, "nginx/0.log"):             "",
+		filepath.Join(files, "log", "containers/web-0_default_nginx-"+podID+".log"):          "",
 	} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		e2e.WriteFile(t, path, text)
 	}
-	mount := `mount --bind "$0" /var/lib && mount --bind "$1" /var/log && shift && exec "$@"`
-	args := append([]string{"--mount", "sh", "-ec", mount, lib, log, w.Program.Path}, w.RunArgs(top)...)
+	args := append([]string{"--mount", "sh", "-ec", `mount --bind "$0" /var && exec "$@"`, files, w.Program.Path}, w.RunArgs(top)...)
 	cmd := w.Host.Command(context.Background(), nil, "unshare", args...)
 	cmd.Env = append(append(os.Environ(), e2e.RaceEnv), w.Program.Env...)
 	p, err := w.LaunchCommand(cmd)
