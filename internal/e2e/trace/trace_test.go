@@ -72,6 +72,10 @@ func TestNames(t *testing.T) {
 	}
 	startNamed(t, w, top)
 	trace := startTrace(t, w, service)
+	shop, err := w.Launch(nil, "trace", "--workload", "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	clients := []*client{
 		{comm: "web-udp", kind: "udp", to: "8.8.8.8", host: w.Host, group: service, workload: "web-app.service"},
@@ -96,6 +100,16 @@ func TestNames(t *testing.T) {
 	runClients(t, clients)
 	w.Until("all queries", func() bool { return strings.Count(trace.Log(), `"name":"n`) >= queries*len(clients) })
 	checkTrace(t, trace.Log(), clients)
+	// The text form, filtered. Its trace may have started after the first queries.
+	w.Until("the filtered trace", func() bool {
+		w.Dig(containers[0], docker, "@8.8.4.4", "last.example")
+		return strings.Contains(shop.Log(), " @8.8.4.4 last.example. A → NOERROR ")
+	})
+	for line := range strings.Lines(shop.Log()) {
+		if f := strings.Fields(line); f[1] != "docker:shop" || !strings.Contains(f[2], "[") && f[2] != "unknown" {
+			t.Errorf("filtered: %s", line)
+		}
+	}
 
 	if out, errs, code := w.Sotto("status"); code != 0 || !strings.Contains(out, "docker:shop") || !strings.Contains(out, "web-app.service") {
 		t.Errorf("status %d:\n%s%s", code, out, errs)
