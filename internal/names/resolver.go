@@ -53,6 +53,7 @@ type entry struct {
 	name    Name      // zero until the first lookup is complete
 	fresh   time.Time // until then it is not looked up again
 	pending bool      // it is in the queue or being looked up
+	final   bool      // the path says everything
 }
 
 // New returns a resolver. It looks nothing up until Run.
@@ -72,21 +73,13 @@ func New(cfg Config) *Resolver {
 // Name returns the name of the workload with the cgroup path. It does not wait: as long as the
 // name is being looked up, and if the path says nothing, the result is zero.
 func (r *Resolver) Name(path string) Name {
-	c := Parse(path)
-	if c.ID == "" && c.Pod == "" {
-		return c.label()
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.names[path]
 	if e == nil {
-		if len(r.names) >= maxNames {
-			r.evict()
-		}
-		e = new(entry)
-		r.names[path] = e
+		e = r.add(path)
 	}
-	if !e.pending && time.Now().After(e.fresh) {
+	if !e.final && !e.pending && time.Now().After(e.fresh) {
 		select {
 		case r.queue <- path:
 			e.pending = true
@@ -96,12 +89,21 @@ func (r *Resolver) Name(path string) Name {
 	return e.name
 }
 
-// evict removes one name, which one is arbitrary. The caller holds r.mu.
-func (r *Resolver) evict() {
-	for path := range r.names {
-		delete(r.names, path)
-		return
+// add adds a path. If there are too many, another one is removed; which one is arbitrary. The
+// caller holds r.mu.
+func (r *Resolver) add(path string) *entry {
+	if len(r.names) >= maxNames {
+		for other := range r.names {
+			delete(r.names, other)
+			break
+		}
 	}
+	e := new(entry)
+	if c := Parse(path); c.ID == "" && c.Pod == "" {
+		*e = entry{name: c.label(), final: true}
+	}
+	r.names[path] = e
+	return e
 }
 
 // Arrived has the name of a new workload looked up, while its container exists. It takes a few

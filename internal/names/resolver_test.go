@@ -252,6 +252,14 @@ func TestArrived(t *testing.T) {
 	r.want(scope("docker"), "docker:web")
 }
 
+func BenchmarkName(b *testing.B) {
+	r := New(Config{Root: b.TempDir()})
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Name("/system.slice/nginx.service")
+	}
+}
+
 // TestBounded: any number of paths costs a bounded amount of memory, and asking never blocks.
 func TestBounded(t *testing.T) {
 	r := New(Config{Root: t.TempDir()}) // does not run: the queue fills
