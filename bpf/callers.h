@@ -77,8 +77,8 @@ struct watch_map {
 extern struct watch_map watch SEC(".maps");
 
 /* Stores the current process as that of a socket. Once another process has used the socket its
- * process is unknown: their packets cannot be told apart. is_known is false for the packets of
- * relays, which are those of other processes.
+ * process is unknown: their packets cannot be distinguished. is_known is false for relays,
+ * which send the packets of other processes.
  */
 static __always_inline void caller_store(struct bpf_sock *sk, bool is_known)
 {

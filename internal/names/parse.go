@@ -38,7 +38,7 @@ func (n Name) String() string {
 	return string(n.Kind) + ":" + n.Name
 }
 
-// Cgroup is what the path of a cgroup says about its workload.
+// Cgroup describes a workload as far as the path of its cgroup says it.
 type Cgroup struct {
 	Kind Kind   // "" if the path says nothing
 	Name string // of units, machines and commands

@@ -147,7 +147,7 @@ func TestPodman(t *testing.T) {
 }
 
 // TestPodmanRootless: the storage of a user is read for cgroups of that user only, and links
-// out of the home directory, pipes and broken files lead to no name.
+// out of the home directory, pipes and broken files give no name.
 func TestPodmanRootless(t *testing.T) {
 	r := newResolver(t)
 	id := func(n int) string { return strings.Repeat(fmt.Sprint(n), 64) }

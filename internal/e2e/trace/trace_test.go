@@ -43,7 +43,7 @@ type client struct {
 const queries = 10
 
 // TestNames: processes of a service, of two containers behind a masquerading bridge and of a
-// pod ask at once. The trace tells all of them apart, by the names that people know.
+// pod ask at once. The trace distinguishes all of them, by the names that people know.
 func TestNames(t *testing.T) {
 	w := e2e.New(t)
 	top := w.Cgroup("names.slice")
