@@ -12,6 +12,7 @@
 
 #include "address.h"
 #include "answers.h"
+#include "callers.h"
 #include "classify.h"
 #include "holds.h"
 #include "local.h"
@@ -201,8 +202,16 @@ static __always_inline bool guard_socket(struct __sk_buff *skb)
 	if (!read_ip(skb, &p))
 		return false;
 	is_read = read_ports(skb, &p);
-	if (in_prefix(p.dst))
-		return stop_virtual(skb, &p, full_sock(skb));
+	if (in_prefix(p.dst)) {
+		struct bpf_sock *sk = full_sock(skb);
+
+		if (!attributes)
+			return stop_virtual(skb, &p, sk);
+		if (stop_virtual(skb, &p, sk))
+			return true;
+		sender_store(skb, &p, sk);
+		return false;
+	}
 	if ((!p.opaque && (!is_read || !is_sealed_port(p.dport))) || is_kept_packet(skb, p.dst))
 		return false;
 	if (p.opaque && !is_open())

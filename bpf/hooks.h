@@ -8,6 +8,7 @@
 
 #include "address.h"
 #include "answers.h"
+#include "callers.h"
 #include "classify.h"
 #include "counters.h"
 #include "holds.h"
@@ -256,6 +257,7 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, struct key 
 	*idx = hold_next(ctx->sk, key);
 	if (!*idx)
 		return ENOBUFS;
+	caller_store(ctx->sk, key->cgroup == bpf_get_current_cgroup_id());
 	count(COUNT_CONNECT);
 	return SEAL;
 }
@@ -280,6 +282,7 @@ static __always_inline int decide_send(struct bpf_sock_addr *ctx, struct key *ke
 	*idx = slot_acquire(key, 0);
 	if (!*idx)
 		return ENOBUFS;
+	caller_store(ctx->sk, key->cgroup == bpf_get_current_cgroup_id());
 	count(COUNT_SEND);
 	return SEAL;
 }

@@ -62,6 +62,8 @@ extern const volatile __u8 guards_host;	 /* plain queries without a local socket
 extern const volatile __u64 home_cookie; /* of the host's network namespace; 0: unknown */
 extern const volatile __u8 redirects_local; /* local resolvers are redirected too */
 extern const volatile __u8 one_command;	    /* everything in the seal belongs to one command */
+extern const volatile __u8 attributes;	    /* the process of each query is published */
+extern const volatile __u8 knows_current;   /* programs on packets may read the process (6.10) */
 extern const volatile __u32 back_mark;	    /* of replies on the way to a bound socket */
 extern const volatile __u8 veth_host[6];    /* Ethernet addresses of the listener's veth pair */
 extern const volatile __u8 veth_inner[6];

@@ -9,6 +9,7 @@
  * Runs on 5.10: no atomics that return a value (5.12), no bpf_loop (5.17), no kfuncs;
  * bpf_set_retval (5.18) is used if a constant allows it.
  */
+#include "callers.h"
 #include "collect.h"
 #include "guard.h"
 #include "hooks.h"
@@ -36,6 +37,8 @@ const volatile __u8 guards_host;
 const volatile __u64 home_cookie;
 const volatile __u8 redirects_local;
 const volatile __u8 one_command;
+const volatile __u8 attributes;
+const volatile __u8 knows_current;
 const volatile __u32 back_mark;
 const volatile __u8 veth_host[6];
 const volatile __u8 veth_inner[6];
@@ -64,6 +67,9 @@ struct accepted_map accepted SEC(".maps");
 struct flows_map flows SEC(".maps");
 struct passed_map passed SEC(".maps");
 struct locals_map locals SEC(".maps");
+struct callers_map callers SEC(".maps");
+struct senders_map senders SEC(".maps");
+struct watch_map watch SEC(".maps");
 
 SEC("cgroup/connect4")
 int sotto_connect4(struct bpf_sock_addr *ctx)

@@ -63,6 +63,9 @@ type Origin struct {
 	// [Config.Local]. Cgroup is also the owner of queries to [Config.Nameserver].
 	Cgroup uint64
 	Netns  uint32
+
+	// Virtual is the address that the client's query arrived at, which stands for Addr.
+	Virtual netip.Addr
 }
 
 // Exchanger sends one query to a recursive resolver and returns its reply. The

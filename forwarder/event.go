@@ -46,7 +46,9 @@ type Event struct {
 	Origin   Origin         // zero where the listener has no Origins
 	Client   netip.AddrPort // the sender, as the listener saw it
 	TCP      bool
-	Name     []byte // wire form, as the client sent it; valid during the call
+	ID       uint16    // of the query
+	Start    time.Time // when the query was read
+	Name     []byte    // wire form, as the client sent it; valid during the call
 	Type     uint16
 	Class    uint16
 	Rcode    uint16
@@ -62,7 +64,7 @@ func (cfg *Config) observe(r *request, rcode uint16, s Source, err error) {
 		return
 	}
 	cfg.Observe(Event{
-		Origin: r.origin, Client: r.client, TCP: r.tcp,
+		Origin: r.origin, Client: r.client, TCP: r.tcp, ID: r.q.ID, Start: r.start,
 		Name: r.q.Name, Type: r.q.Type, Class: r.q.Class,
 		Rcode: rcode, Rule: r.route.Rule, Source: s, Duration: time.Since(r.start), Err: err,
 	})

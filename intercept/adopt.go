@@ -27,12 +27,14 @@ var slotMaps = []string{
 	sottoMapOwn, sottoMapSettings, sottoMapSlots,
 }
 
-// pinnedMaps returns all maps that are pinned, by name.
+// pinnedMaps returns all maps that are pinned, by name. Senders and Watch are not: each process
+// has its own.
 func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		sottoMapAccepted:  k.Accepted,
 		sottoMapArrivals:  k.Arrivals,
 		sottoMapAskers:    k.Askers,
+		sottoMapCallers:   k.Callers,
 		sottoMapConnected: k.Connected,
 		sottoMapCounters:  k.Counters,
 		sottoMapDaemon:    k.Daemon,

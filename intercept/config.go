@@ -110,6 +110,10 @@ type Config struct {
 	// LocalKeep.
 	LocalResolvers LocalMode
 
+	// Attribution makes the kernel store the process of each socket, for [Instance.Process].
+	// It needs a guard.
+	Attribution bool
+
 	// OpenAfter, if not 0, makes the seal fail open: without a heartbeat of the process for
 	// this time, hooks and guard let everything through. By default they fail closed.
 	OpenAfter time.Duration

@@ -38,6 +38,7 @@ type Instance struct {
 	origins *origins
 	guard   *guard.Guard
 
+	watchers  watchers
 	locals    atomic.Pointer[local.Addresses] // nil until they are needed
 	resolvers *local.Resolvers
 	owners    *spaces.Owners

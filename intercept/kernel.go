@@ -27,7 +27,7 @@ import (
 // named because only their location depends on the architecture of the machine. One object
 // serves all little-endian machines, because the programs use no registers and no kernel
 // structures; there is none for big-endian machines, which are untested.
-//go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -go-package intercept -type counter -type key -type slot -type origin -type instance -type guard -type share -cflags "-O2 -mcpu=v2 -Wall -Wextra -Werror -Wno-unused-parameter -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" sotto ../bpf/sotto.c
+//go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -go-package intercept -type counter -type key -type slot -type origin -type instance -type guard -type share -type sender -type sender_key -cflags "-O2 -mcpu=v2 -Wall -Wextra -Werror -Wno-unused-parameter -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" sotto ../bpf/sotto.c
 
 // kernel is the programs and maps of one instance.
 type kernel struct {
@@ -106,6 +106,9 @@ func (k *kernel) Close() error { return errors.Join(k.refs.Close(), k.sottoObjec
 // loadObject reads the object with the programs and maps. Tests load one of another version.
 var loadObject = loadSotto
 
+// knowsCurrent is [feature.KnowsCurrent]. Tests replace it by that of an older kernel.
+var knowsCurrent = feature.KnowsCurrent
+
 // commandClients is the number of clients with a DNS port that servers of one command may have.
 const commandClients = 1024
 
@@ -127,6 +130,9 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		for _, name := range []string{sottoMapAskers, sottoMapAccepted} {
 			spec.Maps[name].MaxEntries = commandClients
 		}
+	}
+	if !cfg.Attribution {
+		spec.Maps[sottoMapSenders].MaxEntries = 1 // not used
 	}
 	if cfg.LocalResolvers != LocalKeep {
 		spec.Maps[sottoMapLocals].MaxEntries = 1 // not used
@@ -158,6 +164,8 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 
 		sottoVarRedirectsLocal: boolByte(cfg.LocalResolvers == LocalRedirect),
 		sottoVarOneCommand:     boolByte(cfg.Ephemeral),
+		sottoVarAttributes:     boolByte(cfg.Attribution),
+		sottoVarKnowsCurrent:   boolByte(cfg.Attribution && knowsCurrent()),
 		sottoVarHomeCookie:     cookie,
 		sottoVarBackMark:       rand.Uint32N(math.MaxUint32) + 1,
 		sottoVarPrefix4Mask:    prefixes.Mask4,

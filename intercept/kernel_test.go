@@ -46,12 +46,14 @@ func TestSharedConstants(t *testing.T) {
 		"MAX_PORTS":  {"settings.h", maxPorts},
 		"MAX_SLOTS":  {"settings.h", maxSlots},
 		"MAX_LEVELS": {"settings.h", cgroup.MaxLevels},
+
+		"SENDER_DELAY_NS": {"callers.h", int(senderDelay)},
 	} {
 		src, err := os.ReadFile("../bpf/" + c.file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := regexp.MustCompile(`(?m)^#define ` + name + ` (\d+)$`).FindSubmatch(src)
+		m := regexp.MustCompile(`(?m)^#define ` + name + ` (\d+)(?:ULL)?$`).FindSubmatch(src)
 		if m == nil {
 			t.Errorf("%s: no %s", c.file, name)
 			continue

@@ -151,7 +151,7 @@ func (s *testSeal) about(origin string) string {
 // test ends.
 func listen(t testing.TB, i *Instance) (stop func()) {
 	t.Helper()
-	answer := func(local net.IP) []byte {
+	return listenWith(t, i, func(local net.IP, _ net.Addr) []byte {
 		addr, _ := netip.AddrFromSlice(local)
 		o, ok := i.Origin(addr)
 		if !ok {
@@ -159,7 +159,15 @@ func listen(t testing.TB, i *Instance) (stop func()) {
 		}
 		workload, _ := i.Workload(o.CgroupID)
 		return fmt.Appendf(nil, "%s by %s", o.Addr, workload)
-	}
+	})
+}
+
+// answerFunc returns the answer to a query that a client sent to a virtual address.
+type answerFunc func(local net.IP, client net.Addr) []byte
+
+// listenWith is listen with other answers.
+func listenWith(t testing.TB, i *Instance, answer answerFunc) (stop func()) {
+	t.Helper()
 	var conns []io.Closer
 	err := i.Do(func() error {
 		u4, err := net.ListenPacket("udp4", ":53")
@@ -192,7 +200,7 @@ func listen(t testing.TB, i *Instance) (stop func()) {
 	return stop
 }
 
-func serve4(c *ipv4.PacketConn, answer func(net.IP) []byte) {
+func serve4(c *ipv4.PacketConn, answer answerFunc) {
 	_ = c.SetControlMessage(ipv4.FlagDst, true)
 	b := make([]byte, 512)
 	for {
@@ -200,11 +208,11 @@ func serve4(c *ipv4.PacketConn, answer func(net.IP) []byte) {
 		if err != nil {
 			return
 		}
-		_, _ = c.WriteTo(answer(cm.Dst), &ipv4.ControlMessage{Src: cm.Dst}, from)
+		_, _ = c.WriteTo(answer(cm.Dst, from), &ipv4.ControlMessage{Src: cm.Dst}, from)
 	}
 }
 
-func serve6(c *ipv6.PacketConn, answer func(net.IP) []byte) {
+func serve6(c *ipv6.PacketConn, answer answerFunc) {
 	_ = c.SetControlMessage(ipv6.FlagDst, true)
 	b := make([]byte, 512)
 	for {
@@ -212,11 +220,11 @@ func serve6(c *ipv6.PacketConn, answer func(net.IP) []byte) {
 		if err != nil {
 			return
 		}
-		_, _ = c.WriteTo(answer(cm.Dst), &ipv6.ControlMessage{Src: cm.Dst}, from)
+		_, _ = c.WriteTo(answer(cm.Dst, from), &ipv6.ControlMessage{Src: cm.Dst}, from)
 	}
 }
 
-func serveTCP(l net.Listener, answer func(net.IP) []byte) {
+func serveTCP(l net.Listener, answer answerFunc) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -226,7 +234,7 @@ func serveTCP(l net.Listener, answer func(net.IP) []byte) {
 			defer c.Close()
 			b := make([]byte, 512)
 			if _, err := c.Read(b); err == nil {
-				_, _ = c.Write(answer(c.LocalAddr().(*net.TCPAddr).IP))
+				_, _ = c.Write(answer(c.LocalAddr().(*net.TCPAddr).IP, c.RemoteAddr()))
 			}
 		}()
 	}

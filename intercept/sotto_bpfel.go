@@ -31,6 +31,13 @@ type sottoAsker struct {
 	Zero32 uint32
 }
 
+type sottoCaller struct {
+	_    structs.HostLayout
+	Pid  uint32
+	Uid  uint32
+	Comm [2]uint64
+}
+
 type sottoCounter uint32
 
 const (
@@ -130,6 +137,24 @@ type sottoPassing struct {
 	Id       uint32
 }
 
+type sottoSender struct {
+	_      structs.HostLayout
+	Addr   [4]uint32
+	Since  uint64
+	Last   uint64
+	Caller sottoCaller
+	Ids    [4]uint16
+	Sent   uint32
+	Zero   uint32
+}
+
+type sottoSenderKey struct {
+	_        structs.HostLayout
+	Slot     uint32
+	Port     uint16
+	Protocol uint16
+}
+
 type sottoShare struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -159,6 +184,7 @@ const (
 	sottoMapAccepted            = "accepted"
 	sottoMapArrivals            = "arrivals"
 	sottoMapAskers              = "askers"
+	sottoMapCallers             = "callers"
 	sottoMapConnected           = "connected"
 	sottoMapCounters            = "counters"
 	sottoMapDaemon              = "daemon"
@@ -174,11 +200,13 @@ const (
 	sottoMapPassed              = "passed"
 	sottoMapReplaced            = "replaced"
 	sottoMapSealed              = "sealed"
+	sottoMapSenders             = "senders"
 	sottoMapSent                = "sent"
 	sottoMapSettings            = "settings"
 	sottoMapShares              = "shares"
 	sottoMapSlots               = "slots"
 	sottoMapSubtrees            = "subtrees"
+	sottoMapWatch               = "watch"
 	sottoProgSottoCollect       = "sotto_collect"
 	sottoProgSottoConnect4      = "sotto_connect4"
 	sottoProgSottoConnect6      = "sotto_connect6"
@@ -195,11 +223,13 @@ const (
 	sottoProgSottoSendmsg4      = "sotto_sendmsg4"
 	sottoProgSottoSendmsg6      = "sotto_sendmsg6"
 	sottoProgSottoSockRelease   = "sotto_sock_release"
+	sottoVarAttributes          = "attributes"
 	sottoVarBackMark            = "back_mark"
 	sottoVarGuarded             = "guarded"
 	sottoVarGuardsHost          = "guards_host"
 	sottoVarHasSetRetval        = "has_set_retval"
 	sottoVarHomeCookie          = "home_cookie"
+	sottoVarKnowsCurrent        = "knows_current"
 	sottoVarLingerNs            = "linger_ns"
 	sottoVarListenerPort        = "listener_port"
 	sottoVarOneCommand          = "one_command"
@@ -288,6 +318,7 @@ type sottoMapSpecs struct {
 	Accepted  *ebpf.MapSpec `ebpf:"accepted"`
 	Arrivals  *ebpf.MapSpec `ebpf:"arrivals"`
 	Askers    *ebpf.MapSpec `ebpf:"askers"`
+	Callers   *ebpf.MapSpec `ebpf:"callers"`
 	Connected *ebpf.MapSpec `ebpf:"connected"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Daemon    *ebpf.MapSpec `ebpf:"daemon"`
@@ -303,22 +334,26 @@ type sottoMapSpecs struct {
 	Passed    *ebpf.MapSpec `ebpf:"passed"`
 	Replaced  *ebpf.MapSpec `ebpf:"replaced"`
 	Sealed    *ebpf.MapSpec `ebpf:"sealed"`
+	Senders   *ebpf.MapSpec `ebpf:"senders"`
 	Sent      *ebpf.MapSpec `ebpf:"sent"`
 	Settings  *ebpf.MapSpec `ebpf:"settings"`
 	Shares    *ebpf.MapSpec `ebpf:"shares"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
 	Subtrees  *ebpf.MapSpec `ebpf:"subtrees"`
+	Watch     *ebpf.MapSpec `ebpf:"watch"`
 }
 
 // sottoVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sottoVariableSpecs struct {
+	Attributes     *ebpf.VariableSpec `ebpf:"attributes"`
 	BackMark       *ebpf.VariableSpec `ebpf:"back_mark"`
 	Guarded        *ebpf.VariableSpec `ebpf:"guarded"`
 	GuardsHost     *ebpf.VariableSpec `ebpf:"guards_host"`
 	HasSetRetval   *ebpf.VariableSpec `ebpf:"has_set_retval"`
 	HomeCookie     *ebpf.VariableSpec `ebpf:"home_cookie"`
+	KnowsCurrent   *ebpf.VariableSpec `ebpf:"knows_current"`
 	LingerNs       *ebpf.VariableSpec `ebpf:"linger_ns"`
 	ListenerPort   *ebpf.VariableSpec `ebpf:"listener_port"`
 	OneCommand     *ebpf.VariableSpec `ebpf:"one_command"`
@@ -363,6 +398,7 @@ type sottoMaps struct {
 	Accepted  *ebpf.Map `ebpf:"accepted"`
 	Arrivals  *ebpf.Map `ebpf:"arrivals"`
 	Askers    *ebpf.Map `ebpf:"askers"`
+	Callers   *ebpf.Map `ebpf:"callers"`
 	Connected *ebpf.Map `ebpf:"connected"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Daemon    *ebpf.Map `ebpf:"daemon"`
@@ -378,11 +414,13 @@ type sottoMaps struct {
 	Passed    *ebpf.Map `ebpf:"passed"`
 	Replaced  *ebpf.Map `ebpf:"replaced"`
 	Sealed    *ebpf.Map `ebpf:"sealed"`
+	Senders   *ebpf.Map `ebpf:"senders"`
 	Sent      *ebpf.Map `ebpf:"sent"`
 	Settings  *ebpf.Map `ebpf:"settings"`
 	Shares    *ebpf.Map `ebpf:"shares"`
 	Slots     *ebpf.Map `ebpf:"slots"`
 	Subtrees  *ebpf.Map `ebpf:"subtrees"`
+	Watch     *ebpf.Map `ebpf:"watch"`
 }
 
 func (m *sottoMaps) Close() error {
@@ -390,6 +428,7 @@ func (m *sottoMaps) Close() error {
 		m.Accepted,
 		m.Arrivals,
 		m.Askers,
+		m.Callers,
 		m.Connected,
 		m.Counters,
 		m.Daemon,
@@ -405,11 +444,13 @@ func (m *sottoMaps) Close() error {
 		m.Passed,
 		m.Replaced,
 		m.Sealed,
+		m.Senders,
 		m.Sent,
 		m.Settings,
 		m.Shares,
 		m.Slots,
 		m.Subtrees,
+		m.Watch,
 	)
 }
 
@@ -417,11 +458,13 @@ func (m *sottoMaps) Close() error {
 //
 // It can be passed to loadSottoObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sottoVariables struct {
+	Attributes     *ebpf.Variable `ebpf:"attributes"`
 	BackMark       *ebpf.Variable `ebpf:"back_mark"`
 	Guarded        *ebpf.Variable `ebpf:"guarded"`
 	GuardsHost     *ebpf.Variable `ebpf:"guards_host"`
 	HasSetRetval   *ebpf.Variable `ebpf:"has_set_retval"`
 	HomeCookie     *ebpf.Variable `ebpf:"home_cookie"`
+	KnowsCurrent   *ebpf.Variable `ebpf:"knows_current"`
 	LingerNs       *ebpf.Variable `ebpf:"linger_ns"`
 	ListenerPort   *ebpf.Variable `ebpf:"listener_port"`
 	OneCommand     *ebpf.Variable `ebpf:"one_command"`

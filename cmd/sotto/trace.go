@@ -29,13 +29,15 @@ func (e *env) traceCommand() *cobra.Command {
 		Short: "Show queries as they are answered",
 		Long: `  sudo sotto trace                               show all queries
   sudo sotto trace --name example.com            those for a name and all below it
+  sudo sotto trace --workload nginx.service      those of a unit, container or pod
   sudo sotto trace --rcode SERVFAIL              those that failed
   sudo sotto trace --source upstream --min 100ms those that an upstream answered slowly
 
-Prints one line per answered query, until interrupted: time, workload, nameserver that was
-asked, name, type, rcode, source of the answer and time until the reply. The source is
-cache, stale (an expired cached answer), upstream, nameserver (the original destination, in
-plain DNS), local (a local resolver), rule, or sotto (an error or a refusal).
+Prints one line per answered query, until interrupted: time, workload, process and PID (or
+unknown), nameserver that was asked, name, type, rcode, source of the answer and time until
+the reply. The source is cache, stale (an expired cached answer), upstream, nameserver (the
+original destination, in plain DNS), local (a local resolver), rule, or sotto (an error or a
+refusal).
 
 A reader that is too slow does not delay queries: it loses some, and their number is
 printed.` + remoteHelp,
@@ -43,7 +45,7 @@ printed.` + remoteHelp,
 		RunE: func(c *cobra.Command, _ []string) error { return e.trace(c, &o, f, asJSON) },
 	}
 	fs := c.Flags()
-	fs.StringVar(&f.Workload, "workload", "", "only queries of the workload with this cgroup `path`, or below it")
+	fs.StringVar(&f.Workload, "workload", "", "only queries of this `workload`: a name such as docker:web, or a cgroup path and all below it")
 	fs.StringVar(&f.Name, "name", "", "only queries for this `name` and names below it")
 	fs.StringVar(&f.Type, "type", "", "only queries of this `type`, such as AAAA")
 	fs.StringVar(&f.Rcode, "rcode", "", "only queries with this `rcode`, such as SERVFAIL")

@@ -52,6 +52,9 @@ func Start(t *testing.T, at *netlab.Host, in *netlab.Cgroup) *Client {
 	return c
 }
 
+// PID returns the process ID of the client.
+func (c *Client) PID() int { return c.cmd.Process.Pid }
+
 // Stop makes the client exit, which closes its sockets, and waits for it. It is idempotent.
 func (c *Client) Stop() {
 	if c.cmd.ProcessState != nil {

@@ -63,6 +63,12 @@ func HasSetRetval() bool {
 	return features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
 }
 
+// KnowsCurrent reports whether a program that sees the packets of a socket can read which
+// process sends them (Linux 6.10).
+func KnowsCurrent() bool {
+	return features.HaveProgramHelper(ebpf.CGroupSKB, asm.FnGetCurrentPidTgid) == nil
+}
+
 // Explain adds the cause to an error of loading or attaching a program: missing privileges,
 // or the first feature that the kernel does not have.
 func Explain(err error) error {

@@ -130,6 +130,7 @@ func TestDependencies(t *testing.T) {
 		only("sotto/intercept/references", "sotto/intercept/feature"),
 		only("sotto/intercept/sockets", "sotto/internal/mountinfo", "sotto/internal/netns"),
 		only("sotto/internal/mountinfo"),
+		only("sotto/internal/names"),
 		only("sotto/internal/netns"),
 		{"tests of netns import nothing of Sotto", func(p pkg) bool { return p.ImportPath == "sotto/internal/netns" }, pkg.all,
 			func(i string) bool { return within(i, "sotto") && i != "sotto/internal/netns" }, "sotto/internal/netlab"},

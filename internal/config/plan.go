@@ -45,8 +45,10 @@ type Plan struct {
 	Prefix4   netip.Prefix
 	Prefix6   netip.Prefix
 	Guard     intercept.GuardMode
-	Local     LocalPlan
-	OnExit    string // [ExitStrict], [ExitOpen] or [ExitClosed]
+	// Attribution is set if the process of each query, and the names of workloads, are found.
+	Attribution bool
+	Local       LocalPlan
+	OnExit      string // [ExitStrict], [ExitOpen] or [ExitClosed]
 
 	WhenReplaced string // [ReplacedExit] or [ReplacedWait]
 }
@@ -63,7 +65,7 @@ type Options struct {
 
 // Plan validates the settings and reads the files that they name.
 func (s *Settings) Plan(o Options) (p Plan, err error) {
-	p.LogQueries, p.CacheFile = s.LogQueries, s.CacheFile
+	p.LogQueries, p.CacheFile, p.Attribution = s.LogQueries, s.CacheFile, s.Attribution
 	p.Cgroups, p.Exclude = s.Cgroups, s.Exclude
 	p.Control = s.ControlPath(DefaultControl)
 	if o.Serve {

@@ -72,6 +72,8 @@ type Settings struct {
 	Prefix6 string   `toml:"prefix6"`
 	Guard   string   `toml:"guard"`
 
+	Attribution bool `toml:"attribution"`
+
 	LocalResolvers string   `toml:"local-resolvers"`
 	LocalNames     []string `toml:"local-names"`
 
@@ -142,6 +144,7 @@ func Default() Settings {
 		Prefix4:        "198.19.0.0/16",
 		Prefix6:        "fd73:6f74:746f::/64",
 		Guard:          "drop",
+		Attribution:    true,
 		LocalResolvers: LocalAuto,
 		LocalNames:     localnames.Default(),
 		OnExit:         ExitStrict,

@@ -19,6 +19,7 @@ import (
 	"sotto/internal/control"
 	"sotto/internal/lists"
 	"sotto/internal/metrics"
+	"sotto/internal/names"
 	"sotto/internal/observe"
 	"sotto/internal/takeover"
 )
@@ -63,6 +64,7 @@ type daemon struct {
 	hub      *observe.Hub    // all queries
 	outputs  *outputs        // query log and dnstap
 	recent   *observe.Recent // warnings and errors of log
+	names    *names.Resolver // of workloads; nil if they are not looked up
 	started  time.Time
 	slots    slotCount
 	handover *handover // nil if no other process can take over
@@ -81,6 +83,7 @@ func newDaemon(o Options, p config.Plan, fixed func(config.Plan) []setting) (_ *
 	}
 	d.level.Set(p.Level)
 	d.log = slog.New(d.recent.Handler(o.Logger(d.level).Handler()))
+	d.attribute()
 	p.Warn(d.log)
 	d.lists = lists.NewUpdater(d.listConfig, d.applyLists, d.log)
 	d.outputs, err = openOutputs(p, o.Version, o.Stderr, d.hub, d.log)
@@ -155,6 +158,9 @@ func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 	g.Go(func() error { return d.lists.Run(ctx) })
 	if d.metrics != nil {
 		g.Go(func() error { return d.serveMetrics(ctx) })
+	}
+	if d.names != nil {
+		g.Go(func() error { return d.names.Run(ctx) })
 	}
 	if d.socket != nil {
 		g.Go(func() error {

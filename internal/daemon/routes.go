@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"sotto/internal/config"
@@ -58,6 +59,10 @@ func (d *daemon) handleTrace(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	name := "" // of the workload
+	if f.Workload != "" && f.Workload[0] != '/' {
+		name, f.Workload = f.Workload, ""
+	}
 	t := d.hub.Trace(f)
 	defer t.Close()
 	out := http.NewResponseController(w)
@@ -70,6 +75,10 @@ func (d *daemon) handleTrace(w http.ResponseWriter, r *http.Request) {
 		}
 		select {
 		case e := <-t.Events():
+			d.hub.Complete(&e)
+			if name != "" && !isNamed(e.WorkloadName, name) {
+				continue
+			}
 			e.Lost = t.Lost()
 			if enc.Encode(e) != nil {
 				return
@@ -78,6 +87,12 @@ func (d *daemon) handleTrace(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// isNamed reports whether a workload has a name, which may be without its kind.
+func isNamed(full, name string) bool {
+	_, short, _ := strings.Cut(full, ":")
+	return full == name || short == name
 }
 
 // handleFlush removes the cached answers of a name and of all names below it, or all.

@@ -184,7 +184,8 @@ func warnEscapes(cfg intercept.Config, log *slog.Logger) {
 // fixedSealSettings returns the settings of the instance, which a reload cannot change.
 func fixedSealSettings(p config.Plan) []setting {
 	return []setting{{"cgroups", p.Cgroups}, {"exclude", p.Exclude}, {"ports", p.Ports}, {"prefix4", p.Prefix4}, {"prefix6", p.Prefix6},
-		{"guard", p.Guard}, {"local-resolvers", p.Local.Resolvers}, {"on-exit", p.OnExit}}
+		{"guard", p.Guard}, {"attribution", p.Attribution},
+		{"local-resolvers", p.Local.Resolvers}, {"on-exit", p.OnExit}}
 }
 
 // InstanceConfig returns the configuration of the instance of [Run]. It finds the cgroups
@@ -192,6 +193,7 @@ func fixedSealSettings(p config.Plan) []setting {
 func InstanceConfig(s config.Settings, p config.Plan) (cfg intercept.Config, err error) {
 	cfg.Name = InstanceName
 	cfg.Ports, cfg.Prefix4, cfg.Prefix6, cfg.Guard = p.Ports, p.Prefix4, p.Prefix6, p.Guard
+	cfg.Attribution = p.Attribution
 	if p.OnExit == config.ExitOpen {
 		cfg.OpenAfter = config.OpenAfter
 	}

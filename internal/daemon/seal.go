@@ -82,7 +82,7 @@ func (s *seal) origin(local netip.Addr) (forwarder.Origin, bool) {
 	if owner, ok := s.inst.Owner(o); ok && known {
 		workload = owner
 	}
-	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known, Cgroup: o.CgroupID, Netns: o.Netns}, true
+	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known, Cgroup: o.CgroupID, Netns: o.Netns, Virtual: local}, true
 }
 
 // openLocal runs open, which opens a socket to the local resolver at the original destination

@@ -47,6 +47,9 @@ func (d *daemon) status() status.Status {
 	s.Queries = queryStatus(d.hub.Totals())
 	workloads := d.hub.Workloads()
 	s.Workloads = workloads[:min(len(workloads), maxWorkloads)]
+	for i := range s.Workloads {
+		s.Workloads[i].WorkloadName = d.workloadName(s.Workloads[i].Name)
+	}
 	return s
 }
 

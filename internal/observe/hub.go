@@ -26,6 +26,18 @@ type Hub struct {
 	Log func(forwarder.Event)
 	Tap tap.Func
 
+	// Arrived, if not nil, is called with the cgroup path of each new workload, on the path of
+	// its first query. It is set before the first one.
+	Arrived func(workload string)
+
+	// Watch, if not nil, is called when a trace starts. The function that it returns is called
+	// when the trace ends.
+	Watch func() (stop func())
+
+	// Describe, if not nil, adds to a record what is looked up only for those who read it. It
+	// is set before the first query.
+	Describe func(*Record)
+
 	total     totals
 	workloads sync.Map // string → *Workload
 	count     atomic.Int64
@@ -67,6 +79,9 @@ func (h *Hub) workload(name string) *Workload {
 	w, found := h.workloads.LoadOrStore(name, new(Workload))
 	if !found {
 		h.count.Add(1)
+		if h.Arrived != nil && name != "" {
+			h.Arrived(name)
+		}
 	}
 	return w.(*Workload)
 }
@@ -90,6 +105,8 @@ type WorkloadCounts struct {
 	Cached  uint64 `json:"cached"`
 	// Seconds is the sum of the times from query to reply.
 	Seconds float64 `json:"seconds"`
+	// WorkloadName is the name that people know, such as "docker:web"; "" where it is unknown.
+	WorkloadName string `json:"workload_name,omitempty"`
 }
 
 // Workloads returns the counts of all workloads, those with the most queries first.

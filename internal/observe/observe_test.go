@@ -33,13 +33,17 @@ func event(t *testing.T, name, workload string, rcode uint16, s forwarder.Source
 }
 
 func TestTotals(t *testing.T) {
-	var h Hub
+	var arrived []string
+	h := Hub{Arrived: func(workload string) { arrived = append(arrived, workload) }}
 	h.Observe(event(t, "a.example.", "/a", 0, forwarder.FromCache, 20*time.Microsecond))
 	h.Observe(event(t, "a.example.", "/a", 3, forwarder.FromCache, 60*time.Microsecond))
 	h.Observe(event(t, "a.example.", "/b", 2, forwarder.FromSotto, time.Minute))
 	e := event(t, "a.example.", "/b", 4000, forwarder.FromUpstream, 0)
 	e.TCP = true
 	h.Observe(e)
+	if fmt.Sprint(arrived) != "[/a /b]" {
+		t.Errorf("new workloads: %v", arrived)
+	}
 	got := h.Totals()
 	if got.Queries != 4 || got.TCP != 1 {
 		t.Errorf("totals %+v", got)
@@ -57,12 +61,14 @@ func TestTotals(t *testing.T) {
 	if late := got.BySource[forwarder.FromSotto]; late.Buckets[durations.Buckets-1] != 1 {
 		t.Errorf("a minute is in bucket %v", late.Buckets)
 	}
-	want := []WorkloadCounts{{"/a", 2, 0, 2, 80e-6}, {"/b", 2, 1, 0, 60}}
+	a, b := WorkloadCounts{Name: "/a", Queries: 2, Cached: 2, Seconds: 80e-6}, WorkloadCounts{Name: "/b", Queries: 2, Failed: 1, Seconds: 60}
+	want := []WorkloadCounts{a, b}
 	if got := h.Workloads(); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("workloads %v, want %v", got, want)
 	}
 	h.Forget(func(name string) bool { return name == "/a" })
-	want = []WorkloadCounts{{"/b", 2, 1, 0, 60}, {Other, 2, 0, 2, 80e-6}}
+	a.Name = Other
+	want = []WorkloadCounts{b, a}
 	if got := h.Workloads(); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("workloads after one is gone %v, want %v", got, want)
 	}
@@ -159,6 +165,9 @@ func TestRecordAttrs(t *testing.T) {
 	var full Record
 	v := reflect.ValueOf(&full).Elem()
 	for i := range v.NumField() {
+		if v.Type().Field(i).Tag.Get("json") == "-" {
+			continue
+		}
 		switch f := v.Field(i).Addr().Interface().(type) {
 		case *string:
 			*f = fmt.Sprint("text", i)
@@ -170,6 +179,8 @@ func TestRecordAttrs(t *testing.T) {
 			*f = float64(i) / 2
 		case *time.Time:
 			*f = time.Unix(int64(i), 0)
+		case *Process:
+			*f = Process{PID: 1, UID: 2, Comm: "program"}
 		case *netip.AddrPort:
 			*f = netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(i))
 		default:
@@ -193,6 +204,13 @@ func TestRecordAttrs(t *testing.T) {
 		}
 		for _, a := range r.Attrs(nil) {
 			got[a.Key] = a.Value.Any()
+			if a.Value.Kind() == slog.KindGroup {
+				group := map[string]any{}
+				for _, m := range a.Value.Group() {
+					group[m.Key] = m.Value.Any()
+				}
+				got[a.Key] = group
+			}
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%v\nwant %v", got, want)

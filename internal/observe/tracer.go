@@ -16,20 +16,37 @@ import (
 
 // Record is one query of a trace, as `sotto trace --json` prints it.
 type Record struct {
-	Time       time.Time      `json:"time"`                // of the reply
-	Workload   string         `json:"workload,omitempty"`  // cgroup path
-	Client     netip.AddrPort `json:"client"`              // the sender, as the listener saw it
-	Nameserver netip.AddrPort `json:"nameserver,omitzero"` // the original destination
-	Proto      string         `json:"proto"`               // "udp" or "tcp"
-	Name       string         `json:"name"`                // presentation form
-	Type       string         `json:"type"`                // mnemonic, or TYPE65280
-	Rcode      string         `json:"rcode"`               // mnemonic
-	Source     string         `json:"source"`              // see forwarder.Source
-	Rule       int            `json:"rule,omitempty"`      // number of the rule that matched
-	Millis     float64        `json:"milliseconds"`        // from query to reply
-	Error      string         `json:"error,omitempty"`     // why the query failed
-	Lost       uint64         `json:"lost,omitempty"`      // events before this one that were lost
+	Time         time.Time      `json:"time"`                    // of the reply
+	Workload     string         `json:"workload,omitempty"`      // cgroup path
+	WorkloadName string         `json:"workload_name,omitempty"` // that people know, such as "docker:web"
+	Process      Process        `json:"process,omitzero"`        // zero if processes are not looked up
+	Client       netip.AddrPort `json:"client"`                  // the sender, as the listener saw it
+	Nameserver   netip.AddrPort `json:"nameserver,omitzero"`     // the original destination
+	Proto        string         `json:"proto"`                   // "udp" or "tcp"
+	Name         string         `json:"name"`                    // presentation form
+	Type         string         `json:"type"`                    // mnemonic, or TYPE65280
+	Rcode        string         `json:"rcode"`                   // mnemonic
+	Source       string         `json:"source"`                  // see forwarder.Source
+	Rule         int            `json:"rule,omitempty"`          // number of the rule that matched
+	Millis       float64        `json:"milliseconds"`            // from query to reply
+	Error        string         `json:"error,omitempty"`         // why the query failed
+	Lost         uint64         `json:"lost,omitempty"`          // events before this one that were lost
+
+	// By these the process is looked up, see forwarder.Event.
+	Virtual netip.Addr `json:"-"`
+	ID      uint16     `json:"-"`
+	Arrived time.Time  `json:"-"`
 }
+
+// Process is the process that sent a query.
+type Process struct {
+	PID  int    `json:"pid"` // in the initial PID namespace; 0: unknown
+	UID  int    `json:"uid"` // -1: unknown
+	Comm string `json:"comm"`
+}
+
+// UnknownProcess stands for a process that cannot be known.
+var UnknownProcess = Process{UID: -1, Comm: "unknown"}
 
 // Filter selects the queries of a trace. The zero value selects all.
 type Filter struct {
@@ -51,11 +68,15 @@ type Tracer struct {
 	name   string // lower case, with a final dot
 	events chan Record
 	lost   atomic.Uint64
+	stop   func() // of Hub.Watch
 }
 
 // Trace starts a trace.
 func (h *Hub) Trace(f Filter) *Tracer {
-	t := &Tracer{hub: h, filter: f, events: make(chan Record, traceBuffer)}
+	t := &Tracer{hub: h, filter: f, events: make(chan Record, traceBuffer), stop: func() {}}
+	if h.Watch != nil {
+		t.stop = h.Watch()
+	}
 	if f.Name != "" {
 		t.name = strings.ToLower(strings.TrimSuffix(f.Name, ".")) + "."
 	}
@@ -68,6 +89,7 @@ func (t *Tracer) Close() {
 	t.hub.change(func(list []*Tracer) []*Tracer {
 		return slices.DeleteFunc(list, func(o *Tracer) bool { return o == t })
 	})
+	t.stop()
 }
 
 // change replaces the list of tracers by a copy.
@@ -141,6 +163,10 @@ func (r *Record) Attrs(dst []slog.Attr) []slog.Attr {
 		}
 	}
 	text("workload", r.Workload)
+	text("workload_name", r.WorkloadName)
+	if r.Process != (Process{}) {
+		dst = append(dst, slog.Group("process", slog.Int("pid", r.Process.PID), slog.Int("uid", r.Process.UID), slog.String("comm", r.Process.Comm)))
+	}
 	text("client", r.Client.String())
 	if r.Nameserver.IsValid() {
 		text("nameserver", r.Nameserver.String())
@@ -161,12 +187,21 @@ func (r *Record) Attrs(dst []slog.Attr) []slog.Attr {
 	return dst
 }
 
+// Complete adds to a record the name of the workload and the process, as far as they are known. Readers of
+// [Tracer.Events] call it for the records that they use, soon after they received them.
+func (h *Hub) Complete(r *Record) {
+	if h.Describe != nil {
+		h.Describe(r)
+	}
+}
+
 // NewRecord describes an event that happened at the time now.
 func NewRecord(e *forwarder.Event, now time.Time) Record {
 	r := Record{
 		Time: now, Workload: e.Origin.Workload, Client: e.Client, Nameserver: e.Origin.Addr, Proto: "udp",
 		Name: wire.Name(e.Name), Type: wire.TypeName(e.Type), Rcode: wire.RcodeName(e.Rcode),
 		Source: e.Source.String(), Rule: e.Rule, Millis: float64(e.Duration.Microseconds()) / 1000,
+		Virtual: e.Origin.Virtual, ID: e.ID, Arrived: e.Start,
 	}
 	if e.TCP {
 		r.Proto = "tcp"

@@ -34,7 +34,7 @@ func TestText(t *testing.T) {
 		Queries: Queries{Total: 1500, Source: map[string]uint64{"cache": 1000, "upstream": 500}, Rcode: map[string]uint64{"NOERROR": 1499, "SERVFAIL": 1}, UpstreamP50Micros: 16384, UpstreamP99Micros: 512},
 		Load:    Load{OverShare: 4},
 		Workloads: []observe.WorkloadCounts{
-			{Name: "/a\x1b", Queries: 6, Failed: 1, Cached: 2}, {Name: "/b", Queries: 5}, {Name: "/c"}, {Name: "/d"}, {Name: "/e"}, {Name: "/f"},
+			{Name: "/a\x1b", Queries: 6, Failed: 1, Cached: 2}, {Name: "/b", WorkloadName: "docker:b", Queries: 5}, {Name: "/c"}, {Name: "/d"}, {Name: "/e"}, {Name: "/f"},
 		},
 		Messages: []observe.Message{{Time: now.Add(-90 * time.Second), Level: "WARN", Text: "dropped: plain queries counter=stopped_socket"}},
 	}
@@ -65,12 +65,12 @@ Upstreams of corp (failover)  state  usual  p95  queries  failed
   192.0.2.3:853               up     -      -    0        0
     not authenticated: unknown authority
 
-Workloads  queries  failed  cached
-  /a�      6        1       2
-  /b       5        0       0
-  /c       0        0       0
-  /d       0        0       0
-  /e       0        0       0
+Workloads   queries  failed  cached
+  /a�       6        1       2
+  docker:b  5        0       0
+  /c        0        0       0
+  /d        0        0       0
+  /e        0        0       0
   and 1 more
 
 Latest warnings and errors
@@ -94,6 +94,14 @@ func TestTraceLine(t *testing.T) {
 	}{
 		{observe.Record{Time: at, Workload: "/system.slice/a.service", Client: client, Nameserver: ns, Proto: "udp", Name: "a.example.", Type: "A", Rcode: "NOERROR", Source: "cache", Millis: 0.04},
 			"03:04:05.678 /system.slice/a.service @2001:db8::53 a.example. A → NOERROR cache 40µs\n"},
+		{observe.Record{Time: at, Workload: "/docker/1", WorkloadName: "docker:web", Client: client, Proto: "udp", Name: "a.example.", Type: "A", Rcode: "NOERROR", Source: "cache", Millis: 0.04},
+			"03:04:05.678 docker:web a.example. A → NOERROR cache 40µs\n"},
+		{observe.Record{Time: at, Workload: "/a", Process: observe.Process{PID: 1234, UID: 1000, Comm: "my\x1bcurl"}, Client: client, Nameserver: ns, Proto: "udp", Name: "a.example.", Type: "A", Rcode: "NOERROR", Source: "cache", Millis: 0.04},
+			"03:04:05.678 /a my\ufffdcurl[1234] @2001:db8::53 a.example. A → NOERROR cache 40µs\n"},
+		{observe.Record{Time: at, Workload: "/a", Process: observe.UnknownProcess, Client: client, Proto: "udp", Name: "a.example.", Type: "A", Rcode: "NOERROR", Source: "cache", Millis: 0.04},
+			"03:04:05.678 /a unknown a.example. A → NOERROR cache 40µs\n"},
+		{observe.Record{Time: at, Workload: "/\x1b[2Ja\tb\xff", Client: client, Proto: "udp", Name: "a.example.", Type: "A", Rcode: "NOERROR", Source: "cache", Millis: 0.04},
+			"03:04:05.678 /\ufffd[2Ja\ufffdb\ufffd a.example. A → NOERROR cache 40µs\n"},
 		{observe.Record{Time: at, Client: client, Proto: "tcp", Name: "a.example.", Type: "AAAA", Rcode: "SERVFAIL", Source: "sotto", Rule: 2, Millis: 3800.1, Error: "no upstream answered\x1b[2J in time", Lost: 3},
 			"… 3 queries were lost here, because this trace was read too slowly\n" +
 				"03:04:05.678 198.51.100.1 a.example. AAAA → SERVFAIL sotto 3800.1ms tcp rule=2 (no upstream answered\uFFFD[2J in time)\n"},

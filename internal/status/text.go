@@ -142,11 +142,19 @@ func (s *Status) workloads(w io.Writer) {
 	}
 	fmt.Fprintf(w, "\nWorkloads\tqueries\tfailed\tcached\n")
 	for _, l := range s.Workloads[:min(len(s.Workloads), maxWorkloads)] {
-		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\n", Printable(l.Name), l.Queries, l.Failed, l.Cached)
+		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\n", friendly(l.WorkloadName, l.Name), l.Queries, l.Failed, l.Cached)
 	}
 	if more := len(s.Workloads) - maxWorkloads; more > 0 {
 		fmt.Fprintf(w, "  and %d more\n", more)
 	}
+}
+
+// friendly returns the name of a workload that people know, or else the path of its cgroup.
+func friendly(name, path string) string {
+	if name == "" {
+		name = path
+	}
+	return Printable(name)
 }
 
 func (s *Status) messages(out io.Writer, now time.Time, style Style) error {

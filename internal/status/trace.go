@@ -15,9 +15,12 @@ func TraceLine(w io.Writer, r *observe.Record, loc *time.Location, style Style) 
 	if r.Lost > 0 {
 		fmt.Fprintf(w, "… %d queries were lost here, because this trace was read too slowly\n", r.Lost)
 	}
-	from := Printable(r.Workload)
+	from := friendly(r.WorkloadName, r.Workload)
 	if from == "" {
 		from = r.Client.Addr().String()
+	}
+	if r.Process != (observe.Process{}) {
+		from += " " + process(r.Process)
 	}
 	to := ""
 	if r.Nameserver.IsValid() {
@@ -35,6 +38,14 @@ func TraceLine(w io.Writer, r *observe.Record, loc *time.Location, style Style) 
 		fmt.Fprintf(w, " (%s)", Printable(r.Error))
 	}
 	io.WriteString(w, "\n")
+}
+
+// process returns the name and the PID of a process: "curl[1234]", or "unknown".
+func process(p observe.Process) string {
+	if p.PID == 0 {
+		return Printable(p.Comm)
+	}
+	return fmt.Sprintf("%s[%d]", Printable(p.Comm), p.PID)
 }
 
 func traceTime(ms float64) string {

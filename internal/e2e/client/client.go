@@ -33,6 +33,7 @@ var clients = map[string]func(args []string) error{
 	"resolve-all": resolveAll,
 	"lookup":      lookup,
 	"sequence":    sequence,
+	"named":       named,
 }
 
 // Main runs the client with this name and returns its exit status.
