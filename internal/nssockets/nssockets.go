@@ -46,14 +46,19 @@ func Start(start func()) error {
 	return <-done
 }
 
-// existing returns the directories that exist, without links and each once.
+// existing returns the directories that exist, without links and each once, except those that
+// are hidden already: a command of `exec` may be another `exec`.
 func existing(dirs []string) []string {
 	var out []string
 	for _, d := range dirs {
 		path, err := filepath.EvalSymlinks(d)
-		if err == nil && !slices.Contains(out, path) {
-			out = append(out, path)
+		if err != nil || slices.Contains(out, path) {
+			continue
 		}
+		if _, err := os.Lstat(filepath.Join(path, hostName)); err == nil {
+			continue
+		}
+		out = append(out, path)
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,5 +82,22 @@ func TestStartHides(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 3 {
 		t.Errorf("this process sees %v, %v", entries, err)
+	}
+}
+
+// TestExisting: a directory that is hidden already is not hidden again.
+func TestExisting(t *testing.T) {
+	dir := t.TempDir()
+	a, b, link := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "link")
+	for _, d := range []string{a, filepath.Join(b, hostName)} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(a, link); err != nil {
+		t.Fatal(err)
+	}
+	if got := existing([]string{link, a, b, filepath.Join(dir, "missing")}); !slices.Equal(got, []string{a}) {
+		t.Errorf("%v, want only %s", got, a)
 	}
 }

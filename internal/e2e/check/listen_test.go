@@ -32,5 +32,8 @@ func listenUnix(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
+	t.Cleanup(func() {
+		_ = l.Close()
+		_ = os.Remove(filepath.Dir(path)) // fails unless it is empty
+	})
 }

@@ -251,6 +251,12 @@ func TestExecNested(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	s := w.scope()
+	// The inner exec finds the directory hidden by the outer one.
+	const sockets = "/run/systemd/resolve"
+	if err := os.MkdirAll(sockets, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(sockets) }) // fails unless it is empty
 	dig := labtest.NeedTool(t, "dig")
 	self := strings.Join(append([]string{w.Program.Path, "exec"}, w.UpstreamArgs()...), " ")
 	show := " -- sh -c 'grep ^0:: /proc/self/cgroup; " + dig + " +short @8.8.8.8 nested.example'"
