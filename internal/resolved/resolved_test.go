@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/godbus/dbus/v5"
-	"github.com/godbus/dbus/v5/prop"
 )
 
 const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -56,6 +56,28 @@ type domain struct {
 	RoutingOnly bool
 }
 
+// fakeManager has the properties of systemd-resolved's manager.
+type fakeManager struct {
+	mu      sync.Mutex
+	domains []domain
+}
+
+func (m *fakeManager) set(d []domain) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.domains = d
+}
+
+// Get is a method of org.freedesktop.DBus.Properties.
+func (m *fakeManager) Get(_, name string) (dbus.Variant, *dbus.Error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if name != "Domains" {
+		return dbus.Variant{}, dbus.NewError("org.freedesktop.DBus.Error.UnknownProperty", nil)
+	}
+	return dbus.MakeVariant(m.domains), nil
+}
+
 // serve answers as systemd-resolved does. set changes the domains, with a signal.
 func serve(t *testing.T) (set func([]domain), stop func()) {
 	t.Helper()
@@ -63,19 +85,19 @@ func serve(t *testing.T) (set func([]domain), stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	props, err := prop.Export(c, path, prop.Map{manager: {
-		"Domains": {Value: []domain{}, Emit: prop.EmitFalse},
-		"DNS":     {Value: "", Writable: true, Emit: prop.EmitTrue},
-	}})
-	if err != nil {
+	m := &fakeManager{}
+	if err := c.Export(m, path, "org.freedesktop.DBus.Properties"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.RequestName(name, 0); err != nil {
 		t.Fatal(err)
 	}
 	return func(d []domain) {
-		props.SetMust(manager, "Domains", d)
-		props.SetMust(manager, "DNS", time.Now().String())
+		m.set(d)
+		changed := map[string]dbus.Variant{"DNS": dbus.MakeVariant("")}
+		if err := c.Emit(path, "org.freedesktop.DBus.Properties.PropertiesChanged", manager, changed, []string{}); err != nil {
+			t.Error(err)
+		}
 	}, func() { _ = c.Close() }
 }
 
