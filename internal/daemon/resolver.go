@@ -15,6 +15,7 @@ import (
 	"sotto/forwarder"
 	"sotto/forwarder/cache"
 	"sotto/forwarder/plain"
+	"sotto/forwarder/tap"
 	"sotto/internal/config"
 	"sotto/internal/observe"
 	"sotto/internal/pathtest"
@@ -87,7 +88,7 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, hub *observe.H
 	}
 	cfg.Observe = observer(p, hub, log)
 	if hub != nil {
-		cfg.Tap = hub.Tap
+		cfg.Tap = withoutProbes(hub.Tap)
 	}
 	r.Forwarder, err = forwarder.New(ctx, cfg)
 	return r, err
@@ -177,6 +178,18 @@ func (r *resolver) Close() error {
 		r.cache.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// withoutProbes returns f without the messages of the path test. f may be nil.
+func withoutProbes(f tap.Func) tap.Func {
+	if f == nil {
+		return nil
+	}
+	return func(m tap.Message) {
+		if !pathtest.IsProbe(m.Workload) {
+			f(m)
+		}
+	}
 }
 
 // observer returns the function that receives every query: hub, which may be nil, and the log
