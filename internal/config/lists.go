@@ -114,7 +114,7 @@ func (s *Settings) planLists(p *Plan) (err error) {
 }
 
 // planListNames adds to a rule, whose settings are at path, the names of its lists. A list that
-// is not stored, or cannot be read, has none for now, because only a running Sotto fetches it.
+// is not stored, or cannot be read, has none: only a running Sotto fetches lists.
 func (s *Settings) planListNames(path string, urls []string, rule *rules.Rule, p *Rules) error {
 	rule.NoNames = true
 	for i, url := range urls {

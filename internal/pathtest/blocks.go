@@ -28,7 +28,7 @@ type program struct {
 	drops [2]verdict // packets of IPv4 and IPv6
 }
 
-// evidence is what is known about lost queries from one network namespace.
+// evidence holds the observations about lost queries from one network namespace.
 type evidence struct {
 	Config
 	failures []failure
