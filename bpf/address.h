@@ -37,6 +37,17 @@ static __always_inline __u32 slot_of(const __be32 addr[4])
 	return idx < slot_count ? idx : 0;
 }
 
+/* Reports whether a packet goes to an address of the host in a prefix, and not to the listener.
+ * Where the host has no other address of the family, the listener's replies do so. They are
+ * sent from inside the seal if that is of the whole host.
+ */
+static __always_inline bool is_to_host(const __be32 addr[4], __be16 port)
+{
+	__u32 idx = slot_of(addr);
+
+	return idx && idx < FIRST_SLOT && port != listener_port;
+}
+
 /* This machine itself. 0.0.0.0 and :: mean loopback in connect, and in a sendmsg of a connected
  * socket that has only a control message.
  */

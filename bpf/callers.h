@@ -67,7 +67,7 @@ struct senders_map {
 };
 extern struct senders_map senders SEC(".maps");
 
-/* When user space started to watch; 0: it does not. */
+/* When user space started to trace; 0: it does not. */
 struct watch_map {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

@@ -72,14 +72,9 @@ GLOBAL int is_excluded(void)
 	if (!set)
 		return false;
 	levels = set->exclude_levels;
-	if (!levels)
-		return false;
-	for (int level = 0; level < MAX_LEVELS; level++) {
-		__u64 id;
+	for (int i = 0; i < MAX_SEARCHED_LEVELS && levels; i++, levels &= levels - 1) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(lowest_level(levels));
 
-		if (!(levels & (1ULL << level)))
-			continue;
-		id = bpf_get_current_ancestor_cgroup_id(level);
 		if (!id)
 			break; /* below the task's own cgroup */
 		if (bpf_map_lookup_elem(&exclude, &id))

@@ -44,6 +44,7 @@ enum counter {
 	COUNT_LOCAL,		  /* allowed: a local resolver that is kept */
 	COUNT_BOUND_LOCAL,	  /* refused: to a local resolver, from a loopback address */
 	COUNT_ANSWER,		  /* allowed: a reply to a client with a DNS port */
+	COUNT_EVENT_LOST,	  /* an event about a drop did not fit into the buffer */
 	COUNTERS,
 };
 

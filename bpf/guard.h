@@ -14,6 +14,7 @@
 #include "answers.h"
 #include "callers.h"
 #include "classify.h"
+#include "drops.h"
 #include "holds.h"
 #include "local.h"
 #include "packet.h"
@@ -49,14 +50,11 @@ extern struct passed_map passed SEC(".maps");
 /* Reports whether the cgroup of the packet's socket, or one above it, is in the set. */
 static __always_inline bool sent_from(struct __sk_buff *skb, void *set, __u64 levels)
 {
-	if (!levels || !skb->sk)
+	if (!skb->sk)
 		return false;
-	for (int level = 0; level < MAX_LEVELS; level++) {
-		__u64 id;
+	for (int i = 0; i < MAX_SEARCHED_LEVELS && levels; i++, levels &= levels - 1) {
+		__u64 id = bpf_skb_ancestor_cgroup_id(skb, lowest_level(levels));
 
-		if (!(levels & (1ULL << level)))
-			continue;
-		id = bpf_skb_ancestor_cgroup_id(skb, level);
 		if (!id)
 			break; /* below the socket's own cgroup */
 		if (bpf_map_lookup_elem(set, &id))
@@ -115,17 +113,20 @@ static __always_inline bool has_passed(struct __sk_buff *skb, const struct packe
 }
 
 /* Counts a reason, and reports whether its packets are dropped, not only counted. */
-GLOBAL int stop_if(enum counter reason, __u32 drop)
+GLOBAL int stop_if(struct __sk_buff *skb, enum counter reason, __u32 drop, __u32 framed)
 {
 	struct guard *g = guard_state();
+	bool drops = g && g->drop & drop;
 
 	count(reason);
-	return g && g->drop & drop;
+	if (reason != COUNT_STOPPED_SILENT && is_watched())
+		drop_store(skb, reason, framed, drops ? 0 : DROP_PASSED);
+	return drops;
 }
 
-static __always_inline bool stop(enum counter reason)
+static __always_inline bool stop(struct __sk_buff *skb, enum counter reason, bool framed)
 {
-	return stop_if(reason, DROP_PLAIN);
+	return stop_if(skb, reason, DROP_PLAIN, framed);
 }
 
 /* Reports whether a packet goes to the plain DNS port of a nameserver. read_ports comes first. */
@@ -144,11 +145,12 @@ static __always_inline bool is_silent(const struct packet *p)
  * the other end needs them. All other segments without a query (a reset, the end of a
  * connection from before the seal) are stopped, and not reported.
  */
-static __always_inline bool stop_silent(const struct packet *p, struct bpf_sock *sk)
+static __always_inline bool stop_silent(struct __sk_buff *skb, const struct packet *p,
+					struct bpf_sock *sk)
 {
 	if (p->tcp_flags == TCP_ACK && (!sk || sk->type != TYPE_STREAM))
 		return false;
-	return stop(COUNT_STOPPED_SILENT);
+	return stop(skb, COUNT_STOPPED_SILENT, false);
 }
 
 /* Reports whether a packet to a virtual address is stopped: if its socket does not hold the
@@ -162,16 +164,16 @@ static __always_inline bool stop_virtual(struct __sk_buff *skb, const struct pac
 	bool stream = p->protocol == PROTO_TCP;
 
 	if (g && g->drop & DROP_VIRTUAL)
-		return stop_if(COUNT_STOPPED_UNHELD, DROP_VIRTUAL);
-	if (!sk || is_own(sk) || sent_by_excluded(skb))
+		return stop_if(skb, COUNT_STOPPED_UNHELD, DROP_VIRTUAL, false);
+	if (!sk || is_own(sk) || is_to_host(p->dst, p->dport) || sent_by_excluded(skb))
 		return false;
 	if (sk->type == TYPE_RAW)
-		return stop_if(COUNT_STOPPED_MADE, DROP_UNHELD);
+		return stop_if(skb, COUNT_STOPPED_MADE, DROP_UNHELD, false);
 	if (is_silent(p))
 		return false;
 	if (!p->dport || holds_slot(sk, p->dst, stream, !stream || has_payload(p)))
 		return false;
-	return stop_if(COUNT_STOPPED_UNHELD, DROP_UNHELD);
+	return stop_if(skb, COUNT_STOPPED_UNHELD, DROP_UNHELD, false);
 }
 
 /* Reports whether a plain query of a sealed socket is stopped. */
@@ -187,10 +189,10 @@ static __always_inline bool stop_plain(struct __sk_buff *skb, const struct packe
 		return false;
 	}
 	if (is_group(p->dst))
-		return skb->ifindex != LOOPBACK && stop(COUNT_STOPPED_GROUP);
+		return skb->ifindex != LOOPBACK && stop(skb, COUNT_STOPPED_GROUP, false);
 	if (is_silent(p))
-		return stop_silent(p, sk);
-	return stop(COUNT_STOPPED_SOCKET);
+		return stop_silent(skb, p, sk);
+	return stop(skb, COUNT_STOPPED_SOCKET, false);
 }
 
 /* Reports whether a packet of a sealed socket, of any network namespace, is stopped. */
@@ -215,14 +217,14 @@ static __always_inline bool guard_socket(struct __sk_buff *skb)
 	if ((!p.opaque && (!is_read || !is_sealed_port(p.dport))) || is_kept_packet(skb, p.dst))
 		return false;
 	if (p.opaque && !is_open())
-		return stop(COUNT_STOPPED_OPAQUE);
+		return stop(skb, COUNT_STOPPED_OPAQUE, false);
 	return is_read && is_sealed_port(p.dport) && stop_plain(skb, &p);
 }
 
 /* Reports whether a packet that leaves the machine is stopped. Packets of IP sockets were
  * checked at their cgroup.
  */
-static __always_inline bool stop_leaving(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool stop_leaving(struct __sk_buff *skb, struct packet *p, bool framed)
 {
 	enum counter reason = COUNT_STOPPED_FORWARDED;
 	struct bpf_sock *sk;
@@ -242,12 +244,12 @@ static __always_inline bool stop_leaving(struct __sk_buff *skb, struct packet *p
 		return false;
 	}
 	if (p->opaque)
-		return stop(COUNT_STOPPED_OPAQUE);
+		return stop(skb, COUNT_STOPPED_OPAQUE, framed);
 	if (!sk && has_passed(skb, p))
 		return false;
 	if (is_silent(p))
-		return stop_silent(p, sk);
-	return stop(reason);
+		return stop_silent(skb, p, sk);
+	return stop(skb, reason, framed);
 }
 
 /* A packet that an interface sends. framed: with an Ethernet header. */
@@ -261,21 +263,21 @@ static __always_inline int guard_out(struct __sk_buff *skb, bool framed)
 		struct bpf_sock *sk = full_sock(skb);
 
 		if (sk && sk->family == FAMILY_PACKET && !is_own(sk) &&
-		    stop_if(COUNT_STOPPED_MADE, DROP_UNHELD))
+		    stop_if(skb, COUNT_STOPPED_MADE, DROP_UNHELD, framed))
 			return TC_ACT_SHOT;
 		return redirect_in(skb, &p, framed);
 	}
 	if (skb->tc_index == virtual_tag) {
-		count(COUNT_STOPPED_TRANSLATED);
+		drop_count(skb, COUNT_STOPPED_TRANSLATED, framed);
 		return TC_ACT_SHOT;
 	}
 	if (in_prefix(p.src)) { /* the reply to a forged source, if it leaves the machine */
 		if (!is_external(skb->ifindex))
 			return TC_ACT_UNSPEC;
-		count(COUNT_ESCAPED);
+		drop_count(skb, COUNT_ESCAPED, framed);
 		return TC_ACT_SHOT;
 	}
-	return stop_leaving(skb, &p) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return stop_leaving(skb, &p, framed) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* A packet that an interface receives. */
@@ -291,7 +293,7 @@ static __always_inline int guard_in(struct __sk_buff *skb, bool framed)
 	if (!(framed ? read_frame(skb, &p) : read_ip(skb, &p)))
 		return TC_ACT_UNSPEC;
 	if (in_prefix(p.src) || (in_prefix(p.dst) && is_external(skb->ifindex))) {
-		count(COUNT_OUTSIDE);
+		drop_count(skb, COUNT_OUTSIDE, framed);
 		return TC_ACT_SHOT;
 	}
 	if (in_prefix(p.dst))

@@ -133,19 +133,20 @@ static __always_inline bool hold_actual(struct bpf_sock *sk)
 	return true;
 }
 
-/* Takes a slot for a socket that connects. It returns 0 if there is none; the socket keeps
- * the one that it held.
+/* Takes a slot for a socket that connects. It returns 0 if there is none, and the reason in why;
+ * the socket keeps the one that it held.
  */
-static __always_inline __u32 hold_next(struct bpf_sock *sk, const struct key *key)
+static __always_inline __u32 hold_next(struct bpf_sock *sk, const struct key *key,
+				       enum counter *why)
 {
 	__u32 *hold = sk ? bpf_sk_storage_get(&connected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 	__u32 *old, idx;
 
 	if (!hold) {
-		count(COUNT_NO_MEMORY);
+		*why = COUNT_NO_MEMORY;
 		return 0;
 	}
-	idx = slot_acquire(key, hold);
+	idx = slot_acquire(key, hold, why);
 	old = bpf_sk_storage_get(&replaced, sk, 0, 0);
 	if (idx && old && *old == idx)
 		hold_release(old); /* one reference is enough */

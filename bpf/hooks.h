@@ -11,6 +11,7 @@
 #include "callers.h"
 #include "classify.h"
 #include "counters.h"
+#include "drops.h"
 #include "holds.h"
 #include "local.h"
 #include "settings.h"
@@ -22,11 +23,21 @@
 #define PASS 1
 #define DENY 0
 
-/* What happens to a destination: it is sealed, allowed unchanged, or refused with the error
- * that is returned instead.
+/* What happens to a destination: it is sealed, allowed unchanged, or refused. A refusal has the
+ * error for the client, and above it the counter of its reason.
  */
 #define SEAL 0
 #define ALLOW (-1)
+#define REASON_SHIFT 16
+
+/* Counts a reason, and returns the verdict that refuses with an error. The verifier follows each
+ * verdict, so there are no more than are needed.
+ */
+static __always_inline int refuse(enum counter reason, int err)
+{
+	count(reason);
+	return traces ? reason << REASON_SHIFT | err : err;
+}
 
 /* Reads the address of the context; IPv4 addresses become mapped ones. */
 static __always_inline void get_addr(struct bpf_sock_addr *ctx, bool is6, __be32 addr[4])
@@ -70,6 +81,11 @@ static __always_inline void set_slot(struct bpf_sock_addr *ctx, bool is6, bool m
 	ctx->user_port = listener_port;
 }
 
+/* bpf_set_retval with a sign-extended argument: since 7.2 the verifier checks that it is the
+ * negative number of an error.
+ */
+static long (*const set_retval)(long retval) = (void *)BPF_FUNC_set_retval;
+
 /* Carries out a verdict. Fail closed: a query that cannot be sealed is not sent. Before 5.18
  * the error is always EPERM.
  */
@@ -77,8 +93,12 @@ static __always_inline int apply(struct bpf_sock_addr *ctx, bool is6, bool mappe
 				 __u32 idx)
 {
 	if (verdict > 0) {
+		__be32 addr[4];
+
+		get_addr(ctx, is6, addr);
+		refuse_store(addr, get_port(ctx), ctx->protocol, verdict >> REASON_SHIFT);
 		if (has_set_retval)
-			bpf_set_retval(-verdict);
+			set_retval(-(long)(verdict & ((1 << REASON_SHIFT) - 1)));
 		return DENY;
 	}
 	if (verdict == SEAL)
@@ -97,16 +117,13 @@ static __always_inline bool is_bound(struct bpf_sock_addr *ctx, const __be32 add
 
 	if (!sk || !sk->bound_dev_if)
 		return false;
-	if (guarded) {
-		if (home_cookie && bpf_get_netns_cookie(ctx) != home_cookie)
-			return false;
-		ifindex = sk->bound_dev_if;
-		flags = bpf_map_lookup_elem(&links, &ifindex);
-		if (flags ? !(*flags & LINK_STRICT) || !is_mapped(addr) : !home_cookie)
-			return false;
-	}
-	count(COUNT_BOUND);
-	return true;
+	if (!guarded)
+		return true;
+	if (home_cookie && bpf_get_netns_cookie(ctx) != home_cookie)
+		return false;
+	ifindex = sk->bound_dev_if;
+	flags = bpf_map_lookup_elem(&links, &ifindex);
+	return flags ? *flags & LINK_STRICT && is_mapped(addr) : home_cookie != 0;
 }
 
 /* Reports whether a multicast or broadcast address reaches only this machine. If the guard
@@ -152,10 +169,7 @@ static __always_inline bool is_bound_local(struct bpf_sock_addr *ctx)
 	if (!redirects_local || !sk)
 		return false;
 	source_of(sk, addr);
-	if (sk->bound_dev_if != LOOPBACK && (!addr[3] || !is_loopback(addr)))
-		return false;
-	count(COUNT_BOUND_LOCAL);
-	return true;
+	return sk->bound_dev_if == LOOPBACK || (addr[3] && is_loopback(addr));
 }
 
 /* Decides on a virtual address that a socket named itself. It is as valid as the original
@@ -168,22 +182,18 @@ static __always_inline int decide_virtual(struct bpf_sock_addr *ctx, struct key 
 	__u32 idx = slot_of(key->addr);
 	int verdict = ALLOW;
 
-	if (is_own(ctx->sk))
+	if (is_own(ctx->sk) || is_to_host(key->addr, key->port))
 		return ALLOW;
 	if (!is_excluded()) {
 		verdict = SEAL;
 		if (!idx || key->port != listener_port || !carries_dns(ctx->protocol) ||
 		    !slot_origin(idx, key) ||
-		    (key->cgroup != bpf_get_current_cgroup_id() && !share_subtree(key->cgroup))) {
-			count(COUNT_FOREIGN);
-			return EHOSTUNREACH;
-		}
+		    (key->cgroup != bpf_get_current_cgroup_id() && !share_subtree(key->cgroup)))
+			return refuse(COUNT_FOREIGN, EHOSTUNREACH);
 	}
 	/* The kernel itself names the peer for a socket that is connected to a mapped address. */
-	if (!ctx->sk || (peer_slot(ctx->sk) != idx && !named_store(ctx->sk))) {
-		count(COUNT_NO_MEMORY);
-		return ENOBUFS;
-	}
+	if (!ctx->sk || (peer_slot(ctx->sk) != idx && !named_store(ctx->sk)))
+		return refuse(COUNT_NO_MEMORY, ENOBUFS);
 	return verdict;
 }
 
@@ -229,34 +239,35 @@ static __always_inline int decide(struct bpf_sock_addr *ctx, struct key *key)
 	if (is_group(key->addr)) {
 		if (is_local_group(ctx))
 			return ALLOW;
-		count(COUNT_GROUP);
-		return EHOSTUNREACH;
+		return refuse(COUNT_GROUP, EHOSTUNREACH);
 	}
 	key->cgroup = bpf_get_current_cgroup_id();
 	named_clear(ctx->sk);
-	return is_bound_local(ctx) || is_bound(ctx, key->addr) ? EHOSTUNREACH : SEAL;
+	if (is_bound_local(ctx))
+		return refuse(COUNT_BOUND_LOCAL, EHOSTUNREACH);
+	return is_bound(ctx, key->addr) ? refuse(COUNT_BOUND, EHOSTUNREACH) : SEAL;
 }
 
 /* Decides on a connect. If it is sealed the socket holds the slot in idx. */
 static __always_inline int decide_connect(struct bpf_sock_addr *ctx, struct key *key, __u32 *idx)
 {
 	int verdict = decide(ctx, key);
+	enum counter why;
 
-	if (verdict == SEAL && ctx->protocol == PROTO_MPTCP && !recounts) {
-		count(COUNT_REFUSED_MPTCP);
-		verdict = EHOSTUNREACH;
-	}
+	if (verdict == SEAL && ctx->protocol == PROTO_MPTCP && !recounts)
+		return refuse(COUNT_REFUSED_MPTCP, EHOSTUNREACH);
 	if (verdict > 0)
 		return verdict;
 	if (!hold_actual(ctx->sk)) {
-		count(COUNT_NO_MEMORY);
-		return verdict == SEAL ? ENOBUFS : ALLOW;
+		int refused = refuse(COUNT_NO_MEMORY, ENOBUFS);
+
+		return verdict == SEAL ? refused : ALLOW;
 	}
 	if (verdict == ALLOW)
 		return ALLOW;
-	*idx = hold_next(ctx->sk, key);
+	*idx = hold_next(ctx->sk, key, &why);
 	if (!*idx)
-		return ENOBUFS;
+		return refuse(why, ENOBUFS);
 	caller_store(ctx->sk, key->cgroup == bpf_get_current_cgroup_id());
 	count(COUNT_CONNECT);
 	return SEAL;
@@ -265,6 +276,7 @@ static __always_inline int decide_connect(struct bpf_sock_addr *ctx, struct key 
 /* Decides on a datagram of an unconnected socket. The guard checks that a reply is one. */
 static __always_inline int decide_send(struct bpf_sock_addr *ctx, struct key *key, __u32 *idx)
 {
+	enum counter why;
 	int verdict;
 
 	if (asked_from(ctx, key->addr)) {
@@ -275,13 +287,11 @@ static __always_inline int decide_send(struct bpf_sock_addr *ctx, struct key *ke
 
 	if (verdict != SEAL)
 		return verdict;
-	if (!sent_store(ctx->sk)) {
-		count(COUNT_NO_MEMORY);
-		return ENOBUFS;
-	}
-	*idx = slot_acquire(key, 0);
+	if (!sent_store(ctx->sk))
+		return refuse(COUNT_NO_MEMORY, ENOBUFS);
+	*idx = slot_acquire(key, 0, &why);
 	if (!*idx)
-		return ENOBUFS;
+		return refuse(why, ENOBUFS);
 	caller_store(ctx->sk, key->cgroup == bpf_get_current_cgroup_id());
 	count(COUNT_SEND);
 	return SEAL;
@@ -310,11 +320,10 @@ static __always_inline int redirect_send(struct bpf_sock_addr *ctx, bool is6)
 	 * connect it reads the interface after the hook.
 	 */
 	if (is6 && !guarded && is_link_local(key.addr) && is_sealed_port(get_port(ctx)) &&
-	    decide(ctx, &key) == SEAL) {
-		count(COUNT_BOUND);
-		return apply(ctx, is6, false, EHOSTUNREACH, 0);
-	}
-	verdict = decide_send(ctx, &key, &idx);
+	    decide(ctx, &key) == SEAL)
+		verdict = refuse(COUNT_BOUND, EHOSTUNREACH);
+	else
+		verdict = decide_send(ctx, &key, &idx);
 	return apply(ctx, is6, !is6, verdict, idx);
 }
 

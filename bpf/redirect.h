@@ -7,6 +7,7 @@
 
 #include "address.h"
 #include "counters.h"
+#include "drops.h"
 #include "packet.h"
 
 #include <linux/pkt_cls.h>
@@ -60,7 +61,7 @@ static __always_inline int redirect_in(struct __sk_buff *skb, struct packet *p, 
 
 	/* A link-local source would be another host on the listener's link: no reply. */
 	if (!g || !g->veth || p->tagged || is_link_local(p->src)) {
-		count(COUNT_ESCAPED);
+		drop_count(skb, COUNT_ESCAPED, framed);
 		return TC_ACT_SHOT;
 	}
 	frame.h_proto = is_mapped(p->dst) ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
@@ -71,7 +72,7 @@ static __always_inline int redirect_in(struct __sk_buff *skb, struct packet *p, 
 	flow_store(skb, p);
 	if ((!framed && bpf_skb_change_head(skb, sizeof(frame), 0)) ||
 	    bpf_skb_store_bytes(skb, 0, &frame, sizeof(frame), 0)) {
-		count(COUNT_ESCAPED);
+		count(COUNT_ESCAPED); /* out of memory: the packet may have changed */
 		return TC_ACT_SHOT;
 	}
 	count(COUNT_REDIRECTED_IN);
@@ -85,6 +86,10 @@ static __always_inline int redirect_back(struct __sk_buff *skb)
 	struct flow f = {};
 	__u32 *ifindex;
 
+	if (skb->tc_index == answer_tag) { /* its socket is not bound */
+		skb->tc_index = 0;
+		return TC_ACT_UNSPEC;
+	}
 	if (!read_frame(skb, &p) || !read_ports(skb, &p))
 		return TC_ACT_UNSPEC;
 	__builtin_memcpy(f.src, p.dst, sizeof(f.src));

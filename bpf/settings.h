@@ -22,10 +22,16 @@
 /* Slots of the largest prefix. The loader reduces the maps to the actual number. */
 #define MAX_SLOTS 65536
 
+/* The first address that a slot can have; package network assigns those before it. */
+#define FIRST_SLOT 4
+
 /* Cgroup levels, from the root, that are searched for sealed and excluded cgroups. The deepest
  * cgroups of systemd are about ten levels down.
  */
 #define MAX_LEVELS 32
+
+/* Different levels that are searched: each costs time at the start, in every program. */
+#define MAX_SEARCHED_LEVELS 8
 
 /* A function that the verifier checks once per program, by its BTF, for all arguments (Linux
  * 5.6). Inlined and static functions are checked again on each path that calls them.
@@ -64,6 +70,8 @@ extern const volatile __u8 redirects_local; /* local resolvers are redirected to
 extern const volatile __u8 one_command;	    /* everything in the seal belongs to one command */
 extern const volatile __u8 attributes;	    /* the process of each query is published */
 extern const volatile __u8 knows_current;   /* programs on packets may read the process (6.10) */
+extern const volatile __u8 knows_sender;    /* they may read its name and user too (6.16) */
+extern const volatile __u8 traces;	    /* user space may trace what is dropped */
 extern const volatile __u32 back_mark;	    /* of replies on the way to a bound socket */
 extern const volatile __u8 veth_host[6];    /* Ethernet addresses of the listener's veth pair */
 extern const volatile __u8 veth_inner[6];
@@ -73,6 +81,22 @@ extern const volatile __u8 veth_inner[6];
  * to interface and, unlike a mark, no routing rule matches it.
  */
 extern const volatile __u16 virtual_tag;
+
+/* tc_index of replies of the kernel (repeat.h), on the way through ingress of the veth pair. */
+extern const volatile __u16 answer_tag;
+
+/* Positions of the bits of a word, by the product with a de Bruijn sequence. */
+extern const volatile __u8 bit_positions[32];
+
+/* Returns the lowest level in a set, which is not empty, without a branch: the verifier follows
+ * every one.
+ */
+static __always_inline __u32 lowest_level(__u64 levels)
+{
+	__u32 bit = levels & -levels;
+
+	return bit_positions[(bit * 0x077cb531U) >> 27];
+}
 
 struct instance {
 	__u32 layout;

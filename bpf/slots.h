@@ -10,20 +10,9 @@
 #define SOTTO_SLOTS_H
 
 #include "counters.h"
+#include "origins.h"
 #include "settings.h"
 #include "shares.h"
-
-/* An original destination, and the client's network namespace and cgroup. IPv4 addresses are
- * mapped, so that AF_INET6 and AF_INET sockets share slots. No implicit padding: it is a hash
- * key.
- */
-struct key {
-	__be32 addr[4];
-	__be16 port;
-	__u16 zero16;
-	__u32 netns; /* low half of its cookie; 0: the host's, or unknown */
-	__u64 cgroup;
-};
 
 struct slot {
 	struct bpf_spin_lock lock;
@@ -31,15 +20,6 @@ struct slot {
 	__u32 refs;	 /* sockets that are connected, or about to be */
 	__u32 changes;	 /* number of changes to refs: a recount detects concurrent ones */
 	__u64 last_send; /* 0: none yet */
-};
-
-/* Apart from struct slot because user space maps this array, and the kernel maps none that
- * contains a lock. Kept after the slot is freed, for late replies.
- */
-struct origin {
-	struct key key;
-	__u32 gen; /* odd while key changes: user space reads without the lock */
-	__u32 zero;
 };
 
 struct forward_map {
@@ -57,15 +37,6 @@ struct slots_map {
 	__type(value, struct slot);
 };
 extern struct slots_map slots SEC(".maps");
-
-struct origins_map {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, MAX_SLOTS);
-	__type(key, __u32);
-	__type(value, struct origin);
-};
-extern struct origins_map origins SEC(".maps");
 
 /* First in, first out: a slot stays unused for as long as possible before it is reused. User
  * space fills the queue once.
@@ -260,18 +231,19 @@ static __always_inline void slot_hold_again(__u32 idx, __u32 *hold)
 	bpf_spin_unlock(&s->lock);
 }
 
-/* Takes a slot from the queue for key. It returns 0 if there is none. */
-static __always_inline __u32 slot_new(const struct key *key, __u32 *hold, __u64 now)
+/* Takes a slot from the queue for key. It returns 0 if there is none, and the reason in why. */
+static __always_inline __u32 slot_new(const struct key *key, __u32 *hold, __u64 now,
+				      enum counter *why)
 {
 	__u32 idx;
 
 	if (!share_acquire()) {
-		count(COUNT_OVER_QUOTA);
+		*why = COUNT_OVER_QUOTA;
 		return 0;
 	}
+	*why = COUNT_NO_SLOT;
 	if (bpf_map_pop_elem(&free_slots, &idx)) {
 		share_release(key->cgroup);
-		count(COUNT_NO_SLOT);
 		return 0;
 	}
 	if (hold)
@@ -316,12 +288,12 @@ static __always_inline __u32 slot_resolve_race(__u32 idx, const struct key *key,
 }
 
 /* Returns a slot that stands for key: with a new reference for a socket that connects, or
- * touched for an unconnected one (hold is null). It returns 0 if there is none. The number of
- * attempts is fixed: no CPU waits for another. hold is where the socket stores its reference. It
- * is written before the reference is counted, so that a recount never finds fewer holders
- * than references.
+ * touched for an unconnected one (hold is null). It returns 0 if there is none, and the reason
+ * in why. The number of attempts is fixed: no CPU waits for another. hold is where the socket
+ * stores its reference. It is written before the reference is counted, so that a recount never
+ * finds fewer holders than references.
  */
-static __always_inline __u32 slot_acquire(const struct key *key, __u32 *hold)
+static __always_inline __u32 slot_acquire(const struct key *key, __u32 *hold, enum counter *why)
 {
 	__u64 now = bpf_ktime_get_ns();
 	__u32 *hint = bpf_map_lookup_elem(&forward, key);
@@ -329,13 +301,14 @@ static __always_inline __u32 slot_acquire(const struct key *key, __u32 *hold)
 	__u64 flags = hint ? BPF_ANY : BPF_NOEXIST;
 	__u32 idx;
 
+	*why = COUNT_FOREIGN; /* a relay without a slot */
 	if (hint) {
 		idx = *hint;
 		if (slot_use_hint(idx, key, hold, now))
 			return idx;
 	}
 	/* A relay uses slots of others, and never takes one for them. */
-	idx = key->cgroup == bpf_get_current_cgroup_id() ? slot_new(key, hold, now) : 0;
+	idx = key->cgroup == bpf_get_current_cgroup_id() ? slot_new(key, hold, now, why) : 0;
 	if (!idx) {
 		if (hold)
 			*hold = 0;

@@ -39,10 +39,16 @@ const volatile __u8 redirects_local;
 const volatile __u8 one_command;
 const volatile __u8 attributes;
 const volatile __u8 knows_current;
+const volatile __u8 knows_sender;
+const volatile __u8 traces;
 const volatile __u32 back_mark;
 const volatile __u8 veth_host[6];
 const volatile __u8 veth_inner[6];
 const volatile __u16 virtual_tag;
+const volatile __u16 answer_tag;
+const volatile __u8 bit_positions[32] = {0,  1,	 28, 2,	 29, 14, 24, 3,	 30, 22, 20,
+					 15, 25, 17, 4,	 8,  31, 27, 13, 23, 21, 19,
+					 16, 7,	 26, 12, 18, 6,	 11, 5,	 10, 9};
 
 struct settings_map settings SEC(".maps");
 struct daemon_map daemon SEC(".maps");
@@ -70,6 +76,7 @@ struct locals_map locals SEC(".maps");
 struct callers_map callers SEC(".maps");
 struct senders_map senders SEC(".maps");
 struct watch_map watch SEC(".maps");
+struct drops_map drops SEC(".maps");
 
 SEC("cgroup/connect4")
 int sotto_connect4(struct bpf_sock_addr *ctx)

@@ -27,8 +27,8 @@ var slotMaps = []string{
 	sottoMapOwn, sottoMapSettings, sottoMapSlots,
 }
 
-// pinnedMaps returns all maps that are pinned, by name. Senders and Watch are not: each process
-// has its own.
+// pinnedMaps returns all maps that are pinned, by name. Senders, Watch and Drops are not: each
+// process has its own.
 func (k *kernel) pinnedMaps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		sottoMapAccepted:  k.Accepted,

@@ -29,7 +29,7 @@ func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now, err := i.kernel.spec(&i.cfg)
+	now, err := i.kernel.spec(&i.cfg, loadObject)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"sotto/intercept/clienttest"
+	"sotto/internal/netlab/labtest"
 )
 
 // A nameserver inside the seal answers clients whose source port is 53, over UDP and TCP. What
@@ -35,11 +36,18 @@ func TestAnswersToPort53(t *testing.T) {
 		do(server, "socket l tcpFAM => ok\nlocal l HERE => ok\nlisten l => ok")
 		do(client, "socket t tcpFAM => ok\nlocal t THERE => ok\nconnect t HERE => ok\nsend t => ok")
 		do(server, "accept a l => ok\nrecv a => QUESTION\nsend a => ok")
+		// Before Linux 6.6 (commit 223f903e9c83) the guard does not see a SYN+ACK over IPv6, and
+		// stops what it cannot know to be a reply.
+		if family.kind == "6" && !labtest.KernelAtLeast(t, 6, 6) {
+			do(client, "recv t => EAGAIN\nclose t => ok\nclose c => ok")
+			do(server, "close a => ok\nclose l => ok")
+			continue
+		}
 		do(client, "recv t => QUESTION\nclose t => ok\nclose c => ok")
 		do(server, "recv a => *\nclose a => ok\nclose l => ok")
 	}
 	n := s.Counters()
-	if n["answer"] != 4 || n["stopped_socket"] != 2 {
+	if n["answer"] != 4 || n["stopped_socket"] != 2 && labtest.KernelAtLeast(t, 6, 6) {
 		t.Errorf("counted %v", n)
 	}
 	// Without a connection that was accepted, a segment does not leave.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"sotto/intercept/guard"
@@ -118,9 +119,16 @@ type Config struct {
 	// this time, hooks and guard let everything through. By default they fail closed.
 	OpenAfter time.Duration
 
+	// Hits makes the kernel answer cached queries, if it can. It needs a guard. Nil: it does not.
+	Hits *Hits
+
 	// OnNetworkChange, if not nil, is called from Run when the host's default routes or
 	// addresses changed: connections to upstreams may be broken.
 	OnNetworkChange func()
+
+	// OnDrop, if not nil, is called from Run for each query that the seal refuses or drops during
+	// a trace ([Instance.StartTrace]). It must not block.
+	OnDrop func(Drop)
 
 	Log *slog.Logger // nil discards
 
@@ -131,7 +139,7 @@ type Config struct {
 
 // validName keeps the names of interfaces, which are derived from it, within IFNAMSIZ, and
 // lets Down recognise leftovers.
-var validName = regexp.MustCompile(`^sotto(-[a-z0-9]{1,8})?$`)
+var validName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sotto(-[a-z0-9]{1,8})?$`) })
 
 // linkBase returns the base of an instance's interface names.
 func linkBase(name string) string { return strings.ReplaceAll(name, "-", "") }
@@ -170,7 +178,7 @@ func (c *Config) validate() error {
 
 func (c *Config) checkNames() error {
 	var errs []error
-	if c.Name != "" && !validName.MatchString(c.Name) {
+	if c.Name != "" && !validName().MatchString(c.Name) {
 		errs = append(errs, fmt.Errorf("name %q: write sotto, or sotto- with up to eight of a-z and 0-9", c.Name))
 	}
 	if len(c.Cgroups) == 0 {

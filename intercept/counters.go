@@ -23,15 +23,25 @@ func (i *Instance) Counters() map[string]uint64 {
 func (k *kernel) counters() (map[string]uint64, error) {
 	out := make(map[string]uint64, len(counterNames))
 	for at, name := range counterNames {
-		var perCPU []uint64
-		if err := k.Counters.Lookup(uint32(at), &perCPU); err != nil {
-			return out, fmt.Errorf("read counter %s: %w", name, err)
+		n, err := k.counter(sottoCounter(at))
+		if err != nil {
+			return out, err
 		}
-		for _, n := range perCPU {
-			out[name] += n
-		}
+		out[name] = n
 	}
 	return out, nil
+}
+
+// counter reads one counter.
+func (k *kernel) counter(at sottoCounter) (n uint64, err error) {
+	var perCPU []uint64
+	if err := k.Counters.Lookup(uint32(at), &perCPU); err != nil {
+		return 0, fmt.Errorf("read counter %s: %w", counterNames[at], err)
+	}
+	for _, v := range perCPU {
+		n += v
+	}
+	return n, nil
 }
 
 // counterNames are the names of enum counter in bpf/counters.h.
@@ -74,6 +84,7 @@ var counterNames = [sottoCounterCOUNTERS]string{
 	sottoCounterCOUNT_LOCAL:              "local",
 	sottoCounterCOUNT_BOUND_LOCAL:        "bound_local",
 	sottoCounterCOUNT_ANSWER:             "answer",
+	sottoCounterCOUNT_EVENT_LOST:         "event_lost",
 }
 
 // notable are the counters that an operator should know about: queries of a program fail, or

@@ -184,7 +184,7 @@ func strayNames(bpffs string) ([]string, error) {
 		return nil, fmt.Errorf("find leftovers: %w", err)
 	}
 	for _, e := range entries {
-		if validName.MatchString(e.Name()) {
+		if validName().MatchString(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

@@ -42,7 +42,10 @@ func (e *exclusion) all() (map[uint64]uint32, error) {
 	for it.Next(&id, &level) {
 		out[id] = level
 	}
-	return out, it.Err()
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("list excluded cgroups: %w", err)
+	}
+	return out, nil
 }
 
 func (e *exclusion) add(root string, g cgroup.Group) error {
@@ -50,36 +53,56 @@ func (e *exclusion) add(root string, g cgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	if level >= cgroup.MaxLevels {
-		return fmt.Errorf("exclude cgroup %s: more than %d levels deep", g.Path, cgroup.MaxLevels)
+	all, err := e.all()
+	if err != nil {
+		return err
 	}
-	if err := e.groups.Put(g.ID, uint32(level)); err != nil {
+	all[g.ID] = uint32(level)
+	levels, err := levelsOf(all)
+	if err == nil {
+		err = e.groups.Put(g.ID, uint32(level))
+	}
+	if err != nil {
 		return fmt.Errorf("exclude cgroup %s: %w", g.Path, err)
 	}
-	return e.setLevels()
+	return e.setLevels(levels)
+}
+
+func (e *exclusion) addAll(root string, groups []cgroup.Group) error {
+	var errs []error
+	for _, g := range groups {
+		errs = append(errs, e.add(root, g))
+	}
+	return errors.Join(errs...)
 }
 
 func (e *exclusion) remove(id uint64) error {
 	if err := e.groups.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("include cgroup %d again: %w", id, err)
 	}
-	return e.setLevels()
+	all, err := e.all()
+	if err != nil {
+		return err
+	}
+	levels, err := levelsOf(all)
+	return errors.Join(err, e.setLevels(levels))
+}
+
+// levelsOf returns the levels of excluded cgroups: as many as are possible if there is an error.
+func levelsOf(all map[uint64]uint32) (levels cgroup.Levels, err error) {
+	for _, level := range all {
+		err = errors.Join(err, levels.Add(level))
+	}
+	return levels, err
 }
 
 // setLevels writes the levels at which the programs search for excluded ancestors.
-func (e *exclusion) setLevels() error {
-	all, err := e.all()
-	if err != nil {
-		return fmt.Errorf("list excluded cgroups: %w", err)
-	}
+func (e *exclusion) setLevels(levels cgroup.Levels) error {
 	var set sottoInstance
 	if err := e.settings.Lookup(uint32(0), &set); err != nil {
 		return fmt.Errorf("read settings: %w", err)
 	}
-	set.ExcludeLevels = 0
-	for _, level := range all {
-		set.ExcludeLevels |= 1 << level
-	}
+	set.ExcludeLevels = uint64(levels)
 	if err := e.settings.Put(uint32(0), set); err != nil {
 		return fmt.Errorf("write settings: %w", err)
 	}
@@ -112,17 +135,21 @@ func (i *Instance) resetExclusions() (err error) {
 	e := i.exclusion()
 	old, err := e.all()
 	if err != nil {
-		return fmt.Errorf("list excluded cgroups: %w", err)
+		return err
 	}
-	var errs []error
 	for _, g := range want {
 		delete(old, g.ID)
-		errs = append(errs, e.add(i.paths.Root(), g))
 	}
+	// The new ones are added first, so that those of running commands are always excluded,
+	// unless both together are at too many levels.
+	err = e.addAll(i.paths.Root(), want)
 	for id := range old {
-		errs = append(errs, e.remove(id))
+		err = errors.Join(err, e.remove(id))
 	}
-	return errors.Join(errs...)
+	if err != nil {
+		err = e.addAll(i.paths.Root(), want)
+	}
+	return err
 }
 
 func (i *Instance) exclusion() *exclusion { return &exclusion{i.kernel.Exclude, i.kernel.Settings} }
@@ -163,7 +190,7 @@ func (i *Instance) excludeFromOthers(excluded bool) (err error) {
 func (i *Instance) pruneExclusions() (err error) {
 	all, err := i.exclusion().all()
 	if err != nil {
-		return fmt.Errorf("list excluded cgroups: %w", err)
+		return err
 	}
 	for id := range all {
 		if !i.paths.Removed(id) {

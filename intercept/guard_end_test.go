@@ -107,11 +107,12 @@ func TestDestroysPlainSockets(t *testing.T) {
 // With OpenAfter the seal opens that long after the last heartbeat, and closes with the next
 // one.
 func TestOpenAfter(t *testing.T) {
-	s := openSeal(t, func(cfg *Config) { cfg.OpenAfter = minOpenAfter })
+	after := labtest.Patience(minOpenAfter)
+	s := openSeal(t, func(cfg *Config) { cfg.OpenAfter = after })
 	c := s.client(t)
 	sealed := "sendto a 8.8.8.8:53 => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\n"
 	c.Want("socket a udp4 => ok\n" + sealed + "socket r raw4 => ok\nrawto r 8.8.8.8:53 => EPERM")
-	silence(t, s, minOpenAfter+time.Second)
+	silence(t, s, after+time.Second)
 	if n := s.crossed(t, func() {
 		c.Want("rawto r 8.8.8.8:53 => ok\nframe eth0 8.8.8.8:53 => ok\nsendto a 8.8.8.8:53 => ok")
 	}); n != 3 {
@@ -160,7 +161,7 @@ func TestHeartbeat(t *testing.T) {
 	}
 	was := alive()
 	s.run(t)
-	for end := time.Now().Add(10 * time.Second); alive() == was; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(labtest.Patience(10 * time.Second)); alive() == was; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("there is no heartbeat")
 		}
@@ -258,7 +259,8 @@ func testGuardAfterKill(t *testing.T, s *testSeal) {
 func acceptTCP(t *testing.T, at *netlab.Host, addr string) {
 	t.Helper()
 	var l net.Listener
-	if err := at.Do(func() (err error) { l, err = net.Listen("tcp", addr); return err }); err != nil {
+	quiet := net.ListenConfig{KeepAlive: -1} // on a slow machine, probes would be answered before the seal
+	if err := at.Do(func() (err error) { l, err = quiet.Listen(t.Context(), "tcp", addr); return err }); err != nil {
 		t.Fatal(err)
 	}
 	accepted := make(chan []net.Conn, 1)

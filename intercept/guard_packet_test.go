@@ -3,16 +3,20 @@
 package intercept
 
 import (
+	"context"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"sotto/intercept/clienttest"
+	"sotto/intercept/drops"
 	"sotto/intercept/network"
 	"sotto/internal/netlab"
 )
@@ -174,6 +178,72 @@ func TestGuardReadsFrames(t *testing.T) {
 		got, err := test.prog.Run(&ebpf.RunOptions{Data: test.frame})
 		if err != nil || got != test.want {
 			t.Errorf("%s: verdict %d, want %d; %v", test.name, int32(got), int32(test.want), err)
+		}
+	}
+}
+
+// During a trace the programs report each packet that they drop, with its start from the IP header,
+// and without a trace none.
+func TestDropEvents(t *testing.T) {
+	s := openSeal(t, nil)
+	var got []string
+	reader := drops.Reader{
+		Events: s.kernel.Drops,
+		Lost:   func() (uint64, error) { return s.kernel.counter(sottoCounterCOUNT_EVENT_LOST) },
+		Handle: func(e drops.Event, lost uint64) {
+			d := dropOf(&e, lost)
+			got = append(got, fmt.Sprintf("%s %v %v %d %t", d.Reason, d.Src, d.Dst, len(d.Message), d.Passed))
+			if since := time.Since(d.Time); since < 0 || since > time.Minute {
+				t.Errorf("%s: %s ago", d.Reason, since)
+			}
+		},
+	}
+	slot4 := network.NthAddr(s.cfg.Prefix4, 9)
+	socket, out, in := s.kernel.SottoGuardSocket, s.kernel.SottoGuardOutFrame, s.kernel.SottoGuardInFrame
+	long := append(clienttest.UDP(53), make([]byte, 1000)...) // its length field is not read
+	tagged := append(slices.Repeat([]byte{2}, 12), 0x81, 0, 0, 7, 0x81, 0, 0, 7, 8, 0)
+	for _, test := range []struct {
+		prog  *ebpf.Program
+		frame []byte
+		want  string // "": no event
+	}{
+		{socket, append(frameFor([]byte{0x45}), clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(53))...), "stopped_socket 10.77.0.2:40000 8.8.8.8:53 10 false"},
+		{socket, append(frameFor([]byte{0x60}), clienttest.Packet6(clienttest.To6, 17, clienttest.UDP(53))...), "stopped_socket [fd77::2]:40000 [2001:db8::53]:53 10 false"},
+		{socket, append(frameFor([]byte{0x45}), clienttest.Packet4(17, 0, clienttest.To4, long)...), "stopped_socket 10.77.0.2:40000 8.8.8.8:53 484 false"},
+		{socket, append(frameFor([]byte{0x45}), clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, 0x11, ""))...), ""}, // stopped_silent
+		{socket, append(frameFor([]byte{0x45}), clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(54))...), ""},
+		{out, append(slices.Clone(tagged), clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))...), "escaped 10.77.0.2:40000 " + slot4.String() + ":53 10 false"},
+		{in, append(frameFor([]byte{0x45}), clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))...), "outside 10.77.0.2:40000 " + slot4.String() + ":53 10 false"},
+	} {
+		for _, traced := range []bool{false, true} {
+			got = nil
+			stop := func() {}
+			if traced {
+				var err error
+				if stop, err = s.StartTrace(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := s.host.Do(func() error {
+				_, err := test.prog.Run(&ebpf.RunOptions{Data: test.frame, Context: outsideContext(t, s.host)})
+				return err
+			})
+			stop()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			if err := reader.Run(ctx); err != nil {
+				t.Error(err)
+			}
+			cancel()
+			want := []string{test.want}
+			if !traced || test.want == "" {
+				want = nil
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s, traced %t: %q, want %q", test.want, traced, got, want)
+			}
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"sotto/intercept/feature"
 	"sotto/internal/capture"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // wire captures on the LAN until the test ends. It reports an error if a packet to or from
@@ -177,7 +178,7 @@ func TestReversePathFilterChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		start, got := time.Now(), ""
-		for got != tt.want && time.Since(start) < 3*time.Second { // the periodic reconciliation is later
+		for got != tt.want && time.Since(start) < labtest.Patience(3*time.Second) { // the periodic reconciliation is later
 			got = c.Do("sendto a 8.8.8.8:53")
 			time.Sleep(10 * time.Millisecond)
 		}

@@ -90,7 +90,7 @@ func TestGuardComparesSlots(t *testing.T) {
 	c := s.client(t)
 	c.Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok\nsend a => ok\nrecv a => " + s.about("8.8.8.8:53") + " from 8.8.8.8:53\n" +
 		"socket t tcp4 => ok\nconnect t 8.8.8.8:53 => ok")
-	spec, err := s.kernel.spec(&s.cfg)
+	spec, err := s.kernel.spec(&s.cfg, loadObject)
 	if err != nil {
 		t.Fatal(err)
 	}

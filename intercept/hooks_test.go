@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -259,6 +260,55 @@ func TestExclude(t *testing.T) {
 		filepath.Base(s.group.Path) + "/open/deep from 8.8.8.8:53")
 }
 
+// Cgroups may be excluded at eight different levels, anywhere in the hierarchy. One more is
+// refused, and changes nothing.
+func TestExcludeLevels(t *testing.T) {
+	const levels, step = 8, 1
+	s := openSeal(t, nil)
+	branches := make([]*netlab.Cgroup, levels+1)
+	group := s.group
+	for i := range step * (levels + 1) {
+		var err error
+		if group, err = s.lab.Below(group, "deep"); err != nil {
+			t.Fatal(err)
+		}
+		if i%step == 0 {
+			if branches[i/step], err = s.lab.Below(group, "open"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, b := range branches[:levels] {
+		s.cfg.Exclude = append(s.cfg.Exclude, b.Path)
+	}
+	if err := s.resetExclusions(); err != nil {
+		t.Fatal(err)
+	}
+	was := s.cfg.Exclude
+	s.cfg.Exclude = append(slices.Clone(was), branches[levels].Path)
+	if err := s.resetExclusions(); err == nil || !strings.Contains(err.Error(), branches[levels].Path+": it would be at the 9th different level") {
+		t.Errorf("exclude at %d levels: %v", levels+1, err)
+	}
+	for i, b := range branches {
+		before := s.Counters()["excluded"]
+		clienttest.Start(t, s.host, b).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+		if got := s.Counters()["excluded"] - before; got != map[bool]uint64{true: 1}[i < levels] {
+			t.Errorf("%s: excluded %d times", b.Path, got)
+		}
+	}
+	// All at other levels than before.
+	s.cfg.Exclude = []string{branches[levels].Path}
+	if err := s.resetExclusions(); err != nil {
+		t.Fatal(err)
+	}
+	before := s.Counters()["excluded"]
+	clienttest.Start(t, s.host, branches[levels]).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	clienttest.Start(t, s.host, branches[0]).Want("socket a udp4 => ok\nconnect a 8.8.8.8:53 => ok")
+	if got := s.Counters()["excluded"] - before; got != 1 {
+		t.Errorf("excluded %d of 2, want that of %s", got, branches[levels].Path)
+	}
+}
+
 // The queries of a socket that Control marked are not redirected. The mark belongs to the
 // socket, not to its number: it does not affect later sockets.
 func TestOwnSocket(t *testing.T) {
@@ -320,4 +370,21 @@ func inGroup(t *testing.T, at *netlab.Host, group *netlab.Cgroup, mark func(fd i
 		return 0, err
 	}
 	return fd, mark(fd)
+}
+
+// The programs find the lowest level of a set in this table.
+func TestBitPositions(t *testing.T) {
+	spec, err := loadSotto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table [32]uint8
+	if err := spec.Variables[sottoVarBitPositions].Get(&table); err != nil {
+		t.Fatal(err)
+	}
+	for n := range uint32(32) {
+		if got := table[(uint32(1)<<n)*0x077cb531>>27]; uint32(got) != n {
+			t.Errorf("bit %d is at position %d", n, got)
+		}
+	}
 }

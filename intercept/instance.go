@@ -37,6 +37,7 @@ type Instance struct {
 	kernel  *kernel
 	origins *origins
 	guard   *guard.Guard
+	hits    hitState
 
 	watchers  watchers
 	locals    atomic.Pointer[local.Addresses] // nil until they are needed
@@ -78,6 +79,7 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 			err = errors.Join(err, i.Close())
 		}
 	}()
+	object := readObject()
 	root, err := cgroup.Root()
 	if err != nil {
 		return nil, err
@@ -104,7 +106,7 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if err := i.openNAT(); err != nil {
 		return nil, err
 	}
-	if i.kernel, err = loadKernel(&i.cfg, i.groups, i.paths); err != nil {
+	if i.kernel, err = loadKernel(&i.cfg, object, i.groups, i.paths); err != nil {
 		return nil, err
 	}
 	if i.origins, err = newOrigins(&i.cfg, i.kernel.Origins); err != nil {
@@ -118,7 +120,8 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 			return nil, err
 		}
 	}
-	i.guard, err = i.kernel.newGuard(&i.cfg, i.network, i.groups, root)
+	i.openHits()
+	i.guard, err = i.kernel.newGuard(&i.cfg, i.network, i.groups, root, i.hitProgram())
 	return i, err
 }
 
@@ -205,6 +208,7 @@ func (i *Instance) Attach() error {
 		return errors.Join(feature.Explain(err), i.guard.Detach())
 	}
 	i.attached = true
+	i.startHits()
 	if i.cfg.Guard == GuardDrop && len(added) > 0 {
 		i.destroyPlain(added)
 	}
@@ -249,7 +253,7 @@ func (i *Instance) detach() error {
 }
 
 // Run repairs the network and adapts it to the host's addresses, collects idle slots, writes
-// heartbeats and logs what was stopped. It returns nil when ctx ends.
+// heartbeats, and logs and reports what was stopped. It returns nil when ctx ends.
 func (i *Instance) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return i.network.Run(ctx) })
@@ -258,6 +262,8 @@ func (i *Instance) Run(ctx context.Context) error {
 	g.Go(func() error { return i.watchArrivals(ctx) })
 	g.Go(func() error { return i.guard.Run(ctx) })
 	g.Go(func() error { return i.reportCounters(ctx) })
+	g.Go(func() error { return i.reportDrops(ctx) })
+	g.Go(func() error { return i.runHits(ctx) })
 	return g.Wait()
 }
 
@@ -312,6 +318,9 @@ func (i *Instance) close(keep bool) error {
 	}
 	if i.nat != nil {
 		errs = append(errs, i.nat.Leave()) // unless it was removed
+	}
+	if i.hits.table != nil {
+		errs = append(errs, i.hits.table.Close())
 	}
 	if i.kernel != nil {
 		errs = append(errs, i.kernel.Close())

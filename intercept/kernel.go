@@ -9,7 +9,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -17,6 +19,7 @@ import (
 	"sotto/intercept/cgroup"
 	"sotto/intercept/feature"
 	"sotto/intercept/guard"
+	"sotto/intercept/load"
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
 	"sotto/intercept/references"
@@ -36,18 +39,19 @@ type kernel struct {
 	count   uint32 // addresses of a prefix
 	adopted bool   // the maps are those of an earlier process
 	refs    *references.Counter
+	tag     uint16 // tc_index of the kernel's replies
 }
 
 // loadKernel loads the programs, with the maps that an earlier process of the instance left
 // if they fit, or with new ones. It pins all maps. The caller closes it; the pins stay.
-func loadKernel(cfg *Config, wanted []cgroup.Group, paths *cgroup.Paths) (_ *kernel, err error) {
+func loadKernel(cfg *Config, read objectReader, wanted []cgroup.Group, paths *cgroup.Paths) (_ *kernel, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil { // before Linux 5.11 maps count against it
 		return nil, fmt.Errorf("raise limit of locked memory: %w", err)
 	}
 	if err := pins.Mount(cfg.BPFFS); err != nil {
 		return nil, err
 	}
-	k := &kernel{dir: pins.Dir(cfg.BPFFS, cfg.Name), count: cfg.slotCount()}
+	k := &kernel{dir: pins.Dir(cfg.BPFFS, cfg.Name), count: cfg.slotCount(), tag: uint16(rand.Uint32N(math.MaxUint16)) + 1}
 	k.refs = references.New(prefixesOf(cfg), k.count)
 	defer func() {
 		if err != nil {
@@ -60,7 +64,7 @@ func loadKernel(cfg *Config, wanted []cgroup.Group, paths *cgroup.Paths) (_ *ker
 	if err := k.loadCounter(cfg); err != nil {
 		return nil, err
 	}
-	spec, err := k.spec(cfg)
+	spec, err := k.spec(cfg, read)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +76,7 @@ func loadKernel(cfg *Config, wanted []cgroup.Group, paths *cgroup.Paths) (_ *ker
 	if err := k.setShares(spec, wanted, paths.Root()); err != nil {
 		return nil, err
 	}
-	err = spec.LoadAndAssign(&k.sottoObjects, &ebpf.CollectionOptions{MapReplacements: maps})
+	err = load.Assign(&k.sottoObjects, spec, maps)
 	if err != nil {
 		return nil, fmt.Errorf("load the BPF programs: %w", feature.Explain(err))
 	}
@@ -106,6 +110,16 @@ func (k *kernel) Close() error { return errors.Join(k.refs.Close(), k.sottoObjec
 // loadObject reads the object with the programs and maps. Tests load one of another version.
 var loadObject = loadSotto
 
+// objectReader returns the result of loadObject.
+type objectReader func() (*ebpf.CollectionSpec, error)
+
+// readObject starts to read the object, which takes milliseconds.
+func readObject() objectReader {
+	read := sync.OnceValues(loadObject)
+	go read()
+	return read
+}
+
 // knowsCurrent is [feature.KnowsCurrent]. Tests replace it by that of an older kernel.
 var knowsCurrent = feature.KnowsCurrent
 
@@ -113,8 +127,8 @@ var knowsCurrent = feature.KnowsCurrent
 const commandClients = 1024
 
 // spec returns the programs with the settings of the instance as constants.
-func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
-	spec, err := loadObject()
+func (k *kernel) spec(cfg *Config, read objectReader) (*ebpf.CollectionSpec, error) {
+	spec, err := read()
 	if err != nil {
 		return nil, fmt.Errorf("read the BPF programs: %w", err)
 	}
@@ -133,6 +147,9 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 	}
 	if !cfg.Attribution {
 		spec.Maps[sottoMapSenders].MaxEntries = 1 // not used
+	}
+	if cfg.Ephemeral {
+		spec.Maps[sottoMapDrops].MaxEntries = uint32(os.Getpagesize()) // not used
 	}
 	if cfg.LocalResolvers != LocalKeep {
 		spec.Maps[sottoMapLocals].MaxEntries = 1 // not used
@@ -157,6 +174,7 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		sottoVarQuotaMax:     cfg.quota(),
 		sottoVarRecounts:     boolByte(k.refs.Supported()),
 		sottoVarVirtualTag:   uint16(rand.Uint32N(math.MaxUint16)) + 1,
+		sottoVarAnswerTag:    k.tag,
 		sottoVarLingerNs:     uint64(cfg.Linger),
 		sottoVarHasSetRetval: boolByte(feature.HasSetRetval()),
 		sottoVarGuarded:      boolByte(cfg.Guard != GuardOff),
@@ -166,6 +184,8 @@ func (k *kernel) spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		sottoVarOneCommand:     boolByte(cfg.Ephemeral),
 		sottoVarAttributes:     boolByte(cfg.Attribution),
 		sottoVarKnowsCurrent:   boolByte(cfg.Attribution && knowsCurrent()),
+		sottoVarKnowsSender:    boolByte(!cfg.Ephemeral && cfg.Attribution && feature.KnowsSender()),
+		sottoVarTraces:         boolByte(!cfg.Ephemeral),
 		sottoVarHomeCookie:     cookie,
 		sottoVarBackMark:       rand.Uint32N(math.MaxUint32) + 1,
 		sottoVarPrefix4Mask:    prefixes.Mask4,
@@ -228,13 +248,13 @@ func (k *kernel) fill(cfg *Config) error {
 	return nil
 }
 
-// newGuard creates the guard from the instance's programs and maps.
-func (k *kernel) newGuard(cfg *Config, n *network.Network, groups []cgroup.Group, root string) (*guard.Guard, error) {
+// newGuard creates the guard from the instance's programs and maps. answer may be nil.
+func (k *kernel) newGuard(cfg *Config, n *network.Network, groups []cgroup.Group, root string, answer *ebpf.Program) (*guard.Guard, error) {
 	return guard.New(guard.Config{
 		Mode: cfg.Guard, Log: cfg.Log, Name: cfg.Name, PinDir: k.dir, Network: n, Filters: cfg.Ephemeral,
 		Programs: guard.Programs{
 			OutIP: k.SottoGuardOutIp, InIP: k.SottoGuardInIp,
-			OutFrame: k.SottoGuardOutFrame, InFrame: k.SottoGuardInFrame, Back: k.SottoGuardBack,
+			OutFrame: k.SottoGuardOutFrame, InFrame: k.SottoGuardInFrame, Back: k.SottoGuardBack, Answer: answer,
 		},
 		Links: k.Links, Sealed: k.Sealed,
 		WriteState: func(s guard.State) error {

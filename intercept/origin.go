@@ -107,7 +107,7 @@ func (o *origins) index(local netip.Addr) (uint32, bool) {
 // microsecond, and happens once in minutes.
 const maxReads = 64
 
-// read copies the entry of a slot. The generation is odd while a program writes the entry,
+// read copies the entry of a slot; the last word is its generation. The generation is odd while a program writes the entry,
 // and different afterwards; see slot_fill in bpf/slots.h.
 func (o *origins) read(idx uint32) (words originWords, ok bool) {
 	entry := (*originWords)(unsafe.Pointer(&o.mem[int(idx)*originSize]))
@@ -118,6 +118,7 @@ func (o *origins) read(idx uint32) (words originWords, ok bool) {
 			words[i] = atomic.LoadUint64(&entry[i])
 		}
 		if before&1 == 0 && atomic.LoadUint32(generation) == before {
+			words[4] = uint64(before)
 			return words, true
 		}
 	}

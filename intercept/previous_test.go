@@ -51,7 +51,7 @@ func loadPrevious() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// inPadding moves a constant to bytes between those of an object.
+// inPadding moves a constant to bytes between those of an object, or behind them.
 func inPadding(spec *ebpf.CollectionSpec, v *ebpf.VariableSpec) *ebpf.VariableSpec {
 	all := slices.SortedFunc(maps.Values(spec.Variables), func(a, b *ebpf.VariableSpec) int { return int(a.Offset) - int(b.Offset) })
 	v.Offset = 0
@@ -60,6 +60,12 @@ func inPadding(spec *ebpf.CollectionSpec, v *ebpf.VariableSpec) *ebpf.VariableSp
 			break
 		}
 		v.Offset = other.Offset + other.Size()
+	}
+	if section := spec.Maps[v.SectionName]; v.Offset+v.Size() > section.ValueSize {
+		section.ValueSize = v.Offset + v.Size()
+		old := section.Contents[0].Value.([]byte)
+		section.Contents[0].Value = append(slices.Clone(old), make([]byte, int(section.ValueSize)-len(old))...)
+		section.Value = nil // its type has the old size
 	}
 	return v
 }

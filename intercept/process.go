@@ -4,6 +4,7 @@ package intercept
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sotto/intercept/drops"
 )
 
 // Process is a process, and the user that it runs as.
@@ -23,28 +26,84 @@ type Process struct {
 	Comm string // name of the thread, at most 15 bytes; may contain any bytes except 0
 }
 
-// watchers counts those who look at processes. The zero value is ready for use.
+// watchers counts the traces. The zero value is ready for use.
 type watchers struct {
 	mu    sync.Mutex
 	count int
-	since atomic.Uint64 // when the programs started to publish processes; 0: they do not
+	since atomic.Uint64 // when the programs started to publish; 0: they do not
 }
 
-// WatchProcesses makes the kernel publish the processes of queries until stop is called. The
-// process of a query that arrived before is unknown. Several may watch at once. It does
-// nothing without [Config.Attribution].
-func (i *Instance) WatchProcesses() (stop func(), err error) {
-	if !i.cfg.Attribution {
-		return func() {}, nil
-	}
+// StartTrace makes the kernel publish, until stop is called, what it refuses and drops
+// ([Config].OnDrop) and, with [Config.Attribution], the processes of queries. The process of a query
+// that arrived before is unknown. Several may trace at once. Instances of commands (Ephemeral)
+// publish no drops.
+func (i *Instance) StartTrace() (stop func(), err error) {
 	if err := i.watch(1); err != nil {
 		return nil, err
 	}
 	return sync.OnceFunc(func() {
 		if err := i.watch(-1); err != nil {
-			i.cfg.Log.Debug("the kernel continues to publish the processes of queries", "err", err)
+			i.cfg.Log.Debug("the kernel continues to publish queries", "err", err)
 		}
 	}), nil
+}
+
+// Drop is a query that the seal refused or dropped.
+type Drop struct {
+	Time     time.Time
+	Cgroup   uint64  // ID of the workload's cgroup; 0: unknown
+	Process  Process // PID 0: unknown, or not looked up (Config.Attribution)
+	Protocol uint16  // IPPROTO_*
+
+	// Src is the sender, invalid if a hook refused the query: there is no packet yet. Dst is where it
+	// was sent, which may be a virtual address.
+	Src, Dst netip.AddrPort
+	Message  []byte // the DNS message, possibly only its start; nil if there is none that can be read
+
+	Reason string // the name of its counter
+	Means  string // the reason in words
+	Passed bool   // not dropped, because the guard only counts
+	Hook   bool   // refused by a hook on sockets, not dropped by the guard
+	Lost   uint64 // drops before this one that are not reported, because there were too many
+}
+
+// reportDrops calls Config.OnDrop until ctx ends. Then it returns nil.
+func (i *Instance) reportDrops(ctx context.Context) error {
+	if i.cfg.OnDrop == nil || i.cfg.Ephemeral {
+		return nil
+	}
+	r := drops.Reader{
+		Events: i.kernel.Drops,
+		Lost:   func() (uint64, error) { return i.kernel.counter(sottoCounterCOUNT_EVENT_LOST) },
+		Handle: func(e drops.Event, lost uint64) {
+			d := dropOf(&e, lost)
+			if !i.cfg.Attribution {
+				d.Process = Process{}
+			}
+			i.cfg.OnDrop(d)
+		},
+	}
+	return r.Run(ctx)
+}
+
+// dropOf describes an event of the kernel.
+func dropOf(e *drops.Event, lost uint64) Drop {
+	d := Drop{
+		Time: wallTime(e.Time), Cgroup: e.Cgroup, Process: Process{PID: e.PID, UID: e.UID, Comm: e.Comm}, Protocol: e.Protocol,
+		Src: e.Src, Dst: e.Dst, Message: e.Message, Passed: e.Passed, Hook: e.Hook, Lost: lost, Reason: "unknown",
+	}
+	if e.Reason < uint32(len(counterNames)) {
+		d.Reason = counterNames[e.Reason]
+	}
+	for _, c := range notable {
+		if c.name == d.Reason {
+			d.Means = c.means
+		}
+	}
+	if e.Reason == uint32(sottoCounterCOUNT_BOUND) {
+		d.Means = "queries of sockets that are bound to an interface"
+	}
+	return d
 }
 
 // watch adds to the number of watchers.
@@ -62,9 +121,10 @@ func (i *Instance) watch(n int) error {
 	}
 	if err := i.kernel.Watch.Put(uint32(0), since); err != nil {
 		w.count -= n
-		return fmt.Errorf("watch the processes of queries: %w", err)
+		return fmt.Errorf("trace queries in the kernel: %w", err)
 	}
 	w.since.Store(since)
+	i.traceHits(since != 0)
 	return nil
 }
 
@@ -82,7 +142,7 @@ type Arrival struct {
 // before Linux 6.10, it is then the one that connected. It reports false if the process is not
 // known for certain:
 //
-//   - without [Config.Attribution] or a guard, or if it arrived before [Instance.WatchProcesses],
+//   - without [Config.Attribution] or a guard, or if it arrived before [Instance.StartTrace],
 //   - if several processes use the socket, or used the same source port within two seconds,
 //   - if NAT has replaced the source port, or only the address and the ID is not one of the
 //     last four of that socket,
@@ -146,6 +206,12 @@ func (c *sottoCaller) process() Process {
 func kernelTime(t time.Time) uint64 {
 	e := clockEpoch()
 	return uint64(max(0, e.kernel+t.Sub(e.wall).Nanoseconds()))
+}
+
+// wallTime is the inverse of kernelTime.
+func wallTime(kernel uint64) time.Time {
+	e := clockEpoch()
+	return e.wall.Add(time.Duration(int64(kernel) - e.kernel))
 }
 
 // epoch is one moment on two clocks.

@@ -51,7 +51,7 @@ func openAttributed(t *testing.T, change func(*Config)) *testSeal {
 	if err := s.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	stop, err := s.WatchProcesses()
+	stop, err := s.StartTrace()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func testUnknown(t *testing.T, knows bool) {
 func TestWatch(t *testing.T) {
 	s := openAttributed(t, nil)
 	// Two watch, with that of openAttributed.
-	first, err := s.WatchProcesses()
+	first, err := s.StartTrace()
 	if err != nil {
 		t.Fatal(err)
 	}

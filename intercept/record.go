@@ -101,7 +101,7 @@ func (r *registry) list() ([]found, error) {
 	var out []found
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), recordSuffix)
-		if !ok || !validName.MatchString(name) {
+		if !ok || !validName().MatchString(name) {
 			continue
 		}
 		f, err := r.read(name)

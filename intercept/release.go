@@ -32,6 +32,10 @@ func (i *Instance) Release() error {
 	case i.cfg.Ephemeral:
 		return errors.New("release: the instance belongs to its command")
 	}
+	if i.hits.table != nil {
+		i.CountHits()
+		i.hits.table.Stop()
+	}
 	err := i.file.Close() // which unlocks it
 	i.file, i.released = nil, true
 	return err
@@ -60,13 +64,17 @@ func (i *Instance) Reclaim() (err error) {
 	}
 	i.released = false
 	i.ensureNAT()
-	if err := errors.Join(i.network.Ensure(), i.kernel.pinMaps(nil), i.resetExclusions()); err != nil {
+	if err := errors.Join(i.network.Ensure(), i.kernel.pinMaps(nil), i.pinHits(), i.resetExclusions()); err != nil {
 		return err
 	}
 	if err := i.guard.Reattach(); err != nil {
 		return err
 	}
-	return i.kernel.attach(i.groups, i.cfg.Guard != GuardOff)
+	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
+		return err
+	}
+	i.startHits()
+	return nil
 }
 
 func (i *Instance) reclaimRecord() error {

@@ -77,7 +77,8 @@ const (
 	sottoCounterCOUNT_LOCAL              sottoCounter = 33
 	sottoCounterCOUNT_BOUND_LOCAL        sottoCounter = 34
 	sottoCounterCOUNT_ANSWER             sottoCounter = 35
-	sottoCounterCOUNTERS                 sottoCounter = 36
+	sottoCounterCOUNT_EVENT_LOST         sottoCounter = 36
+	sottoCounterCOUNTERS                 sottoCounter = 37
 )
 
 type sottoFlow struct {
@@ -188,6 +189,7 @@ const (
 	sottoMapConnected           = "connected"
 	sottoMapCounters            = "counters"
 	sottoMapDaemon              = "daemon"
+	sottoMapDrops               = "drops"
 	sottoMapExclude             = "exclude"
 	sottoMapFlows               = "flows"
 	sottoMapForward             = "forward"
@@ -223,13 +225,16 @@ const (
 	sottoProgSottoSendmsg4      = "sotto_sendmsg4"
 	sottoProgSottoSendmsg6      = "sotto_sendmsg6"
 	sottoProgSottoSockRelease   = "sotto_sock_release"
+	sottoVarAnswerTag           = "answer_tag"
 	sottoVarAttributes          = "attributes"
 	sottoVarBackMark            = "back_mark"
+	sottoVarBitPositions        = "bit_positions"
 	sottoVarGuarded             = "guarded"
 	sottoVarGuardsHost          = "guards_host"
 	sottoVarHasSetRetval        = "has_set_retval"
 	sottoVarHomeCookie          = "home_cookie"
 	sottoVarKnowsCurrent        = "knows_current"
+	sottoVarKnowsSender         = "knows_sender"
 	sottoVarLingerNs            = "linger_ns"
 	sottoVarListenerPort        = "listener_port"
 	sottoVarOneCommand          = "one_command"
@@ -246,6 +251,7 @@ const (
 	sottoVarShareBase           = "share_base"
 	sottoVarShareLevel          = "share_level"
 	sottoVarSlotCount           = "slot_count"
+	sottoVarTraces              = "traces"
 	sottoVarVethHost            = "veth_host"
 	sottoVarVethInner           = "veth_inner"
 	sottoVarVirtualTag          = "virtual_tag"
@@ -322,6 +328,7 @@ type sottoMapSpecs struct {
 	Connected *ebpf.MapSpec `ebpf:"connected"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Daemon    *ebpf.MapSpec `ebpf:"daemon"`
+	Drops     *ebpf.MapSpec `ebpf:"drops"`
 	Exclude   *ebpf.MapSpec `ebpf:"exclude"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Forward   *ebpf.MapSpec `ebpf:"forward"`
@@ -347,13 +354,16 @@ type sottoMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sottoVariableSpecs struct {
+	AnswerTag      *ebpf.VariableSpec `ebpf:"answer_tag"`
 	Attributes     *ebpf.VariableSpec `ebpf:"attributes"`
 	BackMark       *ebpf.VariableSpec `ebpf:"back_mark"`
+	BitPositions   *ebpf.VariableSpec `ebpf:"bit_positions"`
 	Guarded        *ebpf.VariableSpec `ebpf:"guarded"`
 	GuardsHost     *ebpf.VariableSpec `ebpf:"guards_host"`
 	HasSetRetval   *ebpf.VariableSpec `ebpf:"has_set_retval"`
 	HomeCookie     *ebpf.VariableSpec `ebpf:"home_cookie"`
 	KnowsCurrent   *ebpf.VariableSpec `ebpf:"knows_current"`
+	KnowsSender    *ebpf.VariableSpec `ebpf:"knows_sender"`
 	LingerNs       *ebpf.VariableSpec `ebpf:"linger_ns"`
 	ListenerPort   *ebpf.VariableSpec `ebpf:"listener_port"`
 	OneCommand     *ebpf.VariableSpec `ebpf:"one_command"`
@@ -370,6 +380,7 @@ type sottoVariableSpecs struct {
 	ShareBase      *ebpf.VariableSpec `ebpf:"share_base"`
 	ShareLevel     *ebpf.VariableSpec `ebpf:"share_level"`
 	SlotCount      *ebpf.VariableSpec `ebpf:"slot_count"`
+	Traces         *ebpf.VariableSpec `ebpf:"traces"`
 	VethHost       *ebpf.VariableSpec `ebpf:"veth_host"`
 	VethInner      *ebpf.VariableSpec `ebpf:"veth_inner"`
 	VirtualTag     *ebpf.VariableSpec `ebpf:"virtual_tag"`
@@ -402,6 +413,7 @@ type sottoMaps struct {
 	Connected *ebpf.Map `ebpf:"connected"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Daemon    *ebpf.Map `ebpf:"daemon"`
+	Drops     *ebpf.Map `ebpf:"drops"`
 	Exclude   *ebpf.Map `ebpf:"exclude"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Forward   *ebpf.Map `ebpf:"forward"`
@@ -432,6 +444,7 @@ func (m *sottoMaps) Close() error {
 		m.Connected,
 		m.Counters,
 		m.Daemon,
+		m.Drops,
 		m.Exclude,
 		m.Flows,
 		m.Forward,
@@ -458,13 +471,16 @@ func (m *sottoMaps) Close() error {
 //
 // It can be passed to loadSottoObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sottoVariables struct {
+	AnswerTag      *ebpf.Variable `ebpf:"answer_tag"`
 	Attributes     *ebpf.Variable `ebpf:"attributes"`
 	BackMark       *ebpf.Variable `ebpf:"back_mark"`
+	BitPositions   *ebpf.Variable `ebpf:"bit_positions"`
 	Guarded        *ebpf.Variable `ebpf:"guarded"`
 	GuardsHost     *ebpf.Variable `ebpf:"guards_host"`
 	HasSetRetval   *ebpf.Variable `ebpf:"has_set_retval"`
 	HomeCookie     *ebpf.Variable `ebpf:"home_cookie"`
 	KnowsCurrent   *ebpf.Variable `ebpf:"knows_current"`
+	KnowsSender    *ebpf.Variable `ebpf:"knows_sender"`
 	LingerNs       *ebpf.Variable `ebpf:"linger_ns"`
 	ListenerPort   *ebpf.Variable `ebpf:"listener_port"`
 	OneCommand     *ebpf.Variable `ebpf:"one_command"`
@@ -481,6 +497,7 @@ type sottoVariables struct {
 	ShareBase      *ebpf.Variable `ebpf:"share_base"`
 	ShareLevel     *ebpf.Variable `ebpf:"share_level"`
 	SlotCount      *ebpf.Variable `ebpf:"slot_count"`
+	Traces         *ebpf.Variable `ebpf:"traces"`
 	VethHost       *ebpf.Variable `ebpf:"veth_host"`
 	VethInner      *ebpf.Variable `ebpf:"veth_inner"`
 	VirtualTag     *ebpf.Variable `ebpf:"virtual_tag"`

@@ -5,6 +5,7 @@ package cgroup
 import (
 	"fmt"
 	"io"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,8 +24,11 @@ func (e *NotFoundError) Error() string { return "find cgroup2: " + e.Reason + ";
 
 var errNoCgroup2 = &NotFoundError{
 	Reason: "it is not mounted here",
-	Fix:    "try: mount -t cgroup2 none /sys/fs/cgroup/unified (in a container: start it with --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup)",
+	Fix:    "try: mount -t cgroup2 none /sys/fs/cgroup/unified (in a container: mount the host's /sys/fs/cgroup there, and " + fixNamespace + ")",
 }
+
+// fixNamespace is what makes the whole hierarchy visible in a container.
+const fixNamespace = "in Kubernetes: set hostPID: true and add the capabilities SYS_ADMIN and SYS_PTRACE; in Docker: start the container with --cgroupns=host"
 
 // findRoot returns the mount point of the whole hierarchy: the last mount of cgroup2 that
 // does not show only a part of it.
@@ -50,7 +54,7 @@ func findRoot(mounts []mountinfo.Mount) (string, error) {
 func errNamespace(point string) error {
 	return &NotFoundError{
 		Reason: point + " shows only a part of the hierarchy, as in a container with its own cgroup namespace",
-		Fix:    "start the container with --cgroupns=host",
+		Fix:    fixNamespace,
 	}
 }
 
@@ -197,6 +201,28 @@ func Dirs(groups []Group) []string {
 // MaxLevels limits the depth of cgroups that Sotto seals or excludes. It is MAX_LEVELS in
 // bpf/settings.h.
 const MaxLevels = 32
+
+// maxSearchedLevels limits how many different levels the programs search. It is
+// MAX_SEARCHED_LEVELS in bpf/settings.h.
+const maxSearchedLevels = 8
+
+// Levels is a set of levels as the programs read it: bit n stands for cgroups n levels below the
+// root.
+type Levels uint64
+
+// Add adds the level of a cgroup. The error is for the operator: it names the fix.
+func (l *Levels) Add(level uint32) error {
+	if level >= MaxLevels {
+		return fmt.Errorf("more than %d levels below the root; name a cgroup above it instead", MaxLevels)
+	}
+	with := *l | 1<<level
+	if bits.OnesCount64(uint64(with)) > maxSearchedLevels {
+		return fmt.Errorf("it would be at the %dth different level below the root, and %d are possible; name a cgroup above it instead",
+			maxSearchedLevels+1, maxSearchedLevels)
+	}
+	*l = with
+	return nil
+}
 
 // Level returns the number of levels between the cgroup and the root of the hierarchy.
 func (g Group) Level(root string) (int, error) {

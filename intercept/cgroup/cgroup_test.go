@@ -147,3 +147,21 @@ func TestOutermost(t *testing.T) {
 		}
 	}
 }
+
+func TestLevels(t *testing.T) {
+	var l Levels
+	for _, level := range []uint32{0, 31, 4, 4, 5, 6, 7, 8, 9} {
+		if err := l.Add(level); err != nil {
+			t.Errorf("level %d: %v", level, err)
+		}
+	}
+	want := l
+	for _, level := range []uint32{10, 32, 64} {
+		if err := l.Add(level); err == nil {
+			t.Errorf("level %d was added", level)
+		}
+	}
+	if l != want || l != 1|0x3f<<4|1<<31 {
+		t.Errorf("levels %b", l)
+	}
+}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/internal/netlab/labtest"
 	"sotto/internal/netns"
 )
 
@@ -146,7 +147,7 @@ func OpenSocket(kind string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	wait := unix.NsecToTimeval(int64(3 * time.Second))
+	wait := unix.NsecToTimeval(int64(labtest.Patience(3 * time.Second)))
 	return fd, errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &wait))
 }

@@ -38,10 +38,15 @@ func needs() []need {
 
 // passProgram loads a program for a hook that lets everything through.
 func passProgram(t ebpf.ProgramType, hook ebpf.AttachType) error {
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+	return loads(&ebpf.ProgramSpec{
 		Type: t, AttachType: hook, License: "Dual BSD/GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
 	})
+}
+
+// loads loads a program and closes it.
+func loads(spec *ebpf.ProgramSpec) error {
+	p, err := ebpf.NewProgram(spec)
 	if err != nil {
 		return err
 	}
@@ -58,15 +63,36 @@ func helperProbe(fn asm.BuiltinFunc) func() error {
 	return func() error { return features.HaveProgramHelper(ebpf.CGroupSockAddr, fn) }
 }
 
-// HasSetRetval reports whether a hook can choose the errno that a client receives.
+// HasSetRetval reports whether a hook can choose the errno that a client receives (Linux 5.18). It
+// loads a program that does: since 7.2 the verifier checks that the argument is an errno, and
+// refuses the program by which package features probes, which sets none (cilium/ebpf#2099).
 func HasSetRetval() bool {
-	return features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval) == nil
+	return loads(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R1, -int32(unix.ENOBUFS)), asm.FnSetRetval.Call(),
+			asm.Mov.Imm(asm.R0, 0), asm.Return(),
+		},
+	}) == nil
 }
 
 // KnowsCurrent reports whether a program that sees the packets of a socket can read which
 // process sends them (Linux 6.10).
 func KnowsCurrent() bool {
 	return features.HaveProgramHelper(ebpf.CGroupSKB, asm.FnGetCurrentPidTgid) == nil
+}
+
+// KnowsSender reports whether such a program, and one on an interface, can also read the process's
+// name and user (Linux 6.16).
+func KnowsSender() bool {
+	for _, p := range []ebpf.ProgramType{ebpf.CGroupSKB, ebpf.SchedCLS} {
+		for _, fn := range []asm.BuiltinFunc{asm.FnGetCurrentPidTgid, asm.FnGetCurrentUidGid, asm.FnGetCurrentComm, asm.FnGetCurrentCgroupId} {
+			if features.HaveProgramHelper(p, fn) != nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Explain adds the cause to an error of loading or attaching a program: missing privileges,

@@ -5,11 +5,10 @@ package filters
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
-	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
+
+	"sotto/intercept/attached"
 )
 
 // Setting is a setting of a systemd unit that filters packets.
@@ -29,9 +28,6 @@ var settings = map[string]Setting{
 	"sd_restrictif_e": Interfaces, "sd_restrictif_i": Interfaces,
 }
 
-// ownPrefix starts the names of Sotto's programs.
-const ownPrefix = "sotto_"
-
 // Program is a program of other software that filters the packets of a cgroup.
 type Program struct {
 	Dir     string // of the cgroup that it is attached to
@@ -43,41 +39,15 @@ type Program struct {
 }
 
 // Programs returns the programs of other software that are attached to the cgroup with the
-// directory dir, without those of the cgroups above it.
+// directory dir, without those of the cgroups above it. After an error it returns those that it
+// found until then.
 func Programs(dir string) ([]Program, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
+	found, err := attached.Programs(dir, ebpf.AttachCGroupInetEgress, ebpf.AttachCGroupInetIngress)
+	out := make([]Program, len(found))
+	for i, p := range found {
+		out[i] = Program{Dir: dir, Name: p.Name, Setting: settings[p.Name], Egress: p.Hook == ebpf.AttachCGroupInetEgress, id: p.ID}
 	}
-	defer f.Close()
-	var out []Program
-	for _, at := range []ebpf.AttachType{ebpf.AttachCGroupInetEgress, ebpf.AttachCGroupInetIngress} {
-		found, err := link.QueryPrograms(link.QueryOptions{Target: int(f.Fd()), Attach: at})
-		if err != nil {
-			return out, fmt.Errorf("list the programs of cgroup %s: %w", dir, err)
-		}
-		for _, p := range found.Programs {
-			name, err := nameOf(p.ID)
-			if err != nil || strings.HasPrefix(name, ownPrefix) {
-				continue // it was detached meanwhile
-			}
-			out = append(out, Program{Dir: dir, Name: name, Setting: settings[name], Egress: at == ebpf.AttachCGroupInetEgress, id: p.ID})
-		}
-	}
-	return out, nil
-}
-
-func nameOf(id ebpf.ProgramID) (string, error) {
-	p, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return "", err
-	}
-	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return "", err
-	}
-	return info.Name, nil
+	return out, err
 }
 
 // offIfindex is the offset of ifindex in struct __sk_buff.

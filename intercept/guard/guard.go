@@ -52,9 +52,10 @@ type State struct {
 }
 
 // Programs are attached to each interface: one for each direction, for interfaces with and
-// without Ethernet frames. Back is attached to the veth pair.
+// without Ethernet frames. Back is attached to the veth pair. So is Answer, which answers queries
+// in the place of the listener; it may be nil.
 type Programs struct {
-	OutIP, InIP, OutFrame, InFrame, Back *ebpf.Program
+	OutIP, InIP, OutFrame, InFrame, Back, Answer *ebpf.Program
 }
 
 // Config describes a guard. All fields are required, except Filters.
@@ -96,20 +97,21 @@ func New(cfg Config, groups []cgroup.Group, root string) (*Guard, error) {
 		links: attachments{dir: cfg.PinDir, name: cfg.Name, host: cfg.Network.HostNetlink(), preferFilters: cfg.Filters},
 	}
 	wanted := make(map[uint64]bool)
+	var levels cgroup.Levels
 	for _, sealed := range groups {
 		level, err := sealed.Level(root)
 		if err != nil {
 			return nil, err
 		}
-		if level >= cgroup.MaxLevels {
-			return nil, fmt.Errorf("seal cgroup %s: more than %d levels deep", sealed.Path, cgroup.MaxLevels)
+		if err := levels.Add(uint32(level)); err != nil {
+			return nil, fmt.Errorf("seal cgroup %s: %w", sealed.Path, err)
 		}
 		wanted[sealed.ID] = true
-		g.state.SealLevels |= 1 << level
 		if err := cfg.Sealed.Put(sealed.ID, uint32(level)); err != nil {
 			return nil, fmt.Errorf("add sealed cgroup %s: %w", sealed.Path, err)
 		}
 	}
+	g.state.SealLevels = uint64(levels)
 	if err := keepOnly(cfg.Sealed, wanted); err != nil {
 		return nil, err
 	}
@@ -298,7 +300,8 @@ func (g *Guard) syncLinks(links []network.Link) error {
 	for _, l := range links {
 		if l.Own {
 			veth = uint32(l.Index)
-			errs = append(errs, g.links.attach(attachment{l.Index, "back"}, progs.Back, true))
+			errs = append(errs, g.links.attach(attachment{l.Index, "back"}, progs.Back, true),
+				g.links.attachOrRemove(attachment{l.Index, "answer"}, progs.Answer, false))
 			continue
 		}
 		// The flags come first: an interface without flags is treated as external.

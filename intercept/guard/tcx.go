@@ -45,7 +45,7 @@ const (
 // attachment identifies a program on an interface.
 type attachment struct {
 	index int    // of the interface
-	which string // "out", "in" or "back"
+	which string // "out", "in", "back" or "answer"
 }
 
 const tcxPrefix = "tcx_"
@@ -79,6 +79,21 @@ func (l *attachments) attach(a attachment, prog *ebpf.Program, ingress bool) err
 	}
 	l.have[a] = asLink
 	return nil
+}
+
+// attachOrRemove is attach, or without a program it removes that of an earlier process.
+func (l *attachments) attachOrRemove(a attachment, prog *ebpf.Program, ingress bool) error {
+	if prog != nil {
+		return l.attach(a, prog, ingress)
+	}
+	errs := []error{removePin(l.pin(a))}
+	all, err := filtersOn(l.host, a.index, ingress)
+	for _, f := range all {
+		if b, ok := f.(*netlink.BpfFilter); ok && isFilterOf(f, l.name) && b.Name == filterNames+a.which {
+			errs = append(errs, l.host.FilterDel(f))
+		}
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 func attachType(ingress bool) ebpf.AttachType {

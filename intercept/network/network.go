@@ -280,7 +280,7 @@ func (n *Network) Close(unreachable func()) error {
 	if n.closed {
 		return nil
 	}
-	err := removeLinks(n.host, n.hostIf(), n.innerIf())
+	err := n.discardLinks()
 	if unreachable != nil {
 		unreachable()
 	}

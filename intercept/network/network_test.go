@@ -110,7 +110,7 @@ func ask(from *netlab.Host, addr string, size int) (net.IP, error) {
 		return nil, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(2 * time.Second))
+	c.SetDeadline(time.Now().Add(labtest.Patience(2 * time.Second)))
 	out, in := bytes.Repeat([]byte("x"), size), make([]byte, 65535)
 	if _, err := c.Write(out); err != nil {
 		return nil, err

@@ -75,11 +75,17 @@ func (n *Network) findDefaultRoute(addrs []string) (defaultRoute, error) {
 		}
 		src, _ := netip.AddrFromSlice(got[0].Src)
 		via, _ := netip.AddrFromSlice(got[0].Gw)
-		if src = src.Unmap(); src.IsValid() && !src.IsUnspecified() && !src.IsLoopback() {
+		if src = src.Unmap(); src.IsValid() && !src.IsUnspecified() && !src.IsLoopback() && !n.isReserved(src) {
 			best, bestBits = defaultRoute{src, via, got[0].LinkIndex}, bits
 		}
 	}
 	return best, nil
+}
+
+// isReserved reports whether an address is that of last resort: the kernel chooses it for a
+// default route if the host has no other, or only link-local ones.
+func (n *Network) isReserved(a netip.Addr) bool {
+	return a == NthAddr(n.cfg.Prefix4, reservedHost) || a == NthAddr(n.cfg.Prefix6, reservedHost)
 }
 
 // unreachable reports whether a lookup failed because there is no route.

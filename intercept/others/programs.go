@@ -4,19 +4,15 @@ package others
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
-)
 
-// ownPrefix starts the names of Sotto's programs.
-const ownPrefix = "sotto_"
+	"sotto/intercept/attached"
+)
 
 // Program is a program of other software on a cgroup.
 type Program struct {
@@ -26,22 +22,25 @@ type Program struct {
 	ID     uint32
 }
 
-// hook is a place on cgroups to which programs can be attached.
-type hook struct {
-	name string
-	at   ebpf.AttachType
-}
-
 // addressHooks are those that change or refuse the address of a socket's peer.
-var addressHooks = []hook{
-	{"connect4", ebpf.AttachCGroupInet4Connect}, {"connect6", ebpf.AttachCGroupInet6Connect},
-	{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg}, {"sendmsg6", ebpf.AttachCGroupUDP6Sendmsg},
-	{"recvmsg4", ebpf.AttachCGroupUDP4Recvmsg}, {"recvmsg6", ebpf.AttachCGroupUDP6Recvmsg},
-	{"getpeername4", ebpf.AttachCgroupInet4GetPeername}, {"getpeername6", ebpf.AttachCgroupInet6GetPeername},
+var addressHooks = []ebpf.AttachType{
+	ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
+	ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
+	ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg,
+	ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
 }
 
 // packetHooks are those that drop packets.
-var packetHooks = []hook{{"egress", ebpf.AttachCGroupInetEgress}, {"ingress", ebpf.AttachCGroupInetIngress}}
+var packetHooks = []ebpf.AttachType{ebpf.AttachCGroupInetEgress, ebpf.AttachCGroupInetIngress}
+
+// names are those that bpftool(8) shows.
+var names = map[ebpf.AttachType]string{
+	ebpf.AttachCGroupInet4Connect: "connect4", ebpf.AttachCGroupInet6Connect: "connect6",
+	ebpf.AttachCGroupUDP4Sendmsg: "sendmsg4", ebpf.AttachCGroupUDP6Sendmsg: "sendmsg6",
+	ebpf.AttachCGroupUDP4Recvmsg: "recvmsg4", ebpf.AttachCGroupUDP6Recvmsg: "recvmsg6",
+	ebpf.AttachCgroupInet4GetPeername: "getpeername4", ebpf.AttachCgroupInet6GetPeername: "getpeername6",
+	ebpf.AttachCGroupInetEgress: "egress", ebpf.AttachCGroupInetIngress: "ingress",
+}
 
 // AddressPrograms returns the programs that change or refuse addresses of sockets (the type
 // sock_addr) in the cgroup dir: those on it, on the cgroups above it up to root, and on those
@@ -51,7 +50,7 @@ func AddressPrograms(root, dir string) ([]Program, error) { return programs(root
 // PacketPrograms is [AddressPrograms] for the programs that drop packets (the type cgroup_skb).
 func PacketPrograms(root, dir string) ([]Program, error) { return programs(root, dir, packetHooks) }
 
-func programs(root, dir string, hooks []hook) (out []Program, err error) {
+func programs(root, dir string, hooks []ebpf.AttachType) (out []Program, err error) {
 	for at := dir; at != root && strings.HasPrefix(at, root+"/"); {
 		at = filepath.Dir(at)
 		if out, err = appendPrograms(out, at, hooks); err != nil {
@@ -71,40 +70,10 @@ func programs(root, dir string, hooks []hook) (out []Program, err error) {
 }
 
 // appendPrograms appends the programs on one cgroup.
-func appendPrograms(out []Program, dir string, hooks []hook) ([]Program, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return out, err
+func appendPrograms(out []Program, dir string, hooks []ebpf.AttachType) ([]Program, error) {
+	found, err := attached.Programs(dir, hooks...)
+	for _, p := range found {
+		out = append(out, Program{Cgroup: dir, Hook: names[p.Hook], Name: p.Name, ID: uint32(p.ID)})
 	}
-	defer f.Close()
-	for _, h := range hooks {
-		found, err := link.QueryPrograms(link.QueryOptions{Target: int(f.Fd()), Attach: h.at})
-		if err != nil {
-			return out, fmt.Errorf("list the programs on cgroup %s: %w", dir, err)
-		}
-		for _, p := range found.Programs {
-			name, err := nameOf(p.ID)
-			if errors.Is(err, fs.ErrNotExist) || strings.HasPrefix(name, ownPrefix) {
-				continue // it was detached meanwhile, or it is Sotto's
-			}
-			if err != nil {
-				return out, fmt.Errorf("examine program %d on cgroup %s: %w", p.ID, dir, err)
-			}
-			out = append(out, Program{Cgroup: dir, Hook: h.name, Name: name, ID: uint32(p.ID)})
-		}
-	}
-	return out, nil
-}
-
-func nameOf(id ebpf.ProgramID) (string, error) {
-	p, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return "", err
-	}
-	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return "", err
-	}
-	return info.Name, nil
+	return out, err
 }

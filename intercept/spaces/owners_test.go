@@ -48,9 +48,9 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.boxNetns = w.cookie(w.box)
-	if w.boxNetns == 0 {
-		labtest.Skip(t, "needs SO_NETNS_COOKIE (Linux 5.14)")
+	labtest.NeedKernel(t, 5, 14, "SO_NETNS_COOKIE")
+	if w.boxNetns = w.cookie(w.box); w.boxNetns == 0 {
+		t.Fatal("the network namespace has no cookie")
 	}
 	return w
 }

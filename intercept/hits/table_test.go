@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hits_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"sotto/intercept/hits"
+	"sotto/intercept/hits/hitstest"
+	"sotto/internal/netlab/labtest"
+)
+
+type machine struct {
+	*hitstest.Machine
+	t *testing.T
+}
+
+// answer returns an answer for a name of one label.
+func answer(class uint32, label string, stored time.Duration) *hits.Answer {
+	question := append(append([]byte{byte(len(label))}, label...), 0, 0, 1, 0, 1)
+	msg := append([]byte{0, 0, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0}, question...)
+	end := len(msg)
+	msg = append(msg, 0xC0, 12, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4, 192, 0, 2, 1)
+	return &hits.Answer{Class: class, Msg: msg, QEnd: end, TTLs: []uint16{uint16(end + 6)},
+		Stored: stored, Refresh: stored + time.Hour, Expires: stored + time.Hour, Tag: []byte(label)}
+}
+
+// query returns a frame with a query for a name of one label.
+func query(label string) []byte {
+	dns := append([]byte{0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, byte(len(label))}, label...)
+	dns = append(dns, 0, 0, 1, 0, 1)
+	frame := append(append(append([]byte(nil), hitstest.Inner[:]...), hitstest.Host[:]...), 0x08, 0)
+	n := 28 + len(dns)
+	frame = append(frame, 0x45, 0, byte(n>>8), byte(n), 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1)
+	frame = append(frame, hitstest.Virtual4(5).AsSlice()...)
+	return append(append(frame, 0x9C, 0x40, 0, 53, 0, byte(8+len(dns)), 0, 0), dns...)
+}
+
+// TestTable fills a small table more than once: used answers stay, and the tags of others are
+// reported.
+func TestTable(t *testing.T) {
+	labtest.NeedRoot(t)
+	m := machine{hitstest.New(t, 16), t}
+	m.SetOrigin(5, netip.MustParseAddr("8.8.8.8"), 2)
+	class := m.NewClass()
+	m.SetClass(5, 2, class)
+	given := func(label string) bool {
+		t.Helper()
+		ok, _, err := m.Run(query(label))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	now := hits.Now()
+	for i := range 60 {
+		label := fmt.Sprintf("label-%02d", i)
+		if !m.Store(answer(class, label, now), m.Generation()) || !given(label) || i > 0 && !given("label-00") {
+			t.Fatalf("%s: not stored, or the used answer was evicted", label)
+		}
+		for range 3 {
+			given("label-00")
+		}
+	}
+	s, err := m.Stats()
+	if err != nil || s.Entries > 16 || s.Evicted < 40 || s.Verdicts["answered"] < 200 || s.MaxEntries != 20 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if n := len(m.Evicted()); n != int(s.Evicted) || slices.Contains(m.Evicted(), "label-00") {
+		t.Errorf("%d evicted, of which reported: %v", s.Evicted, m.Evicted())
+	}
+	used := map[string]uint64{}
+	m.Sweep(func(tag []byte, n uint64) { used[string(tag)] += n })
+	if used["label-00"] < 200 || used["label-59"] != 1 {
+		t.Errorf("used: %v", used)
+	}
+	if r := m.Replies(5); r.NoError != s.Verdicts["answered"] || r.NXDomain != 0 {
+		t.Errorf("%+v of %+v", r, s.Verdicts)
+	}
+	m.checkLife(answer(class, "label-59", now), given)
+	m.Stop()
+	if m.Store(answer(class, "late", now), m.Generation()) || !given("label-00") {
+		t.Error("stored after Stop, or nothing is given any more")
+	}
+}
+
+// checkLife stores an answer with several times.
+func (m machine) checkLife(a *hits.Answer, given func(string) bool) {
+	m.t.Helper()
+	for _, c := range []struct {
+		what             string
+		refresh, expires time.Duration
+		works, want      bool
+	}{
+		{"fresh", time.Hour, time.Hour, true, true},
+		{"to be refreshed", 0, time.Hour, true, false},
+		{"to be refreshed, but no process works", 0, time.Hour, false, true},
+		{"expired", 0, 0, false, false},
+	} {
+		now := hits.Now()
+		a.Refresh, a.Expires = now+c.refresh, now+c.expires
+		if c.works {
+			m.Heartbeat()
+		} else {
+			m.NoHeartbeat()
+		}
+		if !m.Store(a, m.Generation()) || given(string(a.Tag)) != c.want {
+			m.t.Errorf("%s: given is %v, or not stored", c.what, !c.want)
+		}
+	}
+}
+
+// TestNotStored lists what does not fit into an entry.
+func TestNotStored(t *testing.T) {
+	labtest.NeedRoot(t)
+	m := hitstest.New(t, 16)
+	now := hits.Now()
+	for what, change := range map[string]func(a *hits.Answer){
+		"no class":           func(a *hits.Answer) { a.Class = 0 },
+		"a long name":        func(a *hits.Answer) { a.QEnd += 130; a.Msg = append(a.Msg, make([]byte, 200)...) },
+		"a long answer":      func(a *hits.Answer) { a.Msg = append(a.Msg, make([]byte, 1300)...) },
+		"many records":       func(a *hits.Answer) { a.TTLs = make([]uint16, 17) },
+		"a TTL at the start": func(a *hits.Answer) { a.TTLs = []uint16{4} },
+		"a TTL at the end":   func(a *hits.Answer) { a.TTLs = []uint16{uint16(len(a.Msg) - 3)} },
+		"nothing":            func(a *hits.Answer) { a.Msg = a.Msg[:a.QEnd]; a.TTLs = nil },
+		"no life":            func(a *hits.Answer) { a.Expires = a.Stored - 1 },
+	} {
+		a := answer(1, "label", now)
+		if change(a); m.Store(a, m.Generation()) {
+			t.Errorf("%s: stored", what)
+		}
+	}
+	if !m.Store(answer(1, "label", now), m.Generation()) || m.Store(answer(1, "label", now), m.Generation()-1) {
+		t.Error("the generation in force is not accepted, or another one is")
+	}
+}
