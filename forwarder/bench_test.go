@@ -15,13 +15,18 @@ import (
 )
 
 // BenchmarkHit measures a cached answer without a socket: parser, cache, reply.
-func BenchmarkHit(b *testing.B) {
+func BenchmarkHit(b *testing.B) { benchmarkHit(b, "www.example.com.") }
+
+// BenchmarkHitRotated measures one with eight addresses.
+func BenchmarkHitRotated(b *testing.B) { benchmarkHit(b, "a-8.example.com.") }
+
+func benchmarkHit(b *testing.B, name string) {
 	f, err := New(b.Context(), Config{Upstream: newZoneUpstream(b), Cache: newCache(b)})
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer f.Close()
-	query := fill(b, f, "www.example.com.")
+	query := fill(b, f, name)
 	local := netip.MustParseAddr("127.0.0.1")
 	out, now := make([]byte, 0, wire.UDPSize), time.Now()
 	b.ReportAllocs()
@@ -46,7 +51,7 @@ func fill(tb testing.TB, f *Forwarder, name string) []byte {
 	}
 	r := request{q: q}
 	r.route = f.route(&q, &r.origin)
-	fl := &flight{key: r.appendKey(nil), upstream: r.route.Upstream, query: wire.AppendQuery(nil, &q)}
+	fl := &flight{fs: f.flights, key: r.appendKey(nil), upstream: r.route.Upstream, query: wire.AppendQuery(nil, &q)}
 	if _, err := f.flights.resolve(fl, time.Now().Add(time.Second)); err != nil {
 		tb.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sotto/forwarder/cache"
+	"sotto/forwarder/shared"
 	"sotto/forwarder/tap"
 )
 
@@ -79,6 +80,15 @@ type Exchanger interface {
 	Exchange(ctx context.Context, query []byte, until time.Time) (reply []byte, err error)
 }
 
+// Patient is an [Exchanger] with a time limit of its own, in place of [Config.Timeout].
+type Patient interface {
+	// Timeout returns how long an exchange may take.
+	Timeout() time.Duration
+}
+
+// timeoutMargin is the time in which the error of a [Patient] upstream still arrives.
+const timeoutMargin = 300 * time.Millisecond
+
 // Config configures a [Forwarder]. The zero value of a limit means its default.
 type Config struct {
 	// Upstream receives cache misses, unless Route returns another one. Required.
@@ -99,6 +109,10 @@ type Config struct {
 	// Cache stores answers. Nil: every query goes upstream. The caller closes it.
 	Cache *cache.Cache
 
+	// Shared is asked after a miss of Cache, and receives what upstreams answer. It needs Cache,
+	// and upstreams that implement [Identified]. Nil: there is none. The caller runs it.
+	Shared *shared.Cache
+
 	// Origins returns the origin of a query from the local address it arrived at.
 	// It reports false for an address that no client was redirected to; such
 	// queries are dropped. Nil: every query is accepted, without an origin. It is
@@ -109,11 +123,20 @@ type Config struct {
 	// reply is sent. It must not block and must not keep [Event.Name].
 	Observe func(Event)
 
+	// Dropped, if set, is called like Observe for every query that gets no reply, and for every
+	// reply that could not be sent. [Event].Drop is the reason.
+	Dropped func(Event)
+
 	// Tap, if set, receives every query that gets a reply, the replies, and what is sent to
 	// original destinations. Upstreams have a tap of their own.
 	Tap tap.Func
 
-	// Timeout limits the time from a query to its reply.
+	// Repeats, if set, makes the forwarder offer cached answers to a [Repeater], see
+	// [Forwarder.RunRepeats]. It returns the class of the clients that ask at an address: the
+	// repeater may give them the same answers. Class 0: it gives them none. It must not block.
+	Repeats func(local netip.Addr) (class uint32)
+
+	// Timeout limits the time from a query to its reply, unless the upstream is [Patient].
 	Timeout time.Duration
 
 	// StaleAfter is how long a client waits for the upstream if the cache has an
@@ -136,6 +159,9 @@ type Config struct {
 func (cfg Config) validated() (Config, error) {
 	if cfg.Upstream == nil {
 		return cfg, errors.New("make a forwarder: Config.Upstream is nil")
+	}
+	if cfg.Shared != nil && cfg.Cache == nil {
+		return cfg, errors.New("make a forwarder: Config.Shared without Config.Cache")
 	}
 	limits := []struct {
 		name string

@@ -6,7 +6,7 @@
 // It owns the listeners, and the coalescing of identical queries. The rest is in
 // other packages: [sotto/forwarder/wire] reads and writes messages,
 // [sotto/forwarder/cache] stores answers, [sotto/forwarder/admission] limits what
-// clients may use, and an [Exchanger] queries the upstream
+// clients may use, [sotto/forwarder/failures] remembers failed resolutions, and an [Exchanger] queries the upstream
 // ([sotto/forwarder/upstream] implements it for DNS over TLS). The package does not
 // depend on the kernel half: [Config.Origins] maps the local address that a query
 // arrived at to the workload and the original destination. So all of it can be
@@ -19,6 +19,9 @@
 //   - A failure is answered with SERVFAIL and an Extended DNS Error (RFC 8914) that
 //     gives the reason; no query falls back to plain DNS. Queries are sent in plain
 //     DNS only where the [Router] returns [Plain].
+//   - A failure is remembered for one to five seconds (RFC 9520): meanwhile the same query
+//     is answered at once, and not sent upstream. A stale answer is used instead if there
+//     is one.
 //   - Identical queries in flight share one upstream query, called a flight.
 //   - Resources are limited: pending queries, TCP connections and unsent replies each
 //     have a limit. What exceeds it is refused or closed, not queued without limit.

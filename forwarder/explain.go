@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sotto/forwarder/cache"
+	"sotto/forwarder/failures"
 	"sotto/forwarder/wire"
 )
 
@@ -29,6 +30,11 @@ type Cached struct {
 	State cache.State
 	Rcode uint16
 	TTL   uint32 // seconds until it expires; 0 unless State is [cache.Fresh]
+
+	// Failure is the failure that is repeated for the time Left if State is [cache.Miss], or
+	// nil.
+	Failure *failures.Failure
+	Left    time.Duration
 }
 
 // Explain reports what would happen to the query msg from origin. Nothing is sent or counted.
@@ -47,9 +53,13 @@ func (f *Forwarder) Explain(msg []byte, origin Origin) (e Explanation, err error
 		}
 		return e, nil
 	}
-	if f.cfg.Cache != nil && r.route.Action == Forward {
+	if r.route.Action == Forward {
 		e.Cached = f.peek(&r, false)
 		e.CachedDO = f.peek(&r, true)
+		if e.Cached.State != cache.Fresh && r.q.Type != wire.TypeANY && e.CachedDO.State != cache.Miss &&
+			(e.Cached.State == cache.Miss || e.CachedDO.State == cache.Fresh) {
+			e.Cached = e.CachedDO // see [cache.Cache.Unsigned]
+		}
 	}
 	return e, nil
 }
@@ -57,7 +67,13 @@ func (f *Forwarder) Explain(msg []byte, origin Origin) (e Explanation, err error
 func (f *Forwarder) peek(r *request, do bool) (c Cached) {
 	r.q.DO = do
 	var a cache.Answer
-	if c.State = f.cfg.Cache.Peek(r.appendKey(nil), r.start, &a); c.State == cache.Miss {
+	key := r.appendKey(nil)
+	c.State = cache.Miss
+	if f.cfg.Cache != nil {
+		c.State = f.cfg.Cache.Peek(key, r.start, &a)
+	}
+	if c.State == cache.Miss {
+		c.Failure, c.Left = f.flights.failures.Find(key, r.start)
 		return c
 	}
 	c.Rcode = a.Reply.Rcode

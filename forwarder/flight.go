@@ -5,13 +5,15 @@ package forwarder
 import (
 	"context"
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sotto/forwarder/admission"
+	"sotto/forwarder/failures"
+	"sotto/forwarder/served"
 	"sotto/forwarder/wire"
 	"sotto/forwarder/workers"
 )
@@ -79,9 +81,15 @@ type flight struct {
 	key      []byte
 	query    []byte // as sent upstream
 	upstream Exchanger
+	scope    string
+	ctx      served.Context // of the exchange
 	start    time.Time
 	pending  []*pendingQuery
 	timer    *time.Timer // runs serveAllStale; nil if there is no stale answer
+	shared   bool        // the stale answer is one that another instance stored
+	prefetch bool        // it refreshes an answer that has not expired yet
+
+	generation uint64 // of flights.failures when it started
 
 	first     [1]*pendingQuery  // backs pending, which seldom has more
 	queryRoom [paddedQuery]byte // backs query, unless that is longer
@@ -98,6 +106,9 @@ type flights struct {
 	seed   maphash.Seed
 	shards [flightShards]flightShard
 
+	failures   *failures.Table
+	fixedOrder atomic.Bool
+
 	waiting   *admission.Shares // client queries
 	misses    *admission.Shares // queries to upstreams
 	relays    *admission.Shares // queries to original destinations, except
@@ -111,7 +122,7 @@ type flightShard struct {
 
 func newFlights(ctx context.Context, cfg Config) *flights {
 	fs := &flights{
-		cfg: cfg, seed: maphash.MakeSeed(), pool: workers.New(),
+		cfg: cfg, seed: maphash.MakeSeed(), pool: workers.New(), failures: failures.New(),
 		waiting: admission.NewShares(cfg.MaxWaiters), misses: admission.NewShares(cfg.MaxMisses),
 		relays: admission.NewShares(cfg.MaxRelays), transfers: admission.NewShares(max(1, cfg.MaxRelays/transferFraction)),
 	}
@@ -192,6 +203,7 @@ func (fs *flights) refresh(r *request, key []byte) {
 		shard.Unlock()
 		return
 	}
+	fl.prefetch = true
 	shard.m[string(key)] = fl
 	shard.Unlock()
 	if !fs.pool.Run(fl) {
@@ -205,7 +217,7 @@ func (fs *flights) newFlight(r *request, src admission.Source, key []byte) (*fli
 	if err := fs.misses.Acquire(src); err != nil {
 		return nil, err
 	}
-	fl := &flight{fs: fs, src: src, upstream: r.route.Upstream, start: r.start}
+	fl := &flight{fs: fs, src: src, upstream: r.route.Upstream, scope: r.route.Scope, start: r.start, generation: fs.failures.Generation()}
 	fl.key = append(fl.keyRoom[:0], key...)
 	fl.query = wire.AppendQuery(fl.queryRoom[:0], &r.q)
 	return fl, nil
@@ -214,9 +226,17 @@ func (fs *flights) newFlight(r *request, src admission.Source, key []byte) (*fli
 // Run queries the upstream and answers all pending queries of the flight.
 func (fl *flight) Run() {
 	fs := fl.fs
-	reply, err := fs.resolve(fl, fl.start.Add(fs.cfg.Timeout))
+	reply, age, found := fl.fromShared()
+	var err error
+	if !found {
+		reply, err = fs.resolve(fl, fl.until())
+	}
+	failed := err != nil || !wire.IsAnswer(reply.Rcode)
+	if failed {
+		fs.remember(fl, &reply, err)
+	}
 	pending := fs.remove(fl)
-	if err != nil || reply.Rcode == wire.RcodeServFail || reply.Rcode == wire.RcodeRefused {
+	if failed {
 		pending = fs.refreshFailed(fl, pending)
 	}
 	if err != nil {
@@ -225,10 +245,15 @@ func (fl *flight) Run() {
 		}
 		return
 	}
+	if fs.cfg.Cache != nil {
+		fs.cfg.Cache.Limit(&reply)
+	}
+	reply.Rotate = reply.Rotate && !fs.fixedOrder.Load()
 	buf := getBuffer()
 	defer putBuffer(buf)
 	for _, p := range pending {
-		*buf = wire.AppendReply((*buf)[:framePrefix], &p.q, &reply, 0, p.limit)
+		p.shared, p.server = found, fl.ctx.Server()
+		*buf = wire.AppendReply((*buf)[:framePrefix], &p.q, &reply, age, p.limit)
 		fs.reply(p, *buf, reply.Rcode, nil)
 	}
 }
@@ -240,32 +265,40 @@ func (fs *flights) refreshFailed(fl *flight, pending []*pendingQuery) []*pending
 		return pending
 	}
 	fs.cfg.Cache.Failed(fl.key, time.Now())
+	fl.markStale(pending)
 	return slices.DeleteFunc(pending, fs.serveStale)
+}
+
+// until returns when the flight has to end.
+func (fl *flight) until() time.Time {
+	timeout := fl.fs.cfg.Timeout
+	if p, ok := fl.upstream.(Patient); ok {
+		timeout = p.Timeout() + timeoutMargin
+	}
+	return fl.start.Add(timeout)
 }
 
 // resolve sends the flight's query upstream, checks the reply, and stores it in the
 // cache.
 func (fs *flights) resolve(fl *flight, until time.Time) (wire.Reply, error) {
-	msg, err := fl.upstream.Exchange(fs.ctx, fl.query, until)
+	fl.ctx.Context = fs.ctx
+	msg, err := fl.upstream.Exchange(&fl.ctx, fl.query, until)
 	if err != nil {
 		return wire.Reply{}, err
 	}
-	reply, err := wire.ParseReply(msg)
+	reply, err := checkReply(fl.query, msg)
+	fs.failures.Succeeded(fl.key, fl.scope, err == nil && wire.IsAnswer(reply.Rcode))
 	if err != nil {
 		return reply, err
 	}
-	if !wire.SameQuestion(fl.query, reply.Msg) {
-		return reply, errors.New("the upstream's reply has no question, or another one")
-	}
-	if reply.Rcode > 0x0F || reply.Rcode == wire.RcodeFormErr {
-		// They concern the hop to the upstream, not the name and not the client's query.
-		return reply, fmt.Errorf("the upstream rejected the query with %s", wire.RcodeName(reply.Rcode))
-	}
+	reply, _ = reply.Compressed()
 	// Without OPT an upstream sends no signatures. Such a reply is not stored for clients
 	// that want them, since the upstream may send them again soon.
 	unsigned := !reply.EDNS && wire.WantsDNSSEC(fl.query)
 	if fs.cfg.Cache != nil && !unsigned {
-		fs.cfg.Cache.Put(fl.key, &reply, time.Now())
+		now := time.Now()
+		fs.cfg.Cache.Put(fl.key, &reply, now)
+		fl.share(&reply, now)
 	}
 	return reply, nil
 }

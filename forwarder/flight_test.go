@@ -74,14 +74,14 @@ func TestFailure(t *testing.T) {
 		{"silence", func(ctx context.Context, _ []byte) ([]byte, error) { <-ctx.Done(); return nil, ctx.Err() }, wire.EDENoReachableAuthority, "in time"},
 		{"an error", func(context.Context, []byte) ([]byte, error) { return nil, errors.New("the cable is cut") }, wire.EDEOther, "cable"},
 		{"its own reason", func(context.Context, []byte) ([]byte, error) { return nil, fmt.Errorf("ask: %w", explained{}) }, wire.EDENetworkError, "why"},
-		{"garbage", func(context.Context, []byte) ([]byte, error) { return []byte("garbage, and then some more"), nil }, wire.EDEOther, "parse reply"},
+		{"garbage", func(context.Context, []byte) ([]byte, error) { return []byte("garbage, and then some more"), nil }, wire.EDENetworkError, "parse reply"},
 		{"another question", func(ctx context.Context, q []byte) ([]byte, error) {
 			other, err := question("other.example", dns.TypeA).Pack()
 			if err != nil {
 				return nil, err
 			}
 			return good.answer(ctx, other)
-		}, wire.EDEOther, "another"},
+		}, wire.EDENetworkError, "another"},
 		{"a refusal of our EDNS", func(_ context.Context, q []byte) ([]byte, error) {
 			m := new(dns.Msg)
 			if err := m.Unpack(q); err != nil {
@@ -91,7 +91,7 @@ func TestFailure(t *testing.T) {
 			m.SetRcode(m, dns.RcodeBadVers)
 			m.SetEdns0(1232, false)
 			return m.Pack()
-		}, wire.EDEOther, "BADVERS"},
+		}, wire.EDENetworkError, "BADVERS"},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			at := start(t, Config{Upstream: tc.up, Cache: newCache(t), Timeout: 300 * time.Millisecond}, "127.0.0.1:0")

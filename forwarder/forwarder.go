@@ -31,6 +31,9 @@ type Forwarder struct {
 	refused refusals
 	unread  atomic.Int64 // bytes of replies that TCP clients have not read yet
 	cookies wire.CookieSecret
+	repeats chan *pendingQuery // nil without Config.Repeats
+	drain   context.Context    // see Drain
+	drained context.CancelFunc
 }
 
 // New returns a Forwarder that accepts queries once [Forwarder.Serve] is called.
@@ -42,6 +45,10 @@ func New(ctx context.Context, cfg Config) (*Forwarder, error) {
 		return nil, err
 	}
 	f := &Forwarder{cfg: cfg, flights: newFlights(ctx, cfg), conns: admission.NewConnTable(cfg.MaxConns)}
+	if cfg.Repeats != nil && cfg.Cache != nil {
+		f.repeats = make(chan *pendingQuery, maxRepeats)
+	}
+	f.drain, f.drained = context.WithCancel(ctx)
 	rand.Read(f.cookies[:]) //nolint:errcheck // never fails since Go 1.24
 	f.SetRouter(cfg.Route)
 	return f, nil
@@ -50,9 +57,14 @@ func New(ctx context.Context, cfg Config) (*Forwarder, error) {
 // Close cancels the upstream queries in flight and waits for them. Call it after
 // every Serve has returned.
 func (f *Forwarder) Close() error {
+	f.drained()
 	f.flights.close()
 	return nil
 }
+
+// Drain closes TCP connections as soon as they are idle, also later ones, so that clients connect
+// to another instance. Queries are answered as before, until Serve's context ends.
+func (f *Forwarder) Drain() { f.drained() }
 
 // Serve answers queries on s until ctx is cancelled. It then waits up to a second for
 // pending replies (longer if the cause is a [Handover]) and closes s. It returns nil
@@ -94,7 +106,9 @@ type request struct {
 	start  time.Time
 	limit  int // maximum length of the reply in bytes; 0: that of the protocol
 	tcp    bool
-	stale  bool // the cache has an expired answer, to be used if the upstream has none
+	stale  bool   // the cache has an expired answer, to be used if the upstream has none
+	shared bool   // another instance stored the answer
+	server string // the upstream server that answered
 }
 
 // answer parses the query in msg, which arrived at local, into r, and appends the
@@ -112,13 +126,13 @@ func (f *Forwarder) decide(dst, msg []byte, local netip.Addr, r *request) ([]byt
 	if f.cfg.Origins != nil {
 		var known bool
 		if r.origin, known = f.cfg.Origins(local); !known {
-			return dst, dropped
+			return f.drop(dst, r, msg, DropAddress)
 		}
 	}
 	var err error
 	r.q, err = wire.ParseQuery(msg)
 	if errors.Is(err, wire.ErrIgnore) {
-		return dst, dropped
+		return f.drop(dst, r, msg, DropResponse)
 	}
 	f.cfg.tapQuery(r, msg)
 	if r.q.HasCookie() && !r.q.SetCookie(&f.cookies, r.client.Addr(), r.start) && errors.Is(err, wire.ErrCookieQuery) {
@@ -142,6 +156,16 @@ func (f *Forwarder) decide(dst, msg []byte, local netip.Addr, r *request) ([]byt
 		return f.appendLocal(dst, r), answered
 	}
 	return f.fromCache(dst, r)
+}
+
+// drop reports a message that gets no reply.
+func (f *Forwarder) drop(dst []byte, r *request, msg []byte, why Drop) ([]byte, verdict) {
+	if len(msg) < wire.HeaderLen {
+		why = DropShort
+	}
+	r.q = wire.Outline(msg)
+	f.cfg.dropped(r, why, nil)
+	return dst, dropped
 }
 
 func (r *request) source() admission.Source {

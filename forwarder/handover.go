@@ -10,10 +10,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // handoverTime is how long a listener waits for pending replies before it hands a
@@ -120,6 +123,49 @@ func Adopt(udp, tcp []*os.File) (_ *Sockets, err error) {
 	return s, nil
 }
 
+// Inherit returns Sockets for files of sockets that a service manager opened: UDP sockets and
+// TCP listeners of any addresses. It closes the files, also on an error.
+func Inherit(files []*os.File) (*Sockets, error) {
+	var udp, tcp []*os.File
+	for _, f := range files {
+		kind, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_TYPE)
+		switch {
+		case err == nil && kind == unix.SOCK_DGRAM:
+			udp = append(udp, f)
+		default: // Adopt reports what is no TCP listener
+			tcp = append(tcp, f)
+		}
+	}
+	s, err := Adopt(udp, tcp)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.tcp) == 0 {
+		return nil, errors.Join(errors.New("adopt sockets: no TCP socket was passed: answers that do not fit into a datagram need one (ListenStream=)"), s.Close())
+	}
+	for _, u := range s.udp {
+		if _, ok := boundTo(u); ok {
+			continue
+		}
+		network := "6"
+		if u.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Is4() {
+			network = "4"
+		}
+		if err := enablePacketInfo(u, network); err != nil {
+			return nil, errors.Join(fmt.Errorf("adopt sockets: enable packet info: %w", err), s.Close())
+		}
+	}
+	return s, nil
+}
+
+// Addrs returns the addresses of the UDP sockets.
+func (s *Sockets) Addrs() (addrs []netip.AddrPort) {
+	for _, u := range s.udp {
+		addrs = append(addrs, u.LocalAddr().(*net.UDPAddr).AddrPort())
+	}
+	return addrs
+}
+
 // ServeConn answers queries on a connection that another process handed over, starting
 // with the bytes that process had read. It returns when the client is done. When ctx
 // is cancelled, it waits for pending replies as long as [Forwarder.Serve] does.
@@ -142,7 +188,7 @@ func (f *Forwarder) ServeConn(ctx context.Context, c *net.TCPConn, read []byte) 
 func (t *tcpConn) handOver(ctx context.Context, frame []byte) {
 	h := handoverCause(ctx)
 	t.mu.Lock()
-	reset := t.wasReset
+	reset := t.reset != NotDropped
 	t.mu.Unlock()
 	if h == nil || reset {
 		return

@@ -3,8 +3,6 @@
 package forwarder
 
 import (
-	"fmt"
-
 	"sotto/forwarder/records"
 	"sotto/forwarder/wire"
 )
@@ -23,7 +21,7 @@ func notLookup(r *request) (rcode uint16, ede []wire.EDE, final bool) {
 	if r.q.Signed {
 		return notSigned()
 	}
-	return refuse(wire.EDEBlocked, fmt.Sprintf("refused by rule %d", r.route.Rule))
+	return refuse(wire.EDEBlocked, "refused by "+r.route.rule())
 }
 
 // appendLocal appends the answer of a rule with the action NXDomain, Null or Static.
@@ -50,7 +48,7 @@ func (f *Forwarder) appendLocal(dst []byte, r *request) []byte {
 		if blocks {
 			what = "blocked"
 		}
-		ede.Text = fmt.Sprintf("%s by rule %d", what, r.route.Rule)
+		ede.Text = what + " by " + r.route.rule()
 	}
 	dst = wire.AppendLocal(dst, &r.q, a, r.limit, ede)
 	f.cfg.observe(r, a.Rcode, FromRule, nil)

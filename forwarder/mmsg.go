@@ -71,6 +71,8 @@ type batch struct {
 	n        int
 	errno    syscall.Errno
 	call     func(fd uintptr) bool
+
+	refused func(i int, err error) // called by send for each message that it drops; may be nil
 }
 
 // init prepares b for a socket. b must not be copied afterwards.
@@ -132,6 +134,9 @@ func (b *batch) send(n int) {
 		switch {
 		case b.errno == unix.EINTR:
 		case b.errno != 0 || b.n <= 0:
+			if b.refused != nil {
+				b.refused(b.from, os.NewSyscallError("sendmmsg", b.errno))
+			}
 			b.from++
 		default:
 			b.from += b.n

@@ -5,7 +5,6 @@ package forwarder
 import (
 	"bytes"
 	"errors"
-	"fmt"
 
 	"sotto/forwarder/wire"
 )
@@ -32,9 +31,11 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 	}
 	switch r.route.Action {
 	case Refuse:
-		return refuse(wire.EDEBlocked, fmt.Sprintf("refused by rule %d", r.route.Rule))
+		return refuse(wire.EDEBlocked, "refused by "+r.route.rule())
 	case RefuseRemoved:
 		return refuse(wire.EDEProhibited, "rules depend on the workload, whose cgroup was removed: reconnect")
+	case NotReady:
+		return wire.RcodeServFail, []wire.EDE{{Code: wire.EDENotReady, Text: "rules depend on the pod, whose name or labels are not known yet"}}, true
 	case NXDomain, Null, Static:
 		if isLookup(&r.q) {
 			return 0, nil, false // see appendLocal
@@ -44,10 +45,10 @@ func (f *Forwarder) policy(r *request, err error) (rcode uint16, ede []wire.EDE,
 		if !isLookup(&r.q) {
 			return notLookup(r)
 		}
-		return wire.RcodeSuccess, []wire.EDE{{Code: wire.EDEBlocked, Text: fmt.Sprintf("answered by rule %d", r.route.Rule)}}, true
+		return wire.RcodeSuccess, []wire.EDE{{Code: wire.EDEBlocked, Text: "answered by " + r.route.rule()}}, true
 	case Plain:
 		if f.cfg.Nameserver == nil || !r.origin.Addr.IsValid() {
-			return refuse(wire.EDEOther, fmt.Sprintf("rule %d sends the query to its original destination, which is not known", r.route.Rule))
+			return refuse(wire.EDEOther, r.route.rule()+" sends the query to its original destination, which is not known")
 		}
 		return 0, nil, false // every kind of query may go to its original destination
 	case Local:

@@ -4,6 +4,7 @@ package forwarder
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -38,11 +39,14 @@ const (
 	// RefuseRemoved answers REFUSED, because rules depend on the workload, whose name
 	// is no longer known ([Origin.Removed]).
 	RefuseRemoved
+	// NotReady answers SERVFAIL, because rules depend on the workload's pod, whose name or
+	// labels are not known (yet).
+	NotReady
 )
 
 var actionNames = [...]string{
 	Forward: "forward", Plain: "plain", Local: "local", Refuse: "refuse", NoData: "nodata", NXDomain: "nxdomain",
-	Null: "null", Static: "answer", RefuseRemoved: "refuse",
+	Null: "null", Static: "answer", RefuseRemoved: "refuse", NotReady: "not-ready",
 }
 
 // String returns the name of the action, as rules use it.
@@ -66,6 +70,17 @@ type Route struct {
 	// Rule is the number of the rule that matched, from 1. 0 means that none matched;
 	// then names with a special meaning (resolver.arpa) are answered directly.
 	Rule int
+
+	// Builtin is the name of that rule if it is not in the configuration.
+	Builtin string
+}
+
+// rule returns what the rule is called in texts.
+func (rt *Route) rule() string {
+	if rt.Builtin != "" {
+		return fmt.Sprintf("the built-in rule %q", rt.Builtin)
+	}
+	return fmt.Sprintf("rule %d", rt.Rule)
 }
 
 // Router decides what happens to a query. It is called once per query, concurrently.
@@ -95,8 +110,12 @@ type Nameserver interface {
 	Transfer(ctx context.Context, to netip.AddrPort, query []byte, until time.Time, each func(msg []byte) error) error
 }
 
-// SetRouter replaces the router. It does not affect queries in flight.
-func (f *Forwarder) SetRouter(r Router) { f.router.Store(&r) }
+// SetRouter replaces the router, and forgets failures, whose upstream may be another one
+// now. It does not affect queries in flight.
+func (f *Forwarder) SetRouter(r Router) {
+	f.router.Store(&r)
+	f.flights.failures.Clear()
+}
 
 // route calls the router.
 func (f *Forwarder) route(q *wire.Query, o *Origin) Route {

@@ -27,6 +27,8 @@ func TestRoutes(t *testing.T) {
 		"empty":    {Action: NoData, Rule: 4},
 		"nowhere":  {Action: Plain, Rule: 5},
 		"removed":  {Action: RefuseRemoved},
+		"notready": {Action: NotReady},
+		"builtin":  {Action: Refuse, Rule: 7, Builtin: "some names"},
 		"resolver": {Rule: 6},
 	})}, "127.0.0.1:0")
 	for _, tc := range []struct {
@@ -40,6 +42,8 @@ func TestRoutes(t *testing.T) {
 		{"empty.example", dns.RcodeSuccess, 0, "rule 4"},
 		{"nowhere.example", dns.RcodeRefused, 0, "rule 5"},
 		{"removed.example", dns.RcodeRefused, 0, "cgroup was removed"},
+		{"notready.example", dns.RcodeServerFailure, 0, "not known yet"},
+		{"builtin.example", dns.RcodeRefused, 0, `refused by the built-in rule "some names"`},
 		{"resolver.arpa", dns.RcodeSuccess, 1, ""},                // because of its rule
 		{"x.resolver.arpa", dns.RcodeSuccess, 0, ""},              // a special name
 		{"use-application-dns.net", dns.RcodeSuccess, 0, ""},      //

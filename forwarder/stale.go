@@ -3,43 +3,118 @@
 package forwarder
 
 import (
+	"errors"
+	"strings"
 	"time"
 
 	"sotto/forwarder/cache"
+	"sotto/forwarder/failures"
 	"sotto/forwarder/wire"
 )
 
 // fromCache answers r from the cache if possible. A stale answer is returned
 // immediately only if a refresh failed recently. Otherwise the client waits for the
 // upstream, and the stale answer is used if that is slow or fails (RFC 8767 §5).
+// Without any answer, a failure that is remembered is the reply (RFC 9520).
 func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
-	if f.cfg.Cache == nil {
-		return dst, missed
-	}
 	var room [wire.MaxKeyLen + maxScope]byte
-	var a cache.Answer
 	key := r.appendKey(room[:0])
-	state := f.cfg.Cache.Get(key, r.start, &a)
-	if a.Refresh {
-		f.flights.refresh(r, key)
+	if c := f.cfg.Cache; c != nil {
+		var a cache.Answer
+		state := c.Get(key, r.start, &a)
+		if f.repeats != nil && state == cache.Fresh {
+			f.repeat(r, &a, key)
+		}
+		if state != cache.Fresh && !r.q.DO && f.unsigned(key, r, state) {
+			state = c.Peek(key, r.start, &a)
+		}
+		if a.Refresh {
+			f.flights.refresh(r, key)
+		}
+		r.stale = state == cache.Stale
+		if state == cache.Fresh || r.stale && a.Failed {
+			return f.appendCached(dst, r, &a), answered
+		}
 	}
-	r.stale = state == cache.Stale
-	if state == cache.Miss || r.stale && !a.Failed {
-		return dst, missed
+	if !r.stale {
+		if failure := f.flights.failures.Get(key, r.start); failure != nil {
+			return f.appendFailure(dst, r, failure), answered
+		}
 	}
-	return f.appendCached(dst, r, &a), answered
+	return dst, missed
 }
+
+// unsigned reports whether the cache has got an answer to r, which does not want
+// signatures, from the answer to the same question with DO=1.
+func (f *Forwarder) unsigned(key []byte, r *request, state cache.State) bool {
+	var room [wire.MaxKeyLen + maxScope]byte
+	signed := append(room[:0], key...)
+	signed[len(r.q.Name)+4] |= wire.KeyDO
+	return f.cfg.Cache.Unsigned(signed, key, state, r.start)
+}
+
+// appendFailure appends the reply to r for a failure that is remembered: the rcode and the
+// reasons of the first reply, and that it is a cached error (RFC 8914 §4.14).
+func (f *Forwarder) appendFailure(dst []byte, r *request, failure *failures.Failure) []byte {
+	var room [1 + 8]wire.EDE
+	ede := append(append(room[:0], failure.EDE...), wire.EDE{Code: wire.EDECachedError})
+	dst = wire.AppendError(dst, &r.q, failure.Rcode, ede...)
+	f.cfg.observe(r, failure.Rcode, FromCache, failure.Err)
+	return dst
+}
+
+// remember records in the table of failures that the flight failed, unless the cache has an
+// answer, which is used instead, or the cause is local. It is called while the flight is in
+// the table of flights.
+func (fs *flights) remember(fl *flight, reply *wire.Reply, err error) {
+	now := time.Now()
+	if fs.cfg.Cache != nil {
+		var a cache.Answer
+		if fs.cfg.Cache.Peek(fl.key, now, &a) != cache.Miss {
+			return
+		}
+	}
+	failure := &failures.Failure{Rcode: reply.Rcode, EDE: reply.EDE}
+	if err != nil {
+		ede := edeOf(err)
+		if ede.Code == wire.EDEOther || fs.ctx.Err() != nil {
+			return // the forwarder is closing, or has too many queries in flight
+		}
+		var u interface{ Unreached() bool }
+		*failure = failures.Failure{Rcode: wire.RcodeServFail, EDE: []wire.EDE{ede}, Err: err,
+			Unreached: errors.As(err, &u) && u.Unreached()}
+	}
+	fs.failures.Put(fl.generation, fl.key, fl.scope, failure, now)
+}
+
+// NetworkChanged forgets failures: their cause may have been the network. The caller
+// notifies the upstreams before.
+func (f *Forwarder) NetworkChanged() { f.flights.failures.Clear() }
+
+// FlushFailures forgets the failures of a name, which is in presentation form, and of all
+// names below it; "" or "." means all.
+func (f *Forwarder) FlushFailures(name string) error {
+	zone, err := wire.AppendParsed(nil, strings.ToLower(strings.TrimSuffix(name, "."))+".")
+	if err == nil {
+		f.flights.failures.FlushName(zone)
+	}
+	return err
+}
+
+// SetFixedOrder sets whether the addresses of an answer keep the order in which they were
+// received. By default they are rotated.
+func (f *Forwarder) SetFixedOrder(fixed bool) { f.flights.fixedOrder.Store(fixed) }
 
 // appendCached appends the cached answer a to r.
 func (f *Forwarder) appendCached(dst []byte, r *request, a *cache.Answer) []byte {
 	source := FromCache
-	switch {
-	case a.Reply.Stale:
+	if a.Reply.Rotate && f.flights.fixedOrder.Load() {
+		a.Reply.Rotate = false
+	}
+	if a.Reply.Stale {
 		source = FromStale
 		dst = a.Append(dst, &r.q, r.limit, staleEDE(&a.Reply))
-	case a.Reply.Rcode == wire.RcodeServFail:
-		dst = a.Append(dst, &r.q, r.limit, wire.EDE{Code: wire.EDECachedError})
-	default:
+	} else {
 		dst = a.Append(dst, &r.q, r.limit)
 	}
 	f.cfg.observe(r, a.Reply.Rcode, source, nil)
@@ -81,6 +156,7 @@ func (fl *flight) serveAllStale() {
 		pending, fl.pending = fl.pending, nil
 	}
 	shard.Unlock()
+	fl.markStale(pending)
 	for _, p := range pending {
 		if !fs.serveStale(p) {
 			fs.fail(p, errStaleEvicted)

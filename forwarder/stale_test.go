@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -122,6 +124,8 @@ func TestStaleOnFailure(t *testing.T) {
 		"an error": func(context.Context, []byte) ([]byte, error) { return nil, errors.New("the cable is cut") },
 		"SERVFAIL": withRcode(dns.RcodeServerFailure),
 		"REFUSED":  withRcode(dns.RcodeRefused),
+		"FORMERR":  withRcode(dns.RcodeFormatError),
+		"NOTIMP":   withRcode(dns.RcodeNotImplemented),
 	} {
 		t.Run(what, func(t *testing.T) {
 			c := staleCache(t)
@@ -190,19 +194,133 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
-// TestCachedError: an upstream's SERVFAIL is cached for a short time, and then has the
-// Extended DNS Error for that (RFC 8914 §4.14).
-func TestCachedError(t *testing.T) {
-	up := newZoneUpstream(t)
-	at := start(t, Config{Upstream: up, Cache: staleCache(t)}, "127.0.0.1:0")
-	for i := range 3 {
-		r := ask(t, "udp", at, withEDNS("servfail.example.com", dns.TypeA))
-		e := ede(r)
-		if r.Rcode != dns.RcodeServerFailure || (e != nil && e.InfoCode == dns.ExtendedErrorCodeCachedError) != (i > 0) {
-			t.Errorf("answer %d: %s with %v", i, dns.RcodeToString[r.Rcode], e)
+// TestRememberedFailure: after a failure of any kind other queries for the same question get
+// the same rcode at once, with the reason and the Extended DNS Error for a cached error (RFC
+// 8914 §4.14), until it is forgotten. A question that was not asked before is tried.
+func TestRememberedFailure(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rcode int
+		err   error // in place of the upstream's reply
+		text  string
+	}{
+		"servfail.example.com": {rcode: dns.RcodeServerFailure},
+		"refused.example.com":  {rcode: dns.RcodeRefused},
+		"notimp.example.com":   {rcode: dns.RcodeNotImplemented},
+		"formerr.example.com":  {rcode: dns.RcodeServerFailure, text: "FORMERR"},
+		"www.example.com":      {rcode: dns.RcodeServerFailure, err: explained{}, text: "this is why"},
+	} {
+		for _, cached := range []bool{true, false} {
+			up := newZoneUpstream(t)
+			cfg := Config{Upstream: exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
+				reply, err := up.answer(ctx, q)
+				if tc.err != nil && wire.SameQuestion(q, nameQuery(t, name)) {
+					return nil, tc.err
+				}
+				return reply, err
+			})}
+			if cached {
+				cfg.Cache = staleCache(t)
+			}
+			f, at := startForwarder(t, cfg, "127.0.0.1:0")
+			check := func(queries int64) {
+				t.Helper()
+				for i := range 3 {
+					r := ask(t, "udp", at, withEDNS(name, dns.TypeA))
+					var codes []uint16
+					var texts string
+					for _, o := range r.IsEdns0().Option {
+						if e, ok := o.(*dns.EDNS0_EDE); ok {
+							codes, texts = append(codes, e.InfoCode), texts+e.ExtraText
+						}
+					}
+					if r.Rcode != tc.rcode || slices.Contains(codes, wire.EDECachedError) != (i > 0) || !strings.Contains(texts, tc.text) {
+						t.Errorf("%s, answer %d: %s with %v, %q", name, i, dns.RcodeToString[r.Rcode], codes, texts)
+					}
+				}
+				if n := up.asked.Load(); n != queries {
+					t.Errorf("%s: the upstream got %d queries, want %d", name, n, queries)
+				}
+			}
+			check(1)
+			if e, err := f.Explain(nameQuery(t, name), Origin{}); err != nil || e.Cached.Failure == nil || int(e.Cached.Failure.Rcode) != tc.rcode || e.Cached.Left <= 0 || e.CachedDO.Failure != nil {
+				t.Errorf("%s: explained with %+v, %v", name, e.Cached, err)
+			}
+			if r := ask(t, "udp", at, withEDNS("other.example.com", dns.TypeA)); r.Rcode != dns.RcodeSuccess {
+				t.Errorf("another name: %v", r)
+			}
+			f.NetworkChanged()
+			check(3)
+			f.SetRouter(nil)
+			check(4)
+			if err := f.FlushFailures("COM."); err != nil {
+				t.Error(err)
+			}
+			check(5)
+			if err := f.FlushFailures("org"); err != nil {
+				t.Error(err)
+			}
+			if e := ede(ask(t, "udp", at, withEDNS(name, dns.TypeA))); e == nil || up.asked.Load() != 5 {
+				t.Errorf("%s: it was forgotten with another name", name)
+			}
 		}
 	}
-	if n := up.asked.Load(); n != 1 {
-		t.Errorf("the upstream got %d queries, want 1", n)
+}
+
+// nameQuery returns a query for the addresses of a name.
+func nameQuery(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := question(name, dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return b
+}
+
+// unreached is the error of an upstream none of whose servers was reached.
+type unreached struct{ explained }
+
+func (unreached) Unreached() bool { return true }
+
+// TestRecovery: local errors are not remembered, and failures in which no server was reached
+// are forgotten when one replies to any query.
+func TestRecovery(t *testing.T) {
+	up := newZoneUpstream(t)
+	var fault atomic.Pointer[error]
+	f, at := startForwarder(t, Config{Cache: newCache(t), Upstream: exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
+		if err := fault.Load(); err != nil {
+			return nil, *err
+		}
+		return up.answer(ctx, q)
+	})}, "127.0.0.1:0")
+	rcode := func(name string) int { return ask(t, "udp", at, withEDNS(name, dns.TypeA)).Rcode }
+	local := errors.New("too many queries in flight")
+	fault.Store(&local)
+	if got := rcode("a.example.com"); got != dns.RcodeServerFailure {
+		t.Errorf("rcode %d", got)
+	}
+	fault.Store(nil)
+	if got := rcode("a.example.com"); got != dns.RcodeSuccess {
+		t.Errorf("after a local error: rcode %d", got)
+	}
+	var down error = unreached{}
+	fault.Store(&down)
+	rcode("b.example.com")
+	if f.flights.failures.Get(wire.AppendKey(nil, queryOf(t, "b.example.com")), time.Now()) == nil {
+		t.Error("not remembered")
+	}
+	fault.Store(nil)
+	rcode("c.example.com")
+	if got := rcode("b.example.com"); got != dns.RcodeSuccess {
+		t.Errorf("after the recovery: rcode %d", got)
+	}
+}
+
+// queryOf returns the parsed query for the addresses of a name.
+func queryOf(t *testing.T, name string) *wire.Query {
+	t.Helper()
+	q, err := wire.ParseQuery(nameQuery(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &q
 }

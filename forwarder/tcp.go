@@ -48,6 +48,14 @@ const (
 	// connection.
 	writeChunk = 64 << 10
 
+	// drainIdle is how long a connection is idle after a reply until [Forwarder.Drain] closes it:
+	// that is when a client that asks regularly is least likely to send its next query.
+	drainIdle = 10 * time.Millisecond
+
+	// drainWait is how long Drain waits for a query and its reply before it closes an idle
+	// connection.
+	drainWait = 2 * time.Second
+
 	// acceptPause is how long to wait for free descriptors when there are none left.
 	acceptPause = 50 * time.Millisecond
 )
@@ -108,13 +116,13 @@ type tcpConn struct {
 	inFlight chan struct{}  // a semaphore for queries in flight
 	replies  sync.WaitGroup // not yet written
 
-	mu       sync.Mutex
-	drained  sync.Cond // the writer took pending, or the connection was reset
-	pending  []byte    // framed replies that wait for the writer
-	count    int       // how many queries those answer
-	unread   int       // bytes of pending and of what is being written
-	writing  bool
-	wasReset bool // nothing can be written any more
+	mu      sync.Mutex
+	drained sync.Cond // the writer took pending, or the connection was reset
+	pending []byte    // framed replies that wait for the writer
+	count   int       // how many queries those answer
+	unread  int       // bytes of pending and of what is being written
+	writing bool
+	reset   Drop // why nothing can be written any more, or NotDropped
 }
 
 func newTCPConn(f *Forwarder, c *net.TCPConn) *tcpConn {
@@ -136,10 +144,13 @@ func (t *tcpConn) serve(ctx context.Context) {
 	defer t.f.conns.Remove(entry)
 	stop := context.AfterFunc(ctx, func() { _ = t.c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
+	stopDrain := context.AfterFunc(t.f.drain, func() { _ = t.c.SetReadDeadline(time.Now().Add(drainWait)) })
+	defer stopDrain()
 	var frame []byte
 	var err error
+	idle := t.f.cfg.TCPIdle
 	for ctx.Err() == nil {
-		if err = t.c.SetReadDeadline(time.Now().Add(t.f.cfg.TCPIdle)); err != nil || ctx.Err() != nil {
+		if err = t.c.SetReadDeadline(time.Now().Add(idle)); err != nil || ctx.Err() != nil {
 			break
 		}
 		frame, err = readFrame(t.in)
@@ -147,6 +158,7 @@ func (t *tcpConn) serve(ctx context.Context) {
 			continue // the client is waiting for replies
 		}
 		if err != nil {
+			t.dropPartial(ctx, frame, err)
 			break
 		}
 		t.f.conns.Touch(entry)
@@ -155,6 +167,9 @@ func (t *tcpConn) serve(ctx context.Context) {
 			break
 		}
 		frame = nil
+		if t.f.drain.Err() != nil {
+			idle = drainIdle
+		}
 	}
 	t.replies.Wait()
 	// Cancelling ctx interrupts a read by setting a deadline in the past, so the read
@@ -167,8 +182,12 @@ func (t *tcpConn) serve(ctx context.Context) {
 // unmap returns an IPv4 address in place of its IPv6 form.
 func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
-// errNotQuery is for a message that no DNS client sends.
-var errNotQuery = errors.New("not a query")
+var (
+	// errNotQuery is for a message that no DNS client sends.
+	errNotQuery = errors.New("not a query")
+
+	errShortFrame = errors.New("a frame shorter than a DNS header")
+)
 
 func (t *tcpConn) source() admission.Source {
 	var o Origin // stays empty for an unknown address; the first query closes the connection
@@ -188,7 +207,7 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 	}
 	end := framePrefix + int(binary.BigEndian.Uint16(length[:]))
 	if end < framePrefix+wire.HeaderLen {
-		return length[:], errors.New("a frame shorter than a DNS header")
+		return length[:], errShortFrame
 	}
 	frame := make([]byte, min(end, firstRead))
 	for have := copy(frame, length[:]); ; {
@@ -242,8 +261,8 @@ func (t *tcpConn) sendPart(buf []byte) bool {
 func (t *tcpConn) abort() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.wasReset {
-		t.reset()
+	if t.reset == NotDropped {
+		t.resetConn(DropReset)
 	}
 }
 
@@ -267,7 +286,8 @@ func (t *tcpConn) queue(buf []byte, last bool) bool {
 	if last {
 		t.count++
 	}
-	if t.wasReset {
+	if t.reset != NotDropped {
+		t.dropReplies(buf, 0, t.reset)
 		t.finish(t.count)
 		t.count = 0
 		return false
@@ -279,7 +299,7 @@ func (t *tcpConn) queue(buf []byte, last bool) bool {
 	unfair := t.unread > fairUnread // without this message, which may be long
 	t.unread += len(buf)
 	if t.f.unread.Add(int64(len(buf))) > maxAllUnread && unfair {
-		t.reset()
+		t.resetConn(DropUnread)
 		return false
 	}
 	if !t.writing {
@@ -299,13 +319,15 @@ func (t *tcpConn) write() {
 		t.pending, t.count = spare[:0], 0
 		t.drained.Broadcast()
 		t.mu.Unlock()
-		err := t.writeChunks(batch)
+		n, err := t.writeChunks(batch)
 		t.finish(count)
 		t.mu.Lock()
 		t.subtractUnread(len(batch))
 		spare = batch
 		if err != nil {
-			t.reset()
+			why := dropOf(err)
+			t.dropReplies(batch, n, why)
+			t.resetConn(why)
 		}
 	}
 	t.writing = false
@@ -314,20 +336,19 @@ func (t *tcpConn) write() {
 	}
 }
 
-// writeChunks sends b. The deadline applies to each chunk, not to a long answer as a
-// whole.
-func (t *tcpConn) writeChunks(b []byte) error {
-	for len(b) > 0 {
-		n := min(len(b), writeChunk)
+// writeChunks sends b, and returns how much of it the kernel has accepted. The deadline applies
+// to each chunk, not to a long answer as a whole.
+func (t *tcpConn) writeChunks(b []byte) (written int, err error) {
+	for written < len(b) {
 		if err := t.c.SetWriteDeadline(time.Now().Add(t.f.cfg.TCPIdle)); err != nil {
-			return err
+			return written, err
 		}
-		if _, err := t.c.Write(b[:n]); err != nil {
-			return err
+		n, err := t.c.Write(b[written:min(len(b), written+writeChunk)])
+		if written += n; err != nil {
+			return written, err
 		}
-		b = b[n:]
 	}
-	return nil
+	return written, nil
 }
 
 // subtractUnread subtracts n from the unread bytes. The caller holds t.mu.
@@ -336,11 +357,14 @@ func (t *tcpConn) subtractUnread(n int) {
 	t.f.unread.Add(-int64(n))
 }
 
-// reset resets the connection and drops pending replies. The caller holds t.mu. It does
+// resetConn resets the connection and drops pending replies. The caller holds t.mu. It does
 // not close normally: a client that does not read would keep the connection open in the
 // kernel for minutes.
-func (t *tcpConn) reset() {
-	t.wasReset = true
+func (t *tcpConn) resetConn(why Drop) {
+	if t.reset == NotDropped {
+		t.reset = why
+	}
+	t.dropReplies(t.pending, 0, why)
 	t.finish(t.count)
 	t.subtractUnread(len(t.pending))
 	t.pending, t.count = nil, 0

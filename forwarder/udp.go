@@ -24,7 +24,8 @@ type udpServer struct {
 	local   netip.Addr // invalid for a wildcard socket
 	port    uint16     // local port
 	in      udpIn
-	hits    batch // replies that are available immediately
+	hits    batch         // replies that are available immediately
+	hitOf   [udpBatch]int // the messages of in that these answer
 	out     udpOutbox
 	pending sync.WaitGroup // misses not yet replied to
 }
@@ -50,7 +51,8 @@ func newUDPServer(f *Forwarder, u *net.UDPConn) (*udpServer, error) {
 	}
 	s.in.init(conn, false)
 	s.hits.init(conn, true)
-	s.out.batch.init(conn, false)
+	s.out.init(conn)
+	s.hits.refused = func(i int, err error) { f.cfg.dropped(&s.in.reqs[s.hitOf[i]], DropSend, err) }
 	for i := range s.in.data {
 		s.in.data[i] = make([]byte, maxDatagram)
 	}
@@ -104,9 +106,6 @@ func (s *udpServer) read() error {
 func (s *udpServer) handle(i int, now time.Time, hit int) bool {
 	in := &s.in
 	from, hdr := &in.names[i], &in.hdrs[i]
-	if answersAnything(from.port()) {
-		return false
-	}
 	oob, local := in.oobs[i][:hdr.hdr.Controllen], s.local
 	if !local.IsValid() {
 		var ok bool
@@ -118,6 +117,10 @@ func (s *udpServer) handle(i int, now time.Time, hit int) bool {
 	}
 	r := &in.reqs[i]
 	*r = request{client: from.addrPort(), local: netip.AddrPortFrom(local, s.port), start: now}
+	if answersAnything(from.port()) {
+		s.f.drop(nil, r, in.data[i][:hdr.n], DropPort)
+		return false
+	}
 	reply, v := s.f.answer(in.replies[i][:0], in.data[i][:hdr.n], local, r)
 	if v == missed {
 		s.pending.Add(1)
@@ -131,6 +134,7 @@ func (s *udpServer) handle(i int, now time.Time, hit int) bool {
 	if v != answered {
 		return false
 	}
+	s.hitOf[hit] = i
 	s.hits.set(hit, reply, from, hdr.hdr.Namelen, oob)
 	return true
 }

@@ -5,6 +5,7 @@ package forwarder
 import (
 	"runtime"
 	"sync"
+	"syscall"
 )
 
 const (
@@ -27,6 +28,15 @@ type udpOutbox struct {
 	pending []*udpMiss
 	spare   []*udpMiss // the list that becomes pending next
 	writing bool
+	current []*udpMiss // those in batch
+}
+
+func (o *udpOutbox) init(conn syscall.RawConn) {
+	o.batch.init(conn, false)
+	o.batch.refused = func(i int, err error) {
+		m := o.current[i]
+		m.f.cfg.dropped(&m.request, DropSend, err)
+	}
 }
 
 // send writes m's reply, or leaves that to the goroutine that is writing. m is freed
@@ -35,6 +45,7 @@ func (o *udpOutbox) send(m *udpMiss) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.pending) >= maxUnsent {
+		m.f.cfg.dropped(&m.request, DropSendQueue, nil)
 		m.free() // UDP may lose packets: a blocked socket must not cost memory
 		return
 	}
@@ -68,6 +79,7 @@ func (o *udpOutbox) write(all []*udpMiss) {
 		for i, m := range all[:n] {
 			o.batch.set(i, m.reply, &m.name, m.namelen, m.oob[:m.oobLen])
 		}
+		o.current = all[:n]
 		o.batch.send(n)
 		for _, m := range all[:n] {
 			m.free()

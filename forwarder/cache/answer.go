@@ -19,11 +19,6 @@ const (
 )
 
 const (
-	// failureTTL is how long a SERVFAIL is cached: the initial value that RFC 9520
-	// §3.2 suggests. (It requires at least one second, and both it and RFC 2308 §7.1
-	// forbid more than five minutes.) Immediate retries are answered from the cache,
-	// later ones go upstream.
-	failureTTL = 5
 	// failureRecheck is how long after a failed refresh clients get a stale answer
 	// without waiting for the upstream (RFC 8767 §5). In the background the upstream
 	// is queried more often, as after a failed prefetch: it is one recursive server
@@ -64,7 +59,31 @@ type Answer struct {
 	// should be used without waiting for the upstream (RFC 8767 §5).
 	Failed bool
 
-	entry *entry
+	entry  *entry
+	repeat uint32 // version of Cache.Repeat
+}
+
+// Stored and Expires return the times from which and until which the answer is fresh. Plain
+// reports whether [Answer.Append] adds nothing to the reply but OPT: it is a fresh answer, not an
+// error, without EDEs.
+func (a *Answer) Stored() time.Time { return time.Unix(0, a.entry.stored) }
+
+// Expires is described at Stored.
+func (a *Answer) Expires() time.Time { return time.Unix(0, a.entry.expires()) }
+
+// Plain is described at Stored.
+func (a *Answer) Plain() bool {
+	return !a.Reply.Stale && a.entry.edes == 0 && (a.Reply.Rcode == wire.RcodeSuccess || a.Reply.Rcode == wire.RcodeNXDomain)
+}
+
+// RefreshAt returns the time from which the answer is refreshed if it is popular: until then nothing
+// but its age changes.
+func (a *Answer) RefreshAt() time.Time {
+	e := a.entry
+	if e.ttl < minPrefetchTTL {
+		return a.Expires()
+	}
+	return time.Unix(0, e.expires()-int64(e.ttl)*int64(time.Second)/prefetchShare)
 }
 
 // Left returns the seconds until the answer expires; 0 if it has.
@@ -106,6 +125,7 @@ func (a *Answer) fill(e *entry, now int64) {
 	a.Reply.Stale = false
 	a.Reply.TC = false
 	a.Reply.AD = e.flags&flagAD != 0
+	a.Reply.Rotate = e.flags&flagRotate != 0
 	a.Reply.EDE = nil
 	a.Age = e.age(now)
 	a.Refresh, a.Failed = false, false

@@ -3,6 +3,7 @@
 package cache
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"sync"
@@ -24,6 +25,7 @@ type Cache struct {
 	data    *otter.Cache[uint64, *entry]
 	count   counters
 	evicted atomic.Uint64
+	repeat  atomic.Uint32 // see Repeat
 }
 
 // Stats has the size of a cache, and counters, which only increase.
@@ -93,7 +95,8 @@ func (c *Cache) Get(key []byte, now time.Time, a *Answer) State {
 	switch s {
 	case Fresh:
 		a.fill(e, n)
-		if cfg.Prefetch && e.countHit(n) {
+		a.repeat = c.repeat.Load()
+		if (cfg.Prefetch || a.repeat != 0) && e.countHit(n) && cfg.Prefetch {
 			count.prefetches.Add(1)
 			a.Refresh = true
 		}
@@ -125,21 +128,15 @@ func (c *Cache) Peek(key []byte, now time.Time, a *Answer) State {
 
 // Put stores a copy of r under key, for as long as r and the configuration allow. key is
 // the result of [wire.AppendKey] for r's question, optionally with a suffix of the caller;
-// a reply to another question is not stored. A reply that may not be cached (most errors, a
+// a reply to another question is not stored. A reply that may not be cached (an error, a
 // truncated reply, TTL 0) is ignored.
-//
-// A SERVFAIL is stored for a few seconds, but never replaces a fresh or stale answer: if
-// there is one, it has the same effect as [Cache.Failed].
 func (c *Cache) Put(key []byte, r *wire.Reply, now time.Time) {
 	cfg := c.cfg.Load()
 	if !keyFits(key, r) || !cfg.fits(key, r) {
 		return
 	}
-	switch {
-	case cacheable(r):
+	if cacheable(r) {
 		c.data.Set(maphash.Bytes(c.seed, key), cfg.newEntry(key, r, now))
-	case r.Rcode == wire.RcodeServFail && !r.TC:
-		c.putFailure(cfg, key, r, now)
 	}
 }
 
@@ -147,6 +144,16 @@ func (c *Cache) Put(key []byte, r *wire.Reply, now time.Time) {
 // their TTL.
 func cacheable(r *wire.Reply) bool {
 	return r.TTL != 0 && !r.TC && (r.Rcode == wire.RcodeSuccess || r.Rcode == wire.RcodeNXDomain)
+}
+
+// Lifetime returns how long r may be used from when it was received, and how long after that as
+// a stale answer. Both are 0 if r may not be cached.
+func (c *Cache) Lifetime(r *wire.Reply) (fresh, stale time.Duration) {
+	if !cacheable(r) {
+		return 0, 0
+	}
+	cfg := c.cfg.Load()
+	return time.Duration(cfg.ttl(r.TTL, r.Negative)) * time.Second, cfg.MaxStale
 }
 
 // fits reports whether r and key are small enough for the cache.
@@ -160,17 +167,49 @@ func (cfg *Config) newEntry(key []byte, r *wire.Reply, stored time.Time) *entry 
 	return newEntry(key, r, stored, limit(r.TTL), limit)
 }
 
-// putFailure stores a SERVFAIL, unless there is an answer.
-func (c *Cache) putFailure(cfg *Config, key []byte, r *wire.Reply, now time.Time) {
-	limit := func(ttl uint32) uint32 { return min(ttl, failureTTL) }
-	n := now.UnixNano()
-	c.data.Compute(maphash.Bytes(c.seed, key), func(old *entry, found bool) (*entry, otter.ComputeOp) {
-		if found && !old.failure() && old.hasKey(key) && old.state(n, cfg.MaxStale) != Miss {
-			old.fail(n)
-			return old, otter.CancelOp
+// Limit applies the limits of the configuration to the TTLs of r, which no other goroutine
+// uses yet, so that the client whose query filled the cache gets the same TTLs as later
+// ones. A minimum does not apply to a reply that may not be cached.
+func (c *Cache) Limit(r *wire.Reply) {
+	cfg, minimum := c.cfg.Load(), cacheable(r)
+	for _, off := range r.TTLs {
+		field := r.Msg[off : off+4]
+		ttl := binary.BigEndian.Uint32(field)
+		limited := cfg.ttl(ttl, r.Negative)
+		if minimum || limited < ttl {
+			binary.BigEndian.PutUint32(field, limited)
 		}
-		return newEntry(key, r, now, failureTTL, limit), otter.WriteOp
-	})
+	}
+}
+
+// Unsigned stores the answer under key that follows from the one under signed, the key of
+// the same question with DO=1: without signatures, and with the same age and lifetime. It
+// reports false if there is no answer, if that is not better than one in the given state,
+// or if none can be made of it. The message is made once, not for every query.
+func (c *Cache) Unsigned(signed, key []byte, state State, now time.Time) bool {
+	found, ok := c.data.GetEntryQuietly(maphash.Bytes(c.seed, signed))
+	if !ok || !found.Value.hasKey(signed) {
+		return false
+	}
+	e, cfg := found.Value, c.cfg.Load()
+	if s := e.state(now.UnixNano(), cfg.MaxStale); s == Miss || state != Miss && s != Fresh {
+		return false
+	}
+	var a Answer
+	a.fill(e, now.UnixNano())
+	r, ok := a.Reply.WithoutSignatures()
+	if !ok {
+		return false
+	}
+	var room [maxEDEs]wire.EDE
+	_, _, packed := e.tail()
+	r.EDE = unpackEDEs(&room, packed)
+	if !keyFits(key, &r) || !cfg.fits(key, &r) {
+		return false
+	}
+	same := func(ttl uint32) uint32 { return ttl }
+	c.data.Set(maphash.Bytes(c.seed, key), newEntry(key, &r, time.Unix(0, e.stored), e.ttl, same))
+	return true
 }
 
 // Failed records that the answer stored under key, if there is one, could not be refreshed:

@@ -77,9 +77,7 @@ func TestWhatIsCached(t *testing.T) {
 		{name: "NXDOMAIN, RFC 2308 §5", rcode: dns.RcodeNameError, ns: negative, want: 400 * time.Second},
 		{name: "NODATA", ns: negative, want: 400 * time.Second},
 		{name: "NXDOMAIN without SOA", rcode: dns.RcodeNameError},
-		{name: "SERVFAIL, RFC 9520 §3.2", rcode: dns.RcodeServerFailure, answer: positive, want: 5 * time.Second},
-		{name: "SERVFAIL with MinTTL", rcode: dns.RcodeServerFailure, cfg: Config{MinTTL: time.Minute}, want: 5 * time.Second},
-		{name: "SERVFAIL with TC", rcode: dns.RcodeServerFailure, edit: func(r *wire.Reply) { r.TC = true }},
+		{name: "SERVFAIL", rcode: dns.RcodeServerFailure, answer: positive, cfg: Config{MinTTL: time.Minute}},
 		{name: "REFUSED", rcode: dns.RcodeRefused, answer: positive},
 		{name: "REFUSED that claims a TTL", rcode: dns.RcodeRefused, answer: positive, edit: func(r *wire.Reply) { r.TTL = 300 }},
 		{name: "TC that claims a TTL", answer: positive, edit: func(r *wire.Reply) { r.TC = true }},
@@ -228,12 +226,6 @@ func TestCollisionIsAMiss(t *testing.T) {
 	if c.Get(other, t0, &a) != Miss {
 		t.Error("answered from the entry of a key with another end")
 	}
-	// A failure may replace it, since it is not an answer for the failure's key.
-	_, bad := exchange(t, "www.example.", dns.RcodeServerFailure, "", "")
-	c.Put(other, &bad, t0)
-	if c.Get(other, t0, &a) != Fresh || a.Reply.Rcode != wire.RcodeServFail {
-		t.Error("a failure did not replace another key's entry")
-	}
 }
 
 func TestMemoryLimit(t *testing.T) {
@@ -323,5 +315,75 @@ func TestConfigure(t *testing.T) {
 	c.Put(key, &r, t0)
 	if c.Get(key, t0.Add(61*time.Second), &a) != Stale {
 		t.Error("the new MaxTTL does not apply")
+	}
+}
+
+// TestLimit: the reply that fills the cache has the TTLs of the cached answer, and one that
+// may not be cached none that is longer than the maximum.
+func TestLimit(t *testing.T) {
+	for what, tt := range map[string]struct {
+		cfg    Config
+		answer string
+		ns     string
+		want   uint32
+	}{
+		"max-ttl":                     {Config{MaxTTL: time.Minute}, positive, "", 60},
+		"max-negative-ttl":            {Config{MaxNegativeTTL: time.Minute}, "", negative, 60},
+		"min-ttl":                     {Config{MinTTL: time.Hour}, positive, "", 3600},
+		"min-ttl and TTL 0":           {Config{MinTTL: time.Hour}, "www.example. 0 IN A 192.0.2.1\n", "", 0},
+		"max-ttl, without a lifetime": {Config{MaxTTL: time.Minute}, "", "example. 300 IN NS ns.example.\n", 60},
+	} {
+		c := newCache(t, tt.cfg)
+		q, r := exchange(t, "www.example.", dns.RcodeSuccess, tt.answer, tt.ns)
+		c.Put(wire.AppendKey(nil, &q), &r, t0)
+		c.Limit(&r)
+		if len(r.TTLs) == 0 {
+			t.Fatalf("%s: no records", what)
+		}
+		for _, off := range r.TTLs {
+			if ttl := binary.BigEndian.Uint32(r.Msg[off:]); ttl != tt.want {
+				t.Errorf("%s: TTL %d, want %d", what, ttl, tt.want)
+			}
+		}
+		var a Answer
+		if c.Get(wire.AppendKey(nil, &q), t0, &a) == Fresh && !bytes.Equal(a.Reply.Msg[a.Reply.QEnd:], r.Msg[r.QEnd:]) {
+			t.Errorf("%s: cached as %x, sent as %x", what, a.Reply.Msg, r.Msg)
+		}
+	}
+}
+
+// TestUnsigned: the answer for DO=0 that is made of the one for DO=1 has its age, lifetime,
+// AD and EDEs, and no signatures. It replaces nothing that is as good.
+func TestUnsigned(t *testing.T) {
+	signed := positive + "www.example. 300 IN RRSIG A 13 2 300 20300101000000 20200101000000 1 example. AAAA\n"
+	ede := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeOther, ExtraText: "why"}
+	c := newCache(t, Config{MaxStale: time.Hour})
+	q, r := exchange(t, "www.example.", dns.RcodeSuccess, signed, "", ede)
+	r.AD = true
+	key := wire.AppendKey(nil, &q)
+	do := bytes.Clone(key)
+	do[len(do)-1] |= 1
+	var a Answer
+	if c.Unsigned(do, key, Miss, t0) || c.Get(key, t0, &a) != Miss {
+		t.Fatal("made of nothing")
+	}
+	c.Put(do, &r, t0)
+	at := t0.Add(100 * time.Second)
+	if !c.Unsigned(do, key, Miss, at) || c.Get(key, at, &a) != Fresh {
+		t.Fatal("not made")
+	}
+	if len(a.Reply.TTLs) != 1 || !a.Reply.AD || a.Age != 100 || a.Left() != 200 || a.entry.edes == 0 {
+		t.Errorf("%+v, age %d, %d s left", a.Reply, a.Age, a.Left())
+	}
+	if got := c.Get(key, t0.Add(300*time.Second), &a); got != Stale {
+		t.Errorf("after its lifetime: %v", got)
+	}
+	late := t0.Add(400 * time.Second)
+	if c.Unsigned(do, key, Stale, late) {
+		t.Error("a stale answer replaced a stale one")
+	}
+	c.Put(do, &r, late)
+	if !c.Unsigned(do, key, Stale, late) || c.Get(key, late, &a) != Fresh {
+		t.Error("a fresh answer did not replace a stale one")
 	}
 }

@@ -11,7 +11,7 @@
 //   - Stored replies were checked by [wire.ParseReply], whether they come from an upstream
 //     or from a file, and their TTL allows caching. They are copies that are never
 //     modified.
-//   - A SERVFAIL is stored for seconds, and never replaces an answer.
+//   - Failures are not stored; [sotto/forwarder/failures] remembers those.
 //   - The memory used is limited to [Config.MaxBytes], overhead included, except for the
 //     latest writes: the eviction policy (W-TinyLFU, implemented by otter) runs
 //     asynchronously. The garbage collector's overhead is extra: see [GCPercent].

@@ -21,7 +21,7 @@ import (
 // type, class. Only the end of the key, starting with DO and CD, is stored separately.
 // (Clients get their own spelling from [wire.AppendReply].)
 //
-// Everything except the two atomics is immutable once the entry is in the cache. A pointer
+// Everything except the atomics is immutable once the entry is in the cache. A pointer
 // to any part keeps the whole allocation alive.
 type entry struct {
 	stored int64  // Unix nanoseconds
@@ -32,6 +32,9 @@ type entry struct {
 	prefetch atomic.Uint32
 	// failed is the time of the last failed refresh: 1 + seconds since stored, or 0.
 	failed atomic.Uint32
+	// asked is the version of [Cache.Repeat] for which callers were last asked to repeat the
+	// answer, and in the lower half a set of the classes. See [Answer.Ask].
+	asked atomic.Uint32
 
 	words  uint16 // size of the allocation, in units of 8 bytes
 	msg    uint16 // bytes of message
@@ -46,6 +49,7 @@ type entry struct {
 const (
 	flagNegative = 0x10
 	flagAD       = 0x20
+	flagRotate   = 0x40
 	rcodeMask    = 0x0F
 )
 
@@ -89,6 +93,9 @@ func newEntry(key []byte, r *wire.Reply, now time.Time, ttl uint32, limit func(u
 	}
 	if r.AD {
 		e.flags |= flagAD
+	}
+	if r.Rotate {
+		e.flags |= flagRotate
 	}
 	copy(e.offsets(), r.TTLs)
 	msg, keyEnd, packed := e.tail()
@@ -134,9 +141,6 @@ func (e *entry) weight() uint32 { return 8*uint32(e.words) + otterBytes }
 
 func (e *entry) rcode() uint16 { return uint16(e.flags & rcodeMask) }
 
-// failure reports whether e is a cached SERVFAIL.
-func (e *entry) failure() bool { return e.rcode() == wire.RcodeServFail }
-
 // hasKey reports whether e was stored under key.
 func (e *entry) hasKey(key []byte) bool {
 	msg, keyEnd, _ := e.tail()
@@ -148,8 +152,7 @@ func (e *entry) hasKey(key []byte) bool {
 // expires returns when e becomes stale, in Unix nanoseconds.
 func (e *entry) expires() int64 { return e.stored + int64(e.ttl)*int64(time.Second) }
 
-// state returns the state of e at now. A failure is never stale, since a new query is
-// better. An entry from the future, after the clock was set back, is a miss.
+// state returns the state of e at now. An entry from the future, after the clock was set back, is a miss.
 func (e *entry) state(now int64, maxStale time.Duration) State {
 	late := now - e.expires()
 	switch {
@@ -157,7 +160,7 @@ func (e *entry) state(now int64, maxStale time.Duration) State {
 		return Miss
 	case late < 0:
 		return Fresh
-	case late < int64(maxStale) && !e.failure():
+	case late < int64(maxStale):
 		return Stale
 	}
 	return Miss

@@ -10,6 +10,7 @@ import (
 	"hash/crc32"
 	"hash/maphash"
 	"io"
+	"sync"
 	"time"
 
 	"sotto/forwarder/wire"
@@ -38,14 +39,14 @@ const (
 	maxPayload    = payloadHead + maxKey + wire.MaxMessage
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
 
 // fix ends the error messages for a file that cannot be read.
 const fix = "delete the file: it contains only cached answers"
 
 // Save writes the answers that are fresh or stale at now to w, in no particular order. The
 // cache may be in use: answers that are stored or evicted during Save may or may not be
-// included. Failures are not saved.
+// included.
 func (c *Cache) Save(w io.Writer, now time.Time) error {
 	if err := c.save(w, now); err != nil {
 		return fmt.Errorf("save the cache: %w", err)
@@ -57,13 +58,13 @@ func (c *Cache) save(w io.Writer, now time.Time) error {
 	bw := bufio.NewWriterSize(w, 64<<10)
 	head := append([]byte(magic), 0, 0, 0, formatVersion)
 	head = binary.BigEndian.AppendUint64(head, uint64(now.UnixNano()))
-	if _, err := bw.Write(binary.BigEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))); err != nil {
+	if _, err := bw.Write(binary.BigEndian.AppendUint32(head, crc32.Checksum(head, castagnoli()))); err != nil {
 		return err
 	}
 	var chunk []byte
 	n, maxStale := uint64(0), c.cfg.Load().MaxStale
 	for e := range c.data.Values() {
-		if e.failure() || e.state(now.UnixNano(), maxStale) == Miss {
+		if e.state(now.UnixNano(), maxStale) == Miss {
 			continue
 		}
 		chunk = appendChunk(chunk[:0], e.appendPayload)
@@ -86,7 +87,7 @@ func appendChunk(dst []byte, payload func([]byte) []byte) []byte {
 }
 
 func chunkSum(length, payload []byte) uint32 {
-	return crc32.Update(crc32.Checksum(length, castagnoli), castagnoli, payload)
+	return crc32.Update(crc32.Checksum(length, castagnoli()), castagnoli(), payload)
 }
 
 // appendPayload appends the payload for e.
@@ -151,7 +152,7 @@ func readHeader(r io.Reader) (saved int64, err error) {
 	if v := binary.BigEndian.Uint32(rest); v != formatVersion {
 		return 0, fmt.Errorf("the file has format %d, and this version of Sotto reads %d: %s", v, formatVersion, fix)
 	}
-	if crc32.Checksum(head[:headerLen-4], castagnoli) != binary.BigEndian.Uint32(head[headerLen-4:]) {
+	if crc32.Checksum(head[:headerLen-4], castagnoli()) != binary.BigEndian.Uint32(head[headerLen-4:]) {
 		return 0, fmt.Errorf("the file's header is damaged: %s", fix)
 	}
 	return int64(binary.BigEndian.Uint64(rest[4:])), nil

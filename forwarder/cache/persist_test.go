@@ -32,7 +32,7 @@ func saved(t testing.TB, c *Cache, now time.Time) []byte {
 func file(at time.Time, payloads ...[]byte) []byte {
 	b := append([]byte(magic), 0, 0, 0, formatVersion)
 	b = binary.BigEndian.AppendUint64(b, uint64(at.UnixNano()))
-	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
 	for _, p := range append(payloads, binary.BigEndian.AppendUint64(nil, uint64(len(payloads)))) {
 		b = appendChunk(b, func(dst []byte) []byte { return append(dst, p...) })
 	}

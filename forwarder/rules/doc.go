@@ -7,6 +7,8 @@
 //
 //   - [Compile] checks a list of [Rule] and compiles it into a [Set].
 //   - [Set.Match] finds the first rule in the list that matches a query.
+//   - A [Pod] is what rules may know about a Kubernetes pod. A rule never matches because
+//     something is not known.
 //   - [ReadNames] and [ScanNames] read a list of names, for rules with very many; [FindName]
 //     finds the entry of a list that matches.
 //

@@ -20,7 +20,65 @@ import (
 // naive is a simple implementation of Match to compare with: it tries every rule and every
 // name, with another parser for names, and regular expressions for globs.
 func naive(rules []Rule, q Query) int {
-	return slices.IndexFunc(rules, func(r Rule) bool { return naiveMatches(&r, &q) })
+	for i := range rules {
+		r := &rules[i]
+		if !naiveMatches(r, &q) {
+			continue
+		}
+		switch open := naivePod(r, q.Pod); {
+		case open == "yes":
+			return i
+		case open == "unknown" && !r.IfKnown:
+			return UnknownPod
+		}
+	}
+	return NoRule
+}
+
+// naivePod returns "yes", "no" or "unknown". It tries what is not known as both.
+func naivePod(r *Rule, p *Pod) string {
+	if len(r.Pods)+len(r.PodLabels)+len(r.NamespaceLabels) == 0 && !r.OptedOut {
+		return "yes"
+	}
+	if p == nil {
+		return "no"
+	}
+	named := len(r.Pods) == 0 || slices.ContainsFunc(r.Pods, func(s string) bool { return naiveGlob(s).MatchString(p.Name) })
+	labelled := (len(r.PodLabels) == 0 || slices.ContainsFunc(r.PodLabels, func(s string) bool { return naiveSelects(s, p.Labels) })) &&
+		(len(r.NamespaceLabels) == 0 || slices.ContainsFunc(r.NamespaceLabels, func(s string) bool { return naiveSelects(s, p.NamespaceLabels) })) &&
+		(!r.OptedOut || p.OptedOut)
+	results := map[bool]bool{}
+	for _, n := range alternatives(len(r.Pods) > 0 && p.Name == "", named) {
+		for _, l := range alternatives(len(r.PodLabels)+len(r.NamespaceLabels) > 0 && !p.LabelsKnown || r.OptedOut && !p.LabelsKnown, labelled) {
+			results[n && l] = true
+		}
+	}
+	switch {
+	case len(results) == 2:
+		return "unknown"
+	case results[true]:
+		return "yes"
+	}
+	return "no"
+}
+
+func alternatives(open, is bool) []bool {
+	if open {
+		return []bool{false, true}
+	}
+	return []bool{is}
+}
+
+func naiveSelects(s string, labels map[string]string) bool {
+	for _, part := range strings.Split(s, ",") {
+		key, value, compares := strings.Cut(part, "=")
+		has, ok := labels[strings.Trim(key, "!")]
+		is := ok && (!compares || has == value)
+		if is == strings.Contains(part, "!") {
+			return false
+		}
+	}
+	return true
 }
 
 func naiveMatches(r *Rule, q *Query) bool {
@@ -154,6 +212,12 @@ func (d *dice) rule() Rule {
 		Workloads: several(d, func() string { return d.path("a", "b", "/", "*", "**", "?", `\x2d`) }),
 		Opcodes:   several(d, func() string { return pick(d, "QUERY", "NOTIFY", "UPDATE") }),
 	}
+	if d.roll(3) == 0 {
+		label := func() string { return pick(d, "app=a", "app!=a", "app", "!app", "app=b,!tier", "tier=x,app!=b") }
+		r.Pods = several(d, func() string { return pick(d, "one/*", "*/a", "two/b", "**") })
+		r.PodLabels, r.NamespaceLabels = several(d, label), several(d, label)
+		r.OptedOut, r.IfKnown = d.roll(4) == 0, d.roll(2) == 0
+	}
 	if len(r.Opcodes) == 0 || slices.Contains(r.Opcodes, "QUERY") {
 		r.RD = pick(d, nil, nil, new(bool), &yes)
 	}
@@ -171,6 +235,15 @@ func (d *dice) query() Query {
 	q.Name, _ = wire.AppendParsed(nil, strings.TrimPrefix(d.text(), "="))
 	if d.roll(4) > 0 {
 		q.Workload = d.path("a", "b", "/", `\x2d`)
+	}
+	if d.roll(4) > 0 {
+		labels := func() map[string]string {
+			return pick(d, nil, map[string]string{"app": "a"}, map[string]string{"app": "b", "tier": "x"})
+		}
+		q.Pod = &Pod{Name: pick(d, "", "one/a", "one/b", "two/b")}
+		if q.Pod.LabelsKnown = d.roll(3) > 0; q.Pod.LabelsKnown {
+			q.Pod.Labels, q.Pod.NamespaceLabels, q.Pod.OptedOut = labels(), labels(), d.roll(2) == 0
+		}
 	}
 	addr := pick(d, "", "10.1.2.3", "::ffff:10.9.9.9", "2001:db8::1", "fe80::1%eth0", "192.0.2.1")
 	if addr != "" {

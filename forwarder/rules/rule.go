@@ -48,6 +48,19 @@ type Rule struct {
 	// Messages with another opcode are answered before the rules.
 	Opcodes []string
 
+	// Pods are globs for NAMESPACE/NAME of the Kubernetes pod, as for Workloads. PodLabels and
+	// NamespaceLabels are selectors for the labels of the pod and of its namespace: KEY=VALUE,
+	// KEY!=VALUE, KEY or !KEY, and several of these that have to be met at once are separated by
+	// commas. OptedOut matches pods that ask not to be sealed. A workload that is not a pod
+	// matches none of them.
+	Pods, PodLabels, NamespaceLabels []string
+	OptedOut                         bool
+
+	// IfKnown is set if the rule does not match a pod whose name or labels it needs and which
+	// are not known. Without it, [Set.Match] returns [UnknownPod] for a query to which only such
+	// a condition is open.
+	IfKnown bool
+
 	// Use determines what happens to the query. It is only passed on ([Set.Use]).
 	Use string
 }
@@ -59,6 +72,7 @@ type Query struct {
 	Opcode     uint8
 	RD         bool
 	Workload   string         // path of the cgroup; "": not known
+	Pod        *Pod           // nil: the workload is not a pod
 	Nameserver netip.AddrPort // original destination; zero: not known
 }
 
@@ -81,6 +95,7 @@ type conditions struct {
 	rd          recursion
 	nameservers []netip.Prefix
 	globs       []glob
+	pods        podConditions
 }
 
 // recursion is a condition on the flag RD.
@@ -94,7 +109,7 @@ const (
 
 // none reports whether there are no conditions.
 func (c *conditions) none() bool {
-	return len(c.types)+len(c.opcodes)+len(c.nameservers)+len(c.globs) == 0 && c.rd == anyRD
+	return len(c.types)+len(c.opcodes)+len(c.nameservers)+len(c.globs) == 0 && c.rd == anyRD && c.pods.none()
 }
 
 // properties are those of a query, except its name, in the form that conditions need.
@@ -105,6 +120,7 @@ type properties struct {
 	nameserver netip.Addr // not mapped, without a zone; zero: not known
 	workload   string     // without its first slash
 	known      bool       // the workload is known
+	pod        *Pod
 }
 
 func (q *Query) properties() properties {
@@ -123,11 +139,12 @@ func (q *Query) properties() properties {
 		nameserver: q.Nameserver.Addr().Unmap().WithZone(""),
 		workload:   strings.TrimPrefix(q.Workload, "/"),
 		known:      q.Workload != "",
+		pod:        q.Pod,
 	}
 }
 
-// met reports whether a query meets the conditions. Globs are the most expensive and come
-// last. Their results are not cached although workloads repeat: most globs fail at their
+// met reports whether a query meets the conditions, or may meet them. Globs are the most
+// expensive and come last. Their results are not cached although workloads repeat: most globs fail at their
 // first bytes, which is cheaper than a lookup.
 func (c *conditions) met(p *properties) bool {
 	if len(c.types) > 0 && !slices.Contains(c.types, p.typ) {
@@ -142,18 +159,10 @@ func (c *conditions) met(p *properties) bool {
 	if len(c.nameservers) > 0 && !anyContains(c.nameservers, p.nameserver) {
 		return false
 	}
-	if len(c.globs) == 0 {
-		return true
-	}
-	if !p.known {
+	if len(c.globs) > 0 && (!p.known || !anyMatches(c.globs, p.workload)) {
 		return false
 	}
-	for i := range c.globs {
-		if c.globs[i].match(p.workload) {
-			return true
-		}
-	}
-	return false
+	return c.pods.none() || c.pods.met(p.pod) != isFalse
 }
 
 // anyContains reports whether a prefix contains the address. None contains the zero Addr.
@@ -206,7 +215,9 @@ func (r *Rule) compile(number int) (conditions, error) {
 		}
 		c.globs = append(c.globs, g)
 	}
-	return c, nil
+	var err error
+	c.pods, err = r.compilePods(number)
+	return c, err
 }
 
 var errRDOpcode = errors.New("only QUERY has the flag RD, so the rule would never match: remove rd, or add QUERY to the opcodes")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 
 	"sotto/forwarder/wire"
@@ -127,20 +128,58 @@ func (s *Set) newNode(rule uint32, exact bool, next uint32) uint32 {
 // Len returns the number of rules.
 func (s *Set) Len() int { return len(s.rules) }
 
-// UsesWorkload reports whether a rule has a condition on the workload.
+// UsesWorkload reports whether a rule has a condition on the workload or its pod.
 func (s *Set) UsesWorkload() bool {
-	return slices.ContainsFunc(s.rules, func(c conditions) bool { return len(c.globs) > 0 })
+	return s.UsesPods() || slices.ContainsFunc(s.rules, func(c conditions) bool { return len(c.globs) > 0 })
+}
+
+// UsesPods reports whether a rule has a condition on the pod.
+func (s *Set) UsesPods() bool {
+	return slices.ContainsFunc(s.rules, func(c conditions) bool { return !c.pods.none() })
+}
+
+// UsesLabels reports whether a rule has a condition on what is known from the labels and
+// annotations of pods and namespaces.
+func (s *Set) UsesLabels() bool {
+	return slices.ContainsFunc(s.rules, func(c conditions) bool {
+		return len(c.pods.labels)+len(c.pods.namespaceLabels) > 0 || c.pods.optedOut
+	})
+}
+
+// AppendClass appends what rules without conditions on pods can see of a workload and a nameserver:
+// two pairs with the same result match the same rules, whatever else a query is. The workload is the
+// path of its cgroup, or "" where it is not known.
+func (s *Set) AppendClass(dst []byte, workload string, nameserver netip.AddrPort) []byte {
+	q := Query{Workload: workload, Nameserver: nameserver}
+	p := q.properties()
+	for i := range s.rules {
+		c := &s.rules[i]
+		if len(c.nameservers)+len(c.globs) > 0 {
+			only := conditions{nameservers: c.nameservers, globs: c.globs}
+			dst = append(dst, '0')
+			if only.met(&p) {
+				dst[len(dst)-1] = '1'
+			}
+		}
+	}
+	return dst
 }
 
 // Use returns the Use of the rule with an index that Match returned.
 func (s *Set) Use(i int) string { return s.uses[i] }
 
-// Match returns the index of the first rule that matches q, or -1 if none does. A
-// malformed name matches none.
+// Results of [Set.Match] that are not an index.
+const (
+	NoRule     = -1
+	UnknownPod = -2 // a rule may match, but what it needs of the pod is not known
+)
+
+// Match returns the index of the first rule that matches q, [NoRule], or [UnknownPod]. A
+// malformed name matches no rule.
 func (s *Set) Match(q Query) int {
 	var n name
 	if len(s.rules) == 0 || !n.read(q.Name) {
-		return -1
+		return NoRule
 	}
 	p := q.properties()
 	best := uint32(noRule)
@@ -150,7 +189,10 @@ func (s *Set) Match(q Query) int {
 		}
 	}
 	if best == noRule {
-		return -1
+		return NoRule
+	}
+	if c := &s.rules[best].pods; !c.none() && c.met(p.pod) == isUnknown {
+		return UnknownPod
 	}
 	return int(best)
 }

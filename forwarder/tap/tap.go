@@ -27,9 +27,11 @@ const (
 type Proto uint8
 
 const (
-	UDP Proto = iota // plain DNS over UDP
-	TCP              // plain DNS over TCP
-	TLS              // DNS over TLS (RFC 7858)
+	UDP   Proto = iota // plain DNS over UDP
+	TCP                // plain DNS over TCP
+	TLS                // DNS over TLS (RFC 7858)
+	HTTPS              // DNS over HTTPS (RFC 8484), HTTP/2 or HTTP/3
+	QUIC               // DNS over QUIC (RFC 9250)
 )
 
 // Message is one DNS message.

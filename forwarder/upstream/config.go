@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sotto/forwarder/tap"
+	"sotto/forwarder/upstream/proxy"
 	"sotto/forwarder/upstream/transport"
 )
 
@@ -29,8 +30,8 @@ const (
 	// so that the client still receives the error.
 	DefaultTimeout = 3500 * time.Millisecond
 
-	// DefaultAttemptTimeout limits one server while another one could be asked. A
-	// recursive resolver with a cold cache rarely takes longer.
+	// DefaultAttemptTimeout is how long one server is waited for until another one is asked
+	// as well. A recursive resolver with a cold cache rarely takes longer.
 	DefaultAttemptTimeout = 1500 * time.Millisecond
 
 	// DefaultSilentTimeout is shorter than DefaultTimeout by enough time for a new
@@ -61,8 +62,16 @@ type Config struct {
 	// which they are asked.
 	Servers []Server
 
+	// Bootstrap are servers with addresses that resolve the names of Servers without one, and
+	// nothing else. If there are none, the Servers with addresses resolve the others. Their
+	// certificates are checked like those of Servers; ClientCert is not sent to them.
+	Bootstrap []Server
+
 	// Policy determines how servers are selected; "" means [Failover].
 	Policy Policy
+	// Split, unless nil, distributes domains over the services of the group. Policy has to be
+	// [Failover] then.
+	Split *Split
 	// HedgeShare limits the queries that [Hedged] adds, as a share of all queries: more
 	// than 0 and at most 1.
 	HedgeShare float64
@@ -77,6 +86,9 @@ type Config struct {
 	// value, [Strict], refuses it.
 	Profile Profile
 
+	// Proxy, unless nil, carries all connections. Servers over QUIC are refused then.
+	Proxy *proxy.Proxy
+
 	// Control, unless nil, is called with every socket before it connects, to mark it as
 	// Sotto's own. Its error fails the dial.
 	Control func(network, address string, c syscall.RawConn) error
@@ -88,10 +100,12 @@ type Config struct {
 
 	// Timeout limits an exchange, unless its own deadline is earlier.
 	Timeout time.Duration
-	// AttemptTimeout limits one server while another one can still be asked.
+	// AttemptTimeout is how long one server is waited for until another one is asked as
+	// well.
 	AttemptTimeout time.Duration
 	// SilentTimeout is the time without any byte after which a connection with pending
-	// replies is considered dead.
+	// replies is considered dead, unless the server's kernel has acknowledged the queries.
+	// Then it only gets no more queries, and this one is sent on another connection as well.
 	SilentTimeout time.Duration
 	// WarmTime is how long connections are kept open; see [DefaultWarmTime]. It applies
 	// while [Group.Run] runs.
@@ -122,8 +136,17 @@ func (cfg Config) validated() (Config, error) {
 	if len(cfg.Servers) == 0 {
 		return cfg, errors.New("create an upstream group: no servers: specify at least one")
 	}
-	if err := checkServers(cfg.Servers); err != nil {
-		return cfg, fmt.Errorf("create an upstream group: %w", err)
+	for _, err := range []error{checkServers(cfg.Servers), checkServers(cfg.Bootstrap), checkNames(&cfg)} {
+		if err != nil {
+			return cfg, fmt.Errorf("create an upstream group: %w", err)
+		}
+	}
+	if cfg.Proxy != nil {
+		for _, s := range cfg.Servers {
+			if s.Protocol.Network() == "UDP" {
+				return cfg, fmt.Errorf("create an upstream group: %s uses QUIC, which the proxy %s does not carry: use tls:// or https://, or remove proxy", s, cfg.Proxy)
+			}
+		}
 	}
 	if cfg.Profile != Strict && cfg.Profile != Opportunistic {
 		return cfg, fmt.Errorf("create an upstream group: unknown profile %d", cfg.Profile)
@@ -136,6 +159,9 @@ func (cfg Config) validated() (Config, error) {
 	setDefault(&cfg.Policy, Failover)
 	if _, err := ParsePolicy(string(cfg.Policy)); err != nil {
 		return cfg, fmt.Errorf("create an upstream group: %w", err)
+	}
+	if cfg.Split != nil && cfg.Policy != Failover {
+		return cfg, fmt.Errorf("create an upstream group: the policy %s has no effect, because the domain selects the server: remove it", cfg.Policy)
 	}
 	setDefault(&cfg.HedgeShare, DefaultHedgeShare)
 	if !(cfg.HedgeShare > 0 && cfg.HedgeShare <= 1) { // also rejects NaN
@@ -165,34 +191,10 @@ func (cfg Config) validated() (Config, error) {
 	return cfg, nil
 }
 
-// checkServers returns an error if a list of servers is not valid.
-func checkServers(servers []Server) error {
-	seen := make(map[string]bool)
-	for _, s := range servers {
-		for _, a := range s.Addrs() {
-			if !a.IsValid() || a.Port() == 0 {
-				return fmt.Errorf("%q is not an address with a port", a)
-			}
-		}
-		if s.Name != "" {
-			if err := checkName(s.Name); err != nil {
-				return fmt.Errorf("%s: %w", s.Addr, err)
-			}
-		}
-		for _, key := range serverKeys(s) {
-			if seen[key] {
-				return fmt.Errorf("%s is listed twice: remove one", s)
-			}
-			seen[key] = true
-		}
-	}
-	return nil
-}
-
 // transport returns the configuration of the transport to s.
 func (cfg *Config) transport(s Server, o transport.Observer) transport.Config {
 	return transport.Config{
-		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, ClientCert: cfg.ClientCert, Control: cfg.Control,
+		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, ClientCert: cfg.ClientCert, Proxy: cfg.Proxy, Control: cfg.Control,
 		MaxConns: cfg.MaxConns, MaxInflight: cfg.MaxInflight,
 		DialTimeout: cfg.Timeout, SilentTimeout: cfg.SilentTimeout, WarmTime: cfg.WarmTime, MaxAge: cfg.MaxAge,
 		Log: cfg.Log, Observer: o, Tap: cfg.Tap,

@@ -10,9 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"sotto/forwarder/upstream/dot"
+	"sotto/forwarder/upstream/bootstrap"
 	"sotto/forwarder/upstream/transport"
-	"sotto/forwarder/wire"
 )
 
 // warnInterval limits how often a server whose state keeps changing is logged.
@@ -23,7 +22,10 @@ const warnInterval = time.Minute
 type endpoint struct {
 	g         *Group
 	server    Server
+	name      string // of the server, as Server.String returns it
 	transport transport.Transport
+	service   uint64          // hash of the service, for [Config.Split]
+	resolved  *bootstrap.Name // what resolves the server's name; nil if its address is known
 	count     endpointCounters
 	meter     meter
 
@@ -49,15 +51,24 @@ const (
 	kindUntrusted
 )
 
-func newEndpoint(g *Group, s Server) *endpoint {
-	e := &endpoint{g: g, server: s}
-	e.transport = dot.New(g.cfg.transport(s, e))
-	return e
+func newEndpoint(g *Group, cfg transport.Config) (*endpoint, error) {
+	e := &endpoint{g: g, server: cfg.Server, name: cfg.Server.String()}
+	if split := g.cfg.Split; split != nil {
+		e.service = split.Key.Service(serviceOf(e.server))
+	}
+	if !e.server.HasAddr() {
+		e.resolved = g.newName(e.server)
+		cfg.Lookup = e.resolved.Lookup
+	}
+	cfg.Observer = e
+	var err error
+	e.transport, err = newTransport(cfg)
+	return e, err
 }
 
 // candidate returns the state that the policy decides by.
 func (e *endpoint) candidate() candidate {
-	return candidate{backoffUntil: e.backoffUntil.Load(), suspect: e.meter.isSuspect(), usual: time.Duration(e.meter.usual.Load())}
+	return candidate{backoffUntil: e.backoffUntil.Load(), suspect: e.meter.isSuspect(), usual: time.Duration(e.meter.usual.Load()), service: e.service}
 }
 
 // ask sends a query to this server and returns the reply, by the deadline.
@@ -77,6 +88,8 @@ func (e *endpoint) ask(ctx context.Context, query []byte, started, until time.Ti
 		return nil, err
 	case errors.Is(err, transport.ErrOverloaded), errors.Is(err, transport.ErrClosed):
 		// Not the server's fault.
+	case errors.Is(err, transport.ErrUnusable), errors.Is(err, transport.ErrNameCloses), isName(err):
+		// The server works, except for this name.
 	case transport.IsTimeout(err) && (err == transport.ErrSlowName || time.Since(started) < e.g.cfg.AttemptTimeout/3):
 		// The name is slow, or the caller's deadline was short: a third is the least that
 		// the first of many servers gets.
@@ -90,6 +103,12 @@ func (e *endpoint) ask(ctx context.Context, query []byte, started, until time.Ti
 		e.count.failures[transport.FailureOf(err)].Add(1)
 	}
 	return nil, err
+}
+
+// isName reports whether err is a [transport.NameError].
+func isName(err error) bool {
+	var name *transport.NameError
+	return errors.As(err, &name)
 }
 
 // suspect marks the server as silent until it sends something. A probe, which every server
@@ -136,7 +155,7 @@ func (e *endpoint) probe(ctx context.Context) {
 		w := transport.NewTimer()
 		defer w.Stop()
 		started := time.Now()
-		_, err := e.ask(ctx, probeQuery, started, started.Add(e.g.cfg.AttemptTimeout), w)
+		_, err := e.ask(ctx, transport.ProbeQuery, started, started.Add(e.g.cfg.AttemptTimeout), w)
 		if errors.Is(err, transport.ErrOverloaded) {
 			e.failed(started, transport.ErrSilent) // it has as many queries as it may, and is silent
 		}
@@ -145,17 +164,6 @@ func (e *endpoint) probe(ctx context.Context) {
 		e.probing.Store(false)
 	}
 }
-
-// probeQuery asks for the name servers of the root, which every resolver knows. Any reply
-// is a success.
-var probeQuery = func() []byte {
-	root := []byte{0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1}
-	q, err := wire.ParseQuery(root)
-	if err != nil {
-		panic(err)
-	}
-	return wire.AppendQuery(nil, &q)
-}()
 
 // failed records the failure of an attempt that started at that time.
 func (e *endpoint) failed(started time.Time, err error) {
@@ -202,6 +210,9 @@ func (e *endpoint) restarting(now time.Time) bool {
 // maintain maintains the connections. Queries are expected while the server is not backed
 // off and was used lately.
 func (e *endpoint) maintain(ctx context.Context, now time.Time) {
+	if e.resolved != nil {
+		e.resolved.Refresh(ctx, now)
+	}
 	used := time.Unix(0, e.lastUse.Load())
 	e.mu.Lock()
 	backedOff := now.Before(e.health.until)
@@ -217,6 +228,9 @@ func (e *endpoint) reset() {
 	e.mu.Unlock()
 	e.meter.reset()
 	e.noEDNSUntil.Store(0)
+	if e.resolved != nil {
+		e.resolved.NetworkChanged()
+	}
 	e.transport.Reset()
 }
 
@@ -231,6 +245,9 @@ func (e *endpoint) Replied(sent, received int64) {
 
 // DialFailed implements [transport.Observer].
 func (e *endpoint) DialFailed(started time.Time, err error) {
+	if e.resolved != nil {
+		e.resolved.Expire(time.Now()) // the server may have moved
+	}
 	e.count.failures[transport.FailureOf(err)].Add(1)
 	e.failed(started, err)
 }

@@ -233,7 +233,7 @@ func TestLostInFlight(t *testing.T) {
 			errs <- err
 		}()
 	}
-	servertest.Eventually(t, "all are in flight", func() bool { return s.Stats().Queries() == n+1 })
+	servertest.Eventually(t, "all are in flight", func() bool { return s.Stats().Queries() >= n+1 })
 	sw.Set(z)
 	s.EndConns(dnstest.Reset)
 	for range n {

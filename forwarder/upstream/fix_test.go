@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/httpdns"
+	"sotto/forwarder/upstream/proxy"
 	"sotto/forwarder/upstream/transport"
 )
 
@@ -30,11 +32,18 @@ func TestFix(t *testing.T) {
 		"ADDRESS#NAME":       trust(x509.HostnameError{}),
 		"new pin":            trust(nil),
 		"client-cert":        &transport.ClientCertError{Err: errors.New("alert")},
+		"check the name":     &transport.LookupError{Name: "dns.example", Err: transport.ErrTimeout},
 		"check the port:":    tls.RecordHeaderError{},
 		"check the address":  syscall.ECONNREFUSED,
 		"address family":     syscall.ENETUNREACH,
 		"packet filter":      syscall.EPERM,
 		"of the network, or": transport.ErrTimeout,
+		"setting proxy":      &proxy.Error{Proxy: "http://192.0.2.8:3128", Err: syscall.ECONNREFUSED},
+		"that it supports":   &transport.ProtocolError{Want: "h2"},
+		"limits the number":  &httpdns.StatusError{Code: 429},
+		"operator of the":    &httpdns.StatusError{Code: 403},
+		"check the path:":    &httpdns.StatusError{Code: 404},
+		"has failed:":        &httpdns.StatusError{Code: 502},
 	} {
 		s := transport.Server{}
 		got := Fix(transport.NewError(s, time.Second, &transport.DialError{Err: fmt.Errorf("dial: %w", err)}), now)

@@ -5,10 +5,12 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
+	"sotto/forwarder/served"
 	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
 )
@@ -28,6 +30,8 @@ type Group struct {
 	cfg         Config
 	log         *slog.Logger
 	endpoints   []*endpoint
+	bootstrap   []*endpoint // those of Config.Bootstrap
+	resolvers   []*endpoint // those that resolve the names of the others
 	pick        picker
 	hedges      *budget
 	maintenance chan struct{}  // connections need maintenance
@@ -45,8 +49,11 @@ func New(cfg Config) (*Group, error) {
 		return nil, err
 	}
 	g := &Group{cfg: cfg, log: cfg.Log, pick: cfg.Policy.picker(), hedges: newBudget(cfg.HedgeShare), maintenance: make(chan struct{}, 1)}
-	for _, s := range cfg.Servers {
-		g.endpoints = append(g.endpoints, newEndpoint(g, s))
+	if cfg.Split != nil {
+		g.pick = cfg.Split.picker()
+	}
+	if err := g.addEndpoints(); err != nil {
+		return nil, fmt.Errorf("create an upstream group: %w", err)
 	}
 	return g, nil
 }
@@ -73,8 +80,15 @@ func (g *Group) Exchange(ctx context.Context, query []byte, until time.Time) ([]
 	r := requests.Get().(*request)
 	defer r.free()
 	r.g, r.query, r.deadline = g, query, deadline
-	return r.run(ctx, now)
+	reply, err := r.run(ctx, now)
+	if r.from != nil {
+		served.By(ctx, &r.from.name)
+	}
+	return reply, err
 }
+
+// Timeout returns [Config.Timeout].
+func (g *Group) Timeout() time.Duration { return g.cfg.Timeout }
 
 // Run keeps connections open until ctx is canceled, and then returns nil: from the start
 // those to the servers that the policy prefers (the first one, or any), and those to every
@@ -82,7 +96,7 @@ func (g *Group) Exchange(ctx context.Context, query []byte, until time.Time) ([]
 // the cost of a handshake whenever a server has closed the connection.
 func (g *Group) Run(ctx context.Context) error {
 	for i, e := range g.endpoints {
-		if i == 0 || g.cfg.Policy != Failover {
+		if i == 0 || g.cfg.Policy != Failover || g.cfg.Split != nil {
 			e.lastUse.CompareAndSwap(0, time.Now().UnixNano())
 		}
 	}
@@ -90,7 +104,7 @@ func (g *Group) Run(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		now := time.Now()
-		for _, e := range g.endpoints {
+		for _, e := range g.all() {
 			e.maintain(ctx, now)
 		}
 		select {
@@ -126,7 +140,7 @@ func (g *Group) spawn(f func()) (ok bool) {
 // connections because they may use an address that was removed. Queries in flight are sent
 // again.
 func (g *Group) NetworkChanged() {
-	for _, e := range g.endpoints {
+	for _, e := range g.all() {
 		e.reset()
 	}
 	g.wakeMaintenance()
@@ -149,7 +163,7 @@ func (g *Group) Close() error {
 	g.closed = true
 	g.mu.Unlock()
 	var closing sync.WaitGroup // together, because a connection may take a while to close
-	for _, e := range g.endpoints {
+	for _, e := range g.all() {
 		closing.Go(e.transport.Close)
 	}
 	closing.Wait()

@@ -35,7 +35,7 @@ func TestCancel(t *testing.T) {
 			}
 		})
 	}
-	servertest.Eventually(t, "all are in flight", func() bool { return s.Stats().Queries() == n })
+	servertest.Eventually(t, "all are in flight", func() bool { return s.Stats().Queries() >= n })
 	cancel()
 	wg.Wait()
 	if st := g.Stats().Servers[0]; st.InFlight != 0 || st.LastError != "" {
@@ -69,7 +69,7 @@ func TestNetworkChanged(t *testing.T) {
 		_, err := servertest.Ask(t, g, "www.example.")
 		done <- err
 	}()
-	servertest.Eventually(t, "it is in flight", func() bool { return s.Stats().Queries() == 2 })
+	servertest.Eventually(t, "it is in flight", func() bool { return s.Stats().Queries() >= 2 })
 	sw.Set(z)
 	g.NetworkChanged()
 	if err := <-done; err != nil {
@@ -98,7 +98,7 @@ func TestNetworkChangedWhileDialling(t *testing.T) {
 		_, err := servertest.Ask(t, g, "www.example.")
 		done <- err
 	}()
-	servertest.Eventually(t, "it dials", func() bool { return accepted.Load() == 1 })
+	servertest.Eventually(t, "it dials", func() bool { return accepted.Load() > 0 })
 	g.NetworkChanged()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -30,7 +30,10 @@ const (
 // parallel is the part of a request that concerns more than one server at a time.
 type parallel struct {
 	current   *endpoint // the server in the foreground
-	watching  bool      // another server may have to be asked as well
+	number    int       // its number in the group
+	overdueAt int64     // when the next server is to be asked as well, in ticks, or never
+	overdue   bool      // that was done
+	repeated  bool      // current was asked again, on another connection
 	hedgeAt   int64     // when a second server is to be asked, in ticks, or never
 	hedged    bool      // that was done
 	prepared  bool      // the next server has a connection, or one is being opened
@@ -101,10 +104,15 @@ func (r *request) Wait(ctx context.Context, done <-chan struct{}, now, until tim
 // machine.
 func wasDelayed(due, now int64) bool { return now-due > int64(schedulingDelay) }
 
-// watch starts watching the server that is asked in the foreground.
-func (r *request) watch(e *endpoint, now time.Time) {
-	r.current, r.hedgeAt, r.prepared, r.alarmedAt = e, never, false, 0
-	r.watching = len(r.g.endpoints) > 1
+// watch starts watching the server of that number, which is asked in the foreground. Its
+// attempt lasts until the deadline of the request: a slow answer is better than none.
+func (r *request) watch(n int, now time.Time) {
+	e := r.g.endpoints[n]
+	r.current, r.number, r.hedgeAt, r.prepared, r.alarmedAt = e, n, never, false, 0
+	r.overdueAt, r.overdue, r.repeated = never, false, false
+	if len(r.order) > 0 {
+		r.overdueAt = transport.Ticks(now.Add(r.timeShare(r.deadline.Sub(now), len(r.order)+1)))
+	}
 	if r.g.cfg.Policy == Hedged && !r.hedged {
 		if late := e.meter.late.Load(); late != 0 {
 			r.hedgeAt = transport.Ticks(now) + max(late, int64(minLate))
@@ -115,28 +123,59 @@ func (r *request) watch(e *endpoint, now time.Time) {
 // check asks another server if the foreground, which has been waiting since that time, is
 // late or silent. It returns the time of the next check.
 func (r *request) check(ctx context.Context, now, since int64, lastRead *atomic.Int64) int64 {
-	if !r.watching {
-		return never
-	}
 	if now >= r.hedgeAt {
 		r.hedgeAt = never
 		r.hedge(ctx)
 	}
-	silentSince := max(since, r.alarmedAt)
+	read := since
 	if lastRead != nil {
-		silentSince = max(silentSince, lastRead.Load())
+		read = max(read, lastRead.Load())
+	}
+	repeatAt := r.repeatIfSilent(ctx, now, read, lastRead != nil)
+	if now >= r.overdueAt {
+		r.overdue, r.overdueAt = true, never
+		if r.startNext(ctx); len(r.order) > 0 {
+			r.overdueAt = now + int64(r.timeShare(time.Duration(transport.Ticks(r.deadline)-now), len(r.order)))
+		}
+	}
+	return min(r.hedgeAt, r.overdueAt, repeatAt, r.checkSilence(ctx, now, max(read, r.alarmedAt)))
+}
+
+// repeatIfSilent asks the server in the foreground again, once, if it has an open
+// connection that delivered nothing for [Config.SilentTimeout]. The transport then uses
+// another connection, while a late reply on this one is still accepted. It returns the time
+// of the next check.
+func (r *request) repeatIfSilent(ctx context.Context, now, read int64, open bool) int64 {
+	// The transport notices at the same time, and has to be first.
+	switch due := read + int64(r.g.cfg.SilentTimeout+schedulingDelay); {
+	case r.repeated || !open:
+		return never
+	case now < due:
+		return due
+	}
+	r.repeated = true
+	if transport.Ticks(r.deadline)-now > int64(minAttempt) {
+		r.start(ctx, r.number, causeSilent, nil)
+	}
+	return never
+}
+
+// checkSilence asks the next server as well if the foreground has been silent since that
+// time for too long, and prepares that before. It returns the time of the next check.
+func (r *request) checkSilence(ctx context.Context, now, silentSince int64) int64 {
+	if len(r.g.endpoints) == 1 || len(r.order) == 0 && r.alarmedAt != 0 {
+		return never
 	}
 	limit := r.current.meter.silenceLimit()
 	if now-silentSince >= limit {
 		silentSince = now
 		r.handleSilence(ctx, now)
 		if len(r.order) == 0 {
-			r.watching = false
-			return r.hedgeAt
+			return never
 		}
 	}
 	if r.prepared || len(r.order) == 0 {
-		return min(r.hedgeAt, silentSince+limit)
+		return silentSince + limit
 	}
 	if now-silentSince >= limit/2 {
 		// Open a connection to the next server, unless it has one, so that it need not be
@@ -145,9 +184,9 @@ func (r *request) check(ctx context.Context, now, since int64, lastRead *atomic.
 		if n := r.order[0]; r.servers[n].healthy() {
 			r.g.endpoints[n].transport.Maintain(ctx, time.Now(), true)
 		}
-		return min(r.hedgeAt, silentSince+limit)
+		return silentSince + limit
 	}
-	return min(r.hedgeAt, silentSince+limit/2)
+	return silentSince + limit/2
 }
 
 // handleSilence marks the server in the foreground as silent, and asks the next one.
@@ -202,7 +241,7 @@ func (r *request) measure(ctx context.Context, chance uint64) {
 // finished.
 func (r *request) start(ctx context.Context, n int, why cause, done func()) {
 	if r.outcomes == nil {
-		r.outcomes = make(chan outcome, len(r.g.endpoints)) // sends never block
+		r.outcomes = make(chan outcome, 2*len(r.g.endpoints)) // sends never block: a server is asked at most twice
 		r.background, r.cancel = context.WithCancel(ctx)
 		r.queryCopy = bytes.Clone(r.query)
 	}
@@ -235,7 +274,9 @@ func (r *request) handleOutcome(ctx context.Context, o outcome) {
 	switch {
 	case r.reply != nil && o.cause == causeLate:
 		o.e.count.hedgesWon.Add(1)
-	case !r.finished() && r.alarmedAt != 0:
+	case o.e == r.current && r.repeated && r.errorReply != nil && r.running == 0 && len(r.order) == 0:
+		r.stopped = true // the same server has replied on another connection
+	case !r.finished() && (r.alarmedAt != 0 || r.overdue):
 		r.startNext(ctx)
 	}
 }

@@ -17,6 +17,8 @@ type candidate struct {
 	suspect bool
 	// usual is how long its replies take; 0 if unknown.
 	usual time.Duration
+	// service is the hash of the service that the server belongs to; 0 without [Config.Split].
+	service uint64
 }
 
 // healthy reports whether the server is neither backed off nor suspect.

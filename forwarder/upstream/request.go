@@ -46,11 +46,12 @@ type request struct {
 	order   []int       // the servers of this round that were not asked yet, best first
 	asked   int         // number of servers asked in this round
 
-	reply      []byte   // the good reply
-	errorReply []byte   // the first reply that is not good
-	errorFrom  []string // the names of the servers that sent such replies
-	errs       []*Error // at most one per server
-	stopped    bool     // no further server is to be asked
+	reply      []byte    // the good reply
+	from       *endpoint // that sent the good reply, or errorReply
+	errorReply []byte    // the first reply that is not good
+	errorFrom  []string  // the names of the servers that sent such replies
+	errs       []*Error  // at most one per server
+	stopped    bool      // no further server is to be asked
 
 	rounds    int  // completed
 	retryable bool // another round may succeed
@@ -71,7 +72,7 @@ func (r *request) free() {
 		r.cancel()
 	}
 	r.g, r.query, r.servers, r.order, r.asked = nil, nil, nil, nil, 0
-	r.reply, r.errorReply, r.errorFrom, r.errs, r.stopped = nil, nil, nil, nil, false
+	r.reply, r.from, r.errorReply, r.errorFrom, r.errs, r.stopped = nil, nil, nil, nil, nil, false
 	r.rounds, r.retryable, r.parallel = 0, false, parallel{}
 	requests.Put(r)
 }
@@ -132,7 +133,10 @@ func (r *request) startRound(ctx context.Context, now time.Time) {
 		r.servers = append(r.servers, c)
 	}
 	var chance uint64
-	if g.cfg.Policy != Failover {
+	switch {
+	case g.cfg.Split != nil:
+		chance = g.cfg.Split.domain(r.query)
+	case g.cfg.Policy != Failover:
 		chance = rand.Uint64()
 	}
 	r.order = g.pick(r.orderArray[:0], r.servers, chance)
@@ -168,8 +172,8 @@ func (r *request) tryServer(ctx context.Context, n int, now time.Time) {
 	}
 	r.asked++
 	e := r.g.endpoints[n]
-	r.watch(e, now)
-	reply, err := e.ask(ctx, r.query, now, now.Add(r.timeShare(remaining, len(r.order)+1)), r)
+	r.watch(n, now)
+	reply, err := e.ask(ctx, r.query, now, r.deadline, r)
 	if err == errSuperseded {
 		return
 	}
@@ -184,13 +188,15 @@ func (r *request) handleResult(ctx context.Context, e *endpoint, started time.Ti
 		r.retryable = r.retryable || isTransient(err) && (r.rounds == 0 || e.restarting(time.Now()))
 		r.stopped = r.stopped || ctx.Err() != nil || errors.Is(err, transport.ErrClosed)
 		return
-	case !isError(reply) && (len(e.g.endpoints) == 1 || isComplete(r.query, reply)):
-		r.reply = reply
+	case wire.IsAnswer(wire.Rcode(reply)) && (len(e.g.endpoints) == 1 || isComplete(r.query, reply)):
+		r.reply, r.from = reply, e
 		return
 	case r.errorReply == nil:
-		r.errorReply = reply
+		r.errorReply, r.from = reply, e
 	}
-	r.errorFrom = append(r.errorFrom, e.server.Name)
+	if e != r.current || !r.repeated || !r.hasErrorFrom(e.server.Name) { // a repetition does not count
+		r.errorFrom = append(r.errorFrom, e.server.Name)
+	}
 	r.stopped = r.stopped || len(r.errorFrom) >= maxErrorReplies
 }
 
@@ -207,8 +213,8 @@ func (r *request) recordError(err *Error) {
 	r.errs = append(r.errs, err)
 }
 
-// timeShare returns how much of the remaining time the next server gets: all of it if it
-// is the last one, otherwise so much that two more can be asked.
+// timeShare returns how long a server is waited for until the next one is asked as well, if
+// that many are left, the first of which is asked now: so long that two more can be asked.
 func (r *request) timeShare(remaining time.Duration, servers int) time.Duration {
 	if servers == 1 {
 		return remaining
@@ -241,17 +247,7 @@ func (r *request) pause(ctx context.Context) bool {
 // certificate or a missing route, for example, does not disappear within a moment.
 func isTransient(err error) bool {
 	return transport.IsLost(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) ||
-		transport.IsDial(err) && errors.Is(err, io.EOF)
-}
-
-// isError reports whether the rcode of a reply means that the server could not or would
-// not answer. YXDOMAIN is an answer: of a DNAME whose target is too long (RFC 6672 §2.2).
-func isError(reply []byte) bool {
-	switch wire.Rcode(reply) {
-	case wire.RcodeSuccess, wire.RcodeNXDomain, wire.RcodeYXDomain:
-		return false
-	}
-	return true
+		errors.Is(err, syscall.ECONNABORTED) || transport.IsDial(err) && errors.Is(err, io.EOF)
 }
 
 // isComplete reports whether a reply can be parsed to its end, as the forwarder will do,

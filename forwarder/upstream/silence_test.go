@@ -41,9 +41,19 @@ func TestSilence(t *testing.T) {
 			second := dnstest.NewSwitch(dnstest.Delay(100*time.Millisecond, addressed(t, 2)))
 			s1, s2 := servertest.Serve(t, first, nil), servertest.Serve(t, second, nil)
 			g := groupOf(t, patient(p, s1, s2))
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("stats %+v", g.Stats().Servers)
+				}
+			})
 			servertest.Eventually(t, "the first server is asked", func() bool {
 				load(t, g, 200)
-				return serverOf(servertest.MustAsk(t, g, "www.example.")) == 1
+				for range 20 { // by chance, under one of the policies
+					if serverOf(servertest.MustAsk(t, g, "www.example.")) == 1 {
+						return true
+					}
+				}
+				return false
 			})
 			second.Set(addressed(t, 2))
 			var worst atomic.Int64
@@ -169,7 +179,7 @@ func TestFailureDuringSilence(t *testing.T) {
 	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 3 {
 		t.Errorf("server %d answered, want 3", got)
 	}
-	if took := time.Since(started); took > 1900*time.Millisecond {
+	if took := time.Since(started); took > maxWait {
 		t.Errorf("it took %v, want little more than the second until silence is noticed", took)
 	}
 }
@@ -234,7 +244,7 @@ func TestNextServerIsPrepared(t *testing.T) {
 	s2 := servertest.Serve(t, addressed(t, 2), nil)
 	g := groupOf(t, patient(Failover, servertest.Serve(t, dnstest.Delay(minSilence*3/4, addressed(t, 1)), nil), s2))
 	servertest.MustAsk(t, g, "www.example.")
-	servertest.Eventually(t, "it is dialled", func() bool { return s2.Stats().Handshakes == 1 })
+	servertest.Eventually(t, "it is dialled", func() bool { return s2.Stats().Handshakes >= 1 })
 }
 
 // TestProbe: after a failure, probes and no client's queries are sent to the server, however
@@ -245,17 +255,20 @@ func TestProbe(t *testing.T) {
 	first := dnstest.NewSwitch(dnstest.ResetAll())
 	s1 := servertest.Serve(t, first, func(c *dnstest.Config) { c.LogQueries = 1000 })
 	g := groupOf(t, hasty(s1, servertest.Serve(t, addressed(t, 2), nil)))
+	var st ServerStats
 	servertest.Eventually(t, "three probes", func() bool {
 		if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
 			t.Fatalf("server %d answered", got)
 		}
-		return g.Stats().Servers[0].Probes >= 3
+		st = g.Stats().Servers[0]
+		return st.Probes >= 3
 	})
-	backoff := g.Stats().Servers[0].Backoff
 	first.Set(addressed(t, 1))
 	servertest.Eventually(t, "back to the first", func() bool { return serverOf(servertest.MustAsk(t, g, "www.example.")) == 1 })
-	if backoff > 4*backoffBase*5/4 {
-		t.Errorf("the backoff is %v after three probes", backoff)
+	// The first failure and each failed probe double the time. The last probe may have failed
+	// before this look at it.
+	if limit := backoffBase << st.Probes * 5 / 4; st.Backoff > limit {
+		t.Errorf("the backoff is %v after %d probes: want at most %v", st.Backoff, st.Probes, limit)
 	}
 	clients := 0
 	log := s1.Log()

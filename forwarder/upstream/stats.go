@@ -21,6 +21,9 @@ type ServerStats struct {
 
 	transport.Stats
 
+	// Addresses are those that the server's name resolves to; nil if it is known by address.
+	Addresses []string
+
 	Queries uint64 // attempts
 	Replies uint64 // of those, the ones with a reply, whatever its rcode
 	Failed  uint64 // of those, the ones that failed
@@ -71,6 +74,11 @@ func (e *endpoint) stats(now time.Time) ServerStats {
 		Suspicions: e.count.suspicions.Load(), Probes: e.count.probes.Load(), Suspect: e.meter.isSuspect(),
 		EWMA: time.Duration(e.meter.usual.Load()), P95: e.meter.quantile95(),
 		RoundTrips: e.count.roundTrips.Counts(), Failures: map[string]uint64{},
+	}
+	if e.resolved != nil {
+		for _, a := range e.resolved.Addrs() {
+			s.Addresses = append(s.Addresses, a.String())
+		}
 	}
 	for n := range e.count.failures {
 		if count := e.count.failures[n].Load(); count > 0 {

@@ -16,27 +16,45 @@ const keepaliveUnit = 100 * time.Millisecond
 // invalid one. Since it is called for every reply, it is fast and checks only what it
 // needs. [ParseReply] checks the rest, and removes OPT.
 func Keepalive(reply []byte) (timeout time.Duration, ok bool) {
-	if len(reply) < HeaderLen || binary.BigEndian.Uint16(reply[10:]) == 0 {
-		return 0, false // no additional section, so no OPT
+	return readKeepalive(optData(reply))
+}
+
+// RemoveKeepalive removes the edns-tcp-keepalive option from a query that [AppendQuery] wrote,
+// for protocols that forbid it (RFC 9250 §5.5.2) or have no use for it. It becomes padding, so
+// that the size of the query stays the same.
+func RemoveKeepalive(query []byte) {
+	data := optData(query)
+	if len(data) < 2*optionLen || [4]byte(data) != [4]byte{0, optKeepalive} || binary.BigEndian.Uint16(data[optionLen:]) != optPadding {
+		return
+	}
+	binary.BigEndian.PutUint16(data, optPadding)
+	binary.BigEndian.PutUint16(data[2:], uint16(len(data)-optionLen))
+	clear(data[optionLen:])
+}
+
+// optData returns the RDATA of a message's OPT record, or nil.
+func optData(msg []byte) []byte {
+	if len(msg) < HeaderLen || binary.BigEndian.Uint16(msg[10:]) == 0 {
+		return nil // no additional section, so no OPT
 	}
 	off := HeaderLen
-	for n := binary.BigEndian.Uint16(reply[4:]); n > 0; n-- {
-		if off = nameEnd(reply, off) + 4; off > len(reply) { // type and class
-			return 0, false
+	for n := binary.BigEndian.Uint16(msg[4:]); n > 0; n-- {
+		if off = nameEnd(msg, off) + 4; off > len(msg) { // type and class
+			return nil
 		}
 	}
-	n := int(binary.BigEndian.Uint16(reply[6:])) + int(binary.BigEndian.Uint16(reply[8:])) + int(binary.BigEndian.Uint16(reply[10:]))
+	n := int(binary.BigEndian.Uint16(msg[6:])) + int(binary.BigEndian.Uint16(msg[8:])) + int(binary.BigEndian.Uint16(msg[10:]))
 	for ; n > 0; n-- {
-		rr, err := readFixed(reply, nameEnd(reply, off))
+		rr, err := readFixed(msg, nameEnd(msg, off))
 		if err != nil {
-			return 0, false
+			return nil
 		}
 		if rr.typ == TypeOPT {
-			return readKeepalive(reply[rr.data:rr.end])
+			return msg[rr.data:rr.end]
 		}
 		off = rr.end
 	}
-	return 0, false
+	return nil
 }
 
 // nameEnd returns the offset after the name at off, without checking labels or following

@@ -5,6 +5,8 @@ package wire
 import (
 	"testing"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 func TestKeepalive(t *testing.T) {
@@ -39,6 +41,42 @@ func TestKeepalive(t *testing.T) {
 	} {
 		if got, ok := Keepalive(tt.msg); got != tt.want || ok != tt.ok {
 			t.Errorf("%s: %v, %v; want %v, %v", tt.name, got, ok, tt.want, tt.ok)
+		}
+	}
+}
+
+// TestRemoveKeepalive: a query of AppendQuery keeps its size and everything but the option.
+// Other messages stay as they are.
+func TestRemoveKeepalive(t *testing.T) {
+	q, err := ParseQuery(cat(head(fRD, 1), question))
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := AppendQuery(nil, &q)
+	before := string(msg)
+	var parsed dns.Msg
+	RemoveKeepalive(msg)
+	if err := parsed.Unpack(msg); err != nil || len(msg) != len(before) || len(msg)%128 != 0 {
+		t.Fatalf("%d bytes of %d, %v", len(msg), len(before), err)
+	}
+	options := parsed.IsEdns0().Option
+	if len(options) != 1 || options[0].Option() != optPadding {
+		t.Errorf("options %v, want padding alone", options)
+	}
+	for _, msg := range [][]byte{
+		msg,
+		cat(head(fRD, 1), question),
+		reply(0, 0, 0, 1, opt(1232, 0, option(11, ""))),
+		reply(0, 0, 0, 1, opt(1232, 0, option(11, ""), option(10, "12345678"))),
+		reply(0, 0, 0, 1, opt(1232, 0, option(11, "xx"), option(12, ""))),
+		reply(0, 0, 0, 1, opt(1232, 0, option(12, ""), option(11, ""))),
+		reply(0, 0, 0, 1, opt(1232, 0)),
+		msg[:20],
+		nil,
+	} {
+		before := string(msg)
+		if RemoveKeepalive(msg); string(msg) != before {
+			t.Errorf("%x was changed to %x", before, msg)
 		}
 	}
 }

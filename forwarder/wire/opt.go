@@ -45,6 +45,32 @@ func nextOption(data []byte) (code uint16, value, rest []byte, ok bool) {
 	return binary.BigEndian.Uint16(data), data[optionLen:end], data[end:], true
 }
 
+// usesEDNS reports whether a malformed query has an OPT record, however incomplete, before
+// the first record that cannot be skipped. The reply then needs one too: without it, the
+// client would conclude that EDNS is not supported (RFC 6891 §7).
+func usesEDNS(msg []byte) bool {
+	off := HeaderLen
+	for range binary.BigEndian.Uint16(msg[4:]) {
+		next, err := skipName(msg, off)
+		if err != nil || next+4 > len(msg) {
+			return false
+		}
+		off = next + 4
+	}
+	an, ns, ar := counts(msg)
+	for range an + ns + ar {
+		if off+3 <= len(msg) && msg[off] == 0 && binary.BigEndian.Uint16(msg[off+1:]) == TypeOPT {
+			return true
+		}
+		rr, err := skipRecord(msg, off)
+		if err != nil {
+			return false
+		}
+		off = rr.end
+	}
+	return false
+}
+
 // readEDE parses the value of an EDE option. Invalid UTF-8 and control characters,
 // including the trailing NUL of some senders, are removed from the text, since it goes to
 // clients' terminals and to logs.

@@ -108,10 +108,27 @@ func ParseQuery(msg []byte) (Query, error) {
 		UDPSize: MinUDPSize,
 	}
 	err := q.walk()
+	if err == ErrFormat && !q.EDNS {
+		q.EDNS = usesEDNS(msg)
+	}
 	if !HasQuestion(q.Opcode) {
 		return q, ErrOpcode
 	}
 	return q, err
+}
+
+// Outline reads the header and the question of a message that is not answered, for a report:
+// also of a response, or of one that is malformed or incomplete. What cannot be read is zero. The
+// result must not be replied to.
+func Outline(msg []byte) (q Query) {
+	if len(msg) < HeaderLen {
+		return q
+	}
+	q = Query{Msg: msg, QEnd: HeaderLen, ID: binary.BigEndian.Uint16(msg), Opcode: msg[2] >> opcodeShift & opcodeMask}
+	if binary.BigEndian.Uint16(msg[4:]) > 0 {
+		_ = q.readQuestion()
+	}
+	return q
 }
 
 // readQuestion reads the question of q.Msg.
@@ -306,6 +323,12 @@ func ownOPT(query []byte) int {
 	return off
 }
 
+// Bits of the last byte of a key.
+const (
+	KeyDO = 1 // DO is set
+	keyCD = 2
+)
+
 // AppendKey appends the key under which the reply to q may be shared: the lower-cased
 // name, type, class, DO and CD. It is derived from the client's query and never from a
 // reply, so that an upstream cannot choose the key under which its reply is cached.
@@ -315,10 +338,10 @@ func AppendKey(dst []byte, q *Query) []byte {
 	}
 	flags := byte(0)
 	if q.DO {
-		flags |= 1
+		flags |= KeyDO
 	}
 	if q.CD {
-		flags |= 2
+		flags |= keyCD
 	}
 	return append(dst, byte(q.Type>>8), byte(q.Type), byte(q.Class>>8), byte(q.Class), flags)
 }

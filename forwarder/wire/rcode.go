@@ -27,6 +27,13 @@ func RcodeName(rcode uint16) string {
 	return "RCODE" + strconv.Itoa(int(rcode))
 }
 
+// IsAnswer reports whether a response code answers the question. Any other means that the
+// server could not or would not answer. YXDOMAIN is the answer of a DNAME whose target is
+// too long (RFC 6672 §2.2).
+func IsAnswer(rcode uint16) bool {
+	return rcode == RcodeSuccess || rcode == RcodeNXDomain || rcode == RcodeYXDomain
+}
+
 // HasOPT reports whether a reply that has at least a header, and no answers, has an OPT
 // record. It reports false for a malformed message.
 func HasOPT(msg []byte) bool { return optOf(msg) != 0 }

@@ -100,6 +100,7 @@ func (w *walker) data(rr record) error {
 	if l.names == 0 {
 		return nil
 	}
+	full := w.full
 	off := rr.data + l.before
 	for range l.strings {
 		if off >= rr.end {
@@ -114,6 +115,9 @@ func (w *walker) data(rr record) error {
 		} else if err != nil {
 			return err
 		}
+	}
+	if !isCompressible(rr.typ) {
+		w.full = full
 	}
 	if left := rr.end - off; left < l.after || left > l.after && !l.more {
 		return errDataLen

@@ -3,7 +3,10 @@
 package wire
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math"
+	"slices"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -36,6 +39,37 @@ func TestEachRecord(t *testing.T) {
 	}
 	if err := EachRecord(cat(head(fQR, 0, 1), in(name("a"), TypeA, addr)), all); err != nil {
 		t.Errorf("no question: %v", err)
+	}
+}
+
+func TestAgeTTLs(t *testing.T) {
+	msg := reply(0, 1, 1, 1, in(self, TypeA, addr), soa(name("com"), 600, 400), opt(1232, 0))
+	before := string(msg)
+	ttls := func() (got []uint32) {
+		_ = eachRecord(msg, func(_ int, rr record) bool {
+			got = append(got, binary.BigEndian.Uint32(msg[rr.ttl:]))
+			return true
+		})
+		return got
+	}
+	old := ttls()
+	if err := AgeTTLs(msg, 0, math.MaxUint32); err != nil || string(msg) != before {
+		t.Fatalf("an age of 0 changes the message: %v", err)
+	}
+	if err := AgeTTLs(msg, 100, 450); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := ttls(), []uint32{min(old[0]-100, 450), 450, old[2]}; !slices.Equal(got, want) {
+		t.Errorf("TTLs %v: want %v", got, want)
+	}
+	if err := AgeTTLs(msg, math.MaxUint32, 450); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := ttls(), []uint32{0, 0, old[2]}; !slices.Equal(got, want) {
+		t.Errorf("TTLs %v: want %v", got, want)
+	}
+	if err := AgeTTLs(msg[:len(msg)-12], 1, 1); err == nil {
+		t.Error("a message that is cut off: no error")
 	}
 }
 

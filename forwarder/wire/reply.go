@@ -33,9 +33,15 @@ type Reply struct {
 	// there is no newer one. ParseReply leaves it false; a cache sets it.
 	Stale bool
 
+	// Rotate means that AppendReply rotates the addresses of an RRset, so that clients
+	// that use the first one are distributed over all. ParseReply sets it if the answer
+	// has an RRset of several addresses.
+	Rotate bool
+
 	TC   bool
 	AD   bool
 	EDNS bool  // the upstream sent an OPT record
+	full int   // names that the upstream did not compress
 	EDE  []EDE // the upstream's, at most eight
 }
 
@@ -201,6 +207,7 @@ func (w *walker) update(section int, rr record) {
 
 // finish sets r.Negative and r.TTL.
 func (w *walker) finish(r *Reply) {
+	r.Rotate, r.full = r.rotatable(), w.full
 	r.Negative = r.Rcode == RcodeNXDomain || r.Rcode == RcodeSuccess && !w.answered
 	switch {
 	case r.Rcode != RcodeSuccess && r.Rcode != RcodeNXDomain, r.TC,

@@ -22,6 +22,7 @@ type walker struct {
 	minimum  uint32 // lowest MINIMUM of an SOA in the authority section
 	soa      bool
 	answered bool // there is a record of the requested type
+	full     int  // names of several labels that do not end with a pointer
 }
 
 func (w *walker) mark(off int) {
@@ -41,6 +42,9 @@ func (w *walker) name(off, end int) (int, error) {
 		n := int(w.msg[off])
 		switch {
 		case n == 0:
+			if size > 1+int(w.msg[start]) {
+				w.full++
+			}
 			return off + 1, nil
 		case n >= 0xC0:
 			if off+2 > end {

@@ -75,7 +75,7 @@ func TestStopsReading(t *testing.T) {
 	defer cancel()
 	w := transport.NewTimer()
 	defer w.Stop()
-	c, err := cl.pool.reserve(ctx, servertest.Deadline(), w)
+	c, err := cl.pool.conns.Reserve(ctx, servertest.Deadline(), w)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,6 @@ const fewInFlight = 8
 // Reasons for closing a connection.
 var (
 	errConnClosed = errors.New("the connection is closed")
-	errIdle       = errors.New("the connection was idle")
 	errDrained    = errors.New("the connection was replaced, or its server no longer wants it")
 )
 
@@ -61,6 +60,8 @@ type conn struct {
 	writing     bool          // a goroutine is writing
 	closeErr    error         // why it was closed; nil if it is open
 	expired     bool          // it is drained as soon as its replacement is open
+	slow        bool          // it was silent for too long, but works: it waits for pending replies
+	lost        int           // queries in flight when it closed
 	timed       bool          // a reply is pending and has to arrive by deadline
 	deadline    time.Time     // if timed
 	idleTimeout time.Duration // it is closed when unused for this long; 0 if the server named no time
@@ -91,13 +92,20 @@ func newConn(cfg *transport.Config, nc *tls.Conn, raw *gather, count *counters, 
 	return c
 }
 
-// run serves the connection until it closes.
-func (c *conn) run() {
+// Run serves the connection until it closes.
+func (c *conn) Run() {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.handleWriteError(c.writeLoop()) })
-	c.close(c.readLoop(timedReader{c}))
+	c.Close(c.readLoop(timedReader{c}))
 	wg.Wait()
 }
+
+// Accepts, Tired, Load, Reserve and Opened implement [conns.Conn].
+func (c *conn) Accepts() bool     { return !c.draining.Load() }
+func (c *conn) Tired() bool       { return c.halfUsed.Load() }
+func (c *conn) Load() int         { return int(c.load.Load()) }
+func (c *conn) Reserve()          { c.load.Add(1) }
+func (c *conn) Opened() time.Time { return c.opened }
 
 // release takes back one query from the load.
 func (c *conn) release() { c.load.Add(-1) }
@@ -121,7 +129,7 @@ func (c *conn) roundTrip(ctx context.Context, query []byte, until time.Time, w t
 	c.mu.Lock()
 	abandoned := c.table.abandon(id, k)
 	c.interruptIfDrained()
-	stray := c.lastStray && !c.lastReply.After(now)
+	stray, silent := c.lastStray && !c.lastReply.After(now), c.slow && !c.lastReply.After(now)
 	c.mu.Unlock()
 	if !abandoned { // the reply arrived at the same moment
 		<-k.done
@@ -130,6 +138,8 @@ func (c *conn) roundTrip(ctx context.Context, query []byte, until time.Time, w t
 	c.release()
 	if stray && transport.IsTimeout(err) {
 		err = transport.ErrMismatch
+	} else if silent && transport.IsTimeout(err) {
+		err = transport.ErrSilent
 	}
 	return nil, err
 }
@@ -172,8 +182,11 @@ func (c *conn) readLoop(stream io.Reader) error {
 		if err != nil {
 			return silentIfDeadline(err)
 		}
-		if err := checkReply(msg); err != nil {
-			return err
+		if err := transport.CheckReply(msg); err != nil {
+			if err := c.discard(msg, err); err != nil {
+				return err
+			}
+			continue
 		}
 		if err := c.deliver(msg); err != nil {
 			return err
@@ -205,7 +218,7 @@ func (c *conn) deliver(msg []byte) error {
 			return nil
 		}
 	}
-	if k == nil || !matches(k.query, msg) {
+	if k == nil || !transport.Matches(k.query, msg) {
 		c.strays++
 		c.lastStray = true
 		tooMany := c.strays > maxStrays
@@ -217,8 +230,13 @@ func (c *conn) deliver(msg []byte) error {
 		return nil
 	}
 	c.tap.reply(msg, k.sent, c.readAt)
-	if isBare(msg) {
-		msg = withQuestion(k.query, msg)
+	var unusable error
+	if transport.IsBare(msg) {
+		if transport.IsBareError(msg) {
+			msg = transport.WithQuestion(k.query, msg)
+		} else {
+			unusable = transport.ErrUnusable
+		}
 	}
 	c.table.remove(id, k)
 	c.strays, c.lastStray = 0, false
@@ -229,9 +247,44 @@ func (c *conn) deliver(msg []byte) error {
 	}
 	c.mu.Unlock()
 	c.release()
+	c.count.lastReply.Store(c.readAt.UnixNano())
 	c.observer.Replied(k.sent, transport.Ticks(c.readAt))
+	if unusable != nil {
+		k.finish(nil, unusable)
+		return nil
+	}
 	wire.SetID(msg, 0)
 	k.finish(msg, nil)
+	return nil
+}
+
+// discard handles a message that is no reply. If it has the ID and, as far as it can be
+// read, the question of a query, it is the server's answer to that, which fails; other
+// queries are not affected. A connection that delivers other such messages, and has
+// delivered no reply, is not one to a DNS server: discard returns the reason.
+func (c *conn) discard(msg []byte, reason error) error {
+	c.mu.Lock()
+	var k *call
+	if len(msg) >= 2 {
+		k = c.table.get(wire.ID(msg))
+	}
+	if k != nil && (len(msg) < wire.HeaderLen || wire.SameQuestion(k.query, msg)) {
+		c.table.remove(wire.ID(msg), k)
+		c.lastReply = c.readAt
+		c.mu.Unlock()
+		c.count.strays.Add(1)
+		c.release()
+		k.finish(nil, transport.ErrUnusable)
+		return nil
+	}
+	c.strays++
+	tooMany := c.strays > maxStrays || c.replies == 0
+	c.lastStray = true
+	c.mu.Unlock()
+	c.count.strays.Add(1)
+	if tooMany {
+		return reason
+	}
 	return nil
 }
 
@@ -252,9 +305,9 @@ func (c *conn) proven(sent time.Time) bool {
 	return !c.lastReply.IsZero() || sent.Sub(c.opened) > settled
 }
 
-// close closes the connection for that reason, unless it is closed already. The queries
+// Close closes the connection for that reason, unless it is closed already. The queries
 // in flight fail, and their callers send them elsewhere.
-func (c *conn) close(reason error) {
+func (c *conn) Close(reason error) {
 	c.mu.Lock()
 	if c.closeErr != nil {
 		c.mu.Unlock()
@@ -268,6 +321,7 @@ func (c *conn) close(reason error) {
 	}
 	c.closeErr = reason
 	lost := c.table.removeAll()
+	c.lost = len(lost)
 	c.cut = len(lost) > 0 && isCut(reason)
 	c.out = nil
 	c.mu.Unlock()

@@ -96,10 +96,7 @@ func fastOpenInside(t *testing.T) {
 // withSYN reports whether the open connection sent data with its SYN that was acknowledged.
 func withSYN(t *testing.T, cl *client) (early bool) {
 	const synData = 32 // TCPI_OPT_SYN_DATA
-	p := cl.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	raw, err := p.conns[0].raw.Conn.(*net.TCPConn).SyscallConn()
+	raw, err := cl.pool.firstConn().raw.Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +129,7 @@ func TestFastOpenFails(t *testing.T) {
 		},
 	})
 	servertest.MustAsk(t, cl, "www.example.")
-	if st := cl.stats(); st.Dials != 2 || st.DialErrors != 0 || st.Failed != 0 || !cl.pool.noFastOpen.Load() {
+	if st := cl.stats(); st.Dials != 2 || st.DialErrors != 0 || st.Failed != 0 || cl.pool.dialer.FastOpen() {
 		t.Errorf("stats %+v, want a second attempt without it", st)
 	}
 }

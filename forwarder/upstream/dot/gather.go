@@ -2,7 +2,10 @@
 
 package dot
 
-import "sync"
+import (
+	"net"
+	"sync"
+)
 
 // gather sits between TLS and TCP. Data written between hold and flush is sent in one
 // system call and, if it fits, in one packet, so that queries that are pending together
@@ -14,6 +17,15 @@ type gather struct {
 	mu   sync.Mutex // crypto/tls also writes from the reader: alerts and key updates
 	held bool
 	buf  []byte
+}
+
+// newGather returns a gather for a socket.
+func newGather(c *net.TCPConn) (net.Conn, error) {
+	acks, err := newAcker(c)
+	if err != nil {
+		return nil, err
+	}
+	return &gather{acker: acks}, nil
 }
 
 // Write implements [net.Conn]. While data is held, it keeps a copy of p.

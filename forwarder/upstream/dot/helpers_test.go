@@ -147,15 +147,7 @@ func (c *client) MaintenanceDue() {
 }
 
 // setLastWarm sets when maintenance last opened a connection.
-func (p *Pool) setLastWarm(at time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lastWarm = at
-}
+func (p *Pool) setLastWarm(at time.Time) { p.conns.SetLastWarm(at) }
 
 // firstConn returns the first connection.
-func (p *Pool) firstConn() *conn {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.conns[0]
-}
+func (p *Pool) firstConn() *conn { return p.conns.Conns()[0] }

@@ -145,10 +145,7 @@ func (is *interop) run(t *testing.T, version uint16) {
 	addr := is.start(t, version)
 	cl := clientOf(t, transport.Config{Server: transport.Server{Addr: addr, Name: servertest.Name}})
 	servertest.MustAsk(t, cl, "www.example.")
-	p := cl.pool
-	p.mu.Lock()
-	state := p.conns[0].nc.ConnectionState()
-	p.mu.Unlock()
+	state := cl.pool.firstConn().nc.ConnectionState()
 	if state.Version != version {
 		t.Fatalf("its TLS version is %#x, want %#x", state.Version, version)
 	}
@@ -164,7 +161,7 @@ func (is *interop) run(t *testing.T, version uint16) {
 		cl.pool.Reset()
 	}
 	before := cl.stats()
-	offered := len(p.sessionsOf(addr).list) > 0
+	offered := cl.pool.dialer.Sessions(addr).Len() > 0
 	servertest.MustAsk(t, cl, "www.example.")
 	st := cl.stats()
 	if st.Dials != before.Dials+1 || st.Failed != before.Failed {

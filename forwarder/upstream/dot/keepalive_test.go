@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/conns"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
@@ -81,10 +82,7 @@ func TestKeepaliveIdle(t *testing.T) {
 
 // idleOf returns how long the only connection may be idle.
 func idleOf(cl *client) time.Duration {
-	p := cl.pool
-	p.mu.Lock()
-	c := p.conns[0]
-	p.mu.Unlock()
+	c := cl.pool.firstConn()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.idleTimeout
@@ -131,7 +129,7 @@ func TestKeepaliveZero(t *testing.T) {
 		_, err := servertest.Ask(t, cl, "slow.example.")
 		slow <- err
 	}()
-	servertest.Eventually(t, "the slow query is in flight", func() bool { return s.Stats().Queries() == 1 })
+	servertest.Eventually(t, "the slow query is in flight", func() bool { return s.Stats().Queries() >= 1 })
 	units.Store(0)
 	servertest.MustAsk(t, cl, "www.example.")
 	if st := cl.stats(); st.Conns != 1 || st.InFlight != 1 {
@@ -231,7 +229,7 @@ func TestReopeningIsLimited(t *testing.T) {
 	started := time.Now()
 	before := s.Stats().Handshakes
 	servertest.Eventually(t, "three more connections", func() bool { return s.Stats().Handshakes == before+3 })
-	if d := time.Since(started); d < 2*warmInterval {
+	if d := time.Since(started); d < 2*conns.WarmInterval {
 		t.Errorf("three connections within %v", d)
 	}
 	if n := s.Stats().Queries(); n != 1 {

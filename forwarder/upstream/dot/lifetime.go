@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"sotto/forwarder/upstream/conns"
 	"sotto/forwarder/upstream/transport"
 )
 
@@ -57,7 +58,9 @@ func (c *conn) prepareRead(now time.Time) error {
 	defer c.mu.Unlock()
 	switch {
 	case c.table.len() > 0:
-		c.startTimeout(now)
+		if !c.slow {
+			c.startTimeout(now)
+		}
 		return nil
 	case c.draining.Load():
 		return errDrained
@@ -65,7 +68,7 @@ func (c *conn) prepareRead(now time.Time) error {
 		until := c.lastUsed().Add(c.idleTimeout)
 		if !now.Before(until) {
 			c.draining.Store(true)
-			return errIdle
+			return conns.ErrIdle
 		}
 		c.timed = false
 		_ = c.nc.SetReadDeadline(until) // it fails if closed; then Read fails as well
@@ -88,11 +91,23 @@ func (c *conn) startTimeout(now time.Time) {
 	_ = c.nc.SetReadDeadline(c.deadline)
 }
 
-// overdue reports whether replies are pending and the server was silent for too long.
+// overdue reports whether replies are pending, the server was silent for too long, and the
+// path may be dead. If the server's kernel has acknowledged the queries, the connection only
+// accepts no more of them: a slow reply is better than none. It closes when the pending
+// ones are answered or their time is up.
 func (c *conn) overdue(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.timed && !now.Before(c.deadline)
+	if !c.timed || now.Before(c.deadline) {
+		return false
+	}
+	if c.raw == nil || !c.raw.acknowledged() {
+		return true
+	}
+	c.slow, c.timed = true, false
+	c.draining.Store(true)
+	_ = c.nc.SetReadDeadline(time.Time{})
+	return false
 }
 
 // setIdleTimeout applies the idle timeout that the server announced (RFC 7828 §3.3.2).
@@ -117,7 +132,7 @@ func clientTimeout(server time.Duration) time.Duration {
 // the end. (After a reset a write fails before the reader has read everything.)
 func (c *conn) handleWriteError(err error) {
 	if !isCut(err) {
-		c.close(err)
+		c.Close(err)
 		return
 	}
 	c.mu.Lock()
@@ -138,9 +153,9 @@ func (c *conn) countSent() {
 	}
 }
 
-// drainIfUnused starts draining the connection, for its caller to close it, if it has
+// DrainIfUnused starts draining the connection, for its caller to close it, if it has
 // been unused for longer than limit. It reports whether it did.
-func (c *conn) drainIfUnused(now time.Time, limit time.Duration) bool {
+func (c *conn) DrainIfUnused(now time.Time, limit time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.table.len() > 0 || now.Sub(c.lastUsed()) <= limit {
@@ -150,9 +165,9 @@ func (c *conn) drainIfUnused(now time.Time, limit time.Duration) bool {
 	return true
 }
 
-// expire marks the connection as expired if it has reached its age, and reports whether
+// Expire marks the connection as expired if it has reached its age, and reports whether
 // it has.
-func (c *conn) expire(now time.Time) bool {
+func (c *conn) Expire(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now.Before(c.expires) {
@@ -162,9 +177,9 @@ func (c *conn) expire(now time.Time) bool {
 	return true
 }
 
-// drainIfExpired lets a connection that was marked as expired accept no more queries. It
+// DrainIfExpired lets a connection that was marked as expired accept no more queries. It
 // closes when no reply is pending.
-func (c *conn) drainIfExpired() {
+func (c *conn) DrainIfExpired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.expired {

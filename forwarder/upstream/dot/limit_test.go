@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/conns"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/upstream/transport"
 	"sotto/internal/dnstest"
@@ -50,7 +51,7 @@ func TestQueryLimit(t *testing.T) {
 			t.Errorf("%v is not a cut", err)
 		}
 	}
-	for _, err := range []error{transport.ErrSilent, errIdle, errDrained, transport.ErrNetworkChanged, transport.ErrMalformed} {
+	for _, err := range []error{transport.ErrSilent, conns.ErrIdle, errDrained, transport.ErrNetworkChanged, transport.ErrMalformed} {
 		if isCut(err) {
 			t.Errorf("%v is a cut", err)
 		}
@@ -121,11 +122,8 @@ func TestWriteError(t *testing.T) {
 			_, err := servertest.Ask(t, cl, "www.example.")
 			done <- err
 		}()
-		servertest.Eventually(t, "it is in flight", func() bool { return s.Stats().Queries() == 2 })
-		p := cl.pool
-		p.mu.Lock()
-		c := p.conns[0]
-		p.mu.Unlock()
+		servertest.Eventually(t, "it is in flight", func() bool { return s.Stats().Queries() >= 2 })
+		c := cl.pool.firstConn()
 		sw.Set(z)
 		c.handleWriteError(tc.err)
 		close(release)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/conns"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/upstream/transport"
 	"sotto/internal/dnstest"
@@ -21,14 +22,16 @@ func TestPickCountsQueries(t *testing.T) {
 	servertest.MustAsk(t, cl, "www.example.")
 	first := cl.pool.firstConn()
 	pick := func() *conn {
-		c, _, err := cl.pool.pick(t.Context())
+		w := transport.NewTimer()
+		defer w.Stop()
+		c, err := cl.pool.conns.Reserve(t.Context(), servertest.Deadline(), w)
 		if err != nil {
 			t.Error(err)
 		}
 		return c
 	}
 	var wg sync.WaitGroup
-	for range busyLoad {
+	for range conns.BusyLoad {
 		wg.Go(func() {
 			if c := pick(); c != first {
 				t.Error("another connection was picked while the first was not busy")
@@ -36,12 +39,12 @@ func TestPickCountsQueries(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if st := cl.stats(); st.InFlight != busyLoad || st.Dials != 1 {
-		t.Errorf("stats %+v, want %d queries on one connection", st, busyLoad)
+	if st := cl.stats(); st.InFlight != conns.BusyLoad || st.Dials != 1 {
+		t.Errorf("stats %+v, want %d queries on one connection", st, conns.BusyLoad)
 	}
 	picked := []*conn{pick()}
 	servertest.Eventually(t, "two connections are open", func() bool { return cl.stats().Conns == 2 })
-	for range busyLoad {
+	for range conns.BusyLoad {
 		picked = append(picked, pick())
 	}
 	for i, c := range picked {
@@ -50,7 +53,7 @@ func TestPickCountsQueries(t *testing.T) {
 		}
 		c.release()
 	}
-	for range busyLoad {
+	for range conns.BusyLoad {
 		first.release()
 	}
 	servertest.MustAsk(t, cl, "www.example.")
@@ -68,13 +71,13 @@ func TestLoadIsReleased(t *testing.T) {
 		want error // nil if there is a reply
 	}{
 		{"reply", servertest.Zone(t), func(*conn, func()) {}, nil},
-		{"closed before", servertest.Zone(t), func(c *conn, _ func()) { c.close(errIdle) }, errConnClosed},
+		{"closed before", servertest.Zone(t), func(c *conn, _ func()) { c.Close(conns.ErrIdle) }, errConnClosed},
 		{"draining", servertest.Zone(t), func(c *conn, _ func()) { c.draining.Store(true) }, errConnClosed},
 		{"full", servertest.Zone(t), func(c *conn, _ func()) { c.table.limit = 0 }, transport.ErrOverloaded},
 		{"canceled", dnstest.Silent(), func(_ *conn, cancel func()) { cancel() }, context.Canceled},
 		{"timeout", dnstest.Silent(), func(*conn, func()) {}, transport.ErrTimeout},
 		{"lost", dnstest.Silent(), func(c *conn, _ func()) {
-			time.AfterFunc(20*time.Millisecond, func() { c.close(transport.ErrSilent) })
+			time.AfterFunc(20*time.Millisecond, func() { c.Close(transport.ErrSilent) })
 		}, transport.ErrSilent},
 	} {
 		t.Run(tc.what, func(t *testing.T) {
@@ -83,7 +86,7 @@ func TestLoadIsReleased(t *testing.T) {
 			defer cancel()
 			w := transport.NewTimer()
 			defer w.Stop()
-			c, err := cl.pool.reserve(ctx, servertest.Deadline(), w)
+			c, err := cl.pool.conns.Reserve(ctx, servertest.Deadline(), w)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -26,7 +26,7 @@ func TestManyCallers(t *testing.T) {
 	for i := range n {
 		wg.Go(func() { _, _ = servertest.Ask(t, cl, fmt.Sprintf("n%d.example.", i)) })
 	}
-	servertest.Eventually(t, "all are in flight", func() bool { return s.Stats().Queries() == n })
+	servertest.Eventually(t, "all are in flight", func() bool { return s.Stats().Queries() >= n })
 	if st := cl.stats(); st.InFlight != n || st.Conns > 2 {
 		t.Errorf("stats %+v, want %d in flight on two connections", st, n)
 	}
@@ -73,7 +73,7 @@ func TestOutOfOrder(t *testing.T) {
 		_, err := servertest.Ask(t, cl, "slow.example.")
 		slow <- err
 	}()
-	servertest.Eventually(t, "the slow query is in flight", func() bool { return s.Stats().Queries() == 1 })
+	servertest.Eventually(t, "the slow query is in flight", func() bool { return s.Stats().Queries() >= 1 })
 	for range 10 {
 		servertest.MustAsk(t, cl, "fast.example.")
 	}
@@ -98,7 +98,7 @@ func TestCoalescing(t *testing.T) {
 	s := servertest.Serve(t, servertest.Zone(t), nil)
 	cl := newClient(t, s)
 	servertest.MustAsk(t, cl, "www.example.")
-	c := cl.pool.conns[0]
+	c := cl.pool.firstConn()
 	before, writes := s.Stats().Reads, cl.stats().Writes
 
 	// Hold the lock until all queries are queued.
@@ -168,7 +168,7 @@ func TestFull(t *testing.T) {
 	for range 2 {
 		wg.Go(func() { _, _ = servertest.Ask(t, cl, "www.example.") })
 	}
-	servertest.Eventually(t, "two are in flight", func() bool { return s.Stats().Queries() == 2 })
+	servertest.Eventually(t, "two are in flight", func() bool { return s.Stats().Queries() >= 2 })
 	_, err := servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDEOther, "too many queries in flight")
 	if st := cl.stats(); st.LastError != "" {

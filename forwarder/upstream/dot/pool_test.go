@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/conns"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
@@ -22,22 +23,22 @@ func TestCloseIdle(t *testing.T) {
 	s := servertest.Serve(t, dnstest.Hold(release, servertest.Zone(t)), nil)
 	cl := newClient(t, s)
 	var wg sync.WaitGroup
-	for range 2 * busyLoad {
+	for range 2 * conns.BusyLoad {
 		wg.Go(func() { _, _ = servertest.Ask(t, cl, "www.example.") })
 	}
 	servertest.Eventually(t, "two connections are open", func() bool { return cl.stats().Conns == 2 })
-	p := cl.pool
-	p.closeIdle(time.Now().Add(time.Hour))
+	closeIdle := func(after time.Duration) { cl.pool.Maintain(t.Context(), time.Now().Add(after), false) }
+	closeIdle(time.Hour)
 	if n := cl.stats().Conns; n == 0 {
 		t.Error("a connection with queries in flight was closed")
 	}
 	close(release)
 	wg.Wait()
-	p.closeIdle(time.Now().Add(extraIdle + time.Second))
+	closeIdle(conns.ExtraIdle + time.Second)
 	if n := cl.stats().Conns; n != 1 {
 		t.Errorf("%d connections after a while, want 1", n)
 	}
-	p.closeIdle(time.Now().Add(warmTime + time.Second))
+	closeIdle(warmTime + time.Second)
 	if n := cl.stats().Conns; n != 0 {
 		t.Errorf("%d connections after a long while, want none", n)
 	}

@@ -80,6 +80,9 @@ func checkStream(t *testing.T, stream []byte) {
 			continue
 		}
 		replied++
+		if k.err == transport.ErrUnusable && k.reply == nil {
+			continue // no reply to any query
+		}
 		if k.err != nil || wire.ID(k.reply) != 0 || !wire.SameQuestion(k.query, k.reply) {
 			t.Fatalf("query %d got %x, %v", i+1, k.reply, k.err)
 		}

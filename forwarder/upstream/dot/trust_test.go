@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/secure"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
@@ -182,8 +183,8 @@ func TestResumedIsVerified(t *testing.T) {
 	s.EndConns(dnstest.Close)
 	servertest.Eventually(t, "the connection closes", func() bool { return cl.stats().Conns == 0 })
 
-	cl.pool.verify = &verifier{roots: servertest.CA().Pool(), now: time.Now,
-		server: transport.Server{Addr: s.Addr(), Name: servertest.Name, Pins: []transport.Pin{{1}}}}
+	cl.pool.dialer.Verifier = &secure.Verifier{ALPN: "dot", Roots: servertest.CA().Pool(), Now: time.Now,
+		Server: transport.Server{Addr: s.Addr(), Name: servertest.Name, Pins: []transport.Pin{{1}}}}
 	_, err := servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, "its key does not match the pin")
 	if n := s.Stats().Queries(); n != 1 {
@@ -203,6 +204,6 @@ func TestRenewedCertificate(t *testing.T) {
 
 	s.SetCertificate(servertest.Issue(t, dnstest.CertOptions{}))
 	later := func() time.Time { return time.Now().Add(2 * time.Hour) }
-	cl.pool.verify = &verifier{roots: servertest.CA().Pool(), now: later, server: cl.cfg.Server}
+	cl.pool.dialer.Verifier = &secure.Verifier{ALPN: "dot", Roots: servertest.CA().Pool(), Now: later, Server: cl.cfg.Server}
 	servertest.MustAsk(t, cl, "www.example.")
 }

@@ -247,10 +247,10 @@ func WantEDE(t *testing.T, err error, code uint16, texts ...string) {
 	}
 }
 
-// Eventually waits until ok reports true. It fails the test after ten seconds.
+// Eventually waits until ok reports true. It fails the test after thirty seconds.
 func Eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}
@@ -267,8 +267,9 @@ func Skip(t *testing.T, why string) {
 	t.Skipf("skipped: %s", why)
 }
 
-// methods matches the methods of package upstream and of the packages below it in a stack.
-var methods = regexp.MustCompile(`sotto/forwarder/upstream(/\w+)?\.\(\*`)
+// methods matches the methods of package upstream and of the packages below it in a stack,
+// except this one.
+var methods = regexp.MustCompile(`sotto/forwarder/upstream(/[^s]\w+|/s[^e]\w+|/secure)?\.\(\*`)
 
 // Goroutines returns the stacks of the goroutines that run such a method, which is true for
 // all goroutines of these packages.

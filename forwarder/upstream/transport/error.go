@@ -27,6 +27,14 @@ var (
 	// ErrMalformed means that the server does not speak DNS.
 	ErrMalformed = errors.New("the server sent data that is not a DNS message")
 
+	// ErrUnusable means that the server sent a message for this query that is no reply to it.
+	// Other queries on the same connection are not affected.
+	ErrUnusable = errors.New("the server's message is not a reply to the query")
+
+	// ErrNameCloses means that the server closes every connection on which it is asked for
+	// this name, and answers others.
+	ErrNameCloses = errors.New("the server closes the connection when it is asked for this name")
+
 	// ErrOverloaded means that the limit of queries in flight was reached. It is not the
 	// server's fault.
 	ErrOverloaded = errors.New("too many queries in flight")
@@ -43,6 +51,15 @@ type slowNameError struct{}
 
 func (*slowNameError) Error() string        { return ErrTimeout.Error() }
 func (*slowNameError) Is(target error) bool { return target == ErrTimeout }
+
+// NameError is the failure of a query whose connection delivered other replies meanwhile: it
+// is about the name, not the server.
+type NameError struct{ Err error }
+
+func (e *NameError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *NameError) Unwrap() error { return e.Err }
 
 // DialError means that no connection could be opened. All queries that waited for it
 // share it.
@@ -89,6 +106,28 @@ func (e *ClientCertError) Error() string {
 // Unwrap returns the cause.
 func (e *ClientCertError) Unwrap() error { return e.Err }
 
+// ProtocolError means that the server does not support the protocol that a transport
+// requires.
+type ProtocolError struct{ Want string } // its name for ALPN
+
+func (e *ProtocolError) Error() string {
+	names := map[string]string{"h2": "HTTP/2, which DNS over HTTPS requires", "h3": "HTTP/3", "doq": "DNS over QUIC", "dot": "DNS over TLS"}
+	return "the server does not support " + names[e.Want]
+}
+
+// LookupError means that no address is known for the name of a server.
+type LookupError struct {
+	Name string
+	Err  error
+}
+
+func (e *LookupError) Error() string {
+	return "no address found for " + e.Name + ": " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *LookupError) Unwrap() error { return e.Err }
+
 // AddrError is the failure of one of a server's several addresses.
 type AddrError struct {
 	Addr netip.AddrPort
@@ -99,6 +138,21 @@ func (e *AddrError) Error() string { return e.Addr.String() + ": " + e.Err.Error
 
 // Unwrap returns the cause.
 func (e *AddrError) Unwrap() error { return e.Err }
+
+// Unreached reports whether err means that no server received the query: no connection
+// could be opened.
+func Unreached(err error) bool {
+	var several *Error
+	if !errors.As(err, &several) {
+		return IsDial(err)
+	}
+	for _, cause := range several.causes {
+		if !Unreached(cause) {
+			return false
+		}
+	}
+	return len(several.causes) > 0
+}
 
 // IsDial reports whether err is a [DialError].
 func IsDial(err error) bool {

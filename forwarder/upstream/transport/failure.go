@@ -43,20 +43,23 @@ func (f Failure) String() string { return failureNames[min(f, Failures-1)] }
 func FailureOf(err error) Failure {
 	var untrusted *TrustError
 	var unwelcome *ClientCertError
+	var protocol *ProtocolError
 	var header tls.RecordHeaderError
 	var op *net.OpError
 	switch {
+	case errors.As(err, &protocol):
+		return FailureTLS
 	case errors.As(err, &untrusted):
 		return FailureUntrusted
 	case errors.As(err, &unwelcome):
 		return FailureClientCert
 	case errors.Is(err, ErrSilent):
 		return FailureSilent
-	case errors.Is(err, ErrMismatch), errors.Is(err, ErrMalformed):
+	case errors.Is(err, ErrMismatch), errors.Is(err, ErrMalformed), errors.Is(err, ErrUnusable):
 		return FailureMalformed
 	case errors.Is(err, ErrOverloaded):
 		return FailureOverloaded
-	case errors.Is(err, ErrClosed), errors.Is(err, ErrNetworkChanged), errors.Is(err, context.Canceled):
+	case errors.Is(err, ErrClosed), errors.Is(err, ErrNetworkChanged), errors.Is(err, context.Canceled), errors.Is(err, syscall.ECONNABORTED):
 		return FailureLocal
 	case IsTimeout(err):
 		return FailureTimeout
@@ -64,7 +67,7 @@ func FailureOf(err error) Failure {
 		return FailureRefused
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return FailureUnreachable
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, ErrNameCloses), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return FailureClosed
 	case errors.As(err, &header), errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // alerts of crypto/tls
 		return FailureTLS

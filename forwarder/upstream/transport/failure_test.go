@@ -33,6 +33,8 @@ func TestFailureOf(t *testing.T) {
 		{&DialError{&AddrError{Err: &TrustError{Reason: "expired"}}}, "untrusted"},
 		{&LostError{&ClientCertError{Err: io.EOF}}, "client_certificate"},
 		{&LostError{fmt.Errorf("read: %w", ErrMalformed)}, "malformed"},
+		{ErrUnusable, "malformed"},
+		{ErrNameCloses, "closed"},
 		{ErrOverloaded, "overloaded"},
 		{ErrNetworkChanged, "local"},
 	} {
@@ -44,5 +46,26 @@ func TestFailureOf(t *testing.T) {
 	}
 	if len(seen) != int(Failures) {
 		t.Errorf("%d of %d classes occur", len(seen), Failures)
+	}
+}
+
+// TestUnreached: no server received the query if no connection could be opened to any.
+func TestUnreached(t *testing.T) {
+	var s Server
+	dial := NewError(s, 0, &DialError{syscall.ECONNREFUSED})
+	silent := NewError(s, 0, ErrSilent)
+	for what, tc := range map[string]struct {
+		err  *Error
+		want bool
+	}{
+		"a dial":      {dial, true},
+		"silence":     {silent, false},
+		"two dials":   {Join([]*Error{dial, dial}), true},
+		"both":        {Join([]*Error{dial, silent}), false},
+		"a local one": {NewLocalError(errors.New("anything")), false},
+	} {
+		if got := tc.err.Unreached(); got != tc.want {
+			t.Errorf("%s: %v", what, got)
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"sotto/forwarder/upstream/proxy"
 	"sotto/forwarder/wire"
 )
 
@@ -60,6 +61,9 @@ func (e *Error) Unwrap() []error { return e.causes }
 
 // EDE returns the error as clients receive it: one line of at most [MaxText] bytes.
 func (e *Error) EDE() wire.EDE { return wire.EDE{Code: e.Code, Text: oneLine(e.text(), MaxText)} }
+
+// Unreached reports whether no server received the query.
+func (e *Error) Unreached() bool { return Unreached(e) }
 
 func (e *Error) text() string {
 	if e.Server == "" {
@@ -115,7 +119,11 @@ func oneLine(s string, n int) string {
 func Reason(s Server, waited time.Duration, err error) string {
 	var at *AddrError
 	if errors.As(err, &at) {
-		return Reason(Server{Addr: at.Addr, Name: s.Name}, waited, at.Err) + " (" + at.Addr.Addr().String() + ")"
+		return Reason(Server{Protocol: s.Protocol, Addr: at.Addr, Name: s.Name}, waited, at.Err) + " (" + at.Addr.Addr().String() + ")"
+	}
+	var lookup *LookupError
+	if errors.As(err, &lookup) {
+		return lookup.Error()
 	}
 	var untrusted *TrustError
 	if errors.As(err, &untrusted) {
@@ -125,9 +133,14 @@ func Reason(s Server, waited time.Duration, err error) string {
 	if errors.As(err, &unwelcome) {
 		return unwelcome.Error()
 	}
+	var behind *proxy.Error
+	if errors.As(err, &behind) {
+		return behind.Error()
+	}
 	switch {
 	case errors.Is(err, ErrSilent), errors.Is(err, ErrClosed), errors.Is(err, ErrOverloaded),
-		errors.Is(err, ErrMismatch), errors.Is(err, ErrMalformed), errors.Is(err, ErrNetworkChanged):
+		errors.Is(err, ErrMismatch), errors.Is(err, ErrMalformed), errors.Is(err, ErrNetworkChanged),
+		errors.Is(err, ErrUnusable), errors.Is(err, ErrNameCloses):
 		var lost *LostError
 		if errors.As(err, &lost) {
 			err = lost.Err
@@ -137,12 +150,16 @@ func Reason(s Server, waited time.Duration, err error) string {
 		return fmt.Sprintf("no answer within %s", waited.Round(10*time.Millisecond))
 	case errors.Is(err, context.Canceled):
 		return "the query was canceled"
+	case errors.Is(err, syscall.ECONNREFUSED) && s.Protocol.Network() == "UDP":
+		return fmt.Sprintf("connection refused: nothing listens on UDP port %d there", s.Addr.Port())
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("connection refused: nothing listens on TCP port %d there", s.Addr.Port())
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return "no route to it from this machine"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return "the server reset the connection" + phase(IsLost(err))
+	case errors.Is(err, syscall.ECONNABORTED):
+		return "a program on this machine closed the connection"
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "the server closed the connection in the middle of a message"
 	case errors.Is(err, io.EOF):

@@ -7,11 +7,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"sotto/forwarder/tap"
+	"sotto/forwarder/upstream/proxy"
+	"sotto/forwarder/wire"
 	"sotto/internal/durations"
 )
 
@@ -68,17 +71,36 @@ type Observer interface {
 	MaintenanceDue()
 }
 
-// Config configures a transport. All fields but RootCAs, ClientCert, Control and Tap are
-// required.
+// ProbeQuery asks for the name servers of the root, which every resolver knows. Any reply
+// shows that the server works.
+var ProbeQuery = func() []byte {
+	root := []byte{0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1}
+	q, err := wire.ParseQuery(root)
+	if err != nil {
+		panic(err)
+	}
+	return wire.AppendQuery(nil, &q)
+}()
+
+// Config configures a transport. All fields but Lookup, RootCAs, ClientCert, Proxy, Control
+// and Tap are required.
 type Config struct {
 	Server  Server
 	Profile Profile
+
+	// Lookup returns the addresses of a server that is known by its name alone. It waits for
+	// them, at most until ctx is canceled. It is nil for other servers.
+	Lookup func(ctx context.Context) ([]netip.Addr, error)
 
 	// RootCAs are the certificate authorities that are trusted; nil: the system's.
 	RootCAs *x509.CertPool
 
 	// ClientCert is sent to a server that requests a certificate; nil: none is sent.
 	ClientCert *tls.Certificate
+
+	// Proxy, unless nil, carries the connections of protocols over TCP. It is ignored by
+	// those over UDP, whose configuration with a proxy is refused.
+	Proxy *proxy.Proxy
 
 	// Control, unless nil, is called with every socket before it connects. Its error
 	// fails the dial.
@@ -100,6 +122,22 @@ type Config struct {
 
 	Log      *slog.Logger
 	Observer Observer
+}
+
+// Addrs returns the addresses of the server, at least one. It may have to wait for them.
+func (cfg *Config) Addrs(ctx context.Context) ([]netip.AddrPort, error) {
+	if cfg.Lookup == nil {
+		return cfg.Server.Addrs(), nil
+	}
+	found, err := cfg.Lookup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]netip.AddrPort, len(found))
+	for i, a := range found {
+		addrs[i] = netip.AddrPortFrom(a, cfg.Server.Addr.Port())
+	}
+	return addrs, nil
 }
 
 // Stats are the statistics of a transport since it was made.
@@ -129,6 +167,13 @@ type Stats struct {
 	// Protocol is the protocol of the latest connection, such as "TLS 1.3"; "" before the
 	// first one.
 	Protocol string
+	// KeyExchange is the group of its key exchange, such as "X25519MLKEM768"; "" if that is
+	// not known.
+	KeyExchange string
+	// Using is the protocol that a server of the protocol [Auto] is asked with now; "" if that
+	// is not known yet, and for other servers.
+	Using string
+
 	// CertExpiry is when the certificate of that connection's server expires.
 	CertExpiry time.Time
 }

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dns64
+
+import (
+	"context"
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"sotto/forwarder/wire"
+)
+
+// Upstream sends a query and returns the reply, as forwarder.Exchanger does.
+type Upstream interface {
+	Exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error)
+}
+
+// Exchanger answers queries with the answers of an upstream, and with translated ones where that
+// has no IPv6 address. Its methods are safe for concurrent use.
+type Exchanger struct {
+	up     Upstream
+	prefix netip.Prefix // zero: it is found
+	finder finder
+}
+
+// New returns an Exchanger. With the zero prefix, it finds the prefix itself when it is first
+// needed, and again when the answer expires.
+func New(up Upstream, prefix netip.Prefix) *Exchanger {
+	return &Exchanger{up: up, prefix: prefix, finder: finder{up: up}}
+}
+
+// NetworkChanged forgets a prefix that was found: another network may have another one.
+func (x *Exchanger) NetworkChanged() { x.finder.forget() }
+
+// Extract returns the IPv4 address that an IPv6 address stands for by the prefix. It reports false
+// for other addresses, and while no prefix is known.
+func (x *Exchanger) Extract(v6 netip.Addr) (v4 netip.Addr, ok bool) {
+	p := x.prefix
+	if !p.IsValid() {
+		p = x.finder.known()
+	}
+	if !p.IsValid() {
+		return v4, false
+	}
+	return Extract(p, v6)
+}
+
+// Exchange implements forwarder.Exchanger.
+func (x *Exchanger) Exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+	name, typ, class := wire.QuestionOf(query)
+	switch {
+	case class != wire.ClassIN || wire.WantsDNSSEC(query) && query[3]&bitCD != 0:
+	case typ == wire.TypeAAAA:
+		return x.addresses(ctx, query, until)
+	case typ == wire.TypePTR:
+		if p, ok := x.prefixFor(ctx, until, name); ok {
+			if target, ok := reverseName(p, name); ok {
+				return x.pointer(ctx, query, target, until)
+			}
+		}
+	}
+	return x.up.Exchange(ctx, query, until)
+}
+
+// prefixFor returns the prefix if a name may be that of one of its addresses.
+func (x *Exchanger) prefixFor(ctx context.Context, until time.Time, name []byte) (netip.Prefix, bool) {
+	if len(name) != 64+len(ip6Arpa) {
+		return netip.Prefix{}, false
+	}
+	return x.current(ctx, until)
+}
+
+// current returns the prefix. It reports false if there is none, or none was found.
+func (x *Exchanger) current(ctx context.Context, until time.Time) (netip.Prefix, bool) {
+	if x.prefix.IsValid() {
+		return x.prefix, true
+	}
+	return x.finder.find(ctx, until)
+}
+
+// addresses answers a query for AAAA.
+func (x *Exchanger) addresses(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+	reply, err := x.up.Exchange(ctx, query, until)
+	if err != nil || len(reply) < wire.HeaderLen || reply[2]&bitTC != 0 {
+		return reply, err
+	}
+	switch judge(reply) {
+	case useAsIs:
+		return reply, nil
+	case useOthers:
+		if others, ok := withoutExcluded(query, reply); ok {
+			return others, nil
+		}
+		return reply, nil
+	}
+	p, ok := x.current(ctx, until)
+	if !ok {
+		return reply, nil
+	}
+	a, err := x.up.Exchange(ctx, withType(query, wire.TypeA), until)
+	if err != nil || len(a) < wire.HeaderLen || a[2]&bitTC != 0 {
+		return reply, nil
+	}
+	if made, ok := synthesize(p, query, a, negativeTTL(reply)); ok {
+		return made, nil
+	}
+	return reply, nil
+}
+
+// withType returns a copy of a query with another type.
+func withType(query []byte, typ uint16) []byte {
+	name, _, _ := wire.QuestionOf(query)
+	q := append([]byte(nil), query...)
+	binary.BigEndian.PutUint16(q[wire.HeaderLen+len(name):], typ)
+	return q
+}
+
+// pointer answers a query for PTR with the records of another name.
+func (x *Exchanger) pointer(ctx context.Context, query, target []byte, until time.Time) ([]byte, error) {
+	q, err := newQuery(target, wire.TypePTR, query[3]&bitCD, wire.WantsDNSSEC(query))
+	if err != nil {
+		return nil, err
+	}
+	reply, err := x.up.Exchange(ctx, q, until)
+	if err != nil || len(reply) < wire.HeaderLen {
+		return reply, err
+	}
+	if made, ok := reverse(query, reply); ok {
+		return made, nil
+	}
+	return x.up.Exchange(ctx, query, until)
+}
+
+// newQuery returns a query for an upstream.
+func newQuery(name []byte, typ uint16, cd byte, do bool) ([]byte, error) {
+	msg := append([]byte{0, 0, bitRD, cd, 0, 1, 0, 0, 0, 0, 0, 0}, name...)
+	msg = binary.BigEndian.AppendUint16(msg, typ)
+	msg = binary.BigEndian.AppendUint16(msg, wire.ClassIN)
+	q, err := wire.ParseQuery(msg)
+	if err != nil {
+		return nil, err
+	}
+	q.DO = do
+	return wire.AppendQuery(nil, &q), nil
+}
