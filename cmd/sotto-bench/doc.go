@@ -6,6 +6,7 @@
 //	sotto-bench cert       create a throwaway CA and a server certificate
 //	sotto-bench upstream   serve DNS over TLS with a delay
 //	sotto-bench latency    measure latency percentiles at a fixed rate
+//	sotto-bench hits       measure cached answers in a closed loop, and the CPU time of the whole machine
 //	sotto-bench idle       measure the first query after a pause
 //	sotto-bench report     write tables, verdicts and a plot from raw results
 //

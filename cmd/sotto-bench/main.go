@@ -22,6 +22,7 @@ Commands:
   cert       create a throwaway CA and a server certificate
   upstream   serve DNS over TLS with a delay
   latency    measure latency percentiles at a fixed rate
+  hits       measure cached answers in a closed loop, and the CPU time of the whole machine
   idle       measure the first query after a pause
   report     write tables, verdicts and a plot from raw results
 
@@ -34,6 +35,7 @@ var commands = map[string]func(ctx context.Context, args []string) error{
 	"cert":     certCommand,
 	"upstream": upstreamCommand,
 	"latency":  latencyCommand,
+	"hits":     hitsCommand,
 	"idle":     idleCommand,
 	"report":   reportCommand,
 }

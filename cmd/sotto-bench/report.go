@@ -13,7 +13,7 @@ import (
 	"sotto/internal/benchreport"
 )
 
-// reportCommand writes BENCHMARKS.md and benchmarks.svg, and prints ratios and verdicts.
+// reportCommand writes BENCHMARKS.md and the plots, and prints ratios and verdicts.
 func reportCommand(_ context.Context, args []string) error {
 	f := flag.NewFlagSet("report", flag.ContinueOnError)
 	raw := f.String("raw", "raw.tsv", "`file` with the raw results")
@@ -31,6 +31,11 @@ func reportCommand(_ context.Context, args []string) error {
 		return err
 	}
 	fmt.Print(res.Text())
+	if plot := res.PathsSVG(); plot != "" {
+		if err := os.WriteFile(filepath.Join(*out, "benchmarks-hits.svg"), []byte(plot), 0o644); err != nil {
+			return err
+		}
+	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(*out, "BENCHMARKS.md"), []byte(res.Markdown()), 0o644),
 		os.WriteFile(filepath.Join(*out, "benchmarks.svg"), []byte(res.SVG()), 0o644),

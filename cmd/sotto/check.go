@@ -58,9 +58,10 @@ Each line is ok, warning, failed or skipped, followed by the fix. The exit statu
 check failed, else 0. Without root, the checks that need it are skipped. Nothing changes.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			_ = e.seeCgroups() // if it fails, the check of cgroup2 names the fix
 			ctx, stop := untilInterrupted(c.Context())
 			defer stop()
-			load := o.loader(c, config.Options{Read: config.ReadFile})
+			load := o.loader(c, config.Options{Read: config.ReadFile, Kubernetes: e.kubernetes()})
 			return e.checkMachine(ctx, check.Options{
 				Daemon: e.daemonOptions(load), Query: !noQuery,
 				Status: func(ctx context.Context) (status.Status, error) { return o.askStatus(ctx, c) },

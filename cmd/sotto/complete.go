@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"sotto/forwarder/upstream"
+	"sotto/forwarder/upstream/address"
 	"sotto/intercept/cgroup"
 	"sotto/internal/manual"
 	"sotto/internal/observe"
@@ -74,17 +74,19 @@ func (e *env) manCommand() *cobra.Command {
 }
 
 // fileFlags are the flags that the shell completes, because their values are files.
-var fileFlags = []string{"config", "control", "ca-file", "client-cert", "client-key", "ca-out"}
+var fileFlags = []string{"config", "control", "ca-file", "client-cert", "client-key", "trust-anchor-file", "ca-out"}
 
 // values returns the values of a flag. A tab separates a value from its description.
 func values(flag string) []string {
 	switch flag {
-	case "upstream":
-		return upstream.Presets()
+	case "upstream", "bootstrap":
+		return address.Presets()
 	case "policy":
 		return []string{"failover\tthe first server that works", "fastest\tthe server that responds soonest", "random\tany server that works", "hedged\tlike fastest, and a second server if the first is slow"}
 	case "profile":
 		return []string{"strict\tonly authenticated servers", "opportunistic\tany server"}
+	case "dnssec":
+		return []string{"off\tpass on what the upstream says", "validate\tcheck signatures"}
 	case "guard":
 		return []string{"drop\tdrop plain queries", "count\tonly count them", "off\tdo not check packets"}
 	case "local-resolvers":
@@ -133,7 +135,8 @@ func addCompletions(c *cobra.Command) {
 	})
 }
 
-// completeWorkload returns the workloads of the running Sotto, those with the most queries first.
+// completeWorkload returns the names and paths of the workloads of the running Sotto, those with
+// the most queries first.
 func completeWorkload(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	const directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 	ctx, cancel := context.WithTimeout(c.Context(), completeTimeout)
@@ -146,13 +149,31 @@ func completeWorkload(c *cobra.Command, _ []string, prefix string) ([]string, co
 	if o.get(c, "/v1/status", nil, &s) != nil {
 		return nil, directive
 	}
-	var names []string
-	for _, w := range s.Workloads {
-		if strings.HasPrefix(w.Name, "/") && strings.HasPrefix(w.Name, prefix) {
-			names = append(names, fmt.Sprintf("%s\t%d queries", w.Name, w.Queries))
+	return workloadCompletions(s.Workloads, prefix), directive
+}
+
+// workloadCompletions returns the names, and then the paths, that start with prefix. Those that a
+// line of the shell's protocol cannot have are left out.
+func workloadCompletions(workloads []observe.WorkloadCounts, prefix string) []string {
+	var named, paths []string
+	add := func(list *[]string, text, about string) {
+		if strings.HasPrefix(text, prefix) && status.Printable(text) == text &&
+			!slices.ContainsFunc(*list, func(c string) bool { return strings.HasPrefix(c, text+"\t") }) {
+			*list = append(*list, text+"\t"+about)
 		}
 	}
-	return names, directive
+	for _, w := range workloads {
+		if !strings.HasPrefix(w.Name, "/") {
+			continue
+		}
+		count := fmt.Sprintf("%d queries", w.Queries)
+		if w.WorkloadName != "" {
+			add(&named, w.WorkloadName, count)
+			count += ", " + w.WorkloadName
+		}
+		add(&paths, w.Name, count)
+	}
+	return append(named, paths...)
 }
 
 // completeCgroup returns the cgroups directly below the one that prefix names, which is absolute

@@ -16,6 +16,7 @@ import (
 
 	"sotto/internal/e2e"
 	"sotto/internal/netlab/labtest"
+	"sotto/internal/observe"
 )
 
 // visible calls f for all commands that users see.
@@ -161,6 +162,23 @@ func TestCompleteWorkload(t *testing.T) {
 	s, _ := startServing(t, "")
 	if list, directive := complete(t, "trace", "--control", s.control, "--workload", ""); len(list) > 0 || directive != ":36" {
 		t.Errorf("of serve, which knows no workloads: %v, %s", list, directive)
+	}
+}
+
+// TestWorkloadCompletions: names come before paths, each once.
+func TestWorkloadCompletions(t *testing.T) {
+	workloads := []observe.WorkloadCounts{
+		{Name: "/docker/1", WorkloadName: "docker:web", Queries: 9}, {Name: "/docker/2", WorkloadName: "docker:web", Queries: 8},
+		{Name: "/a", Queries: 7}, {Name: "/b\n", WorkloadName: "b\t", Queries: 6}, {Name: "", Queries: 5}, {Name: "other", Queries: 4},
+	}
+	for prefix, want := range map[string][]string{
+		"":        {"docker:web\t9 queries", "/docker/1\t9 queries, docker:web", "/docker/2\t8 queries, docker:web", "/a\t7 queries"},
+		"do":      {"docker:web\t9 queries"},
+		"/docker": {"/docker/1\t9 queries, docker:web", "/docker/2\t8 queries, docker:web"},
+	} {
+		if got := workloadCompletions(workloads, prefix); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", prefix, got, want)
+		}
 	}
 }
 

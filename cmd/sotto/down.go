@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,7 @@ that a service with a mount namespace of its own could not remove when it stoppe
 that a killed Sotto left closed stays closed.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := needRoot("down"); err != nil {
+			if err := errors.Join(needRoot("down"), e.seeCgroups()); err != nil {
 				return err
 			}
 			if stray {

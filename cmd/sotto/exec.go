@@ -83,7 +83,7 @@ Without --user, CMD has the environment and the open files of the caller.`,
 
 // exec runs args sealed, and returns the exit status as an [exitError].
 func (e *env) exec(ctx context.Context, p config.Plan, user string, args []string) (err error) {
-	if err := needRoot("exec"); err != nil {
+	if err := errors.Join(needRoot("exec"), e.seeCgroups()); err != nil {
 		return err
 	}
 	cmd, err := commandAs(user, args)

@@ -19,7 +19,7 @@ func (e *env) explainCommand() *cobra.Command {
 		Short: "Show what would happen to a query",
 		Long: `  sudo sotto explain www.example.com
   sudo sotto explain printer --nameserver 127.0.0.53
-  sudo sotto explain ads.example --type AAAA --workload /system.slice/app.service
+  sudo sotto explain ads.example --type AAAA --workload docker:web
 
 Shows which rule matches a query, what the cache has, and to which upstreams it would be
 forwarded. Nothing is sent.` + remoteHelp,
@@ -38,7 +38,7 @@ forwarded. Nothing is sent.` + remoteHelp,
 	}
 	fs := c.Flags()
 	fs.StringVar(&typ, "type", "A", "`type` of the query")
-	fs.StringVar(&workload, "workload", "", "cgroup `path` of the workload that asks")
+	fs.StringVar(&workload, "workload", "", "`workload` that asks: a cgroup path, or the name, such as docker:web, of one that has sent a query")
 	fs.StringVar(&nameserver, "nameserver", "", "`address` of the nameserver that the workload asks")
 	fs.BoolVar(&asJSON, "json", false, "print the result as JSON")
 	o.remoteFlags(fs)

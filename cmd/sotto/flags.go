@@ -11,27 +11,34 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"sotto/forwarder/upstream"
+	"sotto/forwarder/upstream/address"
 	"sotto/internal/config"
 	"sotto/internal/daemon"
+	"sotto/internal/service"
 )
 
 // options are the flags of a command.
 type options struct {
 	config string
 	check  bool
+	probe  string          // socket to ask instead of the control socket, if not ""
 	flags  config.Settings // values of flags; only those that were set count
 }
 
 // upstreamFlags adds the flags of all commands that forward queries.
 func (o *options) upstreamFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&o.flags.Upstream, "upstream", "u", nil,
-		"server to forward to: a preset ("+strings.Join(upstream.Presets(), ", ")+") or ADDR[:PORT][#NAME] (default port 853); repeatable (default quad9, cloudflare)")
+		"server to forward to: a preset ("+strings.Join(address.Presets(), ", ")+"), ADDR[:PORT][#NAME] for DNS over TLS, a URL SCHEME://NAME[:PORT][/PATH][#ADDR,...] with tls, https, h3, quic or auto (also SCHEME://PRESET), an sdns:// stamp, or original (the nameserver that the client asked; not for serve); repeatable (default quad9, cloudflare)")
+	fs.StringArrayVar(&o.flags.Bootstrap, "bootstrap", nil,
+		"encrypted server that finds the addresses of upstreams that are given by name, written like --upstream with an address (`ADDR`); repeatable (default: the upstreams that have an address)")
 	fs.StringVar(&o.flags.Policy, "policy", "", "how to choose a server: failover, fastest, random or hedged (default failover)")
 	fs.StringVar(&o.flags.Profile, "profile", "", "strict: use only authenticated servers; opportunistic: use any server (default strict)")
 	fs.StringVar(&o.flags.CAFile, "ca-file", "", "PEM `file` of certificate authorities to trust in addition to the system's")
 	fs.StringVar(&o.flags.ClientCert, "client-cert", "", "PEM `file` of the certificate to send to servers that request one")
 	fs.StringVar(&o.flags.ClientKey, "client-key", "", "PEM `file` of its private key")
+	fs.StringVar(&o.flags.DNSSEC, "dnssec", "", "off, or validate: check the signatures of answers (default off)")
+	fs.StringVar(&o.flags.Proxy, "proxy", "", "connect to the servers through a proxy: socks5://ADDR:PORT or http://ADDR:PORT (write a password into the file)")
+	fs.StringVar(&o.flags.TrustAnchorFile, "trust-anchor-file", "", "`file` of DS or DNSKEY records to validate with, instead of the root zone's keys")
 	fs.StringArrayVar(&o.flags.Pins, "pin", nil, "accept only servers with this key, as `sha256/BASE64`; repeatable")
 	fs.IntVar(&o.flags.CacheMiB, "cache-mib", 0, "size of the cache in `MiB` (default 64)")
 	fs.StringVar(&o.flags.LogLevel, "log-level", "", "debug, info, warn or error")
@@ -52,6 +59,19 @@ func (o *options) localFlag(fs *pflag.FlagSet) {
 func (o *options) cgroupFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.flags.Cgroups, "cgroup", nil, "seal the cgroup at `PATH` instead of the whole host; repeatable")
 	fs.StringArrayVar(&o.flags.Exclude, "exclude", nil, "do not seal the cgroup at `PATH` and those below it; repeatable")
+}
+
+// kubernetesFlags adds the flags about the cluster that this machine is a node of.
+func (o *options) kubernetesFlags(fs *pflag.FlagSet) {
+	k := &o.flags.Kubernetes
+	fs.StringVar(&k.Cluster, "cluster", "", "names of a Kubernetes cluster go to its resolver: auto (if the kubelet is found), on or off (default auto)")
+	fs.StringVar(&k.KubeletConfig, "kubelet-config", "", "the kubelet's configuration `file` (default: as its command line says)")
+	fs.StringArrayVar(&k.ClusterDomain, "cluster-domain", nil, "`domain` of the cluster; repeatable (default: the kubelet's)")
+	fs.StringArrayVar(&k.ClusterDNS, "cluster-dns", nil, "`address` of the cluster's resolver; repeatable (default: the kubelet's)")
+	fs.StringArrayVar(&k.ServiceCIDR, "service-cidr", nil, "`network` of the cluster's services; repeatable")
+	fs.StringArrayVar(&k.PodCIDR, "pod-cidr", nil, "`network` of the cluster's pods; repeatable")
+	fs.StringVar(&k.OptOut, "opt-out", "", "which annotations sotto/seal: \"off\" exempt pods from the seal: off, namespaces or pods (default off)")
+	fs.StringVar(&k.PodsFile, "pods-file", "", "`file` with the labels of pods that sotto-kubernetes writes (default "+config.Default().Kubernetes.PodsFile+")")
 }
 
 // fileFlags adds the flags of the commands with a configuration file.
@@ -80,15 +100,28 @@ func (o *options) settings(c *cobra.Command) (config.Settings, error) {
 	return s, nil
 }
 
+// settingOf are the settings whose flags have another name.
+var settingOf = map[string]string{
+	"pin": "pins", "cgroup": "cgroups",
+	"cluster": "kubernetes.cluster", "kubelet-config": "kubernetes.kubelet-config", "cluster-domain": "kubernetes.cluster-domain",
+	"cluster-dns": "kubernetes.cluster-dns", "service-cidr": "kubernetes.service-cidr", "pod-cidr": "kubernetes.pod-cidr",
+	"opt-out": "kubernetes.opt-out", "pods-file": "kubernetes.pods-file",
+}
+
 // override sets in s the values of the flags that were set.
 func (o *options) override(c *cobra.Command, s *config.Settings) {
 	for name, set := range map[string]func(){
-		"upstream":    func() { s.Upstream = o.flags.Upstream },
-		"policy":      func() { s.Policy = o.flags.Policy },
-		"profile":     func() { s.Profile = o.flags.Profile },
-		"ca-file":     func() { s.CAFile = o.flags.CAFile },
-		"client-cert": func() { s.ClientCert = o.flags.ClientCert },
-		"client-key":  func() { s.ClientKey = o.flags.ClientKey },
+		"upstream":          func() { s.Upstream = o.flags.Upstream },
+		"bootstrap":         func() { s.Bootstrap = o.flags.Bootstrap },
+		"policy":            func() { s.Policy = o.flags.Policy },
+		"profile":           func() { s.Profile = o.flags.Profile },
+		"ca-file":           func() { s.CAFile = o.flags.CAFile },
+		"client-cert":       func() { s.ClientCert = o.flags.ClientCert },
+		"client-key":        func() { s.ClientKey = o.flags.ClientKey },
+		"dnssec":            func() { s.DNSSEC = o.flags.DNSSEC },
+		"trust-anchor-file": func() { s.TrustAnchorFile = o.flags.TrustAnchorFile },
+		"proxy":             func() { s.Proxy = o.flags.Proxy },
+
 		"pin":         func() { s.Pins = o.flags.Pins },
 		"cache-mib":   func() { s.CacheMiB = o.flags.CacheMiB },
 		"log-level":   func() { s.LogLevel = o.flags.LogLevel },
@@ -105,10 +138,19 @@ func (o *options) override(c *cobra.Command, s *config.Settings) {
 		"on-exit": func() { s.OnExit = o.flags.OnExit },
 
 		"when-replaced": func() { s.WhenReplaced = o.flags.WhenReplaced },
+
+		"cluster":        func() { s.Kubernetes.Cluster = o.flags.Kubernetes.Cluster },
+		"kubelet-config": func() { s.Kubernetes.KubeletConfig = o.flags.Kubernetes.KubeletConfig },
+		"cluster-domain": func() { s.Kubernetes.ClusterDomain = o.flags.Kubernetes.ClusterDomain },
+		"cluster-dns":    func() { s.Kubernetes.ClusterDNS = o.flags.Kubernetes.ClusterDNS },
+		"service-cidr":   func() { s.Kubernetes.ServiceCIDR = o.flags.Kubernetes.ServiceCIDR },
+		"pod-cidr":       func() { s.Kubernetes.PodCIDR = o.flags.Kubernetes.PodCIDR },
+		"opt-out":        func() { s.Kubernetes.OptOut = o.flags.Kubernetes.OptOut },
+		"pods-file":      func() { s.Kubernetes.PodsFile = o.flags.Kubernetes.PodsFile },
 	} {
 		if c.Flags().Changed(name) {
 			set()
-			key, renamed := map[string]string{"pin": "pins", "cgroup": "cgroups"}[name]
+			key, renamed := settingOf[name]
 			if !renamed {
 				key = name
 			}
@@ -133,13 +175,22 @@ func (o *options) loader(c *cobra.Command, opts config.Options) daemon.Loader {
 func (e *env) daemonOptions(load daemon.Loader) daemon.Options {
 	return daemon.Options{
 		Version: versionText(), Load: load, Logger: e.logger, Stderr: e.stderr, NotifySocket: e.getenv("NOTIFY_SOCKET"),
-		DropPrivileges: e.dropPrivileges, PathTest: e.pathTest,
+		Watchdog: service.WatchdogTime(e.getenv, os.Getpid()), DropPrivileges: e.dropPrivileges, PathTest: e.pathTest,
 	}
 }
 
 // logger returns a logger to stderr with the given level.
 func (e *env) logger(level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// seeCgroups makes the cgroup hierarchy of the host visible in a container. The program may be
+// executed again: call it before anything that cannot be done twice, such as reading a pipe.
+func (e *env) seeCgroups() error {
+	if e.enterHost == nil {
+		return nil // in tests
+	}
+	return e.enterHost()
 }
 
 // needRoot returns an error if the process is not root.

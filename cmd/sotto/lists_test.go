@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"sotto/internal/dnstest"
+	"sotto/internal/durations"
 	"sotto/internal/e2e"
 	"sotto/internal/status"
 )
@@ -201,7 +202,8 @@ func parity(version int) string { return []string{"even", "odd"}[version%2] }
 
 // TestListsUnderLoad replaces a million names under load, those of a list and those of a file.
 // Every version blocks other names. No query is lost, each answer is that of one version as a
-// whole, and none is that of an older version than an earlier answer.
+// whole, and none is that of an older version than an earlier answer. It logs how long queries took
+// during updates, and for as long a time between them.
 func TestListsUnderLoad(t *testing.T) {
 	ca, err := dnstest.NewCA()
 	if err != nil {
@@ -234,29 +236,42 @@ func TestListsUnderLoad(t *testing.T) {
 			var took time.Duration
 			const versions = 3
 			for v := 1; v <= versions && !t.Failed(); v++ {
-				quota := l.asked.Load() + 200
-				e2e.Eventually(t, "queries between two changes", func() bool { return l.asked.Load() >= quota || t.Failed() })
 				tc.set(writeList(n, v))
 				l.sent.Store(int64(v))
-				took += update()
+				l.updating.Store(1)
+				last := update()
+				l.updating.Store(0)
+				took += last
 				l.newest.Store(int64(v))
+				quota := l.asked.Load() + 200
+				for end := time.Now().Add(last); time.Now().Before(end) || l.asked.Load() < quota && !t.Failed(); time.Sleep(time.Millisecond) {
+				}
 			}
 			l.stop()
+			for i, when := range []string{"between", "during"} {
+				var c durations.Counts
+				l.times[i].AddTo(&c)
+				t.Logf("%s updates: %d queries, half in %s, 99 %% in %s, the slowest in %s", when, c.Total(),
+					c.Quantile(0.5).Round(10*time.Microsecond), c.Quantile(0.99).Round(10*time.Microsecond), time.Duration(l.slowest[i].Load()).Round(10*time.Microsecond))
+			}
 			runtime.GC()
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
-			t.Logf("%d queries, the slowest in %s, during %d updates of %d names; %s for one; heap %d MiB, from the system %d MiB, of which %d MiB are released",
-				l.asked.Load(), time.Duration(l.slowest.Load()).Round(time.Millisecond), versions, n, (took / versions).Round(time.Millisecond), m.HeapAlloc>>20, m.Sys>>20, m.HeapReleased>>20)
+			t.Logf("%d queries, %d updates of %d names; %s for one; heap %d MiB, from the system %d MiB, of which %d MiB are released",
+				l.asked.Load(), versions, n, (took / versions).Round(time.Millisecond), m.HeapAlloc>>20, m.Sys>>20, m.HeapReleased>>20)
 		})
 	}
 }
 
 // versionLoad queries names of lists that writeList has made.
 type versionLoad struct {
-	asked   atomic.Int64
-	slowest atomic.Int64 // query, in ns
-	newest  atomic.Int64 // version that an answer has shown, or that is in force
-	sent    atomic.Int64 // version that may be in force
+	asked    atomic.Int64
+	updating atomic.Int32 // 1 during an update
+	// By whether an update was in progress when a query was sent or answered.
+	times   [2]durations.Histogram
+	slowest [2]atomic.Int64 // in ns
+	newest  atomic.Int64    // version that an answer has shown, or that is in force
+	sent    atomic.Int64    // version that may be in force
 	stop    func()
 }
 
@@ -286,10 +301,13 @@ func startVersionLoad(t *testing.T, s *serving, n int) *versionLoad {
 func (l *versionLoad) ask(t *testing.T, s *serving, n int) {
 	of := rand.IntN(2) // the versions that block the name
 	name := fmt.Sprintf("www.n%d.%s.example", rand.IntN(n), parity(of))
-	version, started := l.newest.Load(), time.Now()
+	version, updating, started := l.newest.Load(), l.updating.Load(), time.Now()
 	got, err := s.ask("udp", name)
 	l.asked.Add(1)
-	raise(&l.slowest, int64(time.Since(started)))
+	took := time.Since(started)
+	when := max(updating, l.updating.Load())
+	l.times[when].Add(took)
+	raise(&l.slowest[when], int64(took))
 	if err != nil || got != "NXDOMAIN" && got != "192.0.2.1" {
 		t.Errorf("%s: %q, %v", name, got, err)
 		return

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sotto/intercept/cgroup"
 	"sotto/internal/config"
 	"sotto/internal/privdrop"
 )
@@ -32,12 +33,16 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
-	dropPrivileges func(keep []string, deny ...uint32) error // nil in tests
-	pathTest       []string                                  // see daemon.Options; nil in tests
+	dropPrivileges func(privdrop.Limits) error // nil in tests
+	pathTest       []string                    // see daemon.Options; nil in tests
+	enterHost      func() error                // cgroup.EnterHost, which may execute this program again
 }
 
 func main() {
-	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, dropPrivileges: privdrop.Apply, pathTest: []string{"/proc/self/exe", pathTestName}}
+	e := &env{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
+		dropPrivileges: privdrop.Apply, pathTest: []string{"/proc/self/exe", pathTestName}, enterHost: cgroup.EnterHost,
+	}
 	os.Exit(e.main(context.Background(), os.Args[1:]))
 }
 
@@ -96,7 +101,7 @@ images stay unchanged.`,
 		e.statusCommand(), e.traceCommand(), e.topCommand(), e.explainCommand(), e.checkCommand(), e.cacheCommand(), e.listsCommand(),
 		e.reloadCommand(), e.logLevelCommand(),
 		e.demoCommand(), e.downCommand(), e.versionCommand(),
-		e.pathTestCommand(), e.checkClientCommand(),
+		e.pathTestCommand(), e.checkClientCommand(), e.serviceStopCommand(),
 	)
 	root.AddCommand(e.completionCommand(), e.manCommand())
 	addCompletions(root)

@@ -111,7 +111,7 @@ func TestRecord(t *testing.T) {
 	dir := t.TempDir()
 	log, taps := filepath.Join(dir, "log"), filepath.Join(dir, "taps")
 	before := time.Now()
-	s, up, stop := startRecording(t, fmt.Sprintf("query-log = %q\ndnstap-file = %q\ndnstap-identity = \"id\"\n", log, taps))
+	s, up, stop := startRecording(t, fmt.Sprintf("query-log = %q\ndnstap-file = %q\ndnstap-tls = \"tcp\"\ndnstap-identity = \"id\"\n", log, taps))
 	for _, q := range []struct{ proto, name, want string }{
 		{"udp", "www.example", "192.0.2.1"}, {"tcp", "www.example", "192.0.2.1"}, {"udp", "ads.example", "NXDOMAIN"},
 	} {
@@ -175,7 +175,7 @@ func TestRecordSettings(t *testing.T) {
 	for _, text := range []string{
 		fmt.Sprintf("query-log = %q\n", filepath.Join(dir, "b")), "",
 		fmt.Sprintf("query-log = %q\nquery-log-sample = 2\n", filepath.Join(dir, "a")),
-		fmt.Sprintf("query-log = %q\ndnstap-file = %q\n", filepath.Join(dir, "a"), filepath.Join(dir, "c")),
+		fmt.Sprintf("query-log = %q\ndnstap-file = %q\ndnstap-tls = \"tcp\"\n", filepath.Join(dir, "a"), filepath.Join(dir, "c")),
 	} {
 		s.configure(text)
 		if _, errs, code := s.sotto("reload"); code != exitFailure || !strings.Contains(errs, "a reload cannot change it") {

@@ -45,6 +45,9 @@ func (o *options) controlPath(c *cobra.Command) (path string, loadErr, err error
 		}
 	}
 	o.override(c, &s)
+	if o.probe != "" {
+		return o.probe, nil, nil
+	}
 	if path = s.ControlPath(config.DefaultControl); path == "" {
 		return "", nil, fmt.Errorf("control is %q: send SIGHUP to the process, or name a socket with --control", config.ControlOff)
 	}

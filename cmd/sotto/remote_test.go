@@ -74,12 +74,17 @@ Upstreams of default \(failover\) state usual p95 queries failed
 	var st status.Status
 	dec := json.NewDecoder(strings.NewReader(out))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&st); err != nil || code != 0 || st.Queries.Total != 4 || st.Queries.TCP != 1 || st.Groups[0].Servers[0].Protocol != "TLS 1.3" {
+	if err := dec.Decode(&st); err != nil || code != 0 || st.Queries.Total != 4 || st.Queries.TCP != 1 || st.Groups[0].Servers[0].Protocol != "TLS 1.3" ||
+		st.Groups[0].Servers[0].KeyExchange != "X25519MLKEM768" {
 		t.Errorf("status %d, %v: %+v", code, err, st)
 	}
 
 	if err := validStatus(out); err != nil {
 		t.Error(err)
+	}
+	st.Workloads = append(st.Workloads, observe.WorkloadCounts{Name: "/docker/1", WorkloadName: "docker:web"})
+	if named, err := json.Marshal(st); err != nil || validStatus(string(named)) != nil {
+		t.Errorf("with the name of a workload: %v, %v", err, validStatus(string(named)))
 	}
 
 	s.want(`Query ads.example. AAAA

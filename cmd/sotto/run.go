@@ -7,6 +7,7 @@ import (
 
 	"sotto/internal/config"
 	"sotto/internal/daemon"
+	"sotto/internal/kubernetes/kubelet"
 )
 
 const runHelp = `  sudo sotto run                                       seal the whole host
@@ -39,6 +40,11 @@ The guard drops plain queries that bypass the hooks: from raw and packet sockets
 sockets that were connected before the seal and, if the whole host is sealed, from virtual
 machines. --guard=count counts them but lets them pass.
 
+On a node of a Kubernetes cluster, names of the cluster that are asked of its resolver are
+sent there in plain DNS, because only that resolver knows them; all other names go over TLS.
+The cluster is the one of the node's kubelet, unless the flags or [kubernetes] in the
+configuration say otherwise.
+
 PATH is a directory in the cgroup2 hierarchy, absolute (/sys/fs/cgroup/app.slice) or
 relative to its root (app.slice). A cgroup includes all cgroups below it.`
 
@@ -51,7 +57,10 @@ func (e *env) runCommand() *cobra.Command {
 		Long:  runHelp,
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			load := o.loader(c, config.Options{Read: config.ReadFile})
+			if err := e.seeCgroups(); err != nil {
+				return err
+			}
+			load := o.loader(c, config.Options{Read: config.ReadFile, Kubernetes: e.kubernetes()})
 			if o.check {
 				return e.check(load, func(s config.Settings, p config.Plan) error {
 					cfg, err := daemon.InstanceConfig(s, p)
@@ -78,7 +87,15 @@ func (e *env) runCommand() *cobra.Command {
 	c.Flags().Lookup("replace").NoOptDefVal = daemon.ReplaceRunning.String()
 	c.Flags().StringVar(&o.flags.WhenReplaced, "when-replaced", "", "what to do after another process has taken over: exit, or wait until stopped (default exit)")
 	c.Flags().StringVar(&o.flags.OnExit, "on-exit", "", "strict: a clean stop opens the seal, a crash does not; open: both do; closed: neither does (default strict)")
+	o.kubernetesFlags(c.Flags())
 	o.upstreamFlags(c.Flags())
 	o.fileFlags(c.Flags())
 	return c
+}
+
+// kubernetes returns what finds the cluster that this machine is a node of.
+func (e *env) kubernetes() config.Kubernetes {
+	service := e.getenv("KUBERNETES_SERVICE_HOST")
+	f := kubelet.Finder{Options: kubelet.Options{InPod: service != ""}}
+	return config.Kubernetes{Kubelet: f.Find, Service: service}
 }

@@ -7,6 +7,7 @@ import (
 
 	"sotto/internal/config"
 	"sotto/internal/daemon"
+	"sotto/internal/service"
 )
 
 func (e *env) serveCommand() *cobra.Command {
@@ -20,14 +21,17 @@ func (e *env) serveCommand() *cobra.Command {
 
 Answer DNS queries over UDP and TCP on each --listen address, from a cache or over
 TLS, until stopped. ADDR is an address and a port (127.0.0.1:5300, [::1]:5300), or
-a port on all addresses of both families (:5300).`,
+a port on all addresses of both families (:5300). If a service manager passes sockets
+(LISTEN_FDS, as systemd with sotto-serve.socket), they are used instead of --listen.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			load := o.loader(c, config.Options{Serve: true, Read: config.ReadFile})
 			if o.check {
 				return e.check(load, nil)
 			}
-			return daemon.Serve(c.Context(), e.daemonOptions(load))
+			opts := e.daemonOptions(load)
+			opts.Sockets = service.Sockets()
+			return daemon.Serve(c.Context(), opts)
 		},
 	}
 	c.Flags().StringArrayVarP(&o.flags.Listen, "listen", "l", nil, "`address` and port to listen on; repeatable (default 127.0.0.1:53)")

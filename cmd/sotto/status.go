@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sotto/internal/config"
+	"sotto/internal/control"
 	"sotto/internal/status"
 	"sotto/internal/terminal"
 )
@@ -40,8 +41,7 @@ describes.` + remoteHelp,
 			}
 			switch {
 			case ready:
-				_, err := o.request(c, http.MethodGet, "/v1/ready", nil)
-				return err
+				return o.askReady(c)
 			case watch:
 				return e.watchStatus(c, &o)
 			}
@@ -60,6 +60,18 @@ describes.` + remoteHelp,
 	c.Flags().BoolVar(&ready, "ready", false, "print nothing; exit with status 0 if queries are answered")
 	o.remoteFlags(c.Flags())
 	return c
+}
+
+// askReady returns an error if queries are not answered. It asks the socket for probes, if the
+// configuration has one.
+func (o *options) askReady(c *cobra.Command) error {
+	if !c.Flags().Changed("control") {
+		if s, err := config.Load(o.config); err == nil && s.ProbeSocket != "" {
+			o.probe = s.ProbeSocket
+		}
+	}
+	_, err := o.request(c, http.MethodGet, control.ReadyPath, nil)
+	return err
 }
 
 // style is that of texts on the standard output.

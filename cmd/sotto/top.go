@@ -21,10 +21,12 @@ import (
 
 func (e *env) topCommand() *cobra.Command {
 	var o options
+	var workload string
 	c := &cobra.Command{
-		Use:   "top",
+		Use:   "top [flags]",
 		Short: "Show workloads, names and upstreams by rate, failures or time, live",
 		Long: `  sudo sotto top
+  sudo sotto top --workload docker:web     start with the names that a workload asks for
 
 Fills the terminal with a table of workloads, of names or of upstreams, with their rates,
 failures, times and a plot of the last minute. Tab changes the table, s the order, / filters,
@@ -34,13 +36,14 @@ variable NO_COLOR is set.
 
 Without a terminal use 'sotto status --watch'.` + remoteHelp,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return e.top(c, &o) },
+		RunE: func(c *cobra.Command, _ []string) error { return e.top(c, &o, workload) },
 	}
+	c.Flags().StringVar(&workload, "workload", "", "start with the names of this `workload`: a name such as docker:web, or a cgroup path and all below it")
 	o.remoteFlags(c.Flags())
 	return c
 }
 
-func (e *env) top(c *cobra.Command, o *options) error {
+func (e *env) top(c *cobra.Command, o *options, workload string) error {
 	in, _ := e.stdin.(*os.File)
 	out, _ := e.stdout.(*os.File)
 	if in == nil || out == nil || !terminal.Is(in) || !terminal.Is(out) || e.getenv("TERM") == "dumb" {
@@ -52,7 +55,7 @@ func (e *env) top(c *cobra.Command, o *options) error {
 	}
 	ctx, stop := untilInterrupted(c.Context())
 	defer stop()
-	err = top.Run(ctx, source(path), top.Terminal{In: in, Out: out, Colour: e.getenv("NO_COLOR") == ""})
+	err = top.Run(ctx, source(path), top.Terminal{In: in, Out: out, Colour: e.getenv("NO_COLOR") == ""}, workload)
 	if loadErr != nil && errors.Is(err, control.ErrNotRunning) {
 		return loadErr
 	}

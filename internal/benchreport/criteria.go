@@ -16,17 +16,23 @@ type Verdict struct {
 
 // Verdicts returns the results for all goals.
 func (res Results) Verdicts() []Verdict {
-	return []Verdict{
+	return append([]Verdict{
 		res.atLeast("misses/s at least 1.3 × unbound", "unbound", 1.3, "miss_qps", "miss1k_qps"),
 		res.atLeast("misses/s at least 2 × CoreDNS", "coredns", 2, "miss_qps", "miss1k_qps"),
+		res.atLeast("misses/s at least 0.8 × dnsperf that asks the upstream over TLS itself", direct, 0.8, "miss_qps"),
 		res.maxConnections(4),
 		res.atLeast("hits/s at least as many as unbound", "unbound", 1, "hit_qps"),
 		res.lowestLatency(),
 		res.halfTheCPU(),
 		res.memory(),
 		res.afterIdle(1.2),
-	}
+		res.validation(0.7),
+		res.flood(1.2),
+	}, res.pathVerdicts()...)
 }
+
+// direct is the name of the load generator where it asks the upstream itself.
+const direct = "direct"
 
 const (
 	met         = "met"

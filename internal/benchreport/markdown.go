@@ -25,6 +25,8 @@ func (res Results) Markdown() string {
 	})
 	b.WriteString("\n## Figures\n\n" + figuresIntro)
 	res.table(&b, func(p string, m metric) string { return figure(res.Stat(p, m.Key), m) })
+	res.paths(&b)
+	res.variants(&b)
 	res.checks(&b)
 	res.notes(&b)
 	fmt.Fprintf(&b, method, res.Meta["entries"])
@@ -119,7 +121,8 @@ other rows lower is better.
 `
 
 const figuresIntro = `Medians, with minimum and maximum in parentheses. – means not measured: stubby has no
-cache, so it has no hits and no entries, and its latencies are those of misses.
+cache, so it has no hits and no entries, and its latencies are those of misses. "direct" is the
+load generator that asks the upstream over TLS itself, without a forwarder.
 
 `
 
@@ -142,7 +145,7 @@ const method = `
   forwarder verifies that name. Clients send queries for one A record over UDP, without EDNS.
 - **Forwarders**: each is configured as its documentation recommends for this task, with as
   many threads, sockets or processes as there are cores, a cache large enough for all entries
-  below, no logging, and no DNSSEC validation (which Sotto does not have). All configurations
+  below, no logging, and no DNSSEC validation except in that section. All configurations
   are in [` + "`scripts/bench/peers.sh`" + `](../scripts/bench/peers.sh).
 - **Order**: Sotto runs before every other forwarder. Each start has an empty cache.
 - **Hits**: dnsperf with eight sockets, 100 outstanding queries, 1,000 names that are cached.
@@ -155,11 +158,16 @@ const method = `
 - **CPU**: user and system time of the forwarder's processes divided by the answers of a run,
   for misses with 100 outstanding queries and for hits. Interrupt time that the kernel
   attributes to the load generator is not included.
+- **Cached answers through the seal**: one query at a time on one connected socket for the round
+  trip; then two threads with a socket each, which send 32 queries in one system call and wait
+  for their replies, for the rate. ` + "`sotto-bench hits`" + ` sends them, with 1,000 names. It shares the
+  cores with the forwarder, and needs about as much CPU per query as the kernel needs for a
+  datagram. CPU is that of the whole machine, client and interrupts included (/proc/stat).
 - **Memory**: the increase in the proportional set size of the forwarder's processes while %s
   entries are cached, divided by the number of answers; measured once. A sample of these names
   is queried again to determine how many are still cached.
 - **After an idle close**: each forwarder runs twice, with an nsd that closes connections after
-  2 s and with one that keeps them open. Ten queries, 5 s of silence, then one query; the figure
+  2 s and with one that keeps them open, both for this measurement alone. Ten queries, 5 s of silence, then one query; the figure
   is the median of ten such queries. On a new connection, the first answer of this nsd waits
   for a delayed acknowledgement, about 40 ms. A forwarder that reconnects before the next query
   avoids this delay.

@@ -43,10 +43,26 @@ run	5	sotto	miss_qps	20000
 run	5	sotto	miss1k_qps	22000
 run	6	unbound	miss_qps	10000
 run	6	unbound	miss1k_qps	20000
+run	6	direct	miss_qps	25000
 run	7	sotto	entry_bytes	500
 run	8	unbound	entry_bytes	500
 run	9	sotto	closed_us	480
 run	9	sotto	kept_us	400
+path	a datagram to oneself	p50_us	4
+path	a datagram to oneself	p50_us	4.2
+path	seal, answered in the kernel	p50_us	5.3
+path	seal, answered in the kernel	hit_cpu	3
+path	seal, answered in the kernel	hit_qps	500000
+path	unbound	p50_us	17
+path	unbound	hit_cpu	6
+path	unbound	hit_qps	260000
+path	unbound, DNAT	p50_us	19
+variant	DNSSEC validation	sotto	miss_qps	10000
+variant	DNSSEC validation	sotto, validating	miss_qps	7000
+variant	DNSSEC validation	sotto, validating	miss_cpu	12
+variant	A workload that floods	beside datagrams to oneself	p99_us	1000
+variant	A workload that floods	beside a flood, answered in the kernel	p99_us	1100
+variant	DNS over QUIC	routedns	miss_qps	5000
 `
 
 func read(t *testing.T, text string) Results {
@@ -63,6 +79,7 @@ func TestReadRefuses(t *testing.T) {
 		"walk\t1":                          `line 1: unknown kind of line "walk"`,
 		"meta\tcores\t2\n\npeer\tsotto":    "line 3: peer has 2 fields, want 4",
 		"run\tx\tsotto\tmiss_qps\t1":       "sequence number",
+		"path\tunbound\tp50_us\tfast":      "value of p50_us",
 		"run\t1\tsotto\tmiss_qps\tquickly": "value of miss_qps",
 	} {
 		if _, err := Read(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
@@ -123,9 +140,10 @@ func TestVerdicts(t *testing.T) {
 		}
 		return s
 	}
-	// Misses: 2 and 1.1 of unbound's, 2.5 and 4 of CoreDNS's; connections 5 once;
+	// Misses: 2 and 1.1 of unbound's, 2.5 and 4 of CoreDNS's, 0.8 of the direct ones; connections 5 once;
 	// hits 1.05; p99 300 to 250; CPU of hits 1.975; memory equal; idle 1.2.
-	want := []string{notMet, met, notMet, met, notMet, notMet, met, met}
+	// Paths: 5.3 to 4.1 and to 17, CPU a half, 1.92 of unbound's rate.
+	want := []string{notMet, met, met, notMet, met, notMet, notMet, met, met, met, met, met, met, met, notMet}
 	if got := states(raw); strings.Join(got, ",") != strings.Join(want, ",") {
 		t.Errorf("verdicts %v\nwant     %v", got, want)
 	}
@@ -134,14 +152,16 @@ func TestVerdicts(t *testing.T) {
 		"unbound\tmiss1k_qps\t40000", "unbound\tmiss1k_qps\t30000",
 		"unbound\tmiss1k_qps\t20000", "unbound\tmiss1k_qps\t15000",
 		"coredns\tmiss_qps\t16000", "coredns\tmiss_qps\t21000",
+		"direct\tmiss_qps\t25000", "direct\tmiss_qps\t25001",
 		"conns\t5", "conns\t4",
 		"unbound\thit_qps\t190000", "unbound\thit_qps\t210000",
 		"250.4", "301",
 		"hit_cpu\t7.9", "hit_cpu\t8",
 		"unbound\tentry_bytes\t500", "unbound\tentry_bytes\t499",
-		"closed_us\t480", "closed_us\t481",
+		"closed_us\t480", "closed_us\t481", "p99_us\t1100", "p99_us\t1201", "miss_qps\t7000", "miss_qps\t6999",
+		"p50_us\t5.3", "p50_us\t5.7", "unbound\thit_cpu\t6", "unbound\thit_cpu\t5.9", "hit_qps\t260000", "hit_qps\t250000",
 	).Replace(raw)
-	want = []string{met, notMet, met, notMet, met, met, notMet, notMet}
+	want = []string{met, notMet, notMet, met, notMet, met, met, notMet, notMet, notMet, notMet, notMet, notMet, notMet, met}
 	if got := states(flipped); strings.Join(got, ",") != strings.Join(want, ",") {
 		t.Errorf("flipped %v\nwant    %v", got, want)
 	}
@@ -163,6 +183,12 @@ func TestMarkdown(t *testing.T) {
 		"Not measured: **blocky**: does not build.",
 		"**coredns** failed: exited in round 2.",
 		"| coredns | v1.15.0 |",
+		"| a datagram to oneself | 4.1 (4.0–4.2) | – | – |",
+		"| unbound, DNAT | 19.0 | – | – |",
+		"## DNSSEC validation\n",
+		"| sotto, validating | 7,000 | 12.0 |",
+		"| routedns | 5,000 |\n",
+		"| beside a flood, answered in the kernel | 1,100 |\n",
 	} {
 		if !strings.Contains(md, want) {
 			t.Errorf("no %q in\n%s", want, md)
@@ -257,8 +283,7 @@ func TestSVG(t *testing.T) {
 			full.WriteString("run\t" + strconv.Itoa(i+1) + "\t" + name + "\t" + m.Key + "\t" + strconv.Itoa(999_999-i) + "\n")
 		}
 	}
-	for _, text := range []string{raw, full.String()} {
-		svg := read(t, text).SVG()
+	for _, svg := range []string{read(t, raw).SVG(), read(t, full.String()).SVG(), read(t, raw).PathsSVG()} {
 		all, width := elements(t, svg)
 		for i, a := range all {
 			left, right := a.span()

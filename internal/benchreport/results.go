@@ -39,6 +39,9 @@ type Results struct {
 	Failed  []Note            // failures of peers that were measured
 	Meta    map[string]string // cores, kernel, rounds, seconds, entries, …
 	Runs    []Run
+
+	pathRuns    []pathRun // see [Results.Paths]
+	variantRuns []variantRun
 }
 
 // Read parses raw results: lines of fields separated by tabs. The first field is the kind
@@ -49,6 +52,8 @@ type Results struct {
 //	skipped  NAME REASON
 //	failed   NAME REASON
 //	run      SEQ NAME METRIC VALUE
+//	path     PATH METRIC VALUE
+//	variant  SECTION ROW METRIC VALUE
 func Read(r io.Reader) (Results, error) {
 	res := Results{Meta: map[string]string{}}
 	sc := bufio.NewScanner(r)
@@ -67,7 +72,7 @@ func Read(r io.Reader) (Results, error) {
 }
 
 func (res *Results) line(f []string) error {
-	want := map[string]int{"meta": 3, "peer": 4, "skipped": 3, "failed": 3, "run": 5}[f[0]]
+	want := map[string]int{"meta": 3, "peer": 4, "skipped": 3, "failed": 3, "run": 5, "path": 4, "variant": 5}[f[0]]
 	if want == 0 {
 		return fmt.Errorf("unknown kind of line %q", f[0])
 	}
@@ -93,6 +98,18 @@ func (res *Results) line(f []string) error {
 			return fmt.Errorf("value of %s: %w", f[3], err)
 		}
 		res.Runs = append(res.Runs, Run{seq, f[2], f[3], value})
+	case "path":
+		value, err := strconv.ParseFloat(f[3], 64)
+		if err != nil {
+			return fmt.Errorf("value of %s: %w", f[2], err)
+		}
+		res.pathRuns = append(res.pathRuns, pathRun{f[1], f[2], value})
+	case "variant":
+		value, err := strconv.ParseFloat(f[4], 64)
+		if err != nil {
+			return fmt.Errorf("value of %s: %w", f[3], err)
+		}
+		res.variantRuns = append(res.variantRuns, variantRun{f[1], f[2], f[3], value})
 	}
 	return nil
 }

@@ -36,34 +36,40 @@ const (
 type bar struct {
 	name  string
 	value float64
+	own   bool // Sotto's
 }
 
 // SVG returns docs/benchmarks.svg: a panel for each measured metric, with the best
 // forwarder on top.
 func (res Results) SVG() string {
-	var panels []string
+	var panels []panel
 	for _, key := range plotted {
-		if len(res.bars(metricOf(key))) > 0 {
-			panels = append(panels, key)
+		m := metricOf(key)
+		if bars := res.bars(m); len(bars) > 0 {
+			panels = append(panels, panel{m, bars, panelWidth, labelWidth})
 		}
 	}
 	panelHeight := headHeight + barStep*len(res.Peers) + panelGap
 	rows := (len(panels) + columns - 1) / columns
-	width, height := margin+columns*(panelWidth+margin), topHeight+rows*panelHeight+margin/2
+	b := newPlot(margin+columns*(panelWidth+margin), topHeight+rows*panelHeight+margin/2,
+		"sotto serve and other forwarders, DNS to DNS over TLS", fmt.Sprintf(
+			"medians of one run on %s cores shared with load generator and upstream; best on top", res.Meta["cores"]))
+	for i, p := range panels {
+		p.draw(b, margin+(i%columns)*(panelWidth+margin), topHeight+(i/columns)*panelHeight)
+	}
+	b.WriteString("</svg>\n")
+	return b.String()
+}
+
+// newPlot returns the start of a plot: its frame, title and subtitle.
+func newPlot(width, height int, title, subtitle string) *strings.Builder {
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="Helvetica, Arial, 'DejaVu Sans', sans-serif">`+"\n",
 		width, height, width, height)
 	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#ffffff"/>`+"\n", width, height)
-	text(&b, margin, 26, 17, "start", textColour, true, "sotto serve and other forwarders, DNS to DNS over TLS")
-	text(&b, margin, 45, 12, "start", dimColour, false, fmt.Sprintf(
-		"medians of one run on %s cores shared with load generator and upstream; best on top", res.Meta["cores"]))
-	for i, key := range panels {
-		x := margin + (i%columns)*(panelWidth+margin)
-		y := topHeight + (i/columns)*panelHeight
-		res.panel(&b, x, y, metricOf(key))
-	}
-	b.WriteString("</svg>\n")
-	return b.String()
+	text(&b, margin, 26, 17, "start", textColour, true, title)
+	text(&b, margin, 45, 12, "start", dimColour, false, subtitle)
+	return &b
 }
 
 // bars returns a bar for each forwarder with a value of the metric, best first.
@@ -71,9 +77,15 @@ func (res Results) bars(m metric) []bar {
 	var bars []bar
 	for _, p := range res.Peers {
 		if s := res.Stat(p.Name, m.Key); s.N > 0 {
-			bars = append(bars, bar{p.Name, s.Median})
+			bars = append(bars, bar{p.Name, s.Median, p.Name == Sotto})
 		}
 	}
+	sortBars(bars, m)
+	return bars
+}
+
+// sortBars sorts bars, best first.
+func sortBars(bars []bar, m metric) {
 	slices.SortStableFunc(bars, func(a, b bar) int {
 		switch {
 		case a.value == b.value:
@@ -83,35 +95,42 @@ func (res Results) bars(m metric) []bar {
 		}
 		return 1
 	})
-	return bars
 }
 
-func (res Results) panel(b *strings.Builder, x, y int, m metric) {
-	hint := m.Unit + ", less is better"
-	if m.Higher {
-		hint = m.Unit + ", more is better"
+// panel is the part of a plot that shows one metric.
+type panel struct {
+	metric metric
+	bars   []bar // best first
+	width  int
+	labels int // width of the names, to the left of the bars
+}
+
+// draw draws the panel with its upper left corner at x and y.
+func (p panel) draw(b *strings.Builder, x, y int) {
+	hint := p.metric.Unit + ", less is better"
+	if p.metric.Higher {
+		hint = p.metric.Unit + ", more is better"
 	}
-	text(b, x, y+16, 13, "start", textColour, true, m.Title)
-	text(b, x+panelWidth, y+16, 11, "end", dimColour, false, hint)
-	bars := res.bars(m)
+	text(b, x, y+16, 13, "start", textColour, true, p.metric.Title)
+	text(b, x+p.width, y+16, 11, "end", dimColour, false, hint)
 	longest := 0.0
-	for _, bar := range bars {
+	for _, bar := range p.bars {
 		longest = max(longest, bar.value)
 	}
-	for i, bar := range bars {
+	for i, bar := range p.bars {
 		top := y + headHeight + i*barStep
-		room := float64(panelWidth - labelWidth - valueWidth)
+		room := float64(p.width - p.labels - valueWidth)
 		length := 1.0
 		if longest > 0 {
 			length = max(1, room*bar.value/longest)
 		}
 		colour := otherColour
-		if bar.name == Sotto {
+		if bar.own {
 			colour = ownColour
 		}
-		text(b, x+labelWidth-8, top+11, 12, "end", textColour, bar.name == Sotto, bar.name)
-		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", x+labelWidth, top, length, barHeight, colour)
-		text(b, x+labelWidth+int(length)+6, top+11, 12, "start", dimColour, bar.name == Sotto, m.Format(bar.value))
+		text(b, x+p.labels-8, top+11, 12, "end", textColour, bar.own, bar.name)
+		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", x+p.labels, top, length, barHeight, colour)
+		text(b, x+p.labels+int(length)+6, top+11, 12, "start", dimColour, bar.own, p.metric.Format(bar.value))
 	}
 }
 

@@ -82,7 +82,7 @@ func TestCaptureSeesOnlyItsInterface(t *testing.T) {
 	if _, err := dial(t, host, "udp", "8.8.8.8:53").Write(query(1)); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), labtest.Patience(10*time.Second))
 	defer cancel()
 	if err := all.Wait(ctx, func(p []capture.Packet) bool { return len(capture.Plain(p)) > 0 }); err != nil {
 		t.Error(err)
@@ -121,7 +121,7 @@ func TestCaptureReadsTCP(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), labtest.Patience(10*time.Second))
 	defer cancel()
 	err = run.Wait(ctx, func(packets []capture.Packet) bool {
 		queried, record := false, false

@@ -15,10 +15,12 @@ import (
 	"time"
 
 	"sotto/forwarder/upstream"
+	"sotto/forwarder/upstream/address"
 	"sotto/intercept"
 	"sotto/intercept/filters"
 	"sotto/intercept/others"
 	"sotto/internal/capture"
+	"sotto/internal/config"
 	"sotto/internal/daemon"
 )
 
@@ -175,6 +177,13 @@ func TestJudgeServer(t *testing.T) {
 	}
 }
 
+func TestOriginals(t *testing.T) {
+	got := originals(map[string]config.Group{"a": {Original: &config.Original{Fallback: "default"}}, "b": {Original: &config.Original{}}, "default": {}})
+	if len(got) != 2 || got[0].Name != "upstream original of group a" || !strings.HasSuffix(got[0].Detail, "go to the group default") || !strings.HasSuffix(got[1].Detail, "fail") {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestJudgeChains(t *testing.T) {
 	drop := []filters.Chain{{Family: "inet", Table: "t", Name: "in", Hook: filters.Input, PolicyDrop: true}}
 	rules := []filters.Chain{{Family: "ip", Table: "t", Name: "out", Hook: filters.Output}, {Family: "ip", Table: "t", Name: "forward", Hook: filters.Forward, PolicyDrop: true}}
@@ -311,5 +320,36 @@ func TestClient(t *testing.T) {
 	}
 	if err := Client(t.Context(), strings.NewReader("x"), &bytes.Buffer{}); err == nil {
 		t.Error("no error for questions that are not JSON")
+	}
+}
+
+// TestAlone: a server whose name has to be resolved is checked with those that resolve it.
+func TestAlone(t *testing.T) {
+	servers, err := address.Parse("quad9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named, err := address.Parse("quic://dns.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := address.Parse("192.0.2.1#dns.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := upstream.Config{Servers: append(named, servers...)}
+	for i, s := range all.Servers {
+		cfg := alone(all, s)
+		if want := []int{len(servers), 0, 0}[i]; len(cfg.Bootstrap) != want || len(cfg.Servers) != 1 {
+			t.Errorf("%s: %d servers resolve its name, want %d", s, len(cfg.Bootstrap), want)
+		}
+		if g, err := upstream.New(cfg); err != nil {
+			t.Errorf("%s: %v", s, err)
+		} else if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if cfg := alone(upstream.Config{Servers: all.Servers, Bootstrap: boot}, named[0]); len(cfg.Bootstrap) != 1 {
+		t.Errorf("%d servers resolve its name, want the one under bootstrap", len(cfg.Bootstrap))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,6 +52,20 @@ func checkUpstreams(ctx context.Context, m *machine) []Result {
 	for i := range reports {
 		out = append(out, judgeServer(&reports[i], answers[reports[i].group], now))
 	}
+	return append(out, originals(m.plan.Groups)...)
+}
+
+// originals names the groups whose servers depend on the nameservers that clients ask.
+func originals(groups map[string]config.Group) (out []Result) {
+	for _, group := range slices.Sorted(maps.Keys(groups)) {
+		if o := groups[group].Original; o != nil {
+			other := "fail"
+			if o.Fallback != "" {
+				other = "go to the group " + o.Fallback
+			}
+			out = append(out, ok("upstream original of group "+group, "the nameservers that clients ask; queries for those that offer no DNS over TLS %s", other))
+		}
+	}
 	return out
 }
 
@@ -60,8 +75,8 @@ func askAll(ctx context.Context, groups map[string]config.Group) []serverReport 
 	var ask []func(*serverReport)
 	for _, name := range slices.Sorted(maps.Keys(groups)) {
 		for _, s := range groups[name].Config.Servers {
-			cfg := groups[name].Config
-			cfg.Servers = []upstream.Server{s}
+			cfg := alone(groups[name].Config, s)
+			cfg.Control = groups[name].Network.Outbound.Control(nil)
 			reports = append(reports, serverReport{group: name, server: s.String()})
 			ask = append(ask, func(r *serverReport) { r.ask(ctx, cfg) })
 		}
@@ -72,6 +87,20 @@ func askAll(ctx context.Context, groups map[string]config.Group) []serverReport 
 	}
 	wg.Wait()
 	return reports
+}
+
+// alone returns the configuration of a group with one server of cfg. If its name has to be
+// resolved, the servers that resolve it in the group do so.
+func alone(cfg upstream.Config, s upstream.Server) upstream.Config {
+	if !s.HasAddr() && len(cfg.Bootstrap) == 0 {
+		for _, other := range cfg.Servers {
+			if other.HasAddr() {
+				cfg.Bootstrap = append(cfg.Bootstrap, other)
+			}
+		}
+	}
+	cfg.Servers = []upstream.Server{s}
+	return cfg
 }
 
 // ask sends one query to the only server of cfg.
@@ -121,6 +150,12 @@ func judgeServer(r *serverReport, groupWorks bool, now time.Time) Result {
 		fix = `set profile = "strict", and correct what the reason names`
 	default:
 		detail = fmt.Sprintf("answered in %s", r.took.Round(100*time.Microsecond))
+		if r.stats.Using != "" {
+			detail += " over " + r.stats.Using
+		}
+		if len(r.stats.Addresses) > 0 {
+			detail += ", addresses " + strings.Join(r.stats.Addresses, " and ")
+		}
 		if !r.stats.CertExpiry.IsZero() {
 			detail += ", certificate valid until " + r.stats.CertExpiry.UTC().Format(time.DateOnly)
 		}

@@ -86,3 +86,28 @@ func TestClientKeyPermissions(t *testing.T) {
 		}
 	}
 }
+
+// TestProxy: each group has its own proxy, and one with another proxy is another group.
+func TestProxy(t *testing.T) {
+	plan := func(proxy string) Plan {
+		t.Helper()
+		_, p, err := planText("proxy = \"http://192.0.2.8:3128\"\n"+aGroup+proxy, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	with, without := plan("proxy = \"socks5://u:p@192.0.2.9:1080\"\n"), plan("")
+	if p := with.Groups[DefaultGroup].Config.Proxy; p == nil || p.String() != "http://192.0.2.8:3128" {
+		t.Errorf("the default group has the proxy %v", p)
+	}
+	if p := with.Groups["work"].Config.Proxy; p == nil || p.String() != "socks5://192.0.2.9:1080" || p.Password != "p" {
+		t.Errorf("the named group has the proxy %v", p)
+	}
+	if without.Groups["work"].Config.Proxy != nil {
+		t.Error("the named group has the proxy of the default group")
+	}
+	if with.Groups["work"].Key == without.Groups["work"].Key || with.Groups[DefaultGroup].Key != without.Groups[DefaultGroup].Key {
+		t.Error("the key of a group does not follow its proxy")
+	}
+}

@@ -120,7 +120,7 @@ func (d *document) check(root reflect.Type) error {
 	return d.parser.Error()
 }
 
-// header checks [table] and [[table]]. All of Sotto's tables are arrays of tables.
+// header checks [table] and [[table]].
 func (d *document) header(root reflect.Type, e *unstable.Node) (reflect.Type, string, error) {
 	keys := keysOf(e)
 	name := string(keys[0].Data)
@@ -128,11 +128,17 @@ func (d *document) header(root reflect.Type, e *unstable.Node) (reflect.Type, st
 	if err != nil {
 		return nil, "", err
 	}
+	single := typ.Kind() == reflect.Struct
 	switch {
-	case !isTables(typ):
+	case !isTables(typ) && !single:
 		return nil, "", d.errorf(keys[0], "%s is not a table: write it as %s", name, example(name, typ))
 	case len(keys) > 1:
 		return nil, "", d.errorf(keys[1], "%s has no tables of its own", name)
+	case single && e.Kind == unstable.ArrayTable:
+		return nil, "", d.errorf(keys[0], "%s is a single table: write [%s]", name, name)
+	case single:
+		d.put(name, keys[0])
+		return typ, name, nil
 	case e.Kind == unstable.Table:
 		return nil, "", d.errorf(keys[0], "%s is an array of tables: write [[%s]]", name, name)
 	}
@@ -262,6 +268,8 @@ func example(name string, typ reflect.Type) string {
 		return fmt.Sprintf(`%s = "text" or %s = ["text", 1]`, name, name)
 	case isTables(typ):
 		return fmt.Sprintf("[[%s]] and its keys below it", name)
+	case typ.Kind() == reflect.Struct:
+		return fmt.Sprintf("[%s] and its keys below it", name)
 	case typ.Kind() == reflect.Slice && typ.Elem().Kind() == reflect.Int:
 		return name + " = [1, 2]"
 	case typ.Kind() == reflect.Slice:

@@ -6,11 +6,15 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"sotto/forwarder/upstream"
+	"sotto/forwarder/upstream/address"
+	"sotto/forwarder/upstream/proxy"
 )
 
 // DefaultGroup is the name of the group that the settings outside of [[group]] describe.
@@ -18,15 +22,20 @@ import (
 const DefaultGroup = "default"
 
 // reservedNames cannot be names of groups.
-var reservedNames = []string{DefaultGroup, UsePlain, UseRefuse, UseNoData, UseNXDomain, UseNull}
+var reservedNames = []string{DefaultGroup, UsePlain, UseRefuse, UseNoData, UseNXDomain, UseNull, FallbackFail}
 
 // groupName restricts names to what logs can show and what the cache can store with an
 // answer ([forwarder.Route.Scope]).
-var groupName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+var groupName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`) })
 
 // Group is an upstream group.
 type Group struct {
 	Config upstream.Config
+
+	Original *Original // nil: the group has servers
+
+	Network    Network     // the way to the servers, and addresses in answers
+	Validation *Validation // nil: answers are not validated
 
 	// Key is the same for two groups of the same configuration.
 	Key string
@@ -50,7 +59,7 @@ func groupNames(groups map[string]Group) string {
 func (s *Settings) planGroups(o Options) (map[string]Group, error) {
 	groups := map[string]Group{}
 	var err error
-	if groups[DefaultGroup], err = s.planGroup(o, "", s.GroupSettings); err != nil {
+	if groups[DefaultGroup], err = s.planGroup(o, "", DefaultGroup, s.GroupSettings); err != nil {
 		return nil, err
 	}
 	for i, g := range s.Groups {
@@ -59,7 +68,7 @@ func (s *Settings) planGroups(o Options) (map[string]Group, error) {
 		switch {
 		case g.Name == "":
 			return nil, s.invalidf(path, `no name: add one, such as name = "work"`)
-		case !groupName.MatchString(g.Name):
+		case !groupName().MatchString(g.Name):
 			return nil, s.invalidf(path+".name", "%q is not a name for a group: want up to 64 letters, digits, hyphens, dots and underscores", g.Name)
 		case slices.Contains(reservedNames, g.Name):
 			return nil, s.invalidf(path+".name", "%q is reserved: choose another name for the group", g.Name)
@@ -68,52 +77,46 @@ func (s *Settings) planGroups(o Options) (map[string]Group, error) {
 		case len(g.Upstream) == 0:
 			return nil, s.invalidf(path, `group %q has no servers: add some, such as upstream = ["192.0.2.1#dns.example"]`, g.Name)
 		}
-		if groups[g.Name], err = s.planGroup(o, path+".", s.withDefaults(path, g.GroupSettings)); err != nil {
+		if groups[g.Name], err = s.planGroup(o, path+".", g.Name, s.withDefaults(path, g.GroupSettings)); err != nil {
 			return nil, err
 		}
 	}
-	return groups, nil
+	return groups, s.linkOriginals(groups)
 }
 
 // withDefaults returns g with the default of each setting that the group at path leaves
 // out.
 func (s *Settings) withDefaults(path string, g GroupSettings) GroupSettings {
-	def := Default().GroupSettings
-	if !s.positions.has(path + ".policy") {
-		g.Policy = def.Policy
-	}
-	if !s.positions.has(path + ".profile") {
-		g.Profile = def.Profile
-	}
-	if !s.positions.has(path + ".hedge-share") {
-		g.HedgeShare = def.HedgeShare
-	}
+	s.setDefaults(path, reflect.ValueOf(&g).Elem(), reflect.ValueOf(Default().GroupSettings))
 	return g
 }
 
-// planGroup reads one group. The paths of its settings start with prefix.
-func (s *Settings) planGroup(o Options, prefix string, g GroupSettings) (p Group, err error) {
-	pins := make([]upstream.Pin, len(g.Pins))
-	for i, text := range g.Pins {
-		if pins[i], err = upstream.ParsePin(text); err != nil {
-			return p, s.invalid(fmt.Sprintf("%spins[%d]", prefix, i), err)
+// setDefaults sets the settings of a struct, and of those embedded in it, that the text does not
+// have at path.
+func (s *Settings) setDefaults(path string, to, def reflect.Value) {
+	for i := range to.NumField() {
+		field := to.Type().Field(i)
+		switch {
+		case field.Anonymous:
+			s.setDefaults(path, to.Field(i), def.Field(i))
+		case !s.positions.has(path + "." + field.Tag.Get("toml")):
+			to.Field(i).Set(def.Field(i))
 		}
 	}
-	if len(g.Upstream) == 0 {
-		return p, s.invalidf(prefix+"upstream", "no server: add one, such as quad9 or 192.0.2.1#dns.example")
-	}
-	for i, text := range g.Upstream {
-		servers, err := upstream.ParseServer(text)
-		if err != nil {
-			return p, s.invalid(fmt.Sprintf("%supstream[%d]", prefix, i), err)
-		}
-		for i := range servers {
-			servers[i].Pins = pins
-		}
-		p.Config.Servers = append(p.Config.Servers, servers...)
-	}
+}
+
+// planGroup reads the group with that name. The paths of its settings start with prefix.
+func (s *Settings) planGroup(o Options, prefix, name string, g GroupSettings) (p Group, err error) {
 	if p.Config.Policy, err = upstream.ParsePolicy(g.Policy); err != nil {
 		return p, s.invalid(prefix+"policy", err)
+	}
+	if g.isOriginal() {
+		err = s.planOriginal(o, prefix, name, g, &p)
+	} else {
+		err = s.planServers(prefix, g, &p)
+	}
+	if err != nil {
+		return p, err
 	}
 	if p.Config.Profile, err = upstream.ParseProfile(g.Profile); err != nil {
 		return p, s.invalid(prefix+"profile", err)
@@ -122,6 +125,9 @@ func (s *Settings) planGroup(o Options, prefix string, g GroupSettings) (p Group
 		return p, s.invalidf(prefix+"hedge-share", "%v is out of range: want more than 0 and at most 1; only the policy hedged sends a query twice", g.HedgeShare)
 	}
 	p.Config.HedgeShare = g.HedgeShare
+	if err := s.planTimeouts(prefix, g.TimeoutSettings, &p.Config); err != nil {
+		return p, err
+	}
 	var sum string
 	if p.Config.RootCAs, sum, err = certPool(o, g.CAFile); err != nil {
 		return p, s.At(prefix+"ca-file", err)
@@ -130,13 +136,70 @@ func (s *Settings) planGroup(o Options, prefix string, g GroupSettings) (p Group
 	if err != nil {
 		return p, err
 	}
+	if p.Network, err = s.planNetwork(prefix, g.NetworkSettings); err != nil {
+		return p, err
+	}
+	if err = s.planDNSSEC(o, prefix, g.DNSSECSettings, &p); err != nil {
+		return p, err
+	}
+	if err := s.planSplit(o, prefix, g, &p); err != nil {
+		return p, err
+	}
+	if g.Proxy != "" {
+		if p.Config.Proxy, err = proxy.Parse(g.Proxy); err != nil {
+			return p, s.invalid(prefix+"proxy", err)
+		}
+	}
 	// This finds errors of the settings together, such as a duplicate server.
 	group, err := upstream.New(p.Config)
 	if err != nil {
 		return p, s.invalid(prefix+"upstream", err)
 	}
-	p.Key = fmt.Sprintf("%q %q %s %s %v %s %s", g.Upstream, g.Pins, g.Policy, g.Profile, g.HedgeShare, sum, identity)
+	p.Key = fmt.Sprintf("%q %q %q %s %s %v %s %s %q %s %s", g.Upstream, g.Bootstrap, g.Pins, g.Policy, g.Profile, g.HedgeShare, sum, identity,
+		g.Proxy, g.Split, p.Network.key())
+	p.Key += " " + g.TimeoutSettings.key()
+	if p.Validation != nil {
+		p.Key += " dnssec " + p.Validation.Key
+	}
 	return p, group.Close()
+}
+
+// planServers reads the servers of a group into p.
+func (s *Settings) planServers(prefix string, g GroupSettings, p *Group) (err error) {
+	pins := make([]upstream.Pin, len(g.Pins))
+	for i, text := range g.Pins {
+		if pins[i], err = address.ParsePin(text); err != nil {
+			return s.invalid(fmt.Sprintf("%spins[%d]", prefix, i), err)
+		}
+	}
+	if len(g.Upstream) == 0 {
+		return s.invalidf(prefix+"upstream", "no server: add one, such as quad9, https://dns.example/dns-query or 192.0.2.1#dns.example")
+	}
+	if p.Config.Servers, err = s.parseServers(prefix+"upstream", g.Upstream); err != nil {
+		return err
+	}
+	for i := range p.Config.Servers {
+		p.Config.Servers[i].Pins = pins
+	}
+	if p.Config.Bootstrap, err = s.parseServers(prefix+"bootstrap", g.Bootstrap); err != nil {
+		return err
+	}
+	if g.Discovery != "" || g.Fallback != "" {
+		p.warnings = append(p.warnings, `original-discovery and original-fallback have no effect without upstream = ["original"]`)
+	}
+	return nil
+}
+
+// parseServers parses the texts of the setting at path.
+func (s *Settings) parseServers(path string, texts []string) (servers []upstream.Server, err error) {
+	for i, text := range texts {
+		more, err := address.Parse(text)
+		if err != nil {
+			return nil, s.invalid(fmt.Sprintf("%s[%d]", path, i), err)
+		}
+		servers = append(servers, more...)
+	}
+	return servers, nil
 }
 
 // certPool returns the system's certificate authorities with those in file, and a hash of

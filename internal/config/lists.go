@@ -28,14 +28,15 @@ type sources struct {
 	settings Settings
 	options  Options
 	groups   map[string]Group
+	cluster  KubernetesPlan
 	store    lists.Store
 }
 
 // newSources prepares to read what the rules name. If there are lists, it keeps the files that
 // are read, because a change of a list must not put a file in force that was edited since, or
 // read a pipe again.
-func (s *Settings) newSources(o Options, groups map[string]Group) *sources {
-	src := &sources{settings: *s, options: o, groups: groups, store: lists.Store{Dir: s.ListDir}}
+func (s *Settings) newSources(o Options, groups map[string]Group, cluster KubernetesPlan) *sources {
+	src := &sources{settings: *s, options: o, groups: groups, cluster: cluster, store: lists.Store{Dir: s.ListDir}}
 	if !slices.ContainsFunc(s.Rules, func(r RuleBlock) bool { return r.Lists != nil }) {
 		return src
 	}

@@ -28,11 +28,18 @@ type QueryLog struct {
 	HashNames bool
 }
 
+// Values of the setting dnstap-tls: the protocol that messages over TLS are recorded with.
+const (
+	DnstapDOT = "dot"
+	DnstapTCP = "tcp"
+)
+
 // Dnstap describes the recording of messages.
 type Dnstap struct {
 	File, Socket      string // "": none
 	Identity          string
 	Client, Forwarder bool // which messages
+	TLSAsTCP          bool // record those over TLS as TCP
 }
 
 // On reports whether anything is recorded.
@@ -44,7 +51,10 @@ func (s *Settings) planLogs(p *Plan) error {
 	if s.QueryLogSample < 1 || s.QueryLogSample > maxLimit {
 		return s.invalidf("query-log-sample", "it is %d: want 1 (every query) to %d", s.QueryLogSample, maxLimit)
 	}
-	p.Dnstap = Dnstap{File: s.DnstapFile, Socket: s.DnstapSocket, Identity: s.DnstapIdentity}
+	p.Dnstap = Dnstap{File: s.DnstapFile, Socket: s.DnstapSocket, Identity: s.DnstapIdentity, TLSAsTCP: s.DnstapTLS == DnstapTCP}
+	if s.DnstapTLS != DnstapDOT && s.DnstapTLS != DnstapTCP {
+		return s.invalidf("dnstap-tls", "unknown protocol %q: want dot or tcp", s.DnstapTLS)
+	}
 	for _, f := range []struct{ key, path string }{
 		{"query-log", s.QueryLog}, {"dnstap-file", s.DnstapFile}, {"dnstap-socket", s.DnstapSocket},
 	} {

@@ -22,6 +22,8 @@ type Plan struct {
 	Rules  Rules
 	Cache  cache.Config // MaxBytes is 0 if there is no cache
 
+	Shared *Shared // nil: answers are not shared with other instances
+
 	MaxQueries, MaxWaiting, MaxRelays, MaxTCP int
 
 	Level      slog.Level
@@ -37,20 +39,28 @@ type Plan struct {
 
 	Metrics netip.AddrPort // address of metrics and the web page; the zero value: none
 
+	FixedOrder bool // the addresses of an answer are not rotated
+
 	CacheFile string // file that keeps the cache over a restart; "" if there is none
 	Listen    []netip.AddrPort
-	Cgroups   []string // as written in the settings
-	Exclude   []string // as written in the settings
+	Drain     time.Duration // how long `serve` answers after it was stopped
+	Cgroups   []string      // as written in the settings
+	Exclude   []string      // as written in the settings
 	Ports     []uint16
 	Prefix4   netip.Prefix
 	Prefix6   netip.Prefix
 	Guard     intercept.GuardMode
 	// Attribution is set if the process of each query, and the names of workloads, are found.
 	Attribution bool
-	Local       LocalPlan
-	OnExit      string // [ExitStrict], [ExitOpen] or [ExitClosed]
+	// KernelAnswers describes whether the kernel answers cached queries.
+	KernelAnswers KernelAnswers
+	Local         LocalPlan
+	OnExit        string // [ExitStrict], [ExitOpen] or [ExitClosed]
 
 	WhenReplaced string // [ReplacedExit] or [ReplacedWait]
+	ProbeSocket  string // path of the socket for probes; "" if there is none
+
+	Kubernetes KubernetesPlan
 }
 
 // Options are the inputs of [Settings.Plan] other than the settings.
@@ -61,12 +71,14 @@ type Options struct {
 
 	// Read reads a file that a setting names: [ReadFile], except in tests.
 	Read func(file string) ([]byte, error)
+
+	Kubernetes Kubernetes
 }
 
 // Plan validates the settings and reads the files that they name.
 func (s *Settings) Plan(o Options) (p Plan, err error) {
 	p.LogQueries, p.CacheFile, p.Attribution = s.LogQueries, s.CacheFile, s.Attribution
-	p.Cgroups, p.Exclude = s.Cgroups, s.Exclude
+	p.Cgroups, p.Exclude, p.ProbeSocket = s.Cgroups, s.Exclude, s.ProbeSocket
 	p.Control = s.ControlPath(DefaultControl)
 	if o.Serve {
 		p.Control = s.ControlPath("")
@@ -83,10 +95,22 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 	if err = s.planLists(&p); err != nil {
 		return p, err
 	}
-	if p.Rules, err = s.planRules(s.newSources(o, p.Groups)); err != nil {
+	if p.Kubernetes, err = s.planKubernetes(o); err != nil {
 		return p, err
 	}
+	if p.Rules, err = s.planRules(s.newSources(o, p.Groups, p.Kubernetes)); err != nil {
+		return p, err
+	}
+	if p.Kubernetes.Pods.Enabled = p.Rules.Set.UsesPods(); !p.Rules.Set.UsesLabels() {
+		p.Kubernetes.Pods.File = ""
+	}
 	if p.Cache, err = s.planCache(); err != nil {
+		return p, err
+	}
+	if p.FixedOrder, err = s.fixedOrder(); err != nil {
+		return p, err
+	}
+	if p.Shared, err = s.planShared(o); err != nil {
 		return p, err
 	}
 	if err = s.planLogs(&p); err != nil {
@@ -98,10 +122,13 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 	if err = s.planSeal(&p); err != nil {
 		return p, err
 	}
+	if err = s.planKernelAnswers(&p); err != nil {
+		return p, err
+	}
 	return p, s.planAddresses(&p)
 }
 
-// Warn logs settings that are valid but probably not intended.
+// Warn logs settings that are valid but probably not intended, and the cluster that was found.
 func (p *Plan) Warn(log *slog.Logger) {
 	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
 		for _, text := range p.Groups[name].warnings {
@@ -109,6 +136,7 @@ func (p *Plan) Warn(log *slog.Logger) {
 		}
 	}
 	p.warnLogs(log)
+	p.Kubernetes.report(log)
 	for _, text := range p.Rules.warnings {
 		log.Warn("configuration: " + text)
 	}
@@ -132,6 +160,9 @@ func ParseLevel(name string) (level slog.Level, err error) {
 const (
 	// maxTTL is a week, the longest time that RFC 8767 §4 recommends.
 	maxTTL = 7 * 24 * time.Hour
+
+	// maxDrain is longer than any load balancer takes to stop sending queries.
+	maxDrain = 10 * time.Minute
 
 	// maxCacheMiB is a tebibyte; more is a typing error.
 	maxCacheMiB = 1 << 20
@@ -157,17 +188,40 @@ func (s *Settings) planCache() (cfg cache.Config, err error) {
 		{"max-negative-ttl", s.MaxNegativeTTL, &cfg.MaxNegativeTTL, time.Second, maxTTL},
 		{"serve-stale", s.ServeStale, &cfg.MaxStale, 0, maxTTL},
 	} {
-		if *d.to, err = time.ParseDuration(d.text); err != nil {
-			return cfg, s.invalidf(d.key, `%q is not a duration: want a number with its unit, such as "30s", "5m" or "24h"`, d.text)
-		}
-		if *d.to < d.min || *d.to > d.max {
-			return cfg, s.invalidf(d.key, "it is %s: want %s to %s", d.text, d.min, d.max)
+		if *d.to, err = s.duration(d.key, d.text, d.min, d.max); err != nil {
+			return cfg, err
 		}
 	}
 	if cfg.MinTTL > min(cfg.MaxTTL, cfg.MaxNegativeTTL) {
 		return cfg, s.invalidf("min-ttl", "it is %s, longer than max-ttl (%s) or max-negative-ttl (%s): want it no longer than either", s.MinTTL, s.MaxTTL, s.MaxNegativeTTL)
 	}
 	return cfg, nil
+}
+
+// Values of the setting rrset-order.
+const (
+	OrderRotate = "rotate"
+	OrderFixed  = "fixed"
+)
+
+func (s *Settings) fixedOrder() (bool, error) {
+	switch s.RRsetOrder {
+	case OrderRotate, OrderFixed:
+		return s.RRsetOrder == OrderFixed, nil
+	}
+	return false, s.invalidf("rrset-order", `it is %q: want "rotate" or "fixed"`, s.RRsetOrder)
+}
+
+// duration reads the setting called key, which has to be from least to most.
+func (s *Settings) duration(key, text string, least, most time.Duration) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, s.invalidf(key, `%q is not a duration: want a number with its unit, such as "30s", "5m" or "24h"`, text)
+	}
+	if d < least || d > most {
+		return 0, s.invalidf(key, "it is %s: want %s to %s", text, least, most)
+	}
+	return d, nil
 }
 
 // planNumbers reads limits and ports.
@@ -208,8 +262,11 @@ func (s *Settings) planAddresses(p *Plan) error {
 		}
 		p.Listen = append(p.Listen, addr)
 	}
+	var err error
+	if p.Drain, err = s.duration("drain", s.Drain, 0, maxDrain); err != nil {
+		return err
+	}
 	if s.Metrics != "" {
-		var err error
 		if p.Metrics, err = ListenAddr(s.Metrics); err != nil {
 			return s.invalid("metrics", err)
 		}

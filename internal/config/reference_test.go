@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -62,6 +63,13 @@ func TestReference(t *testing.T) {
 			t.Errorf("%s is %v there: the default is %v", key, has, def)
 		}
 		missing[key] = !got.positions.has(key)
+		if f.Type.Kind() != reflect.Struct {
+			continue
+		}
+		for _, sub := range reflect.VisibleFields(f.Type) {
+			key := key + "." + sub.Tag.Get("toml")
+			missing[key] = !got.positions.has(key)
+		}
 	}
 	// Tables occur only in examples.
 	for table, typ := range map[string]reflect.Type{"group": reflect.TypeFor[GroupBlock](), "rule": reflect.TypeFor[RuleBlock]()} {
@@ -121,10 +129,15 @@ func TestReferenceExamples(t *testing.T) {
 	}
 	pem := string(ca.PEM())
 	pair := clientPair(t)
-	f := Options{Read: files{"/etc/sotto/client.pem": pair[0], "/etc/sotto/client-key.pem": pair[1], "/etc/sotto/ca.pem": pem, "/etc/sotto/work.pem": pem, "/etc/sotto/blocked.txt": "ads.example\n", "/etc/hosts": "::1 localhost\n"}.read}
+	f := Options{Read: files{"/etc/sotto/client.pem": pair[0], "/etc/sotto/client-key.pem": pair[1], "/etc/sotto/ca.pem": pem, "/etc/sotto/work.pem": pem, "/etc/sotto/blocked.txt": "ads.example\n", "/etc/hosts": "::1 localhost\n", "/etc/sotto/work.key": "work.example. IN DS 4711 13 2 " + strings.Repeat("2a", 32) + "\n"}.read}
 	tables := ""
 	n := 0
-	for _, example := range examples(string(text)) {
+	top, table, _ := strings.Cut(string(text), "\n[kubernetes]\n")
+	all := examples(top)
+	for _, example := range examples(table) {
+		all = append(all, "[kubernetes]\n"+example)
+	}
+	for _, example := range all {
 		n++
 		if strings.HasPrefix(example, "[[") {
 			tables += example
@@ -139,7 +152,7 @@ func TestReferenceExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := p.Groups["work"]; !ok || !slices.Equal(p.Rules.Uses, []string{"work", UsePlain, UseNoData, UsePlain, UsePlain, "", "", UseNull, UseNull}) {
+	if _, ok := p.Groups["work"]; !ok || !slices.Equal(p.Rules.Uses, []string{"work", UsePlain, UseNoData, UsePlain, UsePlain, UseRefuse, UsePlain, "", "", UseNull, UseNull}) {
 		t.Errorf("groups %v, rules use %v", p.GroupNames(), p.Rules.Uses)
 	}
 }
@@ -156,7 +169,8 @@ func TestOperatingExamples(t *testing.T) {
 	}
 	pair := clientPair(t)
 	f := Options{Read: files{"/etc/sotto/client.pem": pair[0], "/etc/sotto/client-key.pem": pair[1], "/etc/sotto/ca.pem": string(ca.PEM()),
-		"/etc/sotto/blocked.txt": "ads.example\n", "/etc/sotto/allowed.txt": "own.ads.example\n", "/etc/sotto/hosts": "::1 localhost\n"}.read}
+		"/etc/sotto/blocked.txt": "ads.example\n", "/etc/sotto/allowed.txt": "own.ads.example\n", "/etc/sotto/hosts": "::1 localhost\n",
+		"/etc/sotto/redis-password": "pass", "/etc/sotto/shared-cache-secret": strings.Repeat("s", 44)}.read}
 	n := 0
 	for _, part := range strings.Split(string(text), "\n```toml\n")[1:] {
 		n++
@@ -168,5 +182,25 @@ func TestOperatingExamples(t *testing.T) {
 	}
 	if n < 10 {
 		t.Errorf("found %d configurations: want more", n)
+	}
+}
+
+// TestKubernetesConfigurations: the configurations of the Kubernetes manifests are valid.
+func TestKubernetesConfigurations(t *testing.T) {
+	found, err := filepath.Glob("../../deploy/kubernetes/*/sotto.toml")
+	if err != nil || len(found) < 2 {
+		t.Fatalf("configurations: %v, %v", found, err)
+	}
+	for _, file := range found {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve := strings.Contains(file, "/forwarder/")
+		_, p, err := planText(string(text), Options{Serve: serve, Read: files{}.read})
+		// What the probes use.
+		if err != nil || (p.ProbeSocket == "") != serve || (p.Control == "" || p.Drain == 0) && serve || serve && p.Rules.Set.Len() == 0 {
+			t.Errorf("%s: %v, probe-socket %q, control %q, drain %v, %d rules", file, err, p.ProbeSocket, p.Control, p.Drain, p.Rules.Set.Len())
+		}
 	}
 }

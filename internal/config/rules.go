@@ -33,6 +33,7 @@ type Rules struct {
 	Records []*records.Set // the records that a rule answers with, or nil
 	Lists   []lists.Info   // of all rules, each once; with only the URL if it is not stored
 
+	builtin  []string // names of the last rules, which are not in the configuration
 	warnings []string // see Plan.Warn
 	sources  *sources // see Plan.WithLists
 }
@@ -62,10 +63,14 @@ func (s *Settings) planRules(from *sources) (p Rules, err error) {
 		}
 		p.Uses, p.Records = append(p.Uses, r.Use), append(p.Records, set)
 	}
+	list = from.cluster.addBuiltin(&p, list)
 	if p.Set, err = rules.Compile(list); err != nil {
 		return p, s.invalidRule(err)
 	}
 	for _, i := range p.Set.Shadowed() {
+		if i >= len(s.Rules) {
+			continue // a built-in rule may be replaced
+		}
 		p.warnings = append(p.warnings, s.At(fmt.Sprintf("rule[%d]", i),
 			errors.New("it never matches, because earlier rules match all of its queries: move it up, or remove it")).Error())
 	}
@@ -94,9 +99,14 @@ func (s *Settings) checkUse(o Options, path string, r RuleBlock, groups map[stri
 		return s.invalidf(path+".use", "unknown group %q: the groups are %s; the other actions are %s",
 			r.Use, groupNames(groups), strings.Join(actionNames, ", "))
 	}
-	for key, v := range map[string]OneOrMore{"nameserver": r.Nameserver, "workload": r.Workload} {
+	for key, v := range map[string]OneOrMore{"nameserver": r.Nameserver, "workload": r.Workload, "pod": r.Pod, "pod-label": r.PodLabel, "namespace-label": r.Namespace} {
 		if o.Serve && v != nil {
 			return s.invalidf(path+"."+key, "'sotto serve' does not know the %s of a query, so the rule would never match: remove it", key)
+		}
+	}
+	for key, v := range map[string]OneOrMore{"pod-label": r.PodLabel, "namespace-label": r.Namespace} {
+		if v != nil && s.Kubernetes.PodsFile == "" {
+			return s.invalidf(path+"."+key, "labels are not known without pods-file in [kubernetes]: set it to the file that sotto-kubernetes writes")
 		}
 	}
 	return nil
@@ -104,7 +114,11 @@ func (s *Settings) checkUse(o Options, path string, r RuleBlock, groups map[stri
 
 // planRule reads the conditions of the rule at path.
 func (s *Settings) planRule(o Options, path string, r RuleBlock) (rules.Rule, error) {
-	rule := rules.Rule{Workloads: texts(r.Workload), Names: texts(r.Name), Types: texts(r.Type), RD: r.RD, Opcodes: texts(r.Opcode), Use: r.Use}
+	rule := rules.Rule{
+		Workloads: texts(r.Workload), Pods: texts(r.Pod), PodLabels: texts(r.PodLabel), NamespaceLabels: texts(r.Namespace),
+		Names: texts(r.Name), Types: texts(r.Type), RD: r.RD, Opcodes: texts(r.Opcode), Use: r.Use,
+		IfKnown: r.Use == UsePlain, // a query never leaves in plain because of what is not known
+	}
 	for i, text := range texts(r.Nameserver) {
 		p, err := netip.ParsePrefix(text)
 		if a, aerr := netip.ParseAddr(text); aerr == nil {
@@ -132,7 +146,7 @@ func (s *Settings) planRule(o Options, path string, r RuleBlock) (rules.Rule, er
 		rule.Names = append(rule.Names, names...)
 	}
 	// An empty list is an error: as a condition it would match everything.
-	for key, v := range map[string]OneOrMore{"workload": r.Workload, "name": r.Name, "names-file": r.NamesFile, "lists": r.Lists, "nameserver": r.Nameserver, "type": r.Type, "opcode": r.Opcode, "address": r.Address, "hosts-file": r.HostsFile} {
+	for key, v := range map[string]OneOrMore{"workload": r.Workload, "pod": r.Pod, "pod-label": r.PodLabel, "namespace-label": r.Namespace, "name": r.Name, "names-file": r.NamesFile, "lists": r.Lists, "nameserver": r.Nameserver, "type": r.Type, "opcode": r.Opcode, "address": r.Address, "hosts-file": r.HostsFile} {
 		if v != nil && len(texts(v)) == 0 {
 			return rule, s.invalidf(path+"."+key, "it is empty: add a value, or remove the setting to match all queries")
 		}
@@ -192,6 +206,9 @@ func (s *Settings) invalidRule(err error) error {
 		rule func(text []string) rules.Rule
 	}{
 		{"workload", r.Workload, func(t []string) rules.Rule { return rules.Rule{Workloads: t} }},
+		{"pod", r.Pod, func(t []string) rules.Rule { return rules.Rule{Pods: t} }},
+		{"pod-label", r.PodLabel, func(t []string) rules.Rule { return rules.Rule{PodLabels: t} }},
+		{"namespace-label", r.Namespace, func(t []string) rules.Rule { return rules.Rule{NamespaceLabels: t} }},
 		{"name", r.Name, func(t []string) rules.Rule { return rules.Rule{Names: t} }},
 		{"type", r.Type, func(t []string) rules.Rule { return rules.Rule{Types: t} }},
 		{"opcode", r.Opcode, func(t []string) rules.Rule { return rules.Rule{Opcodes: t} }},

@@ -30,6 +30,8 @@ type Settings struct {
 	Groups []GroupBlock `toml:"group"`
 	Rules  []RuleBlock  `toml:"rule"`
 
+	Kubernetes KubernetesBlock `toml:"kubernetes"`
+
 	CacheMiB       int    `toml:"cache-mib"`
 	MinTTL         string `toml:"min-ttl"`
 	MaxTTL         string `toml:"max-ttl"`
@@ -37,6 +39,9 @@ type Settings struct {
 	ServeStale     string `toml:"serve-stale"`
 	Prefetch       bool   `toml:"prefetch"`
 	CacheFile      string `toml:"cache-file"`
+	RRsetOrder     string `toml:"rrset-order"`
+
+	SharedSettings
 
 	ListDir      string `toml:"list-dir"`
 	ListInterval string `toml:"list-interval"`
@@ -57,6 +62,7 @@ type Settings struct {
 	DnstapSocket   string   `toml:"dnstap-socket"`
 	DnstapMessages []string `toml:"dnstap-messages"`
 	DnstapIdentity string   `toml:"dnstap-identity"`
+	DnstapTLS      string   `toml:"dnstap-tls"`
 
 	Control string `toml:"control"`
 	Metrics string `toml:"metrics"`
@@ -64,6 +70,7 @@ type Settings struct {
 	ControlGroup string `toml:"control-group"`
 
 	Listen []string `toml:"listen"`
+	Drain  string   `toml:"drain"`
 
 	Cgroups []string `toml:"cgroups"`
 	Exclude []string `toml:"exclude"`
@@ -74,12 +81,16 @@ type Settings struct {
 
 	Attribution bool `toml:"attribution"`
 
+	KernelAnswers        string `toml:"kernel-answers"`
+	KernelAnswersEntries int    `toml:"kernel-answers-entries"`
+
 	LocalResolvers string   `toml:"local-resolvers"`
 	LocalNames     []string `toml:"local-names"`
 
 	OnExit string `toml:"on-exit"`
 
 	WhenReplaced string `toml:"when-replaced"`
+	ProbeSocket  string `toml:"probe-socket"`
 
 	file      string    // the file that was read, for errors; "" if none was
 	positions positions // of the settings that come from the file
@@ -88,13 +99,20 @@ type Settings struct {
 // GroupSettings describe an upstream group: its servers and how to choose among them.
 type GroupSettings struct {
 	Upstream   []string `toml:"upstream"`
+	Bootstrap  []string `toml:"bootstrap"`
 	Policy     string   `toml:"policy"`
 	Profile    string   `toml:"profile"`
 	HedgeShare float64  `toml:"hedge-share"`
 	CAFile     string   `toml:"ca-file"`
 	ClientCert string   `toml:"client-cert"`
 	ClientKey  string   `toml:"client-key"`
+	Proxy      string   `toml:"proxy"`
 	Pins       []string `toml:"pins"`
+
+	TimeoutSettings
+	NetworkSettings
+	DNSSECSettings
+	OriginalSettings
 }
 
 // GroupBlock is one [[group]].
@@ -106,6 +124,9 @@ type GroupBlock struct {
 // RuleBlock is one [[rule]].
 type RuleBlock struct {
 	Workload   OneOrMore `toml:"workload"`
+	Pod        OneOrMore `toml:"pod"`
+	PodLabel   OneOrMore `toml:"pod-label"`
+	Namespace  OneOrMore `toml:"namespace-label"`
 	Name       OneOrMore `toml:"name"`
 	NamesFile  OneOrMore `toml:"names-file"`
 	Lists      OneOrMore `toml:"lists"`
@@ -123,13 +144,15 @@ type RuleBlock struct {
 // fails.
 func Default() Settings {
 	return Settings{
-		GroupSettings:  GroupSettings{Upstream: []string{"quad9", "cloudflare"}, Policy: "failover", Profile: "strict", HedgeShare: upstream.DefaultHedgeShare},
+		GroupSettings:  GroupSettings{Upstream: []string{"quad9", "cloudflare"}, Policy: "failover", Profile: "strict", HedgeShare: upstream.DefaultHedgeShare, TimeoutSettings: defaultTimeouts(), NetworkSettings: defaultNetwork(), DNSSECSettings: DNSSECSettings{DNSSEC: DNSSECOff}},
 		CacheMiB:       64,
 		MinTTL:         "0s",
 		MaxTTL:         "24h",
 		MaxNegativeTTL: "1h",
 		ServeStale:     "24h",
 		Prefetch:       true,
+		RRsetOrder:     OrderRotate,
+		SharedSettings: defaultShared(),
 		ListDir:        "/var/lib/sotto/lists",
 		ListInterval:   "24h",
 		MaxQueries:     8192,
@@ -138,17 +161,20 @@ func Default() Settings {
 		MaxTCP:         4096,
 		LogLevel:       "info",
 		QueryLogSample: 1,
-		DnstapMessages: []string{DnstapClient, DnstapForwarder},
-		Listen:         []string{"127.0.0.1:53"},
-		Ports:          []int{53},
-		Prefix4:        "198.19.0.0/16",
-		Prefix6:        "fd73:6f74:746f::/64",
-		Guard:          "drop",
-		Attribution:    true,
+		DnstapMessages: []string{DnstapClient, DnstapForwarder}, DnstapTLS: DnstapDOT,
+		Listen:        []string{"127.0.0.1:53"},
+		Drain:         "0s",
+		Ports:         []int{53},
+		Prefix4:       "198.19.0.0/16",
+		Prefix6:       "fd73:6f74:746f::/64",
+		Guard:         "drop",
+		Attribution:   true,
+		KernelAnswers: KernelAnswersOn, KernelAnswersEntries: defaultKernelEntries,
 		LocalResolvers: LocalAuto,
 		LocalNames:     localnames.Default(),
 		OnExit:         ExitStrict,
 		WhenReplaced:   ReplacedExit,
+		Kubernetes:     defaultKubernetes(),
 	}
 }
 

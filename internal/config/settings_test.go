@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 const aGroup = "[[group]]\nname = \"work\"\nupstream = [\"192.0.2.1#dns.example\"]\n"
@@ -17,7 +18,7 @@ const aGroup = "[[group]]\nname = \"work\"\nupstream = [\"192.0.2.1#dns.example\
 func TestInvalidSettings(t *testing.T) {
 	pair := clientPair(t)
 	f := Options{Read: files{"c.pem": pair[0], "k.pem": pair[1], "other.pem": clientPair(t)[1],
-		"locked.pem": "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "names": "good.example\nb..ad.example\n", "empty": "# nothing\n", "hosts": "192.0.2.1 a.example\n", "bad hosts": "192.0.2.1 a\n192.0.2.2 b b..ad.example\n", "ca.pem": "no certificate"}.read}
+		"locked.pem": "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "names": "good.example\nb..ad.example\n", "empty": "# nothing\n", "hosts": "192.0.2.1 a.example\n", "bad hosts": "192.0.2.1 a\n192.0.2.2 b b..ad.example\n", "ca.pem": "no certificate", "blank": " \n"}.read}
 	for _, tc := range []struct{ text, at, want string }{
 		// TOML syntax.
 		{"cache-mib = ", "1:12", "toml.io"},
@@ -48,6 +49,9 @@ func TestInvalidSettings(t *testing.T) {
 		// Groups.
 		{"upstream = []", "1:1", "no server"},
 		{"upstream = [\"quad9\",\n\"dns.example\"]", "2:1", "write ADDRESS#dns.example"},
+		{"upstream = [\"tls://dns.example\"]", "1:1", "dns.example cannot be resolved: add its address"},
+		{"upstream = [\"tls://dns.example\"]\nbootstrap = [\"quad9\", \"dns.other\"]", "2:23", "write ADDRESS#dns.other"},
+		{"upstream = [\"tls://dns.example\"]\nbootstrap = [\"tls://dns.other\"]", "1:1", "the bootstrap server tls://dns.other has no address"},
 		{"upstream = [\"quad9\", \"quad9\"]", "1:1", "twice"},
 		{"pins = [\"sha256/short\"]", "1:9", "base64"},
 		{"policy = \"best\"", "1:10", "failover"},
@@ -58,6 +62,11 @@ func TestInvalidSettings(t *testing.T) {
 		{"hedge-share = 0", "1:15", "out of range"},
 		{"hedge-share = 1.5", "1:15", "out of range"},
 		{"hedge-share = nan", "1:15", "out of range"},
+		{"timeout = \"31s\"", "1:11", "want 500ms to 30s"},
+		{"timeout = \"3\"", "1:11", "not a duration"},
+		{"attempt-timeout = \"4s\"", "1:19", "longer than timeout (3.5s)"},
+		{"silent-timeout = \"10ms\"", "1:18", "want 100ms to 30s"},
+		{"rrset-order = \"random\"", "1:15", "rotate"},
 		{"ca-file = \"nowhere.pem\"", "1:11", "nowhere.pem"},
 		{"ca-file = \"ca.pem\"", "1:11", "contains no PEM certificate"},
 		{"client-cert = \"c.pem\"", "1:15", "add client-key"},
@@ -132,6 +141,21 @@ func TestInvalidSettings(t *testing.T) {
 		{"min-ttl = \"30m\"\nmax-negative-ttl = \"1m\"", "1:11", "30m"},
 		{"max-ttl = \"0s\"", "1:11", "want 1s"},
 		{"serve-stale = \"-1s\"", "1:15", "want 0s"},
+		{"drain = \"1h\"", "1:9", "want 0s to 10m"},
+		{"drain = \"5\"", "1:9", "not a duration"},
+		// The shared cache.
+		{"shared-cache = \"192.0.2.6:6379\"", "1:16", "want redis://HOST:PORT"},
+		{"shared-cache = \"redis://u:pass@127.0.0.1\"", "1:16", "shared-cache-password-file"},
+		{"shared-cache = \"redis://127.0.0.1/x\"", "1:16", "number of a database"},
+		{"shared-cache = \"redis://192.0.2.6\"", "1:16", "plain text"},
+		{"shared-cache = \"rediss://redis.example\"", "1:16", "not an IP address"},
+		{"shared-cache = \"redis://127.0.0.1\"\ncache-mib = 0", "1:16", "set cache-mib"},
+		{"shared-cache = \"redis://127.0.0.1\"\nshared-cache-secret-file = \"names\"", "2:28", "at least 32"},
+		{"shared-cache = \"redis://127.0.0.1\"\nshared-cache-password-file = \"blank\"", "2:30", "is empty"},
+		{"shared-cache = \"redis://127.0.0.1\"\nshared-cache-password-file = \"none\"", "2:30", "none"},
+		{"shared-cache = \"rediss://192.0.2.6\"\nshared-cache-ca-file = \"ca.pem\"", "2:24", "no PEM certificate"},
+		{"shared-cache-timeout = \"1s\"", "1:24", "want 1ms to 50ms"},
+		{"shared-cache-max-answer = 100", "1:27", "want 512 to 65535"},
 		{"max-queries = 0", "1:15", "want 1"},
 		{"max-tcp = 99999999", "1:11", "want 1"},
 		{"max-relays = 0", "1:14", "want 1"},
@@ -143,6 +167,9 @@ func TestInvalidSettings(t *testing.T) {
 		{"dnstap-socket = \"/" + strings.Repeat("x", 107) + "\"", "1:17", "at most 107 bytes"},
 		{"dnstap-messages = [\"client\", \"resolver\"]", "1:30", "want client or forwarder"},
 		{"dnstap-file = \"/a\"\ndnstap-messages = []", "2:1", "it is empty"},
+		{"proxy = \"socks5://proxy.example:1080\"", "1:9", "not an IP address and a port"},
+		{"proxy = \"https://192.0.2.8:443\"", "1:9", "use http://"},
+		{"dnstap-tls = \"udp\"", "1:14", "want dot or tcp"},
 		{"listen = []", "1:1", "no address to listen on"},
 		{"listen = [\":53\", \"localhost:53\"]", "1:18", "not an IP address"},
 		{"ports = [53, 70000]", "1:14", "not a port number"},
@@ -212,4 +239,29 @@ func FuzzSettings(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestTimeouts: a group has its own timeouts or the defaults, not those of the default group,
+// and a default that is longer than the timeout is shortened.
+func TestTimeouts(t *testing.T) {
+	_, p, err := planText("timeout = \"1s\"\nsilent-timeout = \"900ms\"\n"+aGroup+"attempt-timeout = \"2s\"\n", Options{Read: files{}.read})
+	if err != nil {
+		t.Fatal(err)
+	}
+	def := p.Groups[DefaultGroup].Config
+	if def.Timeout != time.Second || def.AttemptTimeout != time.Second || def.SilentTimeout != 900*time.Millisecond {
+		t.Errorf("the default group: %v, %v, %v", def.Timeout, def.AttemptTimeout, def.SilentTimeout)
+	}
+	for name, g := range p.Groups {
+		if name == DefaultGroup {
+			continue
+		}
+		if g.Config.Timeout != 3500*time.Millisecond || g.Config.AttemptTimeout != 2*time.Second || g.Config.SilentTimeout != 2*time.Second {
+			t.Errorf("%s: %v, %v, %v", name, g.Config.Timeout, g.Config.AttemptTimeout, g.Config.SilentTimeout)
+		}
+	}
+	_, other, err := planText("timeout = \"2s\"\nsilent-timeout = \"900ms\"\n", Options{Read: files{}.read})
+	if err != nil || other.Groups[DefaultGroup].Key == p.Groups[DefaultGroup].Key {
+		t.Errorf("groups of different timeouts have the same key, %v", err)
+	}
 }

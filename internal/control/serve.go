@@ -21,9 +21,12 @@ const (
 	shutdownTime = time.Second
 )
 
+// ReadyPath is the path of the request whether queries are answered (GET).
+const ReadyPath = "/v1/ready"
+
 // Handlers carry out the requests.
 type Handlers struct {
-	// Reload reloads the configuration. Its error is sent to the client. The context ends
+	// Reload, if not nil, reloads the configuration. Its error is sent to the client. The context ends
 	// when the client disconnects, or when Serve returns.
 	Reload func(context.Context) error
 
@@ -42,13 +45,15 @@ type Handlers struct {
 // users other than root and the process's own are answered with 403, except GET.
 func (l *Listener) Serve(ctx context.Context, h Handlers) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
-		if err := h.Reload(r.Context()); err != nil {
-			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
-			return
-		}
-		fmt.Fprintln(w, "reloaded")
-	})
+	if h.Reload != nil {
+		mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
+			if err := h.Reload(r.Context()); err != nil {
+				http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+				return
+			}
+			fmt.Fprintln(w, "reloaded")
+		})
+	}
 	if h.Replace != nil {
 		mux.HandleFunc("POST "+replacePath, func(w http.ResponseWriter, r *http.Request) { replace(w, r, h.Replace) })
 	}

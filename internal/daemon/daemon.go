@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +22,8 @@ import (
 	"sotto/internal/metrics"
 	"sotto/internal/names"
 	"sotto/internal/observe"
+	"sotto/internal/privdrop"
+	"sotto/internal/probe"
 	"sotto/internal/takeover"
 )
 
@@ -44,8 +47,14 @@ type Options struct {
 	// NotifySocket is the socket of the service manager ($NOTIFY_SOCKET), or "".
 	NotifySocket string
 
+	// Watchdog is the time within which the service manager expects the next keep-alive, or 0.
+	Watchdog time.Duration
+
+	// Sockets are passed by the service manager for [Serve], which closes them.
+	Sockets []*os.File
+
 	// DropPrivileges is [privdrop.Apply]. It is nil in tests, which keep their privileges.
-	DropPrivileges func(keep []string, deny ...uint32) error
+	DropPrivileges func(privdrop.Limits) error
 
 	// PathTest is the command line that calls [pathtest.Main]. Without it, [Run] does not test
 	// whether queries reach it.
@@ -69,7 +78,12 @@ type daemon struct {
 	slots    slotCount
 	handover *handover // nil if no other process can take over
 	pathTest *pathTest // nil if there is none
+	probe    *probe.Server
 	lists    *lists.Updater
+	draining atomic.Bool // `serve` was stopped, and answers for a while
+
+	probeHost dialFunc   // opens connections to the own listener
+	ownQuery  ownQueries // of the watchdog
 
 	mu   sync.Mutex  // serializes reloads
 	plan config.Plan // see current
@@ -81,8 +95,10 @@ func newDaemon(o Options, p config.Plan, fixed func(config.Plan) []setting) (_ *
 		Options: o, fixed: fixed, level: &slog.LevelVar{}, plan: p,
 		hub: &observe.Hub{}, recent: &observe.Recent{}, started: time.Now(),
 	}
+	d.hub.Own = d.ownQuery.has
 	d.level.Set(p.Level)
 	d.log = slog.New(d.recent.Handler(o.Logger(d.level).Handler()))
+	d.hub.Watch = d.watch
 	d.attribute()
 	p.Warn(d.log)
 	d.lists = lists.NewUpdater(d.listConfig, d.applyLists, d.log)
@@ -156,6 +172,10 @@ func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 		return nil
 	})
 	g.Go(func() error { return d.lists.Run(ctx) })
+	g.Go(func() error {
+		d.watchdog(ctx)
+		return nil
+	})
 	if d.metrics != nil {
 		g.Go(func() error { return d.serveMetrics(ctx) })
 	}

@@ -9,6 +9,7 @@ import (
 	"sotto/intercept"
 	"sotto/intercept/cgroup"
 	"sotto/internal/config"
+	"sotto/internal/privdrop"
 )
 
 // Exec seals the cgroup cg while command runs. It calls command when queries are answered,
@@ -17,6 +18,8 @@ import (
 // kills the processes that are left in cg before it removes the seal, so that none continues
 // unsealed. It returns the error of command, joined with those of removing the seal.
 func Exec(ctx context.Context, o Options, p config.Plan, cg *cgroup.Created, command func(drop func()) error) (err error) {
+	resumeGC := pauseGC()
+	defer resumeGC()
 	log := o.Logger(p.Level)
 	seal, err := openSeal(ctx, p, intercept.Config{Ephemeral: true, Cgroups: []string{cg.Path()}, Guard: p.Guard, LocalResolvers: p.Local.Mode(false)}, nil, log)
 	if err != nil {
@@ -38,10 +41,13 @@ func Exec(ctx context.Context, o Options, p config.Plan, cg *cgroup.Created, com
 	}()
 	select {
 	case <-attached:
+		resumeGC()
 	case err := <-served:
 		return err
 	}
-	err = command(func() { o.dropPrivileges(log, ExecCapabilities, deniedCalls(seal.inst)...) })
+	err = command(func() {
+		o.dropPrivileges(log, privdrop.Limits{Keep: ExecCapabilities, Deny: deniedCalls(seal.inst), KeepBounding: true})
+	})
 	if err := cg.Kill(); err != nil {
 		log.Error("cannot kill the processes that the command left behind", "err", err)
 	}

@@ -3,17 +3,21 @@
 package daemon
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"sotto/forwarder"
 	"sotto/forwarder/cache"
-	"sotto/forwarder/upstream"
+	"sotto/forwarder/dnssec/record"
+	"sotto/forwarder/rules"
 	"sotto/forwarder/wire"
 	"sotto/internal/config"
+	"sotto/internal/observe"
 	"sotto/internal/status"
 )
 
@@ -41,6 +45,9 @@ func (d *daemon) explain(name, typ, workload, nameserver string) (out status.Exp
 	if err != nil {
 		return out, err
 	}
+	if workload, err = d.findWorkload(workload); err != nil {
+		return out, err
+	}
 	origin := forwarder.Origin{Workload: workload}
 	if nameserver != "" {
 		if origin.Addr, err = parseServer(nameserver); err != nil {
@@ -52,8 +59,11 @@ func (d *daemon) explain(name, typ, workload, nameserver string) (out status.Exp
 		return out, err
 	}
 	out = status.Explanation{
-		Name: name, Type: wire.TypeName(t), Workload: workload, Nameserver: nameserver,
-		Rule: e.Route.Rule, Action: e.Route.Action.String(), Reason: e.Reason,
+		Name: name, Type: wire.TypeName(t), Workload: workload, WorkloadName: d.hub.WorkloadName(workload), Nameserver: nameserver,
+		Rule: e.Route.Rule, Builtin: e.Route.Builtin, Action: e.Route.Action.String(), Reason: e.Reason,
+	}
+	if pod := d.resolver.pods.Pod(workload); pod != nil {
+		out.Pod = podText(pod)
 	}
 	p := d.current()
 	if out.Entry, out.Source, err = p.FindEntry(e.Route.Rule, msg[wire.HeaderLen:len(msg)-4]); err != nil {
@@ -64,9 +74,38 @@ func (d *daemon) explain(name, typ, workload, nameserver string) (out status.Exp
 		return out, nil
 	}
 	if e.Route.Action == forwarder.Forward {
-		d.explainForward(&out, &e)
+		d.explainForward(&out, &e, msg[wire.HeaderLen:len(msg)-4], origin.Addr)
 	}
 	return out, nil
+}
+
+// findWorkload returns the cgroup path of a workload with a name, which may be a path. Of several
+// with the same name it is the one with the most queries.
+func (d *daemon) findWorkload(text string) (path string, err error) {
+	if text == "" || strings.HasPrefix(text, "/") {
+		return text, nil
+	}
+	for _, w := range d.hub.Workloads() {
+		if observe.Selects(text, w.Name, d.hub.WorkloadName(w.Name)) {
+			return w.Name, nil
+		}
+	}
+	return "", fmt.Errorf("workload is %q: no workload with this name has sent a query; use a name that 'sotto status' shows, or the path of its cgroup, such as /system.slice/app.service", text)
+}
+
+// podText describes what is known about a pod.
+func podText(p *rules.Pod) string {
+	name := p.Name
+	if name == "" {
+		name = "not known"
+	}
+	switch {
+	case !p.LabelsKnown:
+		return name + ", labels not known"
+	case p.OptedOut:
+		return name + ", opted out of the seal"
+	}
+	return name
 }
 
 // lookup returns the query of a stub resolver.
@@ -82,19 +121,19 @@ func lookup(name string, typ uint16) ([]byte, error) {
 }
 
 // explainForward adds the upstream group, and what the cache has.
-func (d *daemon) explainForward(out *status.Explanation, e *forwarder.Explanation) {
-	out.Group = e.Route.Scope
-	if out.Group == "" {
-		out.Group = config.DefaultGroup
-	}
+func (d *daemon) explainForward(out *status.Explanation, e *forwarder.Explanation, name []byte, nameserver netip.AddrPort) {
 	p := d.current()
-	for _, s := range d.resolver.groups.stats(p.Groups[out.Group].Key).Servers {
-		out.Servers = append(out.Servers, s.Server)
+	out.Group = config.DefaultGroup
+	if e.Route.Rule > 0 {
+		out.Group = p.Rules.Uses[e.Route.Rule-1]
 	}
-	out.Policy = string(p.Groups[out.Group].Config.Policy)
-	if out.Policy == "" {
-		out.Policy = string(upstream.Failover)
+	out.Servers = d.resolver.groups.order(p.Groups[out.Group].Key, name)
+	out.Policy = policyName(p.Groups[out.Group])
+	if n, ok := d.resolver.groups.nameserver(p.Groups[out.Group].Key, nameserver); ok {
+		out.Original = &n
+		out.Fallback = p.Groups[out.Group].Original.Fallback
 	}
+	out.DNSSEC = validationText(p.Groups[out.Group].Validation, name)
 	out.Cache, out.CacheDO = cachedText(e.Cached), cachedText(e.CachedDO)
 }
 
@@ -105,7 +144,27 @@ func cachedText(c forwarder.Cached) string {
 	case cache.Stale:
 		return wire.RcodeName(c.Rcode) + ", expired: used only if the upstreams do not answer"
 	}
+	if f := c.Failure; f != nil {
+		text := fmt.Sprintf("nothing; %s of a failed query for another %v", wire.RcodeName(f.Rcode), c.Left.Round(100*time.Millisecond))
+		for _, d := range f.EDE {
+			text += ": " + cmp.Or(d.Text, fmt.Sprintf("extended error %d", d.Code))
+		}
+		return text
+	}
 	return "nothing"
+}
+
+// validationText describes whether the answers with that name are validated in a group; "": the group
+// does not validate.
+func validationText(v *config.Validation, name []byte) string {
+	if v == nil {
+		return ""
+	}
+	zone, ok := v.Anchors.Closest(record.FromWire(name))
+	if !ok {
+		return "not validated: no trust anchor, or a negative one"
+	}
+	return "validated, with the trust anchor of " + zone.String()
 }
 
 // parseServer parses the address of a nameserver, with or without a port.

@@ -3,28 +3,31 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"sotto/forwarder"
+	"sotto/forwarder/dnssec"
 	"sotto/forwarder/tap"
 	"sotto/forwarder/upstream"
+	"sotto/forwarder/upstream/original"
 	"sotto/internal/config"
 )
-
-// retireTime is how long after a change of the router a query may still reach, or wait at, a
-// group of the old router: the timeout of a query, and a second for delays in between.
-const retireTime = forwarder.DefaultTimeout + time.Second
 
 // groups holds the upstream groups in force, and the retired ones that may still have
 // queries. A group whose configuration does not change keeps its connections and what it has
 // measured about its servers.
 type groups struct {
+	ctx     context.Context // lasts as long as queries are answered
 	control func(network, address string, c syscall.RawConn) error
 	log     *slog.Logger
 	tap     tap.Func // may be nil
@@ -36,17 +39,39 @@ type groups struct {
 
 // member is one upstream group.
 type member struct {
-	*upstream.Group
-	groups *groups
-	key    string
-	retire context.CancelFunc // set when it runs; called when no new query can reach it
+	answers   original.Wrapped // the servers with what the group's settings add, see exchanger
+	validated *dnssec.Counters // nil: answers are not validated
+	treatment string           // what is done with answers: see scope
+	servers   servers
+	groups    *groups
+	key       string
+	id        string             // see Identity
+	retire    context.CancelFunc // set when it runs; called when no new query can reach it
 }
+
+// Exchange implements [forwarder.Exchanger].
+func (m *member) Exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+	return m.answers.Exchange(ctx, query, until)
+}
+
+// servers are those of a member.
+type servers interface {
+	forwarder.Exchanger
+	Run(ctx context.Context) error
+	NetworkChanged()
+	Stats() upstream.Stats
+	Timeout() time.Duration
+	Close() error
+}
+
+// Identity implements [forwarder.Identified].
+func (m *member) Identity() string { return m.id }
 
 // table maps the names of groups to members. Names with the same configuration share one.
 type table map[string]*member
 
-func newGroups(control func(network, address string, c syscall.RawConn) error, log *slog.Logger) *groups {
-	return &groups{control: control, log: log, inForce: map[string]*member{}, open: map[*member]bool{}}
+func newGroups(ctx context.Context, control func(network, address string, c syscall.RawConn) error, log *slog.Logger) *groups {
+	return &groups{ctx: ctx, control: control, log: log, inForce: map[string]*member{}, open: map[*member]bool{}}
 }
 
 // prepare finds or creates a member for each plan. It does not change what is in force.
@@ -54,25 +79,17 @@ func (g *groups) prepare(plans map[string]config.Group) (table, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	t, created := table{}, map[string]*member{}
-	for name, p := range plans {
+	for _, name := range inOrder(plans) {
+		p := plans[name]
 		m := g.inForce[p.Key]
 		if m == nil {
 			m = created[p.Key]
 		}
 		if m == nil {
-			cfg := p.Config
-			cfg.Control, cfg.Log, cfg.Tap = g.control, g.log, g.tap
-			if name != config.DefaultGroup {
-				cfg.Log = g.log.With("group", name)
+			var err error
+			if m, err = g.newMember(name, p, t); err != nil {
+				return nil, errors.Join(fmt.Errorf("create the group %s: %w", name, err), closeMembers(created))
 			}
-			group, err := upstream.New(cfg)
-			if err != nil {
-				for _, m := range created {
-					err = errors.Join(err, m.Group.Close())
-				}
-				return nil, fmt.Errorf("create the group %s: %w", name, err)
-			}
-			m = &member{Group: group, groups: g, key: p.Key}
 			created[p.Key] = m
 		}
 		t[name] = m
@@ -80,12 +97,65 @@ func (g *groups) prepare(plans map[string]config.Group) (table, error) {
 	return t, nil
 }
 
+// inOrder returns the names of groups, those with the nameservers of clients after the ones that may
+// be their fallbacks.
+func inOrder(plans map[string]config.Group) []string {
+	names := slices.Sorted(maps.Keys(plans))
+	slices.SortStableFunc(names, func(a, b string) int {
+		return cmp.Compare(originalLast(plans[a]), originalLast(plans[b]))
+	})
+	return names
+}
+
+func originalLast(p config.Group) int {
+	if p.Original != nil {
+		return 1
+	}
+	return 0
+}
+
+// newMember creates the group with that name. t has its fallback.
+func (g *groups) newMember(name string, p config.Group, t table) (*member, error) {
+	if err := p.Network.Outbound.Check(); err != nil {
+		return nil, err
+	}
+	cfg := p.Config
+	cfg.Control, cfg.Log, cfg.Tap = p.Network.Outbound.Control(g.control), g.log, g.tap
+	if name != config.DefaultGroup {
+		cfg.Log = g.log.With("group", name)
+	}
+	sum := sha256.Sum256([]byte(p.Key))
+	m := &member{groups: g, key: p.Key, id: string(sum[:16])}
+	if p.Validation != nil {
+		m.validated, m.treatment = new(dnssec.Counters), p.Validation.Key
+	}
+	m.treatment += p.Network.AnswersKey()
+	if p.Original != nil {
+		return m, m.openOriginal(name, p, cfg, t)
+	}
+	group, err := upstream.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	m.servers = group
+	m.answers = exchanger(p, group, m.validated)
+	return m, nil
+}
+
+func closeMembers(members map[string]*member) error {
+	var errs []error
+	for _, m := range members {
+		errs = append(errs, m.servers.Close())
+	}
+	return errors.Join(errs...)
+}
+
 // discard closes the members that prepare created, if t is not committed.
 func (t table) discard() error {
 	var errs []error
 	for _, m := range t {
 		if !m.committed() {
-			errs = append(errs, m.Group.Close())
+			errs = append(errs, m.servers.Close())
 		}
 	}
 	return errors.Join(errs...)
@@ -136,9 +206,21 @@ func (g *groups) stats(key string) (s upstream.Stats) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if m := g.inForce[key]; m != nil {
-		s = m.Stats()
+		s = m.servers.Stats()
 	}
 	return s
+}
+
+// order returns the servers of the group with that key in the order in which a name is asked of them.
+func (g *groups) order(key string, name []byte) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if m := g.inForce[key]; m != nil {
+		if group, ok := m.servers.(*upstream.Group); ok {
+			return group.Order(name)
+		}
+	}
+	return nil
 }
 
 // exchange sends a query to the group with that key, which is in force.
@@ -149,7 +231,7 @@ func (g *groups) exchange(ctx context.Context, key string, query []byte) ([]byte
 	if m == nil {
 		return nil, errors.New("the configuration has changed: try again")
 	}
-	return m.Exchange(ctx, query, time.Now().Add(forwarder.DefaultTimeout))
+	return m.Exchange(ctx, query, time.Now().Add(m.Timeout()))
 }
 
 // NetworkChanged notifies every group.
@@ -157,7 +239,10 @@ func (g *groups) NetworkChanged() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for m := range g.open {
-		m.NetworkChanged()
+		m.servers.NetworkChanged()
+		for _, changed := range m.answers.Changed {
+			changed()
+		}
 	}
 }
 
@@ -167,7 +252,7 @@ func (g *groups) Close() error {
 	defer g.mu.Unlock()
 	var errs []error
 	for m := range g.open {
-		errs = append(errs, m.Group.Close())
+		errs = append(errs, m.servers.Close())
 	}
 	clear(g.open)
 	clear(g.inForce)
@@ -178,10 +263,10 @@ func (g *groups) Close() error {
 // when the last query that may have reached it has ended.
 func (m *member) run(ctx, inForce context.Context) error {
 	defer m.retire()
-	if err := m.Group.Run(inForce); err != nil || ctx.Err() != nil {
+	if err := m.servers.Run(inForce); err != nil || ctx.Err() != nil {
 		return err
 	}
-	t := time.NewTimer(retireTime)
+	t := time.NewTimer(m.retireTime())
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -191,5 +276,5 @@ func (m *member) run(ctx, inForce context.Context) error {
 	m.groups.mu.Lock()
 	delete(m.groups.open, m)
 	m.groups.mu.Unlock()
-	return m.Group.Close()
+	return m.servers.Close()
 }

@@ -92,5 +92,6 @@ func (l *locals) match(q *wire.Query, o *forwarder.Origin) bool {
 // router returns the router of a plan.
 func (r *resolver) router(p config.Plan, t table) forwarder.Router {
 	r.locals.configure(p.Local.Names)
-	return newRouter(p.Rules, t, r.locals.match)
+	r.pods.Configure(p.Kubernetes.Pods)
+	return newRouter(p.Rules, t, deciders{local: r.locals.match, pod: r.pods.Pod})
 }

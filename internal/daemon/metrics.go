@@ -21,6 +21,7 @@ func (d *daemon) serveMetrics(ctx context.Context) error {
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/", webpage.Handler(history, d.log))
+	mux.HandleFunc("GET /ready", d.handleReady)
 	mux.Handle("GET /metrics", metrics.Handler(metrics.Source{Status: d.status, Hub: d.hub}, d.log))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

@@ -30,7 +30,7 @@ type outputs struct {
 func openOutputs(p config.Plan, version string, stderr io.Writer, hub *observe.Hub, log *slog.Logger) (o *outputs, err error) {
 	o = &outputs{plan: p, log: log}
 	if q := p.QueryLog; q.File != "" {
-		cfg := querylog.Config{Path: q.File, Sample: q.Sample, HashNames: q.HashNames, Log: log}
+		cfg := querylog.Config{Path: q.File, Sample: q.Sample, HashNames: q.HashNames, WorkloadName: hub.WorkloadName, Log: log}
 		if q.File == config.QueryLogStderr {
 			cfg.Writer = stderr
 		}
@@ -41,7 +41,8 @@ func openOutputs(p config.Plan, version string, stderr io.Writer, hub *observe.H
 	}
 	if t := p.Dnstap; t.On() {
 		o.tap, err = dnstap.Open(dnstap.Config{
-			File: t.File, Socket: t.Socket, Client: t.Client, Forwarder: t.Forwarder, Identity: t.Identity, Version: "sotto " + version, Log: log,
+			File: t.File, Socket: t.Socket, Client: t.Client, Forwarder: t.Forwarder, TLSAsTCP: t.TLSAsTCP,
+			Identity: t.Identity, Version: "sotto " + version, WorkloadName: hub.WorkloadName, Log: log,
 		})
 		if err != nil {
 			return nil, errors.Join(err, o.close())

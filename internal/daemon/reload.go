@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"sotto/internal/config"
+	"sotto/internal/service"
 )
 
 // setting is the value of a setting that only a restart changes.
@@ -22,10 +23,20 @@ func fixedSettings(p config.Plan) []setting {
 		{"control", p.Control}, {"control-group", p.ControlGroup}, {"metrics", p.Metrics}, {"log-queries", p.LogQueries},
 		{"query-log", p.QueryLog.File}, {"query-log-sample", p.QueryLog.Sample}, {"query-log-hash-names", p.QueryLog.HashNames},
 		{"dnstap-file", p.Dnstap.File}, {"dnstap-socket", p.Dnstap.Socket}, {"dnstap-identity", p.Dnstap.Identity},
-		{"dnstap-messages", []bool{p.Dnstap.Client, p.Dnstap.Forwarder}},
+		{"dnstap-messages", []bool{p.Dnstap.Client, p.Dnstap.Forwarder}}, {"dnstap-tls", p.Dnstap.TLSAsTCP},
 		{"max-queries", p.MaxQueries}, {"max-waiting", p.MaxWaiting}, {"max-relays", p.MaxRelays}, {"max-tcp", p.MaxTCP},
-		{"cache-mib", p.Cache.MaxBytes == 0},
+		{"cache-mib", p.Cache.MaxBytes == 0}, {"shared-cache", sharedSettings(p.Shared)}, {"drain", p.Drain},
 	}
+}
+
+// sharedSettings returns the settings of the shared cache as a comparable value.
+func sharedSettings(p *config.Shared) any {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	v.TLS = nil
+	return []any{v, p.TLS != nil}
 }
 
 // reload puts the configuration in force as it is now. After an error the old one stays in
@@ -35,8 +46,8 @@ func (d *daemon) reload(ctx context.Context) error {
 	defer d.mu.Unlock()
 	defer d.lists.Wake()
 	reopened := d.outputs.reopen(ctx)
-	notify(d.NotifySocket, stateReloading())
-	defer notify(d.NotifySocket, stateReady)
+	service.Notify(d.NotifySocket, service.Reloading())
+	defer service.Notify(d.NotifySocket, service.Ready)
 	p, err := d.tryReload(ctx)
 	if err != nil {
 		d.log.Error("reload failed: the old configuration stays in force", "err", err)

@@ -15,8 +15,11 @@ import (
 	"sotto/forwarder"
 	"sotto/forwarder/cache"
 	"sotto/forwarder/plain"
+	"sotto/forwarder/shared"
+	"sotto/forwarder/shared/redis"
 	"sotto/forwarder/tap"
 	"sotto/internal/config"
+	"sotto/internal/kubernetes/pods"
 	"sotto/internal/observe"
 	"sotto/internal/pathtest"
 	"sotto/internal/resolved"
@@ -28,8 +31,12 @@ type resolver struct {
 	groups  *groups
 	plain   *plain.Client // nil for `serve`
 	cache   *cache.Cache
+	shared  *shared.Cache      // nil if there is none
+	store   *redis.Store       // of shared
 	changes chan changeRequest // handled by Run
 	locals  locals
+	repeats *repeater   // nil if the kernel does not answer
+	pods    *pods.Index // of Kubernetes
 	log     *slog.Logger
 }
 
@@ -46,14 +53,16 @@ type sealHooks struct {
 
 	isLocal   func(netip.Addr) bool
 	openLocal func(o forwarder.Origin, open func() error) error
+
+	repeater *repeater // nil: the kernel does not answer
 }
 
 // newResolver creates the resolver that a plan describes. It does not connect to anything,
 // so the network may come up later. hub counts its queries; nil: they are not counted. The
 // caller closes it; ctx should last as long as Serve.
 func newResolver(ctx context.Context, p config.Plan, h sealHooks, hub *observe.Hub, log *slog.Logger) (_ *resolver, err error) {
-	r := &resolver{groups: newGroups(h.control, log), changes: make(chan changeRequest), log: log}
-	r.locals.isLocal = h.isLocal
+	r := &resolver{groups: newGroups(ctx, h.control, log), changes: make(chan changeRequest), pods: pods.New("", log), log: log}
+	r.locals.isLocal, r.repeats = h.isLocal, h.repeater
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
@@ -72,10 +81,19 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, hub *observe.H
 			return nil, err
 		}
 	}
+	if p.Shared != nil {
+		r.store = redis.New(redis.Config{Address: p.Shared.Address, Username: p.Shared.Username, Password: p.Shared.Password,
+			Database: p.Shared.Database, TLS: p.Shared.TLS, Control: h.control})
+		r.shared, err = shared.New(shared.Config{Store: r.store, Prefix: p.Shared.Prefix, Secret: p.Shared.Secret,
+			Timeout: p.Shared.Timeout, MaxAnswer: p.Shared.MaxAnswer, Log: log})
+		if err != nil {
+			return nil, err
+		}
+	}
 	cfg := forwarder.Config{
 		Upstream: table[config.DefaultGroup], // unused: the router returns one for every query
 		Route:    r.router(p, table),
-		Cache:    r.cache, Origins: h.origin, Log: log,
+		Cache:    r.cache, Shared: r.shared, Origins: h.origin, Log: log,
 		MaxMisses: p.MaxQueries, MaxWaiters: p.MaxWaiting, MaxRelays: p.MaxRelays, MaxConns: p.MaxTCP,
 	}
 	if h.control != nil {
@@ -86,12 +104,24 @@ func newResolver(ctx context.Context, p config.Plan, h sealHooks, hub *observe.H
 			return plain.New(plain.Config{Control: h.control, Log: log, Open: func(open func() error) error { return h.openLocal(o, open) }})
 		}
 	}
+	if r.repeats != nil {
+		r.repeats.configure(p)
+		cfg.Repeats = r.repeats.seal.inst.HitClass
+	}
 	cfg.Observe = observer(p, hub, log)
 	if hub != nil {
-		cfg.Tap = withoutProbes(hub.Tap)
+		cfg.Tap = withoutProbes(hub)
+		cfg.Dropped = func(e forwarder.Event) {
+			if !pathtest.IsProbe(e.Origin.Workload) && !hub.IsOwn(e.Client) {
+				hub.Dropped(e)
+			}
+		}
 	}
-	r.Forwarder, err = forwarder.New(ctx, cfg)
-	return r, err
+	if r.Forwarder, err = forwarder.New(ctx, cfg); err != nil {
+		return r, err
+	}
+	r.SetFixedOrder(p.FixedOrder)
+	return r, nil
 }
 
 // Run keeps the connections of the groups warm, and applies changes, until ctx ends.
@@ -102,6 +132,10 @@ func (r *resolver) Run(ctx context.Context) error {
 	}
 	start()
 	g.Go(func() error { return tuneGC(ctx) })
+	g.Go(func() error { return r.pods.Run(ctx) })
+	if r.shared != nil {
+		g.Go(func() error { return r.shared.Run(ctx) })
+	}
 	if r.locals.isLocal != nil {
 		g.Go(func() error {
 			resolved.Watch(ctx, r.locals.setDomains)
@@ -130,6 +164,7 @@ func (r *resolver) NetworkChanged() {
 	if r.plain != nil {
 		r.plain.NetworkChanged()
 	}
+	r.Forwarder.NetworkChanged()
 }
 
 // change puts the plan p in force, while Run runs. After an error nothing has changed.
@@ -157,7 +192,10 @@ func (r *resolver) apply(p config.Plan, start func()) error {
 	}
 	retired := r.groups.commit(table)
 	start()
+	r.repeats.configure(p)
 	r.SetRouter(r.router(p, table))
+	r.SetFixedOrder(p.FixedOrder)
+	r.repeats.forget(true)
 	for _, m := range retired {
 		m.retire()
 	}
@@ -174,49 +212,58 @@ func (r *resolver) Close() error {
 	if r.plain != nil {
 		r.plain.Close()
 	}
+	if r.store != nil {
+		errs = append(errs, r.store.Close())
+	}
 	if r.cache != nil {
 		r.cache.Close()
 	}
 	return errors.Join(errs...)
 }
 
-// withoutProbes returns f without the messages of the path test. f may be nil.
-func withoutProbes(f tap.Func) tap.Func {
-	if f == nil {
+// withoutProbes returns the tap of hub, which may be nil, without the messages of the path test
+// and of the watchdog.
+func withoutProbes(hub *observe.Hub) tap.Func {
+	if hub.Tap == nil {
 		return nil
 	}
 	return func(m tap.Message) {
-		if !pathtest.IsProbe(m.Workload) {
-			f(m)
+		if !pathtest.IsProbe(m.Workload) && !hub.IsOwn(m.Querier) {
+			hub.Tap(m)
 		}
 	}
 }
 
 // observer returns the function that receives every query: hub, which may be nil, and the log
-// if the plan says so. The queries of the path test are none of a workload.
+// if the plan says so. The queries of the path test and of the watchdog are none of a workload.
 func observer(p config.Plan, hub *observe.Hub, log *slog.Logger) func(forwarder.Event) {
 	if hub == nil && !p.LogQueries {
 		return nil
 	}
 	return func(e forwarder.Event) {
-		if pathtest.IsProbe(e.Origin.Workload) {
+		if pathtest.IsProbe(e.Origin.Workload) || hub.IsOwn(e.Client) {
 			return
 		}
 		if hub != nil {
 			hub.Observe(e)
 		}
 		if p.LogQueries {
-			logQuery(log, e)
+			logQuery(log, hub, e)
 		}
 	}
 }
 
-func logQuery(log *slog.Logger, e forwarder.Event) {
+func logQuery(log *slog.Logger, hub *observe.Hub, e forwarder.Event) {
 	r := observe.NewRecord(&e, time.Now())
 	attrs := []any{"name", r.Name, "type", r.Type, "rcode", r.Rcode, "proto", r.Proto, "client", r.Client,
 		"source", r.Source, "ms", e.Duration.Milliseconds()}
 	if r.Nameserver.IsValid() {
 		attrs = append(attrs, "nameserver", r.Nameserver, "workload", r.Workload)
+	}
+	if hub != nil {
+		if name := hub.WorkloadName(r.Workload); name != "" {
+			attrs = append(attrs, "workload_name", name)
+		}
 	}
 	if e.Err != nil {
 		attrs = append(attrs, "err", e.Err)

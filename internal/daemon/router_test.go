@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"sotto/forwarder"
+	"sotto/forwarder/rules"
 	"sotto/forwarder/wire"
 	"sotto/internal/config"
 )
@@ -57,7 +58,7 @@ use = "work"
 		t.Fatal(err)
 	}
 	def, work := &member{key: "default"}, &member{key: "work"}
-	route := newRouter(p.Rules, table{config.DefaultGroup: def, "work": work}, noLocal)
+	route := newRouter(p.Rules, table{config.DefaultGroup: def, "work": work}, deciders{local: noLocal})
 	for _, tc := range []struct {
 		name     string
 		typ      uint16
@@ -111,7 +112,7 @@ use = "work"
 	if err != nil {
 		t.Fatal(err)
 	}
-	route = newRouter(p.Rules, table{config.DefaultGroup: def}, noLocal)
+	route = newRouter(p.Rules, table{config.DefaultGroup: def}, deciders{local: noLocal})
 	for text, want := range map[string]forwarder.Route{
 		"x.a.example":            {Action: forwarder.NXDomain, Rule: 1},
 		"x.b.example":            {Action: forwarder.Null, Rule: 2},
@@ -125,7 +126,7 @@ use = "work"
 			t.Errorf("%s: %+v, want %+v", text, got, want)
 		}
 	}
-	route = newRouter(config.Rules{}, table{config.DefaultGroup: def}, noLocal)
+	route = newRouter(config.Rules{}, table{config.DefaultGroup: def}, deciders{local: noLocal})
 	if got := route(&wire.Query{}, &forwarder.Origin{}); got != (forwarder.Route{Upstream: def}) {
 		t.Errorf("without rules: %+v", got)
 	}
@@ -145,7 +146,7 @@ func TestRouterLocal(t *testing.T) {
 		l := locals{isLocal: func(a netip.Addr) bool { return a.IsLoopback() }}
 		l.configure(p.Local.Names)
 		l.setDomains([]string{"corp.example"})
-		route := newRouter(p.Rules, table{config.DefaultGroup: def}, l.match)
+		route := newRouter(p.Rules, table{config.DefaultGroup: def}, deciders{local: l.match})
 		local, upstream := forwarder.Route{Action: forwarder.Local}, forwarder.Route{Upstream: def}
 		byRule := local
 		if rule {
@@ -190,7 +191,7 @@ func TestRouterRemoved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		route := newRouter(p.Rules, table{config.DefaultGroup: def}, noLocal)
+		route := newRouter(p.Rules, table{config.DefaultGroup: def}, deciders{local: noLocal})
 		name, err := wire.AppendParsed(nil, "www.example")
 		if err != nil {
 			t.Fatal(err)
@@ -202,6 +203,50 @@ func TestRouterRemoved(t *testing.T) {
 		o = &forwarder.Origin{Workload: "/app.slice/x"}
 		if got := route(&wire.Query{Name: name, Type: wire.TypeA}, o); got != (forwarder.Route{Upstream: def}) {
 			t.Errorf("%q: a workload whose cgroup exists: %+v", text, got)
+		}
+	}
+}
+
+// TestRouterKubernetes: built-in rules have a name, what is not known of a pod refuses the query,
+// and a local resolver may know the cluster's names.
+func TestRouterKubernetes(t *testing.T) {
+	p, err := planText(`
+[[rule]]
+pod = "two/*"
+use = "refuse"
+[kubernetes]
+cluster-domain = ["cluster.local"]
+cluster-dns = ["10.96.0.10"]
+opt-out = "pods"
+`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	def := &member{key: "default"}
+	l := locals{isLocal: func(a netip.Addr) bool { return a.IsLoopback() }}
+	l.configure(p.Local.Names)
+	pods := map[string]*rules.Pod{"/one": {Name: "one/a"}, "/two": {Name: "two/b"}, "/unknown": {}, "/out": {Name: "one/c", LabelsKnown: true, OptedOut: true}}
+	route := newRouter(p.Rules, table{config.DefaultGroup: def}, deciders{local: l.match, pod: func(path string) *rules.Pod { return pods[path] }})
+	for _, tc := range []struct {
+		name, origin, workload string
+		want                   forwarder.Route
+	}{
+		{"www.example", "10.96.0.10:53", "/one", forwarder.Route{Upstream: def}},
+		{"www.example", "10.96.0.10:53", "/two", forwarder.Route{Action: forwarder.Refuse, Rule: 1}},
+		{"www.example", "10.96.0.10:53", "/unknown", forwarder.Route{Action: forwarder.NotReady}},
+		{"www.example", "8.8.8.8:53", "/out", forwarder.Route{Action: forwarder.Plain, Rule: 2, Builtin: "pods that opted out"}},
+		{"a.cluster.local", "10.96.0.10:53", "/one", forwarder.Route{Action: forwarder.Plain, Rule: 3, Builtin: "cluster names"}},
+		{"a.cluster.local", "8.8.8.8:53", "/one", forwarder.Route{Action: forwarder.NXDomain, Rule: 4, Builtin: "cluster names asked elsewhere"}},
+		{"a.cluster.local", "127.0.0.53:53", "/system.slice/x.service", forwarder.Route{Action: forwarder.Local}},
+		{"printer.local", "8.8.8.8:53", "/one", forwarder.Route{Upstream: def}},
+	} {
+		name, err := wire.AppendParsed(nil, tc.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := &forwarder.Origin{Addr: netip.MustParseAddrPort(tc.origin), Workload: tc.workload}
+		if got := route(&wire.Query{Name: name, Type: wire.TypeA, RD: true}, o); got != tc.want {
+			t.Errorf("%s at %s from %s: %+v, want %+v", tc.name, tc.origin, tc.workload, got, tc.want)
 		}
 	}
 }

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"sotto/internal/config"
+	"sotto/internal/control"
 	"sotto/internal/observe"
 )
 
@@ -18,14 +18,14 @@ import (
 // replace. docs/control.openapi.json describes them.
 func (d *daemon) routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
-		"GET /v1/status":        func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.status()) },
-		"GET /v1/ready":         d.handleReady,
-		"GET /v1/trace":         d.handleTrace,
-		"GET /v1/explain":       d.handleExplain,
-		"GET /v1/lists":         d.handleLists,
-		"POST /v1/lists/update": d.handleListUpdate,
-		"POST /v1/cache/flush":  d.handleFlush,
-		"POST /v1/log-level":    d.handleLevel,
+		"GET /v1/status":           func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.status()) },
+		"GET " + control.ReadyPath: d.handleReady,
+		"GET /v1/trace":            d.handleTrace,
+		"GET /v1/explain":          d.handleExplain,
+		"GET /v1/lists":            d.handleLists,
+		"POST /v1/lists/update":    d.handleListUpdate,
+		"POST /v1/cache/flush":     d.handleFlush,
+		"POST /v1/log-level":       d.handleLevel,
 	}
 }
 
@@ -36,13 +36,30 @@ func writeJSON(w http.ResponseWriter, v any) {
 	_ = enc.Encode(v) // the client has disconnected
 }
 
-// handleReady answers 200 if queries are answered, and 503 if not yet.
+// handleReady answers 200 if queries are answered, and 503 if not yet, or if the process stops.
 func (d *daemon) handleReady(w http.ResponseWriter, _ *http.Request) {
-	if !d.ready() {
-		http.Error(w, "Sotto is starting: queries are not answered yet", http.StatusServiceUnavailable)
+	ready, text := d.readyState()
+	if !ready {
+		http.Error(w, text, http.StatusServiceUnavailable)
 		return
 	}
-	fmt.Fprintln(w, "ready")
+	fmt.Fprintln(w, text)
+}
+
+const (
+	textStarting = "Sotto is starting: queries are not answered yet"
+	textStopping = "Sotto is stopping: queries are answered for a while"
+)
+
+// readyState is ready with a text for people.
+func (d *daemon) readyState() (ready bool, text string) {
+	if d.ready() {
+		return true, "ready"
+	}
+	if d.draining.Load() {
+		return false, textStopping
+	}
+	return false, textStarting
 }
 
 // handleTrace streams the queries that match the parameters, one JSON object per line, until
@@ -76,7 +93,7 @@ func (d *daemon) handleTrace(w http.ResponseWriter, r *http.Request) {
 		select {
 		case e := <-t.Events():
 			d.hub.Complete(&e)
-			if name != "" && !isNamed(e.WorkloadName, name) {
+			if name != "" && !observe.Selects(name, e.Workload, e.WorkloadName) {
 				continue
 			}
 			e.Lost = t.Lost()
@@ -89,19 +106,23 @@ func (d *daemon) handleTrace(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// isNamed reports whether a workload has a name, which may be without its kind.
-func isNamed(full, name string) bool {
-	_, short, _ := strings.Cut(full, ":")
-	return full == name || short == name
-}
-
-// handleFlush removes the cached answers of a name and of all names below it, or all.
+// handleFlush removes the cached answers of a name and of all names below it, or all, and forgets
+// that queries for them failed.
 func (d *daemon) handleFlush(w http.ResponseWriter, r *http.Request) {
+	if err := d.resolver.FlushFailures(r.FormValue("name")); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	if d.resolver.cache == nil {
 		http.Error(w, "there is no cache (cache-mib = 0)", http.StatusUnprocessableEntity)
 		return
 	}
+	if d.resolver.shared != nil {
+		d.resolver.shared.Flush(time.Now())
+	}
+	d.resolver.groups.flushDenials()
 	n, err := d.resolver.cache.FlushName(r.FormValue("name"))
+	d.resolver.repeats.forget(false)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

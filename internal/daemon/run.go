@@ -11,10 +11,14 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"sync"
 
 	"sotto/intercept"
 	"sotto/intercept/cgroup"
 	"sotto/internal/config"
+	"sotto/internal/privdrop"
+	"sotto/internal/probe"
+	"sotto/internal/service"
 	"sotto/internal/takeover"
 )
 
@@ -30,23 +34,28 @@ const staysClosed = "the seal stays closed: 'sotto run' takes it over, 'sotto do
 func Run(ctx context.Context, o Options, mode ReplaceMode) error {
 	hup := catchReloads()
 	defer signal.Stop(hup)
-	wait, err := run(ctx, o, mode, hup)
-	if wait != nil {
-		freeAndWait(wait)
+	var p probe.Server
+	wait, err := run(ctx, o, mode, hup, &p)
+	if err != nil && mode != ReplaceNone && o.keepsRunning(ctx, err) {
+		return p.Close()
 	}
-	return err
+	if wait != nil {
+		o.freeAndWait(wait)
+	}
+	return errors.Join(err, p.Close())
 }
 
 // freeAndWait waits for a stop, which may take long, and frees memory before: the cache, and
 // maps of the kernel, which the garbage collector unmaps.
-func freeAndWait(stop <-chan struct{}) {
+func (o Options) freeAndWait(stop <-chan struct{}) {
 	debug.FreeOSMemory()
-	<-stop
+	service.KeepAlive(o.NotifySocket, o.Watchdog, stop)
 }
 
-// run is [Run] except that it returns the channel to wait for after a takeover. It is a
-// function of its own so that nothing refers to the seal during the wait.
-func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal) (wait <-chan struct{}, err error) {
+// run is [Run] except that it returns the channel to wait for after a takeover, and does not
+// close the probe. It is a function of its own so that nothing refers to the seal during the
+// wait.
+func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal, probes *probe.Server) (wait <-chan struct{}, err error) {
 	s, p, err := o.Load()
 	if err != nil {
 		return nil, err
@@ -60,6 +69,12 @@ func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal)
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.outputs.close()) }()
+	if d.probe = probes; p.ProbeSocket != "" {
+		starting := func() (bool, string) { return false, textStarting }
+		if err := probes.Serve(ctx, p.ProbeSocket, starting); err != nil {
+			return nil, err
+		}
+	}
 	warnEscapes(cfg, d.log)
 	WarnUncovered(cfg, d.log)
 	background := ctx // lasts longer than a stop, for pending replies
@@ -78,8 +93,8 @@ func run(ctx context.Context, o Options, mode ReplaceMode, hup <-chan os.Signal)
 // runSeal attaches the hooks of an opened seal and answers queries until ctx ends. Then it
 // releases the seal. attrs are logged when the hooks are attached.
 func (d *daemon) runSeal(ctx context.Context, opened openedSeal, stops *stopper, hup <-chan os.Signal, attrs ...any) (wait <-chan struct{}, err error) {
-	seal, from, onExit := opened.seal, opened.from, d.current().OnExit
-	d.resolver, seal.keepHooks = seal.resolver, onExit == config.ExitClosed
+	seal, from := opened.seal, opened.from
+	d.resolver, seal.keepHooks = seal.resolver, sync.OnceValue(d.staysClosed)
 	d.loadCache()
 	if err := d.listen(ctx, true); err != nil {
 		return nil, errors.Join(err, opened.close())
@@ -92,7 +107,8 @@ func (d *daemon) runSeal(ctx context.Context, opened openedSeal, stops *stopper,
 	if from != nil {
 		seal.sockets = from.sockets
 	}
-	d.pathTest = d.startPathTest(opened)
+	d.probe.Set(d.readyState)
+	d.pathTest, d.probeHost = d.startPathTest(opened), seal.dialSelf
 	defer d.pathTest.stop()
 	seal.beforeDetach = d.pathTest.stop
 	attached := false
@@ -104,29 +120,29 @@ func (d *daemon) runSeal(ctx context.Context, opened openedSeal, stops *stopper,
 			return err
 		}
 		attached = true
-		d.dropPrivileges(d.log, RunCapabilities, deniedCalls(seal.inst)...)
+		d.dropPrivileges(d.log, privdrop.Limits{Keep: RunCapabilities, Deny: deniedCalls(seal.inst)})
 		d.log.Info("sealed", attrs...)
 		if from == nil {
-			notify(d.NotifySocket, stateReady)
+			service.Notify(d.NotifySocket, service.Ready)
 			return d.run(ctx, hup)
 		}
 		if err := from.take(ctx, stops, seal.conns, d.log); err != nil {
 			return err
 		}
-		notify(d.NotifySocket, stateTookOver())
+		service.Notify(d.NotifySocket, service.TookOver())
 		return d.run(ctx, hup)
 	})
 	if handedOver(ctx) {
 		return d.replaced(seal, err)
 	}
-	if err = d.finish(ctx, seal, onExit, err, attached); !attached {
+	if err = d.finish(ctx, seal, err, attached); !attached {
 		err = errors.Join(err, from.close()) // the predecessor resumes
 	}
 	return nil, err
 }
 
 // finish releases the seal when run has ended and no other process has taken over.
-func (d *daemon) finish(ctx context.Context, seal *seal, onExit string, err error, attached bool) error {
+func (d *daemon) finish(ctx context.Context, seal *seal, err error, attached bool) error {
 	if cause := context.Cause(ctx); err == nil && !stopped(ctx) && !errors.Is(cause, errNotTakenOver) {
 		err = cause
 	}
@@ -142,7 +158,7 @@ func (d *daemon) finish(ctx context.Context, seal *seal, onExit string, err erro
 		return seal.abandon()
 	}
 	d.saveCache()
-	if onExit == config.ExitClosed {
+	if seal.keepHooks() {
 		d.log.Info("stopped; " + staysClosed)
 		return seal.abandon()
 	}
@@ -152,6 +168,7 @@ func (d *daemon) finish(ctx context.Context, seal *seal, onExit string, err erro
 // replaced releases the seal after another process has taken over. With when-replaced =
 // "wait" it returns the channel to wait for.
 func (d *daemon) replaced(seal *seal, err error) (stop <-chan struct{}, _ error) {
+	d.probe.Set(func() (bool, string) { return true, "replaced: another Sotto answers queries" }) // it refers to no daemon
 	err = errors.Join(err, d.handover.successor.Done(), seal.abandon())
 	requested := d.handover.stops.requested
 	if d.current().WhenReplaced == config.ReplacedExit || isClosed(requested) {
@@ -185,7 +202,8 @@ func warnEscapes(cfg intercept.Config, log *slog.Logger) {
 func fixedSealSettings(p config.Plan) []setting {
 	return []setting{{"cgroups", p.Cgroups}, {"exclude", p.Exclude}, {"ports", p.Ports}, {"prefix4", p.Prefix4}, {"prefix6", p.Prefix6},
 		{"guard", p.Guard}, {"attribution", p.Attribution},
-		{"local-resolvers", p.Local.Resolvers}, {"on-exit", p.OnExit}}
+		{"kernel-answers", p.KernelAnswers.On}, {"kernel-answers-entries", p.KernelAnswers.Entries},
+		{"local-resolvers", p.Local.Resolvers}, {"on-exit", p.OnExit}, {"probe-socket", p.ProbeSocket}}
 }
 
 // InstanceConfig returns the configuration of the instance of [Run]. It finds the cgroups

@@ -19,13 +19,17 @@ import (
 	"sotto/intercept"
 	"sotto/internal/config"
 	"sotto/internal/observe"
+	"sotto/internal/pathtest"
 )
 
 // seal is an intercept instance and the resolver that answers the queries it redirects.
 type seal struct {
 	inst      *intercept.Instance
 	resolver  *resolver
-	keepHooks bool // after a clean stop
+	keepHooks func() bool // reports whether a clean stop leaves the hooks; nil: it does not
+
+	repeater    *repeater // nil: the kernel does not answer, because of withoutHits
+	withoutHits string
 
 	beforeDetach func() // nil, or called before the hooks are detached by a clean stop
 
@@ -59,11 +63,23 @@ func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, hub *obs
 	}()
 	domains := startDomains(ctx, p)
 	cfg.Log = log
-	cfg.OnNetworkChange = func() { s.resolver.NetworkChanged() } // called by Run only
+	cfg.OnNetworkChange = func() { // called by Run only
+		s.resolver.NetworkChanged()
+		s.repeater.forget(true)
+	}
+	if hub != nil {
+		cfg.OnDrop = func(d intercept.Drop) { showDrop(s.inst, cfg.Attribution, hub, &d) } // called by Run only
+	}
+	if hub != nil {
+		s.repeater = &repeater{seal: s, hub: hub}
+		if cfg.Hits, s.withoutHits = s.repeater.hitsConfig(p); cfg.Hits == nil {
+			s.repeater = nil
+		}
+	}
 	if s.inst, err = intercept.Open(ctx, cfg); err != nil {
 		return nil, err
 	}
-	hooks := sealHooks{origin: s.origin, control: s.inst.Control, isLocal: s.inst.IsLocal, openLocal: s.openLocal}
+	hooks := sealHooks{origin: s.origin, control: s.inst.Control, isLocal: s.inst.IsLocal, openLocal: s.openLocal, repeater: s.repeater}
 	if s.resolver, err = newResolver(ctx, p, hooks, hub, log); err != nil {
 		return nil, err
 	}
@@ -74,12 +90,16 @@ func openSeal(ctx context.Context, p config.Plan, cfg intercept.Config, hub *obs
 // origin returns the original destination that a virtual address stands for, and the
 // workload that queried it, or on whose behalf a container engine did.
 func (s *seal) origin(local netip.Addr) (forwarder.Origin, bool) {
+	if local.IsLoopback() { // of the network namespace: only the watchdog's queries
+		return forwarder.Origin{Virtual: local}, true
+	}
 	o, ok := s.inst.Origin(local)
 	if !ok {
 		return forwarder.Origin{}, false
 	}
 	workload, known := s.inst.Workload(o.CgroupID)
-	if owner, ok := s.inst.Owner(o); ok && known {
+	// The path test opens sockets in the containers' network namespaces, like an engine.
+	if owner, ok := s.inst.Owner(o); ok && known && !pathtest.IsProbe(workload) {
 		workload = owner
 	}
 	return forwarder.Origin{Addr: o.Addr, Workload: workload, Removed: !known, Cgroup: o.CgroupID, Netns: o.Netns, Virtual: local}, true
@@ -123,12 +143,15 @@ func (s *seal) run(ctx context.Context, live func(context.Context) error) error 
 	g.Go(func() error { return s.resolver.Serve(serving, s.sockets) })
 	g.Go(func() error { return s.reconcile(failing) })
 	g.Go(func() error { return s.serveConns(serving) })
+	if s.repeater != nil {
+		g.Go(func() error { return s.repeater.run(serving) })
+	}
 	g.Go(func() error { return live(failing) })
 	g.Go(func() error {
 		<-failing.Done()
 		defer func() { stop(context.Cause(failing)) }()
-		if ctx.Err() == nil || s.keepHooks || !stopped(ctx) {
-			return nil // a failure, or on-exit is closed, or the seal belongs to another process
+		if ctx.Err() == nil || !stopped(ctx) || s.keepHooks != nil && s.keepHooks() {
+			return nil // a failure, or the seal belongs to another process or stays closed
 		}
 		if s.beforeDetach != nil {
 			s.beforeDetach()

@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -15,13 +18,15 @@ import (
 	"sotto/forwarder"
 	"sotto/internal/config"
 	"sotto/internal/privdrop"
+	"sotto/internal/service"
 )
 
-// Serve answers queries on the listen addresses of the configuration until SIGINT or SIGTERM.
+// Serve answers queries on the listen addresses of the configuration until SIGINT or SIGTERM, and
+// after that for the time of the setting drain, while it is not ready.
 func Serve(ctx context.Context, o Options) (err error) {
 	hup := catchReloads()
 	defer signal.Stop(hup)
-	_, p, err := o.Load()
+	s, p, err := o.Load()
 	if err != nil {
 		return err
 	}
@@ -35,34 +40,86 @@ func Serve(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.resolver.Close()) }()
 	d.loadCache()
-	var bound []*forwarder.Sockets
-	for _, a := range p.Listen {
-		sockets, err := forwarder.Listen(ctx, a, runtime.GOMAXPROCS(0))
-		if err != nil {
-			return errors.Join(err, closeAll(bound))
-		}
-		d.log.Info("answering", "address", netip.AddrPortFrom(a.Addr(), sockets.Addr().Port()))
-		bound = append(bound, sockets)
+	bound, err := d.bind(ctx, !slices.Equal(s.Listen, config.Default().Listen))
+	if err != nil {
+		return err
 	}
+	d.probeHost = dialListener(bound[0].Addr())
 	if err := d.listen(ctx, false); err != nil {
 		return errors.Join(err, closeAll(bound))
 	}
 	defer d.close()
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	ctx, stop := d.drainOnStop(ctx)
 	defer stop()
-	o.dropPrivileges(d.log, nil, privdrop.Kernel()...)
+	o.dropPrivileges(d.log, privdrop.Limits{Keep: serveCapabilities(p), Deny: privdrop.Kernel()})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.resolver.Run(ctx) })
 	g.Go(func() error { return d.run(ctx, hup) })
 	for _, sockets := range bound {
 		g.Go(func() error { return d.resolver.Serve(ctx, sockets) })
 	}
-	notify(o.NotifySocket, stateReady)
+	service.Notify(o.NotifySocket, service.Ready)
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	d.saveCache()
 	return nil
+}
+
+// drainOnStop returns a context that ends after SIGINT or SIGTERM, when the time of the setting
+// drain is over, or with a second signal. The caller calls stop.
+func (d *daemon) drainOnStop(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	go func() {
+		defer cancel()
+		select {
+		case <-signals:
+		case <-ctx.Done():
+			return
+		}
+		if d.plan.Drain == 0 { // a reload cannot change it
+			return
+		}
+		d.draining.Store(true)
+		service.Notify(d.NotifySocket, service.Stopping)
+		d.log.Info("stopping: not ready any more, and answering until clients have moved to another instance", "drain", d.plan.Drain)
+		d.resolver.Drain()
+		t := time.NewTimer(d.plan.Drain)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-signals:
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); cancel() }
+}
+
+// bind returns the sockets that the service manager passed or, without one, opens those of the
+// configuration. named is set if that names others than the default.
+func (d *daemon) bind(ctx context.Context, named bool) (bound []*forwarder.Sockets, err error) {
+	if len(d.Sockets) > 0 {
+		if named {
+			d.log.Warn("listen has no effect: the service manager passes the sockets; change them in its unit (systemctl edit sotto-serve.socket)")
+		}
+		s, err := forwarder.Inherit(d.Sockets)
+		if err != nil {
+			return nil, err
+		}
+		d.log.Info("answering on sockets of the service manager", "addresses", s.Addrs())
+		return []*forwarder.Sockets{s}, nil
+	}
+	for _, a := range d.current().Listen {
+		sockets, err := forwarder.Listen(ctx, a, runtime.GOMAXPROCS(0))
+		if err != nil {
+			return nil, errors.Join(err, closeAll(bound))
+		}
+		d.log.Info("answering", "address", netip.AddrPortFrom(a.Addr(), sockets.Addr().Port()))
+		bound = append(bound, sockets)
+	}
+	return bound, nil
 }
 
 func closeAll(all []*forwarder.Sockets) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sotto/forwarder"
+	"sotto/forwarder/shared"
 	"sotto/forwarder/upstream"
 	"sotto/intercept"
 	"sotto/internal/config"
@@ -21,8 +22,11 @@ import (
 // maxWorkloads is how many workloads the status lists.
 const maxWorkloads = 100
 
-// ready reports whether queries are answered and, if there is a seal, redirected.
-func (d *daemon) ready() bool { return d.handover == nil || d.handover.seal.inst.Info().Attached }
+// ready reports whether queries are answered and, if there is a seal, redirected. A process that
+// was stopped is not ready, so that no more clients are sent to it.
+func (d *daemon) ready() bool {
+	return !d.draining.Load() && (d.handover == nil || d.handover.seal.inst.Info().Attached)
+}
 
 // status describes the process as it is now.
 func (d *daemon) status() status.Status {
@@ -32,6 +36,7 @@ func (d *daemon) status() status.Status {
 		Rules: len(p.Rules.Uses), Groups: d.groupStatuses(p), Messages: d.recent.Messages(),
 	}
 	if d.handover != nil {
+		d.handover.seal.inst.CountHits() // so that the counts below include them
 		s.Seal = d.sealStatus(d.handover.seal.inst)
 	}
 	if c := d.resolver.cache; c != nil {
@@ -41,14 +46,31 @@ func (d *daemon) status() status.Status {
 			Misses: st.Misses, Prefetches: st.Prefetches, Evictions: st.Evictions,
 		}
 	}
+	if c := d.resolver.shared; c != nil {
+		s.SharedCache = sharedStatus(p.Shared.Address, c.Stats())
+	}
 	load := d.resolver.Stats()
 	s.Load = status.Load{Misses: load.Misses, Waiting: load.Waiting, TCP: load.Conns, Overloaded: load.Overloaded, OverShare: load.OverShare}
 	s.Outputs = d.outputs.status()
-	s.Queries = queryStatus(d.hub.Totals())
+	s.Queries = queryStatus(d.hub.Totals(), d.hub.Unanswered())
 	workloads := d.hub.Workloads()
 	s.Workloads = workloads[:min(len(workloads), maxWorkloads)]
 	for i := range s.Workloads {
-		s.Workloads[i].WorkloadName = d.workloadName(s.Workloads[i].Name)
+		s.Workloads[i].WorkloadName = d.hub.WorkloadName(s.Workloads[i].Name)
+	}
+	return s
+}
+
+func sharedStatus(address string, st shared.Stats) *status.SharedCache {
+	s := &status.SharedCache{
+		Address: address, State: "up", Found: st.Found, Misses: st.Misses, Timeouts: st.Timeouts, Errors: st.Errors,
+		Skipped: st.Skipped, Busy: st.Busy, Invalid: st.Invalid, Written: st.Written, Dropped: st.Dropped,
+	}
+	if !st.Up {
+		s.State = "down"
+	}
+	if st.Err != nil {
+		s.LastError = st.Err.Error()
 	}
 	return s
 }
@@ -57,7 +79,10 @@ func (d *daemon) groupStatuses(p config.Plan) []status.Group {
 	out := []status.Group{}
 	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
 		g := p.Groups[name]
-		out = append(out, groupStatus(name, g.Config.Policy, d.resolver.groups.stats(g.Key)))
+		st := groupStatus(name, policyName(g), d.resolver.groups.stats(g.Key))
+		st.Nameservers = d.resolver.groups.nameservers(g.Key)
+		st.DNSSEC = validationStatus(d.resolver.groups.validation(g.Key))
+		out = append(out, st)
 	}
 	return out
 }
@@ -72,7 +97,27 @@ func (d *daemon) sealStatus(inst *intercept.Instance) *status.Seal {
 		s.Exclude = []string{}
 	}
 	s.SlotsUsed, s.SlotsTotal = d.slots.count(inst, d.log)
+	s.KernelAnswers = d.kernelAnswers(inst)
 	return s
+}
+
+// kernelAnswers describes the answers in the kernel.
+func (d *daemon) kernelAnswers(inst *intercept.Instance) status.KernelAnswers {
+	out := status.KernelAnswers{State: "off", Reason: d.handover.seal.withoutHits, Verdicts: map[string]uint64{}}
+	t, reason := inst.Hits()
+	if t == nil {
+		if out.Reason == "" {
+			out.Reason = reason
+		}
+		return out
+	}
+	st, err := t.Stats()
+	if err != nil {
+		d.log.Debug("cannot read what the kernel answers", "err", err)
+	}
+	return status.KernelAnswers{
+		State: "on", Entries: st.Entries, MaxEntries: st.MaxEntries, Bytes: st.Bytes, Evictions: st.Evicted, Verdicts: st.Verdicts,
+	}
 }
 
 // slotsAge is how old the number of slots in use may be: counting them takes milliseconds.
@@ -99,11 +144,23 @@ func (c *slotCount) count(inst *intercept.Instance, log *slog.Logger) (used, tot
 	return c.used, c.total
 }
 
-func groupStatus(name string, policy upstream.Policy, st upstream.Stats) status.Group {
-	if policy == "" {
-		policy = upstream.Failover
+// policyName returns how a group selects servers: its policy, or the value of split.
+func policyName(g config.Group) string {
+	switch {
+	case g.Original != nil:
+		return config.UpstreamOriginal
+	case g.Config.Split != nil && g.Config.Split.Strict:
+		return config.SplitStrict
+	case g.Config.Split != nil:
+		return config.SplitByName
+	case g.Config.Policy == "":
+		return string(upstream.Failover)
 	}
-	g := status.Group{Name: name, Policy: string(policy), Servers: []status.Server{}}
+	return string(g.Config.Policy)
+}
+
+func groupStatus(name, policy string, st upstream.Stats) status.Group {
+	g := status.Group{Name: name, Policy: policy, Servers: []status.Server{}}
 	for _, s := range st.Servers {
 		state := "up"
 		switch {
@@ -113,7 +170,7 @@ func groupStatus(name string, policy upstream.Policy, st upstream.Stats) status.
 			state = "silent"
 		}
 		g.Servers = append(g.Servers, status.Server{
-			Server: s.Server, State: state, Protocol: s.Protocol, CertExpiry: s.CertExpiry, Unauthenticated: s.Unauthenticated,
+			Server: s.Server, State: state, Protocol: s.Protocol, Addresses: s.Addresses, Using: s.Using, KeyExchange: s.KeyExchange, CertExpiry: s.CertExpiry, Unauthenticated: s.Unauthenticated,
 			Connections: s.Conns, InFlight: s.InFlight, Queries: s.Queries, Failed: s.Failed,
 			Dials: s.Dials, DialErrors: s.DialErrors, Resumed: s.Resumed,
 			UsualMillis: millis(s.EWMA), P95Millis: millis(s.P95), RetrySeconds: s.Backoff.Seconds(), LastError: s.LastError,
@@ -125,8 +182,8 @@ func groupStatus(name string, policy upstream.Policy, st upstream.Stats) status.
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-func queryStatus(t observe.Totals) status.Queries {
-	q := status.Queries{Total: t.Queries, TCP: t.TCP, Source: map[string]uint64{}, Rcode: map[string]uint64{}}
+func queryStatus(t observe.Totals, unanswered map[string]uint64) status.Queries {
+	q := status.Queries{Total: t.Queries, TCP: t.TCP, Unanswered: unanswered, Source: map[string]uint64{}, Rcode: map[string]uint64{}}
 	for source, c := range t.BySource {
 		if c.Queries == 0 {
 			continue

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"sotto/intercept/cgroup"
 	"sotto/internal/config"
 	"sotto/internal/control"
+	"sotto/internal/netns"
 	"sotto/internal/takeover"
 )
 
@@ -81,10 +83,9 @@ func (d *daemon) open(ctx, background context.Context, cfg intercept.Config, mod
 
 func termsOf(cfg intercept.Config, mode ReplaceMode) (takeover.Terms, error) {
 	id, err := identity()
-	return takeover.Terms{
-		Prefix4: cfg.Prefix4.String(), Prefix6: cfg.Prefix6.String(), Cgroups: cfg.Cgroups,
-		Version: takeover.Version, Identity: id, Back: mode == ReplaceBack,
-	}, err
+	t := termsOfConfig(cfg)
+	t.Identity, t.Back = id, mode == ReplaceBack
+	return t, err
 }
 
 // identity returns the identity of this process.
@@ -107,10 +108,14 @@ const openInterval = 100 * time.Millisecond
 // openAsSuccessor opens the seal in place of the running process, or normally if there is
 // none. It waits up to [takeover.Timeout] for a process that is stopping or handing over to
 // a third one.
-func (d *daemon) openAsSuccessor(ctx, background context.Context, cfg intercept.Config, o *openedSeal) error {
+func (d *daemon) openAsSuccessor(ctx, background context.Context, cfg intercept.Config, o *openedSeal) (err error) {
 	path := d.current().Control
 	if path == "" {
-		return fmt.Errorf("control is %q: --replace needs the control socket of the running Sotto: set control to its path", config.ControlOff)
+		o.seal, err = openSeal(background, d.current(), cfg, d.hub, d.log)
+		if errors.Is(err, intercept.ErrOwned) {
+			err = fmt.Errorf("%w; or set control to the path of its control socket, which --replace needs (control is %q)", err, config.ControlOff)
+		}
+		return err
 	}
 	end := time.Now().Add(takeover.Timeout)
 	for waiting := false; ; waiting = true {
@@ -150,11 +155,45 @@ func requestTakeover(ctx context.Context, path string, t takeover.Terms, log *sl
 	if p == nil {
 		return nil, ids, err
 	}
+	for _, f := range p.UDP {
+		if err := checkNamespace(f); err != nil {
+			closeFiles(p.UDP, p.TCP)
+			return nil, nil, errors.Join(err, p.Close())
+		}
+	}
 	sockets, err := forwarder.Adopt(p.UDP, p.TCP)
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("replace: %w", err), p.Close())
 	}
 	return &predecessor{p, sockets}, ids, nil
+}
+
+func closeFiles(lists ...[]*os.File) {
+	for _, list := range lists {
+		for _, f := range list {
+			_ = f.Close() // a socket that another process keeps
+		}
+	}
+}
+
+// checkNamespace returns an error if the listener's socket is not in the network namespace that
+// this process would open by its name. It would connect another one to the host, and the
+// listener would receive no query any more.
+func checkNamespace(socket *os.File) error {
+	theirs, err := netns.OfSocket(socket)
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	ours, err := netns.Open(InstanceName)
+	if err == nil {
+		defer ours.Close()
+		if ours.ID() == theirs.ID() {
+			return nil
+		}
+	}
+	return fmt.Errorf("take over: the network namespace of the running Sotto is not %s here: in a container, mount the host's %s with propagation from the host, share its PID namespace and add the capabilities SYS_PTRACE and SYS_CHROOT",
+		netns.Path(InstanceName), netns.Dir)
 }
 
 // take asks the predecessor to stop answering, and sends the connections that it hands over

@@ -59,7 +59,7 @@ const (
 
 	// phaseTimeout limits each phase. Sealing takes well under a second, but a busy
 	// machine may need longer.
-	phaseTimeout = 60 * time.Second
+	phaseTimeout = 3 * time.Minute
 )
 
 // phase is one of the two runs: unsealed, then sealed.

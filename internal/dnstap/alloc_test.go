@@ -12,7 +12,7 @@ import (
 )
 
 func TestMessageAllocates(t *testing.T) {
-	tp, err := Open(Config{File: filepath.Join(t.TempDir(), "taps"), Client: true})
+	tp, err := Open(Config{File: filepath.Join(t.TempDir(), "taps"), Client: true, WorkloadName: func(string) string { return "docker:web" }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"github.com/miekg/dns"
 
 	"sotto/forwarder/tap"
+	"sotto/internal/dnstap/dnstaptest"
 )
 
 // reader returns the path of a program of Debian's package, or skips the test.
@@ -95,10 +97,78 @@ func open(t *testing.T, cfg Config) (tp *Tap, stop func()) {
 
 var allKinds = []tap.Kind{tap.ClientQuery, tap.ClientResponse, tap.ForwarderQuery, tap.ForwarderResponse}
 
+// TestTLS: readers show the protocol of messages over TLS as DOT, and as TCP if that is configured.
+// dnstap-ldns 0.2.1 reads only the latter, and dnstap-read 9.18 shows DOT as UDP.
+func TestTLS(t *testing.T) {
+	const cannot = "cannot" // read the file
+	for _, r := range []struct {
+		program, pkg string
+		args         []string
+		dot, tcp     string // in its output
+	}{
+		{"dnstap", "golang-github-dnstap-golang-dnstap-cli", []string{"-y", "-r"}, "socket_protocol: DOT\n", "socket_protocol: TCP\n"},
+		{"dnstap-read", "bind9-dnsutils", []string{"-y"}, "socket_protocol: UDP\n", "socket_protocol: TCP\n"},
+		{"dnstap-ldns", "dnstap-ldns", []string{"-y", "-r"}, cannot, "socket_protocol: TCP\n"},
+	} {
+		t.Run(r.program, func(t *testing.T) {
+			program := reader(t, r.program, r.pkg)
+			for _, asTCP := range []bool{false, true} {
+				path := filepath.Join(t.TempDir(), "taps")
+				tp, stop := open(t, Config{File: path, Forwarder: true, TLSAsTCP: asTCP})
+				tp.Message(message(t, tap.ForwarderQuery, "www.example."))
+				tp.Message(message(t, tap.ForwarderResponse, "www.example."))
+				stop()
+				want := r.dot
+				if asTCP {
+					want = r.tcp
+				}
+				out, err := exec.Command(program, append(r.args, path)...).CombinedOutput()
+				if want == cannot {
+					if strings.Contains(string(out), "FORWARDER_RESPONSE") {
+						t.Errorf("it can read the file now: remove the exception\n%s", out)
+					}
+					continue
+				}
+				if n := strings.Count(string(out), want); err != nil || n != 2 {
+					t.Errorf("%d times %q: %v\n%s", n, want, err, out)
+				}
+			}
+		})
+	}
+}
+
+// TestTransports: a reader shows the protocols of upstreams other than TLS, and what is below them
+// if that is configured.
+func TestTransports(t *testing.T) {
+	program := reader(t, "dnstap", "golang-github-dnstap-golang-dnstap-cli")
+	for _, tc := range []struct {
+		proto tap.Proto
+		asTCP bool
+		want  string
+	}{
+		{tap.HTTPS, false, "socket_protocol: DOH\n"},
+		{tap.HTTPS, true, "socket_protocol: TCP\n"},
+		{tap.QUIC, true, "socket_protocol: UDP\n"},
+	} {
+		path := filepath.Join(t.TempDir(), "taps")
+		tp, stop := open(t, Config{File: path, Forwarder: true, TLSAsTCP: tc.asTCP})
+		m := message(t, tap.ForwarderQuery, "www.example.")
+		m.Proto = tc.proto
+		tp.Message(m)
+		stop()
+		if out, err := exec.Command(program, "-y", "-r", path).CombinedOutput(); err != nil || !strings.Contains(string(out), tc.want) {
+			t.Errorf("protocol %d, as TCP %v: no %q: %v\n%s", tc.proto, tc.asTCP, tc.want, err, out)
+		}
+	}
+	if n := protos[tap.QUIC]; n != 7 { // DOQ, which no reader knows yet
+		t.Errorf("the number of DNS over QUIC is %d", n)
+	}
+}
+
 // TestFile: an independent reader finds every field of every kind of message.
 func TestFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "taps")
-	tp, stop := open(t, Config{File: path, Client: true, Forwarder: true})
+	tp, stop := open(t, Config{File: path, Client: true, Forwarder: true, TLSAsTCP: true})
 	for _, k := range allKinds {
 		tp.Message(message(t, k, "www.example."))
 	}
@@ -113,7 +183,7 @@ func TestFile(t *testing.T) {
 		if i < 2 {
 			want = append(want, "socket_family: INET\n", "socket_protocol: UDP", `query_address: 192.0.2.7`, `query_port: 40000`, `response_address: 9.9.9.9`, `response_port: 53`)
 		} else {
-			want = append(want, "socket_family: INET6", `query_address: 2001:db8::7`, `query_port: 50000`, `response_address: 2620:fe::fe`, `response_port: 853`)
+			want = append(want, "socket_family: INET6", "socket_protocol: TCP", `query_address: 2001:db8::7`, `query_port: 50000`, `response_address: 2620:fe::fe`, `response_port: 853`)
 		}
 		if i%2 == 1 {
 			want = append(want, "response_time: !!timestamp 2027-01-15 08:00:01.123456", "response_message: |")
@@ -128,6 +198,29 @@ func TestFile(t *testing.T) {
 	}
 	if s, ok := tp.FileStats(); !ok || s != (Stats{Written: 4}) {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestExtra: an independent reader finds workload and name, which changes while messages are
+// recorded. Messages of upstreams have none.
+func TestExtra(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "taps")
+	name := ""
+	tp, stop := open(t, Config{File: path, Client: true, Forwarder: true, WorkloadName: func(string) string { return name }})
+	m := message(t, tap.ClientQuery, "www.example.")
+	want := []dnstaptest.Extra{{Workload: "/app"}, {Workload: "/app", Name: "docker:web"}, {Workload: "/app", Name: "docker:web"}, {Workload: "/ä\"", Name: "docker:db"}, {}}
+	for _, e := range want {
+		m.Workload, name = e.Workload, e.Name
+		tp.Message(m)
+	}
+	tp.Message(message(t, tap.ForwarderQuery, "www.example."))
+	stop()
+	var got []dnstaptest.Extra
+	for _, m := range dnstaptest.Read(t, path) {
+		got = append(got, m.Extra)
+	}
+	if !slices.Equal(got, append(want, dnstaptest.Extra{})) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

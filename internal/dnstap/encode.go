@@ -44,20 +44,19 @@ const (
 )
 
 var (
-	kinds = [...]uint64{tap.ClientQuery: 5, tap.ClientResponse: 6, tap.ForwarderQuery: 7, tap.ForwarderResponse: 8}
-	// There is a value for TLS, but readers from before it (dnstap-ldns 0.2.1, its latest
-	// release) stop at the first such message. The field is optional, so it is left out.
-	protos = [...]uint64{tap.UDP: 1, tap.TCP: 2, tap.TLS: 0}
+	kinds  = [...]uint64{tap.ClientQuery: 5, tap.ClientResponse: 6, tap.ForwarderQuery: 7, tap.ForwarderResponse: 8}
+	protos = [...]uint64{tap.UDP: 1, tap.TCP: 2, tap.TLS: 3, tap.HTTPS: 4, tap.QUIC: 7} // UDP, TCP, DOT, DOH, DOQ
 )
 
-// appendFrame appends the data frame of a message. head is the start of every Dnstap message.
-func appendFrame(dst, head []byte, m *tap.Message) []byte {
+// appendFrame appends the data frame of a message. head is the start of every Dnstap message,
+// extra the value of that field, if any.
+func appendFrame(dst, head, extra []byte, m *tap.Message) []byte {
 	start := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
 	dst = append(dst, head...)
-	if m.Workload != "" {
+	if len(extra) > 0 {
 		dst = protowire.AppendTag(dst, fieldExtra, protowire.BytesType)
-		dst = protowire.AppendString(dst, m.Workload)
+		dst = protowire.AppendBytes(dst, extra)
 	}
 	dst = protowire.AppendTag(dst, fieldMessage, protowire.BytesType)
 	// The length precedes the message. The fields except the last one have at most 128 bytes.
@@ -94,9 +93,7 @@ func appendFields(dst []byte, m *tap.Message) []byte {
 		}
 		dst = appendNumber(dst, fieldFamily, family)
 	}
-	if p := protos[m.Proto]; p != 0 {
-		dst = appendNumber(dst, fieldProtocol, p)
-	}
+	dst = appendNumber(dst, fieldProtocol, protos[m.Proto])
 	dst = appendAddress(dst, fieldQueryAddress, fieldQueryPort, m.Querier)
 	dst = appendAddress(dst, fieldResponseAddress, fieldResponsePort, m.Responder)
 	dst = appendTime(dst, fieldQuerySeconds, fieldQueryNanos, m.Queried)

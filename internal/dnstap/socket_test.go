@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -62,6 +63,7 @@ func TestSocket(t *testing.T) {
 	eventually(t, "the first message", written(1))
 	tp.Message(message(t, tap.ClientQuery, "n1.example."))
 	eventually(t, "the second message", written(2))
+	eventually(t, "the reader to read it", func() bool { return unread(t, socket) == 0 })
 	end()
 	eventually(t, "the disconnection", func() bool { _, err := net.Dial("unix", socket); return err != nil })
 	end = capture(t, socket, files[1])
@@ -76,6 +78,25 @@ func TestSocket(t *testing.T) {
 			t.Errorf("message %d: %v", i, got)
 		}
 	}
+}
+
+// unread returns the number of bytes that readers of a socket have not read.
+func unread(t *testing.T, path string) (n int) {
+	t.Helper()
+	out, err := exec.Command("ss", "-Hxn").Output() // Netid State Recv-Q Send-Q Local-Address …
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 4 && f[4] == path {
+			k, err := strconv.Atoi(f[2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += k
+		}
+	}
+	return n
 }
 
 // listener accepts one connection, completes the handshake if it is to, and does not read on.

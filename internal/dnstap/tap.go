@@ -25,8 +25,16 @@ type Config struct {
 	Client    bool // record the queries of clients, and the replies
 	Forwarder bool // record the queries to upstreams and nameservers, and their replies
 
+	// TLSAsTCP records the protocol of messages over TLS or HTTPS as TCP, and over QUIC as UDP. Readers from before the value DOT
+	// (December 2020), such as dnstap-ldns 0.2.1, stop at the first message with it.
+	TLSAsTCP bool
+
 	Identity string // of this machine
 	Version  string // of Sotto
+
+	// WorkloadName returns the name of the workload with a cgroup path, or "" if it is not known.
+	// It is called for each message, and must not block. nil: names are not recorded.
+	WorkloadName func(workload string) string
 
 	// Log receives what operators should know.
 	Log *slog.Logger
@@ -36,13 +44,14 @@ type Config struct {
 type Tap struct {
 	cfg    Config
 	head   []byte // see appendHead
-	file   *file  // nil if there is none
+	extras extras
+	file   *file // nil if there is none
 	socket *socket
 }
 
 // Open opens the file, if there is one. The caller calls Close.
 func Open(cfg Config) (t *Tap, err error) {
-	t = &Tap{cfg: cfg, head: appendHead(nil, cfg.Identity, cfg.Version)}
+	t = &Tap{cfg: cfg, head: appendHead(nil, cfg.Identity, cfg.Version), extras: extras{name: cfg.WorkloadName}}
 	if cfg.File != "" {
 		if t.file, err = openFile(&t.cfg); err != nil {
 			return nil, err
@@ -63,6 +72,9 @@ func (t *Tap) Message(m tap.Message) {
 	if client && !t.cfg.Client || !client && !t.cfg.Forwarder {
 		return
 	}
+	if t.cfg.TLSAsTCP {
+		m.Proto = carrier(m.Proto)
+	}
 	outputs := [...]*buffer{nil, nil}
 	if t.file != nil {
 		outputs[0] = t.file.buffer
@@ -80,7 +92,7 @@ func (t *Tap) Message(m tap.Message) {
 			b.lost.Add(1)
 		default:
 			if len(*frame) == 0 {
-				*frame = appendFrame(*frame, t.head, &m)
+				*frame = appendFrame(*frame, t.head, t.extras.of(m.Workload), &m)
 			}
 			b.add(*frame)
 		}
@@ -144,3 +156,14 @@ func (t *Tap) SocketStats() (Stats, bool) {
 }
 
 func (b *buffer) stats() Stats { return Stats{b.written.Load(), b.lost.Load()} }
+
+// carrier returns the protocol below an encrypted one.
+func carrier(p tap.Proto) tap.Proto {
+	switch p {
+	case tap.TLS, tap.HTTPS:
+		return tap.TCP
+	case tap.QUIC:
+		return tap.UDP
+	}
+	return p
+}

@@ -14,7 +14,7 @@ import (
 // Dig runs dig in a host and a cgroup and returns its output.
 func (w *World) Dig(h *netlab.Host, g *netlab.Cgroup, args ...string) string {
 	w.T.Helper()
-	out, err := h.Command(w.T.Context(), g, labtest.NeedTool(w.T, "dig"), append([]string{"+tries=1", "+timeout=4"}, args...)...).CombinedOutput()
+	out, err := h.Command(w.T.Context(), g, labtest.NeedTool(w.T, "dig"), append([]string{"+tries=1", fmt.Sprintf("+timeout=%d", labtest.Patience(4*time.Second)/time.Second)}, args...)...).CombinedOutput()
 	if err != nil {
 		return err.Error() + "\n" + string(out)
 	}

@@ -26,8 +26,14 @@ type Load struct {
 // StartLoad sends rate queries per second from a cgroup until Stop.
 func (w *World) StartLoad(g *netlab.Cgroup, rate int) *Load {
 	w.T.Helper()
+	return w.StartLoadOn(w.Host, g, rate)
+}
+
+// StartLoadOn is StartLoad on any machine, such as a container.
+func (w *World) StartLoadOn(h *netlab.Host, g *netlab.Cgroup, rate int) *Load {
+	w.T.Helper()
 	line := Client("load", strconv.Itoa(rate))
-	r := &Load{w: w, Cmd: w.Host.Command(context.Background(), g, line[0], line[1:]...)}
+	r := &Load{w: w, Cmd: h.Command(context.Background(), g, line[0], line[1:]...)}
 	r.Cmd.Stdout, r.Cmd.Stderr = &r.out, os.Stderr
 	var err error
 	if r.in, err = r.Cmd.StdinPipe(); err != nil {

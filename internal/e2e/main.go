@@ -82,6 +82,19 @@ func (b *built) path(t testing.TB) string {
 	return filepath.Join(b.dir, "sotto")
 }
 
+// programVar names a program that was built from this tree already.
+const programVar = "SOTTO_TEST_PROGRAM"
+
+// Build builds the program once per process, with the race detector if the tests have it, and
+// returns its path. If the environment has SOTTO_TEST_PROGRAM, that is the program.
+func Build(t testing.TB) string {
+	t.Helper()
+	if path := os.Getenv(programVar); path != "" {
+		return path
+	}
+	return program.path(t)
+}
+
 func (b *built) remove() {
 	if b.dir != "" {
 		_ = os.RemoveAll(b.dir)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // Process is a sotto that runs in the background of a test.
@@ -128,7 +129,7 @@ func (w *World) WaitExit(p *Process) {
 		if p.Err != nil {
 			w.T.Errorf("sotto exited: %v\n%s", p.Err, p.Log())
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(labtest.Patience(20 * time.Second)):
 		w.T.Error("sotto did not exit within 20 s")
 	}
 }

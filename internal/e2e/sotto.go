@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // Command prepares a command that runs sotto in the host, and in a cgroup unless that is nil.
@@ -39,7 +41,7 @@ func (w *World) RunArgs(groups ...*netlab.Cgroup) []string {
 	if len(groups) == 0 && os.Getenv(WholeHostVar) == "" {
 		w.T.Fatalf("this would seal the whole machine, which is for virtual machines (%s)", WholeHostVar)
 	}
-	args := append([]string{"run", "--log-queries"}, w.UpstreamArgs()...)
+	args := append([]string{"run"}, w.UpstreamArgs()...)
 	for _, g := range groups {
 		args = append(args, "--cgroup", g.Path)
 	}
@@ -55,7 +57,7 @@ func (w *World) Exec(args ...string) (stdout, stderr string, status int) {
 // Sotto runs sotto in the host and returns its output and exit status.
 func (w *World) Sotto(args ...string) (stdout, stderr string, status int) {
 	w.T.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), labtest.Patience(time.Minute))
 	defer cancel()
 	cmd := w.Command(ctx, nil, args...)
 	var out, errs bytes.Buffer
@@ -85,7 +87,7 @@ func (w *World) Replace(p *Process, args ...string) *Process {
 		if p.Err != nil {
 			w.T.Errorf("the predecessor exited with: %v", p.Err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(labtest.Patience(30 * time.Second)):
 		w.T.Fatalf("the predecessor does not exit:\n%s", p.Log())
 	}
 	w.Until("the takeover to finish", func() bool { return strings.Contains(n.Log(), "took over") })
@@ -96,7 +98,8 @@ func (w *World) Replace(p *Process, args ...string) *Process {
 // resolv.conf with the nameservers.
 func (w *World) ResolvConf(nameservers ...string) []string {
 	w.T.Helper()
-	return w.ResolvConfText("nameserver " + strings.Join(nameservers, "\nnameserver ") + "\noptions timeout:3 attempts:1\n")
+	return w.ResolvConfText("nameserver " + strings.Join(nameservers, "\nnameserver ") +
+		fmt.Sprintf("\noptions timeout:%d attempts:1\n", labtest.Patience(3*time.Second)/time.Second))
 }
 
 // ResolvConfText is ResolvConf with the text of the file.
@@ -118,7 +121,7 @@ func WriteFile(t testing.TB, path, text string) {
 // Eventually waits until done reports true. It fails the test if it does not in time.
 func Eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(labtest.Patience(30 * time.Second)); !done(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("timed out waiting for %s", what)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sotto/forwarder"
+	"sotto/internal/names"
 	"sotto/internal/observe"
 	"sotto/internal/status"
 )
@@ -45,18 +46,24 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	s.set(rules, float64(st.Rules))
 	s.queries(c.from.Hub.Totals())
 	s.load(&st.Load)
+	for reason, n := range st.Queries.Unanswered {
+		s.set(unanswered, float64(n), reason)
+	}
 	for _, w := range c.workloads.report(c.from.Hub.Workloads()) {
-		s.set(workloadQueries, float64(w.Queries), w.Name)
-		s.set(workloadFailed, float64(w.Failed), w.Name)
-		s.set(workloadCached, float64(w.Cached), w.Name)
-		s.set(workloadDuration, w.Seconds, w.Name)
+		s.workload(&w, c.from.Hub.NameOf(w.Name))
 	}
 	if st.Cache != nil {
 		s.cache(st.Cache)
 	}
+	if st.SharedCache != nil {
+		s.sharedCache(st.SharedCache)
+	}
 	for _, g := range st.Groups {
 		for _, u := range g.Servers {
 			s.upstream(g.Name, &u)
+		}
+		if g.DNSSEC != nil {
+			s.dnssec(g.Name, g.DNSSEC)
 		}
 	}
 	if st.Seal != nil {
@@ -99,10 +106,25 @@ func (s *sink) queries(t observe.Totals) {
 				s.set(queries, float64(n), name, observe.RcodeName(rcode))
 			}
 		}
-		if from.Queries > 0 {
+		if from.Queries > 0 && forwarder.Source(source) != forwarder.FromKernel { // its durations are not known
 			s.out <- newHistogram(queryDuration, &from.Counts, s.started, name)
 		}
 	}
+}
+
+// workload sends the counters of a workload, and the series that has its name. A workload without
+// a name is called by its path there, so that a join with that series never loses a workload.
+func (s *sink) workload(w *observe.WorkloadCounts, name names.Name) {
+	path := label(w.Name)
+	s.set(workloadQueries, float64(w.Queries), path)
+	s.set(workloadFailed, float64(w.Failed), path)
+	s.set(workloadCached, float64(w.Cached), path)
+	s.set(workloadDuration, w.Seconds, path)
+	text := path
+	if name != (names.Name{}) {
+		text = label(name.String())
+	}
+	s.set(workloadInfo, 1, path, text, string(name.Kind))
 }
 
 func (s *sink) load(l *status.Load) {
@@ -122,6 +144,18 @@ func (s *sink) cache(c *status.Cache) {
 	s.set(cacheLookups, float64(c.Misses), "miss")
 	s.set(cachePrefetches, float64(c.Prefetches))
 	s.set(cacheEvictions, float64(c.Evictions))
+}
+
+func (s *sink) sharedCache(c *status.SharedCache) {
+	s.set(sharedUp, truth(c.State == "up"))
+	for result, n := range map[string]uint64{
+		"found": c.Found, "miss": c.Misses, "timeout": c.Timeouts, "error": c.Errors,
+		"skipped": c.Skipped, "busy": c.Busy, "invalid": c.Invalid,
+	} {
+		s.set(sharedLookups, float64(n), result)
+	}
+	s.set(sharedWrites, float64(c.Written), "written")
+	s.set(sharedWrites, float64(c.Dropped), "dropped")
 }
 
 func (s *sink) upstream(group string, u *status.Server) {
@@ -150,7 +184,17 @@ func (s *sink) upstream(group string, u *status.Server) {
 	}
 }
 
+func (s *sink) kernelAnswers(k *status.KernelAnswers) {
+	s.set(kernelAnswersOn, truth(k.State == "on"))
+	s.set(kernelAnswersEntries, float64(k.Entries))
+	s.set(kernelAnswersLimit, float64(k.MaxEntries))
+	for verdict, n := range k.Verdicts {
+		s.set(kernelAnswersQueries, float64(n), verdict)
+	}
+}
+
 func (s *sink) seal(seal *status.Seal) {
+	s.kernelAnswers(&seal.KernelAnswers)
 	s.set(sealedCgroups, float64(len(seal.Cgroups)))
 	s.set(slotsUsed, float64(seal.SlotsUsed))
 	s.set(slotsLimit, float64(seal.SlotsTotal))

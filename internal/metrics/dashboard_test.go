@@ -58,9 +58,16 @@ func quantile(q float64, m *Metric, by ...string) target {
 	return target{native + " or " + classic, fmt.Sprintf("p%.0f %s", 100*q, legendOf(by))}
 }
 
-// ratio is the share of one counter in another by labels.
-func ratio(part, all *Metric, by ...string) target {
-	return target{rate(part, by...).expr + " / " + rate(all, by...).expr, legendOf(by)}
+// byName is the rate of a counter of workloads by their names, with the paths of the workloads
+// replaced. Workloads of the same name, such as a container before and after it was recreated, are
+// added up.
+func byName(m *Metric) target {
+	return target{fmt.Sprintf("sum by (name) (rate(%s[$__rate_interval]) * on (job, instance, workload) group_left (name) %s)", m.selector(), workloadInfo.selector()), "{{name}}"}
+}
+
+// ratioByName is the share of one counter of workloads in another by their names.
+func ratioByName(part, all *Metric) target {
+	return target{byName(part).expr + " / " + byName(all).expr, "{{name}}"}
 }
 
 // top limits a target to its ten largest series.
@@ -86,13 +93,13 @@ var sections = []struct {
 		{"Queries over TCP", "reqps", "", 8, []target{{"sum(rate(" + tcpQueries.selector() + "[$__rate_interval]))", "TCP"}}},
 		{"Time to the answer", "s", "", 12, []target{quantile(0.5, queryDuration, "source"), quantile(0.99, queryDuration, "source")}},
 		{"Load", "short", "", 6, []target{last(inFlight, "in flight"), last(waiting, "waiting"), last(connections, "TCP connections")}},
-		{"Refused queries", "reqps", "", 6, []target{rate(refused, "reason")}},
+		{"Refused and unanswered queries", "reqps", "", 6, []target{rate(refused, "reason"), rate(unanswered, "reason")}},
 	}},
 	{"Workloads", []panel{
-		{"Queries (ten busiest)", "reqps", "", 12, []target{top(rate(workloadQueries, "workload"))}},
-		{"Failed queries (ten most)", "reqps", "", 12, []target{top(rate(workloadFailed, "workload"))}},
-		{"Answered from the cache", "percentunit", "", 12, []target{top(ratio(workloadCached, workloadQueries, "workload"))}},
-		{"Mean time to the answer (ten slowest)", "s", "", 12, []target{top(ratio(workloadDuration, workloadQueries, "workload"))}},
+		{"Queries (ten busiest)", "reqps", "", 12, []target{top(byName(workloadQueries))}},
+		{"Failed queries (ten most)", "reqps", "", 12, []target{top(byName(workloadFailed))}},
+		{"Answered from the cache", "percentunit", "", 12, []target{top(ratioByName(workloadCached, workloadQueries))}},
+		{"Mean time to the answer (ten slowest)", "s", "", 12, []target{top(ratioByName(workloadDuration, workloadQueries))}},
 	}},
 	{"Upstreams", []panel{
 		{"Works", "short", "", 6, []target{last(upstreamUp, "{{group}} {{server}}"), last(upstreamUn, "not authenticated: {{server}}")}},
@@ -105,17 +112,26 @@ var sections = []struct {
 		{"Time to connect", "s", "", 12, []target{quantile(0.5, upstreamOpened, "server"), quantile(0.99, upstreamOpened, "server")}},
 		{"Certificates expire in", "s", "", 12, []target{{upstreamExpiry.selector() + " - time()", "{{server}}"}}},
 	}},
+	{"DNSSEC", []panel{
+		{"Answers by result", "reqps", "", 8, []target{rate(validated, "group", "result")}},
+		{"Bogus answers by reason", "reqps", "", 8, []target{rate(bogusAnswers, "group", "reason")}},
+		{"Lookups and signatures", "ops", "", 8, []target{{rate(validationLookups, "group").expr, "lookups: {{group}}"}, {rate(signatures, "group").expr, "signatures: {{group}}"}}},
+	}},
 	{"Cache", []panel{
 		{"Lookups by result", "ops", "", 8, []target{rate(cacheLookups, "result")}},
 		{"Memory", "bytes", "", 8, []target{last(cacheSize, "used"), last(cacheLimit, "limit")}},
 		{"Answers", "short", "", 8, []target{last(cacheEntries, "answers")}},
 		{"Prefetches and evictions", "ops", "", 12, []target{{rate(cachePrefetches, "instance").expr, "prefetches"}, {rate(cacheEvictions, "instance").expr, "evictions"}}},
+		{"Shared cache: lookups by result", "ops", "", 8, []target{rate(sharedLookups, "result")}},
+		{"Shared cache: up, and answers stored", "short", "", 4, []target{last(sharedUp, "up"), rate(sharedWrites, "result")}},
 	}},
 	{"Seal (sotto run)", []panel{
 		{"Sealed cgroups", "short", "stat", 3, []target{last(sealedCgroups, "")}},
 		{"Virtual addresses in use", "percentunit", "", 9, []target{{slotsUsed.selector() + " / " + slotsLimit.selector(), "{{instance}}"}}},
 		{"Guard: packets by reason", "pps", "", 12, []target{rate(guardPackets, "reason")}},
 		{"Events of the hooks", "ops", "", 24, []target{rate(hookEvents, "event")}},
+		{"Answers of the kernel", "short", "", 8, []target{last(kernelAnswersOn, "enabled"), last(kernelAnswersEntries, "answers"), last(kernelAnswersLimit, "limit")}},
+		{"Kernel: queries by verdict", "reqps", "", 16, []target{rate(kernelAnswersQueries, "verdict")}},
 	}},
 	{"Process", []panel{
 		{"Processor", "percentunit", "", 8, []target{{"rate(process_cpu_seconds_total" + selected + "[$__rate_interval])", "{{instance}}"}}},

@@ -51,12 +51,13 @@ var (
 // Queries of clients.
 var (
 	queries = define(Counter, "sotto_queries_total",
-		"Answered queries by source of the answer (sotto, rule, cache, stale, upstream, nameserver, local) and rcode.", "source", "rcode")
+		"Answered queries by source of the answer (sotto, rule, cache, stale, shared, upstream, nameserver, local) and rcode.", "source", "rcode")
 	tcpQueries    = define(Counter, "sotto_tcp_queries_total", "Answered queries that arrived over TCP.")
 	queryDuration = define(Histogram, "sotto_query_duration_seconds",
 		"Time from the arrival of a query until its answer was ready, by source of the answer.", "source")
 	refused = define(Counter, "sotto_refused_queries_total",
 		"Queries refused over capacity (overloaded), or over the share of their workload (over_share).", "reason")
+	unanswered  = define(Counter, "sotto_unanswered_queries_total", "Queries that reached Sotto and got no reply, and replies that could not be sent, by reason.", "reason")
 	inFlight    = define(Gauge, "sotto_queries_in_flight", "Questions that wait for an upstream now.")
 	waiting     = define(Gauge, "sotto_queries_waiting", "Queries of clients that wait for an upstream now.")
 	connections = define(Gauge, "sotto_client_connections", "Open TCP connections of clients.")
@@ -68,6 +69,12 @@ var (
 	workloadFailed   = define(Counter, "sotto_workload_failed_queries_total", "Queries answered with SERVFAIL or an error of Sotto, by workload.", "workload")
 	workloadCached   = define(Counter, "sotto_workload_cached_queries_total", "Queries answered from the cache, by workload.", "workload")
 	workloadDuration = define(Counter, "sotto_workload_query_seconds_total", "Sum of the times from query to answer, by workload.", "workload")
+
+	// The name is not a label of the counters: it is found after the first query and can change,
+	// and a counter with another label is another series, whose rate starts at zero.
+	workloadInfo = define(Gauge, "sotto_workload_info",
+		"Name that people know for a workload (its path where it is unknown), and its kind (unit, docker, podman, pod, …; or empty); always 1.",
+		"workload", "name", "kind")
 )
 
 // The cache.
@@ -78,6 +85,14 @@ var (
 	cacheLookups    = define(Counter, "sotto_cache_lookups_total", "Lookups in the cache by result (hit, stale, miss).", "result")
 	cachePrefetches = define(Counter, "sotto_cache_prefetches_total", "Answers refreshed before they expired.")
 	cacheEvictions  = define(Counter, "sotto_cache_evictions_total", "Answers removed because the cache was full.")
+)
+
+// The cache that several instances share (shared-cache).
+var (
+	sharedUp      = define(Gauge, "sotto_shared_cache_up", "1 if the server of the shared cache answers, 0 if queries do not wait for it.")
+	sharedLookups = define(Counter, "sotto_shared_cache_lookups_total",
+		"Lookups in the shared cache by result (found, miss, timeout, error, skipped, busy, invalid).", "result")
+	sharedWrites = define(Counter, "sotto_shared_cache_writes_total", "Answers for the shared cache by result (written, dropped).", "result")
 )
 
 // Upstream servers.
@@ -103,10 +118,15 @@ var (
 
 // The seal (`sotto run`).
 var (
-	sealedCgroups = define(Gauge, "sotto_sealed_cgroups", "Cgroups that are sealed, each with all cgroups below it.")
-	slotsUsed     = define(Gauge, "sotto_slots_used", "Virtual addresses in use, of each family.")
-	slotsLimit    = define(Gauge, "sotto_slots_limit", "Virtual addresses that there are, of each family.")
-	guardPackets  = define(Counter, "sotto_guard_packets_total",
+	sealedCgroups        = define(Gauge, "sotto_sealed_cgroups", "Cgroups that are sealed, each with all cgroups below it.")
+	slotsUsed            = define(Gauge, "sotto_slots_used", "Virtual addresses in use, of each family.")
+	slotsLimit           = define(Gauge, "sotto_slots_limit", "Virtual addresses that there are, of each family.")
+	kernelAnswersOn      = define(Gauge, "sotto_kernel_answers_enabled", "1 if the kernel answers cached queries.")
+	kernelAnswersEntries = define(Gauge, "sotto_kernel_answers_entries", "Answers that the kernel may give.")
+	kernelAnswersLimit   = define(Gauge, "sotto_kernel_answers_limit", "Most answers that the kernel may have.")
+	kernelAnswersQueries = define(Counter, "sotto_kernel_answers_queries_total",
+		"Queries over UDP that the kernel answered, or why it left them to the forwarder.", "verdict")
+	guardPackets = define(Counter, "sotto_guard_packets_total",
 		"Packets that the guard stopped, or with guard = \"count\" would have stopped, by reason.", "reason")
 	hookEvents = define(Counter, "sotto_hook_events_total", "Other events in the kernel: redirected queries, slots, refusals.", "event")
 )

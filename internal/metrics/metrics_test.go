@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"log/slog"
+	"maps"
 	"net/http/httptest"
 	"net/netip"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"sotto/forwarder"
 	"sotto/forwarder/wire"
 	"sotto/internal/durations"
+	"sotto/internal/names"
 	"sotto/internal/observe"
 	"sotto/internal/status"
 )
@@ -30,8 +32,11 @@ func full(hub *observe.Hub) Source {
 		Errors: map[string]uint64{"timeout": 3}, RoundTrips: counts, Opened: counts,
 	}
 	st := status.Status{
-		Version: "v1", Ready: true, Groups: []status.Group{{Name: "default", Servers: []status.Server{server}}}, Cache: &status.Cache{Hits: 4},
-		Seal: &status.Seal{Cgroups: []string{"/"}, Counters: map[string]uint64{"connect": 1, "stopped_packet": 2}},
+		Version: "v1", Ready: true, Groups: []status.Group{{Name: "default", Servers: []status.Server{server}, DNSSEC: &status.Validation{Bogus: map[string]uint64{"bogus": 1}}}}, Cache: &status.Cache{Hits: 4},
+		SharedCache: &status.SharedCache{State: "up", Found: 3},
+		Seal: &status.Seal{Cgroups: []string{"/"}, Counters: map[string]uint64{"connect": 1, "stopped_packet": 2},
+			KernelAnswers: status.KernelAnswers{State: "on", Verdicts: map[string]uint64{"answered": 1}}},
+		Queries: status.Queries{Unanswered: map[string]uint64{"short": 1}},
 	}
 	return Source{Status: func() status.Status { return st }, Hub: hub}
 }
@@ -142,6 +147,40 @@ func TestInvalidLabel(t *testing.T) {
 	if want := []string{`"/a\xfe"`, `"/a\xff"`, "unknown"}; !slices.Equal(got, want) {
 		t.Errorf("workloads %q, want %q", got, want)
 	}
+}
+
+// TestWorkloadInfo: each workload with counters has one series with its name, which is its path as
+// long as no name is known, and changes without a change of the counters.
+func TestWorkloadInfo(t *testing.T) {
+	known := map[string]names.Name{"/docker/1": {Kind: names.Docker, Name: "web"}, "/u": {Kind: names.Unit, Name: "a\xff.service"}}
+	hub := observe.Hub{Names: func(workload string) names.Name { return known[workload] }}
+	for _, w := range []string{"/docker/1", "/docker/2", "/u", ""} {
+		hub.Observe(event(w, forwarder.FromCache, 0))
+	}
+	from := full(&hub)
+	check := func(want map[string]string) {
+		t.Helper()
+		all := gather(t, from)
+		got := map[string]string{}
+		for _, m := range all["sotto_workload_info"].Metric {
+			labels := map[string]string{}
+			for _, l := range m.Label {
+				labels[l.GetName()] = l.GetValue()
+			}
+			got[labels["workload"]] = labels["kind"] + " " + labels["name"]
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		for _, m := range all["sotto_workload_queries_total"].Metric {
+			if _, ok := want[m.Label[0].GetValue()]; !ok || len(m.Label) != 1 {
+				t.Errorf("counter %v", m)
+			}
+		}
+	}
+	check(map[string]string{"/docker/1": "docker docker:web", "/docker/2": " /docker/2", "/u": `unit "a\xff.service"`, "unknown": " unknown"})
+	known["/docker/2"] = names.Name{Kind: names.Docker, Name: "db"}
+	check(map[string]string{"/docker/1": "docker docker:web", "/docker/2": "docker docker:db", "/u": `unit "a\xff.service"`, "unknown": " unknown"})
 }
 
 // BenchmarkScrape is what one scrape costs with the most workloads.

@@ -59,7 +59,7 @@ func (s *selection) report(all []observe.WorkloadCounts) []observe.WorkloadCount
 		if c := s.chosen[w.Name]; c != nil {
 			c.reported = plus(w, c.base, -1)
 			rest = plus(rest, c.reported, -1)
-			out = append(out, named(label(w.Name), c.reported))
+			out = append(out, named(w.Name, c.reported))
 		}
 	}
 	// A workload that is removed is not counted for a moment, see observe.Hub.Forget.

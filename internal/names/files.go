@@ -66,6 +66,16 @@ func readJSON(open opener, name string, to any) error {
 	return nil
 }
 
+// list returns the names in a directory.
+func list(open opener, dir string) ([]string, error) {
+	f, err := open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Readdirnames(-1)
+}
+
 // find returns the first result of match for the names in a directory, or "".
 func find(open opener, dir string, match func(name string) string) (string, error) {
 	f, err := open(dir)

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Kind is the kind of a workload.
@@ -71,25 +72,37 @@ func (c Cgroup) with(name string) Name {
 // shortID is the length of the IDs that `docker ps` and `podman ps` show.
 const shortID = 12
 
-var (
-	userSlice = regexp.MustCompile(`^user-([0-9]+)\.slice$`)
+// patterns match parts of paths.
+type patterns struct {
+	userSlice, podSlice, podDir, containerScope, containerDir, machineScope, lxcDir, execDir, unit *regexp.Regexp
+}
 
-	// With the systemd driver, dashes of the pod's UID are underscores. "kubelet-" is in front
-	// where the cgroups of the kubelet have a parent (kind). The UID of a static pod is a hash.
-	podSlice = regexp.MustCompile(`^(?:[a-z0-9]+-)*kubepods(?:-besteffort|-burstable)?-pod([0-9a-f_]{32,36})\.slice$`)
-	podDir   = regexp.MustCompile(`^(?:kubelet/)?kubepods(?:/besteffort|/burstable)?/pod([0-9a-f-]{32,36})(?:/([0-9a-f]{64}))?(?:/|$)`)
+// compiled returns the patterns. They are compiled when they are first used: `sotto exec` starts
+// faster without them.
+var compiled = sync.OnceValue(func() *patterns {
+	return &patterns{
+		userSlice: regexp.MustCompile(`^user-([0-9]+)\.slice$`),
 
-	containerScope = regexp.MustCompile(`^(docker|libpod|cri-containerd|crio|nerdctl)-([0-9a-f]{64})\.scope$`)
-	containerDir   = regexp.MustCompile(`^(docker/|libpod_parent/libpod-)([0-9a-f]{64})(?:/|$)`)
+		// With the systemd driver, dashes of the pod's UID are underscores. "kubelet-" is in front
+		// where the cgroups of the kubelet have a parent (kind). The UID of a static pod is a hash.
+		podSlice: regexp.MustCompile(`^(?:[a-z0-9]+-)*kubepods(?:-besteffort|-burstable)?-pod([0-9a-f_]{32,36})\.slice$`),
+		podDir:   regexp.MustCompile(`^(?:kubelet/)?kubepods(?:/besteffort|/burstable)?/pod([0-9a-f-]{32,36})(?:/([0-9a-f]{64}))?(?:/|$)`),
 
-	machineScope = regexp.MustCompile(`^machine-(.+)\.scope$`)
-	lxcDir       = regexp.MustCompile(`^lxc(?:\.payload)?[./]([^/]+)(?:/|$)`)
-	execDir      = regexp.MustCompile(`^sotto-exec-[0-9]+$`)
-	unit         = regexp.MustCompile(`^.+\.(?:service|scope|socket|mount|swap)$`)
-)
+		containerScope: regexp.MustCompile(`^(docker|libpod|cri-containerd|crio|nerdctl)-([0-9a-f]{64})\.scope$`),
+		containerDir:   regexp.MustCompile(`^(docker/|libpod_parent/libpod-|default/|k8s\.io/)([0-9a-f]{64})(?:/|$)`),
+
+		machineScope: regexp.MustCompile(`^machine-(.+)\.scope$`),
+		lxcDir:       regexp.MustCompile(`^lxc(?:\.payload)?[./]([^/]+)(?:/|$)`),
+		execDir:      regexp.MustCompile(`^sotto-exec-[0-9]+$`),
+		unit:         regexp.MustCompile(`^.+\.(?:service|scope|socket|mount|swap)$`),
+	}
+})
 
 // runtimes are the kinds of containers by the prefix of their cgroups.
-var runtimes = map[string]Kind{"docker": Docker, "docker/": Docker, "libpod": Podman, "libpod_parent/libpod-": Podman}
+var runtimes = map[string]Kind{
+	"docker": Docker, "docker/": Docker, "libpod": Podman, "libpod_parent/libpod-": Podman,
+	"default/": Container, "k8s.io/": Container, // containerd's namespaces
+}
 
 // Parse returns what the path of a cgroup says, as in /proc/PID/cgroup. The outermost
 // container or unit decides: what is below it belongs to it, whatever its name is.
@@ -100,7 +113,7 @@ func Parse(path string) Cgroup {
 	}
 	parts := strings.Split(path, "/")
 	if len(parts) > 1 && parts[0] == "user.slice" {
-		if m := userSlice.FindStringSubmatch(parts[1]); m != nil {
+		if m := compiled().userSlice.FindStringSubmatch(parts[1]); m != nil {
 			return parseUser(m[1], parts[2:])
 		}
 	}
@@ -109,13 +122,13 @@ func Parse(path string) Cgroup {
 
 // parseDirs parses the path of a runtime that does not use systemd.
 func parseDirs(path string) (Cgroup, bool) {
-	if m := podDir.FindStringSubmatch(path); m != nil {
+	if m := compiled().podDir.FindStringSubmatch(path); m != nil {
 		return Cgroup{Kind: Pod, Pod: m[1], ID: m[2]}, true
 	}
-	if m := containerDir.FindStringSubmatch(path); m != nil {
+	if m := compiled().containerDir.FindStringSubmatch(path); m != nil {
 		return Cgroup{Kind: runtimes[m[1]], ID: m[2]}, true
 	}
-	if m := lxcDir.FindStringSubmatch(path); m != nil {
+	if m := compiled().lxcDir.FindStringSubmatch(path); m != nil {
 		return Cgroup{Kind: Container, Name: m[1]}, true
 	}
 	return Cgroup{}, false
@@ -126,7 +139,7 @@ func parseUnits(parts []string) (c Cgroup) {
 	last := ""
 	for len(parts) > 0 && strings.HasSuffix(parts[0], ".slice") {
 		last = parts[0]
-		if m := podSlice.FindStringSubmatch(last); m != nil {
+		if m := compiled().podSlice.FindStringSubmatch(last); m != nil {
 			c.Pod = strings.ReplaceAll(m[1], "_", "-")
 		}
 		parts = parts[1:]
@@ -135,7 +148,7 @@ func parseUnits(parts []string) (c Cgroup) {
 		parts = []string{last}
 	}
 	leaf := parts[0]
-	if m := containerScope.FindStringSubmatch(leaf); m != nil {
+	if m := compiled().containerScope.FindStringSubmatch(leaf); m != nil {
 		c.ID = m[2]
 		if c.Kind = runtimes[m[1]]; c.Kind == "" {
 			c.Kind = Container
@@ -145,11 +158,11 @@ func parseUnits(parts []string) (c Cgroup) {
 	case c.Pod != "":
 		c.Kind = Pod
 	case c.Kind != "": // a container
-	case machineScope.MatchString(leaf):
-		c.Kind, c.Name = Machine, unescape(machineScope.FindStringSubmatch(leaf)[1])
-	case execDir.MatchString(leaf):
+	case compiled().machineScope.MatchString(leaf):
+		c.Kind, c.Name = Machine, unescape(compiled().machineScope.FindStringSubmatch(leaf)[1])
+	case compiled().execDir.MatchString(leaf):
 		c.Kind, c.Name = Exec, leaf
-	case unit.MatchString(leaf), leaf == last && leaf != "":
+	case compiled().unit.MatchString(leaf), leaf == last && leaf != "":
 		c.Kind, c.Name = Unit, unescape(leaf)
 	}
 	return c

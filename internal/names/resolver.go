@@ -14,6 +14,9 @@ const (
 	// that are counted separately.
 	maxNames = 2048
 
+	// maxName limits a name in bytes. Those of runtimes are below it.
+	maxName = 512
+
 	// maxQueue limits the paths that wait for a lookup. Others are looked up when their name is
 	// wanted again.
 	maxQueue = 256
@@ -189,6 +192,11 @@ func (r *Resolver) lookup(ctx context.Context, c Cgroup) string {
 		name, err = podmanName(r.cfg.Root, c)
 	case Pod:
 		name, err = podName(system(r.cfg.Root), c)
+	case Container:
+		name, err = bundleName(system(r.cfg.Root), c.ID)
+	}
+	if len(name) > maxName { // users choose the names of their containers
+		name = ""
 	}
 	if err != nil {
 		r.cfg.Log.Debug("cannot find the name of a container", "kind", c.Kind, "id", c.ID, "err", err)

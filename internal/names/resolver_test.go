@@ -86,6 +86,52 @@ func TestDockerState(t *testing.T) {
 	r.want("/user.slice/user-1000.slice/user@1000.service"+scope("docker"), "docker:1000/3f4e5d6c7b8a")
 }
 
+// TestDockerRootless: the state of a user's daemon is in the home directory.
+func TestDockerRootless(t *testing.T) {
+	r := newResolver(t)
+	r.write("etc/passwd", "u:x:1000:1000::/home/u:/bin/sh\nv:x:1001:1001::/home/v:/bin/sh\n")
+	r.write("home/u/.local/share/docker/containers/"+testID+"/config.v2.json", `{"Name":"/web"}`)
+	long := strings.Repeat("1", 64)
+	r.write("home/u/.local/share/docker/containers/"+long+"/config.v2.json", `{"Name":"/`+strings.Repeat("x", maxName+1)+`"}`)
+	r.want("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-"+testID+".scope", "docker:1000/web")
+	r.want("/user.slice/user-1001.slice/user@1001.service/user.slice/docker-"+testID+".scope", "docker:1001/3f4e5d6c7b8a")
+	r.want("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-"+long+".scope", "docker:1000/111111111111")
+	r.want("/docker/"+testID, "docker:3f4e5d6c7b8a") // not of the system's daemon
+}
+
+// TestBundles: what the runtime wrote into the configuration of a container names it where the
+// kubelet's logs do not.
+func TestBundles(t *testing.T) {
+	r := newResolver(t)
+	id := func(n int) string { return strings.Repeat(fmt.Sprint(n), 64) }
+	task := func(space string, n int) string {
+		return "run/containerd/io.containerd.runtime.v2.task/" + space + "/" + id(n) + "/config.json"
+	}
+	pod := "/kubepods.slice/kubepods-pod" + podLow + ".slice/cri-containerd-"
+	const sandbox = `"io.kubernetes.cri.sandbox-name":"web-0","io.kubernetes.cri.sandbox-namespace":"default"`
+	r.write(task("default", 0), `{}`)
+	r.write(task("k8s.io", 1), `{"ociVersion":"1","annotations":{"io.kubernetes.cri.container-name":"nginx",`+sandbox+`}}`)
+	r.write(task("k8s.io", 2), `{"annotations":{"io.kubernetes.cri.container-type":"sandbox",`+sandbox+`}}`)
+	r.write(task("default", 3), `{"annotations":{"nerdctl/name":"shop"}}`)
+	r.write("run/containers/storage/overlay-containers/"+id(4)+"/userdata/config.json",
+		`{"annotations":{"io.kubernetes.pod.name":"db-0","io.kubernetes.pod.namespace":"prod","io.kubernetes.container.name":"db"}}`)
+	r.write("run/containers/storage/overlay-containers/"+id(5)+"/userdata/config.json",
+		`{"annotations":{"io.kubernetes.pod.name":"db-0","io.kubernetes.pod.namespace":"prod","io.kubernetes.container.name":"POD"}}`)
+	for path, want := range map[string]string{
+		pod + id(1) + ".scope":                      "pod:default/web-0/nginx",
+		"/kubepods/pod" + testPod + "/" + id(2):     "pod:default/web-0",
+		"/kubepods/pod" + testPod + "/" + id(4):     "pod:prod/db-0/db",
+		"/kubepods/pod" + testPod + "/" + id(5):     "pod:prod/db-0",
+		"/kubepods/pod" + testPod + "/" + id(0):     "pod:" + testPod,
+		"/kubepods/pod" + testPod + "/" + id(6):     "pod:" + testPod,
+		"/default/" + id(3):                         "container:shop",
+		"/system.slice/nerdctl-" + id(3) + ".scope": "container:shop",
+		"/system.slice/nerdctl-" + id(6) + ".scope": "container:666666666666",
+	} {
+		r.want(path, want)
+	}
+}
+
 // TestDockerSocket: the daemon knows containers whose state is elsewhere. Only a socket of root
 // is asked.
 func TestDockerSocket(t *testing.T) {

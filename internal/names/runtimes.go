@@ -20,25 +20,42 @@ import (
 
 // Files of the runtimes, relative to the root.
 const (
-	dockerState  = "var/lib/docker/containers"
-	dockerSocket = "run/docker.sock"
+	dockerState   = "var/lib/docker/containers"
+	dockerSocket  = "run/docker.sock"
+	rootlessState = ".local/share/docker/containers" // in the home directory
 
 	podLogs       = "var/log/pods"       // NAMESPACE_POD_UID, created by the kubelet
 	containerLogs = "var/log/containers" // POD_NAMESPACE_CONTAINER-ID.log, links by the kubelet
 )
 
 // dockerName returns the name of a Docker container from its state, or from the daemon if that
-// is elsewhere. Those of a user (rootless Docker) are not looked up.
+// is elsewhere. The daemon of a user (rootless Docker) is not asked: a process that has dropped
+// CAP_DAC_OVERRIDE cannot connect to its socket.
 func dockerName(ctx context.Context, root string, c Cgroup) (string, error) {
-	if c.User != "" {
-		return "", nil
-	}
 	var state struct{ Name string }
+	if c.User != "" {
+		dir, err := openHome(root, c.User)
+		if err != nil {
+			return "", err
+		}
+		defer dir.Close()
+		err = readJSON(within(dir), filepath.Join(rootlessState, c.ID, "config.v2.json"), &state)
+		return strings.TrimPrefix(state.Name, "/"), err
+	}
 	err := readJSON(system(root), filepath.Join(dockerState, c.ID, "config.v2.json"), &state)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = askDocker(ctx, filepath.Join(root, dockerSocket), c.ID, &state)
 	}
 	return strings.TrimPrefix(state.Name, "/"), err
+}
+
+// openHome opens the home directory of a user.
+func openHome(root, uid string) (*os.Root, error) {
+	home, err := homeOf(system(root), uid)
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(filepath.Join(root, home))
 }
 
 // askDocker asks the daemon for the state of a container. The socket must belong to root.
@@ -82,11 +99,7 @@ func podmanName(root string, c Cgroup) (string, error) {
 	open := system(root)
 	storage := []string{"var/lib/containers/storage", "run/containers/storage"}
 	if c.User != "" {
-		home, err := homeOf(open, c.User)
-		if err != nil {
-			return "", err
-		}
-		dir, err := os.OpenRoot(filepath.Join(root, home))
+		dir, err := openHome(root, c.User)
 		if err != nil {
 			return "", err
 		}
@@ -128,9 +141,22 @@ func podmanEntry(open opener, file, id string) (string, error) {
 	return "", nil
 }
 
-// podName returns NAMESPACE/POD or, if the container is known, NAMESPACE/POD/CONTAINER, from
-// the names of the kubelet's log files.
+// podName returns the name of a pod or of a container in it.
 func podName(open opener, c Cgroup) (string, error) {
+	name, err := loggedPod(open, c)
+	if strings.Count(name, "/") < 2 && c.ID != "" {
+		if fromBundle, bundleErr := bundleName(open, c.ID); fromBundle != "" {
+			return fromBundle, nil
+		} else if name == "" {
+			err = errors.Join(err, bundleErr)
+		}
+	}
+	return name, err
+}
+
+// loggedPod returns NAMESPACE/POD or, if the container is known, NAMESPACE/POD/CONTAINER, from
+// the names of the kubelet's log files.
+func loggedPod(open opener, c Cgroup) (string, error) {
 	pod, err := find(open, podLogs, func(name string) string {
 		// Neither namespaces nor names of pods contain an underscore.
 		f := strings.Split(name, "_")

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -80,8 +81,7 @@ func CgroupRoot() (string, error) {
 // removeCgroup kills the processes in a cgroup and removes it, including all cgroups below
 // it.
 func removeCgroup(path string) error {
-	// Missing before Linux 5.14: then a running process makes the removal below fail.
-	_ = os.WriteFile(filepath.Join(path, "cgroup.kill"), []byte("1"), 0)
+	missing := os.WriteFile(filepath.Join(path, "cgroup.kill"), []byte("1"), 0) // before Linux 5.14
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -96,10 +96,24 @@ func removeCgroup(path string) error {
 	}
 	// A killed process leaves its cgroup only when it is reaped.
 	for range 200 {
+		if missing != nil {
+			killEach(path)
+		}
 		if err = unix.Rmdir(path); err == nil || errors.Is(err, unix.ENOENT) {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	return fmt.Errorf("remove cgroup %s: %w", path, err)
+}
+
+// killEach kills the processes in a cgroup one by one. They may start others meanwhile: the caller
+// repeats it.
+func killEach(path string) {
+	text, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+	for field := range strings.FieldsSeq(string(text)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
 }

@@ -45,7 +45,7 @@ func sourceAt(t *testing.T, from, lan *netlab.Host, addr string) net.IP {
 	if _, err := client.Write([]byte("ping")); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := server.SetDeadline(time.Now().Add(labtest.Patience(5 * time.Second))); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 16)

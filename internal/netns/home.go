@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -102,22 +103,28 @@ func onLastThread(fn func()) {
 // Elsewhere reports whether names are mounted in another mount namespace than that of this
 // process. It only works, and names can only be made, while the process may enter that.
 func Elsewhere() bool {
-	elsewhere, _ := InHome(homeDir, func() error { return nil })
+	elsewhere, _ := InHome(homeDir(), func() error { return nil })
 	return elsewhere
 }
 
-// homeDir is the directory that must be the same in the other mount namespace. It is not Dir,
-// which may not exist yet, or be a separate mount.
-const homeDir = "/run"
+// homeDir returns the directory that must be the same in the other mount namespace: Dir, which
+// a container may have as its only directory of the host, or the one above if Dir does not
+// exist yet.
+func homeDir() string {
+	if _, err := os.Stat(Dir); err != nil {
+		return filepath.Dir(Dir)
+	}
+	return Dir
+}
 
 // Mount gives the namespace a name, also in the mount namespace of PID 1 if that has the
-// same /run. It is not an error if the namespace has that name already. The error is
+// same Dir. It is not an error if the namespace has that name already. The error is
 // fs.ErrExist if another namespace has it.
 func (n *NS) Mount(name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	elsewhere, err := InHome(homeDir, func() error { return n.mount(name) })
+	elsewhere, err := InHome(homeDir(), func() error { return n.mount(name) })
 	if err != nil || !elsewhere {
 		return err
 	}

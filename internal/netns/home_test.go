@@ -176,17 +176,22 @@ func TestHome(t *testing.T) {
 	// Like ProtectSystem=strict with ReadWritePaths=-/run/netns.
 	const strict = "if [ -d /run/netns ]; then mount --rbind /run/netns /run/netns; rw=/run/netns; fi; " +
 		"mount -o remount,bind,ro /run; for d in $rw; do mount -o remount,bind,rw $d; done; "
+	// Like a container with the host's /run/netns, but not its /run.
+	const container = "mkdir -p -m 755 /run/netns && d=$(mktemp -d) && mount --rbind /run/netns $d && umount -lR /run && mount -t tmpfs tmpfs /run && " +
+		"mkdir /run/netns && mount --rbind $d /run/netns && umount -l $d && rmdir $d; "
 	const confined = "SERVICE=\"setpriv --bounding-set -sys_chroot,-sys_ptrace\"; "
 	for what, tc := range map[string]struct {
 		enter, setup string
 		elsewhere    bool
 	}{
-		"a service":          {slave, "", true},
-		"read-only":          {slave, strict, true},
-		"no propagation":     {private, "", true},
-		"another /run":       {slave, "mount -t tmpfs tmpfs /run; ", false},
-		"the same namespace": {"", "", false},
-		"it may not enter":   {slave, "SERVICE=\"setpriv --bounding-set -sys_chroot\"; ", false},
+		"a service":           {slave, "", true},
+		"read-only":           {slave, strict, true},
+		"no propagation":      {private, "", true},
+		"a container":         {slave, container, true},
+		"a private container": {private, container, true},
+		"another /run":        {slave, "mount -t tmpfs tmpfs /run; ", false},
+		"the same namespace":  {"", "", false},
+		"it may not enter":    {slave, "SERVICE=\"setpriv --bounding-set -sys_chroot\"; ", false},
 	} {
 		for _, remove := range []string{"delete", "delete-from-here"} {
 			if !tc.elsewhere && remove != "delete" {

@@ -102,10 +102,10 @@ func (n *NS) mountFile(name string, excl int) error {
 }
 
 // Delete removes the name, with all mounts that are stacked on it, also in the mount
-// namespace of PID 1 if that has the same /run. The kernel removes the namespace if
+// namespace of PID 1 if that has the same Dir. The kernel removes the namespace if
 // nothing else refers to it. It is not an error if the name does not exist.
 func Delete(name string) error {
-	_, err := InHome(homeDir, func() error { return deleteHere(name, false) })
+	_, err := InHome(homeDir(), func() error { return deleteHere(name, false) })
 	return err
 }
 

@@ -3,12 +3,14 @@
 package observe
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"sotto/forwarder"
 	"sotto/forwarder/tap"
+	"sotto/internal/names"
 )
 
 // MaxWorkloads limits how many workloads are counted separately. Queries of others, which
@@ -26,6 +28,11 @@ type Hub struct {
 	Log func(forwarder.Event)
 	Tap tap.Func
 
+	// Own, if not nil, recognizes the queries of this process by the address of their client.
+	// Neither they nor their DNS messages should be passed to the hub. It is set before the
+	// first query.
+	Own func(client netip.AddrPort) bool
+
 	// Arrived, if not nil, is called with the cgroup path of each new workload, on the path of
 	// its first query. It is set before the first one.
 	Arrived func(workload string)
@@ -38,7 +45,12 @@ type Hub struct {
 	// is set before the first query.
 	Describe func(*Record)
 
+	// Names, if not nil, returns the name of the workload with a cgroup path. It does not wait:
+	// as long as the name is being looked up, it is zero. It is set before the first query.
+	Names func(workload string) names.Name
+
 	total     totals
+	drops     [forwarder.Drops]atomic.Uint64
 	workloads sync.Map // string → *Workload
 	count     atomic.Int64
 	other     Workload
@@ -53,6 +65,9 @@ type Workload struct {
 	micros                  atomic.Uint64
 }
 
+// IsOwn reports whether a client is this process. The hub may be nil.
+func (h *Hub) IsOwn(client netip.AddrPort) bool { return h != nil && h.Own != nil && h.Own(client) }
+
 // Observe counts a query and shows it to the tracers. It is a [forwarder.Config] Observe
 // function.
 func (h *Hub) Observe(e forwarder.Event) {
@@ -61,11 +76,28 @@ func (h *Hub) Observe(e forwarder.Event) {
 	if h.Log != nil {
 		h.Log(e)
 	}
+	h.Show(e)
+}
+
+// Show shows a query to the tracers, without counting it.
+func (h *Hub) Show(e forwarder.Event) {
 	if list := h.tracers.Load(); list != nil {
 		for _, t := range *list {
 			t.offer(&e)
 		}
 	}
+}
+
+// Repeated counts n queries of a workload that the kernel answered with that rcode from the cache.
+// How long each took is not known: it is less than a query to the forwarder takes to arrive.
+func (h *Hub) Repeated(workload string, rcode uint16, n uint64) {
+	if n == 0 {
+		return
+	}
+	h.total[0].rcodes[forwarder.FromKernel][min(rcode, maxRcode+1)].Add(n)
+	w := h.workload(workload)
+	w.queries.Add(n)
+	w.cached.Add(n)
 }
 
 // workload returns the counters of a workload, which may be "".
@@ -91,7 +123,8 @@ func (w *Workload) add(e *forwarder.Event) {
 	if failed(e) {
 		w.failed.Add(1)
 	}
-	if e.Source == forwarder.FromCache || e.Source == forwarder.FromStale {
+	switch e.Source {
+	case forwarder.FromCache, forwarder.FromStale, forwarder.FromShared, forwarder.FromKernel:
 		w.cached.Add(1)
 	}
 	w.micros.Add(uint64(e.Duration.Microseconds()))
@@ -109,7 +142,19 @@ type WorkloadCounts struct {
 	WorkloadName string `json:"workload_name,omitempty"`
 }
 
-// Workloads returns the counts of all workloads, those with the most queries first.
+// NameOf returns the name of a workload, as far as it is known.
+func (h *Hub) NameOf(workload string) names.Name {
+	if h.Names == nil || workload == "" || workload == Other {
+		return names.Name{}
+	}
+	return h.Names(workload)
+}
+
+// WorkloadName returns the name that people know for a workload, such as "docker:web", or "".
+func (h *Hub) WorkloadName(workload string) string { return h.NameOf(workload).String() }
+
+// Workloads returns the counts of all workloads, those with the most queries first, without their
+// names.
 func (h *Hub) Workloads() []WorkloadCounts {
 	out := []WorkloadCounts{}
 	h.workloads.Range(func(name, w any) bool {

@@ -175,6 +175,8 @@ func TestRecordAttrs(t *testing.T) {
 			*f = i
 		case *uint64:
 			*f = uint64(i)
+		case *bool:
+			*f = true
 		case *float64:
 			*f = float64(i) / 2
 		case *time.Time:
@@ -265,4 +267,22 @@ func BenchmarkObserve(b *testing.B) {
 			h.Observe(e)
 		}
 	})
+}
+
+// TestSelects: a text selects by path, including cgroups below it, or by the whole name with or
+// without its kind.
+func TestSelects(t *testing.T) {
+	for _, tc := range []struct {
+		text, workload, name string
+		want                 bool
+	}{
+		{"/a", "/a/b", "", true}, {"/a", "/ab", "", false}, {"/", "/a", "docker:web", true},
+		{"docker:web", "/a", "docker:web", true}, {"web", "/a", "docker:web", true}, {"we", "/a", "docker:web", false},
+		{"1000/db", "/a", "podman:1000/db", true}, {"db", "/a", "podman:1000/db", false},
+		{"nginx.service", "/a", "nginx.service", true}, {"", "/a", "", false}, {"a", "/a", "", false},
+	} {
+		if got := Selects(tc.text, tc.workload, tc.name); got != tc.want {
+			t.Errorf("%q selects %s, %q: %t", tc.text, tc.workload, tc.name, got)
+		}
+	}
 }

@@ -14,9 +14,10 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// Record is one query of a trace, as `sotto trace --json` prints it.
+// Record is one query of a trace, as `sotto trace --json` prints it. A query without a reply has
+// Dropped, and no Rcode; its other fields are "" or 0 where they could not be read.
 type Record struct {
-	Time         time.Time      `json:"time"`                    // of the reply
+	Time         time.Time      `json:"time"`                    // of the reply, or when the query was dropped
 	Workload     string         `json:"workload,omitempty"`      // cgroup path
 	WorkloadName string         `json:"workload_name,omitempty"` // that people know, such as "docker:web"
 	Process      Process        `json:"process,omitzero"`        // zero if processes are not looked up
@@ -26,10 +27,13 @@ type Record struct {
 	Name         string         `json:"name"`                    // presentation form
 	Type         string         `json:"type"`                    // mnemonic, or TYPE65280
 	Rcode        string         `json:"rcode"`                   // mnemonic
-	Source       string         `json:"source"`                  // see forwarder.Source
+	Source       string         `json:"source"`                  // see forwarder.Source, FromGuard, FromHooks
+	Server       string         `json:"server,omitempty"`        // the upstream server that answered
+	Dropped      string         `json:"dropped,omitempty"`       // why there is no reply: forwarder.Drop, or the kernel's counter
+	Passed       bool           `json:"passed,omitempty"`        // it left in the clear: the guard only counts
 	Rule         int            `json:"rule,omitempty"`          // number of the rule that matched
 	Millis       float64        `json:"milliseconds"`            // from query to reply
-	Error        string         `json:"error,omitempty"`         // why the query failed
+	Error        string         `json:"error,omitempty"`         // why the query failed, or was dropped
 	Lost         uint64         `json:"lost,omitempty"`          // events before this one that were lost
 
 	// By these the process is looked up, see forwarder.Event.
@@ -53,8 +57,8 @@ type Filter struct {
 	Workload string        // a cgroup path; includes all cgroups below it
 	Name     string        // a domain name; includes all names below it
 	Type     string        // mnemonic
-	Rcode    string        // mnemonic
-	Source   string        // see forwarder.Source
+	Rcode    string        // mnemonic, or RcodeNone
+	Source   string        // see forwarder.Source, FromGuard, FromHooks
 	Min      time.Duration // least duration
 }
 
@@ -119,15 +123,19 @@ func (t *Tracer) Lost() uint64 { return t.lost.Swap(0) }
 
 // offer stores an event if it matches. It never blocks.
 func (t *Tracer) offer(e *forwarder.Event) {
-	if !t.matches(e) {
-		return
+	if t.matches(e) {
+		t.store(func() Record { return NewRecord(e, time.Now()) })
 	}
+}
+
+// store stores a record, unless the reader is too slow.
+func (t *Tracer) store(record func() Record) {
 	if len(t.events) == cap(t.events) {
 		t.lost.Add(1)
 		return
 	}
 	select {
-	case t.events <- NewRecord(e, time.Now()):
+	case t.events <- record():
 	default:
 		t.lost.Add(1)
 	}
@@ -176,6 +184,11 @@ func (r *Record) Attrs(dst []slog.Attr) []slog.Attr {
 	text("type", r.Type)
 	text("rcode", r.Rcode)
 	text("source", r.Source)
+	text("server", r.Server)
+	text("dropped", r.Dropped)
+	if r.Passed {
+		dst = append(dst, slog.Bool("passed", true))
+	}
 	if r.Rule != 0 {
 		dst = append(dst, slog.Int("rule", r.Rule))
 	}
@@ -200,7 +213,7 @@ func NewRecord(e *forwarder.Event, now time.Time) Record {
 	r := Record{
 		Time: now, Workload: e.Origin.Workload, Client: e.Client, Nameserver: e.Origin.Addr, Proto: "udp",
 		Name: wire.Name(e.Name), Type: wire.TypeName(e.Type), Rcode: wire.RcodeName(e.Rcode),
-		Source: e.Source.String(), Rule: e.Rule, Millis: float64(e.Duration.Microseconds()) / 1000,
+		Source: e.Source.String(), Server: e.Server, Rule: e.Rule, Millis: float64(e.Duration.Microseconds()) / 1000,
 		Virtual: e.Origin.Virtual, ID: e.ID, Arrived: e.Start,
 	}
 	if e.TCP {

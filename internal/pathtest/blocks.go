@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"sotto/intercept/filters"
 )
@@ -150,13 +151,15 @@ func (e evidence) where(inside bool) string {
 
 // plainName matches names that mean nothing else to a shell or to nft. Others, which an
 // untrusted container can choose, are not put into commands.
-var plainName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:/-]*$`)
+var plainName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:/-]*$`) })
 
 // escapedName matches names of units in which systemd has escaped characters.
-var escapedName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:-]*(\\x[0-9a-f]{2}[A-Za-z0-9_.@:-]*)+$`)
+var escapedName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:-]*(\\x[0-9a-f]{2}[A-Za-z0-9_.@:-]*)+$`)
+})
 
 func (e evidence) chainFix(c filters.Chain, inside, v6 bool) string {
-	if !plainName.MatchString(c.Table) || !plainName.MatchString(c.Name) {
+	if !plainName().MatchString(c.Table) || !plainName().MatchString(c.Name) {
 		return ""
 	}
 	insert := fmt.Sprintf("nft insert rule %s %s %s ", c.Family, c.Table, c.Name)
@@ -226,9 +229,9 @@ func (e evidence) prefixes() string {
 func unitFix(unit, line string) string {
 	quoted := unit
 	switch {
-	case escapedName.MatchString(unit):
+	case escapedName().MatchString(unit):
 		quoted = "'" + unit + "'"
-	case !plainName.MatchString(unit):
+	case !plainName().MatchString(unit):
 		return ""
 	}
 	section := "[Service]"

@@ -91,6 +91,10 @@ func (p probe) exchange(ctx context.Context, c net.Conn) error {
 	return err
 }
 
+// Ask sends a query like those of the test by a connection to the listener, and waits for the
+// reply, at most for some seconds.
+func Ask(ctx context.Context, c net.Conn, tcp bool) error { return probe{tcp: tcp}.exchange(ctx, c) }
+
 func exchangeUDP(ctx context.Context, c net.Conn) error {
 	q := newQuery()
 	for {

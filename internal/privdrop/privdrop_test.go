@@ -53,7 +53,7 @@ func applyAndCheck() error {
 		}()
 		<-ready
 	}
-	if err := Apply([]string{"CAP_NET_RAW"}, unix.SYS_UNSHARE); err != nil {
+	if err := Apply(Limits{Keep: []string{"CAP_NET_RAW"}, Deny: []uint32{unix.SYS_UNSHARE}}); err != nil {
 		return err
 	}
 	if err := exec.Command("/bin/true").Run(); !errors.Is(err, unix.EPERM) {
@@ -72,7 +72,7 @@ func applyAndCheck() error {
 		return err
 	}
 	// A second call succeeds and changes nothing.
-	return Apply([]string{"CAP_NET_RAW"}, unix.SYS_UNSHARE)
+	return Apply(Limits{Keep: []string{"CAP_NET_RAW"}, Deny: []uint32{unix.SYS_UNSHARE}})
 }
 
 // checkThreads checks the status of every thread.
@@ -139,9 +139,9 @@ func others() []uint32 {
 func tryCalls(mode string) (err error) {
 	switch mode {
 	case "unused":
-		err = Apply(nil)
+		err = Apply(Limits{})
 	case "unused and kernel":
-		err = Apply(nil, Kernel()...)
+		err = Apply(Limits{Deny: Kernel()})
 	}
 	if err != nil {
 		return err
@@ -178,7 +178,7 @@ func TestEveryCall(t *testing.T) {
 }
 
 func TestUnknownCapability(t *testing.T) {
-	if err := dropCapabilities([]string{"CAP_UNKNOWN"}); err == nil {
+	if err := dropCapabilities([]string{"CAP_UNKNOWN"}, false); err == nil {
 		t.Error("no error for an unknown capability")
 	}
 }

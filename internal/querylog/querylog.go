@@ -53,6 +53,10 @@ type Config struct {
 	// HashNames replaces names by hashes.
 	HashNames bool
 
+	// WorkloadName returns the name of the workload with a cgroup path, or "" if it is not known.
+	// Run calls it, for each line. nil: names are not logged.
+	WorkloadName func(workload string) string
+
 	// Log receives what operators should know.
 	Log *slog.Logger
 }
@@ -222,6 +226,9 @@ func (l *Log) add(q *entry) {
 	l.reportLost(q.time)
 	q.event.Name = q.name[:q.len]
 	r := observe.NewRecord(&q.event, q.time)
+	if l.cfg.WorkloadName != nil {
+		r.WorkloadName = l.cfg.WorkloadName(r.Workload)
+	}
 	if l.cfg.HashNames {
 		r.Name = l.hash.name(q.event.Name, q.time)
 	}

@@ -29,9 +29,9 @@ func (s Style) mark(start, text string) string {
 // state marks the state of a server or of the process.
 func (s Style) state(text string) string {
 	switch text {
-	case "up", "ready":
+	case "up", "ready", "encrypted":
 		return s.mark(green, text)
-	case "silent", "starting":
+	case "silent", "starting", "fallback":
 		return s.mark(yellow, text)
 	case "down":
 		return s.mark(red, text)

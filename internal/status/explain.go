@@ -13,8 +13,14 @@ import (
 type Explanation struct {
 	Name       string `json:"name"`
 	Type       string `json:"type"`
-	Workload   string `json:"workload,omitempty"`
+	Workload   string `json:"workload,omitempty"` // cgroup path
 	Nameserver string `json:"nameserver,omitempty"`
+
+	WorkloadName string `json:"workload_name,omitempty"` // that people know, such as "docker:web"
+
+	Pod string `json:"pod,omitempty"` // of Kubernetes, if rules depend on it, and what is known about it
+
+	Builtin string `json:"builtin,omitempty"` // name of the rule, if it is not in the configuration
 
 	Rule   int    `json:"rule"`             // number of the rule that matches, from 1; 0: none
 	Entry  string `json:"entry,omitempty"`  // of a file or list, by which the rule matches
@@ -29,8 +35,15 @@ type Explanation struct {
 	Group   string   `json:"group,omitempty"` // upstream group of a query that is forwarded
 	Policy  string   `json:"policy,omitempty"`
 	Servers []string `json:"servers,omitempty"`
-	Cache   string   `json:"cache,omitempty"`    // what the cache has
-	CacheDO string   `json:"cache_do,omitempty"` // the same for clients that want signatures (DO=1)
+	// Original is what is known of the nameserver, if the group's upstream is "original", and
+	// Fallback the group that gets the query if it offers nothing; "" if that fails.
+	Original *Nameserver `json:"original,omitempty"`
+	Fallback string      `json:"fallback,omitempty"`
+
+	DNSSEC string `json:"dnssec,omitempty"` // whether the answer is validated; "" if the group does not validate
+
+	Cache   string `json:"cache,omitempty"`    // what the cache has
+	CacheDO string `json:"cache_do,omitempty"` // the same for clients that want signatures (DO=1)
 }
 
 var actionTexts = map[string]string{
@@ -42,6 +55,8 @@ var actionTexts = map[string]string{
 	"nxdomain": "answered: the name does not exist",
 	"null":     "answered with 0.0.0.0 and ::",
 	"answer":   "answered with the addresses of the rule",
+
+	"not-ready": "answered: try again later",
 }
 
 // Text writes the explanation for people.
@@ -49,7 +64,13 @@ func (e *Explanation) Text(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "Query\t%s %s\n", e.Name, e.Type)
 	if e.Workload != "" {
-		fmt.Fprintf(w, "Workload\t%s\n", e.Workload)
+		fmt.Fprintf(w, "Workload\t%s\n", Printable(e.Workload))
+	}
+	if e.WorkloadName != "" {
+		fmt.Fprintf(w, "\t%s\n", Printable(e.WorkloadName))
+	}
+	if e.Pod != "" {
+		fmt.Fprintf(w, "Pod\t%s\n", e.Pod)
 	}
 	if e.Nameserver != "" {
 		fmt.Fprintf(w, "Nameserver\t%s\n", e.Nameserver)
@@ -57,6 +78,9 @@ func (e *Explanation) Text(out io.Writer) error {
 	rule := "none matches"
 	if e.Rule > 0 {
 		rule = fmt.Sprintf("%d", e.Rule)
+	}
+	if e.Builtin != "" {
+		rule = fmt.Sprintf("%d (built in: %s)", e.Rule, e.Builtin)
 	}
 	fmt.Fprintf(w, "Rule\t%s\n", rule)
 	if e.Source != "" {
@@ -78,6 +102,13 @@ func (e *Explanation) Text(out io.Writer) error {
 	}
 	if e.Group != "" {
 		fmt.Fprintf(w, "Cache\t%s\n\t%s (with signatures)\n", e.Cache, e.CacheDO)
+		if e.DNSSEC != "" {
+			fmt.Fprintf(w, "DNSSEC\t%s\n", e.DNSSEC)
+		}
+		if e.Original != nil {
+			fmt.Fprintf(w, "Upstreams\t%s (%s): %s\n", e.Group, e.Policy, e.Original.explain(e.Fallback))
+			return w.Flush()
+		}
 		fmt.Fprintf(w, "Upstreams\t%s (%s): %s\n", e.Group, e.Policy, strings.Join(e.Servers, ", "))
 	}
 	return w.Flush()

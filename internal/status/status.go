@@ -20,14 +20,16 @@ type Status struct {
 	// Ready is set when queries are answered and, under `sotto run`, redirected.
 	Ready bool `json:"ready"`
 
-	Seal      *Seal                    `json:"seal,omitempty"` // only of `sotto run`
-	Rules     int                      `json:"rules"`
-	Groups    []Group                  `json:"groups"`
-	Cache     *Cache                   `json:"cache,omitempty"` // if there is one
-	Queries   Queries                  `json:"queries"`
-	Load      Load                     `json:"load"`
-	Outputs   []Output                 `json:"outputs,omitempty"` // query log and dnstap
-	Workloads []observe.WorkloadCounts `json:"workloads"`         // those with the most queries first
+	Seal   *Seal   `json:"seal,omitempty"` // only of `sotto run`
+	Rules  int     `json:"rules"`
+	Groups []Group `json:"groups"`
+	Cache  *Cache  `json:"cache,omitempty"` // if there is one
+	// SharedCache is the cache that several instances share, if there is one.
+	SharedCache *SharedCache             `json:"shared_cache,omitempty"`
+	Queries     Queries                  `json:"queries"`
+	Load        Load                     `json:"load"`
+	Outputs     []Output                 `json:"outputs,omitempty"` // query log and dnstap
+	Workloads   []observe.WorkloadCounts `json:"workloads"`         // those with the most queries first
 	// Messages are the latest warnings and errors of the log, the latest first.
 	Messages []observe.Message `json:"messages"`
 }
@@ -53,6 +55,20 @@ type Seal struct {
 	SlotsUsed      int               `json:"slots_used"`      // virtual addresses of each family, at most five seconds ago
 	SlotsTotal     int               `json:"slots_total"`
 	Counters       map[string]uint64 `json:"counters"` // of the kernel, by reason
+
+	KernelAnswers KernelAnswers `json:"kernel_answers"`
+}
+
+// KernelAnswers are the cached queries that the kernel answers.
+type KernelAnswers struct {
+	State  string `json:"state"`            // on or off
+	Reason string `json:"reason,omitempty"` // why it is off
+
+	Entries    int               `json:"entries"`     // answers that the kernel may give
+	MaxEntries int               `json:"max_entries"` // most that there can be
+	Bytes      int64             `json:"bytes"`       // memory, which is constant
+	Evictions  uint64            `json:"evictions"`   // answers that were replaced by others
+	Verdicts   map[string]uint64 `json:"verdicts"`    // queries by what was done with them, since the seal was made
 }
 
 // Group is an upstream group.
@@ -60,13 +76,47 @@ type Group struct {
 	Name    string   `json:"name"`
 	Policy  string   `json:"policy"`
 	Servers []Server `json:"servers"`
+	// Nameservers are those that clients asked, if the group's upstream is "original".
+	Nameservers []Nameserver `json:"nameservers,omitempty"`
+
+	DNSSEC *Validation `json:"dnssec,omitempty"` // nil: answers are not validated
+}
+
+// Validation counts the answers of an upstream group by the result of their validation.
+type Validation struct {
+	Secure      uint64            `json:"secure"`
+	Insecure    uint64            `json:"insecure"`
+	Bogus       map[string]uint64 `json:"bogus"`       // by reason
+	Failed      uint64            `json:"failed"`      // the upstream failed
+	Unvalidated uint64            `json:"unvalidated"` // CD=1, error codes and others that are not validated
+	Synthesized uint64            `json:"synthesized"` // answered from a denial that was known
+	Lookups     uint64            `json:"lookups"`     // queries for DS and DNSKEY records
+	Signatures  uint64            `json:"signatures"`  // verified
+}
+
+// Nameserver is a nameserver that clients asked, and what it offers.
+type Nameserver struct {
+	Nameserver   netip.AddrPort `json:"nameserver"`
+	State        string         `json:"state"`                   // unknown, discovering, encrypted or fallback
+	Found        string         `json:"found,omitempty"`         // how its server was found: known, tls or ddr
+	Server       string         `json:"server,omitempty"`        // its server: address and name
+	Queries      uint64         `json:"queries"`                 // that the cache did not answer
+	Fallbacks    uint64         `json:"fallbacks"`               // of those, the ones that went to the fallback
+	Error        string         `json:"error,omitempty"`         // why its server is not used
+	RetrySeconds float64        `json:"retry_seconds,omitempty"` // until it is tried again
 }
 
 // Server is one upstream server.
 type Server struct {
-	Server     string    `json:"server"` // address and name
-	State      string    `json:"state"`  // up, silent, or down
-	Protocol   string    `json:"protocol,omitempty"`
+	Server   string `json:"server"` // address and name
+	State    string `json:"state"`  // up, silent, or down
+	Protocol string `json:"protocol,omitempty"`
+	// KeyExchange is the group of the latest connection's key exchange.
+	KeyExchange string `json:"key_exchange,omitempty"`
+	// Addresses are those that the server's name resolves to; none if it is known by address.
+	Addresses []string `json:"addresses,omitempty"`
+	// Using is the protocol that an auto server uses now; "" for others.
+	Using      string    `json:"using,omitempty"`
 	CertExpiry time.Time `json:"certificate_expiry,omitzero"`
 	// Unauthenticated is why the server is used without being authenticated.
 	Unauthenticated string  `json:"unauthenticated,omitempty"`
@@ -102,12 +152,31 @@ type Cache struct {
 	Evictions  uint64 `json:"evictions"`
 }
 
+// SharedCache is the state of the cache that several instances share.
+type SharedCache struct {
+	Address   string `json:"address"` // of the server
+	State     string `json:"state"`   // up, or down: queries do not wait for it
+	LastError string `json:"last_error,omitempty"`
+	Found     uint64 `json:"found"` // lookups that found an answer
+	Misses    uint64 `json:"misses"`
+	Timeouts  uint64 `json:"timeouts"`
+	Errors    uint64 `json:"errors"`
+	Skipped   uint64 `json:"skipped"` // lookups that were not made: the server was down
+	Busy      uint64 `json:"busy"`    // lookups that were not made: too many waited
+	Invalid   uint64 `json:"invalid"` // values that were not used
+	Written   uint64 `json:"written"` // answers stored
+	Dropped   uint64 `json:"dropped"` // answers not stored: the server was down, or too many waited
+}
+
 // Queries counts replies.
 type Queries struct {
 	Total  uint64            `json:"total"`
 	TCP    uint64            `json:"tcp"`
 	Source map[string]uint64 `json:"source"` // by where the reply came from
 	Rcode  map[string]uint64 `json:"rcode"`
+	// Unanswered are queries that reached the listener and got no reply, and replies that could not
+	// be sent, by reason. They are not part of Total, except for the replies.
+	Unanswered map[string]uint64 `json:"unanswered,omitempty"`
 	// CacheMicros and UpstreamMicros are the times that half of, and 99 in 100, replies from the
 	// cache and from upstreams did not exceed, within a tenth.
 	CacheP50Micros    int64 `json:"cache_p50_microseconds"`

@@ -39,6 +39,13 @@ func (s *Status) Text(out io.Writer, now time.Time, style Style) error {
 		fmt.Fprintf(w, "Cache\tanswers: %d, %s of %s, hit rate %.0f %%\n",
 			s.Cache.Entries, size(s.Cache.Bytes), size(s.Cache.MaxBytes), 100*s.Cache.HitRate())
 	}
+	if c := s.SharedCache; c != nil {
+		fmt.Fprintf(w, "Shared cache\t%s, %s: found %d, missed %d, late %d, failed %d, skipped %d\n",
+			c.Address, style.state(c.State), c.Found, c.Misses, c.Timeouts, c.Errors+c.Invalid, c.Skipped+c.Busy)
+		if c.LastError != "" {
+			fmt.Fprintf(w, "\tlast error: %s\n", Printable(c.LastError))
+		}
+	}
 	if s.Load.Overloaded+s.Load.OverShare > 0 {
 		fmt.Fprintf(w, "Refused\t%d over capacity, %d over the share of a workload\n", s.Load.Overloaded, s.Load.OverShare)
 	}
@@ -68,6 +75,11 @@ func (s *Seal) text(w io.Writer) {
 	fmt.Fprintf(w, "Addresses\t%s and %s, %d of %d in use\n", s.Prefix4, s.Prefix6, s.SlotsUsed, s.SlotsTotal)
 	fmt.Fprintf(w, "Local resolvers\t%s\n", s.LocalResolvers)
 	fmt.Fprintf(w, "Guard\t%s%s\n", s.Guard, counts(s.Counters, IsGuard))
+	if k := &s.KernelAnswers; k.State == "on" {
+		fmt.Fprintf(w, "Kernel answers\ton: %d of %d answers, given %d times\n", k.Entries, k.MaxEntries, k.Verdicts["answered"])
+	} else {
+		fmt.Fprintf(w, "Kernel answers\t%s: %s\n", k.State, Printable(k.Reason))
+	}
 }
 
 // counts lists the counters that are selected and not zero, after a colon.
@@ -88,6 +100,9 @@ func (s *Status) queries(w io.Writer) {
 	fmt.Fprintf(w, "Queries\t%d%s\n", s.Queries.Total, counts(s.Queries.Source, func(string) bool { return true }))
 	if s.Queries.Total > 0 {
 		fmt.Fprintf(w, "Answers\t%s\n", strings.TrimPrefix(counts(s.Queries.Rcode, func(string) bool { return true }), ": "))
+	}
+	if len(s.Queries.Unanswered) > 0 {
+		fmt.Fprintf(w, "Unanswered\t%s\n", strings.TrimPrefix(counts(s.Queries.Unanswered, func(string) bool { return true }), ": "))
 	}
 	if s.Queries.UpstreamP50Micros > 0 {
 		fmt.Fprintf(w, "Upstream times\thalf below %s, 99 %% below %s\n", micros(s.Queries.UpstreamP50Micros), micros(s.Queries.UpstreamP99Micros))
@@ -115,12 +130,35 @@ func (g *Group) text(out io.Writer, now time.Time, style Style) error {
 			text += "    " + note + "\n"
 		}
 	}
+	if g.DNSSEC != nil {
+		text += "  " + g.DNSSEC.text() + "\n"
+	}
+	text += g.nameservers(style)
 	_, err := io.WriteString(out, text)
 	return err
 }
 
-// notes are what is unusual about the server.
+// text describes the validation in a line.
+func (v *Validation) text() string {
+	bogus := uint64(0)
+	for _, n := range v.Bogus {
+		bogus += n
+	}
+	text := fmt.Sprintf("DNSSEC: %d secure, %d insecure, %d bogus%s", v.Secure, v.Insecure, bogus, counts(v.Bogus, func(string) bool { return true }))
+	if v.Failed > 0 {
+		text += fmt.Sprintf("; %d not validated because a lookup failed", v.Failed)
+	}
+	return text
+}
+
+// notes are what was found out about the server, and what is unusual about it.
 func (s *Server) notes(now time.Time) (notes []string) {
+	if s.Using != "" {
+		notes = append(notes, "uses "+s.Using)
+	}
+	if len(s.Addresses) > 0 {
+		notes = append(notes, "addresses: "+strings.Join(s.Addresses, ", "))
+	}
 	if s.LastError != "" {
 		notes = append(notes, "last error: "+Printable(s.LastError))
 	}
@@ -129,6 +167,9 @@ func (s *Server) notes(now time.Time) (notes []string) {
 	}
 	if s.Unauthenticated != "" {
 		notes = append(notes, "not authenticated: "+Printable(s.Unauthenticated))
+	}
+	if s.KeyExchange != "" && !strings.Contains(s.KeyExchange, "MLKEM") {
+		notes = append(notes, "key exchange "+Printable(s.KeyExchange)+": not post-quantum")
 	}
 	if left := s.CertExpiry.Sub(now); !s.CertExpiry.IsZero() && left < expirySoon {
 		notes = append(notes, "its certificate expires in "+duration(left))

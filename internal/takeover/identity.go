@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"sync"
 )
 
 // maxReplaced limits the identities that a process remembers.
@@ -17,13 +18,15 @@ const maxReplaced = 16
 // pod, which stays the same when kubelet restarts a container under another ID. The UID of
 // a pod is a UUID, with underscores if systemd manages the cgroups, or for a static pod a
 // hash.
-var podCgroup = regexp.MustCompile(`^(.*[/-]pod[0-9a-f]{8}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{12}(?:\.slice)?)/[^/]*[0-9a-f]{32}`)
+var podCgroup = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(.*[/-]pod[0-9a-f]{8}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{12}(?:\.slice)?)/[^/]*[0-9a-f]{32}`)
+})
 
 // Identity returns the identity of a process in the cgroup at path, which starts at the root
 // of the hierarchy: the part of the path that stays the same when a supervisor restarts the
 // process.
 func Identity(path string) string {
-	if m := podCgroup.FindStringSubmatch(path); m != nil {
+	if m := podCgroup().FindStringSubmatch(path); m != nil {
 		return m[1]
 	}
 	return path

@@ -49,7 +49,7 @@ func newScreen(t *testing.T, width, height int) *screen {
 			{Name: "", Queries: 1},
 		},
 	}}
-	s.Model = NewModel(&s.status)
+	s.Model = NewModel(&s.status, "")
 	s.size(width, height)
 	s.sample(nil)
 	return s

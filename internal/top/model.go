@@ -34,11 +34,15 @@ type Model struct {
 	noteUntil time.Time
 }
 
-// NewModel returns the screen that shows s, before the first sample.
-func NewModel(s *status.Status) *Model {
+// NewModel returns the screen that shows s, before the first sample. It starts with the names of
+// a workload, if that is not "": a path or a name as in [observe.Selects].
+func NewModel(s *status.Status, workload string) *Model {
 	m := &Model{}
 	for i := range m.pages {
 		m.pages[i].tab = i
+	}
+	if workload != "" {
+		m.drill = &page{tab: namesTab, workload: &workload, wide: true}
 	}
 	m.live.add(Sample{Status: s})
 	return m

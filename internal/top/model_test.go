@@ -142,6 +142,41 @@ func TestDrillDown(t *testing.T) {
 	s.lacks("Names of")
 }
 
+// TestWorkload starts with the names of a workload, by its name, its path or one above it.
+func TestWorkload(t *testing.T) {
+	for text, want := range map[string]int{"docker:shop": 3, "shop": 3, "/system.slice": 3, "/system.slice/web.service": 3, "docker:db": 0, "/user.slice": 1} {
+		s := newScreen(t, 80, 24)
+		s.status.Workloads[0].WorkloadName = "docker:shop"
+		s.Model = NewModel(&s.status, text)
+		s.size(80, 24)
+		s.sample(nil)
+		s.run(10)
+		if got := len(s.names()); got != want {
+			t.Errorf("%s: %d names, want %d", text, got, want)
+		}
+		s.contains("Names of ")
+		s.press("esc")
+		s.contains("docker:shop")
+	}
+}
+
+// TestFriendlyNames: a workload is called by its name as soon as that is known, the filter matches
+// name and path, and the line below shows the path of the selected one.
+func TestFriendlyNames(t *testing.T) {
+	s := newScreen(t, 80, 24)
+	browser := &s.status.Workloads[1]
+	browser.WorkloadName = "user:1000/browser.scope"
+	s.run(5)
+	s.contains("user:1000/browser.scope")
+	s.lacks("Browser-4711")
+	s.press("down")
+	s.contains("app-org.example.Browser-4711.scope")
+	s.press("/", "4", "7", "1", "1", "enter")
+	s.wantNames("user:1000/browser.scope")
+	s.press("enter")
+	s.contains("Names of user:1000/browser.scope")
+}
+
 // TestSelection: the selection stays at its row when the order changes, and at the top if it
 // is there.
 func TestSelection(t *testing.T) {

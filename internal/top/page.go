@@ -6,8 +6,10 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"sotto/internal/status"
 	"strings"
+
+	"sotto/internal/observe"
+	"sotto/internal/status"
 )
 
 // The tables, in the order of their tabs.
@@ -30,7 +32,9 @@ const (
 // page is a table as it is shown: a tab, or the names of one workload.
 type page struct {
 	tab      int
-	workload *string // of the names; nil: of all workloads
+	workload *string // of the names, as in observe.Selects if wide is set; nil: of all workloads
+	wide     bool
+	title    string // name that people know for the workload; "": unknown
 	order    int
 	filter   string
 	selected *key // nil: the first row, whichever that is
@@ -48,9 +52,12 @@ func (p *page) refresh(t *tables, height int) {
 	case upstreamsTab:
 		p.rows = t.upstreams.list(p.matches)
 	case namesTab:
-		p.rows = t.names.list(func(r *row) bool { return (p.workload == nil || r.group == *p.workload) && p.matches(r) })
-		if p.workload == nil {
+		p.rows = t.names.list(func(r *row) bool { return p.of(t, r.group) && p.matches(r) })
+		if p.workload == nil || p.wide {
 			p.rows = merged(p.rows)
+		}
+		if p.workload != nil {
+			p.title = t.titles[*p.workload]
 		}
 	}
 	slices.SortFunc(p.rows, p.compare)
@@ -61,6 +68,17 @@ func (p *page) refresh(t *tables, height int) {
 		}
 	}
 	p.scroll(height)
+}
+
+// of reports whether the page has the names of a workload.
+func (p *page) of(t *tables, workload string) bool {
+	switch {
+	case p.workload == nil:
+		return true
+	case p.wide:
+		return observe.Selects(*p.workload, workload, t.titles[workload])
+	}
+	return workload == *p.workload
 }
 
 // scroll moves the first row so that the selected one is on the screen.
@@ -89,18 +107,25 @@ func (p *page) row() *row {
 	return p.rows[p.cursor]
 }
 
-// matches reports whether the name of a row contains the filter, whatever the case.
+// matches reports whether the name of a row contains the filter, whatever the case. Workloads
+// match by their path as well.
 func (p *page) matches(r *row) bool {
 	text := p.name(r)
-	if p.tab == upstreamsTab {
+	switch p.tab {
+	case upstreamsTab:
 		text += " " + r.group
+	case workloadsTab:
+		text += " " + r.name
 	}
 	return strings.Contains(strings.ToLower(text), strings.ToLower(p.filter))
 }
 
 // name is how a row is called on the screen.
 func (p *page) name(r *row) string {
-	if r.name == "" {
+	switch {
+	case r.called != "":
+		return status.Printable(r.called)
+	case r.name == "":
 		return "unknown"
 	}
 	return status.Printable(r.name)

@@ -44,7 +44,8 @@ func countsOfRecord(r *observe.Record) counts {
 	if r.Error != "" || r.Rcode == "SERVFAIL" {
 		c.failed = 1
 	}
-	if r.Source == "cache" || r.Source == "stale" {
+	switch r.Source {
+	case "cache", "stale", "shared", "kernel":
 		c.cached = 1
 	}
 	return c
@@ -59,7 +60,8 @@ type key struct {
 // row is one line of a table.
 type row struct {
 	key
-	total counts // since the row exists; of workloads and upstreams since Sotto's start
+	called string // name that people know for a workload; "": unknown
+	total  counts // since the row exists; of workloads and upstreams since Sotto's start
 	// rate, failed, cached and seconds are per second, averaged with halfLife.
 	rate, failed, cached, seconds float64
 	plot                          [history]float32 // rates, the latest last

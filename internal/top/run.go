@@ -16,11 +16,12 @@ type Terminal struct {
 	Colour  bool
 }
 
-// Run shows the screen until the user quits or ctx ends, and restores the terminal. It returns an
+// Run shows the screen until the user quits or ctx ends, and restores the terminal. It starts with
+// the names of a workload, if that is not "", see [NewModel]. It returns an
 // error if the first status cannot be read, or the terminal not used. Later errors of the source
 // are shown on the screen. It handles no signals except those of a terminal that was resized or
 // continued.
-func Run(ctx context.Context, s Source, t Terminal) error {
+func Run(ctx context.Context, s Source, t Terminal, workload string) error {
 	first, err := s.status(ctx)
 	if err != nil {
 		return err
@@ -33,7 +34,7 @@ func Run(ctx context.Context, s Source, t Terminal) error {
 	if t.Colour {
 		profile = colorprofile.ANSI
 	}
-	p := tea.NewProgram(NewModel(first), tea.WithInput(t.In), tea.WithOutput(t.Out),
+	p := tea.NewProgram(NewModel(first, workload), tea.WithInput(t.In), tea.WithOutput(t.Out),
 		tea.WithColorProfile(profile), tea.WithoutSignalHandler())
 	go func() {
 		<-ctx.Done()

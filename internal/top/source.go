@@ -47,9 +47,13 @@ type counter struct {
 	err   error // why there is no trace
 }
 
+// add counts a query that got a reply. Those that did not are not counted as queries elsewhere.
 func (c *counter) add(r *observe.Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.lost += r.Lost; r.Dropped != "" {
+		return
+	}
 	if c.names == nil {
 		c.names = map[key]counts{}
 	}
@@ -60,7 +64,6 @@ func (c *counter) add(r *observe.Record) {
 		}
 	}
 	c.names[k] = c.names[k].plus(countsOfRecord(r))
-	c.lost += r.Lost
 }
 
 // take returns the counts since the last call.

@@ -25,12 +25,13 @@ type tables struct {
 	workloads, names, upstreams table
 	all                         table // one row: the sum of all workloads
 	status                      *status.Status
-	at                          time.Time      // of the last sample
-	base                        time.Time      // of the last sample with a status; zero: none
-	bases                       map[key]counts // of workloads then
-	servers                     map[key]counts // of upstreams then
-	lost, seen                  float64        // queries per second of the trace, averaged
-	distinct                    int            // number of names, whichever workloads ask for them
+	at                          time.Time         // of the last sample
+	base                        time.Time         // of the last sample with a status; zero: none
+	bases                       map[key]counts    // of workloads then
+	servers                     map[key]counts    // of upstreams then
+	titles                      map[string]string // names that people know, by the paths of workloads
+	lost, seen                  float64           // queries per second of the trace, averaged
+	distinct                    int               // number of names, whichever workloads ask for them
 }
 
 // add adds a sample. It reports whether its status is from another process than the last one.
@@ -71,6 +72,12 @@ func (t *tables) addStatus(at time.Time) {
 			servers[key{g.Name, s.Server}] = counts{queries: s.Queries, failed: s.Failed}
 		}
 	}
+	t.titles = map[string]string{}
+	for i := range t.status.Workloads {
+		if w := &t.status.Workloads[i]; w.WorkloadName != "" {
+			t.titles[w.Name] = w.WorkloadName
+		}
+	}
 	dt := at.Sub(t.base)
 	if t.base.IsZero() || dt <= 0 {
 		dt = 0
@@ -86,6 +93,9 @@ func (t *tables) addStatus(at time.Time) {
 		total = total.plus(c)
 	}
 	t.all.update(map[key]counts{{}: total}, map[key]counts{{}: sum}, dt)
+	for k, r := range t.workloads.rows {
+		r.called = t.titles[k.name]
+	}
 	for _, g := range t.status.Groups {
 		for _, s := range g.Servers {
 			t.upstreams.rows[key{g.Name, s.Server}].server = s

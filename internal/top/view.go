@@ -141,7 +141,7 @@ func (m *Model) tabLine() string {
 
 // parent is the workload of a page of names, cut to the width.
 func (p *page) parent(width int) string {
-	name := p.name(&row{key: key{name: *p.workload}})
+	name := p.name(&row{key: key{name: *p.workload}, called: p.title})
 	return fitEnd(name, min(width, ansi.StringWidth(name)))
 }
 
@@ -203,6 +203,8 @@ func (m *Model) state() string {
 		return yellow.Styled(fit(fmt.Sprintf("%s of the queries are not counted here: more than this program can read", percent(t.lostShare())), m.width))
 	case p.tab == upstreamsTab && p.row() != nil && p.row().server.LastError != "":
 		return red.Styled(fit("last error: "+status.Printable(p.row().server.LastError), m.width))
+	case p.tab == workloadsTab && p.selected != nil && p.row() != nil && p.row().called != "":
+		return faint.Styled(fitEnd("cgroup "+status.Printable(p.row().name), m.width))
 	case len(p.rows) > m.rowsShown():
 		return faint.Styled(fit(fmt.Sprintf("rows %d to %d of %d", p.top+1, min(p.top+m.rowsShown(), len(p.rows)), len(p.rows)), m.width))
 	}

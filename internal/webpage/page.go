@@ -5,16 +5,13 @@ package webpage
 import (
 	"bytes"
 	"embed"
-	"html/template"
 	"log/slog"
 	"net/http"
 	"time"
 )
 
-//go:embed page.html style.css live.js
+//go:embed style.css live.js
 var files embed.FS
-
-var page = template.Must(template.ParseFS(files, "page.html"))
 
 // policy permits nothing but this server's style sheet and script, and requests of the script.
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -24,7 +21,8 @@ func Handler(h *History, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		var out bytes.Buffer
-		if err := page.Execute(&out, newView(h.from.Status(), h.series(), h.from.Hub.Workloads(), time.Now())); err != nil {
+		v := newView(h.from.Status(), h.series(), h.from.Hub.Workloads(), h.from.Hub.WorkloadName, time.Now())
+		if err := document(v).Render(&out); err != nil {
 			log.Error("cannot make the web page", "err", err)
 			http.Error(w, "cannot make the page: the log has the reason", http.StatusInternalServerError)
 			return

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sotto/forwarder"
+	"sotto/internal/names"
 	"sotto/internal/observe"
 	"sotto/internal/status"
 )
@@ -41,6 +42,12 @@ func busy() (*fake, *History) {
 		Queries:  status.Queries{Total: 1000, Rcode: map[string]uint64{"NOERROR": 990, "SERVFAIL": 10}, Source: map[string]uint64{"cache": 900, "upstream": 100}, UpstreamP99Micros: 87000},
 		Messages: []observe.Message{{Time: now.Add(-time.Minute), Level: "WARN", Text: "upstream failed server=<b>[2620:fe::fe]:853</b> reason=" + strings.Repeat("x", 200)}},
 	}}
+	f.hub.Names = func(workload string) names.Name {
+		if workload == longName {
+			return names.Name{Kind: names.Pod, Name: "default/<b>web-0"}
+		}
+		return names.Name{}
+	}
 	h := NewHistory(f.source())
 	at := now.Add(-maxSamples * interval)
 	for n := range maxSamples {
@@ -83,7 +90,7 @@ func TestPage(t *testing.T) {
 	}
 	for _, want := range []string{
 		"version v1.2.3, up 2d2h, PID 4711", "90 %", "2 of 3", "37", "of 65536 in use", "dns.quad9.net", "last error: no route to it from this machine",
-		longName, "/a&lt;script&gt;alert(1)&lt;/script&gt;", "/user.slice/user-1000.slice", "100 %", "stopped_packet", "NOERROR", "990",
+		"<td>pod:default/&lt;b&gt;web-0<small class=\"path wide\">" + longName + "</small>", "/a&lt;script&gt;alert(1)&lt;/script&gt;", "/user.slice/user-1000.slice", "100 %", "stopped_packet", "NOERROR", "990",
 		"upstream failed server=&lt;b&gt;", `<noscript><meta http-equiv="refresh"`, `<path class="cache" d="M0 `, "5310 answers, 3.0 MiB of 64.0 MiB",
 	} {
 		if !strings.Contains(text, want) {

@@ -29,6 +29,9 @@ type view struct {
 	Log       []message
 }
 
+// unknown stands for the workload of queries whose cgroup is not known.
+const unknown = "unknown"
+
 type tile struct{ Name, Value, Note, Class string }
 
 type fact struct{ Name, Value string }
@@ -48,13 +51,14 @@ type serverView struct {
 
 type workloadView struct {
 	Name, Rate, Failed, Cached, Mean string
+	Path                             string // "" if it is the name
 	Queries                          uint64
 	Plot                             plot
 	rate                             float64
 }
 
-// newView describes a status at the time now.
-func newView(st status.Status, s series, workloads []observe.WorkloadCounts, now time.Time) *view {
+// newView describes a status at the time now. nameOf returns the name of a workload, or "".
+func newView(st status.Status, s series, workloads []observe.WorkloadCounts, nameOf func(string) string, now time.Time) *view {
 	v := &view{Status: st, Now: now, Up: status.Duration(now.Sub(st.Started))}
 	v.tiles(s)
 	v.Plots = plots(s)
@@ -62,6 +66,7 @@ func newView(st status.Status, s series, workloads []observe.WorkloadCounts, now
 		v.Groups = append(v.Groups, newGroup(&g, s, now))
 	}
 	v.workloads(workloads, s)
+	v.names(nameOf)
 	v.facts()
 	for _, m := range st.Messages {
 		v.Log = append(v.Log, message{status.Duration(now.Sub(m.Time)), m.Level, m.Text})
@@ -108,7 +113,7 @@ func plots(s series) []plot {
 	}
 	return []plot{
 		newPlot("Queries per second", perSecondText,
-			curve{"cache", "cache", s.rates(bySource(forwarder.FromCache, forwarder.FromStale)), true, false},
+			curve{"cache", "cache", s.rates(bySource(forwarder.FromCache, forwarder.FromStale, forwarder.FromShared, forwarder.FromKernel)), true, false},
 			curve{"upstream", "upstream", s.rates(bySource(forwarder.FromUpstream)), true, false},
 			curve{"other", "rules and others", s.rates(bySource(forwarder.FromSotto, forwarder.FromRule, forwarder.FromNameserver, forwarder.FromLocal)), true, false},
 			curve{"failed", "failed", s.rates(failed), false, false}),
@@ -132,7 +137,7 @@ func (v *view) workloads(all []observe.WorkloadCounts, s series) {
 	for _, w := range all {
 		name := w.Name
 		if name == "" {
-			name = "unknown"
+			name = unknown
 		}
 		n := max(float64(w.Queries), 1)
 		counter := ofWorkload(w.Name)
@@ -146,6 +151,16 @@ func (v *view) workloads(all []observe.WorkloadCounts, s series) {
 	slices.SortStableFunc(v.Workloads, func(a, b workloadView) int { return cmp.Compare(b.rate, a.rate) })
 	if more := len(v.Workloads) - maxWorkloads; more > 0 {
 		v.More, v.Workloads = more, v.Workloads[:maxWorkloads]
+	}
+}
+
+// names replaces the paths of the workloads that are shown by their names.
+func (v *view) names(nameOf func(string) string) {
+	for i := range v.Workloads {
+		w := &v.Workloads[i]
+		if name := nameOf(w.Name); w.Name != unknown && name != "" {
+			w.Name, w.Path = status.Printable(name), w.Name
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"sotto/internal/check"
 	"sotto/internal/e2e"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 func TestMain(m *testing.M) { e2e.Main(m) }
@@ -48,7 +49,7 @@ type want struct {
 // run runs `sotto check` on the machine, and returns its output and exit status.
 func (w world) run(m machine, args ...string) (stdout string, status int) {
 	w.T.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), labtest.Patience(time.Minute))
 	defer cancel()
 	line := append(slices.Clone(m.prefix), w.Program.Path, "check")
 	line = append(append(line, m.args...), args...)

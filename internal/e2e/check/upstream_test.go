@@ -69,7 +69,7 @@ func TestBrokenUpstreams(t *testing.T) {
 		addr, detail, fix string
 		clock             bool // the clock may be wrong
 	}{
-		"refused":       {netlab.LANAddr4 + ":8530", "connection refused: nothing listens on TCP port 8530 there", "check the address and the port", false},
+		"refused":       {netlab.LANAddr4 + ":8530", "connection refused: nothing listens on TCP port 8530 there", "check the address, the protocol and the port", false},
 		"times out":     {netlab.LANAddr4 + ":8531", "no answer within 3.5s", "firewall of the network", false},
 		"no route":      {"192.0.2.99:853", "no route to it from this machine", "connect this machine to the network", false},
 		"other name":    {w.serve(8532, w.issue(w.CA, dnstest.CertOptions{Names: []string{"other.example"}})), "its certificate is for other.example, not for dns.example", "ADDRESS#NAME", false},
@@ -104,6 +104,6 @@ func TestQueryWithoutUpstream(t *testing.T) {
 	server := netlab.LANAddr4 + ":8530"
 	w.Shell("nft 'table inet fw { chain out { type filter hook output priority 0; policy drop; accept; }; }'")
 	w.expect(machine{args: []string{"--upstream", server}},
-		want{"upstream " + server, check.Failed, "connection refused", "check the address and the port"},
+		want{"upstream " + server, check.Failed, "connection refused", "check the address, the protocol and the port"},
 		want{"sealed query", check.Failed, "udp4: SERVFAIL (" + server + ": connection refused", "see the upstreams above"})
 }

@@ -34,6 +34,10 @@ var clients = map[string]func(args []string) error{
 	"lookup":      lookup,
 	"sequence":    sequence,
 	"named":       named,
+	"unanswered":  unanswered,
+	"same":        sameAnswers,
+	"versions":    versions,
+	"hit-times":   hitTimes,
 }
 
 // Main runs the client with this name and returns its exit status.

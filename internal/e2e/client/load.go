@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"sotto/internal/netlab/labtest"
 )
 
 // LoadReport is the result that the client "load" prints at the end.
@@ -28,8 +30,20 @@ type LoadReport struct {
 	First           string
 }
 
+// Queries returns the number of queries over all transports.
+func (r LoadReport) Queries() int64 { return r.UDP + r.TCP + r.Short }
+
+// Complete returns an error unless queries over all transports were sent, and the upstream's
+// answer to each arrived.
+func (r LoadReport) Complete() error {
+	if r.Lost+r.Reset+r.Failed+r.Wrong > 0 || r.UDP == 0 || r.TCP == 0 || r.Short == 0 {
+		return fmt.Errorf("%+v", r)
+	}
+	return nil
+}
+
 // loadTimeout is how long a client waits for an answer. It does not retry.
-const loadTimeout = 8 * time.Second
+var loadTimeout = labtest.Patience(8 * time.Second)
 
 // load sends RATE queries per second over long-lived sockets of every kind until its
 // standard input is closed.

@@ -5,7 +5,6 @@ package client
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -115,13 +114,4 @@ func askBound(set func(fd int) error, server string, connects bool) error {
 }
 
 // rawOnce sends a query from a raw socket, which no hook redirects.
-func rawOnce([]string) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
-	if err != nil {
-		return err
-	}
-	query := packed(7, "raw.example.")
-	datagram := append([]byte{0x9c, 0x40, 0, 53, 0, byte(8 + len(query)), 0, 0}, query...)
-	err = unix.Sendto(fd, datagram, 0, &unix.SockaddrInet4{Addr: [4]byte{8, 8, 8, 8}})
-	return errors.Join(err, unix.Close(fd))
-}
+func rawOnce([]string) error { return sendRaw(datagramTo53("raw.example.")) }

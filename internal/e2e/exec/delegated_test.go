@@ -281,7 +281,7 @@ func TestExecNested(t *testing.T) {
 		}
 	}
 
-	p := w.Start("msg=sealed", w.RunArgs(s.top)...)
+	p := w.Start("msg=sealed", append(w.RunArgs(s.top), "--log-queries")...)
 	if out := s.exec(nil, dig+" +short @8.8.8.8 inner.example"); out != e2e.Sealed4+"\n" {
 		t.Errorf("inside an outer seal: %q", out)
 	}

@@ -57,7 +57,7 @@ func TestExecTerminated(t *testing.T) {
 	}
 	select {
 	case <-p.Done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(labtest.Patience(20 * time.Second)):
 		t.Fatal("it did not exit within 20 s of SIGTERM")
 	}
 	if status := p.Cmd.ProcessState.ExitCode(); status != 3 {

@@ -59,7 +59,7 @@ func TestExecUserEnvironment(t *testing.T) {
 
 	out, errs, status := c.exec([]string{"--user", "nobody"}, "env")
 	got := strings.Fields(out)
-	want := append(slices.Clone(kept), "HOME=/nonexistent", "USER=nobody", "LOGNAME=nobody", "SHELL=/usr/sbin/nologin", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	want := append(slices.Clone(kept), "HOME=/nonexistent", "USER=nobody", "LOGNAME=nobody", "SHELL="+shellOf(t, "nobody"), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	slices.Sort(got)
 	slices.Sort(want)
 	if status != 0 || !slices.Equal(got, want) {
@@ -84,6 +84,22 @@ func TestExecUserEnvironment(t *testing.T) {
 		t.Errorf("an unknown user: status %d, %q", status, errs)
 	}
 	w.NothingLeft()
+}
+
+// shellOf returns the shell of a user in /etc/passwd.
+func shellOf(t *testing.T, user string) string {
+	t.Helper()
+	text, err := os.ReadFile("/etc/passwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Split(strings.TrimSpace(line), ":"); len(f) == 7 && f[0] == user {
+			return f[6]
+		}
+	}
+	t.Fatalf("no user %s in /etc/passwd", user)
+	return ""
 }
 
 // TestExecUserCredentials checks that the command has the IDs and groups of its user, and no

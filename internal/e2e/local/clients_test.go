@@ -33,13 +33,13 @@ func clients(t *testing.T) []client {
 	}
 	return []client{
 		{"getent", each(`getent ahostsv4 "$n"`), ""},
-		{"dig", each(`dig +short +tries=1 "$n"`), ""},
-		{"dig TCP", each(`dig +short +tries=1 +tcp "$n"`), ""},
+		{"dig", each(`dig +short +tries=1 +timeout=20 "$n"`), ""},
+		{"dig TCP", each(`dig +short +tries=1 +timeout=20 +tcp "$n"`), ""},
 		{"musl", []string{buildMusl(t)}, ""},
 		{"Go", append([]string{"env", "GODEBUG=netdns=go"}, e2e.Client("lookup")...), ""},
 		{"Go, cgo", append([]string{"env", "GODEBUG=netdns=cgo"}, e2e.Client("lookup")...), ""},
 		// It connects to the address that it prints.
-		{"curl", each(`curl -4 -sS --noproxy '*' --max-time 10 -o /dev/null -w '%{remote_ip}' "http://$n/"`), ""},
+		{"curl", each(`curl -4 -sS --noproxy '*' --max-time 40 -o /dev/null -w '%{remote_ip}' "http://$n/"`), ""},
 		java(t),
 	}
 }

@@ -6,7 +6,6 @@ package local
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,46 +95,18 @@ func (w *world) unbound(t *testing.T, addr string) {
 	w.start(t, addr, "unbound", "-d", "-c", file)
 }
 
-// resolvedScript runs systemd-resolved with its own configuration, user and /run.
-const resolvedScript = `
-set -e
-cp /etc/passwd /etc/group "$dir"
-echo 'systemd-resolve:x:992:992::/:/usr/sbin/nologin' >>"$dir/passwd"
-echo 'systemd-resolve:x:992:' >>"$dir/group"
-mount --bind "$dir/passwd" /etc/passwd
-mount --bind "$dir/group" /etc/group
-mount --bind "$dir/hosts" /etc/hosts
-mkdir -p /etc/systemd /run/systemd
-mount -t tmpfs tmpfs /etc/systemd
-[ "$shared" = true ] || mount -t tmpfs tmpfs /run/systemd
-mkdir -p /run/systemd/netif/links
-printf '%s\n' '[Resolve]' "DNS=8.8.8.8" FallbackDNS= DNSSEC=no DNSOverTLS=no LLMNR=no MulticastDNS=no Cache=no >/etc/systemd/resolved.conf
-exec "$program"
-`
-
 // resolvedCommand returns the command line of systemd-resolved. shared makes its sockets below
 // /run visible to others.
 func (w *world) resolvedCommand(t *testing.T, shared bool) []string {
 	t.Helper()
-	dir := os.Getenv("SOTTO_RESOLVED")
-	program, libs := "/lib/systemd/systemd-resolved", ""
-	if dir != "" {
-		program = filepath.Join(dir, program)
-		found, _ := filepath.Glob(dir + "/usr/lib/*/systemd/libsystemd-shared-*.so")
-		if len(found) > 0 {
-			libs = filepath.Dir(found[0])
-		}
-	}
-	if _, err := os.Stat(program); err != nil {
-		labtest.Skip(t, "needs systemd-resolved, installed or unpacked in $SOTTO_RESOLVED")
-	}
 	hosts := ""
 	for _, n := range localNames {
 		hosts += local4 + " " + n + "\n"
 	}
 	e2e.WriteFile(t, filepath.Join(w.conf, "hosts"), hosts)
-	return []string{"env", "dir=" + w.conf, "program=" + program, "LD_LIBRARY_PATH=" + libs, fmt.Sprintf("shared=%t", shared),
-		"unshare", "--mount", "--propagation", "private", "sh", "-c", resolvedScript}
+	return e2e.Resolved{
+		Dir: w.conf, Settings: []string{"DNS=8.8.8.8", "DNSSEC=no"}, Shared: shared, Setup: `mount --bind "$dir/hosts" /etc/hosts`,
+	}.Command(t)
 }
 
 // resolved starts systemd-resolved at 127.0.0.53.

@@ -86,6 +86,7 @@ func (w *world) dnsmasqIn(t *testing.T, h *netlab.Host, addr, address string) {
 // (Docker's at 127.0.0.11) is asked there, although another container and the host have other
 // resolvers with the same address.
 func TestLocalContainers(t *testing.T) {
+	labtest.NeedKernel(t, 5, 14, "SO_NETNS_COOKIE")
 	w := newWorld(t)
 	labtest.NeedTool(t, "dnsmasq")
 	b := w.bridge(t)

@@ -30,6 +30,10 @@ type machine struct {
 var resolvedMachine = machine{name: "systemd-resolved", servers: []string{"127.0.0.53"}, sources: "files dns",
 	start: func(w *world, t *testing.T) { w.resolved(t, false) }}
 
+// machineOfAllKinds has three local resolvers.
+var machineOfAllKinds = machine{name: "three kinds", servers: []string{"127.0.0.53", "::1", bridge4}, sources: "files dns",
+	start: func(w *world, t *testing.T) { w.resolved(t, false); w.unbound(t, "::1"); w.dnsmasq(t, bridge4) }}
+
 var machines = []machine{
 	{name: "dnsmasq on 127.0.0.1", servers: []string{"127.0.0.1"}, sources: "files dns",
 		start: func(w *world, t *testing.T) { w.dnsmasq(t, "127.0.0.1") }},
@@ -42,8 +46,7 @@ var machines = []machine{
 		start: func(w *world, t *testing.T) { w.dnsmasq(t, bridge4) }},
 	// musl asks all of them at once and takes the first answer: a nameserver elsewhere would
 	// not know local names.
-	{name: "three kinds", servers: []string{"127.0.0.53", "::1", bridge4}, sources: "files dns",
-		start: func(w *world, t *testing.T) { w.resolved(t, false); w.unbound(t, "::1"); w.dnsmasq(t, bridge4) }},
+	machineOfAllKinds,
 	{name: "nscd", servers: []string{"127.0.0.1"}, sources: "files dns", sockets: true,
 		start: func(w *world, t *testing.T) { w.dnsmasq(t, "127.0.0.1"); w.nscd(t, "127.0.0.1") }},
 	{name: "nss-resolve", servers: []string{"127.0.0.53"}, sources: "resolve [!UNAVAIL=return] dns", sockets: true,
@@ -157,7 +160,7 @@ func TestWholeHost(t *testing.T) {
 	for _, m := range machines {
 		t.Run(m.name, func(t *testing.T) {
 			w := m.on(t)
-			p := w.sealHost(m.servers)
+			p := w.sealHost(m.servers, "--log-queries")
 			g := w.Cgroup("programs")
 			checkClients(t, list, w.in(w.programs, g), m.prefix(t, w)...)
 			w.Stop(p)

@@ -57,7 +57,7 @@ func TestBlockedClients(t *testing.T) {
 		text += "[[rule]]\nname = \"" + action + ".example\"\nuse = \"" + action + "\"\n"
 	}
 	e2e.WriteFile(t, config, text)
-	p := w.Start("msg=sealed", append(w.RunArgs(g), "--config", config)...)
+	p := w.Start("msg=sealed", append(w.RunArgs(g), "--config", config, "--log-queries")...)
 	conf := w.ResolvConfText("nameserver 8.8.8.8\nnameserver 1.1.1.1\n")
 	times := map[string]string{}
 	list := stubs(t)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -66,7 +65,7 @@ func attackFromContainer(t *testing.T, attack string) {
 	w.Watch()
 	containers := labtest.Containers(t, w.Lab, w.Host, "one", "two")
 	greedy, modest, host := w.Cgroup("greedy"), w.Cgroup("modest"), w.Cgroup("host")
-	p := w.Start("msg=sealed", slices.DeleteFunc(w.RunArgs(greedy, modest, host), func(arg string) bool { return arg == "--log-queries" })...)
+	p := w.Start("msg=sealed", w.RunArgs(greedy, modest, host)...)
 	victim := func(h *netlab.Host, g *netlab.Cgroup, name string) {
 		t.Helper()
 		line := e2e.Client("resolve-all", "8.8.8.8", name)

@@ -81,6 +81,7 @@ func (w world) container(h *netlab.Host, g *netlab.Cgroup) (pid int) {
 // TestEmbeddedResolver checks that the queries of a container engine for its containers belong to
 // these: rules by workload apply to each of them from the first query on, and the log names them.
 func TestEmbeddedResolver(t *testing.T) {
+	labtest.NeedKernel(t, 5, 14, "SO_NETNS_COOKIE")
 	w := newWorld(t)
 	boxes := labtest.Containers(t, w.Lab, w.Host, "one", "two")
 	engine, one, two := w.Cgroup("engine"), w.Cgroup("one"), w.Cgroup("two")

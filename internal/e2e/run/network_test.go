@@ -118,3 +118,22 @@ func (w world) changeNetwork(g *netlab.Cgroup, down, up string) time.Duration {
 	}
 	return took
 }
+
+// TestInsideSeal checks that Sotto answers from inside of its own seal, as under a seal of the
+// whole host, also if the host has no IPv6 address but link-local ones: the replies then go to
+// an address of the prefix.
+func TestInsideSeal(t *testing.T) {
+	w := newWorld(t)
+	w.Watch()
+	w.Shell("ip -6 address flush dev eth0 scope global")
+	g := w.Cgroup("workload")
+	p := w.StartIn(g, "msg=sealed", w.RunArgs(g)...)
+	for _, args := range [][]string{{}, {"+tcp"}} {
+		out := w.Dig(w.Host, g, append(args, "+tries=1", "@2001:db8::53", "inside.example")...)
+		if !strings.Contains(out, e2e.Sealed4) {
+			t.Errorf("dig %s: not answered:\n%s", args, out)
+		}
+	}
+	w.Stop(p)
+	w.NothingLeft()
+}

@@ -77,7 +77,7 @@ func TestRecord(t *testing.T) {
 	dir := t.TempDir()
 	log, taps, socket := filepath.Join(dir, "log"), filepath.Join(dir, "taps"), filepath.Join(dir, "sock")
 	config := filepath.Join(dir, "sotto.toml")
-	e2e.WriteFile(t, config, fmt.Sprintf("upstream = [%q]\nca-file = %q\nquery-log = %q\ndnstap-file = %q\ndnstap-socket = %q\n",
+	e2e.WriteFile(t, config, fmt.Sprintf("upstream = [%q]\nca-file = %q\nquery-log = %q\ndnstap-file = %q\ndnstap-socket = %q\ndnstap-tls = \"tcp\"\n",
 		e2e.UpstreamAddr+"#"+e2e.UpstreamName, w.CAFile, log, taps, socket))
 	args := []string{"run", "--config", config, "--cgroup", g.Path}
 	p := w.Start("msg=sealed", args...)

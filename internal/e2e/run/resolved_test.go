@@ -3,10 +3,9 @@
 package run
 
 import (
+	"fmt"
 	"net"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,59 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/e2e"
-	"sotto/internal/netlab/labtest"
 )
 
-// resolvedVar names a directory in which systemd-resolved and its library are unpacked. On a
-// machine where it is installed it becomes the resolver.
-const resolvedVar = "SOTTO_RESOLVED"
-
-// findResolved returns the path of systemd-resolved, and the directory of its library unless
-// that is the system's.
-func findResolved(t *testing.T) (program, library string) {
-	t.Helper()
-	dir := os.Getenv(resolvedVar)
-	for _, pattern := range []string{dir + "/lib/systemd/systemd-resolved", dir + "/usr/lib/systemd/systemd-resolved"} {
-		if found, _ := filepath.Glob(pattern); len(found) > 0 {
-			program = found[0]
-		}
-	}
-	if program == "" {
-		labtest.Skip(t, "needs systemd-resolved, installed or unpacked in $"+resolvedVar)
-	}
-	if dir == "" {
-		return program, ""
-	}
-	for _, pattern := range []string{dir + "/usr/lib/*/systemd/libsystemd-shared-*.so", dir + "/lib/*/systemd/libsystemd-shared-*.so"} {
-		if found, _ := filepath.Glob(pattern); len(found) > 0 {
-			return program, filepath.Dir(found[0])
-		}
-	}
-	return program, ""
-}
-
-// resolvedScript runs systemd-resolved with its own configuration, user and /run. As
-// systemd-networkd does, it sets the nameservers of an interface.
-const resolvedScript = `
-set -e
-cp /etc/passwd /etc/group "$dir"
-echo 'systemd-resolve:x:992:992::/:/usr/sbin/nologin' >>"$dir/passwd"
-echo 'systemd-resolve:x:992:' >>"$dir/group"
-mount --bind "$dir/passwd" /etc/passwd
-mount --bind "$dir/group" /etc/group
-mkdir -p /etc/systemd /run/systemd
-mount -t tmpfs tmpfs /etc/systemd
-mount -t tmpfs tmpfs /run/systemd
-mkdir -p /run/systemd/netif/links
-printf '%s\n' '[Resolve]' "DNS=$global" FallbackDNS= DNSSEC=no DNSOverTLS=no LLMNR=no MulticastDNS=no Cache=no >/etc/systemd/resolved.conf
-printf '%s\n' ADMIN_STATE=configured OPER_STATE=routable CARRIER_STATE=carrier ADDRESS_STATE=routable "DNS=$link" DOMAINS= 'ROUTE_DOMAINS=.' >"/run/systemd/netif/links/$index"
-exec "$program"
-`
-
-// TestLeakResolved runs the real systemd-resolved as the workload. It queries nameservers of
-// an interface from sockets that are bound to that (IP_UNICAST_IF over UDP).
+// TestLeakResolved runs the real systemd-resolved as the workload. As systemd-networkd does, it sets
+// the nameservers of an interface, which resolved queries from sockets that are bound to that
+// (IP_UNICAST_IF over UDP).
 func TestLeakResolved(t *testing.T) {
-	program, library := findResolved(t)
+	command := func(global, link string, index int) []string {
+		return e2e.Resolved{
+			Dir: t.TempDir(), Settings: []string{"DNS=" + global, "DNSSEC=no"},
+			Setup: fmt.Sprintf("printf '%%s\\n' ADMIN_STATE=configured OPER_STATE=routable CARRIER_STATE=carrier ADDRESS_STATE=routable 'DNS=%s' DOMAINS= 'ROUTE_DOMAINS=.' >/run/systemd/netif/links/%d", link, index),
+		}.Command(t)
+	}
+	command("", "", 0) // it may skip the test
 	w := newWorld(t)
 	w.Watch()
 	g, outside := w.Cgroup("resolved"), w.Cgroup("outside")
@@ -81,14 +40,13 @@ func TestLeakResolved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := w.Start("msg=sealed", w.RunArgs(g)...)
+	p := w.Start("msg=sealed", append(w.RunArgs(g), "--log-queries")...)
 	for name, servers := range map[string]struct{ global, link string }{
 		"global": {"8.8.8.8 2001:db8::53", ""}, "of the interface": {"", "8.8.8.8 2001:db8::53"}, "of the interface, IPv6": {"", "2001:db8::54"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := w.Host.Command(t.Context(), g, "unshare", "--mount", "sh", "-c", resolvedScript)
-			cmd.Env = append(os.Environ(), "dir="+t.TempDir(), "global="+servers.global, "link="+servers.link,
-				"index="+strconv.Itoa(index), "program="+program, "LD_LIBRARY_PATH="+library)
+			args := command(servers.global, servers.link, index)
+			cmd := w.Host.Command(t.Context(), g, args[0], args[1:]...)
 			var out strings.Builder
 			cmd.Stdout, cmd.Stderr = &out, &out
 			if err := cmd.Start(); err != nil {

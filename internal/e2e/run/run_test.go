@@ -30,7 +30,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := w.Start("msg=sealed", append(w.RunArgs(a, b), "--exclude", excluded.Path)...)
+	p := w.Start("msg=sealed", append(w.RunArgs(a, b), "--exclude", excluded.Path, "--log-queries")...)
 	for _, tc := range []struct {
 		name   string
 		h      *netlab.Host

@@ -203,7 +203,7 @@ func (w world) stopService(p *e2e.Process) {
 		if p.Err != nil {
 			w.T.Errorf("after the stop: %v\n%s", p.Err, p.Log())
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(labtest.Patience(20 * time.Second)):
 		w.T.Fatal("it did not stop within 20 s")
 	}
 }

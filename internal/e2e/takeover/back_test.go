@@ -14,6 +14,7 @@ import (
 
 	"sotto/internal/e2e"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // supervised is a sotto that is restarted when it exits with status 0, as kubelet does. It is
@@ -67,7 +68,7 @@ func (s *supervised) stop() {
 	s.mu.Unlock()
 	select {
 	case <-s.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(labtest.Patience(20 * time.Second)):
 		s.w.T.Error("sotto did not exit within 20 s")
 	}
 }
@@ -95,14 +96,14 @@ func TestRollingUpdate(t *testing.T) {
 			w := newWorld(t)
 			w.Watch()
 			g := w.Cgroup("workload")
-			args := append(append([]string{"run"}, w.RunArgs(g)[2:]...), "--replace", "--when-replaced="+how)
+			args := append(w.RunArgs(g), "--replace", "--when-replaced="+how)
 			before := w.supervise(w.Cgroup("a"), args...)
 			w.Until("the old one to seal", func() bool { return before.logged("msg=sealed") })
 			r := w.StartLoad(g, 500)
 			after := w.supervise(w.Cgroup("b"), args...)
 			w.Until("the new one to take over", func() bool { return after.logged("took over") })
 			// The old one is soon refused, or waits. The update does not check that and stops it.
-			for end := time.Now().Add(5 * time.Second); !before.logged(out) && time.Now().Before(end); {
+			for end := time.Now().Add(labtest.Patience(5 * time.Second)); !before.logged(out) && time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond)
 			}
 			if how == "wait" && !before.latest().Running() {

@@ -16,6 +16,7 @@ import (
 	"sotto/internal/control"
 	"sotto/internal/e2e"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 	"sotto/internal/takeover"
 )
 
@@ -208,7 +209,7 @@ func TestReplaceNewHangs(t *testing.T) {
 	w.WaitLog(p, "reclaimed the seal")
 	// The name of the control socket becomes free later than the lock. The old one finds it
 	// in use, since this accepts its connection, and has to try again.
-	if err := name.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := name.SetDeadline(time.Now().Add(labtest.Patience(20 * time.Second))); err != nil {
 		t.Fatal(err)
 	}
 	probe, err := name.Accept()

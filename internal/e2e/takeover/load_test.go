@@ -23,8 +23,7 @@ func TestReplaceUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	g := w.Cgroup("workload")
-	args := w.RunArgs(g)[2:] // without --log-queries
-	args = append([]string{"run"}, args...)
+	args := w.RunArgs(g)
 	p := w.Start("msg=sealed", args...)
 	old := w.OpenSocket(g)
 	before := old.Ask()
@@ -136,10 +135,12 @@ func TestReplaceWithoutPredecessor(t *testing.T) {
 		w.Kill(p)
 	}
 	w.Stop(w.Start("msg=sealed", args...))
-	w.NothingLeft()
-	if _, errs, status := w.Sotto(append(args, "--control=off")...); status != e2e.ExitFailure || !strings.Contains(errs, "control socket") {
+	p := w.Start("msg=sealed", append(args, "--control=off")...)
+	if _, errs, status := w.Sotto(append(args, "--control=off")...); status != e2e.ExitFailure || !strings.Contains(errs, "stop it first") || !strings.Contains(errs, "control socket") {
 		t.Errorf("without a control socket: status %d, %s", status, errs)
 	}
+	w.Stop(p)
+	w.NothingLeft()
 }
 
 // openAfter is the time after which --on-exit=open opens the seal of a killed process.

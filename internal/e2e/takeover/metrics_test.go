@@ -3,12 +3,7 @@
 package takeover
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,24 +12,6 @@ import (
 )
 
 const metricsAddr = "127.0.0.1:9053"
-
-// scrape requests the metrics in the network namespace of the host.
-func (w world) scrape() (string, error) {
-	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
-		doErr := w.Host.Do(func() error {
-			c, err = (&net.Dialer{}).DialContext(ctx, network, addr)
-			return err
-		})
-		return c, errors.Join(doErr, err)
-	}}
-	resp, err := (&http.Client{Transport: tr}).Get("http://" + metricsAddr + "/metrics")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(resp.Body)
-	return string(text), err
-}
 
 // TestReplaceMetrics: a process that has dropped its privileges answers scrapes in the host's
 // network namespace, and one that takes over does so at the same address.
@@ -48,7 +25,7 @@ func TestReplaceMetrics(t *testing.T) {
 	}
 	check := func(p *e2e.Process, queries int) {
 		t.Helper()
-		text, err := w.scrape()
+		text, err := w.Get("http://" + metricsAddr + "/metrics")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +47,7 @@ func TestReplaceMetrics(t *testing.T) {
 	}
 	check(p, 2) // it counts from zero
 	w.Stop(p)
-	if _, err := w.scrape(); err == nil {
+	if _, err := w.Get("http://" + metricsAddr + "/metrics"); err == nil {
 		t.Error("scraped after the stop")
 	}
 	w.NothingLeft()

@@ -19,6 +19,7 @@ import (
 	"sotto/internal/dnstest"
 	"sotto/internal/e2e"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 	"sotto/internal/takeover"
 )
 
@@ -48,7 +49,7 @@ func (w world) launchBetween(h *successor, args []string) (*e2e.Process, *takeov
 	select {
 	case c := <-got:
 		return n, c
-	case <-time.After(20 * time.Second):
+	case <-time.After(labtest.Patience(20 * time.Second)):
 		w.T.Fatalf("it does not request a takeover:\n%s", n.Log())
 		return nil, nil
 	}
@@ -116,7 +117,7 @@ func TestStopNew(t *testing.T) {
 func TestStopNewAnywhere(t *testing.T) {
 	w := newWorld(t)
 	g := w.Cgroup("workload")
-	args := append([]string{"run"}, w.RunArgs(g)[2:]...)
+	args := w.RunArgs(g)
 	seed := time.Now().UnixNano()
 	random := rand.New(rand.NewPCG(uint64(seed), 0))
 	t.Logf("seed %d", seed)

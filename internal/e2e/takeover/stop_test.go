@@ -158,7 +158,7 @@ func TestStopDuringTakeovers(t *testing.T) {
 	w := newWorld(t)
 	w.Watch()
 	g := w.Cgroup("workload")
-	args := append([]string{"run"}, w.RunArgs(g)[2:]...)
+	args := w.RunArgs(g)
 	p := w.Start("msg=sealed", args...)
 	r := w.StartLoad(g, 2000)
 	seed := time.Now().UnixNano()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/internal/e2e"
+	"sotto/internal/netlab/labtest"
 	"sotto/internal/takeover"
 )
 
@@ -76,7 +77,7 @@ func TestWhenReplaced(t *testing.T) {
 		w.CheckSealed(when, g)
 	}
 	// Memory is unmapped by the garbage collector.
-	for end := time.Now().Add(20 * time.Second); len(w.sealResources(p)) > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(labtest.Patience(20 * time.Second)); len(w.sealResources(p)) > 0 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if held := w.sealResources(p); len(held) > 0 {

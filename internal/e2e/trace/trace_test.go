@@ -43,7 +43,8 @@ type client struct {
 const queries = 10
 
 // TestNames: processes of a service, of two containers behind a masquerading bridge and of a
-// pod ask at once. The trace distinguishes all of them, by the names that people know.
+// pod ask at once. Trace, metrics, dnstap and logs distinguish all of them, by the names that
+// people know.
 func TestNames(t *testing.T) {
 	w := e2e.New(t)
 	top := w.Cgroup("names.slice")
@@ -70,7 +71,8 @@ func TestNames(t *testing.T) {
 		}
 		containers = append(containers, h)
 	}
-	startNamed(t, w, top)
+	outputs := newOutputs(t)
+	startNamed(t, w, top, outputs)
 	trace := startTrace(t, w, service)
 	shop, err := w.Launch(nil, "trace", "--workload", "shop")
 	if err != nil {
@@ -111,13 +113,14 @@ func TestNames(t *testing.T) {
 		}
 	}
 
+	outputs.check(w, clients)
 	if out, errs, code := w.Sotto("status"); code != 0 || !strings.Contains(out, "docker:shop") || !strings.Contains(out, "web-app.service") {
 		t.Errorf("status %d:\n%s%s", code, out, errs)
 	}
 }
 
 // startNamed seals a cgroup, by a Sotto that sees files of container runtimes.
-func startNamed(t *testing.T, w *e2e.World, top *netlab.Cgroup) {
+func startNamed(t *testing.T, w *e2e.World, top *netlab.Cgroup, o *outputs) {
 	t.Helper()
 	files := t.TempDir()
 	for path, text := range map[string]string{
@@ -131,7 +134,7 @@ func startNamed(t *testing.T, w *e2e.World, top *netlab.Cgroup) {
 		}
 		e2e.WriteFile(t, path, text)
 	}
-	args := append([]string{"--mount", "sh", "-ec", `mount --bind "$0" /var && exec "$@"`, files, w.Program.Path}, w.RunArgs(top)...)
+	args := append([]string{"--mount", "sh", "-ec", `mount --bind "$0" /var && exec "$@"`, files, w.Program.Path}, append(w.RunArgs(top), "--config", o.config, "--log-queries")...)
 	cmd := w.Host.Command(context.Background(), nil, "unshare", args...)
 	cmd.Env = append(append(os.Environ(), e2e.RaceEnv), w.Program.Env...)
 	p, err := w.LaunchCommand(cmd)
@@ -140,6 +143,7 @@ func startNamed(t *testing.T, w *e2e.World, top *netlab.Cgroup) {
 	}
 	w.Track(cmd)
 	w.WaitReady(p, "msg=sealed")
+	o.process = p
 	t.Cleanup(func() { w.Stop(p) })
 }
 

@@ -3,6 +3,7 @@
 package labtest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
@@ -40,6 +41,30 @@ func NeedTool(t testing.TB, name string) string {
 		Skip(t, "needs the program "+name)
 	}
 	return path
+}
+
+// KernelAtLeast reports whether the kernel is of this version or newer. A test should ask for a
+// feature instead, if there is a way to find it.
+func KernelAtLeast(t testing.TB, major, minor int) bool {
+	t.Helper()
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have [2]int
+	if _, err := fmt.Sscanf(string(release), "%d.%d", &have[0], &have[1]); err != nil {
+		t.Fatalf("parse the kernel's release %q: %v", release, err)
+	}
+	return have[0] > major || have[0] == major && have[1] >= minor
+}
+
+// NeedKernel skips the test on kernels before a version, because they do not have what. Unlike
+// [Skip] it does so too where tests may not be skipped.
+func NeedKernel(t testing.TB, major, minor int, what string) {
+	t.Helper()
+	if !KernelAtLeast(t, major, minor) {
+		t.Skipf("skipped: needs %s (Linux %d.%d)", what, major, minor)
+	}
 }
 
 // New creates a lab that is removed when the test ends. It needs root. It calls

@@ -3,16 +3,30 @@
 package labtest
 
 import (
+	"os"
+	"strconv"
 	"testing"
 	"time"
 )
+
+// patienceVar is the environment variable by which a slow machine, such as an emulated one, lets
+// tests wait for a multiple of their time limits.
+const patienceVar = "SOTTO_TEST_PATIENCE"
+
+// Patience returns how long a test waits for something that takes at most d on a usual machine.
+func Patience(d time.Duration) time.Duration {
+	if n, err := strconv.Atoi(os.Getenv(patienceVar)); err == nil && n > 1 {
+		return d * time.Duration(n)
+	}
+	return d
+}
 
 // Eventually waits until check returns nil. It reports an error after a time that is long
 // enough for a loaded machine.
 func Eventually(t testing.TB, check func() error) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience(15 * time.Second)); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if err = check(); err == nil {
 			return
 		}
@@ -24,7 +38,7 @@ func Eventually(t testing.TB, check func() error) {
 // condition. The test stops.
 func WaitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(Patience(15 * time.Second)); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archtest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// exposures are the highest accepted results of `systemd-analyze security` of systemd 252, from
+// 0 to 10. docs/SECURITY.md explains what they consist of.
+var exposures = map[string]float64{"sotto.service": 4.6, "sotto-serve.service": 1.1}
+
+// installedUnits copies the units to a new directory, with a program that exists.
+func installedUnits(t *testing.T) (files []string) {
+	t.Helper()
+	from, err := filepath.Glob(filepath.Join(root(t), "deploy/systemd/*"))
+	if err != nil || len(from) < 3 {
+		t.Fatalf("units: %v, %v", from, err)
+	}
+	dir := t.TempDir()
+	for _, path := range from {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, filepath.Base(path))
+		if err := os.WriteFile(file, []byte(strings.ReplaceAll(string(text), "/usr/local/bin/sotto", "/bin/true")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+	}
+	return files
+}
+
+func systemdAnalyze(t *testing.T, args ...string) string {
+	t.Helper()
+	path, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("needs systemd-analyze")
+	}
+	// Where systemd does not run, systemd-analyze creates the directory.
+	if _, err := os.Stat("/run/systemd"); err != nil && os.Geteuid() != 0 {
+		t.Skip("needs root, or /run/systemd")
+	}
+	out, err := exec.Command(path, args...).CombinedOutput()
+	if err != nil {
+		t.Errorf("systemd-analyze %s: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// TestUnits checks that systemd accepts all settings of the units.
+func TestUnits(t *testing.T) {
+	if out := systemdAnalyze(t, append([]string{"verify", "--man=no"}, installedUnits(t)...)...); out != "" {
+		t.Errorf("systemd-analyze verify:\n%s", out)
+	}
+}
+
+// TestUnitExposure checks that no hardening setting of a service was lost.
+func TestUnitExposure(t *testing.T) {
+	checked := 0
+	for _, file := range installedUnits(t) {
+		highest, ok := exposures[filepath.Base(file)]
+		if !ok {
+			continue
+		}
+		checked++
+		out := systemdAnalyze(t, "security", "--offline=true", "--no-pager", file)
+		m := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)
+		if m == nil {
+			t.Fatalf("no exposure:\n%s", out)
+		}
+		if got, err := strconv.ParseFloat(m[1], 64); err != nil || got > highest {
+			t.Errorf("%s: exposure %s, want at most %v\n%s", filepath.Base(file), m[1], highest, out)
+		}
+	}
+	if checked != len(exposures) {
+		t.Errorf("checked %d of %d services", checked, len(exposures))
+	}
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"sotto/forwarder/rules"
+	"sotto/forwarder/wire"
+	"sotto/internal/kubernetes/cluster"
+	"sotto/internal/kubernetes/kubelet"
+	"sotto/internal/kubernetes/pods"
+)
+
+// onNode returns options for a node whose kubelet has the usual configuration.
+func onNode(service string) Options {
+	return Options{Kubernetes: Kubernetes{Service: service, Kubelet: func(string) (kubelet.Found, error) {
+		return kubelet.Found{Source: kubelet.DefaultFile, Config: kubelet.Config{
+			ClusterDomain: "cluster.local", ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, CgroupRoot: "/kubelet",
+		}}, nil
+	}}}
+}
+
+// chosen returns the action of the rule that matches a query, and the name of a built-in rule.
+func chosen(t *testing.T, p Plan, name, nameserver string, pod *rules.Pod) string {
+	t.Helper()
+	q := rules.Query{Type: wire.TypeA, RD: true, Pod: pod, Workload: "/x", Nameserver: netip.AddrPortFrom(netip.MustParseAddr(nameserver), 53)}
+	var err error
+	if q.Name, err = wire.AppendParsed(nil, name); err != nil {
+		t.Fatal(err)
+	}
+	i := p.Rules.Set.Match(q)
+	if i < 0 {
+		return fmt.Sprint(i)
+	}
+	return strings.TrimSuffix(p.Rules.Uses[i]+" "+p.Rules.Builtin(i+1), " ")
+}
+
+func TestBuiltinRules(t *testing.T) {
+	const web = "web.one.svc.cluster.local."
+	for _, c := range []struct{ text, name, nameserver, want string }{
+		{"", web, "10.96.0.10", "plain cluster names"},
+		{"", web, "10.99.1.1", "plain cluster names"},
+		{"", web, "8.8.8.8", "nxdomain cluster names asked elsewhere"},
+		{"", "1.2.3.10.in-addr.arpa.", "10.96.0.10", "plain cluster names"},
+		{"", "www.example.", "10.96.0.10", "-1"},
+		{"[kubernetes]\nelsewhere = 'forward'", web, "8.8.8.8", "-1"},
+		{"[kubernetes]\nservice-cidr = ['10.96.0.0/24']", web, "10.99.1.1", "nxdomain cluster names asked elsewhere"},
+		{"[kubernetes]\ncluster-dns = ['169.254.20.10']\ncluster-domain = ['a.local', 'b.local']", "x.b.local.", "169.254.20.10", "plain cluster names"},
+		{"[kubernetes]\ncluster-dns = ['169.254.20.10']", web, "10.96.0.10", "nxdomain cluster names asked elsewhere"},
+		{"[kubernetes]\ncluster = 'off'", web, "10.96.0.10", "-1"},
+		// Rules of the configuration come first.
+		{"[[rule]]\nname = '.'\nuse = 'refuse'", web, "10.96.0.10", "refuse"},
+		{"[[rule]]\nname = 'x.example'\nuse = 'refuse'", web, "10.96.0.10", "plain cluster names"},
+	} {
+		_, p, err := planText(c.text, onNode(""))
+		if err != nil {
+			t.Errorf("%s: %v", c.text, err)
+			continue
+		}
+		if got := chosen(t, p, c.name, c.nameserver, nil); got != c.want {
+			t.Errorf("%s: %s asked of %s: %q, want %q", c.text, c.name, c.nameserver, got, c.want)
+		}
+		if again, err := p.WithLists(); err != nil || chosen(t, again, c.name, c.nameserver, nil) != c.want {
+			t.Errorf("%s: other rules with new lists: %v", c.text, err)
+		}
+	}
+	_, p, err := planText("", onNode(""))
+	if err != nil || p.Kubernetes.Pods.CgroupRoot != "/kubelet" || p.Kubernetes.Source != kubelet.DefaultFile || p.Kubernetes.Pods.Enabled {
+		t.Errorf("%+v, %v", p.Kubernetes, err)
+	}
+	if _, p, err = planText("[kubernetes]\ncluster-dns = ['169.254.20.10']", onNode("10.43.0.1")); err != nil || fmt.Sprint(p.Kubernetes.Cluster.Around) != "[10.43.0.0/16]" {
+		t.Errorf("%+v, %v", p.Kubernetes.Cluster, err)
+	}
+	if _, p, err = planText("", Options{}); err != nil || p.Kubernetes.Cluster.Known() || p.Rules.Set.Len() != 0 {
+		t.Errorf("rules without a cluster: %+v, %v", p.Kubernetes, err)
+	}
+}
+
+// TestPodRules: conditions on pods, and the annotation.
+func TestPodRules(t *testing.T) {
+	off := &rules.Pod{Name: "one/a", LabelsKnown: true, OptedOut: true}
+	on := &rules.Pod{Name: "one/a", LabelsKnown: true, Labels: map[string]string{"app": "web"}}
+	for _, c := range []struct {
+		text string
+		pod  *rules.Pod
+		want string
+	}{
+		{"", off, "-1"}, // an annotation alone opens nothing
+		{"[kubernetes]\nopt-out = 'pods'", off, "plain pods that opted out"},
+		{"[kubernetes]\nopt-out = 'namespaces'", off, "plain pods that opted out"},
+		{"[kubernetes]\nopt-out = 'pods'", on, "-1"},
+		{"[kubernetes]\nopt-out = 'pods'", &rules.Pod{Name: "one/a"}, "-1"},
+		{"[kubernetes]\nopt-out = 'pods'\ncluster = 'off'", off, "plain pods that opted out"},
+		{"[[rule]]\npod = 'one/*'\nuse = 'null'\n[kubernetes]\nopt-out = 'pods'", off, "null"},
+		{"[[rule]]\npod = 'one/*'\nuse = 'null'", &rules.Pod{}, "-2"},
+		{"[[rule]]\npod = 'one/*'\nuse = 'plain'", &rules.Pod{}, "-1"},
+		{"[[rule]]\npod = ['two/*', 'one/a']\nuse = 'plain'", on, "plain"},
+		{"[[rule]]\npod-label = 'app=web'\nuse = 'refuse'", on, "refuse"},
+		{"[[rule]]\nnamespace-label = 'app=web'\nuse = 'refuse'", on, "-1"},
+	} {
+		_, p, err := planText(c.text, Options{})
+		if err != nil {
+			t.Errorf("%s: %v", c.text, err)
+			continue
+		}
+		if got := chosen(t, p, "www.example.", "8.8.8.8", c.pod); got != c.want {
+			t.Errorf("%s from %+v: %q, want %q", c.text, c.pod, got, c.want)
+		}
+		if p.Kubernetes.Pods.Enabled != (c.text != "") {
+			t.Errorf("%s: pods are looked up: %v", c.text, p.Kubernetes.Pods.Enabled)
+		}
+		if labels := strings.Contains(c.text, "label") || strings.Contains(c.text, "opt-out"); labels != (p.Kubernetes.Pods.File != "") {
+			t.Errorf("%s: the file of labels is %q", c.text, p.Kubernetes.Pods.File)
+		}
+	}
+}
+
+func TestInvalidKubernetes(t *testing.T) {
+	for text, want := range map[string]string{
+		"[[kubernetes]]":                                                        ":1:3: kubernetes is a single table: write [kubernetes]",
+		"kubernetes = 1":                                                        ":1:14: wrong type of value: write it as [kubernetes]",
+		"kubernetes.cluster = 'off'":                                            ":1:1: kubernetes has no keys of its own",
+		"[kubernetes.x]":                                                        ":1:13: kubernetes has no tables of its own",
+		"[kubernetes]\nx = 1":                                                   `:2:1: unknown setting "x"`,
+		"[kubernetes]\ncluster = 1":                                             ":2:11: wrong type of value",
+		"[kubernetes]\ncluster = 'yes'":                                         `:2:11: cluster: unknown value "yes"`,
+		"[kubernetes]\nelsewhere = 'plain'":                                     `:2:13: elsewhere: unknown value "plain"`,
+		"[kubernetes]\nopt-out = 'on'":                                          `:2:11: opt-out: unknown value "on"`,
+		"[kubernetes]\npods-file = 'x'":                                         ":2:13: pods-file: \"x\" is not an absolute path",
+		"[kubernetes]\ncluster-domain = ['.']":                                  ":2:19: cluster-domain: it is the root",
+		"[kubernetes]\ncluster-domain = ['a..b']":                               "it has an empty label",
+		"[kubernetes]\ncluster-dns = ['dns']":                                   `cluster-dns: "dns" is not an address`,
+		"[kubernetes]\nservice-cidr = ['10.96.0.1/12']":                         `service-cidr: "10.96.0.1/12" is not a network`,
+		"[kubernetes]\npod-cidr = ['10.0.0.1']":                                 `pod-cidr: "10.0.0.1" is not a network`,
+		"[kubernetes]\ncluster = 'on'":                                          "the kubelet's configuration was not found",
+		"[[rule]]\npod = 'web'\nuse = 'null'":                                   `:2:7: pod: "web": a pod is written as NAMESPACE/NAME`,
+		"[[rule]]\npod-label = 'a in (b)'\nuse = 'null'":                        `:2:13: pod-label: "a in (b)"`,
+		"[[rule]]\nnamespace-label = []\nuse = 'null'":                          ":2:1: namespace-label: it is empty",
+		"[kubernetes]\npods-file = ''\n[[rule]]\npod-label = 'a'\nuse = 'null'": ":4:13: pod-label: labels are not known without pods-file",
+	} {
+		if _, _, err := planText(text, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+	if _, _, err := planText("[[rule]]\npod = 'a/b'\nuse = 'null'", Options{Serve: true}); err == nil || !strings.Contains(err.Error(), "'sotto serve' does not know the pod") {
+		t.Error(err)
+	}
+}
+
+// TestBrokenKubelet: a configuration that cannot be read is a warning, unless the settings need it.
+func TestBrokenKubelet(t *testing.T) {
+	broken := Options{Kubernetes: Kubernetes{Kubelet: func(string) (kubelet.Found, error) {
+		return kubelet.Found{}, errors.New("read the kubelet's configuration: x.yaml: broken")
+	}}}
+	for text, want := range map[string]string{
+		"":                              "WARN the cluster of this node is not known: read the kubelet's configuration: x.yaml: broken",
+		"[kubernetes]\ncluster = 'on'":  "x.yaml: broken",
+		"[kubernetes]\ncluster = 'off'": "",
+		"[kubernetes]\nkubelet-config = '/x.yaml'": "x.yaml: broken",
+	} {
+		_, p, err := planText(text, broken)
+		got := fmt.Sprint(err)
+		if err == nil {
+			var log bytes.Buffer
+			p.Warn(slog.New(slog.NewTextHandler(&log, nil)))
+			got = strings.ReplaceAll(log.String(), `level=WARN msg="configuration: `, "WARN ")
+		}
+		if !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+	if !slices.Equal([]string{string(cluster.Auto), string(pods.OptOutOff)}, []string{Default().Kubernetes.Elsewhere, Default().Kubernetes.OptOut}) {
+		t.Error("the defaults have changed")
+	}
+}
