@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Compares `sotto serve` with other forwarders (peers) and writes docs/BENCHMARKS.md and docs/benchmarks.svg. All
-# forwarders get the same upstream and the same load, in isolated namespaces. scripts/bench/peers.sh has their
-# configurations; docs/BENCHMARKS.md describes the method.
+# Compares Sotto with other forwarders (peers) and writes docs/BENCHMARKS.md and its plots. All forwarders get the same
+# upstream and the same load, in isolated namespaces. scripts/bench/peers.sh has their configurations; docs/BENCHMARKS.md
+# describes the method.
 #
 #   sudo ./scripts/bench.sh                          all peers: about 30 minutes, at most 35
 #   sudo ./scripts/bench.sh --only unbound,coredns   only Sotto and these
@@ -15,8 +15,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+. scripts/lib-guest-root.sh
 . scripts/bench/peers.sh
 . scripts/bench/measure.sh
+. scripts/bench/paths.sh
+. scripts/bench/variants.sh
 
 packages=(
 	"nsd nsd"
@@ -24,6 +27,9 @@ packages=(
 	"dig bind9-dnsutils"
 	"ip iproute2"
 	"pgrep procps"
+	"nft nftables"
+	"mmdebstrap mmdebstrap"
+	"dnssec-signzone bind9-utils"
 )
 
 # Time limit of all rounds, for machines on which peers time out.
@@ -31,20 +37,21 @@ readonly ROUNDS_LIMIT=$((25 * 60))
 # Time limit in seconds to fill a cache, and number of entries queried again afterwards.
 readonly FILL_LIMIT=45 SAMPLE=2000
 
-# Ports of the upstreams: nsd, a server with a delay of 20 ms, an nsd that closes idle connections.
-readonly NEAR=8853 FAR=8854 CLOSING=8855
+# Ports of the upstreams: nsd, a server with a delay of 20 ms, an nsd that closes idle connections, and one that does not.
+readonly NEAR=8853 FAR=8854 CLOSING=8855 KEEPING=8859
 readonly PORT=5301 IDLE_PORT=5310 # port of the forwarder under test; first port of the forwarders in after_idle
 readonly AUTH=dns.example ZONE=bench.example
 
 # ---- in the sandbox ---------------------------------------------------------------------------------------
 
-# start_nsd NAME PORT IDLE: starts nsd, which closes a connection after IDLE seconds of silence. One process is faster than
+# start_nsd NAME PORT IDLE [ZONE]: starts nsd, which closes a connection after IDLE seconds of silence. One process is faster than
 # any forwarder on shared cores; with several, the distribution of a forwarder's few connections would be random. All
 # limits are at their maximum.
 start_nsd() {
 	local dir=$work/nsd-$1
 	mkdir -p "$dir"
 	printf '$TTL 3600\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\n* A 192.0.2.1\n' >"$dir/zone"
+	[[ -z ${4:-} ]] || cp "$4" "$dir/zone"
 	cat >"$work/$1.conf" <<-END
 		server:
 		    server-count: 1
@@ -79,10 +86,11 @@ start_nsd() {
 start_upstreams() {
 	start_nsd near $NEAR 600
 	start_nsd closing $CLOSING 2
+	start_nsd keeping $KEEPING 600
 	"$tool" upstream --dir "$work" --listen 127.0.0.1:$FAR --delay 20ms >"$work/far.log" 2>&1 &
 	defer stop $!
 	wait_for 20 "nsd (see $work/near.log)" upstream_queries
-	for port in $CLOSING $FAR; do wait_for 20 "the upstream at $port" listening "$port"; done
+	for port in $CLOSING $KEEPING $FAR; do wait_for 20 "the upstream at $port" listening "$port"; done
 }
 listening() { [[ -n $(ss -Htln "sport = :$1") ]]; }
 
@@ -107,8 +115,11 @@ inside() {
 	CAPACITY=$((entries * 5 / 4))
 	((CAPACITY >= 1250000)) || CAPACITY=1250000
 	ulimit -n "$(ulimit -Hn)"
+	NEWEST=$work/newest
+	mount_newest
 	say "upstreams"
 	start_upstreams
+	start_variant_upstreams
 	make_names
 	for ((round = 1; round <= rounds; round++)); do
 		for name in "$@"; do
@@ -121,10 +132,20 @@ inside() {
 			measure sotto
 			measure "$name"
 		done
+		say "round $round of $rounds: dnsperf asks the upstream itself"
+		measure_direct || failed direct "no answers"
 	done
 	say "memory of $entries cached answers"
 	for name in sotto "$@"; do
 		! has_cache "$name" || measure_memory "$name"
+	done
+	for ((round = 1; round <= rounds; round++)); do
+		say "round $round of $rounds: cached answers through the seal; a flood; validation; HTTPS and QUIC"
+		measure_paths "$@"
+		measure_floods
+		measure_exec
+		measure_validation "$@"
+		measure_transports "$@"
 	done
 	say "latency after an idle close"
 	measure_after_idle sotto "$@"
@@ -171,6 +192,7 @@ find_peers() {
 			skip "${line[0]}" "no package ${line[2]} in this suite"
 		fi
 	done
+	newest_peers
 	say "peers written in Go"
 	for line in "${GO_PEERS[@]}"; do
 		read -ra line <<<"$line"
@@ -181,7 +203,35 @@ find_peers() {
 			skip "${line[0]}" "${line[1]} ${line[2]} does not build here ($(grep -v '^go: downloading' "$work/build.log" | tail -n1 | sed -E 's/reading [^ ]+: //'))"
 		fi
 	done
-	((${#peers[@]})) || die "no peer selected; --only accepts $(printf '%s\n' "${DEBIAN_PEERS[@]}" "${GO_PEERS[@]}" | sed 's/ .*//' | xargs)"
+	printf 'peer\tdirect\t%s\tc\n' "$(dnsperf -h 2>&1 | sed -n 's/^Version //p')" >>"$raw"
+	((${#peers[@]})) || die "no peer selected; --only accepts $(printf '%s\n' "${DEBIAN_PEERS[@]}" "${NEWEST_PEERS[@]}" "${GO_PEERS[@]}" | sed 's/ .*//' | xargs)"
+}
+
+# newest_peers: includes the peers of Debian's testing suite. Mirrors may have an old copy of it, hence Check-Valid-Until.
+newest_peers() {
+	local name any=
+	for name in "${NEWEST_PEERS[@]}"; do ! selected "$name" || any=1; done
+	[[ -n $any ]] || return 0
+	if ! (cached_root testing "$NEWEST_PACKAGES" --aptopt='Acquire::Check-Valid-Until "false"') 2>"$work/newest.log"; then
+		for name in "${NEWEST_PEERS[@]}"; do skip "$name" "no Debian testing: $(tail -n1 "$work/newest.log")"; done
+		return
+	fi
+	cached_root testing "$NEWEST_PACKAGES" --aptopt='Acquire::Check-Valid-Until "false"' >/dev/null # sets root_tar
+	mkdir "$NEWEST"
+	tar -C "$NEWEST" --exclude='./dev/*' -xf "$root_tar"
+	for name in "${NEWEST_PEERS[@]}"; do
+		! selected "$name" || add_peer "$name" c
+	done
+}
+
+# mount_newest: lets programs of NEWEST use the directories of the sandbox.
+mount_newest() {
+	[[ -d $NEWEST ]] || return 0
+	mkdir -p "$NEWEST$work"
+	mount --bind "$work" "$NEWEST$work"
+	mount --bind /run "$NEWEST/run"
+	mount --rbind /dev "$NEWEST/dev"
+	mount --rbind /proc "$NEWEST/proc"
 }
 
 write_meta() {
@@ -226,7 +276,8 @@ install_missing "${packages[@]}"
 ensure_go
 work=$(mktemp -d /var/tmp/sotto-bench.XXXXXX)
 defer rm -rf "$work"
-raw=$work/raw.tsv peers=()
+defer remove_path_group
+raw=$work/raw.tsv NEWEST=$work/newest peers=()
 # Keep the raw results after a failure.
 mkdir -p dist/bench
 defer cp "$raw" dist/bench/raw.tsv
@@ -243,5 +294,5 @@ sandbox_pid bash "$0" inside "$work" "$rounds" "$seconds" "$entries" "${peers[@]
 mkdir -p "$out"
 say "results, after $(((SECONDS - started) / 60)) minutes"
 "$work/sotto-bench" report --raw "$raw" --out "$out"
-chown -R --reference=go.mod bin dist "$out/BENCHMARKS.md" "$out/benchmarks.svg"
-note "$out/BENCHMARKS.md, $out/benchmarks.svg; raw results in dist/bench/raw.tsv"
+chown -R --reference=go.mod bin dist "$out/BENCHMARKS.md" "$out"/benchmarks*.svg
+note "$out/BENCHMARKS.md and its plots; raw results in dist/bench/raw.tsv"

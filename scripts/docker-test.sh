@@ -11,89 +11,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 . scripts/lib-containers.sh
-
-packages=(
-	"dockerd docker.io"
-	"python3 python3" # serves the module cache to docker build
-)
-
-readonly BRIDGE=172.30.99.1
-export COMPOSE_PROJECT_NAME=sotto-test
+. scripts/lib-docker.sh
 
 # ---- images ----------------------------------------------------------------------------------------------
-
-# import_golang: imports an image with busybox and this machine's Go, under the name of the Dockerfile's base image.
-import_golang() {
-	local name root=$work/golang
-	name=$(sed -n 's/^FROM \(golang:[^ ]*\) AS build$/\1/p' Dockerfile)
-	[[ -n $name ]] || die "no golang base image in the Dockerfile"
-	busybox_root "$root"
-	install -D /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
-	tar -C "$root" -cf "$root.tar" .
-	tar -C "$(go env GOROOT)" --transform 's,^,usr/local/go/,' -rf "$root.tar" bin go.env lib pkg src VERSION
-	docker import -c 'ENV PATH=/usr/local/go/bin:/bin GOTOOLCHAIN=local' "$root.tar" "$name" >/dev/null
-	rm -f "$root.tar"
-	note "$name from this machine's Go and busybox"
-}
 
 import_client() {
 	client_image
 	docker import -c 'ENV PATH=/bin:/usr/bin' "$work/client.tar" client >/dev/null
-}
-
-# ---- engine ----------------------------------------------------------------------------------------------
-
-# runtime: prints the name of the OCI runtime. If this machine itself lacks capabilities (a container, a hardened VM), runc
-# refuses to start privileged containers; a wrapper then removes these capabilities from the request.
-runtime() {
-	local missing
-	missing=$(comm -23 <(setpriv --list-caps | sort) <(setpriv --dump | sed -n 's/^Capability bounding set: //p' | tr , '\n' | sort))
-	[[ -n $missing ]] || { echo runc && return; }
-	cat >"$work/runc" <<-END
-		#!/usr/bin/python3
-		import json, os, sys
-		missing = {"CAP_" + name.upper() for name in """$missing""".split()}
-		if "--bundle" in sys.argv:
-		    path = os.path.join(sys.argv[sys.argv.index("--bundle") + 1], "config.json")
-		    with open(path) as f:
-		        config = json.load(f)
-		    held = config["process"].get("capabilities") or {}
-		    for kind in held:
-		        held[kind] = [cap for cap in held[kind] or [] if cap not in missing]
-		    with open(path, "w") as f:
-		        json.dump(config, f)
-		os.execvp("runc", ["runc"] + sys.argv[1:])
-	END
-	chmod 755 "$work/runc"
-	echo bounded
-	note "this machine lacks $(xargs <<<"$missing"); privileged containers run without" >&2
-}
-
-start_engine() {
-	local runtime=()
-	[[ $(runtime) == runc ]] || runtime=(--add-runtime "bounded=$work/runc" --default-runtime bounded)
-	# cgroupfs and a separate parent cgroup, so that leftovers of the engine can be found.
-	dockerd --data-root "$work/data" --exec-root /run/docker --pidfile /run/dockerd.pid --host unix:///run/docker.sock \
-		--bip $BRIDGE/24 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$cgroup" \
-		--default-cgroupns-mode host "${runtime[@]}" >"$work/dockerd.log" 2>&1 &
-	engine=$!
-	# Not in a parent of the containers' cgroups, so that it is a workload of its own.
-	mkdir -p "$(cgroup2)/$cgroup/engine"
-	echo "$engine" >"$(cgroup2)/$cgroup/engine/cgroup.procs"
-	export DOCKER_HOST=unix:///run/docker.sock
-	wait_for 60 "dockerd (see $work/dockerd.log)" docker version
-	note "$(docker version --format 'client {{.Client.Version}}, engine {{.Server.Version}}'), $(compose version --short)"
-}
-
-# compose ARG…: Debian 12 has Compose 1, which does not support `cgroup: host`; this engine uses it for all containers.
-compose() {
-	if docker compose version >/dev/null 2>&1; then
-		docker compose "$@"
-	elif [[ $(docker-compose version --short) == 1.* ]]; then
-		grep -v '^ *cgroup: host$' compose.yaml | docker-compose --project-directory . -f - "$@"
-	else
-		docker-compose "$@"
-	fi
 }
 
 # ---- tests -----------------------------------------------------------------------------------------------
@@ -105,16 +29,27 @@ query_11222() {
 }
 
 test_build() {
-	local proxy
 	say "docker build, from the real Dockerfile"
-	python3 -m http.server --bind $BRIDGE --directory "$(go env GOMODCACHE)/cache/download" 8080 >/dev/null 2>&1 &
-	proxy=$!
+	serve_modules
 	docker build --quiet -t sotto --build-arg GOPROXY=http://$BRIDGE:8080 --build-arg GOSUMDB=off \
 		--build-arg VERSION=docker-test . >"$work/build.log" 2>&1 || { cat "$work/build.log" >&2 && die "docker build failed"; }
-	stop $proxy
+	stop "$proxy"
 	note "$(docker run --rm sotto version), $(docker image inspect -f '{{.Size}}' sotto | numfmt --to=iec) bytes"
 	! docker run --rm --entrypoint /bin/sh sotto -c true 2>/dev/null || die "the image contains a shell"
+	[[ $(docker image inspect -f '{{index .Config.Labels "org.opencontainers.image.version"}}' sotto) == docker-test ]] ||
+		die "the image has no label with its version"
+	docker create --name files sotto >/dev/null
+	docker cp files:/usr/share/doc/sotto/sbom.cdx.json "$work/" >/dev/null || die "the image has no SBOM"
+	grep -q '"pkg:golang/github.com/cilium/ebpf@' "$work/sbom.cdx.json" || die "the SBOM in the image lacks a module"
+	docker rm files >/dev/null
 }
+
+# expect_healthy CONTAINER: waits until the image's health check succeeds.
+expect_healthy() {
+	wait_for 60 "the health check of $1" healthy "$1"
+	note "health check: $(docker inspect -f '{{.State.Health.Status}}' "$1")"
+}
+healthy() { [[ $(docker inspect -f '{{.State.Health.Status}}' "$1") == healthy ]]; }
 
 test_forward() {
 	say "compose.yaml: default service"
@@ -123,7 +58,35 @@ test_forward() {
 	SOTTO_FLAGS="--upstream $UPSTREAM --ca-file /ca/ca.pem" compose up -d --no-build sotto >"$work/compose.log" 2>&1 ||
 		{ cat "$work/compose.log" >&2 && die "compose up failed"; }
 	query_11222 forward
+	expect_healthy "$(compose ps -q sotto)"
 	compose down >/dev/null 2>&1
+}
+
+# test_run: the container of README.md that forwards, read-only and without capabilities but one.
+test_run() {
+	say "docker run, as in README.md: forward"
+	docker run -d --name forward --read-only --tmpfs /run/sotto --cap-drop ALL --cap-add NET_BIND_SERVICE \
+		-p 11222:53/udp -p 11222:53/tcp -v "$work/ca.pem:/ca.pem:ro" sotto serve --listen :53 --upstream $UPSTREAM --ca-file /ca.pem >/dev/null
+	query_11222 run
+	expect_healthy forward
+	docker rm -f forward >/dev/null
+}
+
+# test_run_seal CGROUP: the container of README.md that seals.
+test_run_seal() {
+	say "docker run, as in README.md: seal"
+	seal=$(docker run -d --privileged --network host --pid host --cgroupns host \
+		-v /sys/fs/cgroup:/sys/fs/cgroup -v /sys/fs/bpf:/sys/fs/bpf -v /run/sotto:/run/sotto \
+		-v /run/netns:/run/netns:shared -v /run/docker/netns:/run/docker/netns:ro,rslave -v "$work/ca.pem:/ca.pem:ro" \
+		sotto run --cgroup "$1" --upstream $UPSTREAM --ca-file /ca.pem)
+	wait_for 30 "the seal" sealed
+	expect_healthy "$seal"
+	start_capture
+	query_from docker client $LAN_DNS run
+	end_capture "docker run"
+	docker stop "$seal" >/dev/null
+	[[ $(docker inspect -f '{{.State.ExitCode}}' "$seal") == 0 ]] || { docker logs "$seal" >&2 && die "sotto run exited with an error"; }
+	docker rm "$seal" >/dev/null
 }
 
 test_offline() {
@@ -178,6 +141,7 @@ test_seal() {
 	# Use its ID from here on: Compose 2 does not list stopped containers.
 	seal=$(compose --profile seal ps -q seal)
 	wait_for 30 "the seal" sealed
+	expect_healthy "$seal"
 	start_capture
 	query_from docker client $LAN_DNS sealed-client
 	query_from docker app 127.0.0.11 sealed-app
@@ -190,6 +154,7 @@ test_seal() {
 	[[ $(docker inspect -f '{{.State.ExitCode}}' "$seal") == 0 ]] || { docker logs "$seal" >&2 && die "sotto run exited with an error"; }
 	! ip -o link | grep sotto || die "sotto run left links"
 	[[ -z $(find /run/netns -name 'sotto*') ]] || die "sotto run left a namespace"
+	test_run_seal "$client"
 	expect_answer "after, dig UDP" docker exec client dig +time=3 +tries=1 @$LAN_DNS after.example A
 }
 sealed() { docker logs "$seal" 2>&1 | grep -q 'msg=sealed'; }
@@ -244,6 +209,7 @@ inside() {
 	test_build
 	make_lan
 	test_forward
+	test_run
 	test_offline
 	test_seal
 	test_resolver
@@ -258,7 +224,7 @@ if [[ ${1:-} == inside ]]; then
 	exit
 fi
 need_root
-install_missing "${packages[@]}" "${container_packages[@]}"
+install_missing "${docker_packages[@]}" "${container_packages[@]}"
 install_missing "docker docker-cli" # a separate package since Debian 13
 if ! docker compose version >/dev/null 2>&1 && ! type -P docker-compose >/dev/null; then
 	# Ubuntu's docker-compose is Compose 1; Compose 2 is docker-compose-v2.
@@ -266,6 +232,7 @@ if ! docker compose version >/dev/null 2>&1 && ! type -P docker-compose >/dev/nu
 fi
 ensure_go
 go mod download
+download_sbom_tool
 build
 work=$(mktemp -d /var/tmp/sotto-docker.XXXXXX)
 defer rm -rf --one-file-system "$work"

@@ -49,6 +49,38 @@ client_image() {
 	note "client, with dig and busybox"
 }
 
+# ---- an unprivileged user --------------------------------------------------------------------------------
+
+# shellcheck disable=SC2034 # used by the scripts
+readonly USER_ID=21042 USER_NAME=sotto-podman SUBORDINATE=2104200000
+
+# prepare_user: makes the machine look as rootless podman expects, in this mount namespace: a user with subordinate IDs, a
+# resolv.conf with the LAN's nameserver, a tun device that users may open, and directories of its own.
+prepare_user() {
+	mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+	mkdir -p /run/etc/upper /run/etc/work "$work/home" "/run/user/$USER_ID"
+	mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work overlay /etc
+	echo "$USER_NAME:x:$USER_ID:$USER_ID::$work/home:/bin/sh" >>/etc/passwd
+	echo "$USER_NAME:x:$USER_ID:" >>/etc/group
+	echo "$USER_NAME:$SUBORDINATE:65536" | tee /etc/subuid >/etc/subgid
+	rm -f /etc/resolv.conf # may be a link
+	echo "nameserver $LAN_DNS" >/etc/resolv.conf
+	mknod -m 666 "$work/tun" c 10 200
+	mount --bind "$work/tun" /dev/net/tun
+	chown "$USER_ID:$USER_ID" "$work/home" "/run/user/$USER_ID"
+	chmod 700 "/run/user/$USER_ID"
+	chmod 755 "$work"
+	# as-user CGROUP COMMAND…: a user's session has its own cgroup: the process moves itself before it drops its privileges.
+	cat >"$work/as-user" <<-END
+		#!/bin/sh
+		echo \$\$ >"\$1/cgroup.procs" || exit
+		shift
+		exec setpriv --reuid=$USER_ID --regid=$USER_ID --clear-groups env -i HOME="$work/home" TMPDIR="$work/home" \\
+			XDG_RUNTIME_DIR=/run/user/$USER_ID PATH="$PATH" "\$@"
+	END
+	chmod 755 "$work/as-user"
+}
+
 # ---- network ---------------------------------------------------------------------------------------------
 
 # make_lan: creates a LAN behind the host's only uplink, with a plain nameserver and a DNS over TLS upstream.
@@ -114,9 +146,6 @@ expect_workload() {
 
 # cgroup_of PID: prints the path of its cgroup in the cgroup2 hierarchy.
 cgroup_of() { sed -n 's/^0:://p' "/proc/$1/cgroup"; }
-
-# cgroup2: prints the directory of the cgroup2 hierarchy.
-cgroup2() { sed -n 's/^\([^ ]* \)\{4\}\([^ ]*\) .* - cgroup2 .*/\2/p' /proc/self/mountinfo | tail -n1; }
 
 # remove_cgroups PREFIX: removes the empty cgroups that an engine leaves in each hierarchy.
 remove_cgroups() {

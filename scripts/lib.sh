@@ -136,6 +136,21 @@ fetch_resolved() {
 	rm "$dir"/*.deb
 }
 
+# fetch_from SUITE DIR PACKAGE…: downloads packages of another Debian suite and unpacks them in DIR, which it creates. Sources,
+# lists and cache are in DIR; nothing is installed.
+fetch_from() {
+	local suite=$1 dir=$2 deb options
+	shift 2
+	mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial"
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" >"$dir/apt/sources.list"
+	options=(-o "Dir::Etc::SourceList=$dir/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$dir/apt/lists"
+		-o "Dir::Cache=$dir/apt/cache" -o APT::Sandbox::User=root)
+	apt-get -qq "${options[@]}" update || die "apt-get update with $suite failed; see its output above"
+	(cd "$dir/apt" && apt-get -qq "${options[@]}" download "$@") || die "apt-get download $* from $suite failed; see its output above"
+	for deb in "$dir"/apt/*.deb; do dpkg -x "$deb" "$dir"; done
+	rm -rf "$dir/apt"
+}
+
 # ---- Go --------------------------------------------------------------------------------------------------
 
 version_le() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n1) == "$1" ]]; }
@@ -246,6 +261,9 @@ build_dist() {
 }
 
 # ---- isolation -------------------------------------------------------------------------------------------
+
+# cgroup2: prints the directory of the cgroup2 hierarchy.
+cgroup2() { sed -n 's/^\([^ ]* \)\{4\}\([^ ]*\) .* - cgroup2 .*/\2/p' /proc/self/mountinfo | tail -n1; }
 
 # sandbox COMMAND…: runs COMMAND in new network and mount namespaces without external connectivity: a query that is not
 # intercepted fails with ENETUNREACH. Links, rules, mounts, pins and named namespaces are removed with the namespaces,

@@ -22,8 +22,6 @@ packages=(
 	"pasta passt"
 )
 
-readonly USER_ID=21042 USER_NAME=sotto-podman SUBORDINATE=2104200000
-
 options=(--storage-driver vfs --cgroup-manager cgroupfs --events-backend file --runtime runc --network-backend netavark)
 
 # podman_root, podman_user: run podman as root, and as an unprivileged user in the cgroup of the variable user_cgroup.
@@ -32,36 +30,6 @@ podman_root() {
 		"${options[@]}" "$@"
 }
 podman_user() { (cd / && "$work/as-user" "$user_cgroup" podman "${options[@]}" "$@"); }
-
-# prepare: makes the machine look as podman expects, in this mount namespace: an unprivileged user with subordinate IDs,
-# a resolv.conf with the LAN's nameserver, a tun device that users may open, and directories of its own.
-prepare() {
-	local dir
-	mount --make-rshared /
-	for dir in /dev/shm /var/lib/containers; do mount -t tmpfs -o mode=1777 tmpfs "$dir"; done
-	mkdir -p /run/etc/upper /run/etc/work "$work/home" "/run/user/$USER_ID"
-	mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work overlay /etc
-	echo "$USER_NAME:x:$USER_ID:$USER_ID::$work/home:/bin/sh" >>/etc/passwd
-	echo "$USER_NAME:x:$USER_ID:" >>/etc/group
-	echo "$USER_NAME:$SUBORDINATE:65536" | tee /etc/subuid >/etc/subgid
-	rm -f /etc/resolv.conf # may be a link
-	echo "nameserver $LAN_DNS" >/etc/resolv.conf
-	mknod -m 666 "$work/tun" c 10 200
-	mount --bind "$work/tun" /dev/net/tun
-	chown "$USER_ID:$USER_ID" "$work/home" "/run/user/$USER_ID"
-	chmod 700 "/run/user/$USER_ID"
-	chmod 755 "$work"
-	# A user's session has its own cgroup, but here nothing delegates one: the process moves itself before it drops its
-	# privileges.
-	cat >"$work/as-user" <<-END
-		#!/bin/sh
-		echo \$\$ >"\$1/cgroup.procs" || exit
-		shift
-		exec setpriv --reuid=$USER_ID --regid=$USER_ID --clear-groups env -i HOME="$work/home" TMPDIR="$work/home" \
-			XDG_RUNTIME_DIR=/run/user/$USER_ID PATH="$PATH" "\$@"
-	END
-	chmod 755 "$work/as-user"
-}
 
 # import_client ENGINE
 import_client() { "$1" import -q -c 'ENV PATH=/bin:/usr/bin' "$work/client.tar" client >/dev/null 2>&1 || die "$1: podman import failed"; }
@@ -163,7 +131,9 @@ test_rootless() {
 
 inside() {
 	work=$1 cgroup=$2
-	prepare
+	mount --make-rshared /
+	mount -t tmpfs -o mode=1777 tmpfs /var/lib/containers
+	prepare_user
 	client_image
 	make_lan
 	test_root

@@ -6,8 +6,8 @@
 #
 #   sudo ./scripts/test.sh
 #
-#   SOTTO_SKIP_DOCKER=1   skip scripts/docker-test.sh and podman-test.sh (real container engines; about two and a half minutes)
-#   SOTTO_FUZZTIME=5s     duration of each fuzz target
+#   SOTTO_SKIP_DOCKER=1   skip scripts/docker-test.sh, podman-test.sh and names-test.sh (real container engines; about three minutes)
+#   SOTTO_FUZZTIME=1s     duration of each fuzz target; 0: none (their seeds are part of the other tests)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -40,6 +40,8 @@ packages=(
 	# independent DNS over TLS servers
 	"nsd nsd"
 	"unbound unbound"
+	# the cache that instances share
+	"redis-server redis-server"
 	# local resolvers
 	"dnsmasq dnsmasq-base"
 	"dbus-daemon dbus-daemon"
@@ -49,6 +51,8 @@ packages=(
 	"stunnel stunnel4"
 	# readers of dnstap
 	"dnstap-ldns dnstap-ldns"
+	"dnstap golang-github-dnstap-golang-dnstap-cli"
+	"dnstap-read bind9-dnsutils"
 	"fstrm_capture fstrm-bin"
 	"named bind9"
 	# manual pages and completions
@@ -79,17 +83,17 @@ resolved() {
 	export SOTTO_RESOLVED=$work/resolved
 }
 
-# fetch_promtool: downloads and unpacks promtool, which checks alert rules. It is not installed, because its package starts a
-# service.
-fetch_promtool() {
+# fetch_prometheus: downloads and unpacks Prometheus, for the test that scrapes, and promtool, which checks alert rules. It is
+# not installed, because its package starts a service.
+fetch_prometheus() {
 	local dir=$work/prometheus
-	! command -v promtool >/dev/null || return 0
+	! command -v prometheus >/dev/null || ! command -v promtool >/dev/null || return 0
 	apt_update prometheus
 	mkdir "$dir"
 	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download prometheus) ||
 		die "apt-get download prometheus failed; see its output above"
 	dpkg -x "$dir"/*.deb "$dir"
-	export SOTTO_PROMTOOL=$dir/usr/bin/promtool
+	export SOTTO_PROMTOOL=$dir/usr/bin/promtool SOTTO_PROMETHEUS=$dir/usr/bin/prometheus
 }
 
 skipped=()
@@ -148,6 +152,7 @@ check_unprivileged() {
 	END
 	chmod 755 "$work/as-nobody"
 	install -d -o 65534 -g 65534 "$work/nobody"
+	install -m 755 bin/sotto "$work/sotto"
 	sandbox bash "$0" unprivileged "$work" >"$log" 2>&1 ||
 		{ grep -E -B30 -- '--- FAIL|^FAIL|panic:' "$log" >&2 || cat "$log" >&2; return 1; }
 	# The line before a skip is its reason.
@@ -157,6 +162,7 @@ check_unprivileged() {
 
 test_unprivileged() {
 	export SOTTO_NOBODY=$1/nobody SOTTO_GOMOD=$1/gomod GOPROXY=off GOFLAGS="${GOFLAGS:-} -buildvcs=false"
+	export SOTTO_TEST_PROGRAM=$1/sotto # user nobody has no build cache
 	unset SOTTO_REQUIRE_PRIVILEGED
 	# Some tests run the go command, but user nobody cannot read root's module cache, which may also contain the toolchain.
 	local cache goroot
@@ -165,6 +171,23 @@ test_unprivileged() {
 	export SOTTO_GOROOT=${goroot/#$cache/$SOTTO_GOMOD}
 	cd "$1/unprivileged"
 	go test -count=1 -timeout=10m -v -exec "$1/as-nobody" ./...
+}
+
+# check_deb: builds the deb, and compares its files and scripts with what an installation needs.
+check_deb() {
+	local deb file files
+	deb=$(scripts/package.sh --out "$work/debs")
+	files=$(dpkg-deb --fsys-tarfile "$deb" | tar -t)
+	for file in usr/bin/sotto etc/sotto/sotto.toml usr/lib/systemd/system/sotto.service usr/lib/sysusers.d/sotto.conf \
+		usr/share/man/man8/sotto-run.8.gz usr/share/bash-completion/completions/sotto usr/share/doc/sotto/copyright; do
+		grep -qxF "./$file" <<<"$files" || { echo "$deb lacks $file" >&2 && return 1; }
+	done
+	dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/lib/systemd/system/sotto.service | grep -q '^ExecStart=/usr/bin/sotto ' ||
+		{ echo "the packaged unit does not start /usr/bin/sotto" >&2 && return 1; }
+	dpkg-deb --info "$deb" conffiles | grep -qx /etc/sotto/sotto.toml
+	for file in postinst prerm postrm; do dpkg-deb --info "$deb" $file | sh -n; done
+	dpkg-deb --fsys-tarfile "$deb" | tar -xO ./etc/sotto/sotto.toml >"$work/example.toml"
+	sandbox bin/sotto run --check --config "$work/example.toml" >/dev/null
 }
 
 # fuzz_timed_out: before Go 1.27, go test can report a failure at the end of -fuzztime although it found nothing
@@ -177,7 +200,7 @@ fuzz() {
 	while read -r package; do
 		while read -r target; do
 			note "$package $target"
-			go test -run='^$' -fuzz="^$target\$" -fuzztime="${SOTTO_FUZZTIME:-5s}" -fuzzminimizetime=10x "$package" >"$work/fuzz.log" 2>&1 ||
+			go test -run='^$' -fuzz="^$target\$" -fuzztime="${SOTTO_FUZZTIME:-1s}" -fuzzminimizetime=10x "$package" >"$work/fuzz.log" 2>&1 ||
 				fuzz_timed_out || { cat "$work/fuzz.log" >&2 && return 1; }
 		done < <(go test -list='^Fuzz' "$package" | grep '^Fuzz' || true)
 	done < <(grep -l --include='*_test.go' -r '^func Fuzz' . | xargs -r -n1 dirname | sort -u)
@@ -193,20 +216,25 @@ lab_packages() {
 # test_lab and test_others: together they run all tests as root in a sandbox, and fail if these leave anything behind.
 test_lab() {
 	# shellcheck disable=SC2046 # words
-	test_privileged $(lab_packages)
+	test_privileged -p=1 $(lab_packages)
 }
 test_others() {
+	test_privileged ./cmd/sotto # alone: it floods servers
 	# shellcheck disable=SC2046 # words
-	test_privileged $(go list ./... | grep -vxF "$(lab_packages)")
+	test_privileged -p=2 $(go list ./... | grep -vxF "$(lab_packages)" | grep -vx sotto/cmd/sotto)
 }
 test_privileged() {
-	SOTTO_REQUIRE_PRIVILEGED=1 GOPROXY=off go test -race -p=1 -count=1 -timeout=15m "$@"
+	local dir
+	dir=$(mktemp -d)
+	defer rm -rf "$dir"
+	go build -race -buildvcs=false -o "$dir/sotto" ./cmd/sotto
+	SOTTO_TEST_PROGRAM=$dir/sotto SOTTO_REQUIRE_PRIVILEGED=1 GOPROXY=off go test -race -count=1 -timeout=15m "$@"
 	local left
 	left=$(leftovers)
 	[[ -z $left ]] || { printf 'leftovers of the tests:\n%s\n' "$left" >&2 && return 1; }
 }
 
-# start_lab: starts test_lab in the background, beside steps that do not measure time. In a session of its own, so that
+# start_lab: starts test_lab in the background, beside the other steps, none of which measures time. In a session of its own, so that
 # stop_lab can end it with its children.
 start_lab() {
 	setsid bash "$0" lab >"$work/lab.log" 2>&1 &
@@ -265,9 +293,10 @@ chmod 755 "$work"
 defer rm -rf "$work"
 
 step "fetch systemd-resolved" resolved
-step "fetch promtool" fetch_promtool
+step "fetch Prometheus" fetch_prometheus
 step "go mod download" go mod download
 step "go build" build
+start_lab
 step "gofmt" check_gofmt
 step "go vet" go vet ./...
 step "staticcheck" go tool staticcheck ./...
@@ -281,16 +310,21 @@ if [[ -n $has_clang ]]; then
 		skipped+=("regenerated objects: reproducible only with clang and kernel headers of Debian 12")
 	fi
 fi
+step "the deb and its files" check_deb
 step "go test as nobody" check_unprivileged
-start_lab
-step "fuzz, ${SOTTO_FUZZTIME:-5s} each" fuzz
+if [[ ${SOTTO_FUZZTIME:-} != 0 ]]; then
+	step "fuzz, ${SOTTO_FUZZTIME:-1s} each" fuzz
+else
+	skipped+=("fuzz: SOTTO_FUZZTIME is 0")
+fi
 if [[ -z ${SOTTO_SKIP_DOCKER:-} ]]; then
 	step "docker-test.sh" scripts/docker-test.sh
 	step "podman-test.sh" scripts/podman-test.sh
+	step "names-test.sh" scripts/names-test.sh
 else
-	skipped+=("docker-test.sh and podman-test.sh: SOTTO_SKIP_DOCKER is set")
+	skipped+=("docker-test.sh, podman-test.sh and names-test.sh: SOTTO_SKIP_DOCKER is set")
 fi
 for line in "${skipped[@]}"; do say "SKIPPED $line"; done
 step "SOTTO_REQUIRE_PRIVILEGED=1 go test -race, packages without a network lab" sandbox bash "$0" others
-step "SOTTO_REQUIRE_PRIVILEGED=1 go test -race, packages with a network lab (since the fuzz tests)" wait_lab
+step "SOTTO_REQUIRE_PRIVILEGED=1 go test -race, packages with a network lab (since the build)" wait_lab
 say "all tests passed in $SECONDS s${skipped[*]:+, except the steps marked SKIPPED above}"

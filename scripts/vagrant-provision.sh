@@ -1,111 +1,116 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs as root in the Vagrant guest: installs Sotto as a service and runs the same dig before and after, with a packet
-# capture each time. resolv.conf does not change.
+# Runs as root in the Vagrant guest: installs the Debian package, and resolves names with dig, resolvectl, getent and a
+# container before and after Sotto is enabled, with a packet capture each time. resolv.conf does not change. After the next
+# boot the guest is sealed from the first query: `vagrant-provision.sh booted` shows that.
 #
-# With SOTTO_OFFLINE=1 the guest needs no network: a network namespace on a veth pair acts as the LAN (192.0.2.0/24,
-# RFC 5737), with a plain nameserver on port 53 and a DNS over TLS upstream with a throwaway CA. It exists until the guest
-# halts; `vagrant up --provision` creates it again.
+# With SOTTO_OFFLINE=1 the guest needs no network: see lib-guest.sh.
 set -euo pipefail
 cd /vagrant
 . scripts/lib.sh
+. scripts/lib-guest.sh
 
-readonly LAN=sotto-lan LAN_IF=sotto-lan0 LAN_HOST=192.0.2.1 LAN_DNS=192.0.2.53
-readonly CA=/run/sotto-demo-ca.pem
+readonly IMAGE=localhost/sotto-busybox
 offline=${SOTTO_OFFLINE:-}
 
-install_sotto() {
-	if [[ -x dist/sotto ]]; then
-		say "install dist/sotto, built on the host"
-		install -m 755 dist/sotto /usr/local/bin/sotto
-	else
-		say "build Sotto in the guest (no dist/sotto; to build it on the host, run make dist)"
+install_package() {
+	local deb
+	deb=$(find dist/packages -name "sotto_*_$(dpkg --print-architecture).deb" -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n1 | cut -d' ' -f2)
+	if [[ -z $deb ]]; then
+		say "build the package in the guest (none in dist/packages; to build it on the host, run ./scripts/package.sh)"
 		ensure_go
-		build
-		install -m 755 bin/sotto /usr/local/bin/sotto
+		deb=$(./scripts/package.sh | tail -n1)
 	fi
-	note "$(/usr/local/bin/sotto version)"
-	install -m 644 deploy/systemd/sotto.service /etc/systemd/system/sotto.service
-	systemctl daemon-reload
+	say "dpkg -i $deb"
+	DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i "$deb" >/dev/null
+	note "$($sotto version | head -n1)"
 }
 
-# make_lan: creates the LAN. Its servers are transient units, which systemd stops with the guest.
-make_lan() {
-	say "offline LAN: nameserver $LAN_DNS:53, DNS over TLS on $LAN_DNS:853"
-	systemctl stop sotto-lan-plain sotto-lan-tls 2>/dev/null || true
-	ip netns del $LAN 2>/dev/null || true
-	ip netns add $LAN
-	ip link add $LAN_IF type veth peer name eth0 netns $LAN
-	ip address add $LAN_HOST/24 dev $LAN_IF
-	ip link set $LAN_IF up
-	ip -n $LAN address add $LAN_DNS/24 dev eth0
-	ip -n $LAN link set eth0 up
-	ip -n $LAN link set lo up
-	rm -f $CA
-	lan_unit sotto-lan-tls demo upstream --listen $LAN_DNS:853 --ca-out $CA --name dns.example
-	wait_for 20 "the upstream" test -s $CA
-	lan_unit sotto-lan-plain serve --listen $LAN_DNS:53 --upstream "$LAN_DNS#dns.example" --ca-file $CA
-	wait_for 20 "the LAN's nameserver" query
-	mkdir -p /etc/sotto
-	printf 'upstream = ["%s"]\nca-file = "%s"\n' "$LAN_DNS#dns.example" "$CA" >/etc/sotto/sotto.toml
+# make_image: a container image with nothing but busybox.
+make_image() {
+	local dir
+	podman image exists $IMAGE && return
+	dir=$(mktemp -d)
+	mkdir "$dir/bin"
+	cp "$(type -P busybox)" "$dir/bin/"
+	ln -s busybox "$dir/bin/sh"
+	ln -s busybox "$dir/bin/nslookup"
+	tar -C "$dir" -c . | podman import -q - $IMAGE >/dev/null
+	rm -r "$dir"
 }
 
-lan_unit() {
-	local unit=$1
-	shift
-	systemd-run --quiet --collect --unit="$unit" -p NetworkNamespacePath=/run/netns/$LAN /usr/local/bin/sotto "$@"
+# client NAME QUESTION: resolves a name in one of four ways.
+client() {
+	case $1 in
+	dig) dig +time=5 +tries=1 "@$nameserver" "$2" A ;;
+	resolvectl) resolvectl query --cache=no "$2" ;;
+	getent) getent ahostsv4 "$2" ;;
+	container) podman run --rm $IMAGE nslookup "$2" "$nameserver" ;;
+	esac
 }
 
-# query: runs the client, with the same arguments before and after.
-query() { dig +time=3 +tries=1 "@$nameserver" "$question" A | tee /run/sotto-answer | grep -q 'status: NOERROR'; }
-
-# capture_query LABEL INTERFACE: captures one query and prints the packet counts.
+# capture LABEL: runs all clients, each with a name of its own, and counts the packets on the interface.
 plain=0 tls=0
-capture_query() {
-	local label=$1 interface=$2 dump=/run/sotto-capture.pcap pid
-	say "$label: dig @$nameserver $question"
+capture() {
+	local label=$1 dump=/run/sotto-capture.pcap pid name question
+	say "$label"
 	rm -f "$dump"
-	tcpdump -ni "$interface" -U --immediate-mode -w "$dump" 'port 53 or port 853' 2>/run/sotto-tcpdump &
+	tcpdump -ni "$interface" -U --immediate-mode -w "$dump" 'port 53 or port 853' 2>/run/sotto-tcpdump-provision &
 	pid=$!
-	wait_for 10 "tcpdump" grep -q 'listening on' /run/sotto-tcpdump
-	query || { cat /run/sotto-answer; die "no answer"; }
-	# Packets are written in order: once the answer is in the file, all earlier packets are too.
-	wait_for 10 "the capture" captured "$dump"
+	wait_for 30 "tcpdump" grep -q 'listening on' /run/sotto-tcpdump-provision
+	for name in "${clients[@]}"; do
+		# A name that is not cached, so that every query leaves the machine.
+		question=$name$RANDOM.$domain
+		[[ -n $offline ]] || question=$domain
+		client "$name" "$question" >/run/sotto-answer 2>&1 || { cat /run/sotto-answer && die "$name: no answer"; }
+		grep -qE '[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+' /run/sotto-answer || { cat /run/sotto-answer && die "$name: no address"; }
+		note "$name $question: $(grep -oE '[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+' /run/sotto-answer | grep -v "^$nameserver$" | tail -n1)"
+	done
+	# Packets are written in order: once the last answer is in the file, all earlier packets are too.
+	wait_for 30 "the capture" captured "$dump"
+	sleep 1
 	stop $pid
-	plain=$(count "$dump" 'port 53') tls=$(count "$dump" 'port 853')
-	grep -E '^[^;].*\sA\s|SERVER:|status:' /run/sotto-answer | sed 's/^/   /'
+	plain=$(packets "$dump" 'port 53') tls=$(packets "$dump" 'port 853')
 	note "captured on $interface: $plain packets on port 53, $tls on port 853"
 	tcpdump -nr "$dump" 2>/dev/null | head -n4 | cut -c1-110 | sed 's/^/     /'
 }
-count() { tcpdump -nr "$1" "$2" 2>/dev/null | wc -l; }
-captured() { (($(count "$1" 'port 53 or port 853') >= 2)); }
+captured() { (($(packets "$1" 'port 53 or port 853') >= 2)); }
 
 [[ $(id -u) == 0 ]] || die "this script is run by 'vagrant up', as root in the guest"
-systemctl stop sotto 2>/dev/null || true
-if [[ -z $offline ]]; then
-	install_missing "dig bind9-dnsutils" "tcpdump tcpdump"
+if [[ ${1:-} == booted ]]; then
+	lan_booted
+	exit
 fi
-install_sotto
+systemctl stop sotto 2>/dev/null || true
+clients=(dig getent)
+if [[ -z $offline ]]; then
+	install_missing "dig bind9-dnsutils" "tcpdump tcpdump" "podman podman" "busybox busybox-static"
+fi
+! systemctl is-active --quiet systemd-resolved || clients+=(resolvectl)
+! command -v podman >/dev/null || clients+=(container)
+install_package
 if [[ -n $offline ]]; then
-	nameserver=$LAN_DNS question=www.example interface=$LAN_IF
+	nameserver=$LAN_DNS domain=example interface=$LAN_IF
 	[[ -n $(type -P dig) && -n $(type -P tcpdump) ]] ||
 		die "this box lacks dig or tcpdump, which cannot be installed with SOTTO_OFFLINE=1; unset it"
-	make_lan
+	lan_install
+	systemctl enable --quiet sotto-lan-ask
 else
-	nameserver=$(sed -n 's/^nameserver //p' /etc/resolv.conf | head -n1) question=example.com
+	nameserver=$(sed -n 's/^nameserver //p' /etc/resolv.conf | head -n1) domain=example.com
 	interface=$(ip -o route get 9.9.9.9 | sed -n 's/.* dev \([^ ]*\).*/\1/p')
 fi
+[[ ${clients[*]} != *container* ]] || make_image
 
 resolver_before=$(sha256sum </etc/resolv.conf)
-capture_query "before" "$interface"
+capture "before: ${clients[*]}"
 ((plain > 0)) || die "no plain packets captured on $interface before the seal, so the capture does not work"
 
 say "systemctl enable --now sotto"
 systemctl enable --now --quiet sotto || { journalctl --no-pager -o cat -u sotto >&2 && die "sotto did not start; see its log above"; }
 note "$(systemctl show -p ActiveState,SubState,MainPID sotto | xargs)"
 
-capture_query "after" "$interface"
+capture "after: ${clients[*]}"
 ((plain == 0)) || die "plain packets captured on $interface while sealed"
 ((tls > 0)) || die "no TLS packets captured on $interface while sealed"
 [[ $(sha256sum </etc/resolv.conf) == "$resolver_before" ]] || die "resolv.conf changed"

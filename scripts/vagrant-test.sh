@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs `vagrant up` with the Vagrantfile of this tree, without KVM and without internet access for the guest: builds a
-# Debian box, and runs libvirt, the bridge and an emulated guest in isolated namespaces. About three minutes; not part of
-# scripts/test.sh. Removes everything afterwards except the installed packages.
+# Runs `vagrant up` with the Vagrantfile of this tree, without KVM and without internet access for the guest: builds the
+# package and a Debian box, and runs libvirt, the bridge and an emulated guest in isolated namespaces. The guest installs the
+# package, seals itself, and resolves names with dig, resolvectl, getent and a container before and after. After `halt` and
+# `up` it was sealed from the first query. Then systemd-guest.sh tests the units there. Fifteen minutes, and five more without a
+# cached box; not part of scripts/test.sh.
 #
 #   sudo ./scripts/vagrant-test.sh
+#
+#   SOTTO_CACHE=DIR        where the box is kept between runs (default /var/cache/sotto-test); delete it to build it again
+#   SOTTO_STEPS=WORDS      steps of systemd-guest.sh (default: all)
+#
+# Removes everything afterwards except the installed packages and the cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+. scripts/lib-guest-root.sh
 
 packages=(
 	"vagrant vagrant"
@@ -26,30 +34,51 @@ packages=(
 	"ssh openssh-client"
 )
 
-# Packages in the box: a bootable Debian, and dig and tcpdump, which the guest cannot download.
-box_packages=linux-image-cloud-amd64,initramfs-tools,zstd,systemd-sysv,dbus,udev,openssh-server,sudo,rsync,iproute2,kmod,procps,bind9-dnsutils,tcpdump
+# Packages in the box: a bootable Debian, and the clients, which the guest cannot download.
+readonly box_packages="linux-image-cloud-amd64 initramfs-tools zstd systemd-sysv dbus udev openssh-server sudo rsync iproute2 kmod \
+procps bind9-dnsutils tcpdump systemd-resolved podman netavark aardvark-dns crun iptables busybox-static"
 
 # make_root DIR: creates the guest's file system: Debian, with the settings that virtio, ssh and vagrant need.
 make_root() {
 	local root=$1 key
-	say "Debian bookworm root file system ($(wc -w <<<"${box_packages//,/ }") packages and their dependencies)"
 	# shellcheck disable=SC2016 # mmdebstrap passes its root to the hook as $1
-	mmdebstrap --quiet --variant=apt --mode=root --include="$box_packages" \
+	cached_root bookworm "$box_packages" \
 		--customize-hook='printf "virtio_pci\nvirtio_blk\next4\ncrc32c_generic\n" >>"$1/etc/initramfs-tools/modules"' \
 		--customize-hook='echo MODULES=list >"$1/etc/initramfs-tools/conf.d/modules"' \
 		--customize-hook='chroot "$1" update-initramfs -u' \
-		--customize-hook='chroot "$1" useradd -m -s /bin/bash vagrant' \
-		bookworm "$root"
+		--customize-hook='chroot "$1" useradd -m -s /bin/bash vagrant'
+	mkdir "$root"
+	tar -C "$root" --numeric-owner -xf "$root_tar"
 	echo 'vagrant ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/vagrant"
 	# Vagrant's well-known key; the guest is reachable only from the namespace of this run.
 	key=$(dpkg -L vagrant | grep '/keys/vagrant.pub$')
 	install -d -m 700 "$root/home/vagrant/.ssh"
 	install -m 600 "$key" "$root/home/vagrant/.ssh/authorized_keys"
 	chroot "$root" chown -R vagrant: /home/vagrant/.ssh
-	printf '[Match]\nName=eth* en*\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/80-dhcp.network"
-	chroot "$root" systemctl --quiet enable systemd-networkd
+	# The host's DHCP server has no nameserver that answers; all clients use the one of the LAN in the guest.
+	printf '[Match]\nName=eth* en*\n[Network]\nDHCP=yes\n[DHCPv4]\nUseDNS=no\n' >"$root/etc/systemd/network/80-dhcp.network"
+	mkdir -p "$root/etc/systemd/resolved.conf.d"
+	printf '[Resolve]\nDNS=192.0.2.53\nDomains=~.\n' >"$root/etc/systemd/resolved.conf.d/lan.conf"
+	chroot "$root" systemctl --quiet enable systemd-networkd systemd-resolved
 	echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
+	rm -f "$root/etc/resolv.conf"
 	printf 'nameserver 192.0.2.53\n' >"$root/etc/resolv.conf"
+}
+
+# cached_box: sets box to the box. Makes the box, unless the cache has it.
+cached_box() {
+	local key
+	key=$( (declare -f make_root make_disk make_box && echo "$box_packages") | sha256sum | cut -c1-12)
+	box=$CACHE/vagrant-$key.box
+	if [[ -s $box ]]; then
+		note "vagrant box: $box"
+		return
+	fi
+	make_root "$work/root"
+	make_disk "$work/root" "$work/disk.img"
+	make_box "$work/disk.img" "$work/debian.box"
+	mv "$work/debian.box" "$box"
+	rm -rf --one-file-system "$work/root" "$work/disk.img" "$work/debian.box.d"
 }
 
 # make_disk ROOT IMAGE: creates a disk without partitions, with ext4 features that extlinux supports (no 64bit, no
@@ -98,7 +127,7 @@ make_box() {
 
 # inside DIR: runs in the sandbox, with a separate libvirt state that is removed with it.
 inside() {
-	local dir=$1 started
+	local dir=$1
 	mkdir -p "$dir/libvirt" "$dir/cache" "$dir/log"
 	mount --bind "$dir/libvirt" /var/lib/libvirt
 	mount --bind "$dir/cache" /var/cache/libvirt
@@ -120,30 +149,44 @@ inside() {
 
 	export VAGRANT_HOME=$dir/vagrant VAGRANT_DOTFILE_PATH=$dir/dotfile VAGRANT_CHECKPOINT_DISABLE=1
 	export VAGRANT_DEFAULT_PROVIDER=libvirt SOTTO_OFFLINE=1 HOME=$dir
-	vagrant box add --no-tty --name debian/bookworm64 "$dir/debian.box" | sed 's/^/   /'
-	say "vagrant up"
-	started=$SECONDS
-	vagrant up --no-tty
-	say "vagrant up took $((SECONDS - started)) s; query again over vagrant ssh:"
-	vagrant ssh --no-tty -c 'cat /etc/resolv.conf; dig @192.0.2.53 other.example | grep -E "status:|SERVER:"; systemctl is-active sotto' 2>/dev/null
-	say "vagrant destroy"
-	vagrant destroy --no-tty -f
+	vagrant box add --no-tty --name debian/bookworm64 "$box" | sed 's/^/   /'
+	timed vagrant up --no-tty
+	timed vagrant halt --no-tty
+	timed vagrant up --no-tty
+	say "sealed from the first query after the boot"
+	guest /vagrant/scripts/vagrant-provision.sh booted
+	say "units"
+	guest env "SOTTO_STEPS=${SOTTO_STEPS:-}" /vagrant/scripts/systemd-guest.sh "/vagrant/dist/packages/$(basename "$deb")" /vagrant/dist/load.test
+	timed vagrant destroy --no-tty -f
+}
+
+# guest COMMAND…: runs a command as root in the guest.
+guest() { vagrant ssh --no-tty -c "sudo $(printf '%q ' "$@")" 2>/dev/null; }
+
+# timed COMMAND…: runs a command and prints how long it took.
+timed() {
+	local started=$SECONDS
+	say "$*"
+	"$@"
+	say "$1 $2 took $((SECONDS - started)) s"
 }
 
 if [[ ${1:-} == inside ]]; then
+	box=$3 deb=$4
 	inside "$2"
 	exit
 fi
 need_root
 install_missing "${packages[@]}"
 ensure_go
-say "make dist"
-build_dist
+say "package and client"
+rm -rf dist/packages
+deb=$(./scripts/package.sh | tail -n1)
+defer rm -f dist/load.test
+CGO_ENABLED=0 go test -c -o dist/load.test ./internal/e2e/takeover
+chown -R --reference=go.mod dist
 work=$(mktemp -d /var/tmp/sotto-vagrant.XXXXXX)
 defer rm -rf --one-file-system "$work"
-make_root "$work/root"
-make_disk "$work/root" "$work/disk.img"
-make_box "$work/disk.img" "$work/debian.box"
-rm -rf --one-file-system "$work/root" "$work/disk.img" "$work/debian.box.d"
-sandbox_pid bash "$0" inside "$work"
+cached_box
+sandbox_pid bash "$0" inside "$work" "$box" "$deb"
 say "vagrant-test: passed in $SECONDS s"

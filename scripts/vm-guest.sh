@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# /init of the virtual machine of scripts/vm-test.sh: PID 1 in an initramfs, with busybox for all tools except those under
-# test. It prints the result of each step on the serial console in lines that start with @@, and powers off. The machine
-# has no network device, so `sotto run` can safely seal the root cgroup, as on a user's machine.
-export PATH=/usr/bin:/bin HOME=/root TMPDIR=/tmp
-/bin/busybox --install -s /bin
+# /init of the virtual machines of scripts/vm-test.sh: PID 1 in an initramfs with programs of Debian, and busybox for the
+# rest. It runs the steps in /steps and prints their results on the serial console in lines that start with @@, which
+# internal/kernels reads, and powers off. The machine has no network device, so `sotto run` can safely seal the root cgroup,
+# as on a user's machine.
+export PATH=/usr/bin:/usr/sbin HOME=/root TMPDIR=/tmp
+/bin/busybox --install -s /bin 2>/dev/null # does not replace Debian's programs
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -18,24 +19,26 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount --make-rshared /
 mkdir -p /run/lock /var/tmp
+hostname sotto-guest
+modprobe tun # has a device file, which the kernel cannot load it by
 echo 5 >/proc/sys/kernel/printk # only warnings and errors, besides the output of this script
 
-say() { echo "@@ $*"; }
+# Emulation is slow.
+SOTTO_TEST_PATIENCE=$(sed -n 's/.*sotto.patience=\([0-9]*\).*/\1/p' /proc/cmdline)
+export SOTTO_TEST_PATIENCE
 
-# Debian's busybox prefers its own applets to programs in PATH.
-ip() { /usr/bin/ip "$@"; }
-nsenter() { /usr/bin/nsenter "$@"; }
+say() { echo "@@ $*"; }
 
 # step NAME COMMAND…: runs one step. Its output is printed only if it fails.
 step() {
 	name=$1
 	shift
 	started=$(date +%s)
-	if "$@" >"/tmp/$name.log" 2>&1; then
-		say "ok $name $(($(date +%s) - started)) s$(sed -n 's/^=> /, /p' "/tmp/$name.log" | tr -d '\n')"
+	if "$@" >/tmp/step.log 2>&1; then
+		say "ok $name $(($(date +%s) - started)) s$(sed -n 's/^=> /, /p' /tmp/step.log | tr -d '\n')"
 	else
-		say "FAILED $name$(sed -n 's/^=> /, /p' "/tmp/$name.log" | tr -d '\n')"
-		sed 's/^/   /' "/tmp/$name.log"
+		say "FAILED $name$(sed -n 's/^=> /, /p' /tmp/step.log | tr -d '\n')"
+		sed 's/^/   /' /tmp/step.log
 		dmesg | tail -n 30 | sed 's/^/   dmesg: /'
 	fi
 }
@@ -44,22 +47,40 @@ fail() {
 	return 1
 }
 
-modules() {
-	status=0
-	while read -r module; do
-		insmod "$module" || { echo "=> failed to load $module" && status=1; }
-	done </modules.order
-	return $status
+# A second serial port shows the progress of tests. A machine of arm64 has only one.
+progress=/dev/console
+[ "$(uname -m)" != x86_64 ] || progress=/dev/ttyS1
+
+# every_nth NAME N/M: prints a regular expression for every M-th test, from the N-th on.
+every_nth() {
+	"/tests/$1" -test.list . | awk -v n="${2%/*}" -v m="${2#*/}" '
+		/^Test/ && tests++ % m == n - 1 { out = out "|" $0 }
+		END { print "^(" substr(out, 2) ")$" }'
 }
 
-# tests NAME DIRECTORY [REGEXP]: runs the tests of one package, or those that match, in its directory. Tests that would be
-# skipped fail, except those with Java.
+# tests NAME DIRECTORY [REGEXP|N/M]: runs the tests of one package, or some of them, in its directory. Tests that would be
+# skipped because a program is missing fail. Prints which tests failed or were skipped and why.
 tests() {
 	cd "/src/$2" || return
-	SOTTO_REQUIRE_PRIVILEGED=1 SOTTO_TEST_WHOLE_HOST=1 SOTTO_RESOLVED=/resolved "/tests/$1" -test.run="$3" -test.v -test.timeout=20m -test.count=1 -test.skip="$(cat /tests/skip)" >/tmp/verbose 2>&1
+	which=$3
+	case $which in [0-9]*/[0-9]*) which=$(every_nth "$1" "$which") ;; esac
+	: >/tmp/verbose
+	tail -f /tmp/verbose >"$progress" &
+	follower=$!
+	SOTTO_REQUIRE_PRIVILEGED=1 SOTTO_TEST_WHOLE_HOST=1 "/tests/$1" -test.run="$which" -test.v -test.timeout=90m \
+		-test.count=1 -test.skip="$(cat /skip)" >>/tmp/verbose 2>&1
 	status=$?
+	kill $follower
 	echo "=> $(grep -c '^--- PASS' /tmp/verbose) passed, $(grep -c '^ *--- FAIL' /tmp/verbose) failed, $(grep -c '^ *--- SKIP' /tmp/verbose) skipped"
-	sed -n 's/^ *--- \(FAIL\|SKIP\): \([^ ]*\).*/=> \1 \2/p' /tmp/verbose
+	sed -n 's/^ *[a-z_0-9]*_test.go:[0-9]*: result: /=> /p' /tmp/verbose
+	sed -n 's/^ *feature_test.go:[0-9]*: feature /feature /p' /tmp/verbose >>/tmp/results
+	awk -v package="$2" '
+		/^--- PASS/ { passed++ }
+		/^=== (RUN|NAME|CONT) / { current = $3 }
+		/^ +[a-z_0-9]+\.go:[0-9]+: / { sub(/^ +[^ ]+ /, ""); said[current] = $0 }
+		/^ *--- FAIL: / { print "fail", package, $3 }
+		/^ *--- SKIP: / { print "skip", package, $3, said[$3] }
+		END { print "passed", package, passed + 0 }' /tmp/verbose >>/tmp/results
 	grep -v -E '^=== (RUN|PAUSE|CONT|NAME)|^ *--- PASS' /tmp/verbose
 	return $status
 }
@@ -84,7 +105,7 @@ wait_for() {
 	tries=0
 	until "$@" >/dev/null 2>&1; do
 		tries=$((tries + 1))
-		[ $tries -lt 600 ] || fail "timed out waiting for: $*" || return
+		[ $tries -lt $((600 * SOTTO_TEST_PATIENCE)) ] || fail "timed out waiting for: $*" || return
 		sleep 0.1
 	done
 }
@@ -121,12 +142,12 @@ query() {
 	done
 }
 
-# run_sotto: starts sotto run, which seals the root cgroup.
+# run_sotto: starts sotto run, which seals the root cgroup, and waits until it is ready. Not until it logs something: its
+# log, or that of the process before it, has other lines about seals.
 run_sotto() {
-	rm -f /tmp/run.log # of an earlier run, in which wait_for would find the text
 	sotto run --upstream 10.77.0.1#dns.example --ca-file /tmp/ca.pem >/tmp/run.log 2>&1 &
 	run_pid=$!
-	wait_for grep -q sealed /tmp/run.log && return
+	wait_for sotto status --ready && return
 	cat /tmp/run.log
 	return 1
 }
@@ -173,15 +194,33 @@ root_cgroup() {
 	echo "=> $hooks hooks on the root cgroup; sealed: 6 queries, $sealed TLS packets, 0 plain packets (unsealed: $before plain packets)"
 }
 
+# features: what the kernel has at run time; intercept/feature reports the rest.
+features() {
+	say "feature btf $([ -e /sys/kernel/btf/vmlinux ] && echo yes || echo no)"
+	say "feature mptcp $([ -e /proc/sys/net/mptcp/enabled ] && echo yes || echo no)"
+}
+
+# results: prints the lines about single tests that a step has written.
+results() {
+	while read -r line; do say "$line"; done </tmp/results
+	: >/tmp/results
+}
+
 ip link set lo up
 say "kernel $(uname -r)"
-step modules modules
-step demo sotto demo
-step network network
-step root-cgroup root_cgroup
-while read -r name directory run; do
-	step "$name" tests "$name" "$directory" "$run"
-done </tests/list
+: >/tmp/results
+while read -r what run; do
+	if [ "$what" = seal ]; then
+		features
+		step demo sotto demo
+		step network network
+		step root-cgroup root_cgroup
+	else
+		name=$(echo "$what" | tr / -)
+		step "$what" tests "$name" "$what" "$run"
+	fi
+	results
+done </steps
 say "end"
 sync
-poweroff -f
+busybox poweroff -f

@@ -4,7 +4,7 @@
 # Runs and measures one forwarder. Sourced by scripts/bench.sh; runs in the sandbox.
 #
 # shellcheck disable=SC2154 # set by bench.sh:
-# NEAR, FAR, CLOSING (ports of the upstreams), PORT, IDLE_PORT, ZONE, FILL_LIMIT, SAMPLE, HZ; work, raw,
+# NEAR, FAR, CLOSING, KEEPING (ports of the upstreams), PORT, IDLE_PORT, ZONE, FILL_LIMIT, SAMPLE, HZ; work, raw,
 # tool, seconds, entries, seq.
 
 # The running forwarder: its name, processes and directory.
@@ -131,6 +131,14 @@ measure() {
 	stop_peer
 }
 
+# measure_direct: the client asks the upstream itself, over TLS, with as many connections as it has sockets otherwise.
+measure_direct() {
+	local out
+	peer=direct seq=$((seq + 1))
+	pids=()
+	load names-100 100 -n 1 -l "$seconds" -m dot -p $NEAR && record miss_qps "$(calc "$answers / $elapsed")"
+}
+
 misses() {
 	local cpu nsd
 	cpu=$(ticks "${pids[@]}") nsd=$(upstream_ticks)
@@ -204,7 +212,7 @@ measure_after_idle() {
 	for name in "$@"; do
 		for kind in closed kept; do
 			upstream=$CLOSING
-			[[ $kind == closed ]] || upstream=$NEAR
+			[[ $kind == closed ]] || upstream=$KEEPING
 			if start_peer "$name" $port $upstream; then
 				all+=("${pids[@]}") dirs+=("$dir")
 				targets+=("$name.$kind=127.0.0.1:$port")

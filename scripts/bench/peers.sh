@@ -12,8 +12,11 @@
 #                                 adds its processes to the array `pids`
 #   version_NAME                  prints its version
 #
+# `validate` is the file of the trust anchor with which a peer validates, or empty; `transport` is doh, doq, or empty for DNS
+# over TLS.
+#
 # bench.sh sets: CORES, CA (CA certificate), AUTH (name of the upstream), CAPACITY (entries), BINS (directory of the peers
-# that it built).
+# that it built), NEWEST (root directory of the newest versions).
 
 # Peers with a Debian package: name, "PROBE PACKAGE" for install_missing.
 # shellcheck disable=SC2034 # used by bench.sh
@@ -24,6 +27,10 @@ readonly DEBIAN_PEERS=(
 	"stubby /usr/bin/stubby stubby"
 )
 
+# The same forwarders from Debian's testing suite, whose newer versions are in a root directory of their own (NEWEST).
+readonly NEWEST_PEERS=(unbound-new dnsdist-new kresd-new)
+readonly NEWEST_PACKAGES="unbound dnsdist knot-resolver6"
+
 # Peers written in Go: name, module, version, package. The versions are the newest that this module's Go can build. They
 # are built in temporary modules and do not affect go.mod of this tree.
 readonly GO_PEERS=(
@@ -32,6 +39,8 @@ readonly GO_PEERS=(
 	"routedns github.com/folbricht/routedns v0.1.51 ./cmd/routedns"
 	"blocky github.com/0xERR0R/blocky v0.26.2 ."
 )
+
+validate='' transport=''
 
 # Size of a cached answer, for caches that are configured in bytes: large enough that nothing is evicted.
 readonly ENTRY_BYTES=1024
@@ -48,6 +57,13 @@ power_of_two() {
 	echo $n
 }
 
+# newest COMMAND…: runs COMMAND, a function of this file, with the programs of NEWEST.
+in_root=()
+newest() {
+	local in_root=(chroot "$NEWEST")
+	"$@"
+}
+
 # start DIR COMMAND…: runs COMMAND in the background, with its output in DIR/log.
 start() {
 	local dir=$1
@@ -60,17 +76,24 @@ start() {
 
 version_sotto() { bin/sotto version | head -n1 | sed 's/^sotto //'; }
 peer_sotto() {
-	start "$3" bin/sotto serve -l "127.0.0.1:$1" -u "127.0.0.1:$2#$AUTH" --ca-file "$CA" --cache-mib "$(mebibytes)"
+	local url=127.0.0.1:$2#$AUTH options=()
+	case $transport in
+	doh) url=https://127.0.0.1:$2/dns-query#$AUTH ;;
+	doq) url=quic://127.0.0.1:$2#$AUTH ;;
+	esac
+	[[ -z $validate ]] || options=(--dnssec validate --trust-anchor-file "$validate")
+	start "$3" bin/sotto serve -l "127.0.0.1:$1" -u "$url" --ca-file "$CA" --cache-mib "$(mebibytes)" "${options[@]}"
 }
 
 # ---- unbound -----------------------------------------------------------------------------------------------
 
 # num-threads, slabs, so-reuseport, outgoing-range and buffers as in its "performance tuning" page. By default a stream is
 # closed after 200 queries; the maximum of max-reuse-tcp-queries saves hundreds of handshakes per second.
-version_unbound() { unbound -V | sed -n 's/^Version //p'; }
+version_unbound() { "${in_root[@]}" unbound -V | sed -n 's/^Version //p'; }
 peer_unbound() {
-	local slabs
+	local slabs modules=iterator anchors=
 	slabs=$(power_of_two $((2 * CORES)))
+	[[ -z $validate ]] || modules="validator iterator" anchors="trust-anchor-file: \"$validate\""
 	cat >"$3/unbound.conf" <<-END
 		server:
 		    interface: 127.0.0.1
@@ -84,7 +107,8 @@ peer_unbound() {
 		    pidfile: ""
 		    use-syslog: no
 		    verbosity: 0
-		    module-config: "iterator"
+		    module-config: "$modules"
+		    $anchors
 		    num-threads: $CORES
 		    so-reuseport: yes
 		    so-rcvbuf: 4m
@@ -107,14 +131,16 @@ peer_unbound() {
 		    forward-tls-upstream: yes
 		    forward-addr: 127.0.0.1@$2#$AUTH
 	END
-	start "$3" unbound -d -c "$3/unbound.conf"
+	start "$3" "${in_root[@]}" unbound -d -c "$3/unbound.conf"
 }
+version_unbound-new() { newest version_unbound; }
+peer_unbound-new() { newest peer_unbound "$@"; }
 
 # ---- dnsdist -----------------------------------------------------------------------------------------------
 
 # One listener per core with reusePort, as in its "performance tuning" page; maxInFlight enables pipelining, which is off by
 # default.
-version_dnsdist() { dnsdist --version | sed -n '1s/^dnsdist \([^ ]*\).*/\1/p'; }
+version_dnsdist() { "${in_root[@]}" dnsdist --version | sed -n '1s/^dnsdist \([^ ]*\).*/\1/p'; }
 peer_dnsdist() {
 	local i
 	{
@@ -128,20 +154,22 @@ peer_dnsdist() {
 			setMaxCachedTCPConnectionsPerDownstream(100)
 			setTCPInternalPipeBufferSize(1048576)
 			setMaxUDPOutstanding(65535)
-			newServer({address='127.0.0.1:$2', tls='openssl', subjectName='$AUTH', caStore='$CA',
+			newServer({address='127.0.0.1:$2', tls='openssl', subjectName='$AUTH', caStore='$CA',$([[ $transport != doh ]] || echo " dohPath='/dns-query',")
 			    validateCertificates=true, maxInFlight=10000, checkName='up.bench.example.',
 			    checkTimeout=5000, maxCheckFailures=10})
 			getPool(''):setCache(newPacketCache($CAPACITY, {maxTTL=86400, numberOfShards=$((4 * CORES))}))
 		END
 	} >"$3/dnsdist.conf"
-	start "$3" dnsdist --supervised --disable-syslog -C "$3/dnsdist.conf"
+	start "$3" "${in_root[@]}" dnsdist --supervised --disable-syslog -C "$3/dnsdist.conf"
 }
+version_dnsdist-new() { newest version_dnsdist; }
+peer_dnsdist-new() { newest peer_dnsdist "$@"; }
 
 # ---- Knot Resolver -----------------------------------------------------------------------------------------
 
 # One process per core on the same port, with a shared cache in a tmpfs, as its documentation recommends. With the default
 # net.tcp_pipeline of 100 it answers some of 1,000 outstanding queries with SERVFAIL.
-version_kresd() { kresd --version | sed -n 's/.*version //p'; }
+version_kresd() { "${in_root[@]}" kresd --version | sed -n 's/.*version //p'; }
 peer_kresd() {
 	local i
 	mkdir -p "/run/kresd/$1"
@@ -153,13 +181,16 @@ peer_kresd() {
 		modules.unload('detect_time_skew')
 		modules.unload('detect_time_jump')
 		trust_anchors.remove('.')
+		${validate:+trust_anchors.add_file('$validate', true)}
 		net.listen('127.0.0.1', $1, { kind = 'dns' })
 		net.tcp_pipeline(1000)
 		cache.open($(mebibytes) * MB, 'lmdb:///run/kresd/$1')
 		policy.add(policy.all(policy.TLS_FORWARD({ { '127.0.0.1@$2', hostname = '$AUTH', ca_file = '$CA' } })))
 	END
-	for ((i = 0; i < CORES; i++)); do start "$3" kresd -n -c "$3/kresd.conf" "$3"; done
+	for ((i = 0; i < CORES; i++)); do start "$3" "${in_root[@]}" kresd -n -c "$3/kresd.conf" "$3"; done
 }
+version_kresd-new() { newest version_kresd; }
+peer_kresd-new() { newest peer_kresd "$@"; }
 
 # ---- stubby ------------------------------------------------------------------------------------------------
 
@@ -212,12 +243,18 @@ peer_coredns() {
 # needed.
 version_dnsproxy() { go_peer_version dnsproxy; }
 peer_dnsproxy() {
-	local stamp
+	local stamp kind='\x03'
+	case $transport in
+	doh) kind='\x02' ;;
+	doq) kind='\x04' ;;
+	esac
 	stamp=$({
-		printf '\x03\x00\x00\x00\x00\x00\x00\x00\x00'
+		# shellcheck disable=SC2059 # the format contains the byte
+		printf "$kind\x00\x00\x00\x00\x00\x00\x00\x00"
 		length_prefixed "127.0.0.1:$2"
 		printf '\x00'
 		length_prefixed "$AUTH:$2"
+		[[ $transport != doh ]] || length_prefixed /dns-query
 	} | base64 -w0 | tr '+/' '-_' | tr -d =)
 	start "$3" env SSL_CERT_FILE="$CA" "$BINS/dnsproxy" --listen=127.0.0.1 --port="$1" --upstream="sdns://$stamp" \
 		--cache --cache-size=$((CAPACITY * ENTRY_BYTES)) --output="$3/log"
@@ -234,11 +271,13 @@ length_prefixed() {
 
 version_routedns() { go_peer_version routedns; }
 peer_routedns() {
+	local address=$AUTH:$2
+	[[ $transport != doh ]] || address=https://$AUTH:$2/dns-query
 	cat >"$3/routedns.toml" <<-END
 		[resolvers.upstream]
-		address = "$AUTH:$2"
+		address = "$address"
 		bootstrap-address = "127.0.0.1"
-		protocol = "dot"
+		protocol = "${transport:-dot}"
 		ca = "$CA"
 
 		[groups.cached]
