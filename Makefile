@@ -2,7 +2,7 @@
 #
 # Shortcuts for common commands. Nothing depends on them: the scripts can be run directly.
 
-.PHONY: build dist man test vm-test demo generate bench microbench docker fmt clean
+.PHONY: build dist man packages test vm-test demo generate bench microbench docker fmt clean
 
 build: ## bin/sotto, static
 	CGO_ENABLED=0 go build -trimpath -o bin/sotto ./cmd/sotto
@@ -17,10 +17,13 @@ man: ## manual pages and shell completions of this version, in dist/man and dist
 	go run ./cmd/sotto completion zsh > dist/completions/_sotto
 	go run ./cmd/sotto completion fish > dist/completions/sotto.fish
 
+packages: ## deb, rpm and apk for amd64 and arm64, in dist/packages
+	./scripts/package.sh --arch amd64,arm64 --format deb,rpm,apk
+
 test: ## all tests and checks, as root
 	sudo ./scripts/test.sh
 
-vm-test: ## tests on other kernels in QEMU, a few minutes per kernel
+vm-test: ## tests on other kernels in QEMU, half an hour per kernel
 	sudo ./scripts/vm-test.sh
 
 demo: ## demonstration without internet access
