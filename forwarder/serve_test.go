@@ -4,15 +4,18 @@ package forwarder
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"runtime"
 	"sotto/forwarder/wire"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // TestServe: every reply comes from the address that the query was sent to. A wildcard
@@ -296,5 +299,36 @@ func TestSigned(t *testing.T) {
 	}
 	if n := up.asked.Load(); n != 0 {
 		t.Errorf("the upstream got %d queries", n)
+	}
+}
+
+// TestListenAnyPort: with port 0, Listen chooses a port that no other socket shares. The kernel
+// would choose one of these for one in seven sockets with SO_REUSEPORT.
+func TestListenAnyPort(t *testing.T) {
+	const others = 4000
+	host := netip.MustParseAddr("127.0.53.53")
+	taken := map[uint16]bool{}
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return sharePort(c) }}
+	for range others {
+		u, err := lc.ListenPacket(t.Context(), "udp4", netip.AddrPortFrom(host, 0).String())
+		if errors.Is(err, unix.EMFILE) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer u.Close()
+		taken[u.LocalAddr().(*net.UDPAddr).AddrPort().Port()] = true
+	}
+	for range 50 {
+		s, err := Listen(t.Context(), netip.AddrPortFrom(host, 0), 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := s.Addr().Port()
+		s.Close()
+		if taken[port] {
+			t.Fatalf("port %d is shared with another socket", port)
+		}
 	}
 }

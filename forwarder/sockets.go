@@ -40,8 +40,8 @@ type Sockets struct {
 // Listen opens n UDP sockets and n TCP listeners on addr, which share its port with
 // SO_REUSEPORT, in the network namespace of the calling thread. The unspecified IPv6
 // address means both families, with separate sockets for each; if the kernel has no
-// IPv6, it means IPv4 only. For port 0 a port is chosen that is free for both
-// protocols.
+// IPv6, it means IPv4 only. For port 0 a port is chosen that no other socket uses, with
+// either protocol.
 //
 // The caller closes the Sockets, unless it passes them to [Forwarder.Serve].
 func Listen(ctx context.Context, addr netip.AddrPort, n int) (*Sockets, error) {
@@ -74,10 +74,11 @@ func listenAll(ctx context.Context, hosts []netip.Addr, port uint16, n int) (_ *
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	anyPort := port == 0
 	for i, host := range hosts {
-		for range n {
+		for k := range n {
 			at := netip.AddrPortFrom(host, port)
-			if err := s.open(ctx, at); err != nil {
+			if err := s.open(ctx, at, anyPort && k == 0); err != nil {
 				if i > 0 && errors.Is(err, unix.EAFNOSUPPORT) {
 					break
 				}
@@ -89,13 +90,22 @@ func listenAll(ctx context.Context, hosts []netip.Addr, port uint16, n int) (_ *
 	return s, nil
 }
 
-// open adds one UDP socket and one TCP listener at addr.
-func (s *Sockets) open(ctx context.Context, addr netip.AddrPort) error {
+// open adds one UDP socket and one TCP listener at addr. With alone, it fails if another
+// socket uses the port, and shares it only then: a socket with SO_REUSEPORT and port 0 may
+// get a port that another process of this user shares (udp_lib_lport_inuse in
+// net/ipv4/udp.c), and with it that process's queries.
+func (s *Sockets) open(ctx context.Context, addr netip.AddrPort, alone bool) error {
 	network := "4"
 	if addr.Addr().Is6() {
 		network = "6"
 	}
-	lc := net.ListenConfig{Control: setOptions}
+	lc := net.ListenConfig{Control: func(network, _ string, c syscall.RawConn) error {
+		err := setBuffers(network, c)
+		if !alone {
+			err = errors.Join(err, sharePort(c))
+		}
+		return err
+	}}
 	pc, err := lc.ListenPacket(ctx, "udp"+network, addr.String())
 	if err != nil {
 		return fmt.Errorf("listen on %s/udp: %w", addr, err)
@@ -113,19 +123,34 @@ func (s *Sockets) open(ctx context.Context, addr netip.AddrPort) error {
 		return fmt.Errorf("listen on %s/tcp: %w", bound, err)
 	}
 	s.tcp = append(s.tcp, l.(*net.TCPListener))
+	if !alone {
+		return nil
+	}
+	for _, sc := range []syscall.Conn{u, s.tcp[len(s.tcp)-1]} {
+		c, err := sc.SyscallConn()
+		if err == nil {
+			err = sharePort(c)
+		}
+		if err != nil {
+			return fmt.Errorf("listen on %s: share the port: %w", bound, err)
+		}
+	}
 	return nil
 }
 
-// setOptions lets several sockets share one port, and sets the buffer sizes. For UDP
-// the receive buffer exceeds the system's limit if the process has the privilege for
-// that. Accepted TCP connections inherit the sizes of their listener.
-func setOptions(network, _ string, c syscall.RawConn) error {
+// sharePort lets other sockets of this user bind the port of c.
+func sharePort(c syscall.RawConn) error {
+	var serr error
+	err := c.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+	return errors.Join(err, serr)
+}
+
+// setBuffers sets the buffer sizes. For UDP the receive buffer exceeds the system's limit
+// if the process has the privilege for that. Accepted TCP connections inherit the sizes of
+// their listener.
+func setBuffers(network string, c syscall.RawConn) error {
 	var serr error
 	err := c.Control(func(fd uintptr) {
-		serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-		if serr != nil {
-			return
-		}
 		if network[:3] != "udp" {
 			for _, buffer := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
 				serr = errors.Join(serr, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, buffer, tcpBuffer))

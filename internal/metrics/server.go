@@ -39,10 +39,11 @@ const (
 )
 
 // Listen opens the socket for metrics. With shared, another process of the same user may listen
-// on the same address at the same time if it shares it as well: during a takeover both do.
+// on the same address at the same time if it shares it as well: during a takeover both do. Port 0
+// is not shared: with SO_REUSEPORT the kernel may choose a port that another process shares.
 func Listen(ctx context.Context, addr netip.AddrPort, shared bool) (net.Listener, error) {
 	var lc net.ListenConfig
-	if shared {
+	if shared && addr.Port() != 0 {
 		lc.Control = func(_, _ string, c syscall.RawConn) error {
 			var set error
 			err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
