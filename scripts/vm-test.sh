@@ -200,7 +200,8 @@ boot_parts() {
 	done
 }
 
-# record_results SUITE PART…: adds the results to the file of results.
+# record_results SUITE PART…: adds the results to the file of results; with --record README.md is updated at the same time,
+# because a test compares the two.
 record_results() {
 	local suite=$1 part args=()
 	for part in "${excluded[@]}"; do args+=(-excluded "$part"); done
@@ -208,6 +209,7 @@ record_results() {
 	go run ./internal/kernels/update -into "$results" -suite "$suite" -arch "$arch" -release "$release" -config "$config" \
 		-date "$(date +%F)" -commit "$(git describe --always --dirty 2>/dev/null || echo unknown)" \
 		-emulator "$($qemu --version | sed -n '1s/.*version \([0-9.]*\).*/QEMU \1/p'), $accel" -order "${names[*]}" "${args[@]}"
+	[[ -z $record ]] || go run ./internal/kernels/update -into "$results" -readme README.md
 }
 
 # ---- all kernels -----------------------------------------------------------------------------------------
@@ -256,5 +258,4 @@ done
 say "kernels"
 go run ./internal/kernels/update -into "$results" -table
 for line in "${missing[@]}"; do note "$line"; done
-[[ -z $record ]] || go run ./internal/kernels/update -into "$results" -readme README.md
 [[ -z $failed ]]
