@@ -39,22 +39,34 @@ const (
 )
 
 // Listen opens the socket for metrics. With shared, another process of the same user may listen
-// on the same address at the same time if it shares it as well: during a takeover both do. Port 0
-// is not shared: with SO_REUSEPORT the kernel may choose a port that another process shares.
+// on the same address at the same time if it shares it as well: during a takeover both do. For
+// port 0 a port is chosen that no other process shares.
 func Listen(ctx context.Context, addr netip.AddrPort, shared bool) (net.Listener, error) {
 	var lc net.ListenConfig
 	if shared && addr.Port() != 0 {
-		lc.Control = func(_, _ string, c syscall.RawConn) error {
-			var set error
-			err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
-			return errors.Join(err, set)
-		}
+		lc.Control = func(_, _ string, c syscall.RawConn) error { return share(c) }
 	}
 	l, err := lc.Listen(ctx, "tcp", addr.String())
 	if err != nil {
 		return nil, fmt.Errorf("listen for metrics: %w", err)
 	}
+	if shared && addr.Port() == 0 { // only now: see Listen in package forwarder
+		c, err := l.(*net.TCPListener).SyscallConn()
+		if err == nil {
+			err = share(c)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("share the port for metrics: %w", err), l.Close())
+		}
+	}
 	return netutil.LimitListener(l, maxConns), nil
+}
+
+// share lets other processes of this user bind the port of c.
+func share(c syscall.RawConn) error {
+	var set error
+	err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+	return errors.Join(err, set)
 }
 
 // Handler returns the handler of /metrics.
