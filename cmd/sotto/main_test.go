@@ -19,7 +19,9 @@ import (
 const selfEnv = "SOTTO_TEST_SELF"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(selfEnv) == "" {
+	// `run` and `check` start their own executable with these commands. Without them it would run all tests again.
+	started := len(os.Args) > 1 && (os.Args[1] == pathTestName || os.Args[1] == checkClientName)
+	if os.Getenv(selfEnv) == "" && !started {
 		e2e.Main(m)
 	}
 	if err := errors.Join(os.Unsetenv(selfEnv), answerCalls()); err != nil { // its children are not sotto
