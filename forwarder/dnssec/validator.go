@@ -33,7 +33,8 @@ type Config struct {
 	// this validator alone.
 	Counters *Counters
 
-	// Now returns the time. Nil: time.Now.
+	// Now returns the time, without a reading of the monotonic clock, which stops while a machine is suspended: keys and
+	// denials age meanwhile. Nil: the wall clock.
 	Now func() time.Time
 }
 
@@ -56,13 +57,16 @@ type Validator struct {
 	count    *Counters
 }
 
+// wallClock returns the time without a reading of the monotonic clock.
+func wallClock() time.Time { return time.Now().Round(0) }
+
 // New returns a Validator.
 func New(cfg Config) *Validator {
 	if cfg.Anchors == nil {
 		cfg.Anchors = anchor.Root()
 	}
 	if cfg.Now == nil {
-		cfg.Now = time.Now
+		cfg.Now = wallClock
 	}
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)

@@ -282,3 +282,10 @@ func TestAnchors(t *testing.T) {
 		t.Errorf("after it: %v", err)
 	}
 }
+
+// TestWallClock: keys and denials expire by wall-clock time, which continues during a suspend.
+func TestWallClock(t *testing.T) {
+	if now := New(Config{}).cfg.Now(); strings.Contains(now.String(), " m=") {
+		t.Errorf("%v has a reading of the monotonic clock", now)
+	}
+}

@@ -63,6 +63,14 @@ func (v *versions) expect(address string) (replies int) {
 	return replies
 }
 
+// settled waits until the kernel has given many answers again. From now on every reply must have the address.
+func (v *versions) settled(what, address string) {
+	v.w.T.Helper()
+	before, kernel := v.expect(address), v.w.answered()
+	v.w.Until("the kernel to answer "+what, func() bool { return v.w.answered() > kernel+500 })
+	v.w.T.Logf("%s: %d replies, of which the kernel gave %d", what, v.expect(address)-before, v.w.answered()-kernel)
+}
+
 // stop ends the client, and fails the test if a reply was not as expected.
 func (v *versions) stop() {
 	v.w.T.Helper()
@@ -113,27 +121,21 @@ func TestCoherence(t *testing.T) {
 	rule(1)
 	p := w.seal()
 	v := w.startVersions("versioned.example", "8.8.8.8", "2001:4860:4860::8888")
-	settled := func(what, address string) {
-		t.Helper()
-		before, kernel := v.expect(address), w.answered()
-		w.Until("the kernel to answer "+what, func() bool { return w.answered() > kernel+500 })
-		t.Logf("%s: %d replies, of which the kernel gave %d", what, v.expect(address)-before, w.answered()-kernel)
-	}
-	settled("at the start", version(1))
+	v.settled("at the start", version(1))
 	for n := range 3 {
 		v.expect("any")
 		rule(1 + (n+1)%2)
 		if stdout, stderr, status := w.Sotto("reload"); status != 0 {
 			t.Fatalf("reload: %q, %q", stdout, stderr)
 		}
-		settled("after a reload", version(1+(n+1)%2))
+		v.settled("after a reload", version(1+(n+1)%2))
 	}
-	w.checkFlush(v, settled)
+	w.checkFlush(v)
 
 	v.expect("any")
 	rule(2)
 	p = w.Replace(p, w.args()...)
-	settled("after a takeover", version(2))
+	v.settled("after a takeover", version(2))
 
 	w.Kill(p)
 	before := v.expect(version(2))
@@ -141,21 +143,21 @@ func TestCoherence(t *testing.T) {
 	v.expect("any")
 	rule(1)
 	p = w.seal()
-	settled("after a crash", version(1))
+	v.settled("after a crash", version(1))
 	v.stop()
 	w.Stop(p)
 	w.NothingLeft()
 }
 
 // checkFlush changes the upstream's answer and flushes the cache. It leaves the rule for version 1.
-func (w *world) checkFlush(v *versions, settled func(what, address string)) {
+func (w *world) checkFlush(v *versions) {
 	w.T.Helper()
 	v.expect("any")
 	w.configure()
 	if _, stderr, status := w.Sotto("reload"); status != 0 {
 		w.T.Fatalf("reload: %q", stderr)
 	}
-	settled("without a rule", e2e.Sealed4)
+	v.settled("without a rule", e2e.Sealed4)
 	for n := range 2 {
 		v.expect("any")
 		address := fmt.Sprintf("192.0.2.%d", 100+n)
@@ -164,6 +166,6 @@ func (w *world) checkFlush(v *versions, settled func(what, address string)) {
 		if _, stderr, status := w.Sotto("cache", "flush", "versioned.example"); status != 0 {
 			w.T.Fatalf("flush: %s", stderr)
 		}
-		settled("after a flush", address)
+		v.settled("after a flush", address)
 	}
 }
