@@ -32,7 +32,7 @@ demo: ## demonstration without internet access
 generate: ## BPF objects and Go bindings (clang 14)
 	go generate ./intercept/...
 
-bench: ## compare `sotto serve` with other forwarders, half an hour; writes docs/BENCHMARKS.md
+bench: ## compare `sotto serve` with other forwarders, an hour; writes docs/BENCHMARKS.md
 	sudo ./scripts/bench.sh
 
 microbench: ## Go benchmarks of the packages, with allocations

@@ -5,7 +5,7 @@
 # upstream and the same load, in isolated namespaces. scripts/bench/peers.sh has their configurations; docs/BENCHMARKS.md
 # describes the method.
 #
-#   sudo ./scripts/bench.sh                          all peers: about 30 minutes, at most 35
+#   sudo ./scripts/bench.sh                          all peers: about an hour
 #   sudo ./scripts/bench.sh --only unbound,coredns   only Sotto and these
 #
 #   --rounds 3         measurements of each forwarder
@@ -288,7 +288,7 @@ BINS=bin/peers
 find_peers
 write_meta
 "$work/sotto-bench" cert --dir "$work" --name $AUTH
-say "$((rounds * ${#peers[@]})) measurements of Sotto and a peer; about $(((rounds * 2 * ${#peers[@]} * (5 * seconds + 6) + ${#peers[@]} * entries / 33000 + 100) / 60 + 1)) minutes"
+say "$((rounds * ${#peers[@]})) measurements of Sotto and a peer; about $(((rounds * 2 * ${#peers[@]} * (5 * seconds + 6) + ${#peers[@]} * entries / 33000 + 100) / 60 + 1)) minutes, then the seal, validation, HTTPS and QUIC: $((rounds * (${#peers[@]} * 30 + 60) / 60)) minutes"
 started=$SECONDS
 sandbox_pid bash "$0" inside "$work" "$rounds" "$seconds" "$entries" "${peers[@]}"
 mkdir -p "$out"

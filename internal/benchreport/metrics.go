@@ -52,14 +52,17 @@ func thousands(v float64) string {
 		round = 1000
 	}
 	n := int(v/round+0.5) * int(round)
-	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
+	return grouped(n)
 }
 
-func whole(v float64) string {
-	if n := int(v + 0.5); n >= 1000 {
-		return fmt.Sprintf("%d,%03d", n/1000, n%1000)
+func whole(v float64) string { return grouped(int(v + 0.5)) }
+
+// grouped returns n with a comma between groups of three digits.
+func grouped(n int) string {
+	if n < 1000 {
+		return strconv.Itoa(n)
 	}
-	return strconv.Itoa(int(v + 0.5))
+	return fmt.Sprintf("%s,%03d", grouped(n/1000), n%1000)
 }
 
 func tenths(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) }

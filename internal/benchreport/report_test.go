@@ -207,7 +207,7 @@ func TestText(t *testing.T) {
 
 func TestFormats(t *testing.T) {
 	for got, want := range map[string]string{
-		thousands(185_432): "185,000", thousands(38_349): "38,300", thousands(999.6): "1,000", thousands(12): "12",
+		thousands(185_432): "185,000", thousands(38_349): "38,300", thousands(999.6): "1,000", thousands(12): "12", thousands(1_580_900): "1,581,000",
 		whole(1049.6): "1,050", whole(999.4): "999", tenths(4.25): "4.2", ratio(0.456): "0.46",
 	} {
 		if got != want {
