@@ -193,6 +193,14 @@ func TestListen(t *testing.T) {
 	if len(s.udp) != 3 || len(s.tcp) != 3 {
 		t.Errorf("%d UDP and %d TCP sockets: want 3 and 3", len(s.udp), len(s.tcp))
 	}
+	if _, err := Listen(t.Context(), s.Addr(), 1); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("Listen shares a port with others: %v", err)
+	}
+	shared, err := ListenShared(t.Context(), s.Addr(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shared.Close()
 	l, err := net.Listen("tcp", "127.0.0.1:0") // without SO_REUSEPORT
 	if err != nil {
 		t.Fatal(err)

@@ -38,13 +38,24 @@ type Sockets struct {
 }
 
 // Listen opens n UDP sockets and n TCP listeners on addr, which share its port with
-// SO_REUSEPORT, in the network namespace of the calling thread. The unspecified IPv6
-// address means both families, with separate sockets for each; if the kernel has no
-// IPv6, it means IPv4 only. For port 0 a port is chosen that no other socket uses, with
-// either protocol.
+// SO_REUSEPORT, in the network namespace of the calling thread. It fails if a socket of
+// another process uses the port, even one that shares it: the two would get a part of the
+// queries each. The unspecified IPv6 address means both families, with separate sockets for
+// each; if the kernel has no IPv6, it means IPv4 only. For port 0 a port is chosen that no
+// other socket uses, with either protocol.
 //
 // The caller closes the Sockets, unless it passes them to [Forwarder.Serve].
 func Listen(ctx context.Context, addr netip.AddrPort, n int) (*Sockets, error) {
+	return listen(ctx, addr, n, false)
+}
+
+// ListenShared is like [Listen], but permits other sockets that share the port, of this
+// process or of another one of its user.
+func ListenShared(ctx context.Context, addr netip.AddrPort, n int) (*Sockets, error) {
+	return listen(ctx, addr, n, true)
+}
+
+func listen(ctx context.Context, addr netip.AddrPort, n int, shared bool) (*Sockets, error) {
 	if !addr.IsValid() || n < 1 {
 		return nil, fmt.Errorf("listen on %s with %d sockets: want an address, a port and at least one", addr, n)
 	}
@@ -55,7 +66,7 @@ func Listen(ctx context.Context, addr netip.AddrPort, n int) (*Sockets, error) {
 	var err error
 	for range maxPort0Tries {
 		var s *Sockets
-		if s, err = listenAll(ctx, hosts, addr.Port(), n); err == nil {
+		if s, err = listenAll(ctx, hosts, addr.Port(), n, shared && addr.Port() != 0); err == nil {
 			return s, nil
 		}
 		if addr.Port() != 0 || !errors.Is(err, unix.EADDRINUSE) {
@@ -67,18 +78,17 @@ func Listen(ctx context.Context, addr netip.AddrPort, n int) (*Sockets, error) {
 
 // listenAll opens n sockets per host and protocol on one port. On an error it closes
 // those it opened.
-func listenAll(ctx context.Context, hosts []netip.Addr, port uint16, n int) (_ *Sockets, err error) {
+func listenAll(ctx context.Context, hosts []netip.Addr, port uint16, n int, shared bool) (_ *Sockets, err error) {
 	s := &Sockets{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	anyPort := port == 0
 	for i, host := range hosts {
 		for k := range n {
 			at := netip.AddrPortFrom(host, port)
-			if err := s.open(ctx, at, anyPort && k == 0); err != nil {
+			if err := s.open(ctx, at, k == 0 && !shared); err != nil {
 				if i > 0 && errors.Is(err, unix.EAFNOSUPPORT) {
 					break
 				}
@@ -91,9 +101,9 @@ func listenAll(ctx context.Context, hosts []netip.Addr, port uint16, n int) (_ *
 }
 
 // open adds one UDP socket and one TCP listener at addr. With alone, it fails if another
-// socket uses the port, and shares it only then: a socket with SO_REUSEPORT and port 0 may
-// get a port that another process of this user shares (udp_lib_lport_inuse in
-// net/ipv4/udp.c), and with it that process's queries.
+// socket uses the port, and shares it only then. With SO_REUSEPORT from the start it could
+// even get, for port 0, a port that another process of this user shares (udp_lib_lport_inuse
+// in net/ipv4/udp.c).
 func (s *Sockets) open(ctx context.Context, addr netip.AddrPort, alone bool) error {
 	network := "4"
 	if addr.Addr().Is6() {

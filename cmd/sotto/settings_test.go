@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,5 +47,30 @@ func TestCheckStartsNothing(t *testing.T) {
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("it created %v, %v", left, err)
+	}
+}
+
+// TestPortInUse: a second `serve` at the same port would get a part of the queries. One `serve` may list an
+// address twice.
+func TestPortInUse(t *testing.T) {
+	s, stop := startServing(t, "")
+	_, stderr, status := call(t, "serve", "--listen", s.addr, "--config", s.config, "--control", s.control+"2")
+	if status != exitFailure || !strings.Contains(stderr, "another program has this port") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+	stop()
+	s.configure("")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int, 1)
+	e := &env{stdin: strings.NewReader(""), stdout: s, stderr: s, getenv: func(string) string { return "" }}
+	go func() {
+		done <- e.main(ctx, []string{"serve", "--listen", s.addr, "--listen", s.addr, "--config", s.config})
+	}()
+	e2e.Eventually(t, "serve at an address that is listed twice", func() bool {
+		return strings.Count(s.log(), "msg=answering address="+s.addr) == 3 || len(done) > 0
+	})
+	cancel()
+	if status := <-done; status != 0 {
+		t.Errorf("status %d: %s", status, s.log())
 	}
 }

@@ -117,8 +117,9 @@ func (s *seal) listen(ctx context.Context) error {
 	if s.sockets != nil {
 		return nil
 	}
+	// Shared: a predecessor that could not hand over its sockets may still have them.
 	err := s.inst.Do(func() (err error) {
-		s.sockets, err = forwarder.Listen(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), listenPort), runtime.GOMAXPROCS(0))
+		s.sockets, err = forwarder.ListenShared(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), listenPort), runtime.GOMAXPROCS(0))
 		return err
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -111,8 +112,16 @@ func (d *daemon) bind(ctx context.Context, named bool) (bound []*forwarder.Socke
 		d.log.Info("answering on sockets of the service manager", "addresses", s.Addrs())
 		return []*forwarder.Sockets{s}, nil
 	}
-	for _, a := range d.current().Listen {
-		sockets, err := forwarder.Listen(ctx, a, runtime.GOMAXPROCS(0))
+	all := d.current().Listen
+	for i, a := range all {
+		listen := forwarder.Listen
+		if overlap(a, all[:i]) {
+			listen = forwarder.ListenShared
+		}
+		sockets, err := listen(ctx, a, runtime.GOMAXPROCS(0))
+		if errors.Is(err, unix.EADDRINUSE) {
+			err = fmt.Errorf("%w: another program has this port (\"ss -lnptu sport = :%d\" shows which): stop it, or set another port with listen", err, a.Port())
+		}
 		if err != nil {
 			return nil, errors.Join(err, closeAll(bound))
 		}
@@ -120,6 +129,14 @@ func (d *daemon) bind(ctx context.Context, named bool) (bound []*forwarder.Socke
 		bound = append(bound, sockets)
 	}
 	return bound, nil
+}
+
+// overlap reports whether a socket of one of the others could get queries for a: an address may be listed twice, or be part of
+// an unspecified one.
+func overlap(a netip.AddrPort, others []netip.AddrPort) bool {
+	return slices.ContainsFunc(others, func(o netip.AddrPort) bool {
+		return o.Port() == a.Port() && (o.Addr() == a.Addr() || o.Addr().IsUnspecified() || a.Addr().IsUnspecified())
+	})
 }
 
 func closeAll(all []*forwarder.Sockets) error {
