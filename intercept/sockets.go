@@ -74,11 +74,11 @@ func contains(addr netip.Addr, prefixes ...netip.Prefix) bool {
 // destroyVirtual destroys the sockets that are connected to virtual addresses in prefixes, in
 // all network namespaces: those of workloads in or below the cgroups with the directories
 // dirs, and of removed cgroups. No socket may send to a virtual address after its instance
-// has stopped.
-func destroyVirtual(paths *cgroup.Paths, dirs []string, prefixes ...netip.Prefix) (destroyed int, err error) {
+// has stopped. With match it destroys only those for which it returns true.
+func destroyVirtual(paths *cgroup.Paths, match func(sockets.Socket) bool, dirs []string, prefixes ...netip.Prefix) (destroyed int, err error) {
 	spaces, err := sockets.AllNamespaces()
 	destroyed, err2 := spaces.Destroy(func(s sockets.Socket) bool {
-		if !contains(s.Remote.Addr(), prefixes...) {
+		if !contains(s.Remote.Addr(), prefixes...) || match != nil && !match(s) {
 			return false
 		}
 		path := paths.Find(s.Cgroup)
@@ -95,7 +95,7 @@ func (i *Instance) destroyStale() {
 		return
 	}
 	dirs := append(cgroup.Dirs(i.groups), i.previous...)
-	destroyed, err := destroyVirtual(i.paths, dirs, i.cfg.Prefix4, i.cfg.Prefix6)
+	destroyed, err := destroyVirtual(i.paths, nil, dirs, i.cfg.Prefix4, i.cfg.Prefix6)
 	if err != nil {
 		i.cfg.Log.Warn("cannot destroy every socket that an earlier process redirected; its packets are stopped until its program connects again", "err", err)
 	}
@@ -113,15 +113,17 @@ func (i *Instance) destroyConnected() (left bool, err error) {
 	if used, err := i.kernel.everUsed(); err == nil && !used {
 		return false, nil
 	}
-	destroy := func() (int, error) {
-		return destroyVirtual(i.paths, cgroup.Dirs(i.groups), i.cfg.Prefix4, i.cfg.Prefix6)
+	destroy := func(match func(sockets.Socket) bool) (int, error) {
+		return destroyVirtual(i.paths, match, cgroup.Dirs(i.groups), i.cfg.Prefix4, i.cfg.Prefix6)
 	}
 	survived := 0
-	destroyed, err := destroy()
+	destroyed, err := destroy(nil)
 	if destroyed > 0 {
 		i.cfg.Log.Info("destroyed sockets that were connected through the seal", "sockets", destroyed)
 		var again error
-		survived, again = destroy() // the kernel may report success for a closed socket, and keep it
+		// Older kernels, such as 5.10, keep a socket that its program has closed, but not what it had to send
+		// (tcp_abort in net/ipv4/tcp.c).
+		survived, again = destroy(func(s sockets.Socket) bool { return !s.Closed })
 		err = errors.Join(err, again)
 	}
 	open, err := i.kernel.connectedSockets(err)
@@ -149,7 +151,7 @@ func (i *Instance) destroyLate() {
 		return
 	}
 	time.Sleep(lateTime)
-	_, err = destroyVirtual(i.paths, cgroup.Dirs(i.groups), i.cfg.Prefix4, i.cfg.Prefix6)
+	_, err = destroyVirtual(i.paths, nil, cgroup.Dirs(i.groups), i.cfg.Prefix4, i.cfg.Prefix6)
 	if err != nil {
 		i.cfg.Log.Warn("cannot destroy sockets that were being connected", "err", err)
 	}
@@ -166,7 +168,7 @@ func destroyLeft(rec record, prefixes []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	_, err = destroyVirtual(paths, cgroup.Dirs(rec.Cgroups), prefixes...)
+	_, err = destroyVirtual(paths, nil, cgroup.Dirs(rec.Cgroups), prefixes...)
 	if err = errors.Join(err, paths.Close()); err != nil {
 		return fmt.Errorf("%w; stop the programs that have these sockets, and run 'sotto down' again", err)
 	}

@@ -30,6 +30,8 @@ const (
 	idRemotePort = 2
 	idLocalAddr  = 4
 	idRemoteAddr = 20
+
+	messageInodeAt = 68
 )
 
 // destroyHere destroys the sockets of the calling thread's network namespace for which match
@@ -78,6 +80,7 @@ type Socket struct {
 	Local  netip.AddrPort // unmapped
 	Remote netip.AddrPort // unmapped; zero if the socket is not connected
 	Cgroup uint64         // ID of the cgroup that the socket belongs to
+	Closed bool           // TCP: its program has closed it; the kernel continues until everything is sent
 
 	family, protocol, state uint8
 	id                      [idSize]byte
@@ -116,6 +119,7 @@ func parse(m []byte, protocol uint8) (s Socket, ok bool) {
 	s.family, s.state, s.protocol = m[0], m[1], protocol
 	copy(s.id[:], m[messageIDAt:])
 	s.Local = s.endpoint(idLocalAddr, idLocalPort)
+	s.Closed = protocol == unix.IPPROTO_TCP && binary.NativeEndian.Uint32(m[messageInodeAt:]) == 0
 	// A disconnected UDP socket has no remote port, but keeps its IPv6 address (__udp_disconnect, net/ipv4/udp.c).
 	if remote := s.endpoint(idRemoteAddr, idRemotePort); remote.Port() != 0 {
 		s.Remote = remote

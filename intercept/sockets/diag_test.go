@@ -4,6 +4,7 @@ package sockets
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -78,4 +79,37 @@ func disconnect(fd int) error {
 		return errno
 	}
 	return nil
+}
+
+// TestListClosed: a TCP socket whose program has closed it is listed as closed while the peer has not acknowledged its end.
+func TestListClosed(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := c.LocalAddr().(*net.TCPAddr).AddrPort()
+	state := func() (all []bool) {
+		found, err := List(unix.AF_INET, unix.IPPROTO_TCP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range found {
+			if s.Local == local && s.state != stateTimeWait {
+				all = append(all, s.Closed)
+			}
+		}
+		return all
+	}
+	if got := state(); !slices.Equal(got, []bool{false}) {
+		t.Errorf("open: closed %v", got)
+	}
+	c.Close() // the peer does not close its end: FIN_WAIT2
+	if got := state(); !slices.Equal(got, []bool{true}) {
+		t.Errorf("closed: closed %v", got)
+	}
 }
