@@ -195,8 +195,7 @@ func testUserMode(t *testing.T, program, relay string) {
 	container, pid := rootless(t, s, groups["user-1001.slice/container"])
 	args := []string{"--configure", "--enable-ipv6", pid, "tap0"}
 	if program == "pasta" {
-		// It watches the directory of the namespace's link, which in /proc reports more than its end on some kernels.
-		args = []string{"--foreground", "--config-net", "--runas", "0", "--no-netns-quit", pid}
+		args = []string{"--foreground", "--config-net", "--runas", "0", pid}
 	}
 	cmd := s.host.Command(t.Context(), in, path, args...)
 	var out bytes.Buffer
