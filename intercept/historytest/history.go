@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Several histories run at once, because starting and stopping an instance is slow.
@@ -92,6 +94,13 @@ func (w *runner) leaveOut(subject Subject) {
 		w.t.Log("MPTCP is left out: this kernel cannot count the sockets that hold a slot")
 		w.without["mptcp"] = true
 	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP)
+	if err != nil {
+		w.t.Logf("MPTCP is left out: %v", err)
+		w.without["mptcp"] = true
+		return
+	}
+	_ = unix.Close(fd)
 }
 
 // envNumber reads a number from the environment.
