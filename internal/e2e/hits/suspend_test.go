@@ -26,7 +26,7 @@ func TestSuspend(t *testing.T) {
 	}
 	states, err := os.ReadFile(sleepState)
 	if err != nil || !strings.Contains(string(states), "deep") {
-		t.Skipf("skipped: this machine cannot be suspended to memory: %s has %q", sleepState, states)
+		t.Skipf("skipped: this machine cannot be suspended to memory: %s has %s", sleepState, strings.TrimSpace(string(states)))
 	}
 	const maxTTL, suspended = 20 * time.Second, 30 * time.Second
 	w := newWorld(t)
