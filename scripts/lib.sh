@@ -124,17 +124,20 @@ install_missing() {
 	apt_install "${wanted[@]}"
 }
 
-# fetch_resolved DIR: downloads systemd-resolved, nss-resolve and nscd and unpacks them in DIR, which it creates, for tests
-# that run them in namespaces. They are not installed, because they would become the resolvers of this machine.
-fetch_resolved() {
+# fetch_packages DIR PACKAGE…: downloads packages and unpacks them in DIR, which it creates. Nothing is installed.
+fetch_packages() {
 	local dir=$1 deb
-	apt_update systemd-resolved
+	shift
+	apt_update "$@"
 	mkdir "$dir"
-	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download systemd-resolved libsystemd-shared libnss-resolve nscd) ||
-		die "apt-get download systemd-resolved, libnss-resolve and nscd failed; see its output above"
+	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download "$@") || die "apt-get download $* failed; see its output above"
 	for deb in "$dir"/*.deb; do dpkg -x "$deb" "$dir"; done
 	rm "$dir"/*.deb
 }
+
+# fetch_resolved DIR: downloads systemd-resolved, nss-resolve and nscd and unpacks them in DIR, which it creates, for tests
+# that run them in namespaces. They are not installed, because they would become the resolvers of this machine.
+fetch_resolved() { fetch_packages "$1" systemd-resolved libsystemd-shared libnss-resolve nscd; }
 
 # fetch_from SUITE DIR PACKAGE…: downloads packages of another Debian suite and unpacks them in DIR, which it creates. Sources,
 # lists and cache are in DIR; nothing is installed.

@@ -88,11 +88,7 @@ resolved() {
 fetch_prometheus() {
 	local dir=$work/prometheus
 	! command -v prometheus >/dev/null || ! command -v promtool >/dev/null || return 0
-	apt_update prometheus
-	mkdir "$dir"
-	(cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download prometheus) ||
-		die "apt-get download prometheus failed; see its output above"
-	dpkg -x "$dir"/*.deb "$dir"
+	fetch_packages "$dir" prometheus
 	export SOTTO_PROMTOOL=$dir/usr/bin/promtool SOTTO_PROMETHEUS=$dir/usr/bin/prometheus
 }
 

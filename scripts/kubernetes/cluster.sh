@@ -257,6 +257,7 @@ credentials() {
 	mkdir -p "$state/pki"
 	openssl genrsa -out "$state/pki/sa.key" 2048 2>/dev/null
 	openssl rsa -in "$state/pki/sa.key" -pubout -out "$state/pki/sa.pub" 2>/dev/null
+	front_proxy
 	token=$(openssl rand -hex 16)
 	echo "$token,admin,admin,system:masters" >"$state/tokens.csv"
 	cat >"$state/admin.kubeconfig" <<-END
@@ -268,6 +269,15 @@ credentials() {
 		current-context: c
 	END
 }
+
+# front_proxy: makes the certificate by which an API that the API server delegates to knows it.
+front_proxy() {
+	local pki=$state/pki ec=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
+	openssl req -x509 "${ec[@]}" -keyout "$pki/front-proxy-ca.key" -out "$pki/front-proxy-ca.crt" -days 30 -subj /CN=front-proxy-ca
+	openssl req "${ec[@]}" -keyout "$pki/front-proxy-client.key" -out "$pki/front-proxy-client.csr" -subj /CN=front-proxy-client
+	openssl x509 -req -in "$pki/front-proxy-client.csr" -CA "$pki/front-proxy-ca.crt" -CAkey "$pki/front-proxy-ca.key" -CAcreateserial \
+		-days 30 -extfile <(echo 'extendedKeyUsage=clientAuth') -out "$pki/front-proxy-client.crt"
+} 2>/dev/null
 
 node_daemon() {
 	local node=$1 name=$2
@@ -301,7 +311,11 @@ control_plane() {
 	node_daemon node1 kube-apiserver "$bin/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 --service-cluster-ip-range=$SERVICES \
 		--cert-dir="$state/apiserver" --advertise-address="$(node_address node1)" --secure-port=6443 \
 		--service-account-issuer=https://kubernetes.default.svc.cluster.local --service-account-key-file=$etc/pki/sa.pub \
-		--service-account-signing-key-file=$etc/pki/sa.key --authorization-mode=RBAC --token-auth-file=$etc/tokens.csv --allow-privileged=true
+		--service-account-signing-key-file=$etc/pki/sa.key --authorization-mode=RBAC --token-auth-file=$etc/tokens.csv --allow-privileged=true \
+		--requestheader-client-ca-file=$etc/pki/front-proxy-ca.crt --requestheader-allowed-names=front-proxy-client \
+		--requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group \
+		--requestheader-extra-headers-prefix=X-Remote-Extra- \
+		--proxy-client-cert-file=$etc/pki/front-proxy-client.crt --proxy-client-key-file=$etc/pki/front-proxy-client.key
 	wait_for 180 "the API server" kubectl get --raw /readyz
 	node_daemon node1 kube-controller-manager "$bin/kube-controller-manager" --kubeconfig=$etc/admin.kubeconfig \
 		--service-account-private-key-file=$etc/pki/sa.key --root-ca-file="$state/apiserver/apiserver.crt" --leader-elect=false --cluster-cidr=$PODS

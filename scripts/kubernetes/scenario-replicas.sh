@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154,SC2034 # variables that this file shares with kubernetes-test.sh
+# shellcheck disable=SC2154,SC2034,SC2120 # variables and arguments that this file shares with kubernetes-test.sh
 # SPDX-License-Identifier: Apache-2.0
 #
 # Scenario of kubernetes-test.sh: the plain forwarder of deploy/kubernetes/forwarder, scaled and replaced under load.
 
-# forwarder_apply: applies the forwarder with the image localhost/sotto:1 and a configuration for this cluster, without the
-# monitoring component, whose API this cluster does not have.
+# forwarder_apply [COMPONENT [LINES]]: applies the forwarder with the image localhost/sotto:1 and a configuration for this cluster.
+# LINES are further lines of its kustomization.
 forwarder_apply() {
-	local dir=$state/forwarder
+	local dir=$state/forwarder component=${1:-} lines=${2:-}
 	rm -rf "$dir"
 	cp -r deploy/kubernetes "$dir"
 	mkdir "$dir/test"
@@ -21,10 +21,11 @@ forwarder_apply() {
 		kind: Kustomization
 		namespace: sotto-forwarder
 		resources: [../forwarder]
-		components: [../forwarder/network-policy]
+		components: [../forwarder/network-policy${component:+, $component}]
 		images: [{name: sotto, newName: localhost/sotto, newTag: "1"}]
 		configMapGenerator:
 		- {name: sotto-forwarder, behavior: replace, files: [sotto.toml, ca.pem]}
+		${lines//$'\t'/}
 	END
 	kubectl kustomize "$dir/test" >"$state/forwarder.yaml"
 	kubectl apply -f "$state/forwarder.yaml" >/dev/null
@@ -36,20 +37,22 @@ forwarder_scale() {
 	note "$1 pods"
 }
 
-# forwarder_load NAME: load of the Service from fresh sockets, and over sockets that stay connected, so many that each pod has
-# some.
+# forwarder_load NAME [RATE]: load of the Service from fresh sockets, and over sockets that stay connected, so many that each pod
+# has some.
 forwarder_load() {
-	start_load "replicas-$1" "one/$(client_on node1)" --server "$forwarder:53" --name '*.load.test' --want $SEALED_ANSWER --rate 220 \
+	start_load "replicas-$1" "one/$(client_on node1)" --server "$forwarder:53" --name '*.load.test' --want $SEALED_ANSWER --rate "${2:-220}" \
 		--ways fresh,connected,connected,connected,connected,connected,connected,tcp,tcp,tcp,tcp
 }
 
 # expect_nothing_lost: stops the loads, and fails if a query was not answered or got a wrong answer. A connection over TCP to a
 # pod that ends is closed, between two queries.
 expect_nothing_lost() {
-	local reports=$state/replicas.json
+	local reports=$state/replicas.json files
+	files=("${loads[@]%% *}")
 	stop_loads lossy >/dev/null
-	cat "$state"/load-replicas-* | grep '^{' >"$reports"
-	rm "$state"/load-replicas-*
+	files=("${files[@]/#/$state/load-}")
+	grep -h '^{' "${files[@]}" >"$reports"
+	rm "${files[@]}"
 	jq -se 'length > 0 and all(.[]; .lost == 0 and .wrong == 0 and .sent > 0 and .answered == .sent and (.way == "tcp" or .reset == 0))' \
 		"$reports" >/dev/null || { cat "$reports" >&2 && forwarder_state && die "$1: queries were lost"; }
 	note "$1: $(jq -sr 'group_by(.way)[] | "\(.[0].way) \(map(.answered) | add) of \(map(.sent) | add) answered, \(map(.reset) | add) connections closed, slowest \(map(.max_ms) | max) ms"' \
@@ -99,10 +102,10 @@ forwarder_queries() {
 # The chart and kustomize render the same objects, and the API server accepts all of them. PodMonitor is a resource of the
 # Prometheus operator, whose definition is in its module.
 scenario_manifests() {
-	local dir=$state/rendered operator=v0.85.0 crd name
+	local dir=$state/rendered crd name
 	mkdir -p "$dir"
 	(cd deploy/test && SOTTO_RENDER=$dir GOFLAGS="${GOFLAGS:-} -p=2" nice go test -count=1 ./...) || die "the manifests differ"
-	crd=$(go mod download -json "github.com/prometheus-operator/prometheus-operator@$operator" | jq -r .Dir)/example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml
+	crd=$(definitions)/monitoring.coreos.com_podmonitors.yaml
 	kubectl apply --server-side -f "$crd" >/dev/null
 	for name in sotto sotto-forwarder; do
 		kubectl create namespace "$name" >/dev/null 2>&1 || true

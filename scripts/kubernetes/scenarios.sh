@@ -5,7 +5,7 @@
 # Scenarios of kubernetes-test.sh: each function scenario_NAME runs on a running cluster and leaves it without Sotto.
 
 # In this order.
-scenarios() { printf '%s\n' names rollout drain crash reboot delete bootstrap whole-node node-local two-nodes replicas manifests policy-names policy-node-local policy-pods policy-agent; }
+scenarios() { printf '%s\n' names rollout drain crash reboot delete bootstrap whole-node node-local two-nodes replicas autoscaler manifests policy-names policy-node-local policy-pods policy-agent; }
 
 address_of() { kubectl get pod -n "${1%/*}" "${1#*/}" -o jsonpath='{.status.podIP}'; }
 reverse() { awk -F. '{ print $4 "." $3 "." $2 "." $1 ".in-addr.arpa" }' <<<"$1"; }
