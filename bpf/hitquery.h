@@ -88,6 +88,7 @@ static __always_inline bool read_datagram(struct __sk_buff *skb, struct hit_quer
 		udp = f.udp6;
 	q->sport = udp[0];
 	q->udp_len = udp[2];
+	q->check = udp[3];
 	q->len = bpf_ntohs(udp[2]) - UDP_HEADER;
 	return ip_len == bpf_ntohs(udp[2]) && skb->len == q->udp + ip_len &&
 	       udp[1] == listener_port && !is_service(udp[0]);
@@ -187,7 +188,6 @@ static __always_inline bool read_message(struct __sk_buff *skb, struct hit_query
 
 	if (len < DNS_HEADER + 5 || len > HIT_QUERY)
 		return false;
-	__builtin_memset(s->query, 0, sizeof(s->query));
 	if (bpf_skb_load_bytes(skb, q->udp + UDP_HEADER, s->query, bounded(len, 256)))
 		return false;
 	q->flags = h[3];

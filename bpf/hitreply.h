@@ -138,11 +138,14 @@ static __always_inline void make_udp(__be16 *h, const struct hit_query *q, __u32
 	h[0] = listener_port;
 	h[1] = q->sport;
 	h[2] = bpf_htons(udp_len);
+	h[3] = q->check; /* see change_checksum */
 }
 
-/* Writes the headers, as the listener would send them, up to the checksum of UDP. */
-static __always_inline bool write_headers(struct __sk_buff *skb, const struct hit_query *q,
-					  __u32 udp_len)
+/* Writes the headers, as the listener would send them, and that of the message. Each call of a
+ * helper costs about as much as all the rest.
+ */
+static __always_inline bool write_headers(struct __sk_buff *skb, const struct hit_scratch *s,
+					  const struct hit_query *q, __u32 udp_len)
 {
 	struct hit_frame f = {};
 
@@ -154,12 +157,14 @@ static __always_inline bool write_headers(struct __sk_buff *skb, const struct hi
 		f.eth.h_proto = bpf_htons(ETH_P_IP);
 		make_ip4(&f.ip4, q, udp_len);
 		make_udp(f.udp4, q, udp_len);
-		return !bpf_skb_store_bytes(skb, 0, &f.eth, HIT_FRAME - 2 - 20, 0);
+		__builtin_memcpy(f.dns4, s->query, DNS_HEADER);
+		return !bpf_skb_store_bytes(skb, 0, &f.eth, HIT_FRAME - 20 + DNS_HEADER, 0);
 	}
 	f.eth.h_proto = bpf_htons(ETH_P_IPV6);
 	make_ip6(&f.ip6, q, udp_len);
 	make_udp(f.udp6, q, udp_len);
-	return !bpf_skb_store_bytes(skb, 0, &f.eth, HIT_FRAME - 2, 0);
+	__builtin_memcpy(f.dns6, s->query, DNS_HEADER);
+	return !bpf_skb_store_bytes(skb, 0, &f.eth, HIT_FRAME + DNS_HEADER, 0);
 }
 
 /* Changes the checksum of UDP. Exchanging addresses and ports does not change it. The packet of a
@@ -185,8 +190,7 @@ static __always_inline bool write_reply(struct __sk_buff *skb, struct hit_scratc
 {
 	__u32 udp_len = UDP_HEADER + q->end + rest, at = q->udp + UDP_HEADER;
 
-	return write_headers(skb, q, udp_len) && change_checksum(skb, q, udp_len, diff) &&
-	       !bpf_skb_store_bytes(skb, at, s->query, DNS_HEADER, 0) &&
+	return write_headers(skb, s, q, udp_len) && change_checksum(skb, q, udp_len, diff) &&
 	       !bpf_skb_store_bytes(skb, at + q->end, s->reply, bounded(rest, HIT_REPLY), 0);
 }
 

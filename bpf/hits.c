@@ -22,6 +22,7 @@ const volatile __u32 slot_count;
 const volatile __u8 veth_host[6];
 const volatile __u8 veth_inner[6];
 const volatile __u16 answer_tag;
+const volatile __u32 index_mask;
 
 struct daemon_map daemon SEC(".maps");
 struct origins_map origins SEC(".maps");

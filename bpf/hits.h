@@ -16,7 +16,7 @@
 #include "settings.h"
 
 /* Version of the maps in this file. A process does not adopt those of another version. */
-#define HIT_LAYOUT 1
+#define HIT_LAYOUT 2
 
 #define HIT_NAME 127   /* bytes of a name in wire form */
 #define HIT_RECORDS 16 /* records of an answer */
@@ -27,6 +27,9 @@
 #define HIT_REPLY (4 * HIT_CHUNK) /* longer than any; a power of two */
 
 #define HIT_IS_LONG 0x80000000 /* of an index: into long_hits */
+
+#define HIT_WAYS 8			     /* places of a bucket: one cache line */
+#define HIT_MULTIPLIER 0x9e3779b97f4a7c15ULL /* of the hash: 2^64 divided by the golden ratio */
 
 #define DNS_HEADER 12
 #define DNS_MIN_SIZE 512 /* what every client takes over UDP (RFC 1035 section 2.3.4) */
@@ -73,8 +76,8 @@ struct hit_key {
 	__u8 name[HIT_NAME]; /* lower case */
 };
 
+/* Ordered by use: a reply to a short name reads the first two cache lines, and what follows. */
 struct hit {
-	struct hit_key key;
 	__u64 generation;
 	__u64 stored;  /* of the three times: bpf_ktime_get_boot_ns */
 	__u64 refresh; /* from when user space answers, and refreshes the answer */
@@ -85,8 +88,10 @@ struct hit {
 	__u8 rcode;
 	__u8 ad;
 	__u16 ttl_count;
-	__u16 ttls[HIT_RECORDS]; /* offsets after the question */
 	__u32 zero;
+	__u16 ttls[HIT_RECORDS]; /* offsets after the question */
+	struct hit_key key;
+	__u64 pad[4]; /* to the next cache line */
 };
 
 struct short_hit {
@@ -99,14 +104,23 @@ struct long_hit {
 	__u8 rest[HIT_LONG];
 };
 
-/* The index of each entry. It is only a hint: the kernel may use the memory of a removed
- * element for another key at once, so the key is compared with that of the entry.
+extern const volatile __u32 index_mask; /* of the number of a bucket */
+
+/* Where the entries are: a hash table in an array, which the program reads without a helper. A
+ * way is 0, or the upper half of the key's hash with its lowest bit set, and the index of the
+ * entry. It is only a hint: the key is compared with that of the entry. The hash is not
+ * cryptographic: at worst an answer takes the place of another one, which user space gives then.
  */
+struct hit_bucket {
+	__u64 way[HIT_WAYS];
+};
+
 struct hit_index_map {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct hit_key);
-	__type(value, __u32);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1); /* a power of two */
+	__type(key, __u32);
+	__type(value, struct hit_bucket);
 };
 extern struct hit_index_map hit_index SEC(".maps");
 
@@ -150,6 +164,7 @@ struct hit_state {
 	__u64 first_class; /* classes before this one are those of earlier rules */
 	__u64 layout;	   /* HIT_LAYOUT */
 	__u64 traced;	   /* an event is written for each reply */
+	__u64 seed;	   /* of the hash of the index */
 };
 
 struct hit_control_map {
@@ -202,6 +217,7 @@ extern struct hit_events_map hit_events SEC(".maps");
 struct hit_scratch {
 	__u32 busy;
 	__u32 name_len; /* 0: not a name, or longer than a key's */
+	__u64 hash;	/* of the key */
 	struct hit_key key;
 	__u8 query[HIT_QUERY];
 	__u8 reply[HIT_REPLY]; /* what follows the question */
@@ -219,7 +235,7 @@ extern struct hit_scratch_map hit_scratch SEC(".maps");
 #define HIT_FRAME 62 /* headers of IPv6; a query over IPv4 has hardly ever fewer bytes in all */
 #define UDP_HEADER 8
 
-/* The headers of a frame. The IP header is aligned. */
+/* The headers of a frame, up to that of the message. The IP header is aligned. */
 struct hit_frame {
 	__u16 zero;
 	struct ethhdr eth;
@@ -227,10 +243,12 @@ struct hit_frame {
 		struct {
 			struct iphdr ip4;
 			__be16 udp4[4];
+			__u32 dns4[DNS_HEADER / 4];
 		};
 		struct {
 			struct ipv6hdr ip6;
 			__be16 udp6[4];
+			__u32 dns6[DNS_HEADER / 4];
 		};
 	};
 };
@@ -242,6 +260,7 @@ struct hit_query {
 	__be32 dst[4];
 	__u32 udp; /* offset of the UDP header */
 	__be16 udp_len;
+	__be16 check;
 	__be16 sport;
 	__u32 slot;
 	__u32 len;	/* of the DNS message */

@@ -13,14 +13,62 @@
 
 #include <linux/pkt_cls.h>
 
-static __always_inline bool same_hit_key(const struct hit_key *a, const struct hit_key *b)
+/* Returns the words of a key with a name of that length. The rest of them is zero. */
+static __always_inline __u32 key_words(__u32 name_len)
 {
-	const __u64 *x = (const void *)a, *y = (const void *)b;
+	return (offsetof(struct hit_key, name) + name_len + 7) / 8;
+}
+
+/* Stores the hash of the key, see read_name. */
+LOCAL int hash_key(struct hit_scratch *s, __u64 seed)
+{
+	const __u64 *word = (const void *)&s->key;
+	__u32 words = key_words(s->name_len);
+	__u64 h = seed;
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < sizeof(s->key) / 8; i++) {
+		if (i >= words)
+			break;
+		h = (h ^ word[i]) * HIT_MULTIPLIER;
+		h ^= h >> 32;
+	}
+	s->hash = h;
+	return 0;
+}
+
+/* A name ends with the root, so that a longer one differs within the words of a shorter one. */
+static __always_inline bool same_hit_key(const struct hit_key *a, const struct hit_scratch *s)
+{
+	const __u64 *x = (const void *)a, *y = (const void *)&s->key;
+	__u32 words = key_words(s->name_len);
 	__u64 differ = 0;
 
-	for (__u32 i = 0; i < sizeof(*a) / 8; i++)
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < sizeof(*a) / 8; i++) {
+		if (i >= words)
+			break;
 		differ |= x[i] ^ y[i];
+	}
 	return !differ;
+}
+
+/* Returns the way of the index for the hash in s, or 0. */
+static __always_inline __u64 find_way(const struct hit_scratch *s)
+{
+	__u32 bucket = s->hash & index_mask;
+	const struct hit_bucket *b = bpf_map_lookup_elem(&hit_index, &bucket);
+	__u64 found = 0, tag = s->hash >> 32 | 1;
+
+	if (!b)
+		return 0;
+	for (int i = 0; i < HIT_WAYS; i++) {
+		__u64 way = *(volatile const __u64 *)&b->way[i];
+
+		if (way >> 32 == tag)
+			found = way;
+	}
+	return found;
 }
 
 /* Copies what follows the question to the scratch memory, in words: the entry and the memory are
@@ -40,26 +88,28 @@ static __always_inline void copy_rest(struct hit_scratch *s, const __u8 *from, _
 }
 
 /* Returns the entry for the key, and copies its records. */
-static __always_inline struct hit *find_hit(struct hit_scratch *s)
+static __always_inline struct hit *find_hit(struct hit_scratch *s, __u64 seed)
 {
-	__u32 *found = bpf_map_lookup_elem(&hit_index, &s->key);
 	struct short_hit *sh;
 	struct long_hit *lh;
+	__u64 way;
 	__u32 at;
 
-	if (!found)
+	hash_key(s, seed);
+	way = find_way(s);
+	if (!way)
 		return 0;
-	at = *(volatile __u32 *)found;
+	at = way;
 	if (at & HIT_IS_LONG) {
 		at &= ~HIT_IS_LONG;
 		lh = bpf_map_lookup_elem(&long_hits, &at);
-		if (!lh || !same_hit_key(&lh->head.key, &s->key))
+		if (!lh || !same_hit_key(&lh->head.key, s))
 			return 0;
 		copy_rest(s, lh->rest, HIT_LONG, lh->head.len);
 		return &lh->head;
 	}
 	sh = bpf_map_lookup_elem(&short_hits, &at);
-	if (!sh || !same_hit_key(&sh->head.key, &s->key))
+	if (!sh || !same_hit_key(&sh->head.key, s))
 		return 0;
 	copy_rest(s, sh->rest, HIT_SHORT, sh->head.len);
 	return &sh->head;
@@ -141,7 +191,7 @@ static __always_inline enum hit_verdict repeat(struct __sk_buff *skb, struct hit
 					       struct hit_slot *slot)
 {
 	__u64 boot = bpf_ktime_get_boot_ns();
-	struct hit *h = find_hit(s);
+	struct hit *h = find_hit(s, c->seed);
 	__u32 rest, diff;
 
 	if (!h)

@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	keyBytes   = int64(unsafe.Sizeof(hitsHitKey{}))
-	shortBytes = int64(unsafe.Sizeof(hitsShortHit{}))
-	longBytes  = int64(unsafe.Sizeof(hitsLongHit{}))
-	slotBytes  = int64(unsafe.Sizeof(hitsHitSlot{}))
+	bucketBytes = int64(unsafe.Sizeof(hitsHitBucket{}))
+	shortBytes  = int64(unsafe.Sizeof(hitsShortHit{}))
+	longBytes   = int64(unsafe.Sizeof(hitsLongHit{}))
+	slotBytes   = int64(unsafe.Sizeof(hitsHitSlot{}))
 )
 
 // verdictNames are the names of enum hit_verdict in bpf/hits.h.

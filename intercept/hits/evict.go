@@ -47,8 +47,10 @@ func (t *Table) release() {
 func (t *Table) remove(id uint32) {
 	key := t.head(id).Key
 	if t.index[key] == id {
-		// An error means that it is not there.
-		_ = t.objects.HitIndex.Delete(&key)
+		p := t.place(&key)
+		if way := p.way(id); way >= 0 {
+			p.set(way, 0)
+		}
 		delete(t.index, key)
 	}
 	t.retired[id] = true
@@ -76,12 +78,17 @@ func (t *Table) evict(long int) {
 	})
 	n := min(len(order), max(1, len(p.meta)/evictFraction))
 	for _, at := range order[:n] {
-		t.remove(t.id(long, at))
-		if t.cfg.Evicted != nil {
-			t.cfg.Evicted(p.meta[at].tag)
-		}
+		t.displace(t.id(long, at))
 	}
-	t.evicted += uint64(n)
+}
+
+// displace removes an entry for another one. t.mu is held.
+func (t *Table) displace(id uint32) {
+	t.remove(id)
+	t.evicted++
+	if p, at := t.poolOf(id); t.cfg.Evicted != nil {
+		t.cfg.Evicted(p.meta[at].tag)
+	}
 }
 
 func (t *Table) id(long int, at uint32) uint32 { return uint32(long)<<31 | at }
@@ -141,9 +148,8 @@ func (t *Table) Stats() (Stats, error) {
 	verdicts, err := t.verdicts()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	const elementBytes = 64 + keyBytes // of the index: the kernel's head of an element, and the key
 	s := Stats{Entries: len(t.index), MaxEntries: len(t.mem.short) + len(t.mem.long), Evicted: t.evicted, Verdicts: verdicts}
 	s.Bytes = int64(len(t.mem.short))*shortBytes + int64(len(t.mem.long))*longBytes + int64(len(t.mem.slots))*slotBytes +
-		int64(s.MaxEntries)*elementBytes
+		int64(len(t.mem.index))*bucketBytes
 	return s, err
 }

@@ -23,7 +23,6 @@ type hitsGuard struct {
 
 type hitsHit struct {
 	_          structs.HostLayout
-	Key        hitsHitKey
 	Generation uint64
 	Stored     uint64
 	Refresh    uint64
@@ -34,8 +33,15 @@ type hitsHit struct {
 	Rcode      uint8
 	Ad         uint8
 	TtlCount   uint16
-	Ttls       [16]uint16
 	Zero       uint32
+	Ttls       [16]uint16
+	Key        hitsHitKey
+	Pad        [4]uint64
+}
+
+type hitsHitBucket struct {
+	_   structs.HostLayout
+	Way [8]uint64
 }
 
 type hitsHitKey struct {
@@ -51,6 +57,7 @@ type hitsHitScratch struct {
 	_       structs.HostLayout
 	Busy    uint32
 	NameLen uint32
+	Hash    uint64
 	Key     hitsHitKey
 	Query   [160]uint8
 	Reply   [2048]uint8
@@ -71,6 +78,7 @@ type hitsHitState struct {
 	FirstClass uint64
 	Layout     uint64
 	Traced     uint64
+	Seed       uint64
 }
 
 type hitsHitVerdict uint32
@@ -132,6 +140,7 @@ const (
 	hitsMapShortHits    = "short_hits"
 	hitsProgSottoAnswer = "sotto_answer"
 	hitsVarAnswerTag    = "answer_tag"
+	hitsVarIndexMask    = "index_mask"
 	hitsVarListenerPort = "listener_port"
 	hitsVarPrefix4      = "prefix4"
 	hitsVarPrefix4Mask  = "prefix4_mask"
@@ -209,6 +218,7 @@ type hitsMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type hitsVariableSpecs struct {
 	AnswerTag    *ebpf.VariableSpec `ebpf:"answer_tag"`
+	IndexMask    *ebpf.VariableSpec `ebpf:"index_mask"`
 	ListenerPort *ebpf.VariableSpec `ebpf:"listener_port"`
 	Prefix4      *ebpf.VariableSpec `ebpf:"prefix4"`
 	Prefix4Mask  *ebpf.VariableSpec `ebpf:"prefix4_mask"`
@@ -273,6 +283,7 @@ func (m *hitsMaps) Close() error {
 // It can be passed to loadHitsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type hitsVariables struct {
 	AnswerTag    *ebpf.Variable `ebpf:"answer_tag"`
+	IndexMask    *ebpf.Variable `ebpf:"index_mask"`
 	ListenerPort *ebpf.Variable `ebpf:"listener_port"`
 	Prefix4      *ebpf.Variable `ebpf:"prefix4"`
 	Prefix4Mask  *ebpf.Variable `ebpf:"prefix4_mask"`

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"unsafe"
@@ -19,10 +20,10 @@ import (
 
 // The clang is pinned because another version makes another object. Both include paths are
 // named because only their location depends on the architecture of the machine.
-//go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -go-package hits -type hit_key -type hit -type short_hit -type long_hit -type hit_slot -type hit_state -type hit_verdict -cflags "-O2 -mcpu=v2 -Wall -Wextra -Werror -Wno-unused-parameter -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" hits ../../bpf/hits.c
+//go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -go-package hits -type hit_key -type hit -type short_hit -type long_hit -type hit_slot -type hit_state -type hit_bucket -type hit_verdict -cflags "-O2 -mcpu=v2 -Wall -Wextra -Werror -Wno-unused-parameter -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu" hits ../../bpf/hits.c
 
 // layoutVersion is HIT_LAYOUT in bpf/hits.h.
-const layoutVersion = 1
+const layoutVersion = 2
 
 // Config describes a table. All fields are required, except Evicted.
 type Config struct {
@@ -76,7 +77,7 @@ func Open(cfg Config) (_ *Table, err error) {
 		}
 	}()
 	if existing == nil {
-		first := hitsHitState{Layout: layoutVersion, FirstClass: 1}
+		first := hitsHitState{Layout: layoutVersion, FirstClass: 1, Seed: rand.Uint64()}
 		if err := t.objects.HitControl.Put(uint32(0), first); err != nil {
 			return nil, fmt.Errorf("initialise the answers in the kernel: %w", err)
 		}
@@ -95,7 +96,7 @@ func spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 	}
 	short, long := uint32(cfg.Entries), uint32(cfg.Entries/longFraction)
 	for name, n := range map[string]uint32{
-		hitsMapShortHits: short, hitsMapLongHits: long, hitsMapHitIndex: short + long,
+		hitsMapShortHits: short, hitsMapLongHits: long, hitsMapHitIndex: buckets(short + long),
 		hitsMapHitSlots: cfg.Slots, hitsMapOrigins: cfg.Slots,
 	} {
 		spec.Maps[name].MaxEntries = n
@@ -105,7 +106,7 @@ func spec(cfg *Config) (*ebpf.CollectionSpec, error) {
 		hitsVarListenerPort: cfg.ListenerPort, hitsVarSlotCount: cfg.Slots,
 		hitsVarPrefix4: cfg.Prefixes.Base4, hitsVarPrefix4Mask: cfg.Prefixes.Mask4,
 		hitsVarPrefix6: cfg.Prefixes.Base6, hitsVarPrefix6Mask: cfg.Prefixes.Mask6,
-		hitsVarVethHost: cfg.Host, hitsVarVethInner: cfg.Inner, hitsVarAnswerTag: cfg.Tag,
+		hitsVarVethHost: cfg.Host, hitsVarVethInner: cfg.Inner, hitsVarAnswerTag: cfg.Tag, hitsVarIndexMask: buckets(short+long) - 1,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			errs = append(errs, fmt.Errorf("set %s in the program that answers cached queries: %w", name, err))
@@ -188,6 +189,7 @@ func RemovePins(dir string) error {
 // garbage collected, since a reader may still use it when the table is closed.
 type memory struct {
 	control *hitsHitState
+	index   []hitsHitBucket
 	slots   []hitsHitSlot
 	short   []hitsShortHit
 	long    []hitsLongHit
@@ -201,6 +203,9 @@ func (t *Table) mapMemory() (err error) {
 		return err
 	}
 	m.control = &control[0]
+	if m.index, err = mapArray[hitsHitBucket](m, t.objects.HitIndex); err != nil {
+		return err
+	}
 	if m.slots, err = mapArray[hitsHitSlot](m, t.objects.HitSlots); err != nil {
 		return err
 	}

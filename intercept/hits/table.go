@@ -3,8 +3,6 @@
 package hits
 
 import (
-	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,8 +69,10 @@ func (t *Table) Start() error {
 	t.invalidate(true)
 	t.index = make(map[hitsHitKey]uint32)
 	clear(t.retired)
-	if err := t.clearIndex(); err != nil {
-		return err
+	for i := range t.mem.index {
+		for way := range t.mem.index[i].Way {
+			atomic.StoreUint64(&t.mem.index[i].Way[way], 0)
+		}
 	}
 	t.wait()
 	for i, n := range [2]int{len(t.mem.short), len(t.mem.long)} {
@@ -84,27 +84,6 @@ func (t *Table) Start() error {
 		}
 	}
 	t.writable = true
-	return nil
-}
-
-// clearIndex removes the entries of an earlier process from the index.
-func (t *Table) clearIndex() error {
-	var keys []hitsHitKey
-	var key hitsHitKey
-	var at uint32
-	it := t.objects.HitIndex.Iterate()
-	for it.Next(&key, &at) {
-		keys = append(keys, key)
-	}
-	err := it.Err()
-	for i := range keys {
-		if e := t.objects.HitIndex.Delete(&keys[i]); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
-			err = errors.Join(err, e)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("remove the answers of an earlier process from the kernel: %w", err)
-	}
 	return nil
 }
 
@@ -209,16 +188,8 @@ func (t *Table) Store(a *Answer, generation uint64) bool {
 		e := &t.mem.short[at]
 		a.encode(&e.Head, e.Rest[:], &key, generation)
 	}
-	p := &t.used[long]
-	if err := t.objects.HitIndex.Put(&key, id); err != nil {
-		p.free = append(p.free, at)
-		return false
-	}
-	p.meta[at] = meta{inUse: true, tag: a.Tag, recent: 1}
-	if old, ok := t.index[key]; ok {
-		t.retired[old] = true
-	}
-	t.index[key] = id
+	t.used[long].meta[at] = meta{inUse: true, tag: a.Tag, recent: 1}
+	t.insert(&key, id)
 	return true
 }
 

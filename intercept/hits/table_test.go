@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,6 +86,42 @@ func TestTable(t *testing.T) {
 	m.Stop()
 	if m.Store(answer(class, "late", now), m.Generation()) || !given("label-00") {
 		t.Error("stored after Stop, or nothing is given any more")
+	}
+}
+
+// TestNames stores answers for names of every length from 2 on, each a prefix of the next, and asks for them and for names that differ in
+// one byte.
+func TestNames(t *testing.T) {
+	labtest.NeedRoot(t)
+	m := machine{hitstest.New(t, 64), t}
+	m.SetOrigin(5, netip.MustParseAddr("8.8.8.8"), 2)
+	class := m.NewClass()
+	m.SetClass(5, 2, class)
+	given := func(label string) bool {
+		t.Helper()
+		ok, _, err := m.Run(query(label))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	now := hits.Now()
+	for n := 2; n <= 63; n++ {
+		label := strings.Repeat("x", n)
+		if !m.Store(answer(class, label, now), m.Generation()) {
+			t.Fatalf("%d bytes: not stored", n)
+		}
+	}
+	for n := 2; n <= 63; n++ {
+		label := strings.Repeat("x", n)
+		if !given(label) || !given(strings.ToUpper(label)) {
+			t.Errorf("%d bytes: not given", n)
+		}
+		for at := range n {
+			if given(label[:at] + "y" + label[at+1:]) {
+				t.Errorf("%d bytes: given for a name with another byte %d", n, at)
+			}
+		}
 	}
 }
 
