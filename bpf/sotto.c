@@ -61,6 +61,7 @@ struct shares_map shares SEC(".maps");
 struct arrivals_map arrivals SEC(".maps");
 struct forward_map forward SEC(".maps");
 struct slots_map slots SEC(".maps");
+struct ticks_map ticks SEC(".maps");
 struct origins_map origins SEC(".maps");
 struct free_slots_map free_slots SEC(".maps");
 struct hold_map connected SEC(".maps");

@@ -178,6 +178,12 @@ type sottoSlot struct {
 	LastSend uint64
 }
 
+type sottoTick struct {
+	_       structs.HostLayout
+	Jiffies uint64
+	Ns      uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -208,6 +214,7 @@ const (
 	sottoMapShares              = "shares"
 	sottoMapSlots               = "slots"
 	sottoMapSubtrees            = "subtrees"
+	sottoMapTicks               = "ticks"
 	sottoMapWatch               = "watch"
 	sottoProgSottoCollect       = "sotto_collect"
 	sottoProgSottoConnect4      = "sotto_connect4"
@@ -347,6 +354,7 @@ type sottoMapSpecs struct {
 	Shares    *ebpf.MapSpec `ebpf:"shares"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
 	Subtrees  *ebpf.MapSpec `ebpf:"subtrees"`
+	Ticks     *ebpf.MapSpec `ebpf:"ticks"`
 	Watch     *ebpf.MapSpec `ebpf:"watch"`
 }
 
@@ -432,6 +440,7 @@ type sottoMaps struct {
 	Shares    *ebpf.Map `ebpf:"shares"`
 	Slots     *ebpf.Map `ebpf:"slots"`
 	Subtrees  *ebpf.Map `ebpf:"subtrees"`
+	Ticks     *ebpf.Map `ebpf:"ticks"`
 	Watch     *ebpf.Map `ebpf:"watch"`
 }
 
@@ -463,6 +472,7 @@ func (m *sottoMaps) Close() error {
 		m.Shares,
 		m.Slots,
 		m.Subtrees,
+		m.Ticks,
 		m.Watch,
 	)
 }
