@@ -13,7 +13,7 @@
 //     generation, whatever runs concurrently.
 //   - The memory of an entry is not reused while a program may read it: after an entry was
 //     removed, the package waits until every program that may have found it has ended.
-//   - The number of entries is constant. The least used ones are replaced first.
+//   - The number of entries is constant. The least used ones are replaced first, also within a bucket of the index.
 //   - Program and maps are pinned and outlive the process: after a crash the kernel answers
 //     until the entries expire. [Table.Start] ends that.
 //
