@@ -39,6 +39,9 @@ type Config struct {
 	MinVersion uint16
 	MaxVersion uint16
 
+	// Groups are the key exchanges that the server supports. Nil: Go's defaults.
+	Groups []tls.CurveID
+
 	// NoALPN disables the ALPN protocol "dot", which older servers do not support
 	// (RFC 7858 does not define it; it was registered later).
 	NoALPN bool
@@ -90,9 +93,10 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, conns: make(map[*conn]struct{}), done: make(chan struct{}), log: queryLog{limit: cfg.LogQueries}}
 	s.SetCertificate(cfg.Certificate)
 	s.tls = &tls.Config{
-		MinVersion:     cfg.MinVersion,
-		MaxVersion:     cfg.MaxVersion,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+		MinVersion:       cfg.MinVersion,
+		MaxVersion:       cfg.MaxVersion,
+		CurvePreferences: cfg.Groups,
+		GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
 	}
 	if cfg.ClientCAs != nil {
 		s.tls.ClientCAs, s.tls.ClientAuth = cfg.ClientCAs, tls.RequireAndVerifyClientCert

@@ -111,6 +111,38 @@ func TestMiddleboxRemembered(t *testing.T) {
 	}
 }
 
+// TestKnownKeyExchange: only the first handshake with a server that does not support X25519MLKEM768 offers it. The next ones are
+// short, and begin with the group that the server chose.
+func TestKnownKeyExchange(t *testing.T) {
+	for _, group := range []tls.CurveID{tls.X25519, tls.CurveP256, tls.X25519MLKEM768} {
+		t.Run(group.String(), func(t *testing.T) {
+			s := servertest.Serve(t, servertest.Zone(t), func(c *dnstest.Config) { c.Groups = []tls.CurveID{group} })
+			relay := servertest.NewRelay(t, "TCP", s.Addr())
+			var long atomic.Int64
+			relay.Set(func(hello []byte) servertest.Interference {
+				if len(hello) > 1000 {
+					long.Add(1)
+				}
+				return servertest.PassIt
+			})
+			cl := servertest.NewClient(t, transport.Config{Server: transport.Server{Addr: relay.Addr, Name: servertest.Name}}, newDoT)
+			const dials = 3
+			for range dials {
+				servertest.MustAsk(t, cl, "www.example.")
+				s.EndConns(dnstest.Close)
+				servertest.Eventually(t, "the connection closes", func() bool { return cl.T.Stats().Conns == 0 })
+			}
+			want := int64(1)
+			if group == tls.X25519MLKEM768 {
+				want = dials
+			}
+			if st := cl.T.Stats(); long.Load() != want || st.Dials != dials || st.Resumed != dials-1 || st.DialErrors != 0 || st.KeyExchange != group.String() {
+				t.Errorf("stats %+v, %d long handshakes: want %d", st, long.Load(), want)
+			}
+		})
+	}
+}
+
 // TestMiddleboxQUIC: where the first flight of QUIC is dropped if it has two packets, it is
 // sent again as one.
 func TestMiddleboxQUIC(t *testing.T) {

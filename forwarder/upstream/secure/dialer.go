@@ -84,7 +84,7 @@ func attempt[T any](ctx context.Context, d *Dialer, addr netip.AddrPort, open fu
 	h := &Handshake{Addr: addr, sessions: d.Sessions(addr), Classic: d.isClassic(addr)}
 	ignored, silent := false, false
 	try := func() (T, error) {
-		h = &Handshake{Addr: addr, sessions: h.sessions, Classic: h.Classic}
+		h = &Handshake{Addr: addr, sessions: h.sessions, Classic: h.Classic, group: h.sessions.group()}
 		d.dials.Add(1)
 		ctx, stop := d.limitHybrid(ctx, h)
 		defer stop()
@@ -109,7 +109,7 @@ func attempt[T any](ctx context.Context, d *Dialer, addr netip.AddrPort, open fu
 		}
 		c, err = try() // a program on this machine closed the socket (SOCK_DESTROY)
 	}
-	if err != nil && ignored && !h.Classic && ctx.Err() == nil {
+	if err != nil && ignored && h.offersHybrid() && ctx.Err() == nil {
 		h.Classic = true
 		started, wasSilent := time.Now(), silent
 		if c, err = try(); err == nil && time.Since(started) < d.hybridLimit()/2 { // else the path is slow
@@ -154,6 +154,9 @@ func (d *Dialer) Connected(h *Handshake, state tls.ConnectionState) {
 	if h.Resumed {
 		d.resumed.Add(1)
 	}
+	if h.offersHybrid() && h.Untrusted == nil && state.CurveID != 0 {
+		h.sessions.setGroup(state.CurveID)
+	}
 	d.mu.Lock()
 	d.protocol, d.group = tls.VersionName(state.Version), ""
 	if state.CurveID != 0 {
@@ -163,7 +166,7 @@ func (d *Dialer) Connected(h *Handshake, state tls.ConnectionState) {
 		d.expiry = state.PeerCertificates[0].NotAfter
 	}
 	d.lastAddr = h.Addr
-	if !h.Classic {
+	if h.offersHybrid() {
 		delete(d.silent, h.Addr)
 	}
 	before := d.untrusted

@@ -34,7 +34,7 @@ func (d *Dialer) hybridLimit() time.Duration { return d.cfg.DialTimeout * 2 / 5 
 // limitHybrid returns a context for a handshake that is canceled if the handshake has
 // X25519MLKEM768 and is ignored for hybridLimit. The caller calls stop.
 func (d *Dialer) limitHybrid(ctx context.Context, h *Handshake) (limited context.Context, stop func()) {
-	if h.Classic {
+	if !h.offersHybrid() {
 		return ctx, func() {}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -48,6 +48,9 @@ func (d *Dialer) limitHybrid(ctx context.Context, h *Handshake) (limited context
 		cancel(nil)
 	}
 }
+
+// offersHybrid reports whether the handshake offers X25519MLKEM768.
+func (h *Handshake) offersHybrid() bool { return !h.Classic && h.group == 0 }
 
 // isDropped reports whether a handshake failed as one does whose first message is dropped
 // on the path.

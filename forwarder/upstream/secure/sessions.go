@@ -16,11 +16,13 @@ import (
 // connection, and a pool needs few.
 const maxSessions = 4
 
-// Sessions are the TLS sessions that can be resumed with one address. Another address of
-// the same server may be another machine, which cannot resume them.
+// Sessions are the TLS sessions that can be resumed with one address, and the key exchange that it
+// chooses. Another address of the same server may be another machine, which cannot resume them.
 type Sessions struct {
 	mu   sync.Mutex
 	list []*tls.ClientSessionState // the newest last
+
+	known knownGroup
 }
 
 // take returns the newest session, or nil. A ticket is used once as long as there is
@@ -88,6 +90,7 @@ type Handshake struct {
 	// it is.
 	Untrusted *transport.TrustError
 
+	group    tls.CurveID // that the server is known to choose, or 0
 	sessions *Sessions
 	offered  *tls.ClientSessionState     // to the server
 	ignored  atomic.Pointer[func() bool] // see Started; the last value after Stopped

@@ -11,12 +11,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"sotto/forwarder/upstream/transport"
 )
 
-// Verifier authenticates one server, and this client to it. Its fields are not changed
+// Verifier authenticates one server, and this client to it. Its exported fields are not changed
 // after the first use.
 type Verifier struct {
 	Server     transport.Server
@@ -29,6 +30,8 @@ type Verifier struct {
 	ALPN string
 	// NeedALPN refuses a server that does not select ALPN.
 	NeedALPN bool
+
+	verified atomic.Pointer[verifiedChain] // the latest one
 }
 
 // NewVerifier returns the verifier of a transport for that protocol.
@@ -48,7 +51,7 @@ func (v *Verifier) Config(h *Handshake) *tls.Config {
 		MinVersion: tls.VersionTLS12, // RFC 8310 §9
 		NextProtos: []string{v.ALPN},
 		// crypto/tls sends the key shares of the first hybrid and the first other one.
-		CurvePreferences: keyExchanges(h.Classic),
+		CurvePreferences: keyExchanges(h),
 		// Without a name crypto/tls sends no SNI.
 		ServerName:         v.Server.Name,
 		ClientSessionCache: h,
@@ -74,14 +77,18 @@ func (v *Verifier) Config(h *Handshake) *tls.Config {
 	}
 }
 
-// keyExchanges returns the groups for the key exchange. X25519MLKEM768 is the one that
-// resists quantum computers (draft-ietf-tls-ecdhe-mlkem); classic leaves it out.
-func keyExchanges(classic bool) []tls.CurveID {
+// keyExchanges returns the groups for the key exchange of a handshake, the preferred one first. X25519MLKEM768 is the one that
+// resists quantum computers (draft-ietf-tls-ecdhe-mlkem).
+func keyExchanges(h *Handshake) []tls.CurveID {
 	groups := []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521}
-	if classic {
+	if h.offersHybrid() {
+		return groups
+	}
+	if h.group == 0 {
 		return groups[1:]
 	}
-	return groups
+	others := slices.DeleteFunc(groups[1:], func(g tls.CurveID) bool { return g == h.group })
+	return append([]tls.CurveID{h.group}, others...)
 }
 
 // Refusal returns err, or a [transport.ClientCertError] if it is an alert by which a server
@@ -170,10 +177,14 @@ func (v *Verifier) verifyPinned(addr netip.Addr, chain []*x509.Certificate) erro
 
 // verifyChain builds the chains from the leaf to a root.
 func (v *Verifier) verifyChain(chain []*x509.Certificate, roots *x509.CertPool) ([][]*x509.Certificate, error) {
+	now := v.Now()
+	if known := v.verified.Load(); known.holds(chain, roots, now) {
+		return known.chains, nil
+	}
 	opts := x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: x509.NewCertPool(),
-		CurrentTime:   v.Now(),
+		CurrentTime:   now,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, c := range chain[1:] {
@@ -181,6 +192,7 @@ func (v *Verifier) verifyChain(chain []*x509.Certificate, roots *x509.CertPool) 
 	}
 	chains, err := chain[0].Verify(opts)
 	if err == nil {
+		v.verified.Store(newVerifiedChain(chain, roots, chains, now))
 		return chains, nil
 	}
 	if terr := v.verifyTime(chain[0]); terr != nil {
