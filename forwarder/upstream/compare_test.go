@@ -56,7 +56,7 @@ func TestCompare(t *testing.T) {
 	server := servers[0]
 	relay := servertest.NewRelay(t, server.Protocol.Network(), server.Addr)
 	server.Addr = relay.Addr
-	g := groupOf(t, Config{Servers: []Server{server}, RootCAs: roots})
+	g := groupOf(t, Config{Servers: []Server{server}, RootCAs: func() *x509.CertPool { return roots }})
 	c := comparison{T: t, g: g, direct: os.Getenv("SOTTO_COMPARE_DIRECT"), rcodes: map[int]int{}}
 	if _, err := netip.ParseAddrPort(c.direct); err != nil {
 		t.Fatal(err)

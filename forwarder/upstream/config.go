@@ -76,8 +76,12 @@ type Config struct {
 	// than 0 and at most 1.
 	HedgeShare float64
 
-	// RootCAs are the trusted certificate authorities; nil: the system's.
-	RootCAs *x509.CertPool
+	// RootCAs returns the trusted certificate authorities; nil: the system's. It is called when the first certificate is
+	// verified, by several goroutines.
+	RootCAs func() *x509.CertPool
+	// ConfiguredCAs, if not nil, are those of RootCAs that are tried first: RootCAs is not called for a server that one of
+	// them has certified.
+	ConfiguredCAs *x509.CertPool
 
 	// ClientCert is sent to servers that request a certificate; nil: none is sent.
 	ClientCert *tls.Certificate
@@ -194,7 +198,7 @@ func (cfg Config) validated() (Config, error) {
 // transport returns the configuration of the transport to s.
 func (cfg *Config) transport(s Server, o transport.Observer) transport.Config {
 	return transport.Config{
-		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, ClientCert: cfg.ClientCert, Proxy: cfg.Proxy, Control: cfg.Control,
+		Server: s, Profile: cfg.Profile, RootCAs: cfg.RootCAs, ConfiguredCAs: cfg.ConfiguredCAs, ClientCert: cfg.ClientCert, Proxy: cfg.Proxy, Control: cfg.Control,
 		MaxConns: cfg.MaxConns, MaxInflight: cfg.MaxInflight,
 		DialTimeout: cfg.Timeout, SilentTimeout: cfg.SilentTimeout, WarmTime: cfg.WarmTime, MaxAge: cfg.MaxAge,
 		Log: cfg.Log, Observer: o, Tap: cfg.Tap,

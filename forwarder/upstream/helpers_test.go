@@ -23,7 +23,7 @@ func group(tb testing.TB, servers ...*dnstest.Server) *Group {
 func groupOf(tb testing.TB, cfg Config) *Group {
 	tb.Helper()
 	if cfg.RootCAs == nil {
-		cfg.RootCAs = servertest.CA().Pool()
+		cfg.RootCAs = servertest.CA().Pool
 	}
 	g, err := New(cfg)
 	if err != nil {

@@ -157,7 +157,7 @@ func TestClose(t *testing.T) {
 	})
 	g, err := New(Config{
 		Servers: []Server{{Addr: hung.Addr(), Name: servertest.Name}, {Addr: s.Addr(), Name: servertest.Name}},
-		RootCAs: servertest.CA().Pool(), AttemptTimeout: 100 * time.Millisecond,
+		RootCAs: servertest.CA().Pool, AttemptTimeout: 100 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -176,7 +176,7 @@ func TestNamesNeedBootstrap(t *testing.T) {
 func TestAuto(t *testing.T) {
 	cfg := transport.Config{
 		Server:  Server{Protocol: transport.Auto, Addr: netip.AddrPortFrom(servertest.Loopback, 0), Name: servertest.Name},
-		RootCAs: servertest.CA().Pool(),
+		RootCAs: servertest.CA().Pool,
 	}
 	for protocol, addr := range map[transport.Protocol]netip.AddrPort{
 		transport.DoQ:  servertest.ServeQUIC(t, servertest.Zone(t), nil).Addr,

@@ -33,7 +33,7 @@ func TestNewChecks(t *testing.T) {
 	}
 	pinned := s
 	pinned.Pins = []Pin{{1}}
-	g, err := New(Config{Servers: []Server{s, pinned}, RootCAs: x509.NewCertPool()})
+	g, err := New(Config{Servers: []Server{s, pinned}, RootCAs: x509.NewCertPool})
 	if err != nil {
 		t.Fatalf("one address, with and without a pin: %v", err)
 	}

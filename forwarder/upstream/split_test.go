@@ -59,7 +59,7 @@ func threeServices(t *testing.T) (servers []*dnstest.Server, cfg Config) {
 		servers = append(servers, s)
 		cfg.Servers = append(cfg.Servers, Server{Addr: s.Addr(), Name: name})
 	}
-	cfg.RootCAs = servertest.CA().Pool()
+	cfg.RootCAs = servertest.CA().Pool
 	return servers, cfg
 }
 

@@ -129,7 +129,7 @@ func (s *Settings) planGroup(o Options, prefix, name string, g GroupSettings) (p
 		return p, err
 	}
 	var sum string
-	if p.Config.RootCAs, sum, err = certPool(o, g.CAFile); err != nil {
+	if p.Config.ConfiguredCAs, p.Config.RootCAs, sum, err = certPools(o, g.CAFile); err != nil {
 		return p, s.At(prefix+"ca-file", err)
 	}
 	identity, err := s.planClientCert(o, prefix, g, &p)
@@ -202,21 +202,38 @@ func (s *Settings) parseServers(path string, texts []string) (servers []upstream
 	return servers, nil
 }
 
-// certPool returns the system's certificate authorities with those in file, and a hash of
-// the file's contents. The pool is nil, which means the system's, if file is empty.
-func certPool(o Options, file string) (pool *x509.CertPool, sum string, err error) {
+// ReadRoots reads the system's certificate authorities if a group has no others, which otherwise its first query does: there are
+// some hundred.
+func (p *Plan) ReadRoots() {
+	for _, g := range p.Groups {
+		if g.Config.RootCAs == nil {
+			_, _ = x509.SystemCertPool() // crypto/x509 keeps it
+			return
+		}
+	}
+}
+
+// certPools returns the certificate authorities in file, a function that returns them with the system's, and a hash of the file's
+// contents. Without a file there are no such authorities, and the function is nil, which means the system's.
+func certPools(o Options, file string) (own *x509.CertPool, all func() *x509.CertPool, sum string, err error) {
 	if file == "" {
-		return nil, "", nil
+		return nil, nil, "", nil
 	}
 	text, err := o.Read(file)
 	if err != nil {
-		return nil, "", fmt.Errorf("read certificate authorities: %w", err)
+		return nil, nil, "", fmt.Errorf("read certificate authorities: %w", err)
 	}
-	if pool, err = x509.SystemCertPool(); err != nil {
-		pool = x509.NewCertPool() // the system has none
+	own = x509.NewCertPool()
+	if !own.AppendCertsFromPEM(text) {
+		return nil, nil, "", fmt.Errorf("read certificate authorities: %s contains no PEM certificate: add one, or name another file", file)
 	}
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, "", fmt.Errorf("read certificate authorities: %s contains no PEM certificate: add one, or name another file", file)
-	}
-	return pool, fmt.Sprintf("%x", sha256.Sum256(text)), nil
+	all = sync.OnceValue(func() *x509.CertPool {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool() // the system has none
+		}
+		pool.AppendCertsFromPEM(text)
+		return pool
+	})
+	return own, all, fmt.Sprintf("%x", sha256.Sum256(text)), nil
 }

@@ -111,11 +111,14 @@ func (s *Settings) planSharedServer(o Options, p *Shared) error {
 		return s.invalidf("shared-cache", "%q is not an IP address: want one under a seal, because resolving a name needs DNS", host)
 	}
 	if u.Scheme == "rediss" {
-		pool, _, err := certPool(o, s.SharedCAFile)
+		_, pool, _, err := certPools(o, s.SharedCAFile)
 		if err != nil {
 			return s.At("shared-cache-ca-file", err)
 		}
-		p.TLS = &tls.Config{ServerName: host, RootCAs: pool, MinVersion: tls.VersionTLS12}
+		p.TLS = &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
+		if pool != nil {
+			p.TLS.RootCAs = pool()
+		}
 		return nil
 	}
 	if p.Secret == nil && !addr.Unmap().IsLoopback() {

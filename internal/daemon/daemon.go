@@ -156,6 +156,8 @@ func (d *daemon) close() {
 // ctx ends.
 func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 	g, ctx := errgroup.WithContext(ctx)
+	p := d.current()
+	go p.ReadRoots()
 	g.Go(func() error { return d.outputs.run(ctx) })
 	g.Go(func() error {
 		for {

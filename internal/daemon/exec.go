@@ -42,6 +42,7 @@ func Exec(ctx context.Context, o Options, p config.Plan, cg *cgroup.Created, com
 	select {
 	case <-attached:
 		resumeGC()
+		go p.ReadRoots()
 	case err := <-served:
 		return err
 	}

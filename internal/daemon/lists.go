@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -22,9 +23,13 @@ import (
 // listConfig returns what the updater has to do by the plan in force.
 func (d *daemon) listConfig() lists.Config {
 	p := d.current()
+	var roots *x509.CertPool // nil: the system's
+	if of := p.Groups[config.DefaultGroup].Config.RootCAs; of != nil && len(p.Rules.Lists) > 0 {
+		roots = of()
+	}
 	return lists.Config{
 		Store: lists.Store{Dir: p.ListDir}, Lists: p.Rules.Lists, Interval: p.ListInterval,
-		Client: lists.NewClient(d.resolver.lookupHost(p), d.resolver.groups.control, p.Groups[config.DefaultGroup].Config.RootCAs),
+		Client: lists.NewClient(d.resolver.lookupHost(p), d.resolver.groups.control, roots),
 	}
 }
 

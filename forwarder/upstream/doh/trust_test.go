@@ -28,9 +28,9 @@ func TestTrust(t *testing.T) {
 			{"name", func(*transport.Config) {}, ""},
 			{"address", func(c *transport.Config) { c.Server.Name = "" }, ""},
 			{"another name", func(c *transport.Config) { c.Server.Name = "other.example" }, "not for other.example"},
-			{"unknown CA", func(c *transport.Config) { c.RootCAs = stranger.Pool() }, "an untrusted CA"},
+			{"unknown CA", func(c *transport.Config) { c.RootCAs = stranger.Pool }, "an untrusted CA"},
 			{"wrong pin", func(c *transport.Config) { c.Server.Pins = []transport.Pin{{1}} }, "its key does not match the pin"},
-			{"opportunistic", func(c *transport.Config) { c.RootCAs, c.Profile = stranger.Pool(), transport.Opportunistic }, ""},
+			{"opportunistic", func(c *transport.Config) { c.RootCAs, c.Profile = stranger.Pool, transport.Opportunistic }, ""},
 		} {
 			s := servertest.ServeWeb(t, p, servertest.Zone(t), nil)
 			cfg := transport.Config{Server: s.Server(p)}

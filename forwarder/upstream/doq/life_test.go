@@ -101,7 +101,7 @@ func TestCancel(t *testing.T) {
 			return true
 		}
 	})
-	cfg := transport.Config{Server: s.Server(), RootCAs: servertest.CA().Pool(), DialTimeout: time.Minute}
+	cfg := transport.Config{Server: s.Server(), RootCAs: servertest.CA().Pool, DialTimeout: time.Minute}
 	d := secure.NewDialer(&cfg, alpn, true)
 	c, err := open(t.Context(), &cfg, d)
 	if err != nil {

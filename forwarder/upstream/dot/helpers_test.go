@@ -59,7 +59,7 @@ func newUnclosed(cfg transport.Config) *client {
 	setDefault(&cfg.WarmTime, warmTime)
 	setDefault(&cfg.MaxAge, maxAge)
 	if cfg.RootCAs == nil {
-		cfg.RootCAs = servertest.CA().Pool()
+		cfg.RootCAs = servertest.CA().Pool
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

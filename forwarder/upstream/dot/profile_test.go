@@ -37,7 +37,7 @@ func TestOpportunistic(t *testing.T) {
 		if (st.Unauthenticated == "") != (what == "") {
 			t.Errorf("%q: the reason in the statistics is %q", what, st.Unauthenticated)
 		}
-		cfg.RootCAs = stranger.Pool()
+		cfg.RootCAs = stranger.Pool
 		cl = clientOf(t, cfg)
 		servertest.MustAsk(t, cl, "www.example.")
 		if st := cl.stats(); st.Unauthenticated == "" {

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,21 +34,21 @@ func TestTrust(t *testing.T) {
 		{what: "wrong name", cert: byName, name: "dns.other.example", want: "its certificate is for dot.example, a.example, b.example and others, not for dns.other.example"},
 		{what: "no name, and a certificate without the address", cert: byName, want: "its certificate is for dot.example, a.example, b.example and others, not for the address: write 127.0.0.1:"},
 		{what: "name where the certificate has the address", cert: byIP, name: servertest.Name, want: "its certificate is for 127.0.0.1, not for dot.example"},
-		{what: "unknown CA", cert: byName, name: servertest.Name, cas: stranger.Pool(), want: "its certificate is from an untrusted CA (Sotto throwaway CA): add the CA with --ca-file"},
+		{what: "unknown CA", cert: byName, name: servertest.Name, cas: stranger.Pool, want: "its certificate is from an untrusted CA (Sotto throwaway CA): add the CA with --ca-file"},
 		{what: "expired", cert: expired, name: servertest.Name, want: "its certificate expired on " + expired.NotAfter.UTC().Format("2006-01-02")},
-		{what: "expired and unknown CA", cert: expired, name: servertest.Name, cas: stranger.Pool(), want: "its certificate expired on"},
+		{what: "expired and unknown CA", cert: expired, name: servertest.Name, cas: stranger.Pool, want: "its certificate expired on"},
 		{what: "not yet valid", cert: future, name: servertest.Name, want: "is this machine's clock right?"},
 
 		{what: "name and leaf pin", cert: byName, name: servertest.Name, pins: []string{"other", "leaf"}},
 		{what: "name and CA pin", cert: byName, name: servertest.Name, pins: []string{"ca"}},
 		{what: "name and wrong pin", cert: byName, name: servertest.Name, pins: []string{"other"}, want: "its key does not match the pin: the key has sha256/"},
 		{what: "wrong name and leaf pin", cert: byName, name: "dns.other.example", pins: []string{"leaf"}, want: "not for dns.other.example"},
-		{what: "unknown CA, name and leaf pin", cert: byName, name: servertest.Name, cas: stranger.Pool(), pins: []string{"leaf"}, want: "an untrusted CA"},
-		{what: "leaf pin alone", cert: byName, cas: stranger.Pool(), pins: []string{"leaf"}},
+		{what: "unknown CA, name and leaf pin", cert: byName, name: servertest.Name, cas: stranger.Pool, pins: []string{"leaf"}, want: "an untrusted CA"},
+		{what: "leaf pin alone", cert: byName, cas: stranger.Pool, pins: []string{"leaf"}},
 		{what: "wrong pin alone", cert: byIP, pins: []string{"other"}, want: "its key does not match the pin"},
 		{what: "leaf pin alone, expired", cert: expired, pins: []string{"leaf"}, want: "its certificate expired on"},
-		{what: "CA pin alone, for the address", cert: byIP, cas: stranger.Pool(), pins: []string{"ca"}},
-		{what: "CA pin alone, for another server", cert: byName, cas: stranger.Pool(), pins: []string{"ca"}, want: "not for the address"},
+		{what: "CA pin alone, for the address", cert: byIP, cas: stranger.Pool, pins: []string{"ca"}},
+		{what: "CA pin alone, for another server", cert: byName, cas: stranger.Pool, pins: []string{"ca"}, want: "not for the address"},
 	} {
 		t.Run(tc.what, func(t *testing.T) { tc.run(t, stranger) })
 	}
@@ -58,9 +59,9 @@ type trustCase struct {
 	what string
 	cert dnstest.CertOptions
 	name string
-	cas  *x509.CertPool // nil: the test's
-	pins []string       // "leaf", "ca" or "other"
-	want string         // in the EDE; "" if it is trusted
+	cas  func() *x509.CertPool // nil: the test's
+	pins []string              // "leaf", "ca" or "other"
+	want string                // in the EDE; "" if it is trusted
 }
 
 func (tc *trustCase) run(t *testing.T, stranger *dnstest.CA) {
@@ -183,7 +184,7 @@ func TestResumedIsVerified(t *testing.T) {
 	s.EndConns(dnstest.Close)
 	servertest.Eventually(t, "the connection closes", func() bool { return cl.stats().Conns == 0 })
 
-	cl.pool.dialer.Verifier = &secure.Verifier{ALPN: "dot", Roots: servertest.CA().Pool(), Now: time.Now,
+	cl.pool.dialer.Verifier = &secure.Verifier{ALPN: "dot", Roots: servertest.CA().Pool, Now: time.Now,
 		Server: transport.Server{Addr: s.Addr(), Name: servertest.Name, Pins: []transport.Pin{{1}}}}
 	_, err := servertest.Ask(t, cl, "www.example.")
 	servertest.WantEDE(t, err, wire.EDENetworkError, "its key does not match the pin")
@@ -204,6 +205,50 @@ func TestRenewedCertificate(t *testing.T) {
 
 	s.SetCertificate(servertest.Issue(t, dnstest.CertOptions{}))
 	later := func() time.Time { return time.Now().Add(2 * time.Hour) }
-	cl.pool.dialer.Verifier = &secure.Verifier{ALPN: "dot", Roots: servertest.CA().Pool(), Now: later, Server: cl.cfg.Server}
+	cl.pool.dialer.Verifier = &secure.Verifier{ALPN: "dot", Roots: servertest.CA().Pool, Now: later, Server: cl.cfg.Server}
 	servertest.MustAsk(t, cl, "www.example.")
+}
+
+// TestConfiguredCAs: the authorities of the configuration are tried before those of the system, which are then not read, unless a
+// pin may be one of them.
+func TestConfiguredCAs(t *testing.T) {
+	stranger, err := dnstest.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		what              string
+		configured, roots *dnstest.CA
+		pin               bool
+		reads             bool
+		want              string
+	}{
+		{what: "certified by one of them", configured: servertest.CA(), roots: stranger},
+		{what: "certified by another one", configured: stranger, roots: servertest.CA(), reads: true},
+		{what: "by none", configured: stranger, roots: stranger, reads: true, want: "an untrusted CA"},
+		{what: "a pin", configured: servertest.CA(), roots: servertest.CA(), pin: true, reads: true},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			s := servertest.Serve(t, servertest.Zone(t), nil)
+			srv := transport.Server{Addr: s.Addr(), Name: servertest.Name}
+			if tc.pin {
+				srv.Pins = []transport.Pin{transport.PinOf(servertest.CA().Certificate())}
+			}
+			var read atomic.Bool
+			cl := clientOf(t, transport.Config{Server: srv, ConfiguredCAs: tc.configured.Pool(), RootCAs: func() *x509.CertPool {
+				read.Store(true)
+				return tc.roots.Pool()
+			}})
+			_, err := servertest.Ask(t, cl, "www.example.")
+			switch {
+			case tc.want == "" && err != nil:
+				t.Errorf("not trusted: %v", err)
+			case tc.want != "":
+				servertest.WantEDE(t, err, wire.EDENetworkError, tc.want)
+			}
+			if read.Load() != tc.reads {
+				t.Errorf("the system's authorities were read: %v", !tc.reads)
+			}
+		})
+	}
 }

@@ -43,7 +43,7 @@ func newLab(t *testing.T, change func(*Config)) *lab {
 	cfg := Config{
 		Identity: "id", Discovery: WithTLS, Fallback: l, loopback: true,
 		known: func(a netip.Addr) (upstream.Server, bool) { s, ok := l.known[a]; return s, ok },
-		Group: upstream.Config{RootCAs: servertest.CA().Pool()},
+		Group: upstream.Config{RootCAs: servertest.CA().Pool},
 	}
 	if change != nil {
 		change(&cfg)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +23,8 @@ import (
 type Verifier struct {
 	Server     transport.Server
 	Profile    transport.Profile
-	Roots      *x509.CertPool // nil: the system's
+	Roots      func() *x509.CertPool // nil: the system's
+	Configured *x509.CertPool        // of Roots; nil: none
 	ClientCert tls.Certificate
 	Now        func() time.Time
 
@@ -36,7 +38,10 @@ type Verifier struct {
 
 // NewVerifier returns the verifier of a transport for that protocol.
 func NewVerifier(cfg *transport.Config, alpn string, needALPN bool) *Verifier {
-	v := &Verifier{Server: cfg.Server, Profile: cfg.Profile, Roots: cfg.RootCAs, Now: time.Now, ALPN: alpn, NeedALPN: needALPN}
+	v := &Verifier{Server: cfg.Server, Profile: cfg.Profile, Configured: cfg.ConfiguredCAs, Now: time.Now, ALPN: alpn, NeedALPN: needALPN}
+	if cfg.RootCAs != nil {
+		v.Roots = sync.OnceValue(cfg.RootCAs) // always the same pool
+	}
 	if cfg.ClientCert != nil {
 		v.ClientCert = *cfg.ClientCert
 	}
@@ -133,7 +138,7 @@ func (v *Verifier) verify(addr netip.Addr, chain []*x509.Certificate) error {
 	if v.Server.Name == "" && len(v.Server.Pins) > 0 && len(v.Server.CertHashes) == 0 {
 		return v.verifyPinned(addr, chain)
 	}
-	chains, err := v.verifyChain(chain, v.Roots)
+	chains, err := v.verifyTrusted(chain)
 	if err != nil {
 		return err
 	}
@@ -173,6 +178,21 @@ func (v *Verifier) verifyPinned(addr netip.Addr, chain []*x509.Certificate) erro
 		return err
 	}
 	return v.verifyName(addr, leaf)
+}
+
+// verifyTrusted builds the chains from the leaf to a trusted root. The configured roots are tried first, because the system has
+// some hundred more to read. A pin may be in a chain to any root.
+func (v *Verifier) verifyTrusted(chain []*x509.Certificate) ([][]*x509.Certificate, error) {
+	if v.Configured != nil && len(v.Server.Pins)+len(v.Server.CertHashes) == 0 {
+		if chains, err := v.verifyChain(chain, v.Configured); err == nil {
+			return chains, nil
+		}
+	}
+	var roots *x509.CertPool
+	if v.Roots != nil {
+		roots = v.Roots()
+	}
+	return v.verifyChain(chain, roots)
 }
 
 // verifyChain builds the chains from the leaf to a root.

@@ -42,7 +42,7 @@ func NewClient(tb testing.TB, cfg transport.Config, create func(transport.Config
 		cfg.MaxInflight = 4096
 	}
 	if cfg.RootCAs == nil {
-		cfg.RootCAs = CA().Pool()
+		cfg.RootCAs = CA().Pool
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

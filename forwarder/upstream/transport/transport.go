@@ -92,8 +92,11 @@ type Config struct {
 	// them, at most until ctx is canceled. It is nil for other servers.
 	Lookup func(ctx context.Context) ([]netip.Addr, error)
 
-	// RootCAs are the certificate authorities that are trusted; nil: the system's.
-	RootCAs *x509.CertPool
+	// RootCAs returns the certificate authorities that are trusted; nil: the system's. It is called when the first certificate
+	// is verified.
+	RootCAs func() *x509.CertPool
+	// ConfiguredCAs, if not nil, are those of them that the configuration adds to the system's. They are tried first.
+	ConfiguredCAs *x509.CertPool
 
 	// ClientCert is sent to a server that requests a certificate; nil: none is sent.
 	ClientCert *tls.Certificate
