@@ -96,9 +96,7 @@ func (w *runner) start(set sealSet) error {
 		return err
 	}
 	w.inst = i
-	w.mu.Lock()
-	w.answers = i
-	w.mu.Unlock()
+	w.setAnswers(i)
 	if !i.Adopted() {
 		w.model.epoch++
 	}
@@ -123,14 +121,21 @@ func (w *runner) replace(set sealSet) error {
 		w.model.epoch++
 	}
 	w.inst = i
-	w.mu.Lock()
-	w.answers = i
-	w.mu.Unlock()
+	w.setAnswers(i)
 	return errors.Join(i.Attach(), old.Close())
+}
+
+// setAnswers sets the instance that the listener asks about queries, and waits for answers of the one before: when that is closed
+// it knows nothing any more. Nil: none, the queries are lost.
+func (w *runner) setAnswers(i Instance) {
+	w.lookups.Lock()
+	defer w.lookups.Unlock()
+	w.answers = i
 }
 
 // close is the second half of a clean stop.
 func (w *runner) close() error {
+	w.setAnswers(nil)
 	err := w.inst.Close()
 	w.responder.close()
 	w.inst, w.responder = nil, nil
@@ -142,6 +147,7 @@ func (w *runner) stop() error { return errors.Join(w.inst.Detach(), w.close()) }
 
 // kill leaves everything in the kernel, like a crash.
 func (w *runner) kill() error {
+	w.setAnswers(nil)
 	err := w.inst.Abandon()
 	w.responder.close()
 	w.inst, w.responder = nil, nil

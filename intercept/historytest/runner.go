@@ -60,8 +60,10 @@ type runner struct {
 	mu       sync.Mutex
 	received []received
 	arrived  map[int]bool
-	answers  Instance // the instance whose slots the responder reads
-	messages int      // received in total
+	messages int // received in total
+
+	lookups sync.RWMutex
+	answers Instance // the instance whose slots the responder reads; nil: none
 
 	without                  map[string]bool // names of step kinds that are left out
 	asked, answered, stormed int             // queries, for the report
@@ -149,13 +151,14 @@ func (w *runner) serveLAN() {
 // seen is the function of the listener's responder: it looks up the origin and the workload of
 // a local address.
 func (w *runner) seen(local netip.Addr) func(tag byte, number int) bool {
-	w.mu.Lock()
-	inst := w.answers
-	w.mu.Unlock()
 	h := received{local: local}
-	if h.origin, h.known = inst.OriginOf(local); h.known {
-		h.workload, h.named = inst.Workload(h.origin.CgroupID)
+	w.lookups.RLock()
+	if inst := w.answers; inst != nil {
+		if h.origin, h.known = inst.OriginOf(local); h.known {
+			h.workload, h.named = inst.Workload(h.origin.CgroupID)
+		}
 	}
+	w.lookups.RUnlock()
 	return func(tag byte, number int) bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
