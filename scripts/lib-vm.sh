@@ -49,15 +49,17 @@ apt_sources() {
 
 # ---- kernels ---------------------------------------------------------------------------------------------
 
-# get_kernel SUITE [SUITE:ARCHIVE…]: downloads the newest cloud kernel and unpacks it in $work/SUITE. A kernel is one package
-# or, since 6.19, several: an empty linux-image, linux-binary and linux-modules. Sets release, vmlinuz and config.
+# get_kernel SUITE SERIES [SUITE:ARCHIVE…]: downloads the newest cloud kernel of a series, or the newest of all if the suite has none
+# of that, and unpacks it in $work/SUITE. A kernel is one package or, since 6.19, several: an empty linux-image, linux-binary and
+# linux-modules. Sets release, vmlinuz and config.
 get_kernel() {
-	local suite=$1 name=$1-$arch root=$work/$1 wanted deb files
+	local suite=$1 series=$2 name=$1-$arch root=$work/$1 image wanted deb files
 	local dir=$cache/apt-$name
 	mkdir -p "$root"
-	apt_sources "$name" "$suite:${mirror##*/}" "${@:2}"
+	apt_sources "$name" "$suite:${mirror##*/}" "${@:3}"
+	image=$(apt_of "$name" "$arch" apt-cache pkgnames "linux-image-$series." 2>>"$dir/log" | grep -e "-cloud-$arch\$" | sort -V | tail -n1) || true
 	wanted=$(apt_of "$name" "$arch" apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
-		--no-replaces --no-enhances "linux-image-cloud-$arch" 2>>"$dir/log" |
+		--no-replaces --no-enhances "${image:-linux-image-cloud-$arch}" 2>>"$dir/log" |
 		grep -E "^linux-(image|binary|modules|base)-[0-9].*-cloud-$arch\$" | sort -u) || true
 	[[ -n $wanted ]] || return 1
 	# shellcheck disable=SC2086 # words

@@ -21,8 +21,8 @@
 #   SOTTO_MIRROR=URL       where Debian's packages come from
 #
 # Each kernel is booted once per part. Prints the results of each, and a table. The exit status is 1 if a kernel failed or a
-# suite had none. If a suite has a newer kernel series than listed, the output names the series that was not tested. The
-# serial console log of a guest that failed is saved in /var/tmp.
+# suite had none. If a suite no longer has the kernel series listed, its newest kernel is tested, and the output names the
+# series that was not. The serial console log of a guest that failed is saved in /var/tmp.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -242,7 +242,7 @@ for suite in "${wanted[@]}"; do
 	read -ra words < <(printf '%s\n' "${suites[@]}" | grep "^$suite ")
 	series=${words[1]}
 	release='' vmlinuz='' config=''
-	if ! get_kernel "$suite" "${words[@]:2}"; then
+	if ! get_kernel "$suite" "$series" "${words[@]:2}"; then
 		tail -n 3 "$cache/apt-$suite-$arch/log" >&2
 		missing+=("$suite: NOT TESTED: no cloud kernel for $arch at $mirror")
 		failed=1
