@@ -20,6 +20,26 @@ type machine struct {
 	t *testing.T
 }
 
+// start returns a machine with one slot, and the class of that.
+func start(t *testing.T, entries int) (machine, uint32) {
+	t.Helper()
+	m := machine{hitstest.New(t, entries), t}
+	m.SetOrigin(5, netip.MustParseAddr("8.8.8.8"), 2)
+	class := m.NewClass()
+	m.SetClass(5, 2, class)
+	return m, class
+}
+
+// given asks for a name of one label, and reports whether the kernel answers.
+func (m machine) given(label string) bool {
+	m.t.Helper()
+	ok, _, err := m.Run(query(label))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return ok
+}
+
 // answer returns an answer for a name of one label.
 func answer(class uint32, label string, stored time.Duration) *hits.Answer {
 	question := append(append([]byte{byte(len(label))}, label...), 0, 0, 1, 0, 1)
@@ -45,26 +65,15 @@ func query(label string) []byte {
 // reported.
 func TestTable(t *testing.T) {
 	labtest.NeedRoot(t)
-	m := machine{hitstest.New(t, 16), t}
-	m.SetOrigin(5, netip.MustParseAddr("8.8.8.8"), 2)
-	class := m.NewClass()
-	m.SetClass(5, 2, class)
-	given := func(label string) bool {
-		t.Helper()
-		ok, _, err := m.Run(query(label))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return ok
-	}
+	m, class := start(t, 16)
 	now := hits.Now()
 	for i := range 60 {
 		label := fmt.Sprintf("label-%02d", i)
-		if !m.Store(answer(class, label, now), m.Generation()) || !given(label) || i > 0 && !given("label-00") {
+		if !m.Store(answer(class, label, now), m.Generation()) || !m.given(label) || i > 0 && !m.given("label-00") {
 			t.Fatalf("%s: not stored, or the used answer was evicted", label)
 		}
 		for range 3 {
-			given("label-00")
+			m.given("label-00")
 		}
 	}
 	s, err := m.Stats()
@@ -82,9 +91,9 @@ func TestTable(t *testing.T) {
 	if r := m.Replies(5); r.NoError != s.Verdicts["answered"] || r.NXDomain != 0 {
 		t.Errorf("%+v of %+v", r, s.Verdicts)
 	}
-	m.checkLife(answer(class, "label-59", now), given)
+	m.checkLife(answer(class, "label-59", now))
 	m.Stop()
-	if m.Store(answer(class, "late", now), m.Generation()) || !given("label-00") {
+	if m.Store(answer(class, "late", now), m.Generation()) || !m.given("label-00") {
 		t.Error("stored after Stop, or nothing is given any more")
 	}
 }
@@ -93,18 +102,7 @@ func TestTable(t *testing.T) {
 // one byte.
 func TestNames(t *testing.T) {
 	labtest.NeedRoot(t)
-	m := machine{hitstest.New(t, 64), t}
-	m.SetOrigin(5, netip.MustParseAddr("8.8.8.8"), 2)
-	class := m.NewClass()
-	m.SetClass(5, 2, class)
-	given := func(label string) bool {
-		t.Helper()
-		ok, _, err := m.Run(query(label))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return ok
-	}
+	m, class := start(t, 64)
 	now := hits.Now()
 	for n := 2; n <= 63; n++ {
 		label := strings.Repeat("x", n)
@@ -114,11 +112,11 @@ func TestNames(t *testing.T) {
 	}
 	for n := 2; n <= 63; n++ {
 		label := strings.Repeat("x", n)
-		if !given(label) || !given(strings.ToUpper(label)) {
+		if !m.given(label) || !m.given(strings.ToUpper(label)) {
 			t.Errorf("%d bytes: not given", n)
 		}
 		for at := range n {
-			if given(label[:at] + "y" + label[at+1:]) {
+			if m.given(label[:at] + "y" + label[at+1:]) {
 				t.Errorf("%d bytes: given for a name with another byte %d", n, at)
 			}
 		}
@@ -126,7 +124,7 @@ func TestNames(t *testing.T) {
 }
 
 // checkLife stores an answer with several times.
-func (m machine) checkLife(a *hits.Answer, given func(string) bool) {
+func (m machine) checkLife(a *hits.Answer) {
 	m.t.Helper()
 	for _, c := range []struct {
 		what             string
@@ -145,7 +143,7 @@ func (m machine) checkLife(a *hits.Answer, given func(string) bool) {
 		} else {
 			m.NoHeartbeat()
 		}
-		if !m.Store(a, m.Generation()) || given(string(a.Tag)) != c.want {
+		if !m.Store(a, m.Generation()) || m.given(string(a.Tag)) != c.want {
 			m.t.Errorf("%s: given is %v, or not stored", c.what, !c.want)
 		}
 	}
