@@ -11,7 +11,9 @@
 # the control plane. Killing the room's first process removes all of it, except cgroups and $state.
 
 readonly LAN_ADDRESS=10.59.0.254 UPSTREAM_ADDRESS=10.59.0.2 REGISTRY_ADDRESS=10.59.0.3 PLAIN_ADDRESS=8.8.8.8
-readonly SERVICES=10.96.0.0/16 CLUSTER_DNS=10.96.0.10 PODS=10.244.0.0/16
+readonly LAN_ADDRESS6=fd59::fe
+# The cluster has both families.
+readonly SERVICES=10.96.0.0/16,fd96::/112 CLUSTER_DNS=10.96.0.10 CLUSTER_DNS6=fd96::a PODS=10.244.0.0/16,fd44::/48
 readonly SEALED_ANSWER=192.0.2.1 PLAIN_ANSWER=192.0.2.66 # of *.test
 
 state=${state:-} id=${id:-}
@@ -19,6 +21,8 @@ state=${state:-} id=${id:-}
 cgroup2() { sed -n 's/^\([^ ]* \)\{4\}\([^ ]*\) .* - cgroup2 .*/\2/p' /proc/self/mountinfo | tail -n1; }
 cluster_cgroup() { echo "sotto-kubernetes-$id"; }
 node_address() { echo "10.59.0.1${1#node}"; }
+node_address6() { echo "fd59::1${1#node}"; }
+node_pods6() { echo "fd44:0:0:${1#node}::/64"; }
 
 # ---- room ------------------------------------------------------------------------------------------------
 
@@ -77,6 +81,7 @@ room_up() {
 	wait_for 30 "the room (see $state/log/room.log)" test -e "$state/room.ready"
 	pgrep -P "$(pgrep -P "$outer" -x unshare)" >"$state/room.pid"
 	for address in $LAN_ADDRESS $UPSTREAM_ADDRESS $REGISTRY_ADDRESS; do in_room ip address add $address/24 dev lan; done
+	in_room ip address add $LAN_ADDRESS6/64 dev lan nodad
 	in_room ip address add $PLAIN_ADDRESS/32 dev lo
 	certificate
 	zone "$state/tls.zone" $SEALED_ANSWER sealed
@@ -203,10 +208,14 @@ node_boot() {
 	in_room ip link set "$node" master lan up
 	on_node "$node" ip address add "$address/24" dev uplink
 	on_node "$node" ip link set uplink up
+	on_node "$node" ip address add "$(node_address6 "$node")/64" dev uplink nodad
 	on_node "$node" ip route add default via $LAN_ADDRESS
+	on_node "$node" ip route add default via $LAN_ADDRESS6
 	local other
 	for other in node1 node2; do
-		[[ $other == "$node" ]] || on_node "$node" ip route add "10.244.${other#node}.0/24" via "$(node_address $other)"
+		[[ $other == "$node" ]] && continue
+		on_node "$node" ip route add "10.244.${other#node}.0/24" via "$(node_address $other)"
+		on_node "$node" ip route add "$(node_pods6 $other)" via "$(node_address6 $other)"
 	done
 	node_daemons "$node"
 }
@@ -230,7 +239,7 @@ node_files() {
 	mkdir -p "$dir/kubernetes/pki" "$dir/cni/net.d"
 	cp "$state"/pki/* "$dir/kubernetes/pki/"
 	cp "$state/admin.kubeconfig" "$state/tokens.csv" "$dir/kubernetes/"
-	sed "s/NODE/${node#node}/" scripts/kubernetes/yaml/cni.conflist >"$dir/cni/net.d/10-pods.conflist"
+	sed "s/NODE/${node#node}/g" scripts/kubernetes/yaml/cni.conflist >"$dir/cni/net.d/10-pods.conflist"
 	cp scripts/kubernetes/yaml/kubelet.yaml "$dir/kubernetes/kubelet.yaml"
 	sed "s/NODE/$node/" scripts/kubernetes/yaml/kube-proxy.yaml >"$dir/kubernetes/kube-proxy.yaml"
 	sed "s#STATE#$state#" scripts/kubernetes/yaml/containerd.toml >"$dir/kubernetes/containerd.toml"
@@ -299,7 +308,7 @@ node_daemons() {
 	import_images "$node"
 	[[ $node != node1 ]] || control_plane
 	node_daemon "$node" kubelet "$bin/kubelet" --config=$etc/kubelet.yaml --kubeconfig=$etc/admin.kubeconfig \
-		--hostname-override="$node" --node-ip="$(node_address "$node")"
+		--hostname-override="$node" --node-ip="$(node_address "$node"),$(node_address6 "$node")"
 	node_daemon "$node" kube-proxy "$bin/kube-proxy" --config=$etc/kube-proxy.yaml
 }
 
@@ -318,7 +327,8 @@ control_plane() {
 		--proxy-client-cert-file=$etc/pki/front-proxy-client.crt --proxy-client-key-file=$etc/pki/front-proxy-client.key
 	wait_for 180 "the API server" kubectl get --raw /readyz
 	node_daemon node1 kube-controller-manager "$bin/kube-controller-manager" --kubeconfig=$etc/admin.kubeconfig \
-		--service-account-private-key-file=$etc/pki/sa.key --root-ca-file="$state/apiserver/apiserver.crt" --leader-elect=false --cluster-cidr=$PODS
+		--service-account-private-key-file=$etc/pki/sa.key --root-ca-file="$state/apiserver/apiserver.crt" --leader-elect=false --cluster-cidr=$PODS \
+		--service-cluster-ip-range=$SERVICES
 	node_daemon node1 kube-scheduler "$bin/kube-scheduler" --kubeconfig=$etc/admin.kubeconfig --leader-elect=false
 }
 

@@ -75,7 +75,7 @@ scenario_policy_names() {
 	policy_deploy 1
 	deployed
 	kubectl logs -n sotto "$(sotto_pod)" -c sotto | grep 'names of the cluster go to its resolver' |
-		grep -q 'domains=\[cluster.local\].*resolvers=\[10.96.0.10\]' || die "the log does not name the cluster"
+		grep -q 'domains=\[cluster.local\].*resolvers="\[10.96.0.10 fd96::a\]"' || die "the log does not name the cluster"
 	expect_rule 'built in: cluster names)' web.one.svc.cluster.local --nameserver $CLUSTER_DNS
 	expect_rule 'built in: cluster names asked elsewhere)' web.one.svc.cluster.local --nameserver 8.8.8.8
 	expect_rule 'Rule *none matches' www.test --nameserver $CLUSTER_DNS
@@ -144,7 +144,7 @@ scenario_policy_node_local() {
 	END
 	wait_for 120 "the resolver on the node" answers one/a $address web.one.svc.cluster.local 10.96.0.80
 	policy_deploy 1 base "cluster-dns = [\"$address\"]
-service-cidr = [\"$SERVICES\"]"
+service-cidr = [\"${SERVICES//,/\", \"}\"]"
 	deployed
 	mark
 	for pod in one/a two/default two/hostnet; do

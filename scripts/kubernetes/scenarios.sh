@@ -39,7 +39,9 @@ scenario_names() {
 	for pod in one/a two/b two/hostnet-first; do
 		in_pod $pod cat /etc/resolv.conf | grep -qx "nameserver $CLUSTER_DNS" || die "$pod does not use $CLUSTER_DNS"
 		cluster_names $pod $CLUSTER_DNS:53
+		cluster_names $pod "[$CLUSTER_DNS6]:53"
 		lookup $pod $CLUSTER_DNS:53 A public.test $SEALED_ANSWER
+		lookup $pod "[$CLUSTER_DNS6]:53" A public.test $SEALED_ANSWER
 		lookup $pod $CLUSTER_DNS:53 TXT public.test '"sealed"'
 	done
 	# By the resolver of the C library's kind, with search domains.
@@ -50,6 +52,8 @@ scenario_names() {
 		lookup ${pod%:*} ${pod#*:}:53 A public.test $SEALED_ANSWER
 		# A name of the cluster, asked of another nameserver, leaves neither in plain nor to the upstream.
 		lookup ${pod%:*} ${pod#*:}:53 A secret.cluster.local NXDOMAIN
+		lookup ${pod%:*} "[2001:db8::53]:53" A public.test $SEALED_ANSWER
+		lookup ${pod%:*} "[2001:db8::53]:53" A secret.cluster.local NXDOMAIN
 		# These pods can ask the cluster's resolver, too.
 		cluster_names ${pod%:*} $CLUSTER_DNS:53
 	done
