@@ -19,7 +19,7 @@ guest_alone=(systemd-resolved busybox-static libc-ares-dev musl-dev)
 modules=(
 	veth bridge sch_ingress cls_bpf udp_diag tcp_diag af_packet dummy tun
 	nf_tables nft_counter nft_objref nft_ct nft_chain_nat nft_masq nft_nat nft_redir nf_conntrack nf_conntrack_netlink nft_meta
-	nft_compat nft_log nft_reject_inet nft_fib_inet nft_limit nft_socket nft_meta_bridge nft_reject_bridge br_netfilter
+	nft_compat nft_log nft_reject_ipv4 nft_reject_ipv6 nft_reject_inet nft_fib_inet nft_limit nft_socket nft_meta_bridge nft_reject_bridge br_netfilter
 	ip_tables iptable_filter iptable_nat iptable_mangle iptable_raw ip6_tables ip6table_filter ip6table_nat
 	xt_tcpudp xt_conntrack xt_REDIRECT xt_nat xt_MASQUERADE xt_comment xt_mark xt_multiport xt_addrtype xt_owner xt_cgroup
 	ipt_REJECT ip6t_REJECT nfnetlink_log macvlan ipvlan vrf smc
@@ -50,16 +50,22 @@ apt_sources() {
 # ---- kernels ---------------------------------------------------------------------------------------------
 
 # get_kernel SUITE SERIES [SUITE:ARCHIVE…]: downloads the newest cloud kernel of a series, or the newest of all if the suite has none
-# of that, and unpacks it in $work/SUITE. A kernel is one package or, since 6.19, several: an empty linux-image, linux-binary and
-# linux-modules. Sets release, vmlinuz and config.
+# of that, or only a part of it, and unpacks it in $work/SUITE. Sets release, vmlinuz and config.
 get_kernel() {
-	local suite=$1 series=$2 name=$1-$arch root=$work/$1 image wanted deb files
-	local dir=$cache/apt-$name
-	mkdir -p "$root"
+	local suite=$1 series=$2 name=$1-$arch image
 	apt_sources "$name" "$suite:${mirror##*/}" "${@:3}"
-	image=$(apt_of "$name" "$arch" apt-cache pkgnames "linux-image-$series." 2>>"$dir/log" | grep -e "-cloud-$arch\$" | sort -V | tail -n1) || true
+	image=$(apt_of "$name" "$arch" apt-cache pkgnames "linux-image-$series." 2>>"$cache/apt-$name/log" | grep -e "-cloud-$arch\$" | sort -V | tail -n1) || true
+	{ [[ -n $image ]] && unpack_kernel "$suite" "$image"; } || unpack_kernel "$suite" "linux-image-cloud-$arch"
+}
+
+# unpack_kernel SUITE PACKAGE: a kernel is one package or, since 6.19, several: an empty linux-image, linux-binary and linux-modules.
+unpack_kernel() {
+	local name=$1-$arch root=$work/$1 wanted deb files
+	local dir=$cache/apt-$name
+	rm -rf "$root"
+	mkdir -p "$root"
 	wanted=$(apt_of "$name" "$arch" apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
-		--no-replaces --no-enhances "${image:-linux-image-cloud-$arch}" 2>>"$dir/log" |
+		--no-replaces --no-enhances "$2" 2>>"$dir/log" |
 		grep -E "^linux-(image|binary|modules|base)-[0-9].*-cloud-$arch\$" | sort -u) || true
 	[[ -n $wanted ]] || return 1
 	# shellcheck disable=SC2086 # words
@@ -70,6 +76,7 @@ get_kernel() {
 	done
 	# With a merged /usr, the modules are below /usr/lib; depmod and modprobe search /lib.
 	[[ -e $root/lib ]] || ln -s usr/lib "$root/lib"
+	[[ -d $root/lib/modules ]] || return 1
 	release=$(find "$root/lib/modules/" -mindepth 1 -maxdepth 1 -printf '%f\n' | head -n1)
 	vmlinuz=$(find "$root/" -name 'vmlinuz*' -type f | head -n1)
 	config=$(find "$root/" \( -name "config-$release" -o -path '*/modules/*/config' \) -type f | head -n1)
@@ -138,7 +145,7 @@ put_accounts() {
 	echo 'hosts: files dns' >"$into/nsswitch.conf"
 	echo sotto-guest >"$into/hostname"
 	echo '127.0.0.1 localhost' >"$into/hosts"
-	: >"$into/resolv.conf"
+	echo 'nameserver 192.0.2.53' >"$into/resolv.conf" # not on any network
 	rm -f "$into"/{mtab,os-release} && cp "$1/usr/lib/os-release" "$into/"
 }
 
@@ -199,7 +206,7 @@ go_for() { CGO_ENABLED=$1 CC=$cc GOARCH=$arch go "${@:2}"; }
 make_guest() {
 	local into=$1
 	put_packages "$into"
-	mkdir -p "$into"/{dev,proc,sys,tmp,run,var,root,etc,src}
+	mkdir -p "$into"/{dev,proc,sys,tmp,run,var,root,etc,mnt,src}
 	rm -rf "$into/var/run" && ln -s /run "$into/var/run"
 	put_accounts "$into"
 	cp scripts/vm-guest.sh "$into/init"

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"sotto/intercept/cgroup"
 	"sotto/intercept/others/otherstest"
 	"sotto/internal/check"
 	"sotto/internal/dnstest"
@@ -16,7 +17,10 @@ import (
 // TestBrokenMachines checks machines that lack something, or where other software prevents the
 // seal. Each result that is not ok is compared with its fix.
 func TestBrokenMachines(t *testing.T) {
-	const cgroup2 = "/sys/fs/cgroup/unified"
+	cgroup2, err := cgroup.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		machine
 		want []want
@@ -24,7 +28,7 @@ func TestBrokenMachines(t *testing.T) {
 		"no cgroup2": {
 			machine{setup: "umount -l " + cgroup2},
 			[]want{
-				{"cgroup2", check.Failed, "it is not mounted here", "mount -t cgroup2 none " + cgroup2},
+				{"cgroup2", check.Failed, "it is not mounted here", "mount -t cgroup2 none /sys/fs/cgroup/unified"},
 				{"programs of other software", check.Skipped, "needs cgroup2", ""},
 				{"local resolvers", check.Skipped, "needs cgroup2", ""},
 				{"other lookup paths", check.Skipped, "needs cgroup2", ""},
