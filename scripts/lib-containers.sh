@@ -169,7 +169,11 @@ expect_text() {
 	local what=$1 text=$2 out
 	shift 2
 	out=$("$@" 2>&1) || true
-	grep -qwF -e "$text" <<<"$out" || { printf '%s\n' "$out" >&2 && die "$what: no $text"; }
+	grep -qwF -e "$text" <<<"$out" || {
+		printf '%s\n' "$out" >&2
+		[[ ! -s ${work:-}/sotto.log ]] || tail -n 20 "$work/sotto.log" >&2
+		die "$what: no $text"
+	}
 	note "$what: $text"
 }
 
