@@ -84,8 +84,9 @@ struct tick {
 	__u64 ns; /* bpf_ktime_get_ns */
 };
 
+/* Per CPU: another one could read the two words in the opposite order. */
 struct ticks_map {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct tick);
@@ -93,8 +94,7 @@ struct ticks_map {
 extern struct ticks_map ticks SEC(".maps");
 
 /* Returns bpf_ktime_get_ns, up to a tick ago (1 to 10 ms). On a virtual machine reading the clock
- * costs about as much as the rest of the guard. CPUs that see a tick at the same time all write
- * it, with times of the same tick.
+ * costs about as much as the rest of the guard.
  */
 static __always_inline __u64 coarse_ns(void)
 {
