@@ -53,6 +53,11 @@ func differsFromInit(kind string) (bool, error) {
 		return false, err
 	}
 	host, err := os.Stat("/proc/1/ns/" + kind)
+	if err == nil && host.IsDir() {
+		// Linux 5.10 follows the link of another process without an error, and does not leave
+		// the directory.
+		err = &fs.PathError{Op: "stat", Path: "/proc/1/ns/" + kind, Err: unix.EACCES}
+	}
 	if errors.Is(err, fs.ErrPermission) {
 		return false, fmt.Errorf("%w: CAP_SYS_PTRACE is missing", err)
 	}

@@ -5,6 +5,7 @@ package spaces
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"sync"
@@ -53,14 +54,15 @@ func (n *Finder) Do(cookie uint32, pids func() []int, fn func() error) error {
 	known := n.places[cookie]
 	n.mu.Unlock()
 	if known.path != "" {
-		if err := doAt(known.path, cookie, fn); !isElsewhere(err) {
+		if err := doAt(known.path, cookie, make(map[string]bool), fn); !isElsewhere(err) {
 			return err
 		}
 	} else if time.Now().Before(known.not) {
 		return ErrNotFound
 	}
-	for _, path := range candidates(pids) {
-		err := doAt(path, cookie, fn)
+	tried := make(map[string]bool)
+	for path := range candidates(pids) {
+		err := doAt(path, cookie, tried, fn)
 		if isElsewhere(err) {
 			continue
 		}
@@ -88,8 +90,15 @@ func isElsewhere(err error) bool {
 	return errors.Is(err, errOther) || errors.As(err, &open)
 }
 
-// doAt runs fn in the namespace at path if it has the cookie.
-func doAt(path string, cookie uint32, fn func() error) error {
+// doAt runs fn in the namespace at path if it has the cookie. tried contains the links of the
+// namespaces that have another one; doAt adds to it.
+func doAt(path string, cookie uint32, tried map[string]bool, fn func() error) error {
+	// A link is cheaper to read than to open. It is that of the moment: a process whose main
+	// thread only visits a namespace may have left it when the link is followed. So a namespace
+	// has been tried only if it was entered.
+	if link, err := os.Readlink(path); err == nil && tried[link] {
+		return errOther
+	}
 	ns, err := netns.OpenPath(path)
 	if err != nil {
 		return openError{err}
@@ -100,6 +109,7 @@ func doAt(path string, cookie uint32, fn func() error) error {
 		entered = true
 		got, err := Cookie()
 		if err == nil && uint32(got) != cookie {
+			tried[fmt.Sprintf("net:[%d]", ns.ID().Ino)] = true
 			err = errOther
 		}
 		if err != nil {
@@ -113,36 +123,28 @@ func doAt(path string, cookie uint32, fn func() error) error {
 	return err
 }
 
-// candidates returns paths of namespaces, each once: those of the given processes, those that
-// have a name, and those of all processes, as far as this process may read them.
-func candidates(pids func() []int) []string {
-	var out []string
-	seen := make(map[string]bool)
-	add := func(path, id string) {
-		if !seen[id] {
-			seen[id] = true
-			out = append(out, path)
+// candidates returns paths of namespaces: those of the given processes, those that have a name
+// (which may be behind another mount), and those of all processes.
+func candidates(pids func() []int) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, pid := range pids() {
+			if !yield(fmt.Sprintf("/proc/%d/ns/net", pid)) {
+				return
+			}
+		}
+		mounts, _ := mountinfo.Read()
+		for _, m := range mounts {
+			if m.Type == "nsfs" && !yield(m.Point) {
+				return
+			}
+		}
+		all, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+		for _, path := range all {
+			if !yield(path) {
+				return
+			}
 		}
 	}
-	process := func(path string) {
-		if id, err := os.Readlink(path); err == nil {
-			add(path, id)
-		}
-	}
-	for _, pid := range pids() {
-		process(fmt.Sprintf("/proc/%d/ns/net", pid))
-	}
-	mounts, _ := mountinfo.Read()
-	for _, m := range mounts {
-		if m.Type == "nsfs" {
-			add(m.Point, m.Root) // "net:[INODE]", as the link of a process
-		}
-	}
-	all, _ := filepath.Glob("/proc/[0-9]*/ns/net")
-	for _, path := range all {
-		process(path)
-	}
-	return out
 }
 
 // Cookie returns what bpf_get_netns_cookie returns in the calling thread's network namespace;

@@ -29,9 +29,9 @@ const (
 // the container, so their cgroup is that of dockerd, but the query is the container's.
 //
 // The owner of a namespace is the cgroup of its oldest process. It stands in for the cgroup of
-// the socket if no process of that cgroup is in the namespace, and one is in the host's. The
-// second condition excludes containers that share a namespace: a process of one of them cannot
-// pass for the other by moving to a namespace of its own.
+// the socket if no process of that cgroup is in the namespace, and a thread of one is in the
+// host's. The second condition excludes containers that share a namespace: a process of one of
+// them cannot pass for the other by moving to a namespace of its own.
 //
 // All methods may be called concurrently.
 type Owners struct {
@@ -128,7 +128,7 @@ func (o *Owners) ownerOf(asking string, netns uint32) (path string, valid time.D
 	if err != nil {
 		return "", retryAfter // removed
 	}
-	if !slices.ContainsFunc(pids, func(pid int) bool { return isIn(pid, o.home) }) {
+	if !slices.ContainsFunc(pids, func(pid int) bool { return hasThreadIn(pid, o.home) }) {
 		return "", confirmAfter
 	}
 	none := func() []int { return nil }

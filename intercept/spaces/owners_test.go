@@ -4,15 +4,20 @@ package spaces
 
 import (
 	"bufio"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sotto/intercept/cgroup"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
+	"sotto/internal/netns"
 )
 
 // world is a host with an engine in a cgroup, and a container's namespace and cgroup.
@@ -219,11 +224,48 @@ threading.Event().wait()'`
 	first := w.cgroup("first")
 	pid, stop := w.start(w.box, first)
 	w.script(w.host, w.cgroup("visitor"), strings.Replace(visit, "PID", strconv.Itoa(pid), 1))
-	w.start(w.host, w.engine)
 	w.script(w.host, w.engine, strings.Replace(visit, "PID", strconv.Itoa(pid), 1))
 	w.start(w.box, w.container)
 	stop()
 	w.want(w.engine, w.boxNetns, w.container)
+}
+
+// A namespace with a name behind another mount is found through its process.
+func TestFindHiddenName(t *testing.T) {
+	w := newWorld(t)
+	// Not one of the lab's, which has another name.
+	pid, _ := w.script(w.host, w.container, "exec unshare --net sh -c 'echo started; exec sleep 600'")
+	path := fmt.Sprintf("/proc/%d/ns/net", pid)
+	ns, err := netns.OpenPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	var cookie uint64
+	if err := ns.Do(func() (err error) { cookie, err = Cookie(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	name := filepath.Join(dir, "name")
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mount(t, path, name, "", unix.MS_BIND)
+	mount(t, "hidden", dir, "tmpfs", 0)
+	var finder Finder
+	found := false
+	err = finder.Do(uint32(cookie), func() []int { return nil }, func() error { found = true; return nil })
+	if err != nil || !found {
+		t.Errorf("found: %v, %v", found, err)
+	}
+}
+
+func mount(t *testing.T, source, target, kind string, flags uintptr) {
+	t.Helper()
+	if err := unix.Mount(source, target, kind, flags, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
 }
 
 func TestBudget(t *testing.T) {

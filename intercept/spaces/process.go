@@ -46,17 +46,40 @@ func isIn(pid int, id namespaceID) bool {
 	return ok && got == id
 }
 
+// hasThreadIn reports whether a thread of a process is in a namespace. The main thread of a
+// program that visits another one for a moment is not.
+func hasThreadIn(pid int, id namespaceID) bool {
+	if isIn(pid, id) {
+		return true
+	}
+	threads, err := threadsOf(pid)
+	return err == nil && slices.ContainsFunc(threads, func(dir string) bool {
+		got, ok := namespaceOf(dir)
+		return ok && got == id
+	})
+}
+
 // livesIn reports whether all threads of a process are in a namespace. A thread of a program
 // that only visits it, such as a container engine or Sotto, does not count.
 func livesIn(pid int, id namespaceID) bool {
 	if !isIn(pid, id) {
 		return false
 	}
-	threads, err := os.ReadDir(processDir(pid) + "/task")
-	return err == nil && !slices.ContainsFunc(threads, func(t os.DirEntry) bool {
-		got, ok := namespaceOf(filepath.Join(processDir(pid), "task", t.Name()))
+	threads, err := threadsOf(pid)
+	return err == nil && !slices.ContainsFunc(threads, func(dir string) bool {
+		got, ok := namespaceOf(dir)
 		return ok && got != id
 	})
+}
+
+// threadsOf returns the directories of the threads of a process in procfs.
+func threadsOf(pid int) ([]string, error) {
+	entries, err := os.ReadDir(processDir(pid) + "/task")
+	dirs := make([]string, len(entries))
+	for i, t := range entries {
+		dirs[i] = filepath.Join(processDir(pid), "task", t.Name())
+	}
+	return dirs, err
 }
 
 // oldestIn returns the process that has lived in a namespace for longest by its start time, and
