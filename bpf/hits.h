@@ -218,6 +218,8 @@ struct hit_scratch {
 	__u32 busy;
 	__u32 name_len; /* 0: not a name, or longer than a key's */
 	__u64 hash;	/* of the key */
+	__u64 jiffies;	/* when boot was read */
+	__u64 boot;	/* bpf_ktime_get_boot_ns */
 	struct hit_key key;
 	__u8 query[HIT_QUERY];
 	__u8 reply[HIT_REPLY]; /* what follows the question */

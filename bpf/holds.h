@@ -161,7 +161,7 @@ static __always_inline bool sent_store(struct bpf_sock *sk)
 	__u64 *at = sk ? bpf_sk_storage_get(&sent, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 
 	if (at)
-		*at = bpf_ktime_get_ns();
+		*at = coarse_ns();
 	return at;
 }
 
@@ -188,7 +188,7 @@ static __always_inline bool holds_slot(struct bpf_sock *sk, const __be32 dst[4],
 		return true;
 	}
 	at = bpf_sk_storage_get(&sent, sk, 0, 0);
-	return at && (__s64)(bpf_ktime_get_ns() - *at) < (__s64)(linger_ns / 2);
+	return at && (__s64)(coarse_ns() - *at) < (__s64)(linger_ns / 2);
 }
 
 #endif

@@ -115,6 +115,20 @@ static __always_inline struct hit *find_hit(struct hit_scratch *s, __u64 seed)
 	return &sh->head;
 }
 
+/* Returns bpf_ktime_get_boot_ns, up to a tick ago (1 to 10 ms): reading the clock is slow on a
+ * virtual machine. It may be the time before an entry was stored.
+ */
+static __always_inline __u64 coarse_boot_ns(struct hit_scratch *s)
+{
+	__u64 jiffies = bpf_jiffies64();
+
+	if (s->jiffies != jiffies) {
+		s->boot = bpf_ktime_get_boot_ns();
+		s->jiffies = jiffies;
+	}
+	return s->boot;
+}
+
 /* Reports whether an entry may be used. In the last part of its lifetime user space answers,
  * and refreshes it, if there is one that works.
  */
@@ -122,8 +136,7 @@ static __always_inline bool is_fresh(const struct hit *h, const struct hit_state
 {
 	struct guard *g;
 
-	if (h->generation != *(volatile __u64 *)&c->generation || boot < h->stored ||
-	    boot >= h->expires)
+	if (h->generation != *(volatile __u64 *)&c->generation || boot >= h->expires)
 		return false;
 	if (boot < h->refresh)
 		return true;
@@ -190,7 +203,7 @@ static __always_inline enum hit_verdict repeat(struct __sk_buff *skb, struct hit
 					       struct hit_query *q, const struct hit_state *c,
 					       struct hit_slot *slot)
 {
-	__u64 boot = bpf_ktime_get_boot_ns();
+	__u64 boot = coarse_boot_ns(s);
 	struct hit *h = find_hit(s, c->seed);
 	__u32 rest, diff;
 
@@ -199,7 +212,7 @@ static __always_inline enum hit_verdict repeat(struct __sk_buff *skb, struct hit
 	if (!is_fresh(h, c, boot))
 		return HIT_EXPIRING;
 	rest = h->len;
-	count_down(s, h, (boot - h->stored) / SECOND_NS);
+	count_down(s, h, boot > h->stored ? (boot - h->stored) / SECOND_NS : 0);
 	if (q->edns)
 		rest = append_opt(s, q, rest);
 	if (rest < 1 || rest > HIT_LONG + DNS_OPT || q->end + rest > q->limit)

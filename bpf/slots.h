@@ -93,8 +93,8 @@ struct ticks_map {
 };
 extern struct ticks_map ticks SEC(".maps");
 
-/* Returns bpf_ktime_get_ns, up to a tick ago (1 to 10 ms). On a virtual machine reading the clock
- * costs about as much as the rest of the guard.
+/* Returns bpf_ktime_get_ns, up to a tick ago (1 to 10 ms), or longer if the program was preempted.
+ * On a virtual machine reading the clock costs about as much as the rest of the guard.
  */
 static __always_inline __u64 coarse_ns(void)
 {
@@ -328,7 +328,7 @@ static __always_inline __u32 slot_resolve_race(__u32 idx, const struct key *key,
  */
 static __always_inline __u32 slot_acquire(const struct key *key, __u32 *hold, enum counter *why)
 {
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = coarse_ns();
 	__u32 *hint = bpf_map_lookup_elem(&forward, key);
 	/* A stale hint is replaced: its slot is being freed. */
 	__u64 flags = hint ? BPF_ANY : BPF_NOEXIST;

@@ -58,6 +58,8 @@ type hitsHitScratch struct {
 	Busy    uint32
 	NameLen uint32
 	Hash    uint64
+	Jiffies uint64
+	Boot    uint64
 	Key     hitsHitKey
 	Query   [160]uint8
 	Reply   [2048]uint8
