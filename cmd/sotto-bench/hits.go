@@ -36,6 +36,7 @@ const (
 // hitLoad describes a closed loop of queries for names that are cached.
 type hitLoad struct {
 	server  netip.AddrPort // not valid: each socket sends datagrams to itself
+	self    netip.AddrPort // of the first thread's socket then; the next thread has the next address
 	names   int
 	length  time.Duration
 	threads int // one socket each
@@ -53,7 +54,7 @@ type hitOutcome struct {
 
 func hitsCommand(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("hits", flag.ContinueOnError)
-	server := f.String("server", "127.0.0.1:53", "`address` and port of the forwarder; \"self\": each socket sends to itself")
+	server := f.String("server", "127.0.0.1:53", "`address` and port of the forwarder; \"self=ADDRESS:PORT\": each thread sends to itself, the second at the next address")
 	var l hitLoad
 	f.IntVar(&l.names, "names", 1000, "number of names hit-0 …")
 	f.DurationVar(&l.length, "for", 3*time.Second, "duration")
@@ -62,11 +63,14 @@ func hitsCommand(ctx context.Context, args []string) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	if *server != "self" {
-		var err error
-		if l.server, err = netip.ParseAddrPort(*server); err != nil {
-			return err
-		}
+	var err error
+	if self, ok := strings.CutPrefix(*server, "self="); ok {
+		l.self, err = netip.ParseAddrPort(self)
+	} else {
+		l.server, err = netip.ParseAddrPort(*server)
+	}
+	if err != nil {
+		return err
 	}
 	if l.names < 1 || l.threads < 1 || l.batch < 1 || l.length <= 0 {
 		return errors.New("-names, -threads, -batch and -for must be positive")
@@ -124,7 +128,7 @@ func (l hitLoad) run(ctx context.Context) (o hitOutcome, err error) {
 func (l hitLoad) thread(ctx context.Context, n int) (o hitOutcome, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	c, err := l.socket()
+	c, err := l.socket(n)
 	if err != nil {
 		return o, err
 	}
@@ -141,12 +145,16 @@ func (l hitLoad) thread(ctx context.Context, n int) (o hitOutcome, err error) {
 	return o, errors.Join(err, failed)
 }
 
-// socket returns a socket that is connected to the server, or to itself.
-func (l hitLoad) socket() (*net.UDPConn, error) {
+// socket returns a socket of a thread that is connected to the server, or to itself.
+func (l hitLoad) socket(thread int) (*net.UDPConn, error) {
 	if l.server.IsValid() {
 		return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(l.server))
 	}
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	addr := l.self.Addr()
+	for range thread {
+		addr = addr.Next()
+	}
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, l.self.Port())))
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -13,11 +14,12 @@ import (
 // is counted, with a time.
 func TestHits(t *testing.T) {
 	_, addr := serve(t, zone(t))
+	self := netip.MustParseAddrPort("127.0.0.1:0")
 	for name, l := range map[string]hitLoad{
 		"single": {server: addr, names: 3, length: 100 * time.Millisecond, threads: 1, batch: 1},
 		"batch":  {server: addr, names: 3, length: 100 * time.Millisecond, threads: 2, batch: 5},
-		"self":   {names: 1, length: 50 * time.Millisecond, threads: 1, batch: 1},
-		"selves": {names: 1, length: 50 * time.Millisecond, threads: 2, batch: 8},
+		"self":   {self: self, names: 1, length: 50 * time.Millisecond, threads: 1, batch: 1},
+		"selves": {self: self, names: 1, length: 50 * time.Millisecond, threads: 2, batch: 8},
 	} {
 		o, err := l.run(t.Context())
 		if err != nil {
