@@ -63,6 +63,7 @@ test_watch() {
 	export SOTTO_FLAGS="--upstream $UPSTREAM --ca-file /ca/ca.pem" GOPROXY=http://$BRIDGE:8080 GOSUMDB=off
 	docker compose up -d watch >"$work/watch.log" 2>&1 || { cat "$work/watch.log" >&2 && die "docker compose up watch failed"; }
 	wait_for 60 "an answer" serves
+	rm -f "$work/watch.log"
 	docker compose --profile watch watch --no-up watch >"$work/watch.log" 2>&1 &
 	watch=$!
 	wait_for 30 "compose watch (see $work/watch.log)" grep -qi 'watch' "$work/watch.log"

@@ -106,7 +106,7 @@ make_lan() {
 count_packets() { tcpdump -nr "$work/wire.pcap" "$1" 2>/dev/null | wc -l; }
 saw() { (($(count_packets "$1") > 0)); }
 start_capture() {
-	rm -f "$work/wire.pcap"
+	rm -f "$work/wire.pcap" "$work/tcpdump.log" # or wait_for might read the log of the last one
 	tcpdump -ni uplink -U --immediate-mode -w "$work/wire.pcap" 2>"$work/tcpdump.log" &
 	tcpdump=$!
 	wait_for 10 "tcpdump" grep -q 'listening on' "$work/tcpdump.log"
@@ -124,6 +124,7 @@ end_capture() {
 
 # start_seal FLAG…: runs sotto run. Its log contains every query with its workload.
 start_seal() {
+	rm -f "$work/sotto.log" # or wait_for might read the log of the last seal
 	bin/sotto run --upstream $UPSTREAM --ca-file "$work/ca.pem" --log-queries "$@" >"$work/sotto.log" 2>&1 &
 	sotto=$!
 	wait_for 30 "the seal (see $work/sotto.log)" grep -q 'msg=sealed' "$work/sotto.log"

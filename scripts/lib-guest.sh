@@ -20,6 +20,7 @@ lan_up() {
 	ip -n $LAN address add $LAN_DNS/24 dev eth0
 	ip -n $LAN link set eth0 up
 	ip -n $LAN link set lo up
+	rm -f /run/sotto-tcpdump # of a LAN that was started before
 	nsenter --net=/run/netns/$LAN tcpdump -ni eth0 -U --immediate-mode -w $LAN_PCAP 'port 53 or port 853' 2>/run/sotto-tcpdump &
 	wait_for 60 "tcpdump" grep -q 'listening on' /run/sotto-tcpdump
 	ip address add $LAN_HOST/24 dev $LAN_IF

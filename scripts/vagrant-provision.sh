@@ -55,7 +55,7 @@ plain=0 tls=0
 capture() {
 	local label=$1 dump=/run/sotto-capture.pcap pid name question
 	say "$label"
-	rm -f "$dump"
+	rm -f "$dump" /run/sotto-tcpdump-provision
 	tcpdump -ni "$interface" -U --immediate-mode -w "$dump" 'port 53 or port 853' 2>/run/sotto-tcpdump-provision &
 	pid=$!
 	wait_for 30 "tcpdump" grep -q 'listening on' /run/sotto-tcpdump-provision
