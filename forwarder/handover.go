@@ -25,6 +25,15 @@ import (
 // answers everything else, so only the predecessor's exit is delayed.
 const handoverTime = 30 * time.Second
 
+// withdrawTime is how long a listener waits for pending replies before it withdraws. It is
+// longer than any query takes. As above, only the exit of the process is delayed.
+const withdrawTime = 5 * time.Second
+
+// ErrWithdrawn is the cause with which the context of [Forwarder.Serve] is cancelled when
+// another process has the same sockets and continues to answer on them. Serve then stops
+// reading, sends the pending replies, and closes the clients' connections.
+var ErrWithdrawn = errors.New("another process continues to answer")
+
 // Handover is the cause with which the context of [Forwarder.Serve] is cancelled when
 // another process, the successor, has the same sockets and answers on them. Serve then
 // stops reading, sends the pending replies, and hands the clients' connections over
@@ -49,10 +58,14 @@ func handoverCause(ctx context.Context) *Handover {
 
 // drainTimeout returns how long to wait for pending replies after ctx was cancelled.
 func drainTimeout(ctx context.Context) time.Duration {
-	if handoverCause(ctx) != nil {
+	switch {
+	case handoverCause(ctx) != nil:
 		return handoverTime
+	case errors.Is(context.Cause(ctx), ErrWithdrawn):
+		return withdrawTime
+	default:
+		return drainTime
 	}
-	return drainTime
 }
 
 // Descriptors returns the sockets' descriptors. The Sockets still own them, and must

@@ -140,6 +140,37 @@ func TestHandover(t *testing.T) {
 	t.Logf("%d queries", asked.Load())
 }
 
+// TestWithdraw: a forwarder that withdraws from shared sockets answers the queries that it has
+// read, also if the upstream takes longer than a stop waits.
+func TestWithdraw(t *testing.T) {
+	release := make(chan struct{})
+	var asked atomic.Int64
+	s, err := Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := s.Addr()
+	g := newGeneration(t, Config{Upstream: delayedUpstream(t, release, &asked)}, s)
+	answered := make(chan error, 2)
+	for _, network := range []string{"udp", "tcp"} {
+		c := dns.Client{Net: network, Timeout: 20 * time.Second}
+		go func() {
+			_, _, err := c.Exchange(question(network+".example.", dns.TypeA), at.String())
+			answered <- err
+		}()
+	}
+	waitFor(t, "both queries to be sent to the upstream", func() bool { return asked.Load() == 2 })
+	g.stop(fmt.Errorf("%w: stopped", ErrWithdrawn))
+	time.Sleep(drainTime + 200*time.Millisecond)
+	close(release)
+	for range 2 {
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+	}
+	g.finish()
+}
+
 // TestHandoverOfAll: however the goroutines are scheduled, every connection is handed
 // over, idle ones included.
 func TestHandoverOfAll(t *testing.T) {

@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reclaimTimeout is longer than a process takes to exit.
-const reclaimTimeout = 5 * time.Second
+// reclaimTimeout is longer than a process takes to exit, which first waits for replies to the
+// queries that it has read.
+const reclaimTimeout = 10 * time.Second
 
 // ErrOwned is returned if another process owns the instance. The error of [Open] names that
 // process.

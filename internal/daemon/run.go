@@ -106,6 +106,7 @@ func (d *daemon) runSeal(ctx context.Context, opened openedSeal, stops *stopper,
 	}
 	if from != nil {
 		seal.sockets = from.sockets
+		seal.isShared = func() bool { return !stops.ownsSeal() && !handedOver(ctx) }
 	}
 	d.probe.Set(d.readyState)
 	d.pathTest, d.probeHost = d.startPathTest(opened), seal.dialSelf

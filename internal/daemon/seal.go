@@ -31,6 +31,10 @@ type seal struct {
 	repeater    *repeater // nil: the kernel does not answer, because of withoutHits
 	withoutHits string
 
+	// isShared reports whether another process answers on the same sockets, and continues to.
+	// nil: none does.
+	isShared func() bool
+
 	beforeDetach func() // nil, or called before the hooks are detached by a clean stop
 
 	sockets *forwarder.Sockets // of the listener; nil until listen
@@ -150,7 +154,7 @@ func (s *seal) run(ctx context.Context, live func(context.Context) error) error 
 	g.Go(func() error { return live(failing) })
 	g.Go(func() error {
 		<-failing.Done()
-		defer func() { stop(context.Cause(failing)) }()
+		defer func() { stop(s.stopCause(failing)) }()
 		if ctx.Err() == nil || !stopped(ctx) || s.keepHooks != nil && s.keepHooks() {
 			return nil // a failure, or the seal belongs to another process or stays closed
 		}
@@ -160,6 +164,15 @@ func (s *seal) run(ctx context.Context, live func(context.Context) error) error 
 		return s.inst.Detach()
 	})
 	return g.Wait()
+}
+
+// stopCause returns the cause with which the listener stops, after ctx has ended.
+func (s *seal) stopCause(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if s.isShared != nil && s.isShared() {
+		return fmt.Errorf("%w: %w", forwarder.ErrWithdrawn, cause)
+	}
+	return cause
 }
 
 // serveConns serves connections from the predecessor until ctx ends.

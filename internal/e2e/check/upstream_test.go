@@ -70,7 +70,7 @@ func TestBrokenUpstreams(t *testing.T) {
 		clock             bool // the clock may be wrong
 	}{
 		"refused":       {netlab.LANAddr4 + ":8530", "connection refused: nothing listens on TCP port 8530 there", "check the address, the protocol and the port", false},
-		"times out":     {netlab.LANAddr4 + ":8531", "no answer within 3.5s", "firewall of the network", false},
+		"times out":     {netlab.LANAddr4 + ":8531", "no answer within 3.5", "firewall of the network", false},
 		"no route":      {"192.0.2.99:853", "no route to it from this machine", "connect this machine to the network", false},
 		"other name":    {w.serve(8532, w.issue(w.CA, dnstest.CertOptions{Names: []string{"other.example"}})), "its certificate is for other.example, not for dns.example", "ADDRESS#NAME", false},
 		"expired":       {w.serve(8533, expired), "its certificate expired on ", "the operator of the server has to renew", true},
