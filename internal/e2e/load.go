@@ -12,6 +12,7 @@ import (
 
 	"sotto/internal/e2e/client"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // Load is the client "load" in the background of a test.
@@ -23,7 +24,8 @@ type Load struct {
 	out bytes.Buffer
 }
 
-// StartLoad sends rate queries per second from a cgroup until Stop.
+// StartLoad sends rate queries per second from a cgroup until Stop, fewer on a slow machine; see
+// [labtest.Rate].
 func (w *World) StartLoad(g *netlab.Cgroup, rate int) *Load {
 	w.T.Helper()
 	return w.StartLoadOn(w.Host, g, rate)
@@ -32,7 +34,7 @@ func (w *World) StartLoad(g *netlab.Cgroup, rate int) *Load {
 // StartLoadOn is StartLoad on any machine, such as a container.
 func (w *World) StartLoadOn(h *netlab.Host, g *netlab.Cgroup, rate int) *Load {
 	w.T.Helper()
-	line := Client("load", strconv.Itoa(rate))
+	line := Client("load", strconv.Itoa(labtest.Rate(rate)))
 	r := &Load{w: w, Cmd: h.Command(context.Background(), g, line[0], line[1:]...)}
 	r.Cmd.Stdout, r.Cmd.Stderr = &r.out, os.Stderr
 	var err error

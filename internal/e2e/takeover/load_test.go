@@ -13,7 +13,7 @@ import (
 	"sotto/internal/takeover"
 )
 
-// replaceRate is the number of queries per second; on a slow machine it is less.
+// replaceRate is the number of queries per second on a usual machine.
 const replaceRate = 5000
 
 // TestReplaceUnderLoad makes ten takeovers under load. Clients of every kind notice none of

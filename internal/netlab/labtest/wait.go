@@ -15,10 +15,24 @@ const patienceVar = "SOTTO_TEST_PATIENCE"
 
 // Patience returns how long a test waits for something that takes at most d on a usual machine.
 func Patience(d time.Duration) time.Duration {
+	return d * time.Duration(patience())
+}
+
+// minRate is a number of queries per second that every machine can answer.
+const minRate = 20
+
+// Rate returns how many queries per second a test sends, of which a usual machine gets perSecond.
+// On a slow machine more would only measure its limit: queries wait, and time out.
+func Rate(perSecond int) int {
+	n := patience()
+	return max(perSecond/(n*n), min(perSecond, minRate))
+}
+
+func patience() int {
 	if n, err := strconv.Atoi(os.Getenv(patienceVar)); err == nil && n > 1 {
-		return d * time.Duration(n)
+		return n
 	}
-	return d
+	return 1
 }
 
 // Eventually waits until check returns nil. It reports an error after a time that is long
