@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -109,6 +111,51 @@ func TestStopNew(t *testing.T) {
 		w.CheckOpen("after the stop", g)
 		w.NothingLeft()
 	})
+}
+
+// TestStopNewPending stops the new process while it waits for replies to queries that it has read
+// from the sockets of both, for longer than a stop waits. The clients get them.
+func TestStopNewPending(t *testing.T) {
+	w := newWorld(t)
+	g := w.Cgroup("workload")
+	p := w.Start("msg=sealed", w.RunArgs(g)...)
+	w.CheckSealed("before", g) // opens the connection of the old one
+	h := w.requestSockets(g)
+	opened := w.Upstream.Stats().Conns
+	n, c := w.launchBetween(h, w.RunArgs(g))
+	if err := c.Expect(takeover.MsgTake); err != nil {
+		t.Fatal(err)
+	}
+	release := make(chan struct{})
+	zone := w.Zone(e2e.Sealed4, e2e.Sealed6)
+	w.Handler.Set(dnstest.Hold(release, zone))
+	var clients sync.WaitGroup
+	for i := 0; i < 16 || !slices.ContainsFunc(w.Upstream.Log(), func(q dnstest.Logged) bool { return q.Conn > opened }); i++ {
+		if i == 200 {
+			t.Fatal("the new one reads no query")
+		}
+		before := w.Upstream.Stats().Queries()
+		clients.Go(func() {
+			if out := w.Dig(w.Host, g, "+timeout=20", "@8.8.8.8", fmt.Sprintf("pending%d.example", i)); !strings.Contains(out, e2e.Sealed4) {
+				t.Errorf("query %d:\n%s", i, out)
+			}
+		})
+		w.Until("the query to be pending", func() bool { return w.Upstream.Stats().Queries() > before })
+	}
+	w.requestStop(n)
+	if err := c.Send(takeover.MsgRefused, nil); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1200 * time.Millisecond)
+	close(release)
+	clients.Wait()
+	<-n.Done
+	w.Handler.Set(zone)
+	h.close()
+	w.WaitLog(p, "reclaimed the seal")
+	w.CheckSealed("at the end", g)
+	w.Stop(p)
+	w.NothingLeft()
 }
 
 // TestStopNewAnywhere stops the new process at random moments of a start that takes over.
