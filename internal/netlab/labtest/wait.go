@@ -25,7 +25,7 @@ const minRate = 20
 // On a slow machine more would only measure its limit: queries wait, and time out.
 func Rate(perSecond int) int {
 	n := patience()
-	return max(perSecond/(n*n), min(perSecond, minRate))
+	return max(perSecond/(n*n*n), min(perSecond, minRate))
 }
 
 func patience() int {
