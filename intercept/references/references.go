@@ -4,8 +4,8 @@
 // the kernel (bpf/references.c). The kernel can close a socket without running the release
 // hook, so the reference counts of slots are only an upper limit.
 //
-// The walk needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF) whose security policy permits the
-// program; see [ErrUnsupported].
+// The walk needs a kernel before Linux 7.0 with BTF (CONFIG_DEBUG_INFO_BTF) whose security policy
+// permits the program; see [ErrUnsupported].
 package references
 
 import (
@@ -17,6 +17,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"sotto/intercept/feature"
 )
 
 // The clang is pinned because another version makes another object. Both include paths are
@@ -27,7 +29,7 @@ import (
 const kernelBTF = "/sys/kernel/btf/vmlinux"
 
 // ErrUnsupported is returned where the kernel cannot walk over the storage of sockets: it has
-// no BTF, or a security policy (lockdown, an LSM) refuses the program.
+// no BTF, a security policy (lockdown, an LSM) refuses the program, or the walk could crash it.
 var ErrUnsupported = errors.New("this kernel cannot walk over the storage of sockets")
 
 // Prefixes are the networks of the virtual addresses, as the BPF programs have them: IPv4 in
@@ -57,13 +59,29 @@ type objects struct {
 	Counted *ebpf.Map     `ebpf:"counted"`
 }
 
-// Supported reports whether the kernel has BTF, and has not refused the program so far.
-func (c *Counter) Supported() bool {
-	if c.refused != nil {
-		return false
+// Supported reports whether the kernel has BTF, survives the walk, and has not refused the
+// program so far.
+func (c *Counter) Supported() bool { return c.refused == nil && unsupported(feature.Release()) == nil }
+
+// unsupported returns why a kernel with a release cannot walk, or nil.
+func unsupported(release string) error {
+	if crashes(release) {
+		return fmt.Errorf("%w: a socket that is closed meanwhile crashes it (since Linux 7.0)", ErrUnsupported)
 	}
-	_, err := os.Stat(kernelBTF)
-	return err == nil
+	if _, err := os.Stat(kernelBTF); err != nil {
+		return fmt.Errorf("%w: it has no BTF (CONFIG_DEBUG_INFO_BTF)", ErrUnsupported)
+	}
+	return nil
+}
+
+// crashes reports whether a kernel dereferences a null pointer if a socket is closed during the
+// walk. Since Linux 7.0 bpf_selem_unlink_nofail (kernel/bpf/bpf_local_storage.c) clears the
+// pointer that __bpf_sk_storage_map_seq_show (net/core/bpf_sk_storage.c) reads a second time. No
+// release is known that has a correction.
+func crashes(release string) bool {
+	var major, minor int
+	_, err := fmt.Sscanf(release, "%d.%d", &major, &minor)
+	return err != nil || major >= 7
 }
 
 // Load loads the program. Otherwise the first Count does. It returns [ErrUnsupported] if the
@@ -74,8 +92,8 @@ func (c *Counter) Load() error {
 		return nil
 	case c.refused != nil:
 		return c.refused
-	case !c.Supported():
-		c.refused = fmt.Errorf("%w: it has no BTF (CONFIG_DEBUG_INFO_BTF)", ErrUnsupported)
+	}
+	if c.refused = unsupported(feature.Release()); c.refused != nil {
 		return c.refused
 	}
 	err := c.load()
