@@ -100,7 +100,7 @@ func (k *kernel) loadCounter(cfg *Config) error {
 	if !errors.Is(err, references.ErrUnsupported) {
 		return err
 	}
-	cfg.Log.Info("MPTCP connections to nameservers are refused: sockets that hold a slot cannot be counted", "err", err)
+	cfg.Log.Debug("MPTCP connections to nameservers are refused: sockets that hold a slot cannot be counted", "err", err)
 	return nil
 }
 
