@@ -65,7 +65,7 @@ func (c *Counter) Supported() bool { return c.refused == nil && unsupported(feat
 
 // unsupported returns why a kernel with a release cannot walk, or nil.
 func unsupported(release string) error {
-	if crashes(release) {
+	if Crashes(release) {
 		return fmt.Errorf("%w: a socket that is closed meanwhile crashes it (since Linux 7.0)", ErrUnsupported)
 	}
 	if _, err := os.Stat(kernelBTF); err != nil {
@@ -74,11 +74,11 @@ func unsupported(release string) error {
 	return nil
 }
 
-// crashes reports whether a kernel dereferences a null pointer if a socket is closed during the
+// Crashes reports whether a kernel dereferences a null pointer if a socket is closed during the
 // walk. Since Linux 7.0 bpf_selem_unlink_nofail (kernel/bpf/bpf_local_storage.c) clears the
 // pointer that __bpf_sk_storage_map_seq_show (net/core/bpf_sk_storage.c) reads a second time. No
 // release is known that has a correction.
-func crashes(release string) bool {
+func Crashes(release string) bool {
 	var major, minor int
 	_, err := fmt.Sscanf(release, "%d.%d", &major, &minor)
 	return err != nil || major >= 7

@@ -14,7 +14,7 @@ func TestCrashes(t *testing.T) {
 		"10.1":                          true,
 		"a kernel that names no number": true,
 	} {
-		if got := crashes(release); got != want {
+		if got := Crashes(release); got != want {
 			t.Errorf("%s: %v, want %v", release, got, want)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"sotto/intercept/cgroup"
 	"sotto/intercept/feature"
+	"sotto/intercept/references"
 )
 
 // capability is one that `run` needs at its start. docs/SECURITY.md explains each; CAP_SYS_RESOURCE
@@ -86,6 +87,9 @@ func checkKernel(_ context.Context, m *machine) Result {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
 		return warning(name, "use a kernel with CONFIG_DEBUG_INFO_BTF, if programs need MPTCP connections to nameservers",
 			"%s has all needed features, but no BTF: MPTCP connections to nameservers are refused", release)
+	}
+	if references.Crashes(release) {
+		return ok(name, "%s, all needed features; MPTCP connections to nameservers are refused", release)
 	}
 	return ok(name, "%s, all features", release)
 }
