@@ -54,7 +54,7 @@ func TestText(t *testing.T) {
 	want := regexp.MustCompile(`(?s)^ok      configuration: defaults and flags, no file: groups default; 0 rules
 ok      running Sotto: none
 ok      capabilities: all that are needed
-ok      kernel: [0-9][^\n]*, all features
+ok      kernel: [0-9][^\n]*, all [^\n]*features[^\n]*
 .*
 warning reverse path filter: strict on eth0: [^\n]*
         fix: sysctl -w net.ipv4.conf.all.rp_filter=2 \(loose\)
