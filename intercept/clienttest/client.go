@@ -34,7 +34,8 @@ func Start(t *testing.T, at *netlab.Host, in *netlab.Cgroup) *Client {
 	t.Helper()
 	cmd := at.Command(t.Context(), in, os.Args[0])
 	// By default the race detector makes every process wait for a second before it exits.
-	cmd.Env = append(os.Environ(), EnvVar+"=client", "GORACE=atexit_sleep_ms=0")
+	// The runtime preempts goroutines by a signal, which would interrupt a system call (EINTR).
+	cmd.Env = append(os.Environ(), EnvVar+"=client", "GORACE=atexit_sleep_ms=0", "GODEBUG=asyncpreemptoff=1")
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

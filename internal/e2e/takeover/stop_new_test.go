@@ -126,21 +126,32 @@ func TestStopNewPending(t *testing.T) {
 	if err := c.Expect(takeover.MsgTake); err != nil {
 		t.Fatal(err)
 	}
-	release := make(chan struct{})
 	zone := w.Zone(e2e.Sealed4, e2e.Sealed6)
-	w.Handler.Set(dnstest.Hold(release, zone))
 	var clients sync.WaitGroup
-	for i := 0; i < 16 || !slices.ContainsFunc(w.Upstream.Log(), func(q dnstest.Logged) bool { return q.Conn > opened }); i++ {
-		if i == 200 {
+	// pend sends some queries that are answered when release is closed.
+	pend := func(round int) (release chan struct{}) {
+		release = make(chan struct{})
+		w.Handler.Set(dnstest.Hold(release, zone))
+		const queries = 4
+		before := w.Upstream.Stats().Queries()
+		for i := range queries {
+			clients.Go(func() {
+				name := fmt.Sprintf("pending%d-%d.example", round, i)
+				if out := w.Dig(w.Host, g, "+timeout=20", "@8.8.8.8", name); !strings.Contains(out, e2e.Sealed4) {
+					t.Errorf("%s:\n%s", name, out)
+				}
+			})
+		}
+		w.Until("the queries to be pending", func() bool { return w.Upstream.Stats().Queries() >= before+queries })
+		return release
+	}
+	release := pend(0)
+	for round := 1; !slices.ContainsFunc(w.Upstream.Log(), func(q dnstest.Logged) bool { return q.Conn > opened }); round++ {
+		if close(release); round == 50 {
 			t.Fatal("the new one reads no query")
 		}
-		before := w.Upstream.Stats().Queries()
-		clients.Go(func() {
-			if out := w.Dig(w.Host, g, "+timeout=20", "@8.8.8.8", fmt.Sprintf("pending%d.example", i)); !strings.Contains(out, e2e.Sealed4) {
-				t.Errorf("query %d:\n%s", i, out)
-			}
-		})
-		w.Until("the query to be pending", func() bool { return w.Upstream.Stats().Queries() > before })
+		clients.Wait()
+		release = pend(round)
 	}
 	w.requestStop(n)
 	if err := c.Send(takeover.MsgRefused, nil); err != nil {
