@@ -30,8 +30,11 @@ const (
 // process may inspect.
 var ErrNotFound = errors.New("the network namespace of the client was not found: it has neither a name nor a process that Sotto may inspect")
 
-// errOther means that a path leads to another namespace than expected.
-var errOther = errors.New("another network namespace")
+// otherError means that a path leads to another namespace than expected. It is the link of that
+// one, "net:[INODE]".
+type otherError string
+
+func (e otherError) Error() string { return "another network namespace: " + string(e) }
 
 // Finder finds network namespaces by their cookies. It keeps none open: an open namespace would
 // outlive its container. The zero value is empty. Its methods may be called concurrently.
@@ -54,15 +57,24 @@ func (n *Finder) Do(cookie uint32, pids func() []int, fn func() error) error {
 	known := n.places[cookie]
 	n.mu.Unlock()
 	if known.path != "" {
-		if err := doAt(known.path, cookie, make(map[string]bool), fn); !isElsewhere(err) {
+		if err := doAt(known.path, cookie, fn); !isElsewhere(err) {
 			return err
 		}
 	} else if time.Now().Before(known.not) {
 		return ErrNotFound
 	}
+	// A link is cheaper to read than to open. It is that of the moment: a process whose main
+	// thread only visits a namespace may have left it when the link is followed. So a namespace
+	// has been tried only if it was entered.
 	tried := make(map[string]bool)
 	for path := range candidates(pids) {
-		err := doAt(path, cookie, tried, fn)
+		if link, err := os.Readlink(path); err == nil && tried[link] {
+			continue
+		}
+		err := doAt(path, cookie, fn)
+		if other, ok := errors.AsType[otherError](err); ok {
+			tried[string(other)] = true
+		}
 		if isElsewhere(err) {
 			continue
 		}
@@ -86,19 +98,13 @@ func (n *Finder) remember(cookie uint32, p place) {
 type openError struct{ error }
 
 func isElsewhere(err error) bool {
+	var other otherError
 	var open openError
-	return errors.Is(err, errOther) || errors.As(err, &open)
+	return errors.As(err, &other) || errors.As(err, &open)
 }
 
-// doAt runs fn in the namespace at path if it has the cookie. tried contains the links of the
-// namespaces that have another one; doAt adds to it.
-func doAt(path string, cookie uint32, tried map[string]bool, fn func() error) error {
-	// A link is cheaper to read than to open. It is that of the moment: a process whose main
-	// thread only visits a namespace may have left it when the link is followed. So a namespace
-	// has been tried only if it was entered.
-	if link, err := os.Readlink(path); err == nil && tried[link] {
-		return errOther
-	}
+// doAt runs fn in the namespace at path if it has the cookie.
+func doAt(path string, cookie uint32, fn func() error) error {
 	ns, err := netns.OpenPath(path)
 	if err != nil {
 		return openError{err}
@@ -109,8 +115,7 @@ func doAt(path string, cookie uint32, tried map[string]bool, fn func() error) er
 		entered = true
 		got, err := Cookie()
 		if err == nil && uint32(got) != cookie {
-			tried[fmt.Sprintf("net:[%d]", ns.ID().Ino)] = true
-			err = errOther
+			err = otherError(fmt.Sprintf("net:[%d]", ns.ID().Ino))
 		}
 		if err != nil {
 			return err
