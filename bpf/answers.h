@@ -107,7 +107,7 @@ static __always_inline bool is_udp_answer(struct __sk_buff *skb, const struct pa
 	__u8 flags;
 
 	return sk->type == TYPE_DGRAM && sk->src_port == bpf_ntohs(p->sport) &&
-	       !bpf_skb_load_bytes(skb, p->transport + 8 + 2, &flags, 1) && flags & DNS_QR;
+	       !load(skb, p, p->transport + 8 + 2, &flags, 1) && flags & DNS_QR;
 }
 
 /* A connection is accepted if this machine has sent SYN and ACK. The socket of a segment may be

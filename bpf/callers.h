@@ -113,7 +113,7 @@ static __always_inline void sender_add_id(struct sender *s, struct __sk_buff *sk
 	__u32 at = s->sent++ % SENDER_IDS;
 	__be16 id = 0;
 
-	bpf_skb_load_bytes(skb, p->pos + (p->protocol == PROTO_TCP ? 2 : 0), &id, sizeof(id));
+	load(skb, p, p->pos + (p->protocol == PROTO_TCP ? 2 : 0), &id, sizeof(id));
 	s->ids[at] = id;
 }
 

@@ -88,7 +88,7 @@ static __always_inline bool passing_key(struct __sk_buff *skb, const struct pack
 	__builtin_memcpy(key->dst, p->dst, sizeof(key->dst));
 	key->dport = p->dport;
 	key->protocol = p->protocol;
-	return !bpf_skb_load_bytes(skb, at, &key->id, sizeof(key->id));
+	return !load(skb, p, at, &key->id, sizeof(key->id));
 }
 
 static __always_inline void passed_store(struct __sk_buff *skb, const struct packet *p)
@@ -221,9 +221,16 @@ static __always_inline bool guard_socket(struct __sk_buff *skb)
 	return is_read && is_sealed_port(p.dport) && stop_plain(skb, &p);
 }
 
-/* Reports whether a packet that leaves the machine is stopped. Packets of IP sockets were
- * checked at their cgroup.
+/* Reports whether a socket is one of IP, whose packets were checked at their cgroup. Others are
+ * packet sockets, and the sockets of tap devices, which own the frames that a virtual machine
+ * sends until a bridge has passed them on (drivers/net/tun.c).
  */
+static __always_inline bool is_ip(const struct bpf_sock *sk)
+{
+	return sk->family == FAMILY_INET || sk->family == FAMILY_INET6;
+}
+
+/* Reports whether a packet that leaves the machine is stopped. */
 static __always_inline bool stop_leaving(struct __sk_buff *skb, struct packet *p, bool framed)
 {
 	enum counter reason = COUNT_STOPPED_FORWARDED;
@@ -235,14 +242,12 @@ static __always_inline bool stop_leaving(struct __sk_buff *skb, struct packet *p
 	if (!is_external(skb->ifindex) || is_open())
 		return false;
 	sk = full_sock(skb);
-	if (sk) {
-		if (sk->family != FAMILY_PACKET || sent_by_excluded(skb) ||
-		    (!guards_host && !sent_by_sealed(skb)))
-			return false;
-		reason = COUNT_STOPPED_PACKET;
-	} else if (!guards_host) {
+	if (sk && (is_ip(sk) || sent_by_excluded(skb)))
 		return false;
-	}
+	if (!guards_host && !(sk && sent_by_sealed(skb)))
+		return false;
+	if (sk && sk->family == FAMILY_PACKET)
+		reason = COUNT_STOPPED_PACKET;
 	if (p->opaque)
 		return stop(skb, COUNT_STOPPED_OPAQUE, framed);
 	if (!sk && has_passed(skb, p))
@@ -255,14 +260,14 @@ static __always_inline bool stop_leaving(struct __sk_buff *skb, struct packet *p
 /* A packet that an interface sends. framed: with an Ethernet header. */
 static __always_inline int guard_out(struct __sk_buff *skb, bool framed)
 {
-	struct packet p = {};
+	struct packet p = {.bare = !framed};
 
 	if (!(framed ? read_frame(skb, &p) : read_ip(skb, &p)))
 		return framed ? answer_arp(skb) : TC_ACT_UNSPEC;
 	if (in_prefix(p.dst)) {
 		struct bpf_sock *sk = full_sock(skb);
 
-		if (sk && sk->family == FAMILY_PACKET && !is_own(sk) &&
+		if (sk && !is_ip(sk) && !is_own(sk) &&
 		    stop_if(skb, COUNT_STOPPED_MADE, DROP_UNHELD, framed))
 			return TC_ACT_SHOT;
 		return redirect_in(skb, &p, framed);
@@ -283,7 +288,7 @@ static __always_inline int guard_out(struct __sk_buff *skb, bool framed)
 /* A packet that an interface receives. */
 static __always_inline int guard_in(struct __sk_buff *skb, bool framed)
 {
-	struct packet p = {};
+	struct packet p = {.bare = !framed};
 
 	if (skb->mark == back_mark) { /* from redirect_back; marks do not cross a network */
 		skb->mark = 0;

@@ -7,6 +7,7 @@
 #define PROTO_UDP 17	  /* IPPROTO_UDP */
 #define PROTO_UDPLITE 136 /* IPPROTO_UDPLITE */
 #define PROTO_MPTCP 262	  /* IPPROTO_MPTCP */
+#define FAMILY_INET 2	  /* AF_INET */
 #define FAMILY_INET6 10	  /* AF_INET6 */
 #define FAMILY_PACKET 17  /* AF_PACKET */
 #define TYPE_STREAM 1	  /* SOCK_STREAM */

@@ -41,14 +41,49 @@ struct packet {
 	__u8 protocol;
 	__u8 opaque;	/* the headers hide the transport header */
 	__u8 tagged;	/* the frame itself contains a VLAN tag */
+	__u8 bare;	/* read without its link header: offsets count from the IP header */
 	__u8 tcp_flags; /* 0 for other protocols */
 };
+
+/* Reads from a packet. A link without Ethernet frames may still have a header before that of IP
+ * (GRE without a remote address, IP over InfiniBand), whose length the program does not know.
+ */
+static __always_inline long load(struct __sk_buff *skb, const struct packet *p, __u32 at, void *to,
+				 __u32 len)
+{
+	if (p->bare)
+		return bpf_skb_load_bytes_relative(skb, at, to, len, BPF_HDR_START_NET);
+	return bpf_skb_load_bytes(skb, at, to, len);
+}
+
+/* Reports whether a packet that was read without its link header has one. The first 8 bytes of
+ * an IP header contain the length of the packet, so that no other one has the same before it.
+ */
+static __always_inline bool has_link_header(struct __sk_buff *skb)
+{
+	__u64 data = 0, ip = 0;
+
+	return bpf_skb_load_bytes(skb, 0, &data, sizeof(data)) ||
+	       bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET) ||
+	       data != ip;
+}
+
+/* Returns the length of an IP packet from its header, with the header. */
+static __always_inline __u32 ip_len(struct __sk_buff *skb)
+{
+	__be16 start[4] = {};
+
+	bpf_skb_load_bytes_relative(skb, 0, start, sizeof(start), BPF_HDR_START_NET);
+	if ((bpf_ntohs(start[0]) >> 12) == 6)
+		return sizeof(struct ipv6hdr) + bpf_ntohs(start[2]);
+	return bpf_ntohs(start[1]);
+}
 
 static __always_inline bool read_ip4(struct __sk_buff *skb, struct packet *p)
 {
 	struct iphdr h;
 
-	if (bpf_skb_load_bytes(skb, p->pos, &h, sizeof(h)) || h.version != 4)
+	if (load(skb, p, p->pos, &h, sizeof(h)) || h.version != 4)
 		return false;
 	p->src[2] = bpf_htonl(0xffff);
 	p->src[3] = h.saddr;
@@ -100,7 +135,7 @@ LOCAL int read_ip6(struct __sk_buff *skb, struct packet *p)
 {
 	struct ipv6hdr h;
 
-	if (bpf_skb_load_bytes(skb, p->pos, &h, sizeof(h)) || h.version != 6)
+	if (load(skb, p, p->pos, &h, sizeof(h)) || h.version != 6)
 		return false;
 	__builtin_memcpy(p->src, &h.saddr, sizeof(p->src));
 	__builtin_memcpy(p->dst, &h.daddr, sizeof(p->dst));
@@ -109,9 +144,10 @@ LOCAL int read_ip6(struct __sk_buff *skb, struct packet *p)
 	for (int i = 0; i < MAX_EXTENSIONS; i++) {
 		struct extension e;
 
-		if (!is_extension(p->protocol))
+		/* Behind the header of a later fragment is data (RFC 8200 section 4.5). */
+		if (p->frag_offset || !is_extension(p->protocol))
 			return true;
-		if (bpf_skb_load_bytes(skb, p->pos, &e, sizeof(e)))
+		if (load(skb, p, p->pos, &e, sizeof(e)))
 			break;
 		skip_extension(p, &e);
 	}
@@ -124,7 +160,7 @@ static __always_inline bool read_ip(struct __sk_buff *skb, struct packet *p)
 {
 	__u8 first;
 
-	if (bpf_skb_load_bytes(skb, p->pos, &first, 1))
+	if (load(skb, p, p->pos, &first, 1))
 		return false;
 	if (first >> 4 == 4)
 		return read_ip4(skb, p);
@@ -155,7 +191,7 @@ static __always_inline bool read_tcp(struct __sk_buff *skb, struct packet *p)
 {
 	struct tcphdr h;
 
-	if (bpf_skb_load_bytes(skb, p->pos, &h, sizeof(h)))
+	if (load(skb, p, p->pos, &h, sizeof(h)))
 		return false;
 	p->sport = h.source;
 	p->dport = h.dest;
@@ -168,7 +204,7 @@ static __always_inline bool read_udp(struct __sk_buff *skb, struct packet *p)
 {
 	__be16 header[4]; /* read whole: a packet with less has no query */
 
-	if (bpf_skb_load_bytes(skb, p->pos, header, sizeof(header)))
+	if (load(skb, p, p->pos, header, sizeof(header)))
 		return false;
 	p->sport = header[0];
 	p->dport = header[1];

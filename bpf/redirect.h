@@ -60,7 +60,8 @@ static __always_inline int redirect_in(struct __sk_buff *skb, struct packet *p, 
 	struct ethhdr frame = {};
 
 	/* A link-local source would be another host on the listener's link: no reply. */
-	if (!g || !g->veth || p->tagged || is_link_local(p->src)) {
+	if (!g || !g->veth || p->tagged || is_link_local(p->src) ||
+	    (!framed && has_link_header(skb))) {
 		drop_count(skb, COUNT_ESCAPED, framed);
 		return TC_ACT_SHOT;
 	}

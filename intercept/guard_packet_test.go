@@ -75,6 +75,7 @@ func TestGuardReadsPackets(t *testing.T) {
 		{"IPv6, the first fragment, which ends in options", clienttest.Packet6(clienttest.To6, 44, first(60), options), "stopped_opaque"},
 		{"IPv6, an only fragment without the header", clienttest.Packet6(clienttest.To6, 44, []byte{unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 7}), ""},
 		{"IPv6, a later fragment", clienttest.Packet6(clienttest.To6, 44, fragment(2), clienttest.UDP(53)), ""},
+		{"IPv6, a later fragment, whose data look like headers", clienttest.Packet6(clienttest.To6, 44, []byte{60, 0, 0, 2<<3 | 1, 0, 0, 0, 7}, slices.Repeat([]byte{0}, 80)), ""},
 		{"IPv6 behind too many headers", clienttest.Packet6(clienttest.To6, 60, append(chain, clienttest.UDP(53))...), "stopped_opaque"},
 		{"IPv6 to loopback", clienttest.Packet6(netip.IPv6Loopback(), 17, clienttest.UDP(53)), ""},
 		{"neither", []byte{0x00, 0x01, 0x08, 0x00, 6, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, ""},
@@ -212,7 +213,9 @@ func TestDropEvents(t *testing.T) {
 		{socket, append(frameFor([]byte{0x45}), clienttest.Packet4(17, 0, clienttest.To4, long)...), "stopped_socket 10.77.0.2:40000 8.8.8.8:53 484 false"},
 		{socket, append(frameFor([]byte{0x45}), clienttest.Packet4(6, 0, clienttest.To4, clienttest.TCP(53, 0x11, ""))...), ""}, // stopped_silent
 		{socket, append(frameFor([]byte{0x45}), clienttest.Packet4(17, 0, clienttest.To4, clienttest.UDP(54))...), ""},
-		{out, append(slices.Clone(tagged), clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))...), "escaped 10.77.0.2:40000 " + slot4.String() + ":53 10 false"},
+		{out, append(slices.Clone(tagged), clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))...), "stopped_made 10.77.0.2:40000 " + slot4.String() + ":53 10 false"},
+		// The program for links without frames, on one with a header of its own.
+		{s.kernel.SottoGuardOutIp, append(frameFor([]byte{0x45}), clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))...), "escaped 10.77.0.2:40000 " + slot4.String() + ":53 10 false"},
 		{in, append(frameFor([]byte{0x45}), clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))...), "outside 10.77.0.2:40000 " + slot4.String() + ":53 10 false"},
 	} {
 		for _, traced := range []bool{false, true} {

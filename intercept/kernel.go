@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -162,7 +163,7 @@ func (k *kernel) spec(cfg *Config, read objectReader) (*ebpf.CollectionSpec, err
 	if err != nil {
 		return nil, err
 	}
-	prefixes := prefixesOf(cfg)
+	prefixes, mark := prefixesOf(cfg), packetMark(cfg.Name)
 	var errs []error
 	for name, value := range map[string]any{
 		sottoVarPorts:        ports,
@@ -173,7 +174,7 @@ func (k *kernel) spec(cfg *Config, read objectReader) (*ebpf.CollectionSpec, err
 		sottoVarSlotCount:    k.count,
 		sottoVarQuotaMax:     cfg.quota(),
 		sottoVarRecounts:     boolByte(k.refs.Supported()),
-		sottoVarVirtualTag:   uint16(rand.Uint32N(math.MaxUint16)) + 1,
+		sottoVarVirtualTag:   uint16(mark>>16) | 1,
 		sottoVarAnswerTag:    k.tag,
 		sottoVarLingerNs:     uint64(cfg.Linger),
 		sottoVarHasSetRetval: boolByte(feature.HasSetRetval()),
@@ -187,7 +188,7 @@ func (k *kernel) spec(cfg *Config, read objectReader) (*ebpf.CollectionSpec, err
 		sottoVarKnowsSender:    boolByte(!cfg.Ephemeral && cfg.Attribution && feature.KnowsSender()),
 		sottoVarTraces:         boolByte(!cfg.Ephemeral),
 		sottoVarHomeCookie:     cookie,
-		sottoVarBackMark:       rand.Uint32N(math.MaxUint32) + 1,
+		sottoVarBackMark:       mark,
 		sottoVarPrefix4Mask:    prefixes.Mask4,
 		sottoVarPrefix6Mask:    prefixes.Mask6,
 		sottoVarVethHost:       [6]byte(network.MACHost),
@@ -199,6 +200,15 @@ func (k *kernel) spec(cfg *Config, read objectReader) (*ebpf.CollectionSpec, err
 		}
 	}
 	return spec, errors.Join(errs...)
+}
+
+// packetMark returns what the guard's programs of an instance mark packets with, which is not 0.
+// All processes of the instance have the same: while one takes over from another, a packet that
+// a program of the one has marked passes a program of the other.
+func packetMark(name string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte("sotto mark " + name)) // never fails
+	return h.Sum32() | 1
 }
 
 // listenerPort is the port of the listener on all virtual addresses.

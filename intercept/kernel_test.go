@@ -5,6 +5,7 @@ package intercept
 import (
 	"net/netip"
 	"os"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"sotto/intercept/cgroup"
 	"sotto/intercept/network"
+	"sotto/intercept/references"
 )
 
 // The names of the counters match the enum in the BPF object.
@@ -33,6 +35,36 @@ func TestCounterNames(t *testing.T) {
 		if want := strings.ToLower(strings.TrimPrefix(v.Name, "COUNT_")); counterNames[v.Value] != want {
 			t.Errorf("counter %d is called %q, want %q", v.Value, counterNames[v.Value], want)
 		}
+	}
+}
+
+// All processes of an instance mark packets alike, and those of two instances do not.
+func TestPacketMark(t *testing.T) {
+	if a, b := packetMark("sotto"), packetMark("sotto2"); a != packetMark("sotto") || a == b || a == 0 || b == 0 {
+		t.Errorf("marks %x and %x", a, b)
+	}
+	marks := func() (marks [2]any) {
+		cfg := Config{Name: "sotto", Prefix4: netip.MustParsePrefix("198.18.0.0/16"), Prefix6: netip.MustParsePrefix("fd00::/112")}
+		k := &kernel{count: 1 << 16}
+		k.refs = references.New(prefixesOf(&cfg), k.count)
+		spec, err := k.spec(&cfg, loadSotto)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range []string{sottoVarBackMark, sottoVarVirtualTag} {
+			value := reflect.New(reflect.TypeFor[uint32]())
+			if i == 1 {
+				value = reflect.New(reflect.TypeFor[uint16]())
+			}
+			if err := spec.Variables[name].Get(value.Interface()); err != nil {
+				t.Fatal(err)
+			}
+			marks[i] = value.Elem().Interface()
+		}
+		return marks
+	}
+	if a, b := marks(), marks(); a != b {
+		t.Errorf("marks %v of one process and %v of the next", a, b)
 	}
 }
 
