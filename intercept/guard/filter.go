@@ -52,11 +52,8 @@ func (l *attachments) attachFilter(a attachment, prog *ebpf.Program, ingress boo
 			}
 		}
 	}
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: a.index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-	}}
-	if err := l.host.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("attach the guard (%s): add clsact: %w", a.which, err)
+	if err := l.addClsact(a.index, ingress); err != nil {
+		return fmt.Errorf("attach the guard (%s): %w", a.which, err)
 	}
 	err := l.host.FilterReplace(&netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
@@ -70,6 +67,48 @@ func (l *attachments) attachFilter(a attachment, prog *ebpf.Program, ingress boo
 	}
 	l.have[a] = asFilter
 	return nil
+}
+
+// errNoEgress is the error for an interface with the queueing discipline ingress. It has the
+// handle of clsact, but filters in one direction only: the kernel adds one for egress to ingress
+// (net/sched/sch_ingress.c, ingress_tcf_block).
+var errNoEgress = errors.New("the interface has the queueing discipline \"ingress\", which has no filters on egress: " +
+	"replace it with \"clsact\", which has both, or use Linux 6.6 or newer")
+
+// addClsact adds clsact to an interface, unless it has a queueing discipline with filters in this
+// direction.
+func (l *attachments) addClsact(index int, ingress bool) error {
+	err := l.host.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}})
+	if err == nil || errors.Is(err, unix.EEXIST) && ingress {
+		return nil
+	}
+	if !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add clsact: %w", err)
+	}
+	q, err := filterQdisc(l.host, index)
+	if err != nil {
+		return err
+	}
+	if q != nil && q.Type() == "ingress" {
+		return errNoEgress
+	}
+	return nil
+}
+
+// filterQdisc returns an interface's queueing discipline for filters, clsact or ingress, or nil.
+func filterQdisc(h *netlink.Handle, index int) (netlink.Qdisc, error) {
+	all, err := h.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}})
+	if err != nil {
+		return nil, fmt.Errorf("list queueing disciplines: %w", err)
+	}
+	for _, q := range all {
+		if q.Type() == "clsact" || q.Type() == "ingress" {
+			return q, nil
+		}
+	}
+	return nil, nil
 }
 
 // findFilter returns the instance's filters, and whether they run first. A filter of another
@@ -142,21 +181,17 @@ func clearFilters(h *netlink.Handle, name string) error {
 }
 
 func clearFiltersOn(h *netlink.Handle, index int, name string) error {
-	qdiscs, err := h.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}})
-	if err != nil {
-		return fmt.Errorf("list queueing disciplines: %w", err)
+	qdisc, err := filterQdisc(h, index)
+	if qdisc == nil || err != nil {
+		return err
 	}
-	var clsact netlink.Qdisc
-	for _, q := range qdiscs {
-		if q.Type() == "clsact" {
-			clsact = q
-		}
-	}
-	if clsact == nil {
-		return nil
+	isClsact := qdisc.Type() == "clsact"
+	directions := []bool{true, false}
+	if !isClsact {
+		directions = directions[:1] // the other one has the same filters
 	}
 	removed, left := 0, 0
-	for _, ingress := range []bool{false, true} {
+	for _, ingress := range directions {
 		all, err := filtersOn(h, index, ingress)
 		if err != nil {
 			return err
@@ -172,10 +207,10 @@ func clearFiltersOn(h *netlink.Handle, index int, name string) error {
 			removed++
 		}
 	}
-	if removed == 0 || left > 0 {
+	if removed == 0 || left > 0 || !isClsact {
 		return nil
 	}
-	if err := h.QdiscDel(clsact); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) {
+	if err := h.QdiscDel(qdisc); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("remove clsact from interface %d: %w", index, err)
 	}
 	return nil

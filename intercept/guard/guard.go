@@ -233,11 +233,20 @@ func (g *Guard) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		g.mu.Lock()
-		if g.attached {
-			g.logFailure(g.writeState())
-		}
-		g.mu.Unlock()
+		g.beat()
+	}
+}
+
+// beat writes a heartbeat if the guard is attached, and logs a failure. Success is that of the
+// heartbeat alone: an interface that cannot be guarded stays known as one that was logged.
+func (g *Guard) beat() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.attached {
+		return
+	}
+	if err := g.writeState(); err != nil {
+		g.logFailure(err)
 	}
 }
 
@@ -309,15 +318,7 @@ func (g *Guard) syncLinks(links []network.Link) error {
 			errs = append(errs, fmt.Errorf("write the flags of link %s: %w", l.Name, err))
 			continue
 		}
-		out, in := progs.OutIP, progs.InIP
-		if l.Framed {
-			out, in = progs.OutFrame, progs.InFrame
-		}
-		err := errors.Join(
-			g.links.attach(attachment{l.Index, "out"}, out, false),
-			g.links.attach(attachment{l.Index, "in"}, in, true),
-		)
-		if err != nil {
+		if err := g.guardLink(l, flags[l.Index]); err != nil {
 			errs = append(errs, fmt.Errorf("link %s: %w", l.Name, err))
 		}
 	}
@@ -327,6 +328,19 @@ func (g *Guard) syncLinks(links []network.Link) error {
 		errs = append(errs, g.writeState())
 	}
 	return errors.Join(errs...)
+}
+
+// guardLink attaches the programs to an interface.
+func (g *Guard) guardLink(l network.Link, flags uint32) error {
+	out, in := g.cfg.Programs.OutIP, g.cfg.Programs.InIP
+	if l.Framed {
+		out, in = g.cfg.Programs.OutFrame, g.cfg.Programs.InFrame
+	}
+	err := g.links.attach(attachment{l.Index, "out"}, out, false)
+	if errors.Is(err, errNoEgress) && flags&linkInside != 0 {
+		err = nil // what leaves by it has not left the machine
+	}
+	return errors.Join(err, g.links.attach(attachment{l.Index, "in"}, in, true))
 }
 
 // forgetOthers removes the flags and pins of interfaces that were removed. Their indices are

@@ -65,7 +65,10 @@ func (l *attachments) attach(a attachment, prog *ebpf.Program, ingress bool) err
 		return nil
 	}
 	if l.noTCX || l.preferFilters && !othersHaveLinks(a.index, ingress) {
-		return l.attachFilter(a, prog, ingress)
+		err := l.attachFilter(a, prog, ingress)
+		if l.noTCX || !errors.Is(err, errNoEgress) {
+			return err
+		}
 	}
 	if pins.Replace(l.pin(a), prog) != nil {
 		err := l.attachLink(a, prog, ingress)
