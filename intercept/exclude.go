@@ -121,7 +121,7 @@ func (i *Instance) resetExclusions() (err error) {
 	if err != nil {
 		return err
 	}
-	want, err := cgroup.Groups(i.cfg.Exclude)
+	want, err := cgroup.Present(i.cfg.Exclude) // follow excludes the others when they are created
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,9 @@
 package intercept
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	"sotto/intercept/cgroup"
 )
@@ -11,6 +13,7 @@ import (
 // Info describes an instance.
 type Info struct {
 	Cgroups, Exclude []string // directories
+	Missing          []string // those of Cgroups that do not exist now
 	Prefix4, Prefix6 netip.Prefix
 	Guard            GuardMode
 	LocalResolvers   LocalMode
@@ -22,7 +25,7 @@ func (i *Instance) Info() Info {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return Info{
-		Cgroups: cgroup.Dirs(i.groups), Exclude: i.cfg.Exclude, Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6,
+		Cgroups: cgroup.Dirs(i.groups), Missing: slices.Sorted(maps.Keys(i.missing)), Exclude: i.cfg.Exclude, Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6,
 		Guard: i.cfg.Guard, LocalResolvers: i.cfg.LocalResolvers, Attached: i.attached,
 	}
 }

@@ -29,7 +29,7 @@ import (
 // concurrently. After Close only Origin, Workload and Owner may be called.
 type Instance struct {
 	cfg     Config
-	groups  []cgroup.Group // sealed
+	groups  []cgroup.Group // sealed; IDs change, see follow
 	file    *os.File       // the locked record
 	paths   *cgroup.Paths
 	network *network.Network
@@ -56,6 +56,8 @@ type Instance struct {
 	detached bool // after attached
 	released bool // another process may own the instance
 	closed   bool
+
+	missing map[string]bool // directories of sealed cgroups that do not exist now
 }
 
 // Open creates everything except the hooks: the instance's name and lock, its network, its
@@ -200,8 +202,9 @@ func (i *Instance) Attach() error {
 	if !i.hadHooks {
 		i.destroyStale()
 	}
-	added := i.kernel.withoutHooks(i.groups)
-	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
+	groups := i.presentGroups()
+	added := i.kernel.withoutHooks(groups)
+	if err := i.kernel.attach(groups, i.cfg.Guard != GuardOff); err != nil {
 		if i.hadHooks { // the guard is that of an earlier process, which may still be running
 			return feature.Explain(err)
 		}
@@ -252,8 +255,8 @@ func (i *Instance) detach() error {
 	return err
 }
 
-// Run repairs the network and adapts it to the host's addresses, collects idle slots, writes
-// heartbeats, and logs and reports what was stopped. It returns nil when ctx ends.
+// Run repairs the network and adapts it to the host's addresses, seals cgroups again that are
+// created again, collects idle slots, writes heartbeats, and logs and reports what was stopped. It returns nil when ctx ends.
 func (i *Instance) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return i.network.Run(ctx) })
@@ -261,6 +264,7 @@ func (i *Instance) Run(ctx context.Context) error {
 	g.Go(func() error { return i.collectIdle(ctx) })
 	g.Go(func() error { return i.watchArrivals(ctx) })
 	g.Go(func() error { return i.guard.Run(ctx) })
+	g.Go(func() error { return i.follow(ctx) })
 	g.Go(func() error { return i.reportCounters(ctx) })
 	g.Go(func() error { return i.reportDrops(ctx) })
 	g.Go(func() error { return i.runHits(ctx) })

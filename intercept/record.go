@@ -147,20 +147,27 @@ func (r *registry) claim(rec record) (*os.File, error) {
 	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("claim instance %s: %w", rec.Name, err), f.Close())
 	}
-	data, err := json.Marshal(rec)
+	err = f.Chmod(0o600) // an older file may have another mode
 	if err == nil {
-		err = f.Chmod(0o600) // an older file may have another mode
-	}
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err == nil {
-		_, err = f.WriteAt(data, 0)
+		err = writeRecord(f, rec)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("record instance %s: %w", rec.Name, err), f.Close())
 	}
 	return f, nil
+}
+
+// writeRecord replaces the content of a record. The registry is locked.
+func writeRecord(f *os.File, rec record) error {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(data, 0)
+	return err
 }
 
 // remove removes an instance's record.

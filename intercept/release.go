@@ -71,7 +71,7 @@ func (i *Instance) Reclaim() (err error) {
 	if err := i.guard.Reattach(); err != nil {
 		return err
 	}
-	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
+	if err := i.kernel.attach(i.presentGroups(), i.cfg.Guard != GuardOff); err != nil {
 		return err
 	}
 	i.startHits()

@@ -122,7 +122,8 @@ func readPath(file string) (string, error) {
 }
 
 // Find returns the directory of a cgroup that a user names by its directory, or by its
-// path below the root of the hierarchy, as systemd-cgls and /proc/PID/cgroup show it.
+// path below the root of the hierarchy, as systemd-cgls and /proc/PID/cgroup show it. If it does
+// not exist, the error is [fs.ErrNotExist], and the directory is the one that it would have.
 func Find(path string) (string, error) {
 	root, err := Root()
 	if err != nil {
@@ -133,7 +134,7 @@ func Find(path string) (string, error) {
 		dir = filepath.Join(root, path)
 	}
 	if _, err := ID(dir); err != nil {
-		return "", err
+		return dir, err
 	}
 	return dir, nil
 }

@@ -96,26 +96,33 @@ func New(cfg Config, groups []cgroup.Group, root string) (*Guard, error) {
 		cfg:   cfg,
 		links: attachments{dir: cfg.PinDir, name: cfg.Name, host: cfg.Network.HostNetlink(), preferFilters: cfg.Filters},
 	}
+	if err := g.Seal(groups, root); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// Seal replaces the sealed cgroups. Other levels than before are in force with the next heartbeat.
+func (g *Guard) Seal(groups []cgroup.Group, root string) error {
 	wanted := make(map[uint64]bool)
 	var levels cgroup.Levels
 	for _, sealed := range groups {
 		level, err := sealed.Level(root)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := levels.Add(uint32(level)); err != nil {
-			return nil, fmt.Errorf("seal cgroup %s: %w", sealed.Path, err)
+			return fmt.Errorf("seal cgroup %s: %w", sealed.Path, err)
 		}
 		wanted[sealed.ID] = true
-		if err := cfg.Sealed.Put(sealed.ID, uint32(level)); err != nil {
-			return nil, fmt.Errorf("add sealed cgroup %s: %w", sealed.Path, err)
+		if err := g.cfg.Sealed.Put(sealed.ID, uint32(level)); err != nil {
+			return fmt.Errorf("add sealed cgroup %s: %w", sealed.Path, err)
 		}
 	}
+	g.mu.Lock()
 	g.state.SealLevels = uint64(levels)
-	if err := keepOnly(cfg.Sealed, wanted); err != nil {
-		return nil, err
-	}
-	return g, nil
+	g.mu.Unlock()
+	return keepOnly(g.cfg.Sealed, wanted)
 }
 
 // keepOnly removes the other cgroups, which an earlier process sealed.

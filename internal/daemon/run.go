@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -190,6 +191,7 @@ func warnEscapes(cfg intercept.Config, log *slog.Logger) {
 		for _, dir := range dirs {
 			why, err := cgroup.Leavable(dir)
 			switch {
+			case errors.Is(err, fs.ErrNotExist): // excluded, and not created yet
 			case err != nil:
 				log.Warn("cannot check who may move processes "+what, "cgroup", dir, "err", err)
 			case why != "":
@@ -230,6 +232,9 @@ func InstanceConfig(s config.Settings, p config.Plan) (cfg intercept.Config, err
 	}{{"cgroups", p.Cgroups, &cfg.Cgroups}, {"exclude", p.Exclude, &cfg.Exclude}} {
 		for i, path := range list.from {
 			dir, err := cgroup.Find(path)
+			if list.key == "exclude" && errors.Is(err, fs.ErrNotExist) {
+				err = nil // its service has not started yet: it is excluded when it does
+			}
 			if err != nil {
 				return cfg, s.At(fmt.Sprintf("%s[%d]", list.key, i), err)
 			}

@@ -90,7 +90,7 @@ func (d *daemon) groupStatuses(p config.Plan) []status.Group {
 func (d *daemon) sealStatus(inst *intercept.Instance) *status.Seal {
 	info := inst.Info()
 	s := &status.Seal{
-		Cgroups: info.Cgroups, Exclude: info.Exclude, Prefix4: info.Prefix4, Prefix6: info.Prefix6,
+		Cgroups: info.Cgroups, Missing: info.Missing, Exclude: info.Exclude, Prefix4: info.Prefix4, Prefix6: info.Prefix6,
 		Guard: info.Guard.String(), LocalResolvers: info.LocalResolvers.String(), Counters: inst.Counters(),
 	}
 	if s.Exclude == nil {

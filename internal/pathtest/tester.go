@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os/signal"
 	"slices"
@@ -100,6 +101,9 @@ func (t *tester) note(format string, args ...any) {
 
 // test sends queries from a cgroup, in all network namespaces of its processes.
 func (t *tester) test(ctx context.Context, dir string) error {
+	if _, err := cgroup.ID(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil // its service is stopped
+	}
 	all, complete, err := namespacesOf(dir, t.cfg.Exclude)
 	defer closeAll(all)
 	if err != nil {

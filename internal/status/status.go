@@ -46,8 +46,9 @@ func IsGuard(counter string) bool {
 
 // Seal is what the kernel redirects.
 type Seal struct {
-	Cgroups        []string          `json:"cgroups"` // directories
-	Exclude        []string          `json:"exclude"` // directories
+	Cgroups        []string          `json:"cgroups"`           // directories
+	Missing        []string          `json:"missing,omitempty"` // those of them that do not exist now
+	Exclude        []string          `json:"exclude"`           // directories
 	Prefix4        netip.Prefix      `json:"prefix4"`
 	Prefix6        netip.Prefix      `json:"prefix6"`
 	Guard          string            `json:"guard"`           // drop, count or off

@@ -18,6 +18,7 @@ func TestText(t *testing.T) {
 		Version: "v1.2.3", Started: now.Add(-50 * time.Hour), PID: 42, Ready: true, Rules: 3,
 		Seal: &Seal{
 			Cgroups: []string{"/sys/fs/cgroup/app.slice", "/sys/fs/cgroup/user.slice"}, Exclude: []string{"/sys/fs/cgroup/app.slice/dns.service"},
+			Missing: []string{"/sys/fs/cgroup/user.slice"},
 			Prefix4: netip.MustParsePrefix("198.19.0.0/16"), Prefix6: netip.MustParsePrefix("fd73:6f74:746f::/64"),
 			Guard: "drop", LocalResolvers: "redirect", SlotsUsed: 7, SlotsTotal: 65536,
 			KernelAnswers: KernelAnswers{State: "on", Entries: 12, MaxEntries: 5120, Verdicts: map[string]uint64{"answered": 345}},
@@ -43,7 +44,7 @@ func TestText(t *testing.T) {
 	}
 	const want = `Sotto            v1.2.3, ready, up 2d2h, PID 42
 Sealed           /sys/fs/cgroup/app.slice
-                 /sys/fs/cgroup/user.slice
+                 /sys/fs/cgroup/user.slice (does not exist now)
 Excluded         /sys/fs/cgroup/app.slice/dns.service
 Addresses        198.19.0.0/16 and fd73:6f74:746f::/64, 7 of 65536 in use
 Local resolvers  redirect

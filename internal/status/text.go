@@ -68,7 +68,13 @@ func (s *Status) Text(out io.Writer, now time.Time, style Style) error {
 }
 
 func (s *Seal) text(w io.Writer) {
-	fmt.Fprintf(w, "Sealed\t%s\n", strings.Join(s.Cgroups, "\n\t"))
+	sealed := slices.Clone(s.Cgroups)
+	for n, dir := range sealed {
+		if slices.Contains(s.Missing, dir) {
+			sealed[n] += " (does not exist now)"
+		}
+	}
+	fmt.Fprintf(w, "Sealed\t%s\n", strings.Join(sealed, "\n\t"))
 	if len(s.Exclude) > 0 {
 		fmt.Fprintf(w, "Excluded\t%s\n", strings.Join(s.Exclude, "\n\t"))
 	}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package intercept
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sotto/intercept/cgroup"
+	"sotto/intercept/clienttest"
+	"sotto/intercept/pins"
+	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
+)
+
+// remove removes cgroups whose processes have exited, as systemd does when a unit stops.
+func remove(t *testing.T, groups ...*netlab.Cgroup) {
+	t.Helper()
+	for _, g := range groups {
+		if err := cgroup.Remove(g.Path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// create creates a cgroup below another one.
+func (s *testSeal) create(t *testing.T, parent *netlab.Cgroup, name string) *netlab.Cgroup {
+	t.Helper()
+	g, err := s.lab.Below(parent, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// A cgroup that is removed and created again is sealed or excluded again, also if the one above it
+// is another one, and another process adopts its hooks. An excluded cgroup may be created later.
+func TestCgroupCreatedAgain(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = labtest.LAN(t)
+	top := s.unsealed(t, "top")
+	slice := s.create(t, top, "app.slice")
+	service := s.create(t, slice, "app.service")
+	s.group = service
+	cfg := sealTestConfig(t, service)
+	cfg.Exclude = []string{filepath.Join(service.Path, "open", "deep")}
+	s.Instance = openAt(t, s.host, cfg)
+	stopListening := listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stop := func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	defer func() { stop() }()
+	sealed := func(g *netlab.Cgroup) func() bool {
+		return func() bool {
+			_, err := os.Stat(pins.Hook(s.kernel.dir, "guard", g.ID))
+			return err == nil && s.sealedGroups()[0].ID == g.ID
+		}
+	}
+	ask := func(in *netlab.Cgroup) {
+		t.Helper()
+		c := clienttest.Start(t, s.host, in)
+		c.Want(strings.ReplaceAll(`
+			socket a udp4 => ok
+			sendto a 8.8.8.8:53 => ok
+			recv a => 8.8.8.8:53W from 8.8.8.8:53
+			frame eth0 8.8.8.8:53 => ENOBUFS`, "W", " by "+strings.TrimPrefix(in.Path, s.paths.Root())))
+		c.Stop()
+	}
+	ask(service)
+	for _, alone := range []bool{true, false} {
+		remove(t, service)
+		if !alone {
+			remove(t, slice)
+		}
+		eventually(t, "the status names the removed cgroup", func() bool { return slices.Contains(s.Info().Missing, service.Path) })
+		if !alone {
+			slice = s.create(t, top, "app.slice")
+		}
+		service = s.create(t, slice, "app.service")
+		eventually(t, "the new cgroup is sealed", sealed(service))
+		ask(service)
+		if m := s.Info().Missing; len(m) > 0 {
+			t.Errorf("missing: %v", m)
+		}
+	}
+
+	open := s.create(t, service, "open")
+	for range 2 {
+		deep := s.create(t, open, "deep")
+		eventually(t, "the new cgroup is excluded", func() bool {
+			all, err := s.exclusion().all()
+			_, is := all[deep.ID]
+			return err == nil && is
+		})
+		if n := s.crossed(t, func() {
+			c := clienttest.Start(t, s.host, deep)
+			c.Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok")
+			c.Stop()
+		}); n != 1 {
+			t.Errorf("%d packets of an excluded cgroup left", n)
+		}
+		remove(t, deep)
+	}
+
+	// The next process finds the hooks of the new cgroup.
+	stop()
+	stop = func() {}
+	stopListening()
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	s.Instance = openAt(t, s.host, cfg)
+	if !s.kernel.adopted {
+		t.Error("the maps were not adopted")
+	}
+	if !slices.Contains(s.previous, service.Path) {
+		t.Errorf("the record names %v", s.previous)
+	}
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	ask(service)
+}
