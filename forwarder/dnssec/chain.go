@@ -152,12 +152,18 @@ func (v *Validator) fetch(ctx context.Context, name record.Name, parent *node, s
 		f.ttl = brokenTTL
 	}
 	n.name, n.expires = name, f.now.Add(time.Duration(f.ttl)*time.Second)
-	if n.kind == signedZone {
-		v.zones.Put(name, n)
-	} else {
-		v.cuts.Put(name, n)
-	}
+	v.store(n)
 	return n, nil
+}
+
+// store stores a node. It replaces one of the same name in the other map, which would hide it.
+func (v *Validator) store(n *node) {
+	to, other := v.cuts, v.zones
+	if n.kind == signedZone {
+		to, other = v.zones, v.cuts
+	}
+	to.Put(n.name, n)
+	other.Delete(n.name)
 }
 
 // fetcher makes one node.

@@ -298,6 +298,20 @@ func (w *world) Exchange(ctx context.Context, query []byte, until time.Time) ([]
 	return r.Pack()
 }
 
+// times returns how often a question was asked.
+func (w *world) times(question string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked[question]
+}
+
+// update changes the zones, or the replies, while queries may still be running.
+func (w *world) update(change func(*world)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(w)
+}
+
 // newWorld returns a root with a few zones, and a validator of it.
 func newWorld(t testing.TB) (*world, *Validator) {
 	t.Helper()

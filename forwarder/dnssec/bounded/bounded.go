@@ -37,6 +37,14 @@ func (m *Map[K, V]) Put(k K, v V) {
 	m.insert(k, v)
 }
 
+// Delete removes a key.
+func (m *Map[K, V]) Delete(k K) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.young, k)
+	delete(m.aged, k)
+}
+
 // Clear removes all entries.
 func (m *Map[K, V]) Clear() {
 	m.mu.Lock()

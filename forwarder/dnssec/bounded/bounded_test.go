@@ -22,3 +22,16 @@ func TestMap(t *testing.T) {
 		t.Errorf("an entry that was not used is still there: %q", v)
 	}
 }
+
+// TestDelete: a deleted entry is in neither generation.
+func TestDelete(t *testing.T) {
+	m := New[int, string](2)
+	for _, k := range []int{1, 2, 3} { // 3 starts a generation, and Get copies 1 into it
+		m.Put(k, "value")
+	}
+	m.Get(1)
+	m.Delete(1)
+	if _, ok := m.Get(1); ok || m.Len() != 2 {
+		t.Errorf("the entry is there: %v; %d entries: want two", ok, m.Len())
+	}
+}
