@@ -27,9 +27,8 @@ type answer struct {
 	now   time.Time
 	work  work
 
-	insecure bool
-	zones    []*node // the signed zones that were used
-	proofs   []*zoneProof
+	zones  []*node // the signed zones that were used
+	proofs []*zoneProof
 
 	denied record.Name // the name whose absence, or absence of records, was proven by denier
 	denier *zoneProof
@@ -44,87 +43,100 @@ type zoneProof struct {
 	err  *Error        // of a set that is not valid
 }
 
-// validate returns whether the reply is secure.
+// validate verifies the reply, from the question through aliases, and returns whether it is secure.
+// It is bogus if one step is, and otherwise insecure if one is: an alias in an unsigned zone says
+// nothing about the zone that it names.
 func (a *answer) validate() (secure bool, err error) {
-	name, err := a.follow()
-	if err != nil {
-		return false, err
-	}
-	if name != "" && !a.insecure {
-		if err := a.negative(name); err != nil {
-			return false, err
-		}
-	}
-	if a.insecure {
-		return false, nil
-	}
-	if name == "" && a.m.Rcode != wire.RcodeSuccess {
-		return false, bogus(wire.EDEBogus, a.m.Name, a.m.Type, "the reply is NXDOMAIN, and has the records")
-	}
-	a.rest()
-	return true, nil
-}
-
-// follow verifies the answer section, from the question through aliases. It returns the name
-// about which the answer is negative, or "" if there is none.
-func (a *answer) follow() (record.Name, error) {
+	secure = true
 	name := a.m.Name
 	for range maxAliases {
-		if a.m.Type == wire.TypeANY {
-			if found, err := a.any(name); found || err != nil {
-				return "", err
-			}
-		} else if set := a.m.Find(record.Answer, name, a.m.Type); set != nil {
-			return "", a.positive(set)
+		target, ok, err := a.step(name)
+		if err != nil {
+			return false, err
 		}
-		target, err := a.alias(name)
-		if err != nil || a.insecure {
-			return "", err
-		}
+		secure = secure && ok
 		if target == "" {
-			return name, nil
+			if secure {
+				a.rest()
+			}
+			return secure, nil
 		}
 		name = target
 	}
-	return "", bogus(wire.EDEBogus, a.m.Name, a.m.Type, "it has more than %d aliases", maxAliases)
+	return false, bogus(wire.EDEBogus, a.m.Name, a.m.Type, "it has more than %d aliases", maxAliases)
+}
+
+// step verifies what the reply says about one name: its records, its alias, or that it has neither.
+// It returns the target of an alias, or "".
+func (a *answer) step(name record.Name) (target record.Name, secure bool, err error) {
+	found, secure, err := a.records(name)
+	if found || err != nil {
+		if secure && a.m.Rcode != wire.RcodeSuccess {
+			err = bogus(wire.EDEBogus, a.m.Name, a.m.Type, "the reply is NXDOMAIN, and has the records")
+		}
+		return "", secure, err
+	}
+	target, secure, err = a.alias(name)
+	if target == "" && err == nil {
+		secure, err = a.negative(name)
+	}
+	return target, secure, err
+}
+
+// records verifies the RRsets of a name that have the type of the question.
+func (a *answer) records(name record.Name) (found, secure bool, err error) {
+	if a.m.Type == wire.TypeANY {
+		return a.any(name)
+	}
+	set := a.m.Find(record.Answer, name, a.m.Type)
+	if set == nil {
+		return false, false, nil
+	}
+	secure, err = a.positive(set)
+	return true, secure, err
 }
 
 // any verifies all RRsets of a name, for a question of type ANY.
-func (a *answer) any(name record.Name) (found bool, err error) {
+func (a *answer) any(name record.Name) (found, secure bool, err error) {
+	secure = true
 	for _, s := range a.m.Sets {
 		if s.Section != record.Answer || s.Owner != name || len(s.Data) == 0 {
 			continue
 		}
 		found = true
-		if err := a.positive(s); err != nil {
-			return true, err
+		ok, err := a.positive(s)
+		if err != nil {
+			return true, false, err
 		}
+		secure = secure && ok
 	}
-	return found, nil
+	return found, secure, nil
 }
 
 // alias verifies the DNAME or CNAME that applies to a name, and returns its target, or "" if there
 // is none.
-func (a *answer) alias(name record.Name) (record.Name, error) {
+func (a *answer) alias(name record.Name) (target record.Name, secure bool, err error) {
 	cname := a.m.Find(record.Answer, name, wire.TypeCNAME)
 	if set := dnameAbove(a.m, name); set != nil {
 		target, ok := substitute(name, set)
 		if !ok || cname != nil && (len(cname.Data) != 1 || record.Name(cname.Data[0]) != target) {
-			return "", bogus(wire.EDEBogus, set.Owner, wire.TypeDNAME, "the answer does not follow from it")
+			return "", false, bogus(wire.EDEBogus, set.Owner, wire.TypeDNAME, "the answer does not follow from it")
 		}
 		if cname != nil {
 			cname.Keep = true
 			a.limit(cname, set.TTL)
 		}
-		return target, a.positive(set)
+		secure, err = a.positive(set)
+		return target, secure, err
 	}
 	if cname == nil {
-		return "", nil
+		return "", false, nil
 	}
 	if len(cname.Data) != 1 {
-		return "", bogus(wire.EDEBogus, name, wire.TypeCNAME, "there is more than one")
+		return "", false, bogus(wire.EDEBogus, name, wire.TypeCNAME, "there is more than one")
 	}
-	return record.Name(cname.Data[0]), a.positive(cname)
+	secure, err = a.positive(cname)
+	return record.Name(cname.Data[0]), secure, err
 }
 
 // dnameAbove returns the RRset of a DNAME in the answer section whose owner is above name, or nil.
@@ -147,41 +159,40 @@ func substitute(name record.Name, dname *record.Set) (record.Name, bool) {
 	return prefix + target, true
 }
 
-// positive verifies an RRset of the answer.
-func (a *answer) positive(s *record.Set) error {
+// positive verifies an RRset of the answer, and returns whether it is secure.
+func (a *answer) positive(s *record.Set) (secure bool, err error) {
 	zone, sig, err := a.set(s)
 	if err != nil || zone == nil {
-		return err
+		return false, err
 	}
 	s.Keep = true
 	a.limit(s, lifetime(sig, a.now))
 	encloser, expanded := s.Expanded(sig)
 	if !expanded {
-		return nil
+		return true, nil
 	}
 	if s.Type == wire.TypeDS {
-		return bogus(wire.EDEBogus, s.Owner, s.Type, "it was expanded from a wildcard")
+		return false, bogus(wire.EDEBogus, s.Owner, s.Type, "it was expanded from a wildcard")
 	}
 	p := a.proof(zone)
 	return a.judge(p, p.NoCloser(s.Owner, encloser), s.Owner, s.Type)
 }
 
-// judge returns an error for a proof that fails, and records one that is insecure.
-func (a *answer) judge(p *zoneProof, r denial.Result, name record.Name, typ uint16) error {
+// judge returns whether a proof is secure, and an error if it fails.
+func (a *answer) judge(p *zoneProof, r denial.Result, name record.Name, typ uint16) (secure bool, err error) {
 	switch r {
 	case denial.Proven:
 		a.use(p)
-		return nil
+		return true, nil
 	case denial.Insecure, denial.TooManyIterations:
-		a.insecure = true
-		return nil
+		return false, nil
 	case denial.Excessive, denial.TooMuchWork:
-		return refusal(r, name, typ)
+		return false, refusal(r, name, typ)
 	}
 	if p.err != nil {
-		return p.err
+		return false, p.err
 	}
-	return bogus(wire.EDENSECMissing, name, typ, "no NSEC or NSEC3 record of %s proves the answer", p.zone.name)
+	return false, bogus(wire.EDENSECMissing, name, typ, "no NSEC or NSEC3 record of %s proves the answer", p.zone.name)
 }
 
 // use keeps the records of a proof.
@@ -229,15 +240,14 @@ func zoneName(name record.Name, typ uint16) record.Name {
 	return name
 }
 
-// zone returns the node of the zone that name is in, and notes it. signer is set if a signature
-// names it as its zone.
+// zone returns the node of the zone that name is in, and notes it if it is signed. signer is set if
+// a signature names it as its zone.
 func (a *answer) zone(name record.Name, signer bool) (*node, error) {
 	n, err := a.v.zoneOf(a.ctx, name, signer, a.until)
 	if err != nil {
 		return nil, err
 	}
 	if n.kind == unsigned {
-		a.insecure = true
 		return n, nil
 	}
 	for _, z := range a.zones {
@@ -252,9 +262,11 @@ func (a *answer) zone(name record.Name, signer bool) (*node, error) {
 // set verifies an RRset. It returns the zone that signed it, or nil if it is insecure.
 func (a *answer) set(s *record.Set) (zone *node, sig *record.RRSIG, err error) {
 	var invalid *Error
+	insecure := false
 	a.signers(s.Owner, s.Type, s.Sigs, func(signer record.Name) bool {
 		var n *node
 		if n, err = a.zone(signer, true); err != nil || n.kind == unsigned {
+			insecure = err == nil
 			return true
 		}
 		if n.name != signer {
@@ -269,7 +281,7 @@ func (a *answer) set(s *record.Set) (zone *node, sig *record.RRSIG, err error) {
 		zone = n
 		return true
 	})
-	if zone != nil || err != nil || a.insecure {
+	if zone != nil || err != nil || insecure {
 		return zone, sig, err
 	}
 	if n, err := a.zone(zoneName(s.Owner, s.Type), false); err != nil || n.kind == unsigned {

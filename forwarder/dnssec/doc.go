@@ -9,10 +9,10 @@
 //   - secure: every RRset of the answer is signed by a chain from a trust anchor, and what does not
 //     exist is proven. The reply has AD set. Records that are not part of the answer and not signed
 //     are removed.
-//   - insecure: a signed proof says that the zone is not signed, or its algorithms are not
-//     supported, or no trust anchor is above it, or a negative one is. The reply is passed on, with
-//     AD clear.
-//   - bogus: anything else. The result is an [*Error], whose EDE gives the reason (RFC 8914).
+//   - insecure: the zone of a part of the answer is not signed, as a signed proof says, or its
+//     algorithms are not supported, or no trust anchor is above it, or a negative one is. All other
+//     parts are secure. The reply is passed on, with AD clear.
+//   - bogus: anything else, in any part. The result is an [*Error], whose EDE gives the reason (RFC 8914).
 //   - indeterminate: the upstream did not answer a query for the chain. The error is the
 //     upstream's.
 //

@@ -9,34 +9,28 @@ import (
 )
 
 // negative verifies that a name does not exist, or that it has no records of the type of the
-// question.
-func (a *answer) negative(name record.Name) error {
+// question, and returns whether that is secure.
+func (a *answer) negative(name record.Name) (secure bool, err error) {
 	typ := a.m.Type
-	if _, ok := a.v.cfg.Anchors.Closest(zoneName(name, typ)); !ok {
-		a.insecure = true
-		return nil
-	}
-	var err error
 	done := false
 	a.signers(name, typ, a.denialSigs(), func(signer record.Name) bool {
 		var n *node
 		if n, err = a.zone(signer, true); err != nil || n.kind == unsigned {
-			return true
-		}
-		if n.name == signer {
 			done = true
-			err = a.deny(a.proof(n), name)
+		} else if n.name == signer {
+			done = true
+			secure, err = a.deny(a.proof(n), name)
 		}
 		return done
 	})
-	if done || err != nil || a.insecure {
-		return err
+	if done {
+		return secure, err
 	}
 	n, err := a.zone(zoneName(name, typ), false)
 	if err != nil || n.kind == unsigned {
-		return err
+		return false, err
 	}
-	return bogus(wire.EDENSECMissing, name, typ, "no NSEC or NSEC3 record proves the answer, and its zone is signed")
+	return false, bogus(wire.EDENSECMissing, name, typ, "no NSEC or NSEC3 record proves the answer, and its zone is signed")
 }
 
 // denialSigs returns the signatures of the denial records in the authority section.
@@ -49,9 +43,9 @@ func (a *answer) denialSigs() (all []record.RRSIG) {
 	return all
 }
 
-// deny checks what a zone's records prove about a name. Some servers reply NXDOMAIN for an empty
+// deny checks what a zone's records prove about a name, and returns whether that is secure. Some servers reply NXDOMAIN for an empty
 // non-terminal, which exists (RFC 8020): the code is corrected.
-func (a *answer) deny(p *zoneProof, name record.Name) error {
+func (a *answer) deny(p *zoneProof, name record.Name) (secure bool, err error) {
 	typ := a.m.Type
 	var r denial.Result
 	if a.m.Rcode == wire.RcodeNXDomain {
@@ -63,20 +57,20 @@ func (a *answer) deny(p *zoneProof, name record.Name) error {
 	} else {
 		r = p.NoData(name, typ)
 	}
-	if err := a.judge(p, r, name, typ); err != nil || a.insecure {
-		return err
+	if secure, err := a.judge(p, r, name, typ); err != nil || !secure {
+		return false, err
 	}
 	if soa := a.m.Find(record.Authority, p.zone.name, wire.TypeSOA); soa != nil {
 		sig, err := a.v.verify(soa, p.zone.name, p.zone.keys, &a.work, a.now)
 		if err != nil {
-			return err
+			return false, err
 		}
 		soa.Keep = true
 		a.limit(soa, lifetime(sig, a.now))
 		a.soa = soa
 	}
 	a.denied, a.denier = name, p
-	return nil
+	return true, nil
 }
 
 // rest keeps what else is signed by the zones of the answer: NS records of the authority section,
