@@ -3,8 +3,10 @@
 package dnssec
 
 import (
+	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -63,5 +65,61 @@ func TestInsecureAlias(t *testing.T) {
 		if got := result(r, err); got != tc.want {
 			t.Errorf("%s: %s: want %s (%v)", tc.what, got, tc.want, err)
 		}
+	}
+}
+
+// dnameAlone leaves of an answer only the DNAME, its signature, and the CNAME that follows from it.
+func dnameAlone(r *dns.Msg) { r.Answer, r.Ns, r.Rcode = r.Answer[:3], nil, dns.RcodeSuccess }
+
+// TestSynthesized: the CNAME of a DNAME, which is not signed, answers questions of the types CNAME
+// and ANY. unbound follows it for the type CNAME, nsd for ANY, and BIND for neither. Answers to ANY
+// contain signatures.
+func TestSynthesized(t *testing.T) {
+	same := func(*dns.Msg) {}
+	for _, tc := range []struct {
+		what, name string
+		typ        uint16
+		change     func(r *dns.Msg)
+		want       string
+	}{
+		{"followed, no CNAME", "www.dn.a13.test.", dns.TypeCNAME, same, "NOERROR secure 2"},
+		{"followed, a CNAME", "alias.dn.a13.test.", dns.TypeCNAME, same, "NOERROR secure 3"},
+		{"followed, no name", "nx.dn.a13.test.", dns.TypeCNAME, same, "NXDOMAIN secure 2"},
+		{"followed, records", "alias.dn.a13.test.", dns.TypeANY, func(r *dns.Msg) { r.Answer, r.Ns = r.Answer[:5], nil }, "NOERROR secure 5"},
+		{"followed, in an unsigned zone", "alias.dn.plain.test.", dns.TypeCNAME, same, "NOERROR insecure 3"},
+		{"not followed", "www.dn.a13.test.", dns.TypeCNAME, dnameAlone, "NOERROR secure 2"},
+		{"not followed, a CNAME", "alias.dn.a13.test.", dns.TypeCNAME, dnameAlone, "NOERROR secure 2"},
+		{"not followed, no name", "nx.dn.a13.test.", dns.TypeCNAME, dnameAlone, "NOERROR secure 2"},
+		{"not followed, ANY", "www.dn.a13.test.", dns.TypeANY, dnameAlone, "NOERROR secure 3"},
+		{"NXDOMAIN without a proof", "nx.dn.a13.test.", dns.TypeCNAME, func(r *dns.Msg) { r.Ns = nil }, fmt.Sprint("bogus ", wire.EDENSECMissing)},
+		{"another target", "www.dn.a13.test.", dns.TypeCNAME, func(r *dns.Msg) {
+			dnameAlone(r)
+			r.Answer[2].(*dns.CNAME).Target = "www.plain.test."
+		}, fmt.Sprint("bogus ", wire.EDEBogus)},
+		{"no signature of the DNAME", "www.dn.a13.test.", dns.TypeANY, func(r *dns.Msg) { dnameAlone(r); r.Answer = withoutSigs(r.Answer, 0) }, fmt.Sprint("bogus ", wire.EDERRSIGsMissing)},
+		{"no signature of the target's CNAME", "alias.dn.a13.test.", dns.TypeCNAME, func(r *dns.Msg) { r.Answer = withoutSigs(r.Answer, dns.TypeCNAME) }, fmt.Sprint("bogus ", wire.EDERRSIGsMissing)},
+		{"another record below the DNAME", "www.dn.a13.test.", dns.TypeANY, func(r *dns.Msg) {
+			dnameAlone(r)
+			r.Answer = append(r.Answer, &dns.A{Hdr: dns.RR_Header{Name: "www.dn.a13.test.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 9}, A: []byte{192, 0, 2, 66}})
+		}, fmt.Sprint("bogus ", wire.EDERRSIGsMissing)},
+	} {
+		w, v := newWorld(t)
+		w.change = changed(tc.typ, tc.change)
+		r, err := ask(v, tc.name, tc.typ, false)
+		if got := result(r, err); got != tc.want {
+			t.Errorf("%s: %s: want %s (%v)", tc.what, got, tc.want, err)
+		}
+	}
+}
+
+// TestBelowDNAME: a name below a DNAME is in the DNAME's zone, and so are those below it.
+func TestBelowDNAME(t *testing.T) {
+	w, v := newWorld(t)
+	n, err := v.zoneOf(context.Background(), wireName("a.b.www.dn.a13.test."), false, time.Now().Add(time.Minute))
+	if err != nil || n.kind != signedZone || n.name != wireName("a13.test.") {
+		t.Fatalf("%+v, %v: want the zone a13.test", n, err)
+	}
+	if w.asked["b.www.dn.a13.test. DS"] != 0 {
+		t.Error("a query below a name that a DNAME replaces")
 	}
 }

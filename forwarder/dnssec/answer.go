@@ -5,6 +5,7 @@ package dnssec
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"sotto/forwarder/dnssec/denial"
@@ -67,7 +68,7 @@ func (a *answer) validate() (secure bool, err error) {
 }
 
 // step verifies what the reply says about one name: its records, its alias, or that it has neither.
-// It returns the target of an alias, or "".
+// It returns the target of an alias that the reply follows, or "".
 func (a *answer) step(name record.Name) (target record.Name, secure bool, err error) {
 	found, secure, err := a.records(name)
 	if found || err != nil {
@@ -77,19 +78,23 @@ func (a *answer) step(name record.Name) (target record.Name, secure bool, err er
 		return "", secure, err
 	}
 	target, secure, err = a.alias(name)
-	if target == "" && err == nil {
+	switch {
+	case err != nil || target != "" && a.follows(target):
+		return target, secure, err
+	case target == "":
 		secure, err = a.negative(name)
 	}
-	return target, secure, err
+	return "", secure, err
 }
 
-// records verifies the RRsets of a name that have the type of the question.
+// records verifies the RRsets of a name that have the type of the question. The CNAME of a DNAME is
+// not one of them: it is not signed (RFC 6672 §5.3.1), and alias compares it.
 func (a *answer) records(name record.Name) (found, secure bool, err error) {
 	if a.m.Type == wire.TypeANY {
 		return a.any(name)
 	}
 	set := a.m.Find(record.Answer, name, a.m.Type)
-	if set == nil {
+	if set == nil || set.Type == wire.TypeCNAME && dnameAbove(a.m, name) != nil {
 		return false, false, nil
 	}
 	secure, err = a.positive(set)
@@ -99,8 +104,9 @@ func (a *answer) records(name record.Name) (found, secure bool, err error) {
 // any verifies all RRsets of a name, for a question of type ANY.
 func (a *answer) any(name record.Name) (found, secure bool, err error) {
 	secure = true
+	dname := dnameAbove(a.m, name)
 	for _, s := range a.m.Sets {
-		if s.Section != record.Answer || s.Owner != name || len(s.Data) == 0 {
+		if s.Section != record.Answer || s.Owner != name || len(s.Data) == 0 || s.Type == wire.TypeCNAME && dname != nil {
 			continue
 		}
 		found = true
@@ -111,6 +117,17 @@ func (a *answer) any(name record.Name) (found, secure bool, err error) {
 		secure = secure && ok
 	}
 	return found, secure, nil
+}
+
+// follows reports whether the reply follows an alias to its target. A CNAME answers questions of the
+// types CNAME and ANY, but some servers follow that of a DNAME.
+func (a *answer) follows(target record.Name) bool {
+	if a.m.Type != wire.TypeCNAME && a.m.Type != wire.TypeANY || a.m.Rcode != wire.RcodeSuccess {
+		return true
+	}
+	return slices.ContainsFunc(a.m.Sets, func(s *record.Set) bool {
+		return s.Section == record.Answer && s.Owner == target && len(s.Data) > 0
+	})
 }
 
 // alias verifies the DNAME or CNAME that applies to a name, and returns its target, or "" if there

@@ -279,16 +279,17 @@ func (f *fetcher) usable(set *record.Set) (all []record.DS) {
 
 // absent makes the node of a name without DS records, by what proves that.
 func (f *fetcher) absent(m *record.Message, name record.Name, parent *node) *node {
+	// Before the CNAME, which is not signed if it follows from the DNAME.
+	if set := dnameAbove(m, name); set != nil && set.Owner.Within(parent.name) {
+		if _, err := f.verify(set, parent.name, parent.keys); err == nil {
+			return &node{kind: noName}
+		}
+	}
 	if set := m.Find(record.Answer, name, wire.TypeCNAME); set != nil {
 		if _, err := f.verify(set, parent.name, parent.keys); err != nil {
 			return brokenNode(err)
 		}
 		return &node{kind: sameZone}
-	}
-	if set := dnameAbove(m, name); set != nil && set.Owner.Within(parent.name) {
-		if _, err := f.verify(set, parent.name, parent.keys); err == nil {
-			return &node{kind: noName}
-		}
 	}
 	proof := newProof(parent.name)
 	var worst *Error
