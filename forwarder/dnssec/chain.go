@@ -311,7 +311,9 @@ func (f *fetcher) absent(m *record.Message, name record.Name, parent *node) *nod
 		return brokenNode(refusal(result, name, wire.TypeDS))
 	case cut == denial.Unsigned:
 		return &node{kind: unsigned}
-	case cut == denial.NotCut && m.Rcode == wire.RcodeNXDomain:
+	case cut == denial.NotCut && m.Rcode == wire.RcodeNXDomain && proof.NameError(name) == denial.Proven:
+		// The code alone proves nothing: it is not signed, and some servers return it for an empty
+		// non-terminal.
 		return &node{kind: noName}
 	case cut == denial.NotCut:
 		return &node{kind: sameZone}
