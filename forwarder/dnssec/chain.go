@@ -101,7 +101,7 @@ func (v *Validator) node(ctx context.Context, name record.Name, parent *node, si
 				}
 			} else {
 				var err error
-				n, err = v.fetch(ctx, name, parent, signer, until)
+				n, err = v.lead(ctx, name, parent, signer, until)
 				v.flights.leave(name, f, n)
 				if err != nil {
 					return nil, err
@@ -125,6 +125,15 @@ func (v *Validator) known(name record.Name) *node {
 		return nil
 	}
 	return n
+}
+
+// lead makes the node of a name for a flight, unless an earlier flight ended after the caller had
+// looked for the node.
+func (v *Validator) lead(ctx context.Context, name record.Name, parent *node, signer bool, until time.Time) (*node, error) {
+	if n := v.known(name); n != nil {
+		return n, nil
+	}
+	return v.fetch(ctx, name, parent, signer, until)
 }
 
 // fetch makes the node of a name, and stores it. The error is that there was no time.
@@ -321,14 +330,6 @@ func (f *fetcher) absent(m *record.Message, name record.Name, parent *node) *nod
 		return brokenNode(worst)
 	}
 	return brokenNode(bogus(wire.EDENSECMissing, name, wire.TypeDS, "nothing proves whether the zone is signed"))
-}
-
-// refusal returns the error for a proof that is not examined.
-func refusal(r denial.Result, name record.Name, typ uint16) *Error {
-	if r == denial.Excessive {
-		return bogus(wire.EDEUnsupportedIterations, name, typ, "its NSEC3 records have too many iterations")
-	}
-	return bogus(wire.EDEBogus, name, typ, "its NSEC3 records need too many hashes")
 }
 
 // keys makes the node of a zone whose keys have one of those digests.

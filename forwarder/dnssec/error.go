@@ -5,6 +5,7 @@ package dnssec
 import (
 	"fmt"
 
+	"sotto/forwarder/dnssec/denial"
 	"sotto/forwarder/dnssec/record"
 	"sotto/forwarder/wire"
 )
@@ -23,6 +24,14 @@ func (e *Error) EDE() wire.EDE { return wire.EDE{Code: e.Code, Text: e.Text} }
 // bogus returns an error about records of a name.
 func bogus(code uint16, name record.Name, typ uint16, format string, args ...any) *Error {
 	return &Error{code, fmt.Sprintf("%s %s: %s", name, wire.TypeName(typ), fmt.Sprintf(format, args...))}
+}
+
+// refusal returns the error for a proof that is not examined.
+func refusal(r denial.Result, name record.Name, typ uint16) *Error {
+	if r == denial.Excessive {
+		return bogus(wire.EDEUnsupportedIterations, name, typ, "its NSEC3 records have too many iterations")
+	}
+	return bogus(wire.EDEBogus, name, typ, "its NSEC3 records need too many hashes")
 }
 
 // reasons names the codes for statistics.
