@@ -58,8 +58,15 @@ func (m LocalMode) String() string {
 	return [...]string{LocalKeep: "keep", LocalRedirect: "redirect"}[m]
 }
 
-// maxPorts is MAX_PORTS in bpf/settings.h.
-const maxPorts = 16
+// Limits of [Config].
+const (
+	// MaxPorts is MAX_PORTS in bpf/settings.h.
+	MaxPorts = 16
+
+	// LongestPrefix4 and LongestPrefix6 are the longest lengths of Prefix4 and Prefix6.
+	LongestPrefix4 = network.Longest4
+	LongestPrefix6 = network.Longest6
+)
 
 // defaultLinger is how long a slot outlives the last query of an unconnected socket. Clients
 // do not wait that long for a reply.
@@ -83,7 +90,7 @@ type Config struct {
 	// Exclude are the directories of cgroups that are not sealed, with all cgroups below them.
 	Exclude []string
 
-	// Ports are the sealed ports. Default: 53. At most 16.
+	// Ports are the sealed ports. Default: 53. At most [MaxPorts].
 	Ports []uint16
 
 	// Prefix4 and Prefix6 are the networks of the virtual addresses. The smaller one
@@ -196,8 +203,8 @@ func (c *Config) checkNames() error {
 
 func (c *Config) checkNumbers() error {
 	var errs []error
-	if len(c.Ports) > maxPorts {
-		errs = append(errs, fmt.Errorf("ports: %d given; %d is the most", len(c.Ports), maxPorts))
+	if len(c.Ports) > MaxPorts {
+		errs = append(errs, fmt.Errorf("ports: %d given; %d is the most", len(c.Ports), MaxPorts))
 	}
 	for _, p := range c.Ports {
 		if p == 0 {

@@ -155,7 +155,7 @@ func (k *kernel) spec(cfg *Config, read objectReader) (*ebpf.CollectionSpec, err
 	if cfg.LocalResolvers != LocalKeep {
 		spec.Maps[sottoMapLocals].MaxEntries = 1 // not used
 	}
-	var ports [maxPorts]uint16
+	var ports [MaxPorts]uint16
 	for i, p := range cfg.Ports {
 		ports[i] = htons(p)
 	}

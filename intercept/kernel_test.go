@@ -75,7 +75,7 @@ func TestSharedConstants(t *testing.T) {
 		want int
 	}{
 		"LAYOUT":     {"settings.h", layoutVersion},
-		"MAX_PORTS":  {"settings.h", maxPorts},
+		"MAX_PORTS":  {"settings.h", MaxPorts},
 		"MAX_SLOTS":  {"settings.h", maxSlots},
 		"MAX_LEVELS": {"settings.h", cgroup.MaxLevels},
 

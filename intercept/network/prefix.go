@@ -22,6 +22,12 @@ var (
 	DefaultPrefix6 = netip.MustParsePrefix("fd73:6f74:746f::/64")
 )
 
+// Lengths of the longest prefixes that have room for slots.
+const (
+	Longest4 = 24
+	Longest6 = 112
+)
+
 // Reserved addresses, by their distance from the first one. The first four addresses of a
 // prefix and the last one are never given to a slot.
 const (
@@ -52,9 +58,9 @@ func NthAddr(p netip.Prefix, i uint32) netip.Addr {
 
 // CheckPrefix returns an error if a prefix cannot contain slots. name is the setting's.
 func CheckPrefix(name string, p netip.Prefix, is4 bool) error {
-	example, longest := DefaultPrefix6, 112
+	example, longest := DefaultPrefix6, Longest6
 	if is4 {
-		example, longest = DefaultPrefix4, 24
+		example, longest = DefaultPrefix4, Longest4
 	}
 	switch {
 	case !p.IsValid() || p.Addr().Is4() != is4 || p.Addr().Is4In6() || p.Masked() != p:

@@ -241,6 +241,9 @@ func (s *Settings) planNumbers(p *Plan) error {
 		}
 		*n.to = n.v
 	}
+	if len(s.Ports) > intercept.MaxPorts {
+		return s.invalidf("ports", "there are %d: want at most %d", len(s.Ports), intercept.MaxPorts)
+	}
 	for i, port := range s.Ports {
 		if port < 1 || port > 65535 {
 			return s.invalidf(fmt.Sprintf("ports[%d]", i), "%d is not a port number: want 1 to 65535", port)
@@ -273,15 +276,18 @@ func (s *Settings) planAddresses(p *Plan) error {
 	}
 	for _, n := range []struct {
 		key, text, example string
-		bits               int
+		bits, longest      int
 		to                 *netip.Prefix
 	}{
-		{"prefix4", s.Prefix4, "198.19.0.0/16", 32, &p.Prefix4},
-		{"prefix6", s.Prefix6, "fd73:6f74:746f::/64", 128, &p.Prefix6},
+		{"prefix4", s.Prefix4, "198.19.0.0/16", 32, intercept.LongestPrefix4, &p.Prefix4},
+		{"prefix6", s.Prefix6, "fd73:6f74:746f::/64", 128, intercept.LongestPrefix6, &p.Prefix6},
 	} {
 		var err error
-		if *n.to, err = netip.ParsePrefix(n.text); err != nil || n.to.Addr().BitLen() != n.bits || n.to.Masked() != *n.to {
+		if *n.to, err = netip.ParsePrefix(n.text); err != nil || n.to.Addr().BitLen() != n.bits || n.to.Addr().Is4In6() || n.to.Masked() != *n.to {
 			return s.invalidf(n.key, "%q is not such a network: want one like %s", n.text, n.example)
+		}
+		if n.to.Bits() > n.longest {
+			return s.invalidf(n.key, "%s has too few addresses: want /%d or larger", n.text, n.longest)
 		}
 	}
 	return nil

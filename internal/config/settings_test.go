@@ -175,11 +175,23 @@ func TestInvalidSettings(t *testing.T) {
 		{"ports = [53, 70000]", "1:14", "not a port number"},
 		{"prefix4 = \"198.19.0.1/16\"", "1:11", "want one like 198.19.0.0/16"},
 		{"prefix6 = \"198.19.0.0/16\"", "1:11", "want one like fd73:6f74:746f::/64"},
+		{"prefix6 = \"::ffff:198.19.0.0/112\"", "1:11", "want one like fd73:6f74:746f::/64"},
+		{"prefix4 = \"198.19.0.0/25\"", "1:11", "want /24"},
+		{"prefix6 = \"fd73:6f74:746f::/113\"", "1:11", "want /112"},
+		{"ports = [1" + strings.Repeat(", 53", 16) + "]", "1:1", "there are 17: want at most 16"},
 	} {
 		_, _, err := planText(tc.text, f)
 		if err == nil || !strings.HasPrefix(err.Error(), "sotto.toml:"+tc.at+": ") || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%q:\n  %v\n  want position %s and %q", tc.text, err, tc.at, tc.want)
 		}
+	}
+}
+
+// TestLargestSeal: the longest prefixes and the largest number of ports are valid.
+func TestLargestSeal(t *testing.T) {
+	_, p, err := planText("prefix4 = \"198.19.0.0/24\"\nprefix6 = \"fd73:6f74:746f::/112\"\nports = [1"+strings.Repeat(", 53", 15)+"]", Options{Read: files{}.read})
+	if err != nil || p.Prefix4.Bits() != 24 || p.Prefix6.Bits() != 112 || len(p.Ports) != 16 {
+		t.Errorf("%s, %s, %d ports, %v", p.Prefix4, p.Prefix6, len(p.Ports), err)
 	}
 }
 
