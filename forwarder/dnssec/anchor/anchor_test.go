@@ -39,6 +39,31 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestOmittedOwner: a record that starts with a blank has the owner of the one before it.
+func TestOmittedOwner(t *testing.T) {
+	digest := " 8 2 " + strings.Repeat("ab", 32) + "\n"
+	for text, want := range map[string]int{
+		"a. IN DS 1" + digest + "   IN DS 2" + digest:                         2,
+		"a. 60 DS 1" + digest + "\n ; comment\n\tDS 2" + digest:               2,
+		"a. DS 1" + digest + " 60 IN DS 2" + digest + "\tIN 60 DS 3" + digest: 3,
+		"a. DS (\n 1" + digest + ")\n ( DS\n2" + digest + ")":                 2,
+		"b. DS 1" + digest + "a. DS 2" + digest + " DS 3" + digest:            2,
+	} {
+		s := NewSet()
+		if err := s.Parse(text); err != nil || len(s.Digests(must(t, "a."))) != want {
+			t.Errorf("%q: %v, %v: want %d of a.", text, err, s.trusted, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"\n IN DS 1" + digest:                       "line 2: a line that starts with a blank",
+		"a. DS 1" + digest + "  . IN DS 2" + digest: "without the owner in a line that starts with a blank",
+	} {
+		if err := NewSet().Parse(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v: want %s", text, err, want)
+		}
+	}
+}
+
 // TestClosest: the closest anchor decides, positive or negative.
 func TestClosest(t *testing.T) {
 	s := Root()

@@ -20,11 +20,13 @@ import (
 // and so is a file without any. An error names the line.
 func (s *Set) Parse(text string) error {
 	before := s.Len()
+	var owner record.Name // of the previous record
 	for _, entry := range entries(text) {
 		if entry.open {
 			return fmt.Errorf("line %d: a parenthesis is not closed", entry.line)
 		}
-		if err := s.parseRecord(entry.fields); err != nil {
+		var err error
+		if owner, err = s.parseRecord(entry, owner); err != nil {
 			return fmt.Errorf("line %d: %w", entry.line, err)
 		}
 	}
@@ -39,12 +41,16 @@ type entry struct {
 	line   int
 	fields []string
 	open   bool
+	blank  bool // it starts with a blank: the owner is omitted
 }
 
 func entries(text string) (all []entry) {
 	var e entry
 	for i, line := range strings.Split(text, "\n") {
 		line, _, _ = strings.Cut(line, ";")
+		if !e.open && len(e.fields) == 0 {
+			e.blank = strings.HasPrefix(line, " ") || strings.HasPrefix(line, "\t")
+		}
 		for _, field := range strings.Fields(strings.NewReplacer("(", " ( ", ")", " ) ").Replace(line)) {
 			switch {
 			case field == "(":
@@ -71,33 +77,52 @@ func entries(text string) (all []entry) {
 
 var errForm = errors.New(`want a DS or DNSKEY record, such as ". IN DS 20326 8 2 E06D44B8…"`)
 
-// parseRecord parses "owner [TTL] [class] DS|DNSKEY data".
-func (s *Set) parseRecord(fields []string) error {
-	name, err := ParseName(fields[0])
-	if err != nil {
-		return err
+var (
+	errOwner = errors.New("a line that starts with a blank has the owner of the record before it, and there is none: write the owner first")
+	errBlank = fmt.Errorf("%w, without the owner in a line that starts with a blank", errForm)
+)
+
+// parseRecord parses "[owner] [TTL] [class] DS|DNSKEY data", and returns the owner. Without one, it
+// is that of the previous record (RFC 1035 §5.1).
+func (s *Set) parseRecord(e entry, previous record.Name) (name record.Name, err error) {
+	fields, at := e.fields, 0
+	if name = previous; !e.blank {
+		if name, err = ParseName(fields[0]); err != nil {
+			return "", err
+		}
+		at = 1
+	} else if name == "" {
+		return "", errOwner
 	}
-	at := 1
-	for at < len(fields) && at <= 2 && (strings.EqualFold(fields[at], "IN") || isNumber(fields[at])) {
-		at++
+	for range 2 {
+		if at < len(fields) && (strings.EqualFold(fields[at], "IN") || isNumber(fields[at])) {
+			at++
+		}
 	}
-	if len(fields) < at+5 {
+	err = s.parseData(name, fields[at:])
+	if e.blank && err == errForm {
+		err = errBlank
+	}
+	return name, err
+}
+
+// parseData parses the type and the data of a record.
+func (s *Set) parseData(name record.Name, fields []string) error {
+	if len(fields) < 5 || !strings.EqualFold(fields[0], "DS") && !strings.EqualFold(fields[0], "DNSKEY") {
 		return errForm
 	}
 	var n [3]uint64
 	for i, bits := range []int{16, 8, 8} {
-		if n[i], err = strconv.ParseUint(fields[at+1+i], 10, bits); err != nil {
-			return fmt.Errorf("%q is not a number of %d bits: %w", fields[at+1+i], bits, errForm)
+		var err error
+		if n[i], err = strconv.ParseUint(fields[1+i], 10, bits); err != nil {
+			return fmt.Errorf("%q is not a number of %d bits: %w", fields[1+i], bits, errForm)
 		}
 	}
-	data := strings.Join(fields[at+4:], "")
-	switch strings.ToUpper(fields[at]) {
-	case "DS":
+	data := strings.Join(fields[4:], "")
+	if strings.EqualFold(fields[0], "DS") {
 		return s.parseDS(name, n, data)
-	case "DNSKEY":
-		return s.parseKey(name, n, data)
 	}
-	return errForm
+	return s.parseKey(name, n, data)
 }
 
 func isNumber(s string) bool { _, err := strconv.ParseUint(s, 10, 32); return err == nil }
