@@ -148,6 +148,9 @@ func (s *Settings) findCluster(k Kubernetes, p *KubernetesPlan) error {
 		return nil
 	}
 	found, err := k.Kubelet(s.Kubernetes.KubeletConfig)
+	if err == nil && p.Pods.CgroupRoot == "" { // also if the domain is invalid
+		p.Pods.CgroupRoot = found.CgroupRoot
+	}
 	if err == nil && found.ClusterDomain != "" {
 		if err = checkDomain(found.ClusterDomain); err != nil {
 			err = fmt.Errorf("%s: clusterDomain: %w", found.Source, err)
@@ -170,10 +173,21 @@ func (s *Settings) findCluster(k Kubernetes, p *KubernetesPlan) error {
 	if len(p.Cluster.DNS) == 0 {
 		p.Cluster.DNS = found.ClusterDNS
 	}
-	if p.Pods.CgroupRoot == "" {
-		p.Pods.CgroupRoot = found.CgroupRoot
-	}
 	return nil
+}
+
+// findCgroupRoot asks the kubelet where the cgroups of pods are, if rules need that and
+// [ClusterOff] kept findCluster from asking. Errors are warnings, as there.
+func (s *Settings) findCgroupRoot(k Kubernetes, p *KubernetesPlan) {
+	if s.Kubernetes.Cluster != ClusterOff || !p.Pods.Enabled || p.Pods.CgroupRoot != "" || k.Kubelet == nil {
+		return
+	}
+	found, err := k.Kubelet(s.Kubernetes.KubeletConfig)
+	if err != nil {
+		p.warnings = append(p.warnings, fmt.Sprintf("the kubelet's cgroupRoot is not known: %v; set cgroup-root in [kubernetes]", err))
+		return
+	}
+	p.Pods.CgroupRoot = found.CgroupRoot
 }
 
 // checkCluster completes the cluster, and reports what is missing.

@@ -123,6 +123,33 @@ func TestPodRules(t *testing.T) {
 	}
 }
 
+// TestCgroupRoot: the pods of rules are below the kubelet's cgroupRoot, whatever is known about the
+// cluster.
+func TestCgroupRoot(t *testing.T) {
+	const rule = "[[rule]]\npod = 'one/*'\nuse = 'null'\n[kubernetes]\n"
+	for text, want := range map[string]string{
+		rule:                     "/kubelet",
+		rule + "cluster = 'off'": "/kubelet",
+		rule + "cluster = 'off'\ncgroup-root = '/x'":      "/x",
+		"[kubernetes]\ncluster = 'off'\nopt-out = 'pods'": "/kubelet",
+		"[kubernetes]\ncluster = 'off'":                   "",
+	} {
+		_, p, err := planText(text, onNode(""))
+		if err != nil || p.Kubernetes.Pods.CgroupRoot != want {
+			t.Errorf("%s: %q, %v: want %q", text, p.Kubernetes.Pods.CgroupRoot, err, want)
+		}
+		if off := strings.Contains(text, "off"); off && (p.Kubernetes.Cluster.Known() || p.Kubernetes.Source != "" || len(p.Kubernetes.warnings) > 0) {
+			t.Errorf("%s: %+v: want nothing about the cluster", text, p.Kubernetes)
+		}
+	}
+	_, p, err := planText(rule, Options{Kubernetes: Kubernetes{Kubelet: func(string) (kubelet.Found, error) {
+		return kubelet.Found{Config: kubelet.Config{ClusterDomain: ".", CgroupRoot: "/kubelet"}}, nil
+	}}})
+	if err != nil || p.Kubernetes.Pods.CgroupRoot != "/kubelet" || len(p.Kubernetes.warnings) == 0 {
+		t.Errorf("with an invalid domain: %+v, %v", p.Kubernetes, err)
+	}
+}
+
 func TestInvalidKubernetes(t *testing.T) {
 	for text, want := range map[string]string{
 		"[[kubernetes]]":                                                        ":1:3: kubernetes is a single table: write [kubernetes]",
@@ -164,7 +191,8 @@ func TestBrokenKubelet(t *testing.T) {
 		"":                              "WARN the cluster of this node is not known: read the kubelet's configuration: x.yaml: broken",
 		"[kubernetes]\ncluster = 'on'":  "x.yaml: broken",
 		"[kubernetes]\ncluster = 'off'": "",
-		"[kubernetes]\nkubelet-config = '/x.yaml'": "x.yaml: broken",
+		"[kubernetes]\ncluster = 'off'\nopt-out = 'pods'": "WARN the kubelet's cgroupRoot is not known: read the kubelet's configuration: x.yaml: broken; set cgroup-root",
+		"[kubernetes]\nkubelet-config = '/x.yaml'":        "x.yaml: broken",
 	} {
 		_, p, err := planText(text, broken)
 		got := fmt.Sprint(err)

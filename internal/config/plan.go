@@ -104,6 +104,7 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 	if p.Kubernetes.Pods.Enabled = p.Rules.Set.UsesPods(); !p.Rules.Set.UsesLabels() {
 		p.Kubernetes.Pods.File = ""
 	}
+	s.findCgroupRoot(o.Kubernetes, &p.Kubernetes)
 	if p.Cache, err = s.planCache(); err != nil {
 		return p, err
 	}
