@@ -4,6 +4,7 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -197,7 +198,13 @@ func TestRefusesConflicts(t *testing.T) {
 			a := netlink.NewLinkAttrs()
 			a.Name = "work0"
 			return errors.Join(inner.LinkAdd(&netlink.Bridge{LinkAttrs: a}), inner.LinkSetUp(&netlink.Bridge{LinkAttrs: a}))
-		}, func() error { return netns.Delete(name) }, []string{"work0", "ip netns del " + name}},
+		}, func() error {
+			ns, err := netns.Open(name)
+			if err != nil {
+				return fmt.Errorf("the name of the other namespace was deleted: %w", err)
+			}
+			return errors.Join(ns.Close(), netns.Delete(name))
+		}, []string{"work0", "ip netns del " + name}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n, err := openNetwork(t, host, testConfig(host))
@@ -206,6 +213,17 @@ func TestRefusesConflicts(t *testing.T) {
 			}
 			if err := tt.do(); err != nil {
 				t.Fatal(err)
+			}
+			before := hostState(t, host)
+			failed, err := openNetwork(t, host, testConfig(host))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(failed.Ensure(), failed.Close(nil)); err == nil {
+				t.Error("no conflict")
+			}
+			if after := hostState(t, host); after != before {
+				t.Errorf("a start that failed left:\n%s\nwant:\n%s", after, before)
 			}
 			err = n.Ensure()
 			for _, want := range tt.want {

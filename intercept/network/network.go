@@ -167,7 +167,8 @@ func (n *Network) ensureNamespace() error {
 		return n.ensureName()
 	}
 	ns, err := netns.Open(n.cfg.Name)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, netns.ErrNotNamespace) {
+	isNew := errors.Is(err, fs.ErrNotExist) || errors.Is(err, netns.ErrNotNamespace)
+	if isNew {
 		ns, err = netns.New(n.cfg.Name)
 	}
 	if err != nil {
@@ -180,6 +181,9 @@ func (n *Network) ensureNamespace() error {
 		}
 	}
 	if err != nil {
+		if isNew {
+			err = errors.Join(err, netns.Delete(n.cfg.Name))
+		}
 		return errors.Join(err, ns.Close())
 	}
 	n.ns, n.inner = ns, inner
@@ -270,7 +274,8 @@ func (n *Network) deleteName() error {
 	return err
 }
 
-// Close removes links, routes, the namespace and its name. The hooks must be detached
+// Close removes links, routes, the namespace and its name. It leaves a namespace that Ensure
+// refused to adopt. The hooks must be detached
 // before: without its unreachable route a prefix would follow the default route.
 // unreachable, if not nil, is called when only the unreachable routes are left. Close is
 // idempotent.
@@ -284,11 +289,11 @@ func (n *Network) Close(unreachable func()) error {
 	if unreachable != nil {
 		unreachable()
 	}
-	return errors.Join(err,
-		removeRoutes(n.host, n.Prefixes()...),
-		n.deleteName(),
-		n.release(),
-	)
+	err = errors.Join(err, removeRoutes(n.host, n.Prefixes()...))
+	if n.ns != nil { // else the name is that of a namespace which Ensure did not take, or did not look at
+		err = errors.Join(err, n.deleteName())
+	}
+	return errors.Join(err, n.release())
 }
 
 // Release closes the handles of this process and changes nothing in the kernel. It is
