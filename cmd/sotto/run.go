@@ -77,6 +77,7 @@ func (e *env) runCommand() *cobra.Command {
 				}
 				return s, p, err
 			}
+			outlivePipe()
 			return daemon.Run(c.Context(), e.daemonOptions(asRoot), replace)
 		},
 	}

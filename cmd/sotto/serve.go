@@ -29,6 +29,7 @@ a port on all addresses of both families (:5300). If a service manager passes so
 			if o.check {
 				return e.check(load, nil)
 			}
+			outlivePipe()
 			opts := e.daemonOptions(load)
 			opts.Sockets = service.Sockets()
 			return daemon.Serve(c.Context(), opts)

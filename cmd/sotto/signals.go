@@ -9,6 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// outlivePipe makes a write to a closed pipe on stdout or stderr an error, by which only that line
+// is lost. Without it Go ends the process (SIGPIPE), without cleaning up: the reader of a log must
+// not end the seal. Programs that this process starts have the default action, unlike with
+// signal.Ignore.
+func outlivePipe() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) }
+
 // signals holds the signals that `exec` forwards to its command. They are caught from before
 // the seal is created, so that none terminates Sotto before it has cleaned up.
 type signals struct {
@@ -17,6 +23,7 @@ type signals struct {
 }
 
 func catchSignals() *signals {
+	outlivePipe()
 	s := &signals{ch: make(chan os.Signal, 16), done: make(chan struct{})}
 	signal.Notify(s.ch, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT, unix.SIGWINCH)
 	return s

@@ -73,6 +73,7 @@ func (d *daemon) drainOnStop(ctx context.Context) (_ context.Context, stop func(
 	ctx, cancel := context.WithCancel(ctx)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	drain := d.plan.Drain // a reload cannot change it, but replaces the plan
 	go func() {
 		defer cancel()
 		select {
@@ -80,14 +81,14 @@ func (d *daemon) drainOnStop(ctx context.Context) (_ context.Context, stop func(
 		case <-ctx.Done():
 			return
 		}
-		if d.plan.Drain == 0 { // a reload cannot change it
+		if drain == 0 {
 			return
 		}
 		d.draining.Store(true)
 		service.Notify(d.NotifySocket, service.Stopping)
-		d.log.Info("stopping: not ready any more, and answering until clients have moved to another instance", "drain", d.plan.Drain)
+		d.log.Info("stopping: not ready any more, and answering until clients have moved to another instance", "drain", drain)
 		d.resolver.Drain()
-		t := time.NewTimer(d.plan.Drain)
+		t := time.NewTimer(drain)
 		defer t.Stop()
 		select {
 		case <-t.C:

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sotto/internal/e2e/client"
+	"sotto/internal/ednstest"
+)
+
+// TestClosedLog: `sotto serve 2>&1 | head` loses its log when the reader exits, and goes on.
+func TestClosedLog(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, self().Path, append([]string{"serve", "--listen", "127.0.0.1:0"}, zoneServer(t)...)...)
+	cmd.Env = append(os.Environ(), self().Env...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cancel()
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	addr := ""
+	for sc := bufio.NewScanner(r); addr == "" && sc.Scan(); {
+		if m := answering.FindStringSubmatch(sc.Text()); m != nil {
+			addr = m[1]
+		}
+	}
+	if err := r.Close(); err != nil || addr == "" {
+		t.Fatalf("not ready; %v", err)
+	}
+	for range 3 { // each reload is logged
+		if err := cmd.Process.Signal(unix.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		q := ednstest.Questions[0]
+		reply, err := client.Exchange("udp", addr, q.Query())
+		if err == nil {
+			err = q.Check(reply, true)
+		}
+		if err != nil {
+			t.Fatalf("after the log was closed: %v", err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	cancel()
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("exited with %v", err)
+	}
+}
