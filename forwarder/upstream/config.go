@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"syscall"
 	"time"
 
@@ -90,7 +91,8 @@ type Config struct {
 	// value, [Strict], refuses it.
 	Profile Profile
 
-	// Proxy, unless nil, carries all connections. Servers over QUIC are refused then.
+	// Proxy, unless nil, carries all connections, also those to Bootstrap. Servers over QUIC are
+	// refused then.
 	Proxy *proxy.Proxy
 
 	// Control, unless nil, is called with every socket before it connects, to mark it as
@@ -140,16 +142,9 @@ func (cfg Config) validated() (Config, error) {
 	if len(cfg.Servers) == 0 {
 		return cfg, errors.New("create an upstream group: no servers: specify at least one")
 	}
-	for _, err := range []error{checkServers(cfg.Servers), checkServers(cfg.Bootstrap), checkNames(&cfg)} {
+	for _, err := range []error{checkServers(cfg.Servers), checkServers(cfg.Bootstrap), checkNames(&cfg), checkProxy(&cfg)} {
 		if err != nil {
 			return cfg, fmt.Errorf("create an upstream group: %w", err)
-		}
-	}
-	if cfg.Proxy != nil {
-		for _, s := range cfg.Servers {
-			if s.Protocol.Network() == "UDP" {
-				return cfg, fmt.Errorf("create an upstream group: %s uses QUIC, which the proxy %s does not carry: use tls:// or https://, or remove proxy", s, cfg.Proxy)
-			}
 		}
 	}
 	if cfg.Profile != Strict && cfg.Profile != Opportunistic {
@@ -193,6 +188,19 @@ func (cfg Config) validated() (Config, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return cfg, nil
+}
+
+// checkProxy returns an error if the proxy does not carry the connections to a server.
+func checkProxy(cfg *Config) error {
+	if cfg.Proxy == nil {
+		return nil
+	}
+	for _, s := range slices.Concat(cfg.Servers, cfg.Bootstrap) {
+		if s.Protocol.Network() == "UDP" {
+			return fmt.Errorf("%s uses QUIC, which the proxy %s does not carry: use tls:// or https://, or remove proxy", s, cfg.Proxy)
+		}
+	}
+	return nil
 }
 
 // transport returns the configuration of the transport to s.

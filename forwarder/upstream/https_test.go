@@ -91,6 +91,12 @@ func TestConfigHTTPS(t *testing.T) {
 	loopbackPort := netip.AddrPortFrom(servertest.Loopback, 443)
 	for want, cfg := range map[string]Config{
 		"uses QUIC, which the proxy socks5://127.0.0.1:1080 does not carry: use tls:// or https://": {Proxy: through, Servers: []Server{{Protocol: transport.DoH3, Addr: loopbackPort}}},
+		"quic://127.0.0.1:443 uses QUIC, which the proxy": {
+			Proxy: through, Servers: []Server{{Name: "dns.example", Addr: netip.AddrPortFrom(netip.Addr{}, 853)}}, Bootstrap: []Server{{Protocol: transport.DoQ, Addr: loopbackPort}},
+		},
+		"h3://127.0.0.1 uses QUIC, which the proxy": {
+			Proxy: through, Servers: []Server{{Addr: loopbackPort}}, Bootstrap: []Server{{Protocol: transport.DoH3, Addr: loopbackPort}},
+		},
 		"is not the path of a URL":        {Servers: []Server{{Protocol: transport.DoH, Addr: loopbackPort, Path: "dns-query"}}},
 		"has no path and no authority":    {Servers: []Server{{Addr: loopbackPort, Path: "/dns-query"}}},
 		`"/a{?b}" is not the path`:        {Servers: []Server{{Protocol: transport.DoH, Addr: loopbackPort, Path: "/a{?b}"}}},

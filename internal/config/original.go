@@ -60,6 +60,9 @@ func (s *Settings) planOriginal(o Options, prefix, name string, g GroupSettings,
 	if g.Discovery == "" {
 		discovery = original.WithTLS
 	}
+	if discovery >= original.WithDDR && g.Proxy != "" {
+		return s.invalidf(prefix+"original-discovery", `"ddr" asks nameservers in plain DNS, which a proxy does not carry: use "tls" or "known", or remove proxy`)
+	}
 	p.Original = &Original{Discovery: discovery, Fallback: g.Fallback}
 	switch {
 	case g.Fallback == FallbackFail, g.Fallback == "" && name == DefaultGroup:

@@ -55,6 +55,25 @@ func TestOriginal(t *testing.T) {
 	}
 }
 
+// TestOriginalProxy: with a proxy nothing is sent to nameservers but what it carries.
+func TestOriginalProxy(t *testing.T) {
+	const proxied = "proxy = \"socks5://user:secret@192.0.2.8:1080\"\n"
+	const chosen = "upstream = [\"original\"]\noriginal-discovery = \"ddr\"\n"
+	_, _, err := planText(proxied+chosen, Options{Read: files{}.read})
+	const want = `sotto.toml:3:22: original-discovery: "ddr" asks nameservers in plain DNS, which a proxy does not carry: use "tls" or "known", or remove proxy`
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+	for _, text := range []string{
+		proxied + "upstream = [\"original\"]\n",
+		proxied + "[[group]]\nname = \"chosen\"\n" + chosen, // the proxy is that of the default group
+	} {
+		if _, _, err := planText(text, Options{Read: files{}.read}); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 // TestSplitKey: the distribution is that of the installation.
 func TestSplitKey(t *testing.T) {
 	keys := map[string]bool{}
