@@ -95,7 +95,10 @@ func (c *conn) RoundTrip(ctx context.Context, query []byte) ([]byte, error) {
 	if err := checkMessage(reply); err != nil {
 		return nil, c.violation(err)
 	}
-	return transport.AcceptReply(query, reply)
+	if reply, err = transport.AcceptReply(query, reply); err != nil {
+		return nil, &streams.QueryError{Err: err}
+	}
+	return reply, nil
 }
 
 // classify returns an error of the connection or of a stream as [streams.Conn] defines it.

@@ -149,6 +149,9 @@ func TestStreamErrors(t *testing.T) {
 			case isFor(query, "short"):
 				_, _ = stream.Write(dnstest.Frame([]byte("short")))
 				_ = stream.Close()
+			case isFor(query, "bare"):
+				_, _ = stream.Write(dnstest.Frame([]byte{0, 0, 0x80, byte(wire.RcodeNXDomain), 0, 0, 0, 0, 0, 0, 0, 0}))
+				_ = stream.Close()
 			default:
 				return false
 			}
@@ -167,6 +170,8 @@ func TestStreamErrors(t *testing.T) {
 		"stop":  "the server reset the stream of the query",
 		"empty": "it ended without a reply",
 		"short": "data that is not a DNS message",
+		"bare":  "not a reply to the query",
+		"other": "the server's replies do not match the queries",
 	} {
 		if _, err := servertest.Ask(t, cl, name+".example."); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", name, err, want)
