@@ -20,8 +20,14 @@ import (
 )
 
 // TestDDR: a designated server is used if its certificate is valid for the nameserver's address,
-// and only the query for it leaves in plain DNS.
+// whatever the profile, and only the query for it leaves in plain DNS.
 func TestDDR(t *testing.T) {
+	for _, profile := range []upstream.Profile{upstream.Strict, upstream.Opportunistic} {
+		t.Run(profile.String(), func(t *testing.T) { testDDR(t, profile) })
+	}
+}
+
+func testDDR(t *testing.T, profile upstream.Profile) {
 	const nameserver = "127.0.7.51"
 	good := serve(t, "127.0.7.52", 0, nameserver)
 	bad := serve(t, "127.0.7.53", 0, "127.0.7.53")
@@ -43,7 +49,7 @@ func TestDDR(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var asked atomic.Int64
 			l := newLab(t, func(cfg *Config) {
-				cfg.Discovery, cfg.port = WithDDR, 1
+				cfg.Discovery, cfg.port, cfg.Group.Profile = WithDDR, 1, profile
 				cfg.Ask = func(_ context.Context, to netip.AddrPort, query []byte, _ time.Time) ([]byte, error) {
 					asked.Add(1)
 					var q dns.Msg

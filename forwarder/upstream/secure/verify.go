@@ -123,11 +123,17 @@ const noApplicationProtocol = tls.AlertError(120)
 func (v *Verifier) admit(h *Handshake, chain []*x509.Certificate) error {
 	err := v.verify(h.Addr.Addr(), chain)
 	var untrusted *transport.TrustError
-	if v.Profile == transport.Opportunistic && len(v.Server.Pins)+len(v.Server.CertHashes) == 0 && !h.Resumed && errors.As(err, &untrusted) {
+	if v.Profile == transport.Opportunistic && !v.demandsTrust() && !h.Resumed && errors.As(err, &untrusted) {
 		h.Untrusted = untrusted
 		return nil
 	}
 	return err
+}
+
+// demandsTrust reports whether the server has to be authenticated whatever the profile: it has pins
+// or hashes, or was designated by another one, in plain DNS that anyone on the path can forge.
+func (v *Verifier) demandsTrust() bool {
+	return len(v.Server.Pins)+len(v.Server.CertHashes) > 0 || v.Server.CertAddr.IsValid()
 }
 
 // verify authenticates the server at that address by its certificate chain.

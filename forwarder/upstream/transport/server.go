@@ -190,8 +190,9 @@ const (
 	// every query and forge every reply, and only the warning shows it.
 	//
 	// Each new connection tries to authenticate the server again, with a full handshake.
-	// A server with [Server.Pins] is always treated as Strict: a pin is an explicit
-	// demand.
+	// A server with [Server.Pins], [Server.CertHashes] or [Server.CertAddr] is always treated
+	// as Strict: the first two are explicit demands, and the third has to be verified because
+	// the reply that designates a server can be forged (RFC 9462 §4.2).
 	Opportunistic
 )
 
