@@ -56,29 +56,37 @@ func (g *Group) askResolvers(ctx context.Context, query []byte) ([]byte, error) 
 	w := transport.NewTimer()
 	defer w.Stop()
 	var errs []error
-	for _, healthy := range []bool{true, false} {
-		for _, e := range g.resolvers {
-			c := e.candidate()
-			if c.healthy() != healthy {
-				continue
-			}
-			started := time.Now()
-			reply, err := e.ask(ctx, query, started, started.Add(g.cfg.AttemptTimeout), w)
-			if err == nil && wire.IsAnswer(wire.Rcode(reply)) {
-				return reply, nil
-			}
-			if err == nil {
-				err = fmt.Errorf("%s sent an error", e.server)
-			} else {
-				err = transport.NewError(e.server, time.Since(started), err)
-			}
-			errs = append(errs, err)
-			if ctx.Err() != nil {
-				return nil, errs[0]
-			}
+	for _, e := range g.orderedResolvers() {
+		started := time.Now()
+		reply, err := e.ask(ctx, query, started, started.Add(g.cfg.AttemptTimeout), w)
+		if err == nil && wire.IsAnswer(wire.Rcode(reply)) {
+			return reply, nil
+		}
+		if err == nil {
+			err = fmt.Errorf("%s sent an error", e.server)
+		} else {
+			err = transport.NewError(e.server, time.Since(started), err)
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
 		}
 	}
 	return nil, errs[0]
+}
+
+// orderedResolvers returns the servers that resolve names, at least one, the healthy ones first. It
+// reads the health of each once, because that can change at any time.
+func (g *Group) orderedResolvers() []*endpoint {
+	var healthy, others []*endpoint
+	for _, e := range g.resolvers {
+		if c := e.candidate(); c.healthy() {
+			healthy = append(healthy, e)
+		} else {
+			others = append(others, e)
+		}
+	}
+	return append(healthy, others...)
 }
 
 // checkNames returns an error if a server's name cannot be resolved.

@@ -14,6 +14,7 @@ import (
 	"sotto/forwarder/upstream/auto"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/upstream/transport"
+	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
 )
 
@@ -109,6 +110,30 @@ func TestNamedServerThroughOthers(t *testing.T) {
 		servertest.MustAsk(t, g, "www.example.")
 		return s.Stats().Queries() > 0
 	})
+}
+
+// TestResolverRecovers: a bootstrap server that becomes healthy while another one is asked is asked
+// as well, once.
+func TestResolverRecovers(t *testing.T) {
+	var g *Group
+	first := servertest.Serve(t, newResolver(t, servertest.Loopback), nil)
+	fails := dnstest.Rcode(dnstest.RcodeServFail)
+	second := servertest.Serve(t, dnstest.HandlerFunc(func(r *dnstest.Request) dnstest.Answer {
+		g.resolvers[0].backoffUntil.Store(0)
+		return fails.Answer(r)
+	}), nil)
+	g = groupOf(t, Config{
+		Servers:   []Server{{Name: servertest.Name, Addr: netip.AddrPortFrom(netip.Addr{}, 853)}},
+		Bootstrap: []Server{{Addr: first.Addr(), Name: servertest.Name}, {Addr: second.Addr(), Name: servertest.Name}},
+	})
+	g.resolvers[0].backoffUntil.Store(1) // it is not healthy
+	reply, err := g.askResolvers(t.Context(), servertest.Query(servertest.Name+".", dnstest.TypeA))
+	if err != nil || wire.Rcode(reply) != wire.RcodeSuccess {
+		t.Errorf("%x, %v", reply, err)
+	}
+	if n, m := first.Stats().Queries(), second.Stats().Queries(); n != 1 || m != 1 {
+		t.Errorf("the servers got %d and %d queries, want one each", n, m)
+	}
 }
 
 // TestNamedServerMoves: when a server is no longer reached where its name said, the name is
