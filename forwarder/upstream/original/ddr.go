@@ -63,8 +63,9 @@ type designation struct {
 }
 
 // parseDesignated returns the servers that the reply of a nameserver to ddrQuery designates, the
-// preferred ones first, and how long the designation is valid. It is pure.
-func parseDesignated(nameserver netip.Addr, msg []byte) (servers []upstream.Server, ttl time.Duration, err error) {
+// preferred ones first, and how long the designation is valid. It is pure, and leaves found.expires
+// to its caller.
+func parseDesignated(nameserver netip.Addr, msg []byte) (servers []found, ttl time.Duration, err error) {
 	reply, err := wire.ParseReply(msg)
 	switch {
 	case err != nil:
@@ -92,7 +93,9 @@ func parseDesignated(nameserver netip.Addr, msg []byte) (servers []upstream.Serv
 	}
 	slices.SortStableFunc(list, func(a, b designation) int { return int(a.priority) - int(b.priority) })
 	for _, d := range list[:min(len(list), maxDesignated)] {
-		servers = append(servers, d.servers(nameserver, addresses)...)
+		for _, s := range d.servers(nameserver, addresses) {
+			servers = append(servers, found{how: "ddr", server: s, priority: d.priority})
+		}
 	}
 	if len(servers) == 0 {
 		return nil, 0, errNotDesignated

@@ -31,9 +31,6 @@ func testDDR(t *testing.T, profile upstream.Profile) {
 	const nameserver = "127.0.7.51"
 	good := serve(t, "127.0.7.52", 0, nameserver)
 	bad := serve(t, "127.0.7.53", 0, "127.0.7.53")
-	svcb := func(priority int, s *dnstest.Server, alpn string) string {
-		return fmt.Sprintf(`_dns.resolver.arpa. 300 SVCB %d dot.example. alpn=%q port=%d ipv4hint=%s`, priority, alpn, s.Addr().Port(), s.Addr().Addr())
-	}
 	for name, tc := range map[string]struct {
 		records []string
 		want    string
@@ -56,16 +53,7 @@ func testDDR(t *testing.T, profile upstream.Profile) {
 					if err := q.Unpack(query); err != nil || q.Question[0].String() != ";_dns.resolver.arpa.\tIN\t SVCB" || to.String() != nameserver+":53" || !q.RecursionDesired {
 						t.Errorf("to %v: %v, %v", to, q.String(), err)
 					}
-					m := new(dns.Msg)
-					m.SetReply(&q)
-					for _, text := range tc.records {
-						rr, err := dns.NewRR(text)
-						if err != nil {
-							t.Fatal(err)
-						}
-						m.Answer = append(m.Answer, rr)
-					}
-					return m.Pack()
+					return reply(t, &q, tc.records)
 				}
 			})
 			for range 2 {
@@ -79,6 +67,26 @@ func testDDR(t *testing.T, profile upstream.Profile) {
 			}
 		})
 	}
+}
+
+// svcb returns the record that designates a server.
+func svcb(priority int, s *dnstest.Server, alpn string) string {
+	return fmt.Sprintf(`_dns.resolver.arpa. 300 SVCB %d dot.example. alpn=%q port=%d ipv4hint=%s`, priority, alpn, s.Addr().Port(), s.Addr().Addr())
+}
+
+// reply returns the reply of a nameserver to the query for the servers that it designates.
+func reply(t *testing.T, q *dns.Msg, records []string) ([]byte, error) {
+	m := new(dns.Msg)
+	m.SetReply(q)
+	for _, text := range records {
+		rr, err := dns.NewRR(text)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		m.Answer = append(m.Answer, rr)
+	}
+	return m.Pack()
 }
 
 // FuzzDesignated: no reply of a nameserver makes parsing fail, or gives a server that a group
@@ -106,9 +114,9 @@ func FuzzDesignated(f *testing.F) {
 			return
 		}
 		for _, s := range servers {
-			g, err := upstream.New(upstream.Config{Servers: []upstream.Server{s}})
-			if err != nil || s.CertAddr != nameserver || ttl < minDesignation || ttl > maxDesignation {
-				t.Fatalf("%v: %v for %v", s, err, ttl)
+			g, err := upstream.New(upstream.Config{Servers: []upstream.Server{s.server}})
+			if err != nil || s.server.CertAddr != nameserver || ttl < minDesignation || ttl > maxDesignation {
+				t.Fatalf("%v: %v for %v", s.server, err, ttl)
 			}
 			if err := g.Close(); err != nil {
 				t.Fatal(err)
@@ -149,7 +157,7 @@ func TestDesignatedProtocols(t *testing.T) {
 			continue
 		}
 		want.Name, want.CertAddr = "dot.example", nameserver
-		if err != nil || len(servers) != 1 || !reflect.DeepEqual(servers[0], want) {
+		if err != nil || len(servers) != 1 || !reflect.DeepEqual(servers[0].server, want) {
 			t.Errorf("%s: %+v, %v\nwant %+v", params, servers, err, want)
 		}
 	}

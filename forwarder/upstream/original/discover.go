@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -38,9 +39,19 @@ func backoff(attempts int) time.Duration { return min(minBackoff<<min(attempts, 
 
 // found is a server that a nameserver offers.
 type found struct {
-	how     string // "known", "tls" or "ddr"
-	server  upstream.Server
-	expires time.Time // zero: never
+	how      string // "known", "tls" or "ddr"
+	server   upstream.Server
+	priority uint16    // of a designated server; the least is the best
+	expires  time.Time // zero: never
+}
+
+// same reports whether both are the same server, with the same addresses in any order.
+func (f *found) same(o *found) bool {
+	a, b := f.server.Addrs(), o.server.Addrs()
+	slices.SortFunc(a, netip.AddrPort.Compare)
+	slices.SortFunc(b, netip.AddrPort.Compare)
+	return f.how == o.how && f.server.Protocol == o.server.Protocol && f.server.Name == o.server.Name && f.server.Path == o.server.Path &&
+		slices.Equal(a, b)
 }
 
 func (f *found) expired(now time.Time) bool { return !f.expires.IsZero() && now.After(f.expires) }
@@ -62,22 +73,23 @@ func (n *Nameserver) discover() <-chan struct{} {
 
 // finish runs a discovery and records the result.
 func (n *Nameserver) finish(done chan struct{}, epoch int) {
-	f, group, err := n.u.find(n.u.ctx, n.addr)
+	n.mu.Lock()
+	current := n.found
+	n.mu.Unlock()
+	f, group, err := n.u.find(n.u.ctx, n.addr, current)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.pending = nil
 	close(done)
 	if err == nil && !n.closed {
-		if n.found == nil || n.found.how != f.how || n.found.server.String() != f.server.String() {
-			n.drop()
-			n.group = group
+		if n.found == nil || !n.found.same(f) {
+			n.replace(group)
 			group = nil
 		}
 		n.found, n.err, n.attempts, n.lastGood = f, nil, 0, time.Now()
 	}
 	if group != nil {
-		group.stop()
-		_ = group.Group.Close()
+		n.u.closeGroup(group)
 	}
 	if err == nil || n.closed || epoch != n.epoch {
 		return // after a change of the network the failure has no meaning
@@ -91,10 +103,11 @@ func (n *Nameserver) finish(done chan struct{}, epoch int) {
 	n.attempts++
 }
 
-// find looks for a server of a nameserver. The group is one for that server, which runs; the caller
-// closes it.
-func (u *Upstream) find(ctx context.Context, nameserver netip.AddrPort) (*found, *openGroup, error) {
+// find looks for a server of a nameserver; current is the one in use, or nil. The group is one for
+// that server, which runs; the caller closes it.
+func (u *Upstream) find(ctx context.Context, nameserver netip.AddrPort, current *found) (*found, *openGroup, error) {
 	candidates, err := u.candidates(ctx, nameserver)
+	preferCurrent(candidates, current)
 	for i := range candidates {
 		group, e := u.probe(ctx, candidates[i].server)
 		if e == nil {
@@ -103,6 +116,24 @@ func (u *Upstream) find(ctx context.Context, nameserver netip.AddrPort) (*found,
 		err = errors.Join(err, e)
 	}
 	return nil, nil, err
+}
+
+// preferCurrent moves the server in use before the other candidates of its priority: servers of the
+// same priority may be listed in another order each time.
+func preferCurrent(list []found, current *found) {
+	if current == nil {
+		return
+	}
+	i := slices.IndexFunc(list, func(f found) bool { return f.same(current) })
+	if i < 0 {
+		return
+	}
+	kept := list[i]
+	kept.server = current.server // with its order of addresses
+	for ; i > 0 && list[i-1].how == kept.how && list[i-1].priority == kept.priority; i-- {
+		list[i] = list[i-1]
+	}
+	list[i] = kept
 }
 
 // candidates returns the servers to be tried, the best first, or why there are none.
@@ -138,10 +169,9 @@ func (u *Upstream) designated(ctx context.Context, nameserver netip.AddrPort) ([
 	if err != nil {
 		return nil, fmt.Errorf("it does not say which servers it designates: %w", err)
 	}
-	servers, ttl, err := parseDesignated(nameserver.Addr(), msg)
-	var list []found
-	for _, s := range servers {
-		list = append(list, found{how: "ddr", server: s, expires: now.Add(ttl)})
+	list, ttl, err := parseDesignated(nameserver.Addr(), msg)
+	for i := range list {
+		list[i].expires = now.Add(ttl)
 	}
 	return list, err
 }
@@ -186,7 +216,7 @@ func (u *Upstream) open(s upstream.Server, report *atomic.Bool) (*openGroup, err
 		stop()
 		return nil, errors.Join(transport.ErrClosed, g.Close())
 	}
-	return &openGroup{g, stop}, nil
+	return &openGroup{Group: g, stop: stop}, nil
 }
 
 // quietHandler passes records on once report is set: that a server which a nameserver might have

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,9 +51,9 @@ type Nameserver struct {
 
 	mu       sync.Mutex
 	closed   bool // it was removed: queries go to the fallback
-	active   int  // queries in flight at group
 	found    *found
 	group    *openGroup    // of found; nil while there are no queries
+	replaced []*openGroup  // of servers found before, while they have queries in flight
 	pending  chan struct{} // closed when the discovery in progress ends; nil if there is none
 	attempts int           // failed discoveries in a row
 	failed   int           // failed queries in a row
@@ -65,7 +66,8 @@ type Nameserver struct {
 // openGroup is a group that runs.
 type openGroup struct {
 	*upstream.Group
-	stop context.CancelFunc
+	stop   context.CancelFunc
+	active int // queries in flight; guarded by Nameserver.mu
 }
 
 func newNameserver(u *Upstream, addr netip.AddrPort) *Nameserver {
@@ -162,7 +164,7 @@ func (n *Nameserver) acquire(ctx context.Context, until time.Time) (g *openGroup
 			return nil, end, err
 		}
 	}
-	n.active++
+	n.group.active++
 	if end = until; n.u.cfg.Fallback != nil && now.Sub(n.lastGood) > aliveTime {
 		end = now.Add(max(until.Sub(now)-fallbackTime, until.Sub(now)/2))
 	}
@@ -191,10 +193,11 @@ func (n *Nameserver) wait(ctx context.Context, done <-chan struct{}, until time.
 func (n *Nameserver) release(g *openGroup, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.group != g {
-		return // the network changed, or another server was found
+	g.active--
+	if n.group != g { // it was closed, or another server was found
+		n.closeReplaced(g)
+		return
 	}
-	n.active--
 	switch {
 	case err == nil:
 		n.failed, n.lastGood = 0, time.Now()
@@ -213,22 +216,39 @@ func (n *Nameserver) release(g *openGroup, err error) {
 
 // drop closes the group. Queries in flight fail. n.mu is held.
 func (n *Nameserver) drop() {
-	if n.group == nil {
-		return
+	if n.group != nil {
+		n.u.closeGroup(n.group)
+		n.group = nil
 	}
-	g := n.group
-	n.group, n.active = nil, 0
-	g.stop()
-	if !n.u.spawn(func() { _ = g.Group.Close() }) {
-		_ = g.Group.Close()
+}
+
+// replace makes g the group. The one before it is closed when its queries have ended. n.mu is held.
+func (n *Nameserver) replace(g *openGroup) {
+	if old := n.group; old != nil {
+		n.replaced = append(n.replaced, old)
+		n.closeReplaced(old)
 	}
+	n.group = g
+}
+
+// closeReplaced closes g if it was replaced and has no queries in flight. n.mu is held.
+func (n *Nameserver) closeReplaced(g *openGroup) {
+	if i := slices.Index(n.replaced, g); i >= 0 && g.active == 0 {
+		n.replaced = slices.Delete(n.replaced, i, i+1)
+		n.u.closeGroup(g)
+	}
+}
+
+// busy reports whether there are queries in flight. n.mu is held.
+func (n *Nameserver) busy() bool {
+	return len(n.replaced) > 0 || n.group != nil && n.group.active > 0
 }
 
 // closeGroup closes the group if it has no queries in flight.
 func (n *Nameserver) closeGroup() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.active == 0 {
+	if !n.busy() {
 		n.drop()
 	}
 }
@@ -238,11 +258,15 @@ func (n *Nameserver) closeGroup() {
 func (n *Nameserver) close(force bool) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !force && (n.active > 0 || n.pending != nil) {
+	if !force && (n.busy() || n.pending != nil) {
 		return false
 	}
 	n.closed = true
 	n.drop()
+	for _, g := range n.replaced {
+		n.u.closeGroup(g)
+	}
+	n.replaced = nil
 	return true
 }
 
@@ -256,6 +280,9 @@ func (n *Nameserver) networkChanged() {
 	}
 	if n.group != nil {
 		n.group.NetworkChanged()
+	}
+	for _, g := range n.replaced {
+		g.NetworkChanged()
 	}
 	n.mu.Unlock()
 	call(n.x.Changed)

@@ -323,8 +323,8 @@ func TestConcurrent(t *testing.T) {
 	}
 	for _, n := range *l.u.byAddr.Load() {
 		n.mu.Lock()
-		if n.active != 0 {
-			t.Errorf("%s has %d queries in flight", n.addr, n.active)
+		if n.busy() {
+			t.Errorf("%s has queries in flight", n.addr)
 		}
 		n.mu.Unlock()
 	}

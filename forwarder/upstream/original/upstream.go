@@ -212,6 +212,14 @@ func (u *Upstream) Run(ctx context.Context) error {
 	}
 }
 
+// closeGroup closes a group in the background. Queries in flight fail.
+func (u *Upstream) closeGroup(g *openGroup) {
+	g.stop()
+	if !u.spawn(func() { _ = g.Group.Close() }) {
+		_ = g.Group.Close()
+	}
+}
+
 // closeIdle closes the groups that were not used since that time.
 func (u *Upstream) closeIdle(since time.Time) {
 	for _, n := range *u.byAddr.Load() {
