@@ -110,8 +110,9 @@ type Config struct {
 	// well.
 	AttemptTimeout time.Duration
 	// SilentTimeout is the time without any byte after which a connection with pending
-	// replies is considered dead, unless the server's kernel has acknowledged the queries.
-	// Then it only gets no more queries, and this one is sent on another connection as well.
+	// replies is considered dead, unless the server's kernel, or its end of a QUIC
+	// connection, has acknowledged the queries. Then it only gets no more queries, and this
+	// one is sent on another connection as well.
 	SilentTimeout time.Duration
 	// WarmTime is how long connections are kept open; see [DefaultWarmTime]. It applies
 	// while [Group.Run] runs.

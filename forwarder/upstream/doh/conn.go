@@ -153,6 +153,12 @@ func (c *conn) Failure() error {
 // Heard implements [streams.Conn].
 func (c *conn) Heard() int64 { return c.raw.heard.Load() }
 
+// Acknowledged implements [streams.Conn]: TCP knows it of all that was sent.
+func (c *conn) Acknowledged(int64) bool {
+	raw, err := c.raw.SyscallConn()
+	return err == nil && secure.Acknowledged(raw)
+}
+
 // Addrs implements [streams.Conn].
 func (c *conn) Addrs() (local, remote netip.AddrPort) {
 	return addrPort(c.raw.LocalAddr()), addrPort(c.raw.RemoteAddr())

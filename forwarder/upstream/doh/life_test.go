@@ -119,6 +119,16 @@ func TestDeadPath(t *testing.T) {
 	})
 }
 
+// TestSlowServer: a server that answers later than the silence timeout gets no more queries on that
+// connection, and its late reply counts.
+func TestSlowServer(t *testing.T) {
+	each(t, func(t *testing.T, p transport.Protocol) {
+		release := make(chan struct{})
+		s := servertest.ServeWeb(t, p, dnstest.Hold(release, servertest.Zone(t)), nil)
+		servertest.MustBeSlow(t, newClient(t, s, p, ""), release, func() int64 { return s.Requests.Load() })
+	})
+}
+
 // TestSlowName: a slow name does not disturb others, and its late reply is counted.
 func TestSlowName(t *testing.T) {
 	each(t, func(t *testing.T, p transport.Protocol) {

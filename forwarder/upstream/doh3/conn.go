@@ -107,6 +107,9 @@ func (c *conn) Failure() error { return c.quic.Failure() }
 // Heard implements [streams.Conn].
 func (c *conn) Heard() int64 { return c.quic.Heard() }
 
+// Acknowledged implements [streams.Conn].
+func (c *conn) Acknowledged(sent int64) bool { return c.quic.Acknowledged(sent) }
+
 // Addrs implements [streams.Conn].
 func (c *conn) Addrs() (local, remote netip.AddrPort) { return c.quic.Addrs() }
 

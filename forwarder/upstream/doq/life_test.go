@@ -72,6 +72,14 @@ func TestDeadPath(t *testing.T) {
 	}
 }
 
+// TestSlowServer: a server that answers later than the silence timeout gets no more queries on that
+// connection, and its late reply counts.
+func TestSlowServer(t *testing.T) {
+	release := make(chan struct{})
+	s := servertest.ServeQUIC(t, dnstest.Hold(release, servertest.Zone(t)), nil)
+	servertest.MustBeSlow(t, newClient(t, s, nil), release, func() int64 { return s.Queries.Load() })
+}
+
 // TestDialErrors: what operators read if there is no such server.
 func TestDialErrors(t *testing.T) {
 	s := servertest.ServeQUIC(t, servertest.Zone(t), nil)

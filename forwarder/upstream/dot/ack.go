@@ -64,16 +64,6 @@ func (a *acker) tryRead(fd uintptr) bool {
 	}
 }
 
-// acknowledged reports whether the peer's kernel has acknowledged everything that was sent.
-// Then the path works, and the server is slow, or hangs.
-func (a *acker) acknowledged() bool {
-	var info *unix.TCPInfo
-	err := a.raw.Control(func(fd uintptr) {
-		info, _ = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-	})
-	return err == nil && info != nil && info.Unacked == 0 && info.Notsent_bytes == 0
-}
-
 // Read implements [net.Conn]. It is called by one goroutine at a time.
 func (a *acker) Read(p []byte) (int, error) {
 	if len(p) == 0 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sotto/forwarder/upstream/conns"
+	"sotto/forwarder/upstream/secure"
 	"sotto/forwarder/upstream/transport"
 )
 
@@ -101,7 +102,7 @@ func (c *conn) overdue(now time.Time) bool {
 	if !c.timed || now.Before(c.deadline) {
 		return false
 	}
-	if c.raw == nil || !c.raw.acknowledged() {
+	if c.raw == nil || !secure.Acknowledged(c.raw.acker.raw) {
 		return true
 	}
 	c.slow, c.timed = true, false

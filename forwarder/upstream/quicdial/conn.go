@@ -104,6 +104,11 @@ func (c *Conn) Failure() error {
 // Heard returns when the latest packet arrived, in ticks.
 func (c *Conn) Heard() int64 { return c.socket.heard.Load() }
 
+// Acknowledged reports whether a packet arrived after that time, in ticks, at which the latest query
+// was sent: a server acknowledges a query within 25 ms (RFC 9000 §18.2, max_ack_delay), and the
+// query is sent again until it does.
+func (c *Conn) Acknowledged(sent int64) bool { return c.Heard() > sent }
+
 // Addrs returns the addresses of both ends.
 func (c *Conn) Addrs() (local, remote netip.AddrPort) {
 	return addrPort(c.socket.LocalAddr()), c.handshake.Addr

@@ -100,6 +100,16 @@ func unanswered(c *net.TCPConn) func() bool {
 	}
 }
 
+// Acknowledged reports whether the peer's kernel has acknowledged everything that was sent on a TCP
+// socket. Then the path works, and the server is slow, or hangs.
+func Acknowledged(c syscall.RawConn) bool {
+	var info *unix.TCPInfo
+	err := c.Control(func(fd uintptr) {
+		info, _ = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	})
+	return err == nil && info != nil && info.Unacked == 0 && info.Notsent_bytes == 0
+}
+
 // control prepares a socket before it connects.
 func (d *Dialer) control(network, address string, c syscall.RawConn) error {
 	if d.cfg.Control != nil {

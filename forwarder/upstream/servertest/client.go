@@ -100,3 +100,29 @@ func (c *Client) Run(ctx context.Context) {
 		}
 	}
 }
+
+// MustBeSlow sends a query to a server that answers once release is closed, which this function
+// does when the silence timeout has passed: another connection accepts queries then. It fails unless
+// the reply is accepted on the first one. queries returns the number of queries that the server got.
+func MustBeSlow(tb testing.TB, c *Client, release chan struct{}, queries func() int64) {
+	tb.Helper()
+	c.Wait = time.Minute
+	done := make(chan error, 1)
+	go func() {
+		_, err := Ask(tb, c, "slow.example.")
+		done <- err
+	}()
+	Eventually(tb, "the query is in flight", func() bool { return queries() >= 1 })
+	Eventually(tb, "there is another connection", func() bool {
+		c.T.Maintain(tb.Context(), time.Now(), true)
+		return c.T.Stats().Conns == 2
+	})
+	close(release)
+	if err := <-done; err != nil {
+		tb.Error(err)
+	}
+	Eventually(tb, "the first connection closes", func() bool { return c.T.Stats().Conns == 1 })
+	if st := c.T.Stats(); st.Lost != 0 || st.Resent != 0 || queries() != 1 {
+		tb.Errorf("stats %+v, and the server got %d queries: want one, which is not lost", st, queries())
+	}
+}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sotto/internal/dnstest"
 )
 
@@ -22,6 +24,9 @@ type Relay struct {
 	first   atomic.Pointer[func([]byte) Interference]
 	long    atomic.Bool                 // see DropLong
 	current atomic.Pointer[atomic.Bool] // set: connections that are open then drop everything
+
+	mu   sync.Mutex
+	open []net.Conn // of TCP, both ends
 }
 
 // Interference is what a relay does with the first data of a connection.
@@ -56,8 +61,28 @@ func NewRelay(tb testing.TB, network string, to netip.AddrPort) *Relay {
 	return r
 }
 
-// DropOpen drops everything on the connections that are open, without closing them.
-func (r *Relay) DropOpen() { r.current.Swap(&atomic.Bool{}).Store(true) }
+// DropOpen drops everything on the connections that are open, without closing them. What is sent on
+// them is not acknowledged.
+func (r *Relay) DropOpen() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.current.Swap(&atomic.Bool{}).Store(true)
+	for _, c := range r.open {
+		dropSegments(c)
+	}
+}
+
+// dropSegments makes the kernel drop what arrives at a socket of TCP.
+func dropSegments(c net.Conn) {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return
+	}
+	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+	_ = raw.Control(func(fd uintptr) { // it fails if the socket is closed
+		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
+	})
+}
 
 // AddrOf returns an address of package net as one of netip.
 func AddrOf(a net.Addr) netip.AddrPort { return netip.MustParseAddrPort(a.String()) }
@@ -69,38 +94,32 @@ func (r *Relay) relayTCP(tb testing.TB) {
 	}
 	r.Addr = AddrOf(l.Addr())
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var open []net.Conn
-	track := func(c net.Conn) {
-		mu.Lock()
-		defer mu.Unlock()
-		open = append(open, c)
-	}
 	wg.Go(func() {
 		for {
 			client, err := l.Accept()
 			if err != nil {
 				return
 			}
-			track(client)
 			server, err := net.Dial("tcp", r.to.String())
 			if err != nil {
 				client.Close()
 				continue
 			}
-			track(server)
+			r.mu.Lock()
+			r.open = append(r.open, client, server)
 			dropped := r.current.Load()
+			r.mu.Unlock()
 			wg.Go(func() { r.copy(client, server, dropped, r.first.Load()) })
 			wg.Go(func() { r.copy(server, client, dropped, nil) })
 		}
 	})
 	tb.Cleanup(func() {
 		l.Close()
-		mu.Lock()
-		for _, c := range open {
+		r.mu.Lock()
+		for _, c := range r.open {
 			c.Close()
 		}
-		mu.Unlock()
+		r.mu.Unlock()
 		wg.Wait()
 	})
 }

@@ -28,6 +28,10 @@ type Conn interface {
 	// Heard returns when the latest byte or packet arrived, in ticks.
 	Heard() int64
 
+	// Acknowledged reports whether the server has acknowledged what was sent until that time, in
+	// ticks. Then the path works, and the server is slow, or hangs.
+	Acknowledged(sent int64) bool
+
 	// Addrs returns the addresses of both ends.
 	Addrs() (local, remote netip.AddrPort)
 

@@ -10,6 +10,8 @@
 //
 //   - A connection that proves dead, is closed with queries in flight, or accepts no
 //     further query (GOAWAY) does not fail these queries: they are sent again.
+//   - A connection without a reply for too long gets no more queries. It is closed only if the
+//     queries are not acknowledged either: otherwise late replies count.
 //   - An error of one stream ([QueryError]) concerns its query alone.
 //   - Replies to abandoned queries are waited for a while, because they show how slow the
 //     server is; then their streams are canceled.

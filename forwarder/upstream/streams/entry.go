@@ -41,7 +41,9 @@ type entry struct {
 	closeErr error // why it was closed; nil if it is open
 	lastUsed time.Time
 	busyFrom time.Time   // when the latest query was sent on the unused connection
-	watch    *time.Timer // closes it if it is silent; nil if no query is in flight
+	lastSent time.Time   // when the latest query was sent
+	slow     bool        // its server was silent for too long, but the path works
+	watch    *time.Timer // drains or closes it if it is silent; nil if no query is in flight
 }
 
 func newEntry(p *Pool, c Conn, closed func(*entry, error)) *entry {
@@ -86,7 +88,7 @@ func (e *entry) start(query []byte, now time.Time) (k *call, ok bool) {
 	if e.closeErr != nil {
 		return nil, false
 	}
-	e.lastUsed = now
+	e.lastUsed, e.lastSent = now, now
 	if e.watch == nil {
 		e.busyFrom = now
 		e.watch = time.AfterFunc(e.p.cfg.SilentTimeout, e.checkSilence)
@@ -168,22 +170,51 @@ func (e *entry) release() {
 	}
 }
 
-// checkSilence closes the connection if queries are in flight and nothing has arrived for
-// too long.
+// checkSilence acts if queries are in flight and no reply has arrived for too long. The connection is
+// closed if the path may be dead. Otherwise it only accepts no more queries: a slow reply is better
+// than none.
 func (e *entry) checkSilence() {
 	e.mu.Lock()
-	now := time.Now()
-	since := max(e.Heard(), transport.Ticks(e.busyFrom))
-	left := e.p.cfg.SilentTimeout - time.Duration(transport.Ticks(now)-since)
-	if e.watch == nil || left > 0 {
-		if e.watch != nil {
-			e.watch.Reset(left)
-		}
+	if e.watch == nil {
 		e.mu.Unlock()
 		return
 	}
+	slow, again := e.silence(transport.Ticks(time.Now()))
+	if again > 0 {
+		e.watch.Reset(again)
+	}
+	drain := slow && !e.slow
+	e.slow = e.slow || slow
 	e.mu.Unlock()
-	e.Close(transport.ErrSilent)
+	switch {
+	case again == 0:
+		e.Close(transport.ErrSilent)
+	case drain:
+		e.drain()
+	}
+}
+
+// silence reports whether no reply has arrived for too long, and when to check again: 0 if nothing
+// else has arrived either, and the queries are not acknowledged. e.mu is held.
+func (e *entry) silence(now int64) (slow bool, again time.Duration) {
+	busy, limit := transport.Ticks(e.busyFrom), int64(e.p.cfg.SilentTimeout)
+	replyDue, heardDue := max(e.replied.Load(), busy)+limit, max(e.Heard(), busy)+limit
+	switch {
+	case now < replyDue:
+		return false, time.Duration(replyDue - now)
+	case now < heardDue:
+		return true, time.Duration(heardDue - now)
+	case e.Acknowledged(transport.Ticks(e.lastSent)):
+		return true, e.p.cfg.SilentTimeout
+	}
+	return true, 0
+}
+
+// isSilent reports whether the connection is slow and has delivered no reply since that time.
+func (e *entry) isSilent(since time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.slow && e.replied.Load() <= transport.Ticks(since)
 }
 
 // drain lets the connection accept no more queries. It closes when none is in flight.

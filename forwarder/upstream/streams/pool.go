@@ -121,8 +121,14 @@ func (e *entry) exchange(ctx context.Context, query []byte, now, until time.Time
 		e.release()
 		return nil, ErrRefused
 	}
-	if err := w.Wait(ctx, k.done, now, until, &e.replied); err != nil && e.abandon(k) {
-		return nil, err
+	if err := w.Wait(ctx, k.done, now, until, &e.replied); err != nil {
+		silent := transport.IsTimeout(err) && e.isSilent(now)
+		switch abandoned := e.abandon(k); {
+		case abandoned && silent:
+			return nil, transport.ErrSilent
+		case abandoned:
+			return nil, err
+		}
 	}
 	if k.err == nil {
 		return k.reply, nil

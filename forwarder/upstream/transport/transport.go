@@ -118,10 +118,13 @@ type Config struct {
 	MaxConns    int
 	MaxInflight int // queries in flight on one connection; at most 32,768
 
-	DialTimeout   time.Duration // for connecting and the handshake
-	SilentTimeout time.Duration // a connection with pending replies and no bytes for this long is dead
-	WarmTime      time.Duration // an unused connection is closed after this long
-	MaxAge        time.Duration // a connection is replaced at this age, or up to a quarter earlier
+	DialTimeout time.Duration // for connecting and the handshake
+	WarmTime    time.Duration // an unused connection is closed after this long
+	MaxAge      time.Duration // a connection is replaced at this age, or up to a quarter earlier
+
+	// SilentTimeout is how long replies may be pending on a connection that delivers nothing. Then
+	// it is dead, or gets no more queries if those are acknowledged.
+	SilentTimeout time.Duration
 
 	Log      *slog.Logger
 	Observer Observer
