@@ -43,7 +43,7 @@ type registry struct {
 
 // openRegistry waits for the lock on dir, which is never held for long.
 func openRegistry(dir string) (*registry, error) {
-	if err := makePrivate(dir); err != nil {
+	if err := makeRunDir(dir); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -56,17 +56,22 @@ func openRegistry(dir string) (*registry, error) {
 	return &registry{dir: dir, lock: f}, nil
 }
 
-// traversable is the mode of a directory with a control socket for a group (package control). Its
-// members cannot access records, whose mode is 0600.
-const traversable = fs.ModeDir | fs.ModeSetgid | 0o710
+// traversable is the mode of a directory with a control socket for a group (package control). Other
+// users cannot access records, whose mode is 0600.
+const traversable = fs.ModeDir | 0o711
 
-// makePrivate makes a directory that only its owner can access, or changes an existing one unless
+// makeRunDir makes a directory that only its owner can access, or changes an existing one unless
 // its mode is traversable.
+func makeRunDir(dir string) error {
+	if info, err := os.Stat(dir); err == nil && info.Mode() == traversable {
+		return nil
+	}
+	return makePrivate(dir)
+}
+
+// makePrivate makes a directory that only its owner can access, or changes an existing one.
 func makePrivate(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if info, err := os.Stat(dir); err != nil || info.Mode() == traversable {
 		return err
 	}
 	return os.Chmod(dir, 0o700)

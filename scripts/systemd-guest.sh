@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Runs as root under systemd in a guest with the Debian package and the LAN of lib-guest.sh, and tests the units: start,
-# crash, watchdog, reload, restart and package upgrade under load, failed restarts, filters of units, sotto-serve, stop and
+# crash, watchdog, reload, control-group, restart and package upgrade under load, failed restarts, filters of units, sotto-serve, stop and
 # purge. Called by vagrant-test.sh (a virtual machine, whole host sealed) and systemd-test.sh (a container).
 #
 #   systemd-guest.sh DEB LOAD [CGROUP]
@@ -112,6 +112,33 @@ test_reload() {
 	cp /run/sotto.toml.good /etc/sotto/sotto.toml
 	check "reload changed the process" test "$(main_pid)" = "$pid"
 	sealed "after reloads"
+}
+
+# as_operator GROUPS COMMAND…: runs sotto as a user without root, with the groups (an option of setpriv).
+as_operator() {
+	local groups=$1
+	shift
+	setpriv --reuid=65534 --regid=65534 "$groups" sotto "$@" >/dev/null 2>&1
+}
+
+# check_operators WHEN: members of group sotto read over the control socket, and other users do not.
+check_operators() {
+	check "$1: a member cannot read" as_operator "--groups=$(getent group sotto | cut -d: -f3)" status
+	if as_operator --clear-groups status; then die "$1: a user outside the group can read"; fi
+}
+
+test_control_group() {
+	say "control-group: after a start, a reload and a crash"
+	sed -i '1i control-group = "sotto"' /etc/sotto/sotto.toml
+	check "restart failed" systemctl restart sotto
+	check_operators "restart"
+	check "reload failed" systemctl reload sotto
+	check_operators "reload"
+	test_crash
+	check_operators "crash"
+	cp /run/sotto.toml.good /etc/sotto/sotto.toml
+	check "restart failed" systemctl restart sotto
+	sealed "without control-group"
 }
 
 test_restart() {
@@ -254,7 +281,7 @@ fi
 systemctl disable --quiet --now sotto-lan-ask
 systemctl stop sotto
 cp /etc/sotto/sotto.toml /run/sotto.toml.good
-for step in ${SOTTO_STEPS:-start crash watchdog reload restart failed_restart filters serve stop purge}; do
+for step in ${SOTTO_STEPS:-start crash watchdog reload control_group restart failed_restart filters serve stop purge}; do
 	"test_$step"
 done
 say "systemd: all steps passed in $SECONDS s"

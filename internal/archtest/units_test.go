@@ -55,6 +55,32 @@ func systemdAnalyze(t *testing.T, args ...string) string {
 	return string(out)
 }
 
+// setting returns the last value of a setting in the text of a unit.
+func setting(text, name string) string {
+	value := ""
+	for line := range strings.Lines(text) {
+		if v, ok := strings.CutPrefix(line, name+"="); ok {
+			value = strings.TrimSpace(v)
+		}
+	}
+	return value
+}
+
+// TestControlGroupOfUnits checks that systemd leaves a control socket accessible to control-group: it
+// sets the mode of the runtime directory with each command of the unit, and gives all of it back to the
+// unit's user unless the directory belongs to that user.
+func TestControlGroupOfUnits(t *testing.T) {
+	for name := range exposures {
+		text, err := os.ReadFile(filepath.Join(root(t), "deploy/systemd", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := setting(string(text), "RuntimeDirectoryMode"); got != "0711" {
+			t.Errorf("%s: RuntimeDirectoryMode=%s, want 0711 as in package control", name, got)
+		}
+	}
+}
+
 // TestUnits checks that systemd accepts all settings of the units.
 func TestUnits(t *testing.T) {
 	if out := systemdAnalyze(t, append([]string{"verify", "--man=no"}, installedUnits(t)...)...); out != "" {

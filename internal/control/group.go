@@ -3,25 +3,29 @@
 package control
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // RunDir is the directory of the default control socket. It also has the records of package
 // intercept, whose files are for their owner only.
 const RunDir = "/run/sotto"
 
-// groupDir is the mode of a directory whose socket has a group. Members can only traverse it.
-// The set-group-ID bit gives the group to a socket that is created later, by a process that has
-// dropped the capability to change groups.
-const groupDir = fs.ModeSetgid | 0o710
+// groupDir is the mode of a directory whose socket has a group: all users can traverse it, and only its
+// owner can list it. It does not belong to the group, because systemd returns the directory of a service
+// to its user with every command that it runs for the service, such as at a reload. It has no
+// set-group-ID bit, which RestrictSUIDSGID= of the unit forbids to set.
+const groupDir fs.FileMode = 0o711
 
-// makeDir creates dir, for its owner and the group, if that is not 0. Of existing directories it
-// changes only [RunDir], and fails if the group cannot traverse another one.
+// makeDir creates dir for its owner, and if group is not 0, lets its members traverse it. Of existing
+// directories it changes only [RunDir], and fails if the group cannot traverse another one.
 func makeDir(dir string, group int) error {
 	_, err := os.Lstat(dir)
 	isNew := errors.Is(err, fs.ErrNotExist)
@@ -32,32 +36,20 @@ func makeDir(dir string, group int) error {
 	if err != nil {
 		return err
 	}
-	own := groupOf(info) == group
 	switch shared := isNew || filepath.Clean(dir) == RunDir; {
-	case shared && own && info.Mode() == fs.ModeDir|groupDir:
+	case shared && info.Mode() == fs.ModeDir|groupDir:
 		return nil
 	case shared:
-		return share(dir, group)
-	case info.Mode()&0o001 != 0, own && info.Mode()&0o010 != 0:
+		return os.Chmod(dir, groupDir)
+	case info.Mode()&0o001 != 0, groupOf(info) == group && info.Mode()&0o010 != 0:
 		return nil
 	}
-	return fmt.Errorf("members of group %d (control-group) cannot reach the socket: chgrp %d %s; chmod g+xs %s", group, group, dir, dir)
-}
-
-// share gives dir the mode groupDir and the group. It sets the mode while dir has the group of this
-// process: otherwise the kernel would clear the set-group-ID bit, except with CAP_FSETID.
-func share(dir string, group int) error {
-	if err := os.Chown(dir, -1, os.Getegid()); err != nil {
-		return err
-	}
-	if err := os.Chmod(dir, groupDir); err != nil {
-		return err
-	}
-	return groupError(os.Chown(dir, -1, group))
+	return fmt.Errorf("members of group %d (control-group) cannot reach the socket: chgrp %d %s; chmod g+x %s", group, group, dir, dir)
 }
 
 // giveTo lets the members of the group use the socket at path, if the group is not 0. The socket
-// has the mode 0600 until it belongs to the group.
+// has the mode 0600 until it belongs to the group. A process that may not change the group, because it
+// has dropped its capabilities, grants access by a list instead.
 func giveTo(path string, group int) error {
 	if group == 0 {
 		return nil
@@ -67,11 +59,49 @@ func giveTo(path string, group int) error {
 		return err
 	}
 	if groupOf(info) != group {
-		if err := os.Lchown(path, -1, group); err != nil {
+		err := os.Lchown(path, -1, group)
+		if errors.Is(err, fs.ErrPermission) && grant(path, group) == nil {
+			return nil
+		}
+		if err != nil {
 			return groupError(err)
 		}
 	}
 	return os.Chmod(path, 0o660)
+}
+
+// Entries of an access control list (linux/posix_acl.h, linux/posix_acl_xattr.h).
+const (
+	aclVersion  = 2
+	aclOwner    = 0x01
+	aclOwnGroup = 0x04
+	aclGroup    = 0x08
+	aclMask     = 0x10
+	aclOther    = 0x20
+	aclNoID     = ^uint32(0)
+
+	aclNone, aclReadWrite = 0, 6
+)
+
+// grant gives the owner and the group, and no others, access to the file at path by an access control
+// list, which needs no capability.
+func grant(path string, group int) error {
+	list := binary.LittleEndian.AppendUint32(nil, aclVersion)
+	for _, e := range []struct {
+		tag, perm uint16
+		id        uint32
+	}{
+		{aclOwner, aclReadWrite, aclNoID},
+		{aclOwnGroup, aclNone, aclNoID},
+		{aclGroup, aclReadWrite, uint32(group)},
+		{aclMask, aclReadWrite, aclNoID},
+		{aclOther, aclNone, aclNoID},
+	} {
+		list = binary.LittleEndian.AppendUint16(list, e.tag)
+		list = binary.LittleEndian.AppendUint16(list, e.perm)
+		list = binary.LittleEndian.AppendUint32(list, e.id)
+	}
+	return unix.Lsetxattr(path, "system.posix_acl_access", list, 0)
 }
 
 func groupError(err error) error {

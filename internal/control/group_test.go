@@ -17,7 +17,9 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"unsafe"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -169,69 +171,127 @@ func TestPeerOnlyReads(t *testing.T) {
 	}
 }
 
-// TestControlGroup: the socket and a new directory belong to the group, also when a process without
-// capabilities creates the socket again; a directory that the group cannot enter is an error.
-func TestControlGroup(t *testing.T) {
-	p := newPeer(t)
-	dir := filepath.Join(p.dir, "new")
-	path := filepath.Join(dir, "control.sock")
-	check := func(when string) {
-		t.Helper()
-		for path, want := range map[string]fs.FileMode{path: fs.ModeSocket | 0o660, dir: fs.ModeDir | groupDir} {
-			if info, err := os.Lstat(path); err != nil || info.Mode() != want || groupOf(info) != testGroup {
-				t.Errorf("%s: %s: %v, %v: want mode %v and group %d", when, path, info, err, want, testGroup)
-			}
-		}
-	}
+// serveFor listens at path for testGroup, answers requests until the test ends, and reports whether
+// it could.
+func serveFor(t *testing.T, path string) bool {
+	t.Helper()
 	l, err := Listen(t.Context(), path, testGroup)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return false
 	}
-	check("at first")
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	// As after a failed takeover, when privileges have been dropped.
-	withCapabilities(t, 0, func() {
-		if l, err = Listen(t.Context(), path, testGroup); err != nil {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- l.Serve(ctx, Handlers{Routes: map[string]http.HandlerFunc{"GET /v1/status": func(http.ResponseWriter, *http.Request) {}}})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
 			t.Error(err)
-			return
-		}
-		check("without capabilities")
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-		if _, err := Listen(t.Context(), path, testGroup+1); err == nil || !strings.Contains(err.Error(), "cannot reach the socket") {
-			t.Errorf("another group: %v", err)
-		}
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("a socket for no group is left: %v", err)
-		}
-		other := filepath.Join(p.dir, "other", "control.sock")
-		if _, err := Listen(t.Context(), other, testGroup); err == nil || !strings.Contains(err.Error(), "CAP_CHOWN") {
-			t.Errorf("without CAP_CHOWN: %v", err)
 		}
 	})
-	// As under systemd: CAP_CHOWN without CAP_FSETID.
-	withCapabilities(t, 1<<unix.CAP_CHOWN, func() {
-		dir = filepath.Join(p.dir, "chown")
-		path = filepath.Join(dir, "control.sock")
-		if l, err := Listen(t.Context(), path, testGroup); err != nil {
-			t.Error(err)
-		} else {
-			check("with CAP_CHOWN")
-			_ = l.Close()
-		}
-	})
+	return true
+}
+
+// checkGroup fails the test unless members of testGroup, and no other users, can use the socket.
+func (p peer) checkGroup(path string) {
+	p.t.Helper()
+	if got := p.ask(testUser, testGroup, "GET", path, "/v1/status"); got != "" {
+		p.t.Errorf("a member: %s", got)
+	}
+	if got := p.ask(testUser, testUser, "GET", path, "/v1/status"); !strings.Contains(got, "permission denied: run this as root") {
+		p.t.Errorf("another user: %q", got)
+	}
+}
+
+// TestControlGroup: members of the group, and no other users, can use the socket: also one that a
+// process without capabilities has created, and one of a unit with RestrictSUIDSGID=. All users can
+// traverse a new directory and not list it.
+func TestControlGroup(t *testing.T) {
+	for name, limit := range map[string]func(*testing.T, func()){
+		"root":                 func(_ *testing.T, f func()) { f() },
+		"without capabilities": func(t *testing.T, f func()) { withCapabilities(t, 0, f) },
+		"in the unit": func(t *testing.T, f func()) {
+			withCapabilities(t, 1<<unix.CAP_CHOWN, func() { withoutSetID(t); f() })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPeer(t)
+			dir := filepath.Join(p.dir, "new")
+			path := filepath.Join(dir, "control.sock")
+			limit(t, func() {
+				if !serveFor(t, path) {
+					return
+				}
+				for path, want := range map[string]fs.FileMode{path: fs.ModeSocket | 0o660, dir: fs.ModeDir | 0o711} {
+					if info, err := os.Lstat(path); err != nil || info.Mode() != want {
+						t.Errorf("%s: %v, %v: want mode %v", path, info, err, want)
+					}
+				}
+			})
+			p.checkGroup(path)
+		})
+	}
+}
+
+// TestDirectoryOfOthers: a directory that the group cannot enter is an error, and stays as it is.
+func TestDirectoryOfOthers(t *testing.T) {
+	p := newPeer(t)
 	private := filepath.Join(p.dir, "private")
+	path := filepath.Join(private, "control.sock")
 	if err := os.Mkdir(private, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(t.Context(), filepath.Join(private, "control.sock"), testGroup); err == nil || !strings.Contains(err.Error(), "chmod g+xs "+private) {
+	if _, err := Listen(t.Context(), path, testGroup); err == nil || !strings.Contains(err.Error(), "chmod g+x "+private) {
 		t.Errorf("in a private directory: %v", err)
 	}
 	if info, err := os.Stat(private); err != nil || info.Mode() != fs.ModeDir|0o700 {
 		t.Errorf("the private directory was changed: %v, %v", info, err)
+	}
+	// As the message says.
+	if err := errors.Join(os.Chown(private, -1, testGroup), os.Chmod(private, 0o710)); err != nil {
+		t.Fatal(err)
+	}
+	if serveFor(t, path) {
+		p.checkGroup(path)
+	}
+}
+
+// withoutSetID makes calls of this thread fail that set the bit set-user-ID or set-group-ID, as
+// systemd does with RestrictSUIDSGID=.
+func withoutSetID(t *testing.T) {
+	t.Helper()
+	const mode = unix.S_ISUID | unix.S_ISGID
+	program := []bpf.Instruction{bpf.LoadAbsolute{Off: 0, Size: 4}}
+	for call, arg := range map[uint32]uint32{unix.SYS_FCHMOD: 1, unix.SYS_FCHMODAT: 2, unix.SYS_FCHMODAT2: 2, unix.SYS_MKDIRAT: 2, unix.SYS_MKNODAT: 2} {
+		program = append(program,
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: call, SkipTrue: 4},
+			bpf.LoadAbsolute{Off: 16 + 8*arg, Size: 4}, // the lower half on little-endian machines
+			bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: mode, SkipTrue: 1},
+			bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+			bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW})
+	}
+	code, err := bpf.Assemble(append(program, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	filter := make([]unix.SockFilter, 0, len(code))
+	for _, i := range code {
+		filter = append(filter, unix.SockFilter{Code: i.Op, Jt: i.Jt, Jf: i.Jf, K: i.K})
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		t.Error(err)
+		return
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog))); errno != 0 {
+		t.Errorf("seccomp: %v", errno)
+	}
+	runtime.KeepAlive(filter)
+	if err := os.Chmod(t.TempDir(), fs.ModeSetgid|0o700); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("the filter does not work: %v", err)
 	}
 }
 

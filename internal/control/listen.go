@@ -27,7 +27,7 @@ type Listener struct {
 
 // Listen creates the socket at path, and its directory if it does not exist: both for the owner
 // only (0600, 0700), or, if group is the ID of a group other than root's, also for its members
-// (0660, 2710). The caller calls [Listener.Serve] or [Listener.Close], which remove the socket.
+// (0660, 0711). The caller calls [Listener.Serve] or [Listener.Close], which remove the socket.
 func Listen(ctx context.Context, path string, group int) (*Listener, error) {
 	if len(path) >= maxPath {
 		return nil, fmt.Errorf("create the control socket %s: its path is longer than %d bytes: use a shorter one", path, maxPath-1)

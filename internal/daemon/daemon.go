@@ -234,8 +234,8 @@ const (
 )
 
 // listenAgain creates the control socket after a failed takeover. The other process may
-// still have the socket's path for a moment after it has released the seal. If it has left the
-// directory to another group, the socket is for its owner only. It returns nil if ctx ends first.
+// still have the socket's path for a moment after it has released the seal. If the group cannot get
+// access, the socket is for its owner only. It returns nil if ctx ends first.
 func (d *daemon) listenAgain(ctx context.Context) (l *control.Listener, err error) {
 	p := d.current()
 	for end := time.Now().Add(listenAgainTime); ; {
