@@ -121,10 +121,12 @@ as_operator() {
 	setpriv --reuid=65534 --regid=65534 "$groups" sotto "$@" >/dev/null 2>&1
 }
 
-# check_operators WHEN: members of group sotto read over the control socket, and other users do not.
+# check_operators WHEN [OPTION…]: members of group sotto read over the control socket, and other users do not.
 check_operators() {
-	check "$1: a member cannot read" as_operator "--groups=$(getent group sotto | cut -d: -f3)" status
-	if as_operator --clear-groups status; then die "$1: a user outside the group can read"; fi
+	local when=$1
+	shift
+	check "$when: a member cannot read" as_operator "--groups=$(getent group sotto | cut -d: -f3)" status "$@"
+	if as_operator --clear-groups status "$@"; then die "$when: a user outside the group can read"; fi
 }
 
 test_control_group() {
@@ -237,15 +239,23 @@ restart_serve() {
 }
 
 test_serve() {
-	say "sotto-serve.socket: without root, and restarted"
+	say "sotto-serve.socket: without root, with a query log and control-group, and restarted"
+	sed -i '1i control-group = "sotto"\nquery-log = "/var/log/sotto-serve/queries.jsonl"' /etc/sotto/serve.toml
+	mkdir -p /run/systemd/system/sotto-serve.service.d
+	printf '[Service]\nGroup=sotto\n' >/run/systemd/system/sotto-serve.service.d/group.conf
+	systemctl daemon-reload
 	systemctl start sotto-serve.socket
 	check "no answer from 127.0.0.1" forwarded serve 127.0.0.1
 	check "no answer from ::1" forwarded serve6 ::1
 	check "it runs as root" test "$(ps -o uid= -p "$(systemctl show -P MainPID sotto-serve)")" -ne 0
 	restart_serve
 	check "reload failed" systemctl reload sotto-serve
+	check_operators "sotto-serve" --control /run/sotto-serve/control.sock
+	wait_for 30 "the query log" test -s /var/log/sotto-serve/queries.jsonl
 	check "a warning in its log" bash -c '! journalctl -u sotto-serve --no-pager -o cat | grep "level=WARN\|level=ERROR"'
 	systemctl stop sotto-serve.socket sotto-serve
+	rm -r /run/systemd/system/sotto-serve.service.d
+	systemctl daemon-reload
 }
 
 test_stop() {

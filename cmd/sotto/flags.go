@@ -179,6 +179,12 @@ func (e *env) daemonOptions(load daemon.Loader) daemon.Options {
 	}
 }
 
+// stateDir returns the directory for state that the service manager has created, or "".
+func (e *env) stateDir() string {
+	dir, _, _ := strings.Cut(e.getenv("STATE_DIRECTORY"), ":") // a unit may have several
+	return dir
+}
+
 // logger returns a logger to stderr with the given level.
 func (e *env) logger(level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: level}))

@@ -25,7 +25,7 @@ a port on all addresses of both families (:5300). If a service manager passes so
 (LISTEN_FDS, as systemd with sotto-serve.socket), they are used instead of --listen.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			load := o.loader(c, config.Options{Serve: true, Read: config.ReadFile})
+			load := o.loader(c, config.Options{Serve: true, Read: config.ReadFile, StateDir: e.stateDir()})
 			if o.check {
 				return e.check(load, nil)
 			}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -48,6 +49,22 @@ func TestCheckStartsNothing(t *testing.T) {
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("it created %v, %v", left, err)
+	}
+}
+
+// TestStateDirectory: `serve` and `run` have their lists in the first directory for state of a service.
+func TestStateDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sotto.toml")
+	e2e.WriteFile(t, path, "")
+	for _, command := range []string{"serve", "run"} {
+		var errs bytes.Buffer
+		e := &env{stdin: strings.NewReader(""), stdout: &errs, stderr: &errs, getenv: func(name string) string {
+			return map[string]string{"STATE_DIRECTORY": "one:/two"}[name]
+		}}
+		// A path that is not absolute shows that it is used.
+		if status := e.main(t.Context(), []string{command, "--check", "--config", path}); status == 0 || !strings.Contains(errs.String(), `"one/lists" is not an absolute path`) {
+			t.Errorf("%s: status %d, %s", command, status, &errs)
+		}
 	}
 }
 

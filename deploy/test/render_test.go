@@ -291,6 +291,33 @@ func TestUnprivileged(t *testing.T) {
 	}
 }
 
+// TestState: pods can write lists, and nothing else that is on disk, since their root is read-only. Those of a
+// node outlive the pod.
+func TestState(t *testing.T) {
+	for name, want := range map[string]string{
+		"DaemonSet sotto":            "hostPath",
+		"Deployment sotto-forwarder": "emptyDir",
+	} {
+		base := map[string]string{"hostPath": "base", "emptyDir": "forwarder"}[want]
+		pod := object{"pod": kustomize(t, base)[name].at("spec", "template", "spec")}
+		container, _ := pod.at("pod", "containers").([]any)[0].(map[string]any)
+		volume := ""
+		for _, m := range container["volumeMounts"].([]any) {
+			if m := m.(map[string]any); m["mountPath"] == "/var/lib/sotto" && m["readOnly"] != true {
+				volume = m["name"].(string)
+			}
+		}
+		found := false
+		for _, v := range pod.at("pod", "volumes").([]any) {
+			v := v.(map[string]any)
+			found = found || v["name"] == volume && v[want] != nil
+		}
+		if !found {
+			t.Errorf("%s: no volume of the type %s at /var/lib/sotto", name, want)
+		}
+	}
+}
+
 // TestRender writes what the chart renders to the folder $SOTTO_RENDER, for kubectl.
 func TestRender(t *testing.T) {
 	dir := os.Getenv("SOTTO_RENDER")

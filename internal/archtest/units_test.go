@@ -81,6 +81,27 @@ func TestControlGroupOfUnits(t *testing.T) {
 	}
 }
 
+// TestUnitDirectories checks that each service can write lists and logs, all of which it finds below its
+// own name.
+func TestUnitDirectories(t *testing.T) {
+	running := operating(t, "Running as a service") + operating(t, "Query log and dnstap")
+	for name := range exposures {
+		text, err := os.ReadFile(filepath.Join(root(t), "deploy/systemd", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := strings.TrimSuffix(name, ".service")
+		for _, directory := range []string{"RuntimeDirectory", "StateDirectory", "LogsDirectory"} {
+			if got := setting(string(text), directory); got != want {
+				t.Errorf("%s: %s=%s, want %s", name, directory, got, want)
+			}
+		}
+		if !strings.Contains(running, "`/var/log/"+want+"`") {
+			t.Errorf("docs/OPERATING.md does not name /var/log/%s", want)
+		}
+	}
+}
+
 // TestUnits checks that systemd accepts all settings of the units.
 func TestUnits(t *testing.T) {
 	if out := systemdAnalyze(t, append([]string{"verify", "--man=no"}, installedUnits(t)...)...); out != "" {

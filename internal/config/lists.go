@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -36,7 +37,7 @@ type sources struct {
 // are read, because a change of a list must not put a file in force that was edited since, or
 // read a pipe again.
 func (s *Settings) newSources(o Options, groups map[string]Group, cluster KubernetesPlan) *sources {
-	src := &sources{settings: *s, options: o, groups: groups, cluster: cluster, store: lists.Store{Dir: s.ListDir}}
+	src := &sources{settings: *s, options: o, groups: groups, cluster: cluster, store: lists.Store{Dir: s.listDir(o)}}
 	if !slices.ContainsFunc(s.Rules, func(r RuleBlock) bool { return r.Lists != nil }) {
 		return src
 	}
@@ -100,10 +101,21 @@ func (p *Plan) FindEntry(rule int, query []byte) (entry, source string, err erro
 	return "", "", errors.Join(errs...)
 }
 
+// listDir returns the directory of the lists. A service can often write to its own directory for state only.
+func (s *Settings) listDir(o Options) string {
+	switch {
+	case s.ListDir != "":
+		return s.ListDir
+	case o.StateDir != "":
+		return filepath.Join(o.StateDir, "lists")
+	}
+	return "/var/lib/sotto/lists"
+}
+
 // planLists reads the settings of all lists.
-func (s *Settings) planLists(p *Plan) (err error) {
-	if p.ListDir = s.ListDir; !strings.HasPrefix(s.ListDir, "/") {
-		return s.invalidf("list-dir", "%q is not an absolute path: want one such as /var/lib/sotto/lists", s.ListDir)
+func (s *Settings) planLists(o Options, p *Plan) (err error) {
+	if p.ListDir = s.listDir(o); !strings.HasPrefix(p.ListDir, "/") {
+		return s.invalidf("list-dir", "%q is not an absolute path: want one such as /var/lib/sotto/lists", p.ListDir)
 	}
 	if p.ListInterval, err = time.ParseDuration(s.ListInterval); err != nil {
 		return s.invalidf("list-interval", `%q is not a duration: want a number with its unit, such as "24h"`, s.ListInterval)

@@ -72,6 +72,9 @@ type Options struct {
 	// Read reads a file that a setting names: [ReadFile], except in tests.
 	Read func(file string) ([]byte, error)
 
+	// StateDir is the directory for state that the service manager has created, or "".
+	StateDir string
+
 	Kubernetes Kubernetes
 }
 
@@ -92,7 +95,7 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 	if p.Groups, err = s.planGroups(o); err != nil {
 		return p, err
 	}
-	if err = s.planLists(&p); err != nil {
+	if err = s.planLists(o, &p); err != nil {
 		return p, err
 	}
 	if p.Kubernetes, err = s.planKubernetes(o); err != nil {

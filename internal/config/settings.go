@@ -153,7 +153,6 @@ func Default() Settings {
 		Prefetch:       true,
 		RRsetOrder:     OrderRotate,
 		SharedSettings: defaultShared(),
-		ListDir:        "/var/lib/sotto/lists",
 		ListInterval:   "24h",
 		MaxQueries:     8192,
 		MaxWaiting:     65536,
