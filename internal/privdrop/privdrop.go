@@ -72,10 +72,16 @@ func dropCapabilities(keep []string, keepBounding bool) error {
 			}
 		}
 	}
-	if diff, err := have.Cf(set); err == nil && diff == 0 {
+	diff, err := have.Cf(set)
+	if err == nil && diff == 0 {
 		return nil // a filter of the service manager may refuse the call
 	}
-	return set.SetProc()
+	// The same after AmbientCapabilities=, which are inheritable, too. Those apply only to programs that
+	// the process executes, which Unused prevents.
+	if again := set.SetProc(); err != nil || diff.Has(cap.Permitted) || diff.Has(cap.Effective) || !errors.Is(again, unix.EPERM) {
+		return again
+	}
+	return nil
 }
 
 // dropBounding drops all capabilities except those in kept from the bounding set. Without

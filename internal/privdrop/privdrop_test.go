@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"sotto/internal/privdrop/privdroptest"
 )
@@ -32,6 +33,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "apply":
 		err = applyAndCheck()
+	case "ambient":
+		err = applyInUnit()
 	default:
 		err = tryCalls(mode)
 	}
@@ -108,6 +111,41 @@ func checkThreads() error {
 
 func TestApply(t *testing.T) {
 	runChild(t, "apply")
+}
+
+// TestApplyInUnit: a unit with AmbientCapabilities= whose SystemCallFilter= denies capset.
+func TestApplyInUnit(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to have a capability")
+	}
+	runChild(t, "ambient")
+}
+
+// applyInUnit calls Apply with a capability that is kept and inheritable, where capset is denied, and
+// checks that another capability is not kept silently.
+func applyInUnit() error {
+	if err := cap.ResetAmbient(); err != nil && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	set := cap.NewSet()
+	for _, flag := range []cap.Flag{cap.Permitted, cap.Effective, cap.Inheritable} {
+		if err := set.SetFlag(flag, true, cap.NET_RAW); err != nil {
+			return err
+		}
+	}
+	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); err != nil {
+		return err
+	}
+	if err := errors.Join(set.SetProc(), filter([]uint32{unix.SYS_CAPSET})); err != nil {
+		return err
+	}
+	if err := Apply(Limits{Keep: []string{"CAP_NET_RAW"}}); err != nil {
+		return err
+	}
+	if err := Apply(Limits{}); !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("a capability that is not kept: %v, want EPERM", err)
+	}
+	return nil
 }
 
 // runChild runs the test binary as a child process in the given mode and returns its output.
