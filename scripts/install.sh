@@ -96,9 +96,10 @@ machine() {
 
 fetch() {
 	if command -v curl >/dev/null 2>&1; then
-		curl -fsSL --proto '=https,http' -o "$2" "$1"
+		curl -fsSL --proto '=https' --proto-redir '=https' -o "$2" "$1"
 	elif command -v wget >/dev/null 2>&1; then
-		wget -q -O "$2" "$1"
+		# wget follows a redirection to http, and BusyBox, which has no --max-redirect, verifies no certificate.
+		wget -q --max-redirect=0 -O "$2" "$1" || die "could not download $1 with wget, which is not allowed to follow a redirection; install curl"
 	else
 		die "neither curl nor wget is installed; download $1 and SHA256SUMS yourself, and use --from FOLDER"
 	fi || die "could not download $1"
