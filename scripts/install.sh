@@ -6,7 +6,8 @@
 #   sudo ./install.sh                    from the unpacked archive that contains this script
 #   sudo ./install.sh --from PLACE       PLACE: a folder with archives and SHA256SUMS, one archive (SHA256SUMS beside it), or
 #                                        the URL of such a folder (https)
-#   sudo ./install.sh --uninstall        stops and removes Sotto; with --purge also configuration, state and logs
+#   sudo ./install.sh --uninstall        stops and removes Sotto; with --purge also configuration, state, logs and the
+#                                        group that it has created
 #
 #   --prefix DIR     default: /usr/local
 #   --version V      which version of PLACE; default: the only one
@@ -40,6 +41,8 @@ done
 [ -n "$root" ] || [ "$(id -u)" = 0 ] || die "writing below $prefix and /etc needs root; use sudo, or set DESTDIR"
 
 manifest=$root$prefix/share/sotto/installed
+# Exists if this script has created the group sotto.
+group_created=$root$prefix/share/sotto/group-created
 
 has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
@@ -59,6 +62,17 @@ stop_service() {
 	fi
 }
 
+# remove_group: removes the group, if this script has created it.
+remove_group() {
+	[ -e "$group_created" ] || return 0
+	if command -v groupdel >/dev/null 2>&1; then
+		groupdel sotto || true
+	elif command -v delgroup >/dev/null 2>&1; then
+		delgroup sotto || true
+	fi
+	rm -f "$group_created"
+}
+
 remove() {
 	[ -r "$manifest" ] || die "no installation below $prefix: $manifest does not exist; was another --prefix used?"
 	stop_service
@@ -66,6 +80,7 @@ remove() {
 		rm -f "$root$file"
 	done <"$manifest"
 	rm -f "$manifest"
+	[ -z "$purge" ] || remove_group
 	rmdir "$root$prefix/share/sotto" 2>/dev/null || true
 	if [ -n "$purge" ]; then
 		rm -rf "$root/etc/sotto" "$root/run/sotto" "$root/run/sotto-serve"
@@ -157,6 +172,20 @@ find_tree() {
 
 # ---- installation ----------------------------------------------------------------------------------------
 
+# create_group: creates the group for control-group = "sotto", as the packages do. It has no members.
+create_group() {
+	if getent group sotto >/dev/null 2>&1 || grep -q '^sotto:' /etc/group; then return 0; fi
+	if command -v groupadd >/dev/null 2>&1; then
+		groupadd --system sotto
+	elif command -v addgroup >/dev/null 2>&1; then
+		addgroup -S sotto
+	else
+		say "group sotto was not created (no groupadd): create it before you set control-group"
+		return 0
+	fi
+	: >"$group_created"
+}
+
 # put MODE SOURCE DESTINATION: installs one file and records it. Over a running program it is renamed, not written.
 put() {
 	mkdir -p "$root$(dirname "$3")"
@@ -194,6 +223,7 @@ install_files() {
 		grep -vxFf "$work/manifest" "$manifest" | while read -r file; do rm -f "$root$file"; done
 	fi
 	cp "$work/manifest" "$manifest"
+	[ -n "$root" ] || create_group
 	! has_systemd || systemctl daemon-reload
 }
 

@@ -115,6 +115,7 @@ test_install_script() {
 	cp -r "$work/release" scripts/install.sh "$root/pkg/"
 	chroot "$root" sh /pkg/install.sh --from $dir >"$work/install.log" 2>&1 || { cat "$work/install.log" >&2 && die "install.sh --from a folder failed"; }
 	[[ $(chroot "$root" sotto version) == "sotto $new_version "* ]] || die "install.sh installed another version"
+	grep -q '^sotto:' "$root/etc/group" || die "install.sh did not create the group"
 	grep -q '^ExecStart=/usr/local/bin/sotto' "$root/etc/systemd/system/sotto.service" || die "the unit starts another program"
 	echo '# changed' >>"$root/etc/sotto/sotto.toml"
 	echo /usr/local/share/man/man8/sotto-old.8 >>"$root/usr/local/share/sotto/installed"
@@ -124,6 +125,13 @@ test_install_script() {
 	[[ ! -e $root/usr/local/share/man/man8/sotto-old.8 ]] || die "install.sh left a file of the version before"
 	grep -q '^# changed' "$root/etc/sotto/sotto.toml" || die "install.sh replaced a changed configuration"
 	chroot "$root" sh /pkg/install.sh --uninstall --purge >"$work/install.log" 2>&1 || { cat "$work/install.log" >&2 && die "install.sh --uninstall failed"; }
+	! grep -q '^sotto:' "$root/etc/group" || die "install.sh --uninstall --purge left the group that it had created"
+	# A group of the administrator stays.
+	chroot "$root" groupadd --system sotto
+	chroot "$root" sh /pkg/install.sh --from $dir >"$work/install.log" 2>&1 || { cat "$work/install.log" >&2 && die "install.sh --from a folder failed with a group"; }
+	chroot "$root" sh /pkg/install.sh --uninstall --purge >"$work/install.log" 2>&1 || { cat "$work/install.log" >&2 && die "install.sh --uninstall failed"; }
+	grep -q '^sotto:' "$root/etc/group" || die "install.sh --uninstall --purge removed a group that it had not created"
+	chroot "$root" groupdel sotto
 	# Damaged archives and files are refused, and nothing is installed.
 	printf x | dd of="$root$dir/$name" bs=1 seek=1000 conv=notrunc status=none
 	! chroot "$root" sh /pkg/install.sh --from $dir >"$work/install.log" 2>&1 || die "install.sh accepted a damaged archive"
