@@ -102,6 +102,55 @@ func TestUnitDirectories(t *testing.T) {
 	}
 }
 
+// commands returns the lines of the code blocks in a section of docs/OPERATING.md.
+func commands(t *testing.T, section string) (lines []string) {
+	t.Helper()
+	inside := false
+	for line := range strings.Lines(operating(t, section)) {
+		if strings.HasPrefix(line, "```") {
+			inside = !inside
+		} else if inside {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	if len(lines) == 0 {
+		t.Fatalf("docs/OPERATING.md has no commands in %q", section)
+	}
+	return lines
+}
+
+// TestInstructions checks that the steps of docs/OPERATING.md work after each kind of installation:
+// packages and install.sh put the program into different directories, and create /etc/sotto and the group.
+func TestInstructions(t *testing.T) {
+	created := false
+	for _, line := range commands(t, "Running as a service") {
+		created = created || strings.HasPrefix(line, "sudo install -d /etc/sotto")
+		if strings.Contains(line, "tee /etc/sotto/") && !created {
+			t.Errorf("nothing has created the directory before: %s", line)
+		}
+	}
+	for _, line := range commands(t, "Query log and dnstap") {
+		if strings.Contains(line, "bin/sotto") {
+			t.Errorf("the program is not always there: %s", line)
+		}
+	}
+	for _, line := range commands(t, "Operators without root") {
+		if strings.Contains(line, "groupadd") && !strings.Contains(line, "groupadd -f") {
+			t.Errorf("it fails if the group exists: %s", line)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(root(t), "deploy/systemd/sotto.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	removal := strings.Join(commands(t, "Removal"), " ") + " "
+	for directory, parent := range map[string]string{"RuntimeDirectory": "/run/", "StateDirectory": "/var/lib/", "LogsDirectory": "/var/log/"} {
+		if path := parent + setting(string(text), directory); !strings.Contains(removal, " "+path+" ") {
+			t.Errorf("the removal leaves %s", path)
+		}
+	}
+}
+
 // TestUnits checks that systemd accepts all settings of the units.
 func TestUnits(t *testing.T) {
 	if out := systemdAnalyze(t, append([]string{"verify", "--man=no"}, installedUnits(t)...)...); out != "" {
