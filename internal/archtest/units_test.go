@@ -139,6 +139,9 @@ func TestInstructions(t *testing.T) {
 			t.Errorf("it fails if the group exists: %s", line)
 		}
 	}
+	if strings.Contains(operating(t, "Running as a service"), "`[Unit] OnFailure=") {
+		t.Error("it recommends OnFailure=, which depends on the version of systemd for a unit with Restart=")
+	}
 	text, err := os.ReadFile(filepath.Join(root(t), "deploy/systemd/sotto.service"))
 	if err != nil {
 		t.Fatal(err)
