@@ -14,17 +14,17 @@ import (
 )
 
 // claimInstance sets the name and prefixes of the instance, and makes the calling process its
-// owner. It also clears dead instances that sealed commands. previous are the directories of
-// the cgroups that a dead process with the same instance name sealed.
-func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, previous []string, err error) {
+// owner. It also clears dead instances that sealed commands. previous is the record of
+// a dead process with the same instance name, or empty.
+func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, previous record, err error) {
 	reg, err := openRegistry(cfg.RunDir)
 	if err != nil {
-		return nil, nil, err
+		return nil, previous, err
 	}
 	defer func() { err = errors.Join(err, reg.release()) }()
 	all, err := reg.list()
 	if err != nil {
-		return nil, nil, err
+		return nil, previous, err
 	}
 	for i, f := range all {
 		if f.alive || !f.Ephemeral {
@@ -39,11 +39,11 @@ func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, previous []s
 		all[i].Name = ""
 	}
 	if err := nameInstance(cfg, all); err != nil {
-		return nil, nil, err
+		return nil, previous, err
 	}
 	for _, f := range all {
 		if f.Name == cfg.Name {
-			previous = cgroup.Dirs(f.Cgroups)
+			previous = f.record
 		}
 	}
 	file, err := reg.claim(newRecord(cfg, groups))

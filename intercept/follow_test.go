@@ -136,7 +136,7 @@ func TestCgroupCreatedAgain(t *testing.T) {
 	if !s.kernel.adopted {
 		t.Error("the maps were not adopted")
 	}
-	if !slices.Contains(s.previous, service.Path) {
+	if !slices.Contains(s.previous.Cgroups, cgroup.Group{Path: service.Path, ID: service.ID}) {
 		t.Errorf("the record names %v", s.previous)
 	}
 	listen(t, s.Instance)

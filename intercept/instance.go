@@ -44,9 +44,8 @@ type Instance struct {
 	resolvers *local.Resolvers
 	owners    *spaces.Owners
 
-	// previous are the directories of the cgroups that an earlier process with the same
-	// instance name sealed.
-	previous []string
+	// previous is the record of an earlier process with the same instance name, or empty.
+	previous record
 
 	mu sync.Mutex
 	// hadHooks: an earlier process left hooks. This process must not remove them before
@@ -217,6 +216,9 @@ func (i *Instance) Attach() error {
 	}
 	if i.hadHooks { // until now the old hooks connected sockets to virtual addresses
 		i.destroyStale()
+	}
+	if err := i.network.RemoveOld(); err != nil {
+		i.cfg.Log.Warn("cannot remove the routes to the virtual addresses of an earlier process", "err", err)
 	}
 	// Only now may outer seals let these cgroups through.
 	if i.cfg.Ephemeral {

@@ -89,13 +89,13 @@ func destroyVirtual(paths *cgroup.Paths, match func(sockets.Socket) bool, dirs [
 
 // destroyStale destroys the sockets that are connected to virtual addresses of an earlier
 // process whose maps were not adopted. The guard stops those that cannot be destroyed,
-// because they hold no slot.
+// because they hold no slot. The earlier process may have had other prefixes.
 func (i *Instance) destroyStale() {
 	if i.kernel.adopted || i.cfg.Ephemeral {
 		return
 	}
-	dirs := append(cgroup.Dirs(i.groups), i.previous...)
-	destroyed, err := destroyVirtual(i.paths, nil, dirs, i.cfg.Prefix4, i.cfg.Prefix6)
+	dirs := append(cgroup.Dirs(i.groups), cgroup.Dirs(i.previous.Cgroups)...)
+	destroyed, err := destroyVirtual(i.paths, nil, dirs, i.cfg.Prefix4, i.cfg.Prefix6, i.previous.Prefix4, i.previous.Prefix6)
 	if err != nil {
 		i.cfg.Log.Warn("cannot destroy every socket that an earlier process redirected; its packets are stopped until its program connects again", "err", err)
 	}

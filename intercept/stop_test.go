@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sotto/intercept/clienttest"
+	"sotto/intercept/network"
 	"sotto/intercept/pins"
 	"sotto/intercept/sockets"
 	"sotto/internal/capture"
@@ -248,6 +249,39 @@ func TestStartEndsStrays(t *testing.T) {
 	x.Want("recv a => ECONNABORTED\npeer a => ENOTCONN")
 	clienttest.Start(t, s.host, other).Want("socket a udp4 => ok\nconnect a 1.2.3.1:53 => ok\nsend a => ok\nrecv a => 1.2.3.1:53 by /" +
 		filepath.Base(other.Path) + " from 1.2.3.1:53")
+}
+
+// A start with other prefixes destroys the sockets that are connected to addresses of the old ones.
+// Until then their packets stay on this machine, whether or not there is a guard.
+func TestStartWithOtherPrefixes(t *testing.T) {
+	for _, mode := range []GuardMode{GuardDrop, GuardOff} {
+		t.Run(mode.String(), func(t *testing.T) {
+			s := openSeal(t, func(cfg *Config) { cfg.Guard = mode })
+			s.virtual(t)
+			x := s.client(t)
+			x.Want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok\nsocket c udp4 => ok")
+			s.stopListening()
+			if err := s.Abandon(); err != nil {
+				t.Fatal(err)
+			}
+			cfg := s.cfg
+			cfg.Prefix4, cfg.Prefix6 = network.NthAssignment(60).Prefix4, network.NthAssignment(60).Prefix6
+			var next *Instance
+			if n := s.crossed(t, func() {
+				next = openAt(t, s.host, cfg)
+				x.Do("send a")
+				x.Do("sendto c 8.8.8.8:53") // redirected to an old address by the old hook
+			}); n != 0 {
+				t.Errorf("%d packets left before the new hooks were attached", n)
+			}
+			listen(t, next)
+			if err := next.Attach(); err != nil {
+				t.Fatal(err)
+			}
+			x.Want("recv a => ECONNABORTED\npeer a => ENOTCONN\nrecv b => ECONNABORTED")
+			x.Want("socket d udp4 => ok\nsendto d 1.2.3.1:53 => ok\nrecv d => 1.2.3.1:53" + s.about("") + " from 1.2.3.1:53")
+		})
+	}
 }
 
 // A successor that seals one more cgroup destroys the plain sockets of that cgroup, but not

@@ -129,7 +129,7 @@ func (n *testNetwork) hasEcho(addr string) bool {
 	return false
 }
 
-// A restart with other prefixes removes the routes to the old ones.
+// A restart with other prefixes removes the routes to the old ones, once nothing uses them.
 func TestChangesPrefix(t *testing.T) {
 	_, host, _ := labtest.LAN(t)
 	before := hostState(t, host)
@@ -142,6 +142,12 @@ func TestChangesPrefix(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := n.Ensure(); err != nil {
+		t.Fatal(err)
+	}
+	if state := hostState(t, host); strings.Count(state, "198.19.0.0") != 2 || !strings.Contains(state, "fd73:") {
+		t.Errorf("the routes to the old prefixes are:\n%s", state)
+	}
+	if err := n.RemoveOld(); err != nil {
 		t.Fatal(err)
 	}
 	if state := hostState(t, host); strings.Contains(state, "198.19.0.0") || strings.Contains(state, "fd73:") {

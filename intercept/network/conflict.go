@@ -55,10 +55,30 @@ func CheckRoutes(cfg Config) (err error) {
 	return n.eachConflict(func([]netip.Prefix) error { return nil })
 }
 
-// checkConflicts returns an error if a prefix conflicts with a route of the host. It removes
-// routes that an earlier process left on this network's interface for other prefixes.
+// checkConflicts returns an error if a prefix conflicts with a route of the host. It notes the
+// other prefixes that an earlier process left routes for on this network's interface.
 func (n *Network) checkConflicts() error {
-	return n.eachConflict(func(old []netip.Prefix) error { return removeRoutes(n.host, old...) })
+	n.old = nil
+	return n.eachConflict(func(old []netip.Prefix) error {
+		n.old = append(n.old, old...)
+		return nil
+	})
+}
+
+// RemoveOld removes the routes that an earlier process left for other prefixes. Until the hooks of
+// that process are replaced and its sockets destroyed, these routes keep its packets on this
+// machine.
+func (n *Network) RemoveOld() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed || len(n.old) == 0 {
+		return nil
+	}
+	err := removeRoutes(n.host, n.old...)
+	if err == nil {
+		n.old = nil
+	}
+	return err
 }
 
 // eachConflict returns an error if a prefix conflicts with a route of the host. For each prefix

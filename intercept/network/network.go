@@ -59,9 +59,10 @@ type Network struct {
 
 	mu        sync.Mutex
 	closed    bool
-	checked   bool // conflicts were checked
-	elsewhere bool // the name is mounted in another mount namespace: see netns.Elsewhere
-	nameless  bool // and was removed, which cannot be repaired from here
+	checked   bool           // conflicts were checked
+	elsewhere bool           // the name is mounted in another mount namespace: see netns.Elsewhere
+	old       []netip.Prefix // of an earlier process; see RemoveOld
+	nameless  bool           // and was removed, which cannot be repaired from here
 	ns        *netns.NS
 	inner     *netlink.Handle // in ns
 	defaults  defaultRoutes   // as of the last Ensure
@@ -289,7 +290,7 @@ func (n *Network) Close(unreachable func()) error {
 	if unreachable != nil {
 		unreachable()
 	}
-	err = errors.Join(err, removeRoutes(n.host, n.Prefixes()...))
+	err = errors.Join(err, removeRoutes(n.host, append(n.Prefixes(), n.old...)...))
 	if n.ns != nil { // else the name is that of a namespace which Ensure did not take, or did not look at
 		err = errors.Join(err, n.deleteName())
 	}
