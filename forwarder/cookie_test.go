@@ -46,11 +46,15 @@ func cookieOf(m *dns.Msg) string {
 // destination before the seal. Others have none.
 func TestCookies(t *testing.T) {
 	const client = "0123456789abcdef"
-	at := start(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t)}, "127.0.0.1:0")
+	at := start(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t), Route: byLabel(localRoutes(t))}, "127.0.0.1:0")
+	names := []string{"a.example", "b.example", "nxdomain.example", "resolver.arpa", "_dns.resolver.arpa"} // hits, misses, bypass names
+	for label := range localRoutes(t) {
+		names = append(names, label+".example")
+	}
 	own := cookieOf(ask(t, "udp", at, withCookie("a.example", client)))
 	for _, proto := range []string{"udp", "tcp"} {
 		for _, sent := range []string{client, own, client + strings.Repeat("42", 16), client + strings.Repeat("42", 8), client + strings.Repeat("42", 32)} {
-			for _, name := range []string{"a.example", "b.example", "nx.example", "resolver.arpa", "_dns.resolver.arpa"} { // hits, misses, local answers
+			for _, name := range names {
 				r := ask(t, proto, at, withCookie(name, sent))
 				got := cookieOf(r)
 				if len(got) != 48 || !strings.HasPrefix(got, client+"01000000") || r.Rcode == dns.RcodeFormatError || r.Rcode == dns.RcodeBadCookie {

@@ -142,6 +142,10 @@ func TestCookieFits(t *testing.T) {
 				t.Errorf("%d records, limit %d: %d bytes\n%v", n, limit, len(out), m)
 			}
 			sizes[m.Truncated] = max(sizes[m.Truncated], len(out))
+			out = AppendLocal(nil, &q, Local{Count: uint16(n), Records: bytes.Repeat(AppendRecord(nil, TypeA, addr), n), SOA: true}, limit, text)
+			if m := unpack(t, out); limit > 0 && len(out) > limit || cookieOf(t, out) == "" || m.Truncated != (len(m.Answer) < n) {
+				t.Errorf("%d local records, limit %d: %d bytes\n%v", n, limit, len(out), m)
+			}
 		}
 	}
 	if sizes[true] == 0 || sizes[false] == 0 {

@@ -54,7 +54,7 @@ func AppendLocal(dst []byte, q *Query, a Local, limit int, ede ...EDE) []byte {
 	}
 	room := max(limit, MinUDPSize) - q.QEnd - len(records)
 	if q.EDNS {
-		room -= optLen
+		room -= optLen + q.cookieSize()
 	}
 	if room < 0 {
 		return appendTruncated(dst, q, a.Rcode)
@@ -68,7 +68,8 @@ func AppendLocal(dst []byte, q *Query, a Local, limit int, ede ...EDE) []byte {
 	if q.EDNS {
 		dst[start+11] = 1
 		d := fitEDEs(room, ede, nil)
-		dst = appendOPT(dst, a.Rcode, q.DO, edeSize(d, ede))
+		dst = appendOPT(dst, a.Rcode, q.DO, q.cookieSize()+edeSize(d, ede))
+		dst = appendCookie(dst, q)
 		dst = appendEDE(dst, d, ede)
 	}
 	return dst
