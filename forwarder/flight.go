@@ -84,10 +84,12 @@ type flight struct {
 	scope    string
 	ctx      served.Context // of the exchange
 	start    time.Time
-	pending  []*pendingQuery
-	timer    *time.Timer // runs serveAllStale; nil if there is no stale answer
-	shared   bool        // the stale answer is one that another instance stored
-	prefetch bool        // it refreshes an answer that has not expired yet
+	prefetch bool // it refreshes an answer that has not expired yet
+
+	// The lock of the flight's shard protects these.
+	pending []*pendingQuery
+	timer   *time.Timer // runs serveAllStale; nil if no query waits for that
+	shared  bool        // the stale answer is one that another instance stored
 
 	generation uint64 // of flights.failures when it started
 
@@ -163,7 +165,7 @@ func (fs *flights) coalesce(p *pendingQuery) error {
 	shard := fs.shard(key)
 	shard.Lock()
 	if fl := shard.m[string(key)]; fl != nil {
-		fl.pending = append(fl.pending, p)
+		fl.join(p)
 		shard.Unlock()
 		return nil
 	}
@@ -172,10 +174,8 @@ func (fs *flights) coalesce(p *pendingQuery) error {
 		shard.Unlock()
 		return err
 	}
-	fl.pending = append(fl.first[:0], p)
-	if p.stale {
-		fl.timer = time.AfterFunc(time.Until(p.start.Add(fs.cfg.StaleAfter)), fl.serveAllStale)
-	}
+	fl.pending = fl.first[:0]
+	fl.join(p)
 	shard.m[string(key)] = fl
 	shard.Unlock()
 	if !fs.pool.Run(fl) {
@@ -187,6 +187,14 @@ func (fs *flights) coalesce(p *pendingQuery) error {
 		return errClosed
 	}
 	return nil
+}
+
+// join adds p to the flight. The caller has locked the flight's shard.
+func (fl *flight) join(p *pendingQuery) {
+	fl.pending = append(fl.pending, p)
+	if p.stale || fl.shared {
+		fl.startTimer(p.start)
+	}
 }
 
 // refresh starts a flight without clients, to refresh a cached answer. If that is not
@@ -315,10 +323,10 @@ func (fs *flights) remove(fl *flight) []*pendingQuery {
 	shard.Lock()
 	delete(shard.m, string(fl.key))
 	pending := fl.pending
-	shard.Unlock()
 	if fl.timer != nil {
 		fl.timer.Stop() // if it runs already, it finds no pending query
 	}
+	shard.Unlock()
 	fs.misses.Release(fl.src)
 	return pending
 }

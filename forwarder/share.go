@@ -54,12 +54,23 @@ func (fl *flight) fromShared() (r wire.Reply, age uint32, ok bool) {
 	case since < fresh && !(fl.prefetch && fresh-since < fresh/prefetchShare):
 		cached.Put(fl.key, &a.Reply, a.Stored)
 		return a.Reply, uint32(since / time.Second), true
-	case since >= fresh && since < fresh+stale && fl.timer == nil && !fl.prefetch:
-		cached.Put(fl.key, &a.Reply, a.Stored)
-		fl.shared = true
-		fl.timer = time.AfterFunc(time.Until(fl.start.Add(fl.fs.cfg.StaleAfter)), fl.serveAllStale)
+	case since >= fresh && since < fresh+stale && !fl.prefetch:
+		fl.useShared(&a)
 	}
 	return r, 0, false
+}
+
+// useShared makes an expired answer of another instance the stale answer to the flight's queries,
+// unless they have one.
+func (fl *flight) useShared(a *shared.Answer) {
+	shard := fl.fs.shard(fl.key)
+	shard.Lock()
+	defer shard.Unlock()
+	if fl.timer == nil {
+		fl.fs.cfg.Cache.Put(fl.key, &a.Reply, a.Stored)
+		fl.shared = true
+		fl.startTimer(fl.start)
+	}
 }
 
 // share stores an upstream's answer for other instances.

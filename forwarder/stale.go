@@ -4,6 +4,7 @@ package forwarder
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -143,21 +144,35 @@ func (f *Forwarder) appendStale(dst []byte, r *request) ([]byte, bool) {
 	return f.appendCached(dst, r, &a), true
 }
 
-// serveAllStale answers all pending queries of the flight with the stale answer,
+// startTimer starts the timer of serveAllStale for a query that arrived at that time, unless it
+// runs for an earlier one. The caller has locked the flight's shard.
+func (fl *flight) startTimer(arrived time.Time) {
+	if fl.timer == nil {
+		fl.timer = time.AfterFunc(time.Until(arrived.Add(fl.fs.cfg.StaleAfter)), fl.serveAllStale)
+	}
+}
+
+// serveAllStale answers all pending queries of the flight that have a stale answer,
 // because the upstream did not answer within [Config.StaleAfter]. The flight
-// continues, and its reply is for later queries.
+// continues, and its reply is for the other queries and later ones.
 func (fl *flight) serveAllStale() {
 	fs := fl.fs
 	fs.cfg.Cache.Failed(fl.key, time.Now()) // later queries do not wait
 	shard := fs.shard(fl.key)
 	shard.Lock()
-	var pending []*pendingQuery
+	fl.timer = nil // a query may still join that has read the cache before
+	var stale []*pendingQuery
 	if shard.m[string(fl.key)] == fl {
-		pending, fl.pending = fl.pending, nil
+		fl.markStale(fl.pending)
+		fl.pending = slices.DeleteFunc(fl.pending, func(p *pendingQuery) bool {
+			if p.stale {
+				stale = append(stale, p)
+			}
+			return p.stale
+		})
 	}
 	shard.Unlock()
-	fl.markStale(pending)
-	for _, p := range pending {
+	for _, p := range stale {
 		if !fs.serveStale(p) {
 			fs.fail(p, errStaleEvicted)
 		}

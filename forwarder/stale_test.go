@@ -108,6 +108,46 @@ func TestStaleAfter(t *testing.T) {
 	}
 }
 
+// TestStaleJoinsPrefetch: an answer expires while it is refreshed. A query that joins the refresh
+// gets the stale answer, and one that has none waits for the upstream.
+func TestStaleJoinsPrefetch(t *testing.T) {
+	release := make(chan struct{})
+	var asked atomic.Int64
+	c := staleCache(t)
+	f, at := startForwarder(t, Config{Upstream: delayedUpstream(t, release, &asked), Cache: c, StaleAfter: 100 * time.Millisecond, Timeout: time.Minute}, "127.0.0.1:0")
+	m := withEDNS("www.example.com", dns.TypeA)
+	put(t, c, m, 0)
+	ttl := ask(t, "udp", at, m).Answer[0].Header().Ttl
+	put(t, c, m, time.Duration(ttl-ttl/20)*time.Second)
+	waitFor(t, "the refresh", func() bool {
+		ask(t, "udp", at, m)
+		return asked.Load() == 1
+	})
+	c.Flush()
+	fresh := make(chan *dns.Msg, 1)
+	go func() {
+		r, _, err := (&dns.Client{Net: "tcp", Timeout: time.Minute}).Exchange(m, at.String())
+		if err != nil {
+			r = new(dns.Msg)
+		}
+		fresh <- r
+	}()
+	waitFor(t, "a query without a stale answer", func() bool { return f.Stats().Waiting == 1 })
+	for range 2 { // the timer starts again
+		put(t, c, m, 30*time.Minute)
+		if r := ask(t, "udp", at, m); !isStale(r, dns.ExtendedErrorCodeStaleAnswer) {
+			t.Errorf("want a stale answer, got %v", r)
+		}
+	}
+	close(release)
+	if r := <-fresh; len(r.Answer) != 1 || ede(r) != nil {
+		t.Errorf("without a stale answer: %v", r)
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the upstream got %d queries, want 1", n)
+	}
+}
+
 // TestStaleOnFailure: on a failure of any kind the stale answer is used if there is one.
 func TestStaleOnFailure(t *testing.T) {
 	withRcode := func(rcode int) exchangeFunc {
