@@ -54,8 +54,8 @@ func New(ctx context.Context, cfg Config) (*Forwarder, error) {
 	return f, nil
 }
 
-// Close cancels the upstream queries in flight and waits for them. Call it after
-// every Serve has returned.
+// Close cancels the upstream queries in flight and waits for them. It resets the connections of
+// zone transfers, and so does not wait for a client to read. Call it after every Serve has returned.
 func (f *Forwarder) Close() error {
 	f.drained()
 	f.flights.close()

@@ -3,6 +3,7 @@
 package forwarder
 
 import (
+	"context"
 	"errors"
 
 	"sotto/forwarder/admission"
@@ -79,7 +80,11 @@ func (fs *flights) relayTransfer(p *pendingQuery) {
 	buf := getBuffer()
 	defer putBuffer(buf)
 	asked := fs.cfg.tapRelayed(p)
+	stop := func() bool { return true }
 	err := fs.nameserver(p).Transfer(fs.ctx, p.origin.Addr, p.q.Msg, until, func(msg []byte) error {
+		if sent == 0 {
+			stop = context.AfterFunc(fs.ctx, p.writer.abort) // a client that does not read must not delay Close
+		}
 		fs.cfg.tapRelayedReply(p, asked, msg)
 		*buf = append((*buf)[:framePrefix], msg...)
 		wire.SetID((*buf)[framePrefix:], p.q.ID)
@@ -91,6 +96,7 @@ func (fs *flights) relayTransfer(p *pendingQuery) {
 		sent++
 		return nil
 	})
+	stop()
 	if err != nil && sent == 0 {
 		fs.fail(p, err)
 		return

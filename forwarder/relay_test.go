@@ -3,9 +3,11 @@
 package forwarder
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"sotto/forwarder/plain"
 	"sotto/forwarder/wire"
@@ -227,5 +230,62 @@ func TestTransfer(t *testing.T) {
 		if !whole && errors.As(failed, &slow) && slow.Timeout() {
 			t.Error("the client of a transfer that broke off was left waiting")
 		}
+	}
+}
+
+// endlessZone is a nameserver whose zone transfers end only when the client's connection does.
+type endlessZone struct{ Nameserver }
+
+func (endlessZone) Transfer(_ context.Context, _ netip.AddrPort, query []byte, _ time.Time, each func([]byte) error) error {
+	msg := append(bytes.Clone(query), make([]byte, 32<<10)...)
+	msg[2] |= 0x80
+	for {
+		if err := each(msg); err != nil {
+			return err
+		}
+	}
+}
+
+// TestCloseDuringTransfer: Close does not wait for the client of a zone transfer, which has a long
+// time to read and never does. Its connection is reset.
+func TestCloseDuringTransfer(t *testing.T) {
+	cfg := relayConfig(t, netip.MustParseAddrPort("192.0.2.1:53"))
+	cfg.Nameserver, cfg.TCPIdle = endlessZone{}, time.Hour
+	f, err := New(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Listen(context.Background(), netip.MustParseAddrPort("127.0.0.1:0"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- f.Serve(ctx, s) }()
+	c, err := net.Dial("tcp", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := (&dns.Conn{Conn: c}).WriteMsg(new(dns.Msg).SetAxfr("example.")); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "more unread bytes than are queued", func() bool { return f.unread.Load() > maxUnread })
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- f.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("Close waits for the client")
+	}
+	if _, err := io.Copy(io.Discard, c); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the client reads up to %v, want a reset", err)
 	}
 }
