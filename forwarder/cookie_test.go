@@ -139,24 +139,82 @@ func TestCookieClients(t *testing.T) {
 // TestCookieNamed: BIND learned a server cookie from its forwarder. When the seal answers in
 // its place, BIND accepts the replies and does not ask again over TCP.
 func TestCookieNamed(t *testing.T) {
-	named := needTool(t, "named")
 	cookieServer, stop := startCookieServer(t)
+	lookup, named := startNamed(t, cookieServer)
+	lookup("before.example")
+	lookup("before2.example")
+	stop()
+	var c events
+	start(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t), Observe: c.add}, cookieServer.String())
+	for i := range 5 {
+		lookup(fmt.Sprintf("after%d.example", i))
+	}
+	c.check(t, 5, named)
+}
+
+// TestCookieNamedRelayed: BIND also accepts what a nameserver without cookies, or without EDNS,
+// replies to relayed queries, after Sotto has sent it a cookie.
+func TestCookieNamedRelayed(t *testing.T) {
+	for _, s := range []relayedServer{{}, {opt: true}} {
+		var c events
+		at := startMixed(t, Local, nameserver(t, s), c.add)
+		lookup, named := startNamed(t, at)
+		for i := range 4 {
+			lookup(fmt.Sprintf("n%d.example", i))
+			lookup(fmt.Sprintf("n%d.relayed", i))
+		}
+		c.check(t, 8, named)
+	}
+}
+
+// events are the queries of BIND for addresses, in the order of their replies.
+type events struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (c *events) add(e Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if name := wire.Name(e.Name); e.Type == dns.TypeA && (strings.HasSuffix(name, "example.") || strings.HasSuffix(name, "relayed.")) {
+		c.list = append(c.list, fmt.Sprintf("%s tcp=%v", name, e.TCP))
+	}
+}
+
+// check checks that BIND asked once for each of its lookups, over UDP.
+func (c *events) check(t *testing.T, lookups int, named *servertest.LogBuffer) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.list) != lookups || strings.Contains(strings.Join(c.list, " "), "tcp=true") {
+		t.Errorf("%d queries for %d names: %v", len(c.list), lookups, c.list)
+	}
+	if strings.Contains(named.String(), "missing expected cookie") {
+		t.Error("named misses the cookie")
+	}
+}
+
+// startNamed starts BIND with that forwarder, and returns a function that asks it for the
+// addresses of a name.
+func startNamed(t *testing.T, forwarder netip.AddrPort) (lookup func(name string), out *servertest.LogBuffer) {
+	t.Helper()
+	named := needTool(t, "named")
 	config := filepath.Join(t.TempDir(), "named.conf")
 	listen := freeUDPPort(t)
 	text := fmt.Sprintf(`options {
 	directory "%s"; pid-file none; session-keyfile none;
 	listen-on port %d { 127.0.0.1; }; listen-on-v6 { none; };
-	forwarders { 127.0.0.1 port %d; }; forward only; dnssec-validation no; qname-minimization off;
+	forwarders { %s port %d; }; forward only; dnssec-validation no; qname-minimization off;
 };
 controls {};
-`, filepath.Dir(config), listen, cookieServer.Port())
+`, filepath.Dir(config), listen, forwarder.Addr(), forwarder.Port())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var out servertest.LogBuffer
+	out = new(servertest.LogBuffer)
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, named, "-g", "-n", "1", "-c", config)
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -169,7 +227,7 @@ controls {};
 		}
 	})
 	to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(listen))
-	lookup := func(name string) {
+	return func(name string) {
 		t.Helper()
 		c := dns.Client{Timeout: 5 * time.Second}
 		var r *dns.Msg
@@ -183,32 +241,7 @@ controls {};
 		if err != nil || r.Rcode != dns.RcodeSuccess || len(r.Answer) == 0 {
 			t.Fatalf("%s: %v, %v", name, r, err)
 		}
-	}
-	lookup("before.example")
-	lookup("before2.example")
-	stop()
-	var mu sync.Mutex
-	var events []string
-	start(t, Config{Upstream: newZoneUpstream(t), Cache: newCache(t), Observe: func(e Event) {
-		mu.Lock()
-		defer mu.Unlock()
-		if strings.HasSuffix(wire.Name(e.Name), "example.") && e.Type == dns.TypeA {
-			events = append(events, fmt.Sprintf("%s tcp=%v", wire.Name(e.Name), e.TCP))
-		}
-	}}, cookieServer.String())
-	want := 0
-	for i := range 5 {
-		lookup(fmt.Sprintf("after%d.example", i))
-		want++
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if len(events) != want || strings.Contains(strings.Join(events, " "), "tcp=true") {
-		t.Errorf("%d queries for %d names: %v", len(events), want, events)
-	}
-	if strings.Contains(out.String(), "missing expected cookie") {
-		t.Error("named misses the cookie")
-	}
+	}, out
 }
 
 // startCookieServer runs a plain DNS server with server cookies of its own until stop is

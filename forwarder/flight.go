@@ -115,6 +115,8 @@ type flights struct {
 	misses    *admission.Shares // queries to upstreams
 	relays    *admission.Shares // queries to original destinations, except
 	transfers *admission.Shares // zone transfers, which take long
+
+	cookieServers cookieServers
 }
 
 type flightShard struct {

@@ -5,6 +5,7 @@ package forwarder
 import (
 	"context"
 	"errors"
+	"time"
 
 	"sotto/forwarder/admission"
 	"sotto/forwarder/wire"
@@ -12,8 +13,8 @@ import (
 
 var errClientDisconnected = errors.New("the client has disconnected")
 
-// relayJob sends a query to its original destination and its reply to the client.
-// Only the ID of both is changed.
+// relayJob sends a query to its original destination and its reply to the client. Only the ID of
+// both is changed, and a cookie added to a reply that the client would discard without one.
 type relayJob struct {
 	fs    *flights
 	p     *pendingQuery
@@ -57,19 +58,55 @@ func (fs *flights) nameserver(p *pendingQuery) Nameserver {
 
 // relayMessage relays a query whose reply is one message.
 func (fs *flights) relayMessage(p *pendingQuery) {
-	until := p.start.Add(fs.cfg.Timeout)
-	sent := fs.cfg.tapRelayed(p)
-	reply, err := fs.nameserver(p).Exchange(fs.ctx, p.origin.Addr, p.origin.Cgroup, p.q.Msg, p.tcp, until)
+	reply, rejected, err := fs.exchange(p)
 	if err != nil {
 		fs.fail(p, err)
 		return
 	}
-	fs.cfg.tapRelayedReply(p, sent, reply)
 	buf := getBuffer()
 	defer putBuffer(buf)
-	*buf = append((*buf)[:framePrefix], reply...)
+	*buf = (*buf)[:framePrefix]
+	if usesCookies(p) && !rejected && fs.lacksCookie(p, reply) {
+		limit := 0
+		if !p.tcp {
+			limit = int(p.q.UDPSize)
+		}
+		*buf = wire.AppendWithCookie(*buf, reply, &p.q, limit)
+	} else {
+		*buf = append(*buf, reply...)
+	}
 	wire.SetID((*buf)[framePrefix:], p.q.ID)
 	fs.reply(p, *buf, wire.Rcode(reply), nil)
+}
+
+// exchange sends p to its original destination. A nameserver that rejects EDNS, and so cookies, is
+// asked again without, as the client would: the client discards the rejection if it expects a
+// cookie. rejected is set if that is not possible.
+func (fs *flights) exchange(p *pendingQuery) (reply []byte, rejected bool, err error) {
+	until := p.start.Add(fs.cfg.Timeout)
+	reply, err = fs.ask(p, p.q.Msg, until)
+	if err != nil || !usesCookies(p) || !wire.RejectsEDNS(reply) {
+		return reply, false, err
+	}
+	bare, ok := wire.AppendWithoutOPT(nil, p.q.Msg)
+	if !ok {
+		return reply, true, nil
+	}
+	again, err := fs.ask(p, bare, until)
+	if err != nil {
+		return reply, true, nil
+	}
+	return again, false, nil
+}
+
+// ask sends a query to the original destination of p.
+func (fs *flights) ask(p *pendingQuery, query []byte, until time.Time) ([]byte, error) {
+	sent := fs.cfg.tapRelayed(p, query)
+	reply, err := fs.nameserver(p).Exchange(fs.ctx, p.origin.Addr, p.origin.Cgroup, query, p.tcp, until)
+	if err == nil {
+		fs.cfg.tapRelayedReply(p, sent, reply)
+	}
+	return reply, err
 }
 
 // relayTransfer relays a zone transfer, message by message.
@@ -79,7 +116,7 @@ func (fs *flights) relayTransfer(p *pendingQuery) {
 	until := p.start.Add(fs.cfg.Timeout)
 	buf := getBuffer()
 	defer putBuffer(buf)
-	asked := fs.cfg.tapRelayed(p)
+	asked := fs.cfg.tapRelayed(p, p.q.Msg)
 	stop := func() bool { return true }
 	err := fs.nameserver(p).Transfer(fs.ctx, p.origin.Addr, p.q.Msg, until, func(msg []byte) error {
 		if sent == 0 {

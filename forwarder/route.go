@@ -19,7 +19,8 @@ const (
 	// Forward answers the query from the cache or from [Route.Upstream].
 	Forward Action = iota
 	// Plain sends the query unchanged and in plain DNS to its original destination
-	// ([Config.Nameserver]). It is neither cached nor coalesced.
+	// ([Config.Nameserver]). It is neither cached nor coalesced. A nameserver that rejects
+	// EDNS is asked again without OPT if the query has a cookie.
 	Plain
 	// Local is Plain to a local resolver ([Config.Local]): the query does not leave this
 	// machine.

@@ -25,13 +25,13 @@ func (cfg *Config) tapReply(r *request, msg []byte) {
 	}
 }
 
-// tapRelayed shows Tap the query that is sent to the original destination, and returns the
+// tapRelayed shows Tap a query that is sent to the original destination of p, and returns the
 // time. The message has the ID of the client's, not the one on the wire.
-func (cfg *Config) tapRelayed(p *pendingQuery) (sent time.Time) {
+func (cfg *Config) tapRelayed(p *pendingQuery, query []byte) (sent time.Time) {
 	if cfg.Tap == nil {
 		return sent
 	}
-	m := p.message(tap.ForwarderQuery, p.q.Msg)
+	m := p.message(tap.ForwarderQuery, query)
 	m.Querier, m.Queried = netip.AddrPort{}, time.Now()
 	cfg.Tap(m)
 	return m.Queried

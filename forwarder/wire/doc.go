@@ -17,6 +17,7 @@
 //   - [ParseReply] checks an upstream's reply, which may be hostile, including the names
 //     inside RDATA; [AppendReply] writes it for one client. [Reply.Compressed] and
 //     [Reply.WithoutSignatures] write a reply anew; the only functions that do.
+//   - [AppendWithCookie] adds a cookie to the reply of another server that is passed on.
 //   - [AppendParsed] and [ParseType] parse presentation form, the reverse of
 //     [AppendName] and [TypeName]; [EachRecord] lists the records of a message that is
 //     passed on unchanged.
