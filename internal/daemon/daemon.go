@@ -178,6 +178,12 @@ func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 		d.watchdog(ctx)
 		return nil
 	})
+	if d.handover != nil { // `sotto serve` knows no workloads
+		g.Go(func() error {
+			d.forgetWorkloads(ctx)
+			return nil
+		})
+	}
 	if d.metrics != nil {
 		g.Go(func() error { return d.serveMetrics(ctx) })
 	}

@@ -62,7 +62,7 @@ func (s *selection) report(all []observe.WorkloadCounts) []observe.WorkloadCount
 			out = append(out, named(w.Name, c.reported))
 		}
 	}
-	// A workload that is removed is not counted for a moment, see observe.Hub.Forget.
+	// A query that is counted while its workload is forgotten may be lost, see observe.Hub.Forget.
 	s.other = most(rest, s.other)
 	if s.other.Queries > 0 {
 		out = append(out, named(observe.Other, s.other))

@@ -17,7 +17,10 @@ import (
 // arrived later, are counted as [Other].
 const MaxWorkloads = 1000
 
-// Other is the name of the workloads above [MaxWorkloads].
+// crowded is the number of workloads from which on the places are scarce.
+const crowded = MaxWorkloads / 4 * 3
+
+// Other is the name of the workloads above [MaxWorkloads], and of those that were forgotten.
 const Other = "other"
 
 // Hub counts queries and feeds tracers. The zero value is ready for use. Its methods are safe
@@ -54,6 +57,9 @@ type Hub struct {
 	workloads sync.Map // string → *Workload
 	count     atomic.Int64
 	other     Workload
+
+	forgetting sync.Mutex // held while counts move to other
+	forgotten  uint64     // queries that moved
 
 	mu      sync.Mutex                // serializes changes of tracers
 	tracers atomic.Pointer[[]*Tracer] // nil: none
@@ -140,6 +146,8 @@ type WorkloadCounts struct {
 	Seconds float64 `json:"seconds"`
 	// WorkloadName is the name that people know, such as "docker:web"; "" where it is unknown.
 	WorkloadName string `json:"workload_name,omitempty"`
+	// Forgotten is the part of Queries of [Other] that was counted for workloads of their own.
+	Forgotten uint64 `json:"-"`
 }
 
 // NameOf returns the name of a workload, as far as it is known.
@@ -156,13 +164,17 @@ func (h *Hub) WorkloadName(workload string) string { return h.NameOf(workload).S
 // Workloads returns the counts of all workloads, those with the most queries first, without their
 // names.
 func (h *Hub) Workloads() []WorkloadCounts {
+	h.forgetting.Lock()
+	defer h.forgetting.Unlock()
 	out := []WorkloadCounts{}
 	h.workloads.Range(func(name, w any) bool {
 		out = append(out, w.(*Workload).counts(name.(string)))
 		return true
 	})
 	if h.other.queries.Load() > 0 {
-		out = append(out, h.other.counts(Other))
+		other := h.other.counts(Other)
+		other.Forgotten = h.forgotten
+		out = append(out, other)
 	}
 	slices.SortFunc(out, func(a, b WorkloadCounts) int {
 		switch {
@@ -186,14 +198,21 @@ func (w *Workload) counts(name string) WorkloadCounts {
 	}
 }
 
+// Crowded reports whether few places are left for new workloads.
+func (h *Hub) Crowded() bool { return h.count.Load() >= crowded }
+
 // Forget removes the counters of workloads for which gone returns true, and adds them to those
-// of [Other].
+// of [Other]. A workload that asks again is a new one.
 func (h *Hub) Forget(gone func(name string) bool) {
+	h.forgetting.Lock()
+	defer h.forgetting.Unlock()
 	h.workloads.Range(func(name, v any) bool {
 		if gone(name.(string)) && h.workloads.CompareAndDelete(name, v) {
 			h.count.Add(-1)
 			w := v.(*Workload)
-			h.other.queries.Add(w.queries.Load())
+			queries := w.queries.Load()
+			h.forgotten += queries
+			h.other.queries.Add(queries)
 			h.other.failed.Add(w.failed.Load())
 			h.other.cached.Add(w.cached.Load())
 			h.other.micros.Add(w.micros.Load())

@@ -67,7 +67,7 @@ func TestTotals(t *testing.T) {
 		t.Errorf("workloads %v, want %v", got, want)
 	}
 	h.Forget(func(name string) bool { return name == "/a" })
-	a.Name = Other
+	a.Name, a.Forgotten = Other, 2
 	want = []WorkloadCounts{b, a}
 	if got := h.Workloads(); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("workloads after one is gone %v, want %v", got, want)

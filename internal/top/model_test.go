@@ -63,6 +63,16 @@ func TestRemovedWorkload(t *testing.T) {
 		t.Errorf("other: %v queries in the last second, %d in total", r.plot[history-1], r.total.queries)
 	}
 	s.lacks("web.service")
+	// The next one is counted again, from zero, before the sample.
+	gone = s.status.Workloads[0]
+	s.status.Workloads[0].Queries, s.status.Workloads[0].Failed, s.status.Workloads[0].Cached, s.status.Workloads[0].Seconds = 2, 0, 0, 0
+	s.status.Workloads[3].Queries += gone.Queries + 1
+	s.now = s.now.Add(time.Second)
+	s.sample(nil)
+	again := s.live.workloads.rows[key{name: gone.Name}]
+	if r.plot[history-1] != 1 || again.plot[history-1] != 2 {
+		t.Errorf("in the last second %v queries of others, and %v of the workload that is counted again", r.plot[history-1], again.plot[history-1])
+	}
 }
 
 func TestOrder(t *testing.T) {

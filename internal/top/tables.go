@@ -104,8 +104,8 @@ func (t *tables) addStatus(at time.Time) {
 	t.base, t.bases, t.servers = at, workloads, servers
 }
 
-// differences returns how much each counter has grown. A removed workload's counts were added to
-// those of [observe.Other], which is no growth.
+// differences returns how much each counter has grown. The counts of a workload that was forgotten
+// were added to those of [observe.Other], which is no growth; it may be counted again, from zero.
 func differences(now, before map[key]counts, known bool) map[key]counts {
 	out := map[key]counts{}
 	for k, c := range now {
@@ -121,8 +121,12 @@ func differences(now, before map[key]counts, known bool) map[key]counts {
 		return out
 	}
 	for k, c := range before {
-		if _, ok := now[k]; !ok {
+		n, ok := now[k]
+		if !ok || n.queries < c.queries {
 			out[other] = out[other].minus(c)
+		}
+		if ok && n.queries < c.queries {
+			out[k] = n
 		}
 	}
 	return out

@@ -79,6 +79,7 @@ func (h *History) sample(now time.Time) {
 		s.failed += w.Failed
 	}
 	for _, w := range workloads[:min(len(workloads), 4*maxWorkloads)] {
+		w.Queries -= w.Forgotten // they were counted before
 		s.workloads[w.Name] = w
 	}
 	for _, g := range groups {

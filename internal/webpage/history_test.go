@@ -75,6 +75,22 @@ func TestRates(t *testing.T) {
 	}
 }
 
+// TestForgotten: counts of a workload that was forgotten are no queries of others.
+func TestForgotten(t *testing.T) {
+	var f fake
+	h := NewHistory(f.source())
+	at := time.Unix(1000, 0)
+	for range 50 {
+		f.query("/a", forwarder.FromCache, 0, time.Microsecond)
+	}
+	h.sample(at)
+	f.hub.Forget(func(name string) bool { return name == "/a" })
+	h.sample(at.Add(interval))
+	if got := h.series().current(ofWorkload(observe.Other)); got != 0 {
+		t.Errorf("others have %v queries per second", got)
+	}
+}
+
 func TestPlot(t *testing.T) {
 	p := newPlot("x", perSecondText, curve{"a", "a", []float64{1, 2}, true, false}, curve{"b", "b", []float64{3, 2}, true, false}, curve{"c", "c", []float64{0, 1}, false, false})
 	for i, want := range []line{
