@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -110,6 +111,9 @@ func Explain(err error) error {
 // Missing returns an error that names the first needed feature that the kernel does not have,
 // or nil. The process must have the capabilities to load programs.
 func Missing() error {
+	// Before Linux 5.11 maps and programs count against the limit, also those of other processes of
+	// the user. Without the right to raise it the probes may still fit.
+	_ = rlimit.RemoveMemlock()
 	for _, n := range needs() {
 		if n.probe() != nil {
 			return missing(n, Release())
