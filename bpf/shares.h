@@ -66,7 +66,10 @@ GLOBAL int share_held(__u64 cgroup)
  */
 GLOBAL int share_first_level(void)
 {
-	return bpf_get_current_ancestor_cgroup_id(share_level) == share_base ? share_level + 1 : 1;
+	__u64 id = bpf_get_current_ancestor_cgroup_id(share_level);
+
+	/* A sealed cgroup that is created again has another ID. */
+	return id == share_base || bpf_map_lookup_elem(&sealed, &id) ? share_level + 1 : 1;
 }
 
 /* Reports whether one more slot is within a limit. held is part of parent, the slots of the

@@ -14,17 +14,17 @@ import (
 )
 
 // claimInstance sets the name and prefixes of the instance, and makes the calling process its
-// owner. It also clears dead instances that sealed commands. previous is the record of
-// a dead process with the same instance name, or empty.
-func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, previous record, err error) {
+// owner. It also clears dead instances that sealed commands. earlier is what dead
+// processes with the same instance name may have left.
+func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, earlier []leftover, err error) {
 	reg, err := openRegistry(cfg.RunDir)
 	if err != nil {
-		return nil, previous, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, reg.release()) }()
 	all, err := reg.list()
 	if err != nil {
-		return nil, previous, err
+		return nil, nil, err
 	}
 	for i, f := range all {
 		if f.alive || !f.Ephemeral {
@@ -39,15 +39,21 @@ func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, previous rec
 		all[i].Name = ""
 	}
 	if err := nameInstance(cfg, all); err != nil {
-		return nil, previous, err
+		return nil, nil, err
 	}
 	for _, f := range all {
 		if f.Name == cfg.Name {
-			previous = f.record
+			earlier = f.leftovers()
 		}
 	}
-	file, err := reg.claim(newRecord(cfg, groups))
-	return file, previous, err
+	rec := newRecord(cfg, groups)
+	for _, l := range earlier {
+		if l.Prefix4.IsValid() && !slices.ContainsFunc(rec.leftovers(), l.equal) { // not of an incomplete record
+			rec.Earlier = append(rec.Earlier, l)
+		}
+	}
+	file, err := reg.claim(rec)
+	return file, rec.Earlier, err
 }
 
 // newRecord returns the record of the calling process.

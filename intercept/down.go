@@ -131,7 +131,7 @@ func clearInstance(reg *registry, rec record, bpffs string) error {
 			}
 		}
 	}
-	var prefixes []netip.Prefix
+	prefixes := prefixesIn(rec.Earlier)
 	for _, p := range rec.prefixes() {
 		if p.IsValid() {
 			prefixes = append(prefixes, p)

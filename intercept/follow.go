@@ -140,14 +140,16 @@ func (i *Instance) excludeAgain() (err error) {
 	return nil
 }
 
-// rewriteRecord records the new IDs of the cgroups. i.mu is held.
+// rewriteRecord records the IDs of the cgroups as they are now. i.mu is held.
 func (i *Instance) rewriteRecord() (err error) {
 	reg, err := openRegistry(i.cfg.RunDir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, reg.release()) }()
-	if err := writeRecord(i.file, newRecord(&i.cfg, i.groups)); err != nil {
+	rec := newRecord(&i.cfg, i.groups)
+	rec.Earlier = i.earlier
+	if err := writeRecord(i.file, rec); err != nil {
 		return fmt.Errorf("record instance %s: %w", i.cfg.Name, err)
 	}
 	return nil

@@ -44,8 +44,9 @@ type Instance struct {
 	resolvers *local.Resolvers
 	owners    *spaces.Owners
 
-	// previous is the record of an earlier process with the same instance name, or empty.
-	previous record
+	// earlier is what earlier processes with the same instance name may have left, unless this one
+	// has adopted it. Attach clears it.
+	earlier []leftover
 
 	mu sync.Mutex
 	// hadHooks: an earlier process left hooks. This process must not remove them before
@@ -95,7 +96,7 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 	if i.paths, err = cgroup.NewPaths(root); err != nil {
 		return nil, err
 	}
-	if i.file, i.previous, err = claimInstance(&i.cfg, i.groups); err != nil {
+	if i.file, i.earlier, err = claimInstance(&i.cfg, i.groups); err != nil {
 		return nil, err
 	}
 	if i.hadHooks, err = pins.HasHooks(pins.Dir(i.cfg.BPFFS, i.cfg.Name)); err != nil {
@@ -129,7 +130,7 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 func (i *Instance) openNetwork() (err error) {
 	i.network, err = network.New(network.Config{
 		Name: i.cfg.Name, Link: linkBase(i.cfg.Name),
-		Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6,
+		Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6, Old: prefixesIn(i.earlier),
 		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange, OnReconcile: func() { i.guard.Reconcile(); i.updateLocals() },
 	})
 	if err != nil {
@@ -198,9 +199,7 @@ func (i *Instance) Attach() error {
 	if err := i.guard.Attach(); err != nil {
 		return feature.Explain(err)
 	}
-	if !i.hadHooks {
-		i.destroyStale()
-	}
+	isClean := i.hadHooks || i.destroyStale()
 	groups := i.presentGroups()
 	added := i.kernel.withoutHooks(groups)
 	if err := i.kernel.attach(groups, i.cfg.Guard != GuardOff); err != nil {
@@ -215,10 +214,10 @@ func (i *Instance) Attach() error {
 		i.destroyPlain(added)
 	}
 	if i.hadHooks { // until now the old hooks connected sockets to virtual addresses
-		i.destroyStale()
+		isClean = i.destroyStale()
 	}
-	if err := i.network.RemoveOld(); err != nil {
-		i.cfg.Log.Warn("cannot remove the routes to the virtual addresses of an earlier process", "err", err)
+	if isClean {
+		i.forgetEarlier()
 	}
 	// Only now may outer seals let these cgroups through.
 	if i.cfg.Ephemeral {

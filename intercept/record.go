@@ -30,6 +30,46 @@ type record struct {
 	Prefix6   netip.Prefix   `json:"prefix6"`
 	Cgroups   []cgroup.Group `json:"cgroups"`
 	BPFFS     string         `json:"bpffs"`
+
+	// Earlier is what earlier processes of the instance may have left, until this one has attached
+	// its hooks: a start that fails must not forget it.
+	Earlier []leftover `json:"earlier,omitempty"`
+}
+
+// leftover is what is needed to find the sockets and routes of a dead process.
+type leftover struct {
+	Prefix4 netip.Prefix   `json:"prefix4"`
+	Prefix6 netip.Prefix   `json:"prefix6"`
+	Cgroups []cgroup.Group `json:"cgroups"`
+}
+
+func (l leftover) equal(o leftover) bool {
+	return l.Prefix4 == o.Prefix4 && l.Prefix6 == o.Prefix6 && slices.Equal(l.Cgroups, o.Cgroups)
+}
+
+// leftovers returns what the process of the record leaves if it dies, and what others left before.
+func (r record) leftovers() []leftover {
+	return append([]leftover{{r.Prefix4, r.Prefix6, r.Cgroups}}, r.Earlier...)
+}
+
+// dirsOf returns the directories of the cgroups of leftovers.
+func dirsOf(all []leftover) (dirs []string) {
+	for _, l := range all {
+		dirs = append(dirs, cgroup.Dirs(l.Cgroups)...)
+	}
+	return dirs
+}
+
+// prefixesIn returns the valid prefixes of leftovers.
+func prefixesIn(all []leftover) (prefixes []netip.Prefix) {
+	for _, l := range all {
+		for _, p := range []netip.Prefix{l.Prefix4, l.Prefix6} {
+			if p.IsValid() && !slices.Contains(prefixes, p) {
+				prefixes = append(prefixes, p)
+			}
+		}
+	}
+	return prefixes
 }
 
 const recordSuffix = ".lock"

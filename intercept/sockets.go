@@ -90,17 +90,33 @@ func destroyVirtual(paths *cgroup.Paths, match func(sockets.Socket) bool, dirs [
 // destroyStale destroys the sockets that are connected to virtual addresses of an earlier
 // process whose maps were not adopted. The guard stops those that cannot be destroyed,
 // because they hold no slot. The earlier process may have had other prefixes.
-func (i *Instance) destroyStale() {
+//
+// It reports false if sockets may be left.
+func (i *Instance) destroyStale() bool {
 	if i.kernel.adopted || i.cfg.Ephemeral {
-		return
+		return true
 	}
-	dirs := append(cgroup.Dirs(i.groups), cgroup.Dirs(i.previous.Cgroups)...)
-	destroyed, err := destroyVirtual(i.paths, nil, dirs, i.cfg.Prefix4, i.cfg.Prefix6, i.previous.Prefix4, i.previous.Prefix6)
+	prefixes := append(prefixesIn(i.earlier), i.cfg.Prefix4, i.cfg.Prefix6)
+	destroyed, err := destroyVirtual(i.paths, nil, append(cgroup.Dirs(i.groups), dirsOf(i.earlier)...), prefixes...)
 	if err != nil {
 		i.cfg.Log.Warn("cannot destroy every socket that an earlier process redirected; its packets are stopped until its program connects again", "err", err)
 	}
 	if destroyed > 0 {
 		i.cfg.Log.Info("destroyed sockets that an earlier process redirected", "sockets", destroyed)
+	}
+	return err == nil
+}
+
+// forgetEarlier removes the routes that keep packets to virtual addresses of earlier processes on
+// this machine, and the record of these processes. None of their sockets is left. i.mu is held.
+func (i *Instance) forgetEarlier() {
+	err := i.network.RemoveOld()
+	if err == nil && len(i.earlier) > 0 {
+		i.earlier = nil
+		err = i.rewriteRecord()
+	}
+	if err != nil {
+		i.cfg.Log.Warn("cannot remove the routes to the virtual addresses of an earlier process", "err", err)
 	}
 }
 
@@ -168,7 +184,7 @@ func destroyLeft(rec record, prefixes []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	_, err = destroyVirtual(paths, nil, cgroup.Dirs(rec.Cgroups), prefixes...)
+	_, err = destroyVirtual(paths, nil, dirsOf(rec.leftovers()), prefixes...)
 	if err = errors.Join(err, paths.Close()); err != nil {
 		return fmt.Errorf("%w; stop the programs that have these sockets, and run 'sotto down' again", err)
 	}

@@ -3,6 +3,7 @@
 package intercept
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -254,34 +255,62 @@ func TestStartEndsStrays(t *testing.T) {
 // A start with other prefixes destroys the sockets that are connected to addresses of the old ones.
 // Until then their packets stay on this machine, whether or not there is a guard.
 func TestStartWithOtherPrefixes(t *testing.T) {
-	for _, mode := range []GuardMode{GuardDrop, GuardOff} {
-		t.Run(mode.String(), func(t *testing.T) {
-			s := openSeal(t, func(cfg *Config) { cfg.Guard = mode })
-			s.virtual(t)
-			x := s.client(t)
-			x.Want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok\nsocket c udp4 => ok")
-			s.stopListening()
-			if err := s.Abandon(); err != nil {
-				t.Fatal(err)
-			}
-			cfg := s.cfg
-			cfg.Prefix4, cfg.Prefix6 = network.NthAssignment(60).Prefix4, network.NthAssignment(60).Prefix6
-			var next *Instance
-			if n := s.crossed(t, func() {
-				next = openAt(t, s.host, cfg)
-				x.Do("send a")
-				x.Do("sendto c 8.8.8.8:53") // redirected to an old address by the old hook
-			}); n != 0 {
-				t.Errorf("%d packets left before the new hooks were attached", n)
-			}
-			listen(t, next)
-			if err := next.Attach(); err != nil {
-				t.Fatal(err)
-			}
-			x.Want("recv a => ECONNABORTED\npeer a => ENOTCONN\nrecv b => ECONNABORTED")
-			x.Want("socket d udp4 => ok\nsendto d 1.2.3.1:53 => ok\nrecv d => 1.2.3.1:53" + s.about("") + " from 1.2.3.1:53")
-		})
+	other := func(Config) (p4, p6 netip.Prefix) {
+		return network.NthAssignment(60).Prefix4, network.NthAssignment(60).Prefix6
 	}
+	longer := func(cfg Config) (p4, p6 netip.Prefix) {
+		return netip.PrefixFrom(cfg.Prefix4.Addr(), 24), netip.PrefixFrom(cfg.Prefix6.Addr(), 96)
+	}
+	t.Run("guard drops", func(t *testing.T) { testOtherPrefixes(t, GuardDrop, other) })
+	t.Run("no guard", func(t *testing.T) { testOtherPrefixes(t, GuardOff, other) })
+	t.Run("overlapping", func(t *testing.T) { testOtherPrefixes(t, GuardDrop, longer) })
+}
+
+func testOtherPrefixes(t *testing.T, mode GuardMode, prefixes func(Config) (p4, p6 netip.Prefix)) {
+	s := openSeal(t, func(cfg *Config) { cfg.Guard = mode })
+	s.virtual(t)
+	x := s.client(t)
+	x.Want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok\nsocket b tcp6 => ok\nconnect b [2001:db8::53]:53 => ok\nsocket c udp4 => ok")
+	s.stopListening()
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	// The first start fails, because a prefix is in use.
+	cfg := s.cfg
+	cfg.Prefix4, cfg.Prefix6 = netip.MustParsePrefix("10.77.0.0/24"), network.NthAssignment(61).Prefix6
+	err := s.host.Do(func() error {
+		i, err := Open(t.Context(), cfg)
+		if err == nil {
+			err = i.Close()
+		}
+		return err
+	})
+	if _, is := errors.AsType[*network.ConflictError](err); !is {
+		t.Fatalf("opened with the prefix of the LAN: %v", err)
+	}
+	cfg.Prefix4, cfg.Prefix6 = prefixes(s.cfg)
+	var next *Instance
+	if n := s.crossed(t, func() {
+		next = openAt(t, s.host, cfg)
+		x.Do("send a")
+		x.Do("sendto c 8.8.8.8:53") // redirected to an old address by the old hook
+	}); n != 0 {
+		t.Errorf("%d packets left before the new hooks were attached", n)
+	}
+	listen(t, next)
+	if err := next.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	x.Want("recv a => ECONNABORTED\npeer a => ENOTCONN\nrecv b => ECONNABORTED")
+	x.Want("socket d udp4 => ok\nsendto d 1.2.3.1:53 => ok\nrecv d => 1.2.3.1:53" + s.about("") + " from 1.2.3.1:53")
+	if len(next.earlier) > 0 {
+		t.Errorf("earlier: %v", next.earlier)
+	}
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t, s.host, s.cfg)
+	nothingLeft(t, s.host, cfg)
 }
 
 // A successor that seals one more cgroup destroys the plain sockets of that cgroup, but not

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,6 +19,8 @@ type hostRoute struct {
 	dst     netip.Prefix
 	text    string // as ip-route(8) shows it
 	isSotto bool   // made by an instance of Sotto
+
+	isUnreachable bool // of an instance of Sotto, to keep packets on this machine
 }
 
 // conflict returns the first route that conflicts with the prefix: one to the prefix or to a
@@ -58,11 +61,19 @@ func CheckRoutes(cfg Config) (err error) {
 // checkConflicts returns an error if a prefix conflicts with a route of the host. It notes the
 // other prefixes that an earlier process left routes for on this network's interface.
 func (n *Network) checkConflicts() error {
-	n.old = nil
 	return n.eachConflict(func(old []netip.Prefix) error {
-		n.old = append(n.old, old...)
+		n.addOld(old)
 		return nil
 	})
+}
+
+// addOld adds prefixes of an earlier process that are not those of n.
+func (n *Network) addOld(prefixes []netip.Prefix) {
+	for _, p := range prefixes {
+		if p != n.cfg.Prefix4 && p != n.cfg.Prefix6 && !slices.Contains(n.old, p) {
+			n.old = append(n.old, p)
+		}
+	}
 }
 
 // RemoveOld removes the routes that an earlier process left for other prefixes. Until the hooks of
@@ -97,6 +108,9 @@ func (n *Network) eachConflict(onOld func(old []netip.Prefix) error) error {
 		if err != nil {
 			return err
 		}
+		routes = slices.DeleteFunc(routes, func(r hostRoute) bool {
+			return r.isUnreachable && (slices.Contains(old, r.dst) || slices.Contains(n.old, r.dst))
+		})
 		setting := "prefix6"
 		if p.Addr().Is4() {
 			setting = "prefix4"
@@ -139,6 +153,7 @@ func listRoutes(h *netlink.Handle, p netip.Prefix, index int) (routes []hostRout
 		default:
 			routes = append(routes, hostRoute{
 				dst: dst, text: routeText(h, dst, r, names), isSotto: r.Protocol == routeProtocol,
+				isUnreachable: r.Protocol == routeProtocol && r.Type == unix.RTN_UNREACHABLE,
 			})
 		}
 	}

@@ -31,6 +31,10 @@ type Config struct {
 	// and the last one are reserved.
 	Prefix4, Prefix6 netip.Prefix
 
+	// Old are the prefixes of earlier processes with the same name and link. Their routes are no
+	// conflict; RemoveOld removes them.
+	Old []netip.Prefix
+
 	Log *slog.Logger // nil discards
 
 	// OnChange, if not nil, is called from Run when the host's own connection changed:
@@ -92,7 +96,9 @@ func New(cfg Config) (*Network, error) {
 	if err != nil {
 		return nil, errors.Join(err, home.Close())
 	}
-	return &Network{cfg: cfg, log: cfg.Log, has6: hasIPv6(), home: home, host: host}, nil
+	n := &Network{cfg: cfg, log: cfg.Log, has6: hasIPv6(), home: home, host: host}
+	n.addOld(cfg.Old)
+	return n, nil
 }
 
 // Home returns the network namespace of the host: the one that New was called in. It is

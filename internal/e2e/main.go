@@ -10,8 +10,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/cilium/ebpf/rlimit"
-
 	"sotto/internal/e2e/client"
 )
 
@@ -27,7 +25,6 @@ func Main(m *testing.M) {
 	if name := os.Getenv(clientEnv); name != "" {
 		os.Exit(client.Main(name, os.Args[1:]))
 	}
-	_ = rlimit.RemoveMemlock() // before Linux 5.11 the programs that tests load count against it
 	status := m.Run()
 	program.remove()
 	os.Exit(status)

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -114,6 +115,9 @@ func attach(dir string, programs ...program) (_ *Filter, err error) {
 			err = errors.Join(err, f.Close())
 		}
 	}()
+	if err := rlimit.RemoveMemlock(); err != nil { // before Linux 5.11 programs count against it
+		return nil, err
+	}
 	for n, p := range programs {
 		code := asm.Instructions{
 			asm.LoadMem(asm.R2, asm.R1, offLen, asm.Word),

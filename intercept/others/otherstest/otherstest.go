@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 )
 
 // Connect4 attaches a program that lets everything through to the hook connect4 of a cgroup,
@@ -27,6 +28,9 @@ func Egress(t testing.TB, dir, name string) {
 
 func attach(t testing.TB, dir, name string, typ ebpf.ProgramType, at ebpf.AttachType) {
 	t.Helper()
+	if err := rlimit.RemoveMemlock(); err != nil { // before Linux 5.11 programs count against it
+		t.Fatal(err)
+	}
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: name, Type: typ, AttachType: at, License: "Dual BSD/GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
