@@ -49,7 +49,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for reason, n := range st.Queries.Unanswered {
 		s.set(unanswered, float64(n), reason)
 	}
-	for _, w := range c.workloads.report(c.from.Hub.Workloads()) {
+	for _, w := range c.workloads.report(c.from.Hub.Workloads) {
 		s.workload(&w, c.from.Hub.NameOf(w.Name))
 	}
 	if st.Cache != nil {

@@ -35,11 +35,13 @@ type chosen struct {
 	reported observe.WorkloadCounts
 }
 
-// report returns what to report, given the current counts of all workloads, those with the most
-// queries first.
-func (s *selection) report(all []observe.WorkloadCounts) []observe.WorkloadCounts {
+// report returns what to report. current returns the counts of all workloads, those with the most
+// queries first. It is called under the lock: counts that are older than those of an earlier call
+// look as if the workloads were counted from zero again.
+func (s *selection) report(current func() []observe.WorkloadCounts) []observe.WorkloadCounts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	all := current()
 	if s.chosen == nil {
 		s.chosen = map[string]*chosen{}
 	}

@@ -43,7 +43,7 @@ func TestSelection(t *testing.T) {
 			})
 		}
 		now, sum := map[string]uint64{}, uint64(0)
-		for _, w := range s.report(hub.Workloads()) {
+		for _, w := range s.report(hub.Workloads) {
 			if w.Queries < before[w.Name] {
 				t.Fatalf("round %d: %s decreased from %d to %d", round, w.Name, before[w.Name], w.Queries)
 			}
@@ -72,11 +72,45 @@ func TestReplaced(t *testing.T) {
 	for n := range MaxWorkloads {
 		all = append(all, observe.WorkloadCounts{Name: fmt.Sprintf("/w%d", n), Queries: 1000})
 	}
-	s.report(all)
+	current := func() []observe.WorkloadCounts { return all }
+	s.report(current)
 	all = append([]observe.WorkloadCounts{{Name: "/busy", Queries: 3000}}, all...)
 	all[MaxWorkloads].Queries += 7
-	got := s.report(all)
+	got := s.report(current)
 	if len(got) != MaxWorkloads+1 || got[0] != all[0] || got[MaxWorkloads] != (observe.WorkloadCounts{Name: observe.Other, Queries: 7}) {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestOverlapping: no scrape reports newer counts between the moment when another one reads its
+// counts and the moment when it reports them. It would report the workload as counted from zero
+// again, and "other" would not change until the sums agree.
+func TestOverlapping(t *testing.T) {
+	var hub observe.Hub
+	var s selection
+	count := func(workload string) {
+		for range 10 {
+			hub.Observe(event(workload, forwarder.FromCache, 0))
+		}
+	}
+	for n := range MaxWorkloads {
+		count(fmt.Sprintf("/w%d", n))
+	}
+	s.report(func() []observe.WorkloadCounts {
+		all := hub.Workloads()
+		count("/w0")
+		if s.mu.TryLock() {
+			s.mu.Unlock()
+			s.report(hub.Workloads)
+		}
+		return all
+	})
+	count("/last")
+	got := map[string]uint64{}
+	for _, w := range s.report(hub.Workloads) {
+		got[w.Name] = w.Queries
+	}
+	if len(got) != MaxWorkloads+1 || got["/w0"] != 20 || got[observe.Other] != 10 {
+		t.Errorf("%d labels, /w0 has %d queries, all others %d", len(got), got["/w0"], got[observe.Other])
 	}
 }
