@@ -8,10 +8,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -90,7 +92,7 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	for i, a := range addrs {
 		c, dialErr := d.DialContext(ctx, network, net.JoinHostPort(a.String(), port))
 		if dialErr == nil {
-			return idleConn{c}, nil
+			return &conn{Conn: c}, nil
 		}
 		if i == 0 {
 			err = nil
@@ -100,12 +102,30 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	return nil, err
 }
 
-// idleConn fails when the server sends nothing for idleTimeout.
-type idleConn struct{ net.Conn }
+// conn is a connection below TLS. Its Read fails when the server sends nothing for idleTimeout.
+type conn struct {
+	net.Conn
+	ended atomic.Bool // Read has returned io.EOF
+}
 
-func (c idleConn) Read(b []byte) (int, error) {
+func (c *conn) Read(b []byte) (int, error) {
 	if err := c.SetReadDeadline(time.Now().Add(idleTimeout)); err != nil {
 		return 0, err
 	}
-	return c.Conn.Read(b)
+	n, err := c.Conn.Read(b)
+	if errors.Is(err, io.EOF) {
+		c.ended.Store(true)
+	}
+	return n, err
+}
+
+// isCut reports whether a connection over TLS ended without a close_notify alert, after which
+// nothing is read any more. crypto/tls accepts that between two records.
+func isCut(c net.Conn) bool {
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return false
+	}
+	below, ok := t.NetConn().(*conn)
+	return ok && below.ended.Load()
 }

@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"time"
 
@@ -48,6 +50,8 @@ type Fetcher struct {
 func (f *Fetcher) Fetch(ctx context.Context, url string, old Info) (changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
+	var c net.Conn // of the last request
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { c = i.Conn }})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return false, err
@@ -68,7 +72,7 @@ func (f *Fetcher) Fetch(ctx context.Context, url string, old Info) (changed bool
 	if err != nil {
 		return false, fmt.Errorf("store the list: %w: let Sotto's user write to list-dir, or set it to another directory", err)
 	}
-	if err := errors.Join(w.receive(resp, cmp.Or(f.limit, maxBytes)), w.sum()); err != nil {
+	if err := errors.Join(w.receive(resp, c, cmp.Or(f.limit, maxBytes)), w.sum()); err != nil {
 		return false, errors.Join(err, w.discard())
 	}
 	if err := w.info.check(old, f.Store.Path(url)); err != nil {
@@ -96,8 +100,8 @@ func setConditions(h http.Header, old Info) {
 	}
 }
 
-// receive writes the names in a response of at most limit bytes.
-func (w *writer) receive(resp *http.Response, limit int64) error {
+// receive writes the names in a response of at most limit bytes, which arrives over c.
+func (w *writer) receive(resp *http.Response, c net.Conn, limit int64) error {
 	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err == nil && strings.Contains(kind, "html") {
 		return fmt.Errorf("%w: the server sent a web page", ErrBroken)
 	}
@@ -120,13 +124,19 @@ func (w *writer) receive(resp *http.Response, limit int64) error {
 	switch {
 	case limited.N <= 0:
 		return fmt.Errorf("%w: it is longer than %d MiB", ErrBroken, limit>>20)
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), err == nil && endsWithConn(resp) && isCut(c):
 		return fmt.Errorf("%w: the transfer ended early", ErrBroken)
 	case err != nil:
 		return fmt.Errorf("receive the list: %w", err)
 	}
 	w.info.ETag, w.info.Modified = field(resp, "ETag"), field(resp, "Last-Modified")
 	return nil
+}
+
+// endsWithConn reports whether only the end of the connection marks the end of a response (RFC
+// 9112 §6.3). A compressed one has its own end.
+func endsWithConn(resp *http.Response) bool {
+	return resp.ProtoMajor == 1 && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 && !resp.Uncompressed
 }
 
 func field(resp *http.Response, key string) string {

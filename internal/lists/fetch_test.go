@@ -3,6 +3,7 @@
 package lists
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"crypto/tls"
@@ -270,6 +271,58 @@ func cutTransfer(list string) http.HandlerFunc {
 		fmt.Fprint(w, list)
 		http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
+	}
+}
+
+// TestEndsWithConn: a response that has no length is complete if TLS is closed at its end (RFC 9112
+// §9.8), or if it is compressed and complete.
+func TestEndsWithConn(t *testing.T) {
+	s := newSite(t)
+	const list = "a.example\nb.example\n"
+	if _, err := s.fetch(endConn("", "old.example\n", true)); err != nil {
+		t.Fatal(err)
+	}
+	s.want("old.example")
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	if _, err := io.WriteString(w, list); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range map[string]http.HandlerFunc{
+		"plain":      endConn("", list, false),
+		"compressed": endConn("Content-Encoding: gzip\r\n", z.String()[:z.Len()-1], false),
+	} {
+		if changed, err := s.fetch(f); changed || !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "the transfer ended early") {
+			t.Errorf("%s: %v, %v", name, changed, err)
+		}
+		s.want("old.example")
+	}
+	if changed, err := s.fetch(endConn("Content-Encoding: gzip\r\n", z.String(), false)); !changed || err != nil {
+		t.Error("compressed and complete:", changed, err)
+	}
+	s.want("a.example", "b.example")
+}
+
+// endConn returns a handler that sends a response without a length and ends the connection. closeTLS
+// sends close_notify before that.
+func endConn(fields, body string, closeTLS bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer c.Close()
+		overTLS := c.(*tls.Conn)
+		_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n%s\r\n%s", fields, body)
+		if closeTLS {
+			_ = overTLS.CloseWrite()
+		}
+		below := overTLS.NetConn()
+		_ = below.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, below) // until the client has closed it, so that no reset is sent
 	}
 }
 
