@@ -75,6 +75,7 @@ type Log struct {
 	json     slog.Handler
 	batch    bytes.Buffer // lines to be written
 	lines    uint64       // number of queries in batch
+	reports  []report     // the lines about lost queries in batch
 	torn     bool         // the file ends with a part of a line
 	reported uint64       // lost queries that a line has reported
 	warn     ratelog.Limiter
@@ -86,6 +87,12 @@ type entry struct {
 	time  time.Time       // of the reply
 	name  [wire.MaxName]byte
 	len   int
+}
+
+// report is a line about lost queries in the batch.
+type report struct {
+	end    int    // where it ends
+	before uint64 // what was reported before it
 }
 
 type counters struct{ written, lost atomic.Uint64 }
@@ -241,6 +248,7 @@ func (l *Log) add(q *entry) {
 func (l *Log) reportLost(now time.Time) {
 	if lost := l.stats.lost.Load(); lost > l.reported {
 		l.line(now, msgLost, slog.Uint64("lost", lost-l.reported))
+		l.reports = append(l.reports, report{l.batch.Len(), l.reported})
 		l.reported = lost
 	}
 }
@@ -256,24 +264,49 @@ func (l *Log) line(now time.Time, msg string, attrs ...slog.Attr) {
 
 // flush writes the batch. Lines that cannot be written are lost.
 func (l *Log) flush() {
-	defer l.batch.Reset()
-	text := l.batch.Bytes()
-	if l.torn {
-		text = append([]byte{'\n'}, text...)
-	}
-	n, err := l.out.Write(text)
-	written := l.lines
+	n, err := l.write()
 	if err != nil {
-		l.torn = n > 0 && text[n-1] != '\n' || n == 0 && l.torn
-		missing := uint64(bytes.Count(text[n:], []byte{'\n'}))
-		written -= min(missing, written)
-		l.stats.lost.Add(l.lines - written)
+		missing := l.missing(n)
+		l.lines -= missing
+		l.stats.lost.Add(missing)
 		l.failed(err)
-	} else {
-		l.torn = false
 	}
-	l.stats.written.Add(written)
-	l.lines = 0
+	l.stats.written.Add(l.lines)
+	l.batch.Reset()
+	l.lines, l.reports = 0, l.reports[:0]
+}
+
+// write writes the batch, and returns how many of its bytes were written.
+func (l *Log) write() (n int, err error) {
+	text := l.batch.Bytes()
+	if !l.torn {
+		n, err = l.out.Write(text)
+	} else if n, err = l.out.Write(append([]byte{'\n'}, text...)); n > 0 {
+		l.torn = false
+		n--
+	}
+	if n > 0 {
+		l.torn = text[n-1] != '\n'
+	}
+	return n, err
+}
+
+// missing returns how many queries have no line in the first n bytes of the batch. Lost queries
+// whose line is not there are reported again.
+func (l *Log) missing(n int) uint64 {
+	rest := l.batch.Bytes()[n:]
+	if bytes.HasPrefix(rest, []byte{'\n'}) { // written with the next batch, see torn
+		n, rest = n+1, rest[1:]
+	}
+	lines := bytes.Count(rest, []byte{'\n'})
+	for i, r := range l.reports {
+		if r.end > n {
+			l.reported = r.before
+			lines -= len(l.reports) - i
+			break
+		}
+	}
+	return uint64(lines)
 }
 
 // failed logs an error of the file, at most once a minute.
