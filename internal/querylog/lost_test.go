@@ -3,10 +3,15 @@
 package querylog
 
 import (
+	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,6 +69,45 @@ func TestReportsAllLost(t *testing.T) {
 		if s := l.Stats(); queries+lost != 12 || s != (Stats{Written: queries, Lost: lost}) {
 			t.Fatalf("room for %d bytes: %d queries, %d reported as lost, %+v\n%s", room, queries, lost, s, disk)
 		}
+	}
+}
+
+// TestPipeAfterStop: what Run has left is written to a pipe that has room, also long after the stop.
+func TestPipeAfterStop(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	l, err := Open(Config{Path: path, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 3 {
+		l.Observe(event(t, "a.example."))
+	}
+	if err := l.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// As if the time of that deadline had passed.
+	if err := l.file.Load().SetWriteDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		l.Observe(event(t, "a.example."))
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(reader)
+	if queries, lost := linesOf(string(text)); err != nil || queries != 6 || lost != 0 || l.Stats() != (Stats{Written: 6}) {
+		t.Errorf("%d queries, %d reported as lost, %+v, %v", queries, lost, l.Stats(), err)
 	}
 }
 

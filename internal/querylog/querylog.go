@@ -31,6 +31,11 @@ const (
 
 	// reopenTimeout limits the wait for a write in progress.
 	reopenTimeout = 5 * time.Second
+
+	// stopTimeout and closeTimeout limit the wait for the reader of a pipe, in Run after a stop and
+	// in Close. The first one is short because the seal is released after Run.
+	stopTimeout  = 100 * time.Millisecond
+	closeTimeout = time.Second
 )
 
 // Messages of the lines.
@@ -147,13 +152,17 @@ func (l *Log) Stats() Stats { return Stats{l.stats.written.Load(), l.stats.lost.
 
 // Run writes lines until ctx is canceled. Close writes those of later queries.
 func (l *Log) Run(ctx context.Context) error {
+	limited := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		if f := l.file.Load(); f != nil {
-			_ = f.SetWriteDeadline(time.Unix(1, 0)) // for pipes: files do not block and have no deadline
-		}
+		l.limitWrites(stopTimeout)
+		close(limited)
 	})
-	defer stop()
-	for {
+	defer func() {
+		if !stop() {
+			<-limited // so that Close sets the last deadline
+		}
+	}()
+	for ctx.Err() == nil {
 		select {
 		case q := <-l.queue:
 			l.add(&q)
@@ -161,8 +170,15 @@ func (l *Log) Run(ctx context.Context) error {
 		case f := <-l.reopen:
 			l.swap(f)
 		case <-ctx.Done():
-			return nil
 		}
+	}
+	return nil
+}
+
+// limitWrites makes writes to a pipe fail after d. Files do not block, and have no deadline.
+func (l *Log) limitWrites(d time.Duration) {
+	if f := l.file.Load(); f != nil {
+		_ = f.SetWriteDeadline(time.Now().Add(d))
 	}
 }
 
@@ -211,6 +227,7 @@ func (l *Log) swap(f *os.File) {
 // Close writes what is in the queue and closes the file. Run must have returned, and Observe
 // must not be called any more.
 func (l *Log) Close() error {
+	l.limitWrites(closeTimeout)
 	for len(l.queue) > 0 {
 		l.drain()
 	}
