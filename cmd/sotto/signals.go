@@ -25,7 +25,14 @@ type signals struct {
 func catchSignals() *signals {
 	outlivePipe()
 	s := &signals{ch: make(chan os.Signal, 16), done: make(chan struct{})}
-	signal.Notify(s.ch, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT, unix.SIGWINCH)
+	signal.Notify(s.ch, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT, unix.SIGWINCH)
+	// Go keeps these two ignored if the caller ignores them, as nohup does, and so does the command
+	// then. A signal that is caught has its default action in the command.
+	for _, sig := range []os.Signal{unix.SIGHUP, unix.SIGINT} {
+		if !signal.Ignored(sig) {
+			signal.Notify(s.ch, sig)
+		}
+	}
 	return s
 }
 

@@ -5,8 +5,11 @@ package main
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,5 +64,32 @@ func TestClosedLog(t *testing.T) {
 	cancel()
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 0 {
 		t.Errorf("exited with %v", err)
+	}
+}
+
+// ignoredEnv makes TestIgnoredSignals start a command as `exec` does.
+const ignoredEnv = "SOTTO_TEST_IGNORED"
+
+// TestIgnoredSignals: the command of `nohup sotto exec` ignores SIGHUP too, and one that a shell
+// starts in the background SIGINT.
+func TestIgnoredSignals(t *testing.T) {
+	if os.Getenv(ignoredEnv) != "" {
+		defer catchSignals().stop()
+		out, err := exec.Command("grep", "SigIgn:", "/proc/self/status").CombinedOutput()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println(string(out))
+		return
+	}
+	for names, want := range map[string]uint64{"HUP": 1 << (unix.SIGHUP - 1), "INT": 1 << (unix.SIGINT - 1)} {
+		cmd := exec.Command("sh", "-c", `trap "" "$1"; exec "$0" -test.run="^TestIgnoredSignals$"`, self().Path, names)
+		cmd.Env = append(os.Environ(), ignoredEnv+"=yes")
+		out, err := cmd.CombinedOutput()
+		_, mask, _ := strings.Cut(string(out), "SigIgn:")
+		mask, _, _ = strings.Cut(strings.TrimSpace(mask), "\n")
+		if got, parsed := strconv.ParseUint(mask, 16, 64); err != nil || parsed != nil || got&want == 0 {
+			t.Errorf("the caller ignores %s, and the command %#x; %v\n%s", names, got, err, out)
+		}
 	}
 }
