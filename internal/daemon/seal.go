@@ -20,6 +20,7 @@ import (
 	"sotto/internal/config"
 	"sotto/internal/observe"
 	"sotto/internal/pathtest"
+	"sotto/internal/takeover"
 )
 
 // seal is an intercept instance and the resolver that answers the queries it redirects.
@@ -55,6 +56,10 @@ type pauseRequest struct{ paused, resume chan struct{} }
 // listenPort is the port of the listener in its network namespace, on all addresses of the
 // virtual prefixes.
 const listenPort = 53
+
+// listenSockets returns the number of sockets that the listener opens for each of IPv4 and IPv6
+// over UDP and TCP, on a machine with so many processors. All of them can be handed over.
+func listenSockets(processors int) int { return min(processors, takeover.MaxSockets/4) }
 
 // openSeal creates everything but the hooks: no query is redirected before the instance is
 // attached. The caller closes the seal.
@@ -123,7 +128,7 @@ func (s *seal) listen(ctx context.Context) error {
 	}
 	// Shared: a predecessor that could not hand over its sockets may still have them.
 	err := s.inst.Do(func() (err error) {
-		s.sockets, err = forwarder.ListenShared(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), listenPort), runtime.GOMAXPROCS(0))
+		s.sockets, err = forwarder.ListenShared(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), listenPort), listenSockets(runtime.GOMAXPROCS(0)))
 		return err
 	})
 	if err != nil {

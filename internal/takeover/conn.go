@@ -16,6 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// MaxSockets is the maximum number of sockets that a process can hand over: SCM_MAX_FD, the
+// number of files that the kernel passes with one message.
+const MaxSockets = 253
+
 const (
 	// headerLen is the size of a header: a kind, three unused bytes, and the length of the
 	// data.
@@ -23,9 +27,6 @@ const (
 
 	// maxData limits what the other side can make this one allocate.
 	maxData = 1 << 20
-
-	// maxFiles is SCM_MAX_FD, the maximum that the kernel passes with one message.
-	maxFiles = 253
 
 	// sendTimeout limits the sending of a message. The other side reads all the time.
 	sendTimeout = 10 * time.Second
@@ -52,8 +53,8 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.c.SetReadDeadline(t
 // Send sends a message. The other process gets duplicates of the files; the caller still
 // closes its own.
 func (c *Conn) Send(kind byte, data []byte, files ...int) error {
-	if len(data) > maxData || len(files) > maxFiles {
-		return fmt.Errorf("send %d bytes with %d files: the maximum is %d and %d", len(data), len(files), maxData, maxFiles)
+	if len(data) > maxData || len(files) > MaxSockets {
+		return fmt.Errorf("send %d bytes with %d files: the maximum is %d and %d", len(data), len(files), maxData, MaxSockets)
 	}
 	header := make([]byte, headerLen)
 	header[0] = kind
@@ -88,7 +89,7 @@ func (c *Conn) Send(kind byte, data []byte, files ...int) error {
 // other side has closed the connection.
 func (c *Conn) Receive() (kind byte, data []byte, files []*os.File, err error) {
 	header := make([]byte, headerLen)
-	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
+	oob := make([]byte, unix.CmsgSpace(4*MaxSockets))
 	n, oobn, flags, _, err := c.c.ReadMsgUnix(header, oob)
 	if err == nil && n == 0 {
 		err = io.EOF
