@@ -61,9 +61,8 @@ check failed, else 0. Without root, the checks that need it are skipped. Nothing
 			_ = e.seeCgroups() // if it fails, the check of cgroup2 names the fix
 			ctx, stop := untilInterrupted(c.Context())
 			defer stop()
-			load := o.loader(c, config.Options{Read: config.ReadFile, Kubernetes: e.kubernetes()})
 			return e.checkMachine(ctx, check.Options{
-				Daemon: e.daemonOptions(load), Query: !noQuery,
+				Daemon: e.daemonOptions(e.runLoader(c, &o)), Query: !noQuery,
 				Status: func(ctx context.Context) (status.Status, error) { return o.askStatus(ctx, c) },
 				Client: []string{"/proc/self/exe", checkClientName},
 			}, asJSON)

@@ -171,6 +171,12 @@ func (o *options) loader(c *cobra.Command, opts config.Options) daemon.Loader {
 	}
 }
 
+// runLoader returns the loader of `run`. Commands that check whether a `run` can start use it as
+// well, because they have to load the same plan.
+func (e *env) runLoader(c *cobra.Command, o *options) daemon.Loader {
+	return o.loader(c, config.Options{Read: config.ReadFile, StateDir: e.stateDir(), Kubernetes: e.kubernetes()})
+}
+
 // daemonOptions returns the options of a command that answers queries.
 func (e *env) daemonOptions(load daemon.Loader) daemon.Options {
 	return daemon.Options{

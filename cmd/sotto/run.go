@@ -60,7 +60,7 @@ func (e *env) runCommand() *cobra.Command {
 			if err := e.seeCgroups(); err != nil {
 				return err
 			}
-			load := o.loader(c, config.Options{Read: config.ReadFile, StateDir: e.stateDir(), Kubernetes: e.kubernetes()})
+			load := e.runLoader(c, &o)
 			if o.check {
 				return e.check(load, func(s config.Settings, p config.Plan) error {
 					cfg, err := daemon.InstanceConfig(s, p)

@@ -79,7 +79,7 @@ func (e *env) serviceStopCommand() *cobra.Command {
 // taken over. systemd then starts the new version as the main process, which takes over again.
 func (e *env) bridge(ctx context.Context, c *cobra.Command, o *options, unit *service.Unit, main int) error {
 	log := e.logger(slog.LevelInfo)
-	if err := o.canBeReplaced(ctx, c, main); err != nil {
+	if err := e.canBeReplaced(ctx, c, o, main); err != nil {
 		log.Info("restart without a takeover", "reason", err)
 		return nil
 	}
@@ -131,7 +131,7 @@ func running(pid int) bool {
 
 // canBeReplaced returns an error if main is not a Sotto that answers, or if a new process with
 // the configuration as it is now could not take over from it.
-func (o *options) canBeReplaced(ctx context.Context, c *cobra.Command, main int) error {
+func (e *env) canBeReplaced(ctx context.Context, c *cobra.Command, o *options, main int) error {
 	path, _, err := o.controlPath(c)
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ func (o *options) canBeReplaced(ctx context.Context, c *cobra.Command, main int)
 	if running.PID != main || running.Seal == nil || !running.Ready {
 		return fmt.Errorf("the Sotto on %s (process %d) is not process %d, or does not answer queries yet", path, running.PID, main)
 	}
-	s, p, err := o.loader(c, config.Options{Read: config.ReadFile})()
+	s, p, err := e.runLoader(c, o)()
 	if err != nil {
 		return err
 	}
