@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 
+	"sotto/forwarder"
 	"sotto/internal/pathtest"
 	"sotto/internal/service"
 )
@@ -22,11 +23,18 @@ type dialFunc func(ctx context.Context, network string) (net.Conn, error)
 func (d *daemon) watchdog(ctx context.Context) {
 	service.Watchdog{
 		Time: d.Watchdog, Socket: d.NotifySocket, Log: d.log,
-		Replies: func() uint64 { return d.hub.Totals().Queries },
+		Replies: d.replies,
 		Probe: func(ctx context.Context) error {
 			return errors.Join(d.askSelf(ctx, "udp"), d.askSelf(ctx, "tcp"))
 		},
 	}.Run(ctx)
+}
+
+// replies returns the number of replies of the listener. Those of the kernel do not count: they
+// continue without the listener.
+func (d *daemon) replies() uint64 {
+	t := d.hub.Totals()
+	return t.Queries - t.BySource[forwarder.FromKernel].Queries
 }
 
 // askSelf sends one query to the listener and waits for the reply.

@@ -33,8 +33,9 @@ type Watchdog struct {
 	// Probe sends a query to the process itself and returns nil when it is answered.
 	Probe func(context.Context) error
 
-	// Replies returns the number of replies to clients since the start. An overloaded process
-	// may lose the query of Probe, and is healthy as long as this number grows.
+	// Replies returns the number of replies that the process has sent to clients since the start.
+	// An overloaded process may lose the query of Probe, and is healthy as long as this number
+	// grows.
 	Replies func() uint64
 
 	Log *slog.Logger
