@@ -83,9 +83,10 @@ var compiled = sync.OnceValue(func() *patterns {
 	return &patterns{
 		userSlice: regexp.MustCompile(`^user-([0-9]+)\.slice$`),
 
-		// With the systemd driver, dashes of the pod's UID are underscores. "kubelet-" is in front
-		// where the cgroups of the kubelet have a parent (kind). The UID of a static pod is a hash.
-		podSlice: regexp.MustCompile(`^(?:[a-z0-9]+-)*kubepods(?:-besteffort|-burstable)?-pod([0-9a-f_]{32,36})\.slice$`),
+		// With the systemd driver the parts of a pod's cgroup are joined by dashes, and their own
+		// dashes are underscores. Those of the kubelet's cgroupRoot are in front ("kubelet-" with
+		// kind). The UID of a static pod is a hash.
+		podSlice: regexp.MustCompile(`^(?:[^-/]+-)*kubepods(?:-besteffort|-burstable)?-pod([0-9a-f_]{32,36})\.slice$`),
 		podDir:   regexp.MustCompile(`^(?:kubelet/)?kubepods(?:/besteffort|/burstable)?/pod([0-9a-f-]{32,36})(?:/([0-9a-f]{64}))?(?:/|$)`),
 
 		containerScope: regexp.MustCompile(`^(docker|libpod|cri-containerd|crio|nerdctl)-([0-9a-f]{64})\.scope$`),

@@ -154,6 +154,8 @@ func TestIndex(t *testing.T) {
 
 	x.Configure(Settings{Enabled: true, CgroupRoot: "/kh"})
 	x.want("/kh"+cgroupOf(uidB), "shop/db-0 without labels")
+	x.Configure(Settings{Enabled: true, CgroupRoot: "/Node-pods"}) // with the systemd driver
+	x.want("/Node_pods.slice/Node_pods-kubepods.slice/Node_pods-kubepods-pod"+strings.ReplaceAll(uidB, "-", "_")+".slice/crio-"+container+".scope", "shop/db-0 without labels")
 	x.Configure(Settings{})
 	x.want(cgroupOf(uidB), "none")
 }
