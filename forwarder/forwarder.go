@@ -67,7 +67,7 @@ func (f *Forwarder) Close() error {
 func (f *Forwarder) Drain() { f.drained() }
 
 // Serve answers queries on s until ctx is cancelled. It then waits up to a second for
-// pending replies (longer if the cause is a [Handover] or [ErrWithdrawn]) and closes s. It
+// pending replies (longer if the cause is a [Handover] or a [Withdrawal]) and closes s. It
 // returns nil if ctx was cancelled, otherwise the error of a socket.
 func (f *Forwarder) Serve(ctx context.Context, s *Sockets) error {
 	g, ctx := errgroup.WithContext(ctx)

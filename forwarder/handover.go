@@ -20,19 +20,22 @@ import (
 )
 
 // handoverTime is how long a listener waits for pending replies before it hands a
-// connection over. Queries take at most 4 s, so this is for zone transfers, which
-// cannot be handed over, and for clients that read slowly. The successor already
-// answers everything else, so only the predecessor's exit is delayed.
-const handoverTime = 30 * time.Second
+// connection over. It is longer than any query takes (30 s, the maximum of the setting
+// timeout). It also limits zone transfers, which cannot be handed over, and clients that
+// read slowly. The successor already answers everything else, so only the predecessor's
+// exit is delayed.
+const handoverTime = 35 * time.Second
 
-// withdrawTime is how long a listener waits for pending replies before it withdraws. It is
-// longer than any query takes. As above, only the exit of the process is delayed.
-const withdrawTime = 5 * time.Second
-
-// ErrWithdrawn is the cause with which the context of [Forwarder.Serve] is cancelled when
+// Withdrawal is the cause with which the context of [Forwarder.Serve] is cancelled when
 // another process has the same sockets and continues to answer on them. Serve then stops
 // reading, sends the pending replies, and closes the clients' connections.
-var ErrWithdrawn = errors.New("another process continues to answer")
+type Withdrawal struct {
+	// Wait is how long Serve waits for pending replies. It should be longer than any query
+	// takes: only the exit of the process is delayed.
+	Wait time.Duration
+}
+
+func (w *Withdrawal) Error() string { return "another process continues to answer" }
 
 // Handover is the cause with which the context of [Forwarder.Serve] is cancelled when
 // another process, the successor, has the same sockets and answers on them. Serve then
@@ -58,11 +61,12 @@ func handoverCause(ctx context.Context) *Handover {
 
 // drainTimeout returns how long to wait for pending replies after ctx was cancelled.
 func drainTimeout(ctx context.Context) time.Duration {
+	var w *Withdrawal
 	switch {
 	case handoverCause(ctx) != nil:
 		return handoverTime
-	case errors.Is(context.Cause(ctx), ErrWithdrawn):
-		return withdrawTime
+	case errors.As(context.Cause(ctx), &w):
+		return w.Wait
 	default:
 		return drainTime
 	}

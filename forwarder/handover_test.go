@@ -160,7 +160,7 @@ func TestWithdraw(t *testing.T) {
 		}()
 	}
 	waitFor(t, "both queries to be sent to the upstream", func() bool { return asked.Load() == 2 })
-	g.stop(fmt.Errorf("%w: stopped", ErrWithdrawn))
+	g.stop(fmt.Errorf("%w: stopped", &Withdrawal{Wait: time.Minute}))
 	time.Sleep(drainTime + 200*time.Millisecond)
 	close(release)
 	for range 2 {
@@ -169,6 +169,26 @@ func TestWithdraw(t *testing.T) {
 		}
 	}
 	g.finish()
+}
+
+// TestDrainTimeout: pending replies are waited for as long as a query can take, unless all is over.
+func TestDrainTimeout(t *testing.T) {
+	const longest = 30*time.Second + timeoutMargin // of package config
+	for _, tc := range []struct {
+		cause         error
+		least, utmost time.Duration
+	}{
+		{nil, drainTime, drainTime},
+		{&Withdrawal{Wait: time.Minute}, time.Minute, time.Minute},
+		{fmt.Errorf("%w: stopped", &Withdrawal{Wait: time.Minute}), time.Minute, time.Minute},
+		{&Handover{}, longest + time.Second, time.Minute}, // the successor waits for a minute
+	} {
+		ctx, stop := context.WithCancelCause(t.Context())
+		stop(tc.cause)
+		if got := drainTimeout(ctx); got < tc.least || got > tc.utmost {
+			t.Errorf("%v: %s, want %s to %s", tc.cause, got, tc.least, tc.utmost)
+		}
+	}
 }
 
 // TestHandoverOfAll: however the goroutines are scheduled, every connection is handed

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reclaimTimeout is longer than a process takes to exit, which first waits for replies to the
-// queries that it has read.
+// reclaimTimeout is how long Reclaim waits for the successor's exit. The kernel may still be
+// closing the files of a process that was killed.
 const reclaimTimeout = 10 * time.Second
 
 // ErrOwned is returned if another process owns the instance. The error of [Open] names that
@@ -43,15 +43,15 @@ func (i *Instance) Release() error {
 }
 
 // Reclaim takes over a released instance again, from a successor that failed. It replaces the
-// successor's programs and pins. If the successor does not exit within a few seconds the
-// error is [ErrOwned] and nothing has changed.
+// successor's programs and pins. If the successor does not exit within ten seconds the error is
+// [ErrOwned] and nothing has changed: it may wait longer for replies to the queries that it has
+// read, so the caller tries again.
 func (i *Instance) Reclaim() (err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed || !i.released {
 		return errors.New("reclaim: the instance was not released")
 	}
-	// The kernel may still be closing the files of a process that was killed.
 	for end := time.Now().Add(reclaimTimeout); ; time.Sleep(10 * time.Millisecond) {
 		if err = i.reclaimRecord(); !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
 			break

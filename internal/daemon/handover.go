@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"sotto/forwarder"
 	"sotto/intercept"
@@ -81,7 +82,7 @@ func (h *handover) run(ctx context.Context, successor *takeover.Successor) bool 
 	}
 	successor.Refuse()
 	h.log.Error("the other Sotto did not take over; resuming", "err", err)
-	if err := h.reclaim(ctx); err != nil {
+	if err := h.reclaim(ctx, h.seal.inst.Reclaim); err != nil {
 		h.stops.cancel(fmt.Errorf("reclaim the seal after a failed takeover: %w; %s", err, staysClosed))
 		return false
 	}
@@ -100,19 +101,26 @@ func (h *handover) offer(ctx context.Context, successor *takeover.Successor) err
 	return successor.Offer(ctx, h.lineage.Next(), udp, tcp)
 }
 
+// exitTime is longer than a process takes to exit that did not take over. It first answers the
+// queries that it has read, which takes up to 32 seconds with the longest timeout of a group.
+const exitTime = 40 * time.Second
+
 // reclaim opens the instance again when the process that did not take over has exited,
-// however long that takes. Until then this process answers queries.
-func (h *handover) reclaim(ctx context.Context) error {
-	for logged := false; ctx.Err() == nil; logged = true {
-		err := h.seal.inst.Reclaim()
+// however long that takes. Until then this process answers queries. open is
+// [intercept.Instance.Reclaim].
+func (h *handover) reclaim(ctx context.Context, open func() error) error {
+	hangs := time.Now().Add(exitTime)
+	for logged := false; ctx.Err() == nil; {
+		err := open()
 		if err == nil {
 			h.log.Info("reclaimed the seal")
 		}
 		if !errors.Is(err, intercept.ErrOwned) {
 			return err
 		}
-		if !logged {
+		if !logged && time.Now().After(hangs) {
 			h.log.Error("the other Sotto hangs: kill it; until then nothing is repaired, and 'sotto reload' does not work (SIGHUP does)")
+			logged = true
 		}
 	}
 	return nil

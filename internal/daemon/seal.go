@@ -175,7 +175,7 @@ func (s *seal) run(ctx context.Context, live func(context.Context) error) error 
 func (s *seal) stopCause(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	if s.isShared != nil && s.isShared() {
-		return fmt.Errorf("%w: %w", forwarder.ErrWithdrawn, cause)
+		return fmt.Errorf("%w: %w", &forwarder.Withdrawal{Wait: s.resolver.groups.queryTime()}, cause)
 	}
 	return cause
 }
