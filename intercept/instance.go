@@ -200,9 +200,8 @@ func (i *Instance) Attach() error {
 		return feature.Explain(err)
 	}
 	isClean := i.hadHooks || i.destroyStale()
-	groups := i.presentGroups()
-	added := i.kernel.withoutHooks(groups)
-	if err := i.kernel.attach(groups, i.cfg.Guard != GuardOff); err != nil {
+	added := i.kernel.withoutHooks(i.groups)
+	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
 		if i.hadHooks { // the guard is that of an earlier process, which may still be running
 			return feature.Explain(err)
 		}
