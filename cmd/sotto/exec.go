@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"sotto/intercept/cgroup"
 	"sotto/internal/config"
@@ -110,7 +111,8 @@ func (e *env) exec(ctx context.Context, p config.Plan, user string, args []strin
 	})
 }
 
-// runInCgroup starts cmd in cg, drops privileges and waits for it.
+// runInCgroup starts cmd in cg, drops privileges and waits for it. If a signal has asked to exit
+// before, it does not start cmd, and returns the status of a command that the signal has ended.
 func (e *env) runInCgroup(cg *cgroup.Created, cmd *exec.Cmd, sigs *signals, drop func()) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -118,11 +120,18 @@ func (e *env) runInCgroup(cg *cgroup.Created, cmd *exec.Cmd, sigs *signals, drop
 	cmd.SysProcAttr.UseCgroupFD = true
 	cmd.SysProcAttr.CgroupFD = cg.FD()
 	var err error
-	hidden := nssockets.Start(func() { cmd, err = startAs(cmd) })
-	if err != nil {
+	var early unix.Signal
+	hidden := nssockets.Start(func() {
+		if early = sigs.early(); early == 0 {
+			cmd, err = startAs(cmd)
+		}
+	})
+	switch {
+	case early != 0:
+		return exitError(128 + int(early))
+	case err != nil:
 		return e.cannotStart(cmd.Args[0], err)
-	}
-	if hidden != nil {
+	case hidden != nil:
 		fmt.Fprintf(e.stderr, "sotto: warning: %v: names that the C library looks up by these sockets are not sealed\n", hidden)
 	}
 	drop() // after the start, because the command would inherit it

@@ -36,6 +36,23 @@ func catchSignals() *signals {
 	return s
 }
 
+// early returns a signal that asked to exit before the command started, or 0. A terminal sends
+// such a signal to Sotto alone, so forward would take it for one that the command has received.
+func (s *signals) early() unix.Signal {
+	for range len(s.ch) {
+		switch sig := <-s.ch; sig {
+		case unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM:
+			return sig.(unix.Signal)
+		default: // for forward
+			select {
+			case s.ch <- sig:
+			default: // full, as for any signal
+			}
+		}
+	}
+	return 0
+}
+
 // forward forwards the signals to p, including those that were caught before p started.
 func (s *signals) forward(p *os.Process) {
 	go func() {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sotto/intercept/cgroup"
 	"sotto/internal/e2e/client"
 	"sotto/internal/ednstest"
 )
@@ -90,6 +92,35 @@ func TestIgnoredSignals(t *testing.T) {
 		mask, _, _ = strings.Cut(strings.TrimSpace(mask), "\n")
 		if got, parsed := strconv.ParseUint(mask, 16, 64); err != nil || parsed != nil || got&want == 0 {
 			t.Errorf("the caller ignores %s, and the command %#x; %v\n%s", names, got, err, out)
+		}
+	}
+}
+
+// TestEarlySignal: after Ctrl-C during the preparation exec starts no command. Signals that do not
+// ask to exit wait for it.
+func TestEarlySignal(t *testing.T) {
+	for _, tc := range []struct {
+		caught []os.Signal
+		status int
+		left   int // signals
+	}{
+		{[]os.Signal{unix.SIGINT}, 130, 0},
+		{[]os.Signal{unix.SIGWINCH, unix.SIGUSR1, unix.SIGTERM}, 143, 2},
+		{[]os.Signal{unix.SIGHUP}, 129, 0},
+		{[]os.Signal{unix.SIGQUIT}, 131, 0},
+		{[]os.Signal{unix.SIGCONT, unix.SIGUSR2}, exitCannotRun, 2},
+		{nil, exitCannotRun, 0},
+	} {
+		s := &signals{ch: make(chan os.Signal, 16)}
+		for _, sig := range tc.caught {
+			s.ch <- sig
+		}
+		var stderr bytes.Buffer
+		e := &env{stderr: &stderr}
+		// It cannot start in a cgroup that does not exist.
+		err := e.runInCgroup(&cgroup.Created{}, exec.Command("true"), s, func() { t.Error("the command was started") })
+		if err != exitError(tc.status) || (stderr.Len() > 0) != (tc.status == exitCannotRun) || len(s.ch) != tc.left {
+			t.Errorf("%v: %v, %d signals left, %q", tc.caught, err, len(s.ch), &stderr)
 		}
 	}
 }
