@@ -9,7 +9,8 @@
 //
 // The library is redigo. The official client, go-redis, makes the program 8 MB larger (redigo:
 // 0.1 MB), since a Go program that calls methods by reflection keeps all of its 600 commands, and
-// its pool opens connections while a request waits.
+// its pool opens connections while a request waits. What the server sends is checked before redigo
+// reads it (replies.go), because redigo trusts the lengths in it.
 //
 // A cluster is not supported: the entries of one request would be on different servers.
 package redis

@@ -43,7 +43,7 @@ type Store struct {
 // conn is one connection.
 type conn struct {
 	redis.Conn
-	net net.Conn
+	net *replies
 }
 
 // New returns a Store without connections. The caller closes it.
@@ -68,6 +68,7 @@ func (s *Store) Close() error {
 func (s *Store) Get(ctx context.Context, names []string, limit int) ([][]byte, error) {
 	values := make([][]byte, 0, len(names))
 	err := s.use(ctx, func(c *conn) error {
+		c.net.limit = limit
 		for _, name := range names {
 			// GET would read all of a value that another program made very long.
 			if err := c.Send("GETRANGE", name, 0, limit-1); err != nil {
@@ -177,7 +178,8 @@ func (s *Store) dial(ctx context.Context) (_ *conn, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{redis.NewConn(n, 0, 0), n}
+	checked := &replies{Conn: n}
+	c := &conn{redis.NewConn(checked, 0, 0), checked}
 	until, _ := ctx.Deadline()
 	if err = n.SetWriteDeadline(until); err == nil {
 		err = s.greet(ctx, c)
