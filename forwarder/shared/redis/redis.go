@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -67,7 +68,7 @@ func (s *Store) Close() error {
 // Get implements [shared.Store].
 func (s *Store) Get(ctx context.Context, names []string, limit int) ([][]byte, error) {
 	values := make([][]byte, 0, len(names))
-	err := s.use(ctx, func(c *conn) error {
+	err := s.request(ctx, func(c *conn) error {
 		c.net.limit = limit
 		for _, name := range names {
 			// GET would read all of a value that another program made very long.
@@ -103,7 +104,7 @@ func isAboutEntry(err error) bool {
 // Set implements [shared.Store].
 func (s *Store) Set(ctx context.Context, entries []shared.Entry) error {
 	var refused error
-	err := s.use(ctx, func(c *conn) error {
+	err := s.request(ctx, func(c *conn) error {
 		for _, e := range entries {
 			if err := c.Send("SET", e.Name, e.Value, "PX", max(e.Keep.Milliseconds(), 1)); err != nil {
 				return err
@@ -126,13 +127,20 @@ func (s *Store) Set(ctx context.Context, entries []shared.Entry) error {
 	return errors.Join(err, refused)
 }
 
-// Ping implements [shared.Store]. It replaces the connections that do not answer.
+// Ping implements [shared.Store]. It asks on all connections at the same time, and replaces those
+// that do not answer.
 func (s *Store) Ping(ctx context.Context) error {
+	var wg sync.WaitGroup
 	for range len(s.idle) {
-		if err := s.use(ctx, func(c *conn) error { return c.do(ctx, "PING") }); err != nil {
-			continue // it is closed
+		c, err := s.take()
+		if err != nil {
+			break // requests use the others
 		}
+		wg.Go(func() {
+			_ = s.use(ctx, c, func(c *conn) error { return c.do(ctx, "PING") }) // after an error it is closed
+		})
 	}
+	wg.Wait()
 	for s.open.Load() < shared.Connections {
 		c, err := s.dial(ctx)
 		if err != nil {
@@ -144,15 +152,28 @@ func (s *Store) Ping(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// use calls f with a connection. After an error it closes the connection, because replies may
-// follow that nothing waits for.
-func (s *Store) use(ctx context.Context, f func(c *conn) error) error {
-	var c *conn
-	select {
-	case c = <-s.idle:
-	default:
-		return errNoConnection
+// request calls use with a connection that is not in use.
+func (s *Store) request(ctx context.Context, f func(c *conn) error) error {
+	c, err := s.take()
+	if err != nil {
+		return err
 	}
+	return s.use(ctx, c, f)
+}
+
+// take returns a connection that is not in use. The caller passes it to use.
+func (s *Store) take() (*conn, error) {
+	select {
+	case c := <-s.idle:
+		return c, nil
+	default:
+		return nil, errNoConnection
+	}
+}
+
+// use calls f with c, which is idle afterwards. After an error it closes c, because replies may
+// follow that nothing waits for.
+func (s *Store) use(ctx context.Context, c *conn, f func(c *conn) error) error {
 	until, _ := ctx.Deadline()
 	err := c.net.SetWriteDeadline(until)
 	if err == nil {
