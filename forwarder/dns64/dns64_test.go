@@ -21,11 +21,17 @@ import (
 // exist; "name TYPE rcode" and "name TYPE fail" set errors.
 type zone struct {
 	records []string
-	errors  map[string]int // by "name TYPE"; -1: no reply
+	errors  map[string]int // by "name TYPE"; noReply, truncated or malformed
 
 	mu    sync.Mutex
 	asked []string
 }
+
+const (
+	noReply   = -1
+	truncated = -2
+	malformed = -3
+)
 
 const soa = "example. 300 SOA ns.example. admin.example. 1 2 3 4 120"
 
@@ -46,10 +52,23 @@ func (z *zone) Exchange(_ context.Context, query []byte, _ time.Time) ([]byte, e
 		m.SetEdns0(1232, opt.Do())
 	}
 	if rcode, ok := z.errors[key]; ok {
-		if rcode < 0 {
+		switch rcode {
+		case noReply:
 			return nil, errors.New("no reply")
+		case truncated:
+			m.Truncated = true
+		case malformed:
+			msg, err := m.Pack()
+			if err == nil {
+				msg[7] = 9 // answers
+			}
+			return msg, err
+		default:
+			m.Rcode = rcode
+			if opt := m.IsEdns0(); opt != nil {
+				opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeProhibited})
+			}
 		}
-		m.Rcode = rcode
 		return m.Pack()
 	}
 	opt := q.IsEdns0()
@@ -105,10 +124,14 @@ func newZone() *zone {
 			"alias.example. 77 CNAME v4.example.", sig("alias.example.", "CNAME"),
 			"alias6.example. 77 CNAME both.example.", "dead.example. 60 CNAME none.example.",
 			"private.example. 60 A 192.168.1.1", "mixed4.example. 60 A 192.168.1.1", "mixed4.example. 60 A 9.9.9.9",
-			"text.example. 60 TXT x", "broken.example. 60 A 9.9.9.9", "silent.example. 60 A 9.9.9.9",
+			"text.example. 60 TXT x", "gone.example. 60 TXT x", "refused.example. 60 TXT x", "failed.example. 60 TXT x",
+			"silent.example. 60 TXT x", "cut.example. 60 TXT x", "bad.example. 60 TXT x", "broken.example. 60 A 9.9.9.9",
 			"9.9.9.9.in-addr.arpa. 60 PTR dns9.example.", "8.8.8.8.in-addr.arpa. 60 CNAME 8.sub.8.8.8.in-addr.arpa.", "8.sub.8.8.8.in-addr.arpa. 60 PTR dns8.example.",
 		},
-		errors: map[string]int{"broken.example. AAAA": dns.RcodeServerFailure, "silent.example. A": -1},
+		errors: map[string]int{
+			"broken.example. AAAA": dns.RcodeServerFailure, "gone.example. A": dns.RcodeNameError, "refused.example. A": dns.RcodeRefused,
+			"failed.example. A": dns.RcodeServerFailure, "silent.example. A": noReply, "cut.example. A": truncated, "bad.example. A": malformed,
+		},
 	}
 }
 
@@ -181,9 +204,9 @@ func TestAddresses(t *testing.T) {
 		{"private.example.", negative, 0, 2},
 		{"mixed4.example.", "mixed4 60 AAAA 64:ff9b::909:909", 0, 2},
 		{"text.example.", negative, 0, 2},
+		{"gone.example.", negative, 0, 2},
 		{"none.example.", negative, dns.RcodeNameError, 1},
 		{"broken.example.", "broken 60 AAAA 64:ff9b::909:909", 0, 2},
-		{"silent.example.", negative, 0, 2},
 	} {
 		z := newZone()
 		x.up = z
@@ -204,6 +227,26 @@ func TestAddresses(t *testing.T) {
 	q[wire.HeaderLen+len(name)+3] = 3 // CHAOS
 	if _, got := exchange(t, x, q); strings.Contains(got, "64:ff9b") {
 		t.Errorf("CHAOS: %s", got)
+	}
+}
+
+// TestFailures: if it is not known whether a name has an IPv4 address, the answer is not the
+// negative one, which would be cached, but the failure with its reason.
+func TestFailures(t *testing.T) {
+	x := New(newZone(), WellKnown)
+	for name, want := range map[string]int{"refused.example.": dns.RcodeRefused, "failed.example.": dns.RcodeServerFailure} {
+		m, got := exchange(t, x, query(t, name, dns.TypeAAAA, true, false))
+		if m.Rcode != want || got != "" || !strings.Contains(m.String(), "EDE: 18") {
+			t.Errorf("%s: %v", name, m)
+		}
+	}
+	if m, got := exchange(t, x, query(t, "cut.example.", dns.TypeAAAA, false, false)); !m.Truncated || got != "" {
+		t.Errorf("truncated: %v", m)
+	}
+	for _, name := range []string{"silent.example.", "bad.example."} {
+		if msg, err := x.Exchange(t.Context(), query(t, name, dns.TypeAAAA, false, false), time.Now().Add(5*time.Second)); err == nil {
+			t.Errorf("%s: %x", name, msg)
+		}
 	}
 }
 
@@ -287,6 +330,44 @@ func TestDiscovery(t *testing.T) {
 	}
 }
 
+// TestNotFound: while the prefix is not known, queries that need it fail; others do not. That there
+// is none is used until a later look-up succeeds.
+func TestNotFound(t *testing.T) {
+	reverse := "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa."
+	for _, failure := range []int{noReply, truncated, malformed, dns.RcodeServerFailure, dns.RcodeRefused} {
+		z := newZone()
+		z.errors["ipv4only.arpa. AAAA"] = failure
+		x := New(z, netip.Prefix{})
+		until := time.Now().Add(5 * time.Second)
+		fails := func() bool {
+			_, err4 := x.Exchange(t.Context(), query(t, "v4.example.", dns.TypeAAAA, false, false), until)
+			_, errPTR := x.Exchange(t.Context(), query(t, reverse, dns.TypePTR, false, false), until)
+			if (err4 == nil) != (errPTR == nil) {
+				t.Errorf("%d: %v, %v", failure, err4, errPTR)
+			}
+			return errors.Is(err4, errNotFound)
+		}
+		if !fails() {
+			t.Errorf("%d: no error", failure)
+		}
+		if _, got := exchange(t, x, query(t, "both.example.", dns.TypeAAAA, false, false)); got != "both 60 AAAA 2001:db8::9" {
+			t.Errorf("%d: a name with an IPv6 address: %s", failure, got)
+		}
+		delete(z.errors, "ipv4only.arpa. AAAA")
+		x.NetworkChanged()
+		if fails() {
+			t.Errorf("%d: an error after a look-up that succeeded", failure)
+		}
+		z.errors["ipv4only.arpa. AAAA"] = failure
+		x.finder.mu.Lock()
+		x.finder.until = time.Time{} // it has expired
+		x.finder.mu.Unlock()
+		if fails() {
+			t.Errorf("%d: that there is no prefix is forgotten", failure)
+		}
+	}
+}
+
 // FuzzSynthesize: no answer of an upstream makes the translation fail or write a malformed message.
 func FuzzSynthesize(f *testing.F) {
 	z := newZone()
@@ -304,6 +385,7 @@ func FuzzSynthesize(f *testing.F) {
 			func() ([]byte, bool) { return synthesize(WellKnown, q, a, 60) },
 			func() ([]byte, bool) { return withoutExcluded(q, a) },
 			func() ([]byte, bool) { return reverse(q, a) },
+			func() ([]byte, bool) { return withoutRecords(q, a), true },
 		} {
 			if out, ok := transform(); ok && len(out) < wire.MaxMessage {
 				if _, err := wire.ParseReply(out); err != nil {

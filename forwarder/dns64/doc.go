@@ -9,6 +9,8 @@
 //   - An answer to AAAA without an address outside of ::ffff:0:0/96 (§5.1.4), or with an error
 //     other than NXDOMAIN (§5.1.2), is followed by a query for A. Its CNAME and DNAME records are
 //     kept, and its addresses are translated (§5.1.5, §5.1.6).
+//   - If that query fails, or gets an error other than NXDOMAIN, the client gets that failure, and
+//     not the negative answer (§5.1.3): it would be cached.
 //   - The TTL of an address is that of the A record, and at most that of the SOA record of the
 //     negative answer, or 600 s without one (§5.1.7).
 //   - Authority and additional sections of translated answers are empty.
@@ -19,7 +21,7 @@
 //   - The prefix 64:ff9b::/96 is not used for addresses that are not global (RFC 6052 §3.1).
 //
 // The prefix is configured, or found by RFC 7050: the group is asked for the IPv6 addresses of
-// ipv4only.arpa.
+// ipv4only.arpa. While it cannot be found, queries that need it fail.
 //
 // The translation (translate.go) and the form of addresses (prefix.go) are pure.
 package dns64

@@ -38,7 +38,7 @@ func (x *Exchanger) NetworkChanged() { x.finder.forget() }
 func (x *Exchanger) Extract(v6 netip.Addr) (v4 netip.Addr, ok bool) {
 	p := x.prefix
 	if !p.IsValid() {
-		p = x.finder.known()
+		p = x.finder.last()
 	}
 	if !p.IsValid() {
 		return v4, false
@@ -54,32 +54,36 @@ func (x *Exchanger) Exchange(ctx context.Context, query []byte, until time.Time)
 	case typ == wire.TypeAAAA:
 		return x.addresses(ctx, query, until)
 	case typ == wire.TypePTR:
-		if p, ok := x.prefixFor(ctx, until, name); ok {
-			if target, ok := reverseName(p, name); ok {
-				return x.pointer(ctx, query, target, until)
-			}
+		p, err := x.prefixFor(ctx, until, name)
+		if err != nil {
+			return nil, err
+		}
+		if target, ok := reverseName(p, name); ok {
+			return x.pointer(ctx, query, target, until)
 		}
 	}
 	return x.up.Exchange(ctx, query, until)
 }
 
 // prefixFor returns the prefix if a name may be that of one of its addresses.
-func (x *Exchanger) prefixFor(ctx context.Context, until time.Time, name []byte) (netip.Prefix, bool) {
-	if len(name) != 64+len(ip6Arpa) {
-		return netip.Prefix{}, false
+func (x *Exchanger) prefixFor(ctx context.Context, until time.Time, name []byte) (netip.Prefix, error) {
+	if !isReverse6(name) {
+		return netip.Prefix{}, nil
 	}
 	return x.current(ctx, until)
 }
 
-// current returns the prefix. It reports false if there is none, or none was found.
-func (x *Exchanger) current(ctx context.Context, until time.Time) (netip.Prefix, bool) {
+// current returns the prefix, or the zero prefix if there is none. If it could not be found, current
+// returns an error.
+func (x *Exchanger) current(ctx context.Context, until time.Time) (netip.Prefix, error) {
 	if x.prefix.IsValid() {
-		return x.prefix, true
+		return x.prefix, nil
 	}
 	return x.finder.find(ctx, until)
 }
 
-// addresses answers a query for AAAA.
+// addresses answers a query for AAAA. If it cannot be found out which addresses there are, it fails: a
+// negative answer would be cached.
 func (x *Exchanger) addresses(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
 	reply, err := x.up.Exchange(ctx, query, until)
 	if err != nil || len(reply) < wire.HeaderLen || reply[2]&bitTC != 0 {
@@ -94,16 +98,25 @@ func (x *Exchanger) addresses(ctx context.Context, query []byte, until time.Time
 		}
 		return reply, nil
 	}
-	p, ok := x.current(ctx, until)
-	if !ok {
+	p, err := x.current(ctx, until)
+	if err != nil {
+		return nil, err
+	}
+	if !p.IsValid() {
 		return reply, nil
 	}
 	a, err := x.up.Exchange(ctx, withType(query, wire.TypeA), until)
-	if err != nil || len(a) < wire.HeaderLen || a[2]&bitTC != 0 {
-		return reply, nil
+	if err != nil || len(a) < wire.HeaderLen {
+		return a, err
+	}
+	if a[2]&bitTC != 0 || !wire.IsAnswer(wire.Rcode(a)) {
+		return withoutRecords(query, a), nil
 	}
 	if made, ok := synthesize(p, query, a, negativeTTL(reply)); ok {
 		return made, nil
+	}
+	if _, err := wire.ParseReply(a); err != nil {
+		return nil, err
 	}
 	return reply, nil
 }

@@ -5,6 +5,7 @@ package dns64
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -13,35 +14,55 @@ import (
 )
 
 const (
-	minFound  = time.Minute      // a prefix, or that there is none, is remembered for at least this long
-	maxFound  = 24 * time.Hour   // and at most
-	retryTime = 10 * time.Second // after a failure
+	minFound = time.Minute    // a prefix, or that there is none, is remembered for at least this long
+	maxFound = 24 * time.Hour // and at most
+
+	// retryTime is for a failure. Queries that need the prefix fail in that time, so it is the
+	// shortest one that RFC 9520 §3.2 allows.
+	retryTime = time.Second
 )
 
 // ipv4Only is the name whose IPv6 addresses show the prefix (RFC 7050 §2.2).
 var ipv4Only = []byte("\x08ipv4only\x04arpa\x00")
 
-// errRejected is the reply with an error code to the query for the prefix.
-var errRejected = errors.New("the upstream does not answer the query for ipv4only.arpa")
+// errNotFound means that a query needs the prefix, and that it is not known whether there is one.
+// Such a query fails: a negative answer would be cached.
+var errNotFound = errors.New("find the prefix of NAT64 by ipv4only.arpa")
+
+// rejectedError is the reply to the query for the prefix that has an error code, or is truncated.
+type rejectedError struct{ rcode uint16 }
+
+func (e *rejectedError) Error() string {
+	return "the upstream does not answer: " + wire.RcodeName(e.rcode)
+}
+
+// EDE returns the error as clients receive it.
+func (e *rejectedError) EDE() wire.EDE {
+	return wire.EDE{Code: wire.EDENetworkError, Text: errNotFound.Error() + ": " + e.Error()}
+}
 
 // finder finds the prefix of a network (RFC 7050). The zero value with an upstream is usable.
 type finder struct {
 	up Upstream
 
 	mu      sync.Mutex
+	known   bool         // prefix was found
 	prefix  netip.Prefix // zero: there is none
-	until   time.Time    // when it expires; zero: it is not known
+	err     error        // of the last look-up
+	until   time.Time    // when the result expires; zero: there was no look-up
 	pending chan struct{}
 	epoch   int // number of changes of the network
 }
 
-// find returns the prefix. Queries that arrive while it is looked for wait for the same result, at
-// most until their own time. An expired prefix is used until its successor is known.
-func (f *finder) find(ctx context.Context, until time.Time) (netip.Prefix, bool) {
+// find returns the prefix, or the zero prefix if there is none. Queries that arrive while it is
+// looked for wait for the same result, at most until their own time. An expired prefix is used
+// until its successor is known, and that there is none if the look-up fails. In other cases of
+// failure find returns an error.
+func (f *finder) find(ctx context.Context, until time.Time) (netip.Prefix, error) {
 	f.mu.Lock()
 	if time.Now().Before(f.until) {
 		defer f.mu.Unlock()
-		return f.prefix, f.prefix.IsValid()
+		return f.result()
 	}
 	old := f.prefix
 	done := f.pending
@@ -52,7 +73,7 @@ func (f *finder) find(ctx context.Context, until time.Time) (netip.Prefix, bool)
 	}
 	f.mu.Unlock()
 	if old.IsValid() {
-		return old, true
+		return old, nil
 	}
 	t := time.NewTimer(time.Until(until))
 	defer t.Stop()
@@ -63,7 +84,18 @@ func (f *finder) find(ctx context.Context, until time.Time) (netip.Prefix, bool)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.prefix, f.prefix.IsValid()
+	return f.result()
+}
+
+// result returns what is known. The caller has locked f.
+func (f *finder) result() (netip.Prefix, error) {
+	switch {
+	case f.known:
+		return f.prefix, nil
+	case f.err != nil:
+		return netip.Prefix{}, fmt.Errorf("%w: %w", errNotFound, f.err)
+	}
+	return netip.Prefix{}, fmt.Errorf("%w: %w", errNotFound, context.DeadlineExceeded)
 }
 
 // ask asks the upstream, and closes done. It ends by the time until.
@@ -78,14 +110,14 @@ func (f *finder) ask(ctx context.Context, until time.Time, done chan struct{}, e
 	switch {
 	case epoch != f.epoch: // of another network
 	case err != nil:
-		f.until = time.Now().Add(retryTime)
+		f.err, f.until = err, time.Now().Add(retryTime)
 	default:
-		f.prefix, f.until = prefix, time.Now().Add(lifetime)
+		f.known, f.prefix, f.err, f.until = true, prefix, nil, time.Now().Add(lifetime)
 	}
 }
 
-// known returns the prefix that was found last, or the zero prefix.
-func (f *finder) known() netip.Prefix {
+// last returns the prefix that was found last, or the zero prefix.
+func (f *finder) last() netip.Prefix {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.prefix
@@ -95,7 +127,7 @@ func (f *finder) known() netip.Prefix {
 func (f *finder) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.prefix, f.until, f.pending = netip.Prefix{}, time.Time{}, nil
+	f.known, f.prefix, f.err, f.until, f.pending = false, netip.Prefix{}, nil, time.Time{}, nil
 	f.epoch++
 }
 
@@ -114,8 +146,8 @@ func discover(ctx context.Context, up Upstream, until time.Time) (p netip.Prefix
 	if err != nil {
 		return p, 0, err
 	}
-	if reply.Rcode != wire.RcodeSuccess && reply.Rcode != wire.RcodeNXDomain {
-		return p, 0, errRejected
+	if reply.TC || reply.Rcode != wire.RcodeSuccess && reply.Rcode != wire.RcodeNXDomain {
+		return p, 0, &rejectedError{reply.Rcode}
 	}
 	lifetime = min(max(time.Duration(reply.TTL)*time.Second, minFound), maxFound)
 	for rr := range wire.Records(reply.Msg) {

@@ -183,6 +183,9 @@ func synthesize(p netip.Prefix, query, a []byte, limit uint32) ([]byte, bool) {
 	return b.finish(a), true
 }
 
+// withoutRecords returns the answer to query with the rcode and the reasons of reply.
+func withoutRecords(query, reply []byte) []byte { return newBuilder(query, reply).finish(reply) }
+
 // covers returns the type that a signature covers.
 func covers(msg []byte, rr wire.RR) uint16 {
 	if rr.End-rr.Data < 2 {
@@ -280,11 +283,18 @@ func expandSOA(msg []byte, rr wire.RR) ([]byte, bool) {
 // ip6Arpa is the end of the names of IPv6 addresses.
 const ip6Arpa = "\x03ip6\x04arpa\x00"
 
+// nibbles is the number of labels before ip6Arpa in the name of an address.
+const nibbles = 32
+
+// isReverse6 reports whether a name may be that of an IPv6 address.
+func isReverse6(name []byte) bool {
+	return len(name) == 2*nibbles+len(ip6Arpa) && strings.EqualFold(string(name[2*nibbles:]), ip6Arpa)
+}
+
 // reverseName returns the name in in-addr.arpa, in wire form, for the name of an IPv6 address that
 // stands for an IPv4 address. It reports false for other names.
 func reverseName(p netip.Prefix, name []byte) ([]byte, bool) {
-	const nibbles = 32
-	if len(name) != 2*nibbles+len(ip6Arpa) || !strings.EqualFold(string(name[2*nibbles:]), ip6Arpa) {
+	if !p.IsValid() || !isReverse6(name) {
 		return nil, false
 	}
 	var a [16]byte
