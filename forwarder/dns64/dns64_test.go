@@ -317,8 +317,9 @@ func TestDiscovery(t *testing.T) {
 	if n := count(); n != 1 {
 		t.Errorf("%d queries for the prefix", n)
 	}
-	if v4, ok := x.Extract(netip.MustParseAddr("2001:db8:122:344:9:909:900:0")); !ok || v4.String() != "9.9.9.9" {
-		t.Errorf("extract: %v, %t", v4, ok)
+	v4, ok, err := x.Extract(t.Context(), netip.MustParseAddr("2001:db8:122:344:9:909:900:0"), time.Now().Add(5*time.Second))
+	if err != nil || !ok || v4.String() != "9.9.9.9" {
+		t.Errorf("extract: %v, %t, %v", v4, ok, err)
 	}
 	z.records = z.records[:len(z.records)-2]
 	x.NetworkChanged()
@@ -338,12 +339,14 @@ func TestNotFound(t *testing.T) {
 		z := newZone()
 		z.errors["ipv4only.arpa. AAAA"] = failure
 		x := New(z, netip.Prefix{})
+		v6 := netip.MustParseAddr("2001:db8::1")
 		until := time.Now().Add(5 * time.Second)
 		fails := func() bool {
 			_, err4 := x.Exchange(t.Context(), query(t, "v4.example.", dns.TypeAAAA, false, false), until)
 			_, errPTR := x.Exchange(t.Context(), query(t, reverse, dns.TypePTR, false, false), until)
-			if (err4 == nil) != (errPTR == nil) {
-				t.Errorf("%d: %v, %v", failure, err4, errPTR)
+			_, _, errExtract := x.Extract(t.Context(), v6, until)
+			if (err4 == nil) != (errPTR == nil) || (err4 == nil) != (errExtract == nil) {
+				t.Errorf("%d: %v, %v, %v", failure, err4, errPTR, errExtract)
 			}
 			return errors.Is(err4, errNotFound)
 		}

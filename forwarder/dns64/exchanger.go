@@ -34,16 +34,15 @@ func New(up Upstream, prefix netip.Prefix) *Exchanger {
 func (x *Exchanger) NetworkChanged() { x.finder.forget() }
 
 // Extract returns the IPv4 address that an IPv6 address stands for by the prefix. It reports false
-// for other addresses, and while no prefix is known.
-func (x *Exchanger) Extract(v6 netip.Addr) (v4 netip.Addr, ok bool) {
-	p := x.prefix
-	if !p.IsValid() {
-		p = x.finder.last()
+// for other addresses, and if there is no prefix. A prefix that is not known yet is looked for until
+// the given time; if that fails, Extract returns an error.
+func (x *Exchanger) Extract(ctx context.Context, v6 netip.Addr, until time.Time) (v4 netip.Addr, ok bool, err error) {
+	p, err := x.current(ctx, until)
+	if err != nil || !p.IsValid() {
+		return v4, false, err
 	}
-	if !p.IsValid() {
-		return v4, false
-	}
-	return Extract(p, v6)
+	v4, ok = Extract(p, v6)
+	return v4, ok, nil
 }
 
 // Exchange implements forwarder.Exchanger.

@@ -116,13 +116,6 @@ func (f *finder) ask(ctx context.Context, until time.Time, done chan struct{}, e
 	}
 }
 
-// last returns the prefix that was found last, or the zero prefix.
-func (f *finder) last() netip.Prefix {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.prefix
-}
-
 // forget forgets what was found.
 func (f *finder) forget() {
 	f.mu.Lock()

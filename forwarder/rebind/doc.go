@@ -10,5 +10,8 @@
 // It is not replaced by an error, on which clients ask other servers. It is cached for a minute.
 // In the additional section, which clients rarely use, such an address removes the section.
 //
+// If it cannot be found out whether an IPv6 address stands for an IPv4 address of the network, because
+// the prefix of its NAT64 is not known, the query fails.
+//
 // Names that are allowed, and names below them, are not checked.
 package rebind

@@ -24,8 +24,12 @@ type Exchanger struct {
 	extract Extractor       // may be nil
 }
 
-// Extractor returns the IPv4 address that an IPv6 address stands for. It reports false for others.
-type Extractor func(v6 netip.Addr) (v4 netip.Addr, ok bool)
+// Extractor returns the IPv4 address that an IPv6 address stands for. It reports false for others. It
+// may look that up until the given time, and returns an error if it cannot be found out.
+type Extractor func(ctx context.Context, v6 netip.Addr, until time.Time) (v4 netip.Addr, ok bool, err error)
+
+// extractor is an Extractor for the addresses of one answer.
+type extractor func(v6 netip.Addr) (v4 netip.Addr, ok bool, err error)
 
 // New returns an Exchanger. allowed are names in wire form. extract, unless nil, is for addresses
 // that the network translates to IPv4, in addition to those of the well-known prefixes.
@@ -51,32 +55,37 @@ func (x *Exchanger) Exchange(ctx context.Context, query []byte, until time.Time)
 	if err != nil {
 		return nil, err
 	}
-	return x.check(query, reply), nil
+	var extract extractor
+	if x.extract != nil {
+		extract = func(v6 netip.Addr) (netip.Addr, bool, error) { return x.extract(ctx, v6, until) }
+	}
+	return x.check(query, reply, extract)
 }
 
-// check returns reply, or what replaces it.
-func (x *Exchanger) check(query, reply []byte) []byte {
+// check returns reply, or what replaces it. It returns an error if extract cannot find out what an
+// address stands for.
+func (x *Exchanger) check(query, reply []byte, extract extractor) ([]byte, error) {
 	name, _, class := wire.QuestionOf(query)
-	if class != wire.ClassIN || len(reply) < wire.HeaderLen {
-		return reply
+	if class != wire.ClassIN || len(reply) < wire.HeaderLen || x.isAllowed(name) {
+		return reply, nil
 	}
 	additional := false
 	for rr := range wire.Records(reply) {
-		a := x.privateIn(reply, rr)
+		a, err := privateIn(reply, rr, extract)
 		switch {
-		case !a.IsValid():
-		case x.isAllowed(name):
-			return reply
-		case rr.Section != wire.SectionAdditional:
-			return refusal(query, name, a)
-		default:
+		case err == nil && !a.IsValid():
+		case rr.Section == wire.SectionAdditional:
 			additional = true
+		case err != nil:
+			return nil, err
+		default:
+			return refusal(query, name, a), nil
 		}
 	}
 	if additional {
-		return withoutAdditional(reply)
+		return withoutAdditional(reply), nil
 	}
-	return reply
+	return reply, nil
 }
 
 // isAllowed reports whether a name, or one that it is below, is allowed.
@@ -135,25 +144,25 @@ const (
 )
 
 // privateIn returns the first address of a record that is not on the Internet.
-func (x *Exchanger) privateIn(msg []byte, rr wire.RR) netip.Addr {
+func privateIn(msg []byte, rr wire.RR, extract extractor) (netip.Addr, error) {
 	data := msg[rr.Data:rr.End]
 	switch {
 	case rr.Class != wire.ClassIN:
 	case rr.Type == wire.TypeA && len(data) == 4, rr.Type == wire.TypeAAAA && len(data) == 16:
-		return x.firstPrivate(data, len(data))
+		return firstPrivate(data, len(data), extract)
 	case rr.Type == wire.TypeSVCB, rr.Type == wire.TypeHTTPS:
-		return x.privateHint(data)
+		return privateHint(data, extract)
 	}
-	return netip.Addr{}
+	return netip.Addr{}, nil
 }
 
 // privateHint returns the first address in the hints of a record that is not on the Internet. The
 // name of a target is not compressed (RFC 9460 §2.2); what cannot be read has no hints.
-func (x *Exchanger) privateHint(data []byte) netip.Addr {
+func privateHint(data []byte, extract extractor) (netip.Addr, error) {
 	off := 2
 	for {
 		if off >= len(data) || data[off] > wire.MaxLabel {
-			return netip.Addr{}
+			return netip.Addr{}, nil
 		}
 		n := int(data[off])
 		off += 1 + n
@@ -167,34 +176,40 @@ func (x *Exchanger) privateHint(data []byte) netip.Addr {
 		if off+size > len(data) {
 			break
 		}
-		switch value := data[off : off+size]; key {
+		each := 0 // bytes of an address
+		switch key {
 		case keyHint4:
-			if a := x.firstPrivate(value, 4); a.IsValid() {
-				return a
-			}
+			each = 4
 		case keyHint6:
-			if a := x.firstPrivate(value, 16); a.IsValid() {
-				return a
+			each = 16
+		}
+		if each > 0 {
+			if a, err := firstPrivate(data[off:off+size], each, extract); a.IsValid() || err != nil {
+				return a, err
 			}
 		}
 		off += size
 	}
-	return netip.Addr{}
+	return netip.Addr{}, nil
 }
 
 // firstPrivate returns the first of several addresses of that size that is not on the Internet.
-func (x *Exchanger) firstPrivate(data []byte, size int) netip.Addr {
-	for ; len(data) >= size; data = data[size:] {
-		a, _ := netip.AddrFromSlice(data[:size])
-		if IsPrivate(a) {
-			return a
-		}
-		if x.extract == nil || size != 16 {
-			continue
-		}
-		if v4, ok := x.extract(a); ok && IsPrivate(v4) {
-			return a
+// extract is asked only if none is private by itself.
+func firstPrivate(data []byte, size int, extract extractor) (netip.Addr, error) {
+	for rest := data; len(rest) >= size; rest = rest[size:] {
+		if a, _ := netip.AddrFromSlice(rest[:size]); IsPrivate(a) {
+			return a, nil
 		}
 	}
-	return netip.Addr{}
+	for rest := data; extract != nil && size == 16 && len(rest) >= size; rest = rest[size:] {
+		a, _ := netip.AddrFromSlice(rest[:size])
+		v4, ok, err := extract(a)
+		switch {
+		case err != nil:
+			return netip.Addr{}, err
+		case ok && IsPrivate(v4):
+			return a, nil
+		}
+	}
+	return netip.Addr{}, nil
 }

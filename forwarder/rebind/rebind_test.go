@@ -4,6 +4,7 @@ package rebind
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -122,9 +123,9 @@ var answers = []struct {
 func TestExchange(t *testing.T) {
 	for _, tc := range answers {
 		up := upstream{answer: strings.Split(tc.records, "|")}
-		x := New(up, nil, func(a netip.Addr) (netip.Addr, bool) {
+		x := New(up, nil, func(_ context.Context, a netip.Addr, _ time.Time) (netip.Addr, bool, error) {
 			b := a.As16()
-			return netip.AddrFrom4([4]byte(b[12:])), netip.MustParsePrefix("2001:db8:64::/96").Contains(a)
+			return netip.AddrFrom4([4]byte(b[12:])), netip.MustParsePrefix("2001:db8:64::/96").Contains(a), nil
 		})
 		m, r := exchange(t, x, name, tc.typ)
 		if tc.private == "" {
@@ -162,15 +163,57 @@ func TestAdditional(t *testing.T) {
 	}
 }
 
+// TestUnknownPrefix: if it cannot be found out whether an IPv6 address stands for an IPv4 address, the
+// query fails, unless the answer is refused for another reason or the name is allowed. Only such
+// addresses are looked up.
+func TestUnknownPrefix(t *testing.T) {
+	unknown := errors.New("unknown")
+	for records, want := range map[string]error{
+		"www.example.org. 60 AAAA 2001:4860::1":                                        unknown,
+		`www.example.org. 60 HTTPS 1 . ipv6hint="2001:4860::1"`:                        unknown,
+		"www.example.org. 60 A 9.9.9.9":                                                nil,
+		`www.example.org. 60 HTTPS 1 . ipv4hint="9.9.9.9"`:                             nil,
+		"www.example.org. 60 AAAA fd00::1":                                             nil,
+		"www.example.org. 60 A 192.168.1.1|www.example.org. 60 AAAA 2001:4860::1":      nil,
+		`www.example.org. 60 HTTPS 1 . ipv4hint="192.168.1.1" ipv6hint="2001:4860::1"`: nil,
+	} {
+		asked := 0
+		extract := func(context.Context, netip.Addr, time.Time) (netip.Addr, bool, error) {
+			asked++
+			return netip.Addr{}, false, unknown
+		}
+		up := upstream{answer: strings.Split(records, "|")}
+		q := query(t, name, dns.TypeAAAA)
+		if _, err := New(up, nil, extract).Exchange(t.Context(), q, time.Now().Add(time.Second)); !errors.Is(err, want) || (asked > 0) != (want != nil) {
+			t.Errorf("%s: %v after %d look-ups", records, err, asked)
+		}
+		asked = 0
+		allowed := New(up, [][]byte{[]byte("\x03org\x00")}, extract)
+		if _, err := allowed.Exchange(t.Context(), q, time.Now().Add(time.Second)); err != nil || asked > 0 {
+			t.Errorf("%s, allowed: %v after %d look-ups", records, err, asked)
+		}
+	}
+	extra := upstream{answer: []string{"www.example.org. 60 A 9.9.9.9"}, extra: []string{"ns.example.org. 60 AAAA 2001:4860::1"}}
+	x := New(extra, nil, func(context.Context, netip.Addr, time.Time) (netip.Addr, bool, error) {
+		return netip.Addr{}, false, unknown
+	})
+	if m, _ := exchange(t, x, name, dns.TypeA); len(m.Answer) != 1 || len(m.Extra) != 1 {
+		t.Errorf("the additional section: %v", m)
+	}
+}
+
 // FuzzCheck: no reply makes the check fail, and a reply that it passes on has no private address.
 func FuzzCheck(f *testing.F) {
 	q := []byte("\x00\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01")
 	f.Add(append(append([]byte(nil), q...), "\xc0\x0c\x00\x41\x00\x01\x00\x00\x00\x01\x00\x0f\x00\x01\x00\x00\x04\x00\x08\x0a\x00\x00\x01\x09\x09\x09\x09"...))
 	f.Fuzz(func(t *testing.T, reply []byte) {
 		x := New(nil, nil, nil)
-		out := x.check(q, append([]byte(nil), reply...))
+		out, err := x.check(q, append([]byte(nil), reply...), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for rr := range wire.Records(out) {
-			if a := x.privateIn(out, rr); a.IsValid() {
+			if a, _ := privateIn(out, rr, nil); a.IsValid() {
 				t.Errorf("%v is passed on in section %d", a, rr.Section)
 			}
 		}

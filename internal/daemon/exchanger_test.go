@@ -88,6 +88,51 @@ func TestExchanger(t *testing.T) {
 	}
 }
 
+// network answers AAAA: for ipv4only.arpa with the prefix 2001:db8:64::/96, for other names with a
+// private address by that prefix.
+type network struct{}
+
+func (network) Exchange(_ context.Context, query []byte, _ time.Time) ([]byte, error) {
+	var q dns.Msg
+	if err := q.Unpack(query); err != nil {
+		return nil, err
+	}
+	m := new(dns.Msg)
+	m.SetReply(&q)
+	name, address := q.Question[0].Name, "2001:db8:64::192.168.1.1"
+	if name == "ipv4only.arpa." {
+		address = "2001:db8:64::192.0.0.170"
+	}
+	m.Answer = []dns.RR{&dns.AAAA{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeAAAA, Class: dns.ClassINET, Ttl: 60}, AAAA: netip.MustParseAddr(address).AsSlice()}}
+	return m.Pack()
+}
+
+// TestRebindingByFoundPrefix: a private address by the network's own prefix is refused in the first
+// answer, too, for which the prefix is looked up.
+func TestRebindingByFoundPrefix(t *testing.T) {
+	p, err := planText("dns64 = \"auto\"\nrebinding = \"refuse\"", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := exchanger(p.Groups[config.DefaultGroup], network{}, nil)
+	msg, err := lookup("www.example.", wire.TypeAAAA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := wire.ParseQuery(msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply, err := x.Exchange(t.Context(), wire.AppendQuery(nil, &q), time.Now().Add(5*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m dns.Msg
+	if err := m.Unpack(reply); err != nil || len(m.Answer) != 0 || !strings.Contains(m.String(), "EDE: 15 (Blocked)") {
+		t.Errorf("%v, %v", err, &m)
+	}
+}
+
 // TestOriginalRoutes: the route of a group whose upstream is "original" is that of the nameserver
 // that was asked, with a scope of its own; it does not allocate; other groups are not affected.
 func TestOriginalRoutes(t *testing.T) {
