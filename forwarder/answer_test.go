@@ -58,6 +58,37 @@ func TestUnsignedFromSigned(t *testing.T) {
 	}
 }
 
+// TestUnsignedWithCD: with CD=1 the answer for DO=0 is not made of the one for DO=1, because DNS64
+// translates only the first. Explain reports the same.
+func TestUnsignedWithCD(t *testing.T) {
+	var asked atomic.Int32
+	up := exchangeFunc(func(ctx context.Context, q []byte) ([]byte, error) {
+		asked.Add(1)
+		return recordsUpstream(true, []string{"www.example.com. 300 IN A 192.0.2.1"}, nil)(ctx, q)
+	})
+	f, at := startForwarder(t, Config{Upstream: up, Cache: newCache(t)}, "127.0.0.1:0")
+	for _, cd := range []bool{false, true} {
+		asked.Store(0)
+		m := question("www.example.com", dns.TypeA)
+		m.CheckingDisabled = cd
+		signed := m.Copy()
+		signed.SetEdns0(1232, true)
+		ask(t, "udp", at, signed)
+		msg, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := f.Explain(msg, Origin{})
+		if err != nil || (e.Cached.State == cache.Fresh) == cd || e.CachedDO.State != cache.Fresh {
+			t.Errorf("CD %t: %+v, %v", cd, e, err)
+		}
+		ask(t, "udp", at, m)
+		if n := asked.Load(); (n == 2) != cd {
+			t.Errorf("CD %t: the upstream received %d queries", cd, n)
+		}
+	}
+}
+
 // TestTruncatedByUpstream: a truncated reply of the upstream is a failure, over UDP and TCP.
 func TestTruncatedByUpstream(t *testing.T) {
 	up := exchangeFunc(func(_ context.Context, q []byte) ([]byte, error) {

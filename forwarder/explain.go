@@ -56,7 +56,8 @@ func (f *Forwarder) Explain(msg []byte, origin Origin) (e Explanation, err error
 	if r.route.Action == Forward {
 		e.Cached = f.peek(&r, false)
 		e.CachedDO = f.peek(&r, true)
-		if e.Cached.State != cache.Fresh && r.q.Type != wire.TypeANY && e.CachedDO.State != cache.Miss &&
+		r.q.DO = false
+		if e.Cached.State != cache.Fresh && r.mayBeUnsigned() && r.q.Type != wire.TypeANY && e.CachedDO.State != cache.Miss &&
 			(e.Cached.State == cache.Miss || e.CachedDO.State == cache.Fresh) {
 			e.Cached = e.CachedDO // see [cache.Cache.Unsigned]
 		}

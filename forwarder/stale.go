@@ -26,7 +26,7 @@ func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
 		if f.repeats != nil && state == cache.Fresh {
 			f.repeat(r, &a, key)
 		}
-		if state != cache.Fresh && !r.q.DO && f.unsigned(key, r, state) {
+		if state != cache.Fresh && r.mayBeUnsigned() && f.unsigned(key, r, state) {
 			state = c.Peek(key, r.start, &a)
 		}
 		if a.Refresh {
@@ -44,6 +44,10 @@ func (f *Forwarder) fromCache(dst []byte, r *request) ([]byte, verdict) {
 	}
 	return dst, missed
 }
+
+// mayBeUnsigned reports whether the answer to r may be made of the answer with DO=1. With CD=1 that
+// may be another one: DNS64 translates it for DO=0 only (RFC 6147 §5.5).
+func (r *request) mayBeUnsigned() bool { return !r.q.DO && !r.q.CD }
 
 // unsigned reports whether the cache has got an answer to r, which does not want
 // signatures, from the answer to the same question with DO=1.
