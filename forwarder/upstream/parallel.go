@@ -219,7 +219,9 @@ func (r *request) hedge(ctx context.Context) {
 }
 
 // measure sends the query to a server that is not the first one too, if it is time to
-// measure that. It measures a server once at a time.
+// measure that. It measures a server once at a time. A measurement continues when the query is
+// answered: if it were canceled then, a silent server would remain unknown, and be measured by
+// every query.
 func (r *request) measure(ctx context.Context, chance uint64) {
 	n := measureTarget(r.order, r.servers, chance)
 	if n < 0 || r.rounds > 0 {
@@ -247,11 +249,18 @@ func (r *request) start(ctx context.Context, n int, why cause, done func()) {
 	}
 	now := time.Now()
 	o := outcome{e: r.g.endpoints[n], cause: why, started: now}
-	ctx, query, until, outcomes := r.background, r.queryCopy, r.deadline, r.outcomes
+	attempt, query, until, outcomes := r.background, r.queryCopy, r.deadline, r.outcomes
+	if why == causeMeasurement {
+		attempt = context.WithoutCancel(ctx) // the server's reply is wanted even if another one is faster
+	}
 	ok := r.g.spawn(func() {
-		w := transport.NewTimer()
-		o.reply, o.err = o.e.ask(ctx, query, o.started, until, w)
-		w.Stop()
+		timer := transport.NewTimer()
+		var w transport.Waiter = timer
+		if why == causeMeasurement {
+			w = &measurement{Timer: timer, e: o.e}
+		}
+		o.reply, o.err = o.e.ask(attempt, query, o.started, until, w)
+		timer.Stop()
 		if done != nil {
 			done()
 		}
@@ -265,6 +274,29 @@ func (r *request) start(ctx context.Context, n int, why cause, done func()) {
 	}
 	r.running++
 	r.latest, r.latestStart = o.e, transport.Ticks(now)
+}
+
+// measurement is the [transport.Waiter] of a measurement. No foreground watches the server, so
+// it marks a silent one as suspect itself.
+type measurement struct {
+	*transport.Timer
+	e *endpoint
+}
+
+// Wait implements [transport.Waiter].
+func (m *measurement) Wait(ctx context.Context, done <-chan struct{}, now, until time.Time, lastRead *atomic.Int64) error {
+	limit := now.Add(time.Duration(m.e.meter.silenceLimit()))
+	if !limit.Before(until) {
+		return m.Timer.Wait(ctx, done, now, until, lastRead)
+	}
+	if err := m.Timer.Wait(ctx, done, now, limit, lastRead); err != transport.ErrTimeout {
+		return err
+	}
+	later := time.Now()
+	if m.e.meter.lastRead.Load() < transport.Ticks(now) {
+		m.e.suspect(ctx, transport.Ticks(later))
+	}
+	return m.Timer.Wait(ctx, done, later, until, lastRead)
 }
 
 // handleOutcome handles the result of a background attempt.

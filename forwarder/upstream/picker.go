@@ -101,23 +101,36 @@ func insertionSort(order []int, less func(i, j int) bool) {
 // minute.
 const measureEvery = 64
 
-// measureTarget returns the server to be measured in addition to the first one in order: a
-// server of which no reply time is known, or any in turn; -1 if there is none. It is pure.
+// measureTarget returns the server to be measured in addition to the first one in order: one of
+// those of which no reply time is known, or now and then any; -1 if there is none. It is pure.
 func measureTarget(order []int, servers []candidate, chance uint64) int {
-	others := 0
+	healthy, unknown := 0, 0
 	for _, n := range order[min(1, len(order)):] {
 		if !servers[n].healthy() {
 			break
 		}
+		healthy++
 		if servers[n].usual == 0 {
-			return n
+			unknown++
 		}
-		others++
 	}
-	if others == 0 || chance%measureEvery != 0 {
+	if healthy == 0 || unknown == 0 && chance%measureEvery != 0 {
 		return -1
 	}
-	return order[1+int(chance/measureEvery%uint64(others))]
+	others := order[1 : 1+healthy]
+	if unknown == 0 {
+		return others[int(chance/measureEvery%uint64(healthy))]
+	}
+	skip := int(chance / measureEvery % uint64(unknown))
+	for _, n := range others {
+		if servers[n].usual == 0 {
+			if skip == 0 {
+				return n
+			}
+			skip--
+		}
+	}
+	return -1
 }
 
 // never is a time in ticks that is not reached.
