@@ -153,8 +153,12 @@ func (t *tcpConn) serve(ctx context.Context) {
 		if err = t.c.SetReadDeadline(time.Now().Add(idle)); err != nil || ctx.Err() != nil {
 			break
 		}
+		if t.f.drain.Err() != nil && idle > drainWait { // this may have replaced Drain's deadline
+			_ = t.c.SetReadDeadline(time.Now().Add(drainWait))
+		}
 		frame, err = readFrame(t.in)
 		if errors.Is(err, os.ErrDeadlineExceeded) && len(frame) == 0 && len(t.inFlight) > 0 {
+			idle = t.idleTime()
 			continue // the client is waiting for replies
 		}
 		if err != nil {
@@ -167,9 +171,7 @@ func (t *tcpConn) serve(ctx context.Context) {
 			break
 		}
 		frame = nil
-		if t.f.drain.Err() != nil {
-			idle = drainIdle
-		}
+		idle = t.idleTime()
 	}
 	t.replies.Wait()
 	// Cancelling ctx interrupts a read by setting a deadline in the past, so the read
@@ -177,6 +179,14 @@ func (t *tcpConn) serve(ctx context.Context) {
 	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
 		t.handOver(ctx, frame)
 	}
+}
+
+// idleTime returns how long the connection may be idle after a query.
+func (t *tcpConn) idleTime() time.Duration {
+	if t.f.drain.Err() != nil {
+		return drainIdle
+	}
+	return t.f.cfg.TCPIdle
 }
 
 // unmap returns an IPv4 address in place of its IPv6 form.
