@@ -87,6 +87,7 @@ func newConn(cfg *transport.Config, nc *tls.Conn, raw *gather, count *counters, 
 		done:  make(chan struct{}),
 	}
 	if raw != nil { // a test may have no socket
+		raw.writeTimeout = c.silentTimeout
 		raw.expectsData = func() bool { n := c.load.Load(); return 0 < n && n <= fewInFlight }
 	}
 	return c

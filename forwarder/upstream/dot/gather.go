@@ -5,6 +5,7 @@ package dot
 import (
 	"net"
 	"sync"
+	"time"
 )
 
 // gather sits between TLS and TCP. Data written between hold and flush is sent in one
@@ -14,6 +15,11 @@ import (
 // and process the others only when more data arrives on the socket.
 type gather struct {
 	*acker
+
+	// writeTimeout limits a write that is not held. It is 0 during the handshake, which has a
+	// limit of its own, and set before concurrent use.
+	writeTimeout time.Duration
+
 	mu   sync.Mutex // crypto/tls also writes from the reader: alerts and key updates
 	held bool
 	buf  []byte
@@ -28,11 +34,18 @@ func newGather(c *net.TCPConn) (net.Conn, error) {
 	return &gather{acker: acks}, nil
 }
 
-// Write implements [net.Conn]. While data is held, it keeps a copy of p.
+// Write implements [net.Conn]. While data is held, it keeps a copy of p. Otherwise it sets a
+// deadline: that of the latest queries may have passed when crypto/tls answers a KeyUpdate (RFC
+// 8446 §4.6.3), and a failed write breaks the connection.
 func (g *gather) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.held {
+		if g.writeTimeout > 0 {
+			if err := g.Conn.SetWriteDeadline(time.Now().Add(g.writeTimeout)); err != nil {
+				return 0, err
+			}
+		}
 		return g.Conn.Write(p)
 	}
 	g.buf = append(g.buf, p...)
