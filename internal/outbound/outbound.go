@@ -71,9 +71,21 @@ func (o Options) Control(next Control) Control {
 	}
 }
 
+// noSourceError means that only the other family has a source address. It is EAFNOSUPPORT: what
+// connects to a server with addresses of both families handles it as if the machine lacked the
+// family.
+type noSourceError string
+
+func (family noSourceError) Error() string {
+	return fmt.Sprintf("source-address has no %s address, so nothing is sent to an %[1]s server: add one, or remove the server", string(family))
+}
+
+// Is implements the interface that [errors.Is] uses.
+func (noSourceError) Is(target error) bool { return target == unix.EAFNOSUPPORT }
+
 // Source returns the source address of sockets of a network whose name ends in 4 or 6, such as
-// "udp4". It is the zero address if the kernel selects it, and an error if only the other family
-// has one.
+// "udp4". It is the zero address if the kernel selects it, and an error that is [unix.EAFNOSUPPORT]
+// if only the other family has one.
 func (o Options) Source(network string) (netip.Addr, error) {
 	if !o.Source4.IsValid() && !o.Source6.IsValid() {
 		return netip.Addr{}, nil
@@ -83,7 +95,7 @@ func (o Options) Source(network string) (netip.Addr, error) {
 		source, family = o.Source6, "IPv6"
 	}
 	if !source.IsValid() {
-		return source, fmt.Errorf("source-address has no %s address, so nothing is sent to an %s server: add one, or remove the server", family, family)
+		return source, noSourceError(family)
 	}
 	return source, nil
 }

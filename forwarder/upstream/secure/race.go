@@ -115,13 +115,20 @@ func family(a netip.AddrPort) int {
 }
 
 // mostSpecific returns the first error that is not a missing route, if there is one: many
-// machines have no IPv6, which is not why the server cannot be reached.
+// machines have no IPv6, which is not why the server cannot be reached. Otherwise it prefers a
+// missing route or address of one family to a family that is not available.
 func mostSpecific(errs []error) error {
+	best := errs[0]
 	for _, err := range errs {
-		if !errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.EHOSTUNREACH) &&
-			!errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EAFNOSUPPORT) {
+		switch {
+		case errors.Is(err, syscall.EAFNOSUPPORT):
+		case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+			if errors.Is(best, syscall.EAFNOSUPPORT) {
+				best = err
+			}
+		default:
 			return err
 		}
 	}
-	return errs[0]
+	return best
 }

@@ -3,10 +3,15 @@
 package secure
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"sotto/forwarder/upstream/transport"
 )
 
 func TestRaceOrder(t *testing.T) {
@@ -42,6 +47,35 @@ func TestRaceOrder(t *testing.T) {
 		}
 		if s := strings.Join(got, " "); s != tc.want {
 			t.Errorf("%s, best %q: %s, want %s", tc.addrs, tc.best, s, tc.want)
+		}
+	}
+}
+
+// TestMostSpecific: an error of the family that the machine or the configuration lacks does not
+// hide that of the other one.
+func TestMostSpecific(t *testing.T) {
+	refused, untrusted := error(syscall.ECONNREFUSED), errors.New("untrusted")
+	family, route, address := error(syscall.EAFNOSUPPORT), error(syscall.ENETUNREACH), error(syscall.EADDRNOTAVAIL)
+	for _, tc := range []struct {
+		errs []error
+		want error
+	}{
+		{[]error{family}, family},
+		{[]error{family, refused}, refused},
+		{[]error{refused, family}, refused},
+		{[]error{route, address, untrusted, refused}, untrusted},
+		{[]error{family, route}, route},
+		{[]error{route, family}, route},
+		{[]error{family, address, route}, address},
+		{[]error{syscall.EHOSTUNREACH, route}, syscall.EHOSTUNREACH},
+		{[]error{family, family}, family},
+	} {
+		var errs []error
+		for i, err := range tc.errs {
+			errs = append(errs, &transport.AddrError{Err: fmt.Errorf("address %d: %w", i, err)})
+		}
+		if got := mostSpecific(errs); !errors.Is(got, tc.want) {
+			t.Errorf("%v: %v, want %v", tc.errs, got, tc.want)
 		}
 	}
 }
