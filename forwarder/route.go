@@ -112,7 +112,7 @@ type Nameserver interface {
 }
 
 // SetRouter replaces the router, and forgets failures, whose upstream may be another one
-// now. It does not affect queries in flight.
+// now. Queries in flight are answered as before; their answers are not cached.
 func (f *Forwarder) SetRouter(r Router) {
 	f.router.Store(&r)
 	f.flights.failures.Clear()

@@ -12,7 +12,7 @@ import (
 // Identified is an [Exchanger] whose answers may be shared with other instances.
 type Identified interface {
 	// Identity is the same for upstreams of the same settings, in every instance, and differs
-	// for others. It separates their answers in the shared cache.
+	// for others. It separates their answers in the shared cache. "": they are not shared.
 	Identity() string
 }
 
@@ -31,7 +31,11 @@ func (fl *flight) shareable(room []byte) (*shared.Cache, []byte) {
 	if !ok {
 		return nil, nil
 	}
-	return c, append(append(room, fl.key...), up.Identity()...)
+	id := up.Identity()
+	if id == "" {
+		return nil, nil
+	}
+	return c, append(append(room, fl.key...), id...)
 }
 
 // fromShared looks for an answer that another instance has stored, and puts it into this one's

@@ -92,8 +92,9 @@ func (fs *flights) remember(fl *flight, reply *wire.Reply, err error) {
 	fs.failures.Put(fl.generation, fl.key, fl.scope, failure, now)
 }
 
-// NetworkChanged forgets failures: their cause may have been the network. The caller
-// notifies the upstreams before.
+// NetworkChanged forgets failures: their cause may have been the network. Answers to queries in
+// flight are not cached. The caller notifies the upstreams before, and flushes answers that depend on
+// the network afterwards.
 func (f *Forwarder) NetworkChanged() { f.flights.failures.Clear() }
 
 // FlushFailures forgets the failures of a name, which is in presentation form, and of all

@@ -25,6 +25,10 @@ const (
 // dns64Auto is the value of the setting dns64 that finds the prefix.
 const dns64Auto = "auto"
 
+// NetworkMark is in the key of answers that depend on the network where they were made, because DNS64
+// found the prefix there. It does not occur in other keys, nor in names of groups.
+const NetworkMark = "~"
+
 // NetworkSettings are the settings of a group about the way to its servers, which of them gets a
 // query, and addresses in answers.
 type NetworkSettings struct {
@@ -68,7 +72,11 @@ func (n *Network) AnswersKey() string {
 		return ""
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%t %s %t %q", n.DNS64, n.Prefix, n.Rebinding, n.Allowed))
-	return hex.EncodeToString(sum[:4])
+	key := hex.EncodeToString(sum[:4])
+	if n.DNS64 && !n.Prefix.IsValid() {
+		key += NetworkMark
+	}
+	return key
 }
 
 // planNetwork reads the settings of a group. Their paths start with prefix.

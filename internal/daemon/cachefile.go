@@ -8,14 +8,16 @@ import (
 	"time"
 )
 
-// loadCache fills the cache from the cache file. An error is only logged, because Sotto also
-// works with an empty cache.
+// loadCache fills the cache from the cache file, except for answers that depend on the network, which
+// may be another one now. An error is only logged, because Sotto also works with an empty cache.
 func (d *daemon) loadCache() {
 	file := d.current().CacheFile
 	if file == "" || d.resolver.cache == nil {
 		return
 	}
-	switch n, err := d.resolver.cache.LoadFile(file, time.Now()); {
+	n, err := d.resolver.cache.LoadFile(file, time.Now())
+	n -= d.resolver.flushNetwork()
+	switch {
 	case err != nil:
 		d.log.Warn("cannot read cache-file, so the cache starts empty or incomplete: remove the file, or set cache-file to another one; a clean stop writes it again", "file", file, "err", err)
 	case n > 0:

@@ -62,7 +62,7 @@ func TestScope(t *testing.T) {
 	defer g.Close()
 	seen := map[string]string{}
 	for _, text := range []string{"", "dnssec = \"validate\"", "dnssec = \"validate\"\nnegative-trust-anchors = [\"a\"]", "dnssec = \"validate\"\ndnssec-sha1 = true",
-		"dns64 = \"64:ff9b::/96\"", "rebinding = \"refuse\"", "rebinding = \"refuse\"\nrebinding-allow = [\"a\"]", "rebinding = \"refuse\"\ndnssec = \"validate\""} {
+		"dns64 = \"64:ff9b::/96\"", "dns64 = \"auto\"", "rebinding = \"refuse\"", "rebinding = \"refuse\"\nrebinding-allow = [\"a\"]", "rebinding = \"refuse\"\ndnssec = \"validate\""} {
 		p := planOf(t, text+"\n[[group]]\nname = \"work\"\nupstream = [\"192.0.2.1\"]\n"+text)
 		table, err := g.prepare(p.Groups)
 		if err != nil {

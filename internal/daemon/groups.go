@@ -11,7 +11,9 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +34,8 @@ type groups struct {
 	log     *slog.Logger
 	tap     tap.Func // may be nil
 
+	dependent atomic.Bool // there was a member whose answers depend on the network
+
 	mu      sync.Mutex
 	inForce map[string]*member // by config.Group.Key
 	open    map[*member]bool   // all members that are not closed; true if in force
@@ -45,7 +49,7 @@ type member struct {
 	servers   servers
 	groups    *groups
 	key       string
-	id        string             // see Identity
+	id        string             // see Identity; "": answers are not shared
 	retire    context.CancelFunc // set when it runs; called when no new query can reach it
 }
 
@@ -53,6 +57,13 @@ type member struct {
 func (m *member) Exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
 	return m.answers.Exchange(ctx, query, until)
 }
+
+// dependsOnNetwork reports whether the answers of m, which may be nil, depend on the network. They are
+// neither shared with other instances nor used after a change of the network.
+func (m *member) dependsOnNetwork() bool { return m != nil && dependsOnNetwork(m.treatment) }
+
+// dependsOnNetwork is the same for a scope of answers.
+func dependsOnNetwork(scope string) bool { return strings.Contains(scope, config.NetworkMark) }
 
 // servers are those of a member.
 type servers interface {
@@ -124,12 +135,20 @@ func (g *groups) newMember(name string, p config.Group, t table) (*member, error
 	if name != config.DefaultGroup {
 		cfg.Log = g.log.With("group", name)
 	}
-	sum := sha256.Sum256([]byte(p.Key))
-	m := &member{groups: g, key: p.Key, id: string(sum[:16])}
+	m := &member{groups: g, key: p.Key}
 	if p.Validation != nil {
 		m.validated, m.treatment = new(dnssec.Counters), p.Validation.Key
 	}
 	m.treatment += p.Network.AnswersKey()
+	if p.Original != nil && t[p.Original.Fallback].dependsOnNetwork() && !m.dependsOnNetwork() {
+		m.treatment += config.NetworkMark // it passes on the fallback's answers
+	}
+	if m.dependsOnNetwork() {
+		g.dependent.Store(true)
+	} else {
+		sum := sha256.Sum256([]byte(p.Key))
+		m.id = string(sum[:16])
+	}
 	if p.Original != nil {
 		return m, m.openOriginal(name, p, cfg, t)
 	}

@@ -50,6 +50,9 @@ func (m *member) openOriginal(name string, p config.Group, cfg upstream.Config, 
 		Wrap: func(x original.Exchanger) original.Wrapped { return exchanger(p, x, m.validated) },
 	}
 	o.Name = scopeOf(name, m.treatment)
+	if m.dependsOnNetwork() {
+		o.Mark = config.NetworkMark
+	}
 	if fallback, ok := t[p.Original.Fallback]; ok {
 		o.Fallback = fallback
 	}

@@ -165,6 +165,17 @@ func (r *resolver) NetworkChanged() {
 		r.plain.NetworkChanged()
 	}
 	r.Forwarder.NetworkChanged()
+	if r.groups.dependent.Load() && r.flushNetwork() > 0 {
+		r.repeats.forget(false)
+	}
+}
+
+// flushNetwork removes the answers that depend on the network, and returns their number.
+func (r *resolver) flushNetwork() int {
+	if r.cache == nil {
+		return 0
+	}
+	return r.cache.FlushScopes(dependsOnNetwork)
 }
 
 // change puts the plan p in force, while Run runs. After an error nothing has changed.

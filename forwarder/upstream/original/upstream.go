@@ -69,6 +69,8 @@ func call(functions []func()) {
 type Config struct {
 	// Name is the name of the group, which is part of scopes; "" for the default group.
 	Name string
+	// Mark, of at most one byte, ends scopes that are too long for Name.
+	Mark string
 	// Identity is that of the group, see forwarder.Identified.
 	Identity string
 
@@ -188,7 +190,7 @@ func (u *Upstream) scope(nameserver netip.AddrPort) string {
 	name := u.cfg.Name
 	if len(name)+len(address) > maxScope {
 		sum := sha256.Sum256([]byte(name + address))
-		return fmt.Sprintf("@%x", sum[:maxScope/2-1])
+		return fmt.Sprintf("@%x", sum[:maxScope/2-1]) + u.cfg.Mark
 	}
 	return name + address
 }
