@@ -71,8 +71,13 @@ type batch struct {
 	n        int
 	errno    syscall.Errno
 	call     func(fd uintptr) bool
+	try      func(fd uintptr) // call without its result
 
 	refused func(i int, err error) // called by send for each message that it drops; may be nil
+
+	// limitWait is called before send waits for space in the socket's buffer, and sets the
+	// write deadline. If it is nil, send does not wait.
+	limitWait func()
 }
 
 // init prepares b for a socket. b must not be copied afterwards.
@@ -95,6 +100,7 @@ func (b *batch) init(conn syscall.RawConn, raw bool) {
 		b.n = int(n)
 		return b.errno != unix.EAGAIN
 	}
+	b.try = func(fd uintptr) { b.call(fd) }
 	for i := range b.hdrs {
 		b.hdrs[i].hdr.Iov = &b.iovs[i]
 		b.hdrs[i].hdr.SetIovlen(1)
@@ -124,23 +130,49 @@ func (b *batch) receive() (int, error) {
 }
 
 // send sends the first n messages. A message that the kernel refuses, for example
-// because there is no route, is dropped; those after it are sent.
+// because there is no route, is dropped; those after it are sent. If the socket's buffer
+// stays full, the remaining ones are dropped: packets to a neighbour that does not exist
+// occupy it for three seconds (arp(7)), during which others must not wait.
 func (b *batch) send(n int) {
 	b.trap = unix.SYS_SENDMMSG
 	for b.from, b.to = 0, n; b.from < n; {
-		if err := b.conn.Write(b.call); err != nil {
+		if err := b.trySend(); err != nil {
 			return // closed
 		}
 		switch {
 		case b.errno == unix.EINTR:
-		case b.errno != 0 || b.n <= 0:
-			if b.refused != nil {
-				b.refused(b.from, os.NewSyscallError("sendmmsg", b.errno))
+		case b.errno == unix.EAGAIN:
+			for ; b.from < n; b.from++ {
+				b.refuse(b.from)
 			}
+		case b.errno != 0 || b.n <= 0:
+			b.refuse(b.from)
 			b.from++
 		default:
 			b.from += b.n
 		}
+	}
+}
+
+// trySend makes one system call, and another one when the socket's buffer has space, if send
+// may wait for that. The first one does not use [syscall.RawConn.Write], whose lock another
+// batch of this socket holds while it waits.
+func (b *batch) trySend() error {
+	err := b.conn.Control(b.try)
+	if err != nil || b.errno != unix.EAGAIN || b.limitWait == nil {
+		return err
+	}
+	b.limitWait()
+	if err = b.conn.Write(b.call); errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil // b.errno is still EAGAIN
+	}
+	return err
+}
+
+// refuse reports that the i-th message is dropped.
+func (b *batch) refuse(i int) {
+	if b.refused != nil {
+		b.refused(i, os.NewSyscallError("sendmmsg", b.errno))
 	}
 }
 

@@ -20,6 +20,10 @@ const (
 	// reader goroutine is scheduled.
 	udpReceiveBuffer = 4 << 20
 
+	// udpSendBuffer holds as many replies. The default is full with about 250 packets that wait
+	// for the hardware address of a neighbour that does not exist.
+	udpSendBuffer = 4 << 20
+
 	// tcpBuffer limits the kernel's buffers of a connection, in each direction. (The
 	// kernel doubles the number to account for its overhead.) By default they grow to
 	// several megabytes, which a client that does not read could use for each of its
@@ -155,8 +159,8 @@ func sharePort(c syscall.RawConn) error {
 	return errors.Join(err, serr)
 }
 
-// setBuffers sets the buffer sizes. For UDP the receive buffer exceeds the system's limit
-// if the process has the privilege for that. Accepted TCP connections inherit the sizes of
+// setBuffers sets the buffer sizes. For UDP they exceed the system's limits if the process has
+// the privilege for that. Accepted TCP connections inherit the sizes of
 // their listener.
 func setBuffers(network string, c syscall.RawConn) error {
 	var serr error
@@ -167,8 +171,12 @@ func setBuffers(network string, c syscall.RawConn) error {
 			}
 			return
 		}
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, udpReceiveBuffer) != nil {
-			serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, udpReceiveBuffer)
+		for _, b := range []struct{ force, limited, size int }{
+			{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, udpReceiveBuffer}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, udpSendBuffer},
+		} {
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, b.force, b.size) != nil {
+				serr = errors.Join(serr, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, b.limited, b.size))
+			}
 		}
 	})
 	return errors.Join(err, serr)

@@ -51,7 +51,7 @@ func newUDPServer(f *Forwarder, u *net.UDPConn) (*udpServer, error) {
 	}
 	s.in.init(conn, false)
 	s.hits.init(conn, true)
-	s.out.init(conn)
+	s.out.init(conn, u.SetWriteDeadline)
 	s.hits.refused = func(i int, err error) { f.cfg.dropped(&s.in.reqs[s.hitOf[i]], DropSend, err) }
 	for i := range s.in.data {
 		s.in.data[i] = make([]byte, maxDatagram)

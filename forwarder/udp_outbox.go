@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 )
 
 const (
@@ -14,6 +15,10 @@ const (
 
 	// maxUnsent limits the replies that wait while the socket's buffer is full.
 	maxUnsent = 16384
+
+	// maxSendWait is how long replies wait for space in the socket's buffer, all those that
+	// are written together. A network device sends what the buffer holds in less time.
+	maxSendWait = 100 * time.Millisecond
 )
 
 // udpOutbox combines replies that are ready at the same time into one system call.
@@ -29,10 +34,17 @@ type udpOutbox struct {
 	spare   []*udpMiss // the list that becomes pending next
 	writing bool
 	current []*udpMiss // those in batch
+	waited  bool       // the write deadline is set for the current list
 }
 
-func (o *udpOutbox) init(conn syscall.RawConn) {
+// init prepares o for a socket with that function.
+func (o *udpOutbox) init(conn syscall.RawConn, setWriteDeadline func(time.Time) error) {
 	o.batch.init(conn, false)
+	o.batch.limitWait = func() {
+		if !o.waited {
+			o.waited = setWriteDeadline(time.Now().Add(maxSendWait)) == nil
+		}
+	}
 	o.batch.refused = func(i int, err error) {
 		m := o.current[i]
 		m.f.cfg.dropped(&m.request, DropSend, err)
@@ -74,6 +86,7 @@ func (o *udpOutbox) send(m *udpMiss) {
 
 // write sends the replies of all, batch by batch.
 func (o *udpOutbox) write(all []*udpMiss) {
+	o.waited = false
 	for len(all) > 0 {
 		n := min(len(all), udpBatch)
 		for i, m := range all[:n] {
