@@ -51,7 +51,10 @@ func fill(tb testing.TB, f *Forwarder, name string) []byte {
 	}
 	r := request{q: q}
 	r.route = f.route(&q, &r.origin)
-	fl := &flight{fs: f.flights, key: r.appendKey(nil), upstream: r.route.Upstream, query: wire.AppendQuery(nil, &q)}
+	fl := &flight{
+		fs: f.flights, key: r.appendKey(nil), upstream: r.route.Upstream, query: wire.AppendQuery(nil, &q),
+		generation: f.flights.failures.Generation(),
+	}
 	if _, err := f.flights.resolve(fl, time.Now().Add(time.Second)); err != nil {
 		tb.Fatal(err)
 	}
