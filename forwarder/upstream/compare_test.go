@@ -116,7 +116,7 @@ func (c *comparison) run(total int) {
 
 // disturb breaks connections in turn, until ctx is canceled.
 func (c *comparison) disturb(ctx context.Context, relay *servertest.Relay) {
-	kinds := []func(){relay.DropOpen, c.g.NetworkChanged}
+	kinds := []func(){func() { _ = relay.DropOpen() }, c.g.NetworkChanged}
 	if command := os.Getenv("SOTTO_COMPARE_RESTART"); command != "" {
 		kinds = append(kinds, func() {
 			if out, err := exec.Command("sh", "-c", command).CombinedOutput(); err != nil {

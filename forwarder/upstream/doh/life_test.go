@@ -111,7 +111,7 @@ func TestDeadPath(t *testing.T) {
 		server := transport.Server{Protocol: p, Addr: relay.Addr, Name: servertest.Name}
 		cl := servertest.NewClient(t, transport.Config{Server: server, SilentTimeout: 500 * time.Millisecond}, protocols[p])
 		servertest.MustAsk(t, cl, "www.example.")
-		relay.DropOpen()
+		relay.MustDropOpen(t)
 		servertest.MustAsk(t, cl, "www2.example.")
 		if st := cl.T.Stats(); st.Dials != 2 || st.Lost != st.Resent || st.Lost > 1 {
 			t.Errorf("stats %+v: want a second connection, and the query sent again if it was lost", st)

@@ -65,7 +65,7 @@ func TestDeadPath(t *testing.T) {
 		cfg.SilentTimeout = 300 * time.Millisecond
 	})
 	servertest.MustAsk(t, cl, "www.example.")
-	r.DropOpen()
+	r.MustDropOpen(t)
 	servertest.MustAsk(t, cl, "www.example.")
 	if st := cl.T.Stats(); st.Resent != 1 || st.Dials != 2 {
 		t.Errorf("stats %+v, want one query resent", st)

@@ -4,6 +4,8 @@ package servertest
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -62,26 +64,40 @@ func NewRelay(tb testing.TB, network string, to netip.AddrPort) *Relay {
 }
 
 // DropOpen drops everything on the connections that are open, without closing them. What is sent on
-// them is not acknowledged.
-func (r *Relay) DropOpen() {
+// them is not acknowledged; where the kernel refuses that to this process, it returns an error.
+func (r *Relay) DropOpen() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.current.Swap(&atomic.Bool{}).Store(true)
+	var errs []error
 	for _, c := range r.open {
-		dropSegments(c)
+		errs = append(errs, dropSegments(c))
 	}
+	return errors.Join(errs...)
 }
 
-// dropSegments makes the kernel drop what arrives at a socket of TCP.
-func dropSegments(c net.Conn) {
+// dropSegments makes the kernel drop what arrives at a socket of TCP, if that is not closed.
+func dropSegments(c net.Conn) error {
 	raw, err := c.(*net.TCPConn).SyscallConn()
 	if err != nil {
-		return
+		return nil
 	}
 	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
-	_ = raw.Control(func(fd uintptr) { // it fails if the socket is closed
-		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
+	_ = raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
 	})
+	if err != nil {
+		return fmt.Errorf("attach a filter to a socket: %w", err)
+	}
+	return nil
+}
+
+// MustDropOpen is DropOpen, and skips the test if segments would be acknowledged.
+func (r *Relay) MustDropOpen(tb testing.TB) {
+	tb.Helper()
+	if err := r.DropOpen(); err != nil {
+		Skip(tb, err.Error())
+	}
 }
 
 // AddrOf returns an address of package net as one of netip.

@@ -259,7 +259,7 @@ func Eventually(tb testing.TB, what string, ok func() bool) {
 }
 
 // Skip skips the test, or fails it where no test may be skipped.
-func Skip(t *testing.T, why string) {
+func Skip(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("SOTTO_REQUIRE_PRIVILEGED") == "1" {
 		t.Fatalf("%s, and SOTTO_REQUIRE_PRIVILEGED=1", why)
