@@ -188,8 +188,7 @@ func TestForgetRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cfg.Exclude = []string{excluded.Path()}
-	if err := s.resetExclusions(); err != nil {
+	if err := s.exclusion().add(s.paths.Root(), cgroup.Group{Path: excluded.Path(), ID: excluded.ID()}); err != nil {
 		t.Fatal(err)
 	}
 	id, name := group.ID(), group.Path()[len(root):]

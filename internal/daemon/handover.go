@@ -82,7 +82,7 @@ func (h *handover) run(ctx context.Context, successor *takeover.Successor) bool 
 	}
 	successor.Refuse()
 	h.log.Error("the other Sotto did not take over; resuming", "err", err)
-	if err := h.reclaim(ctx, h.seal.inst.Reclaim); err != nil {
+	if err := h.reclaim(ctx, h.seal.resolver.groups.queryTime(), h.seal.inst.Reclaim); err != nil {
 		h.stops.cancel(fmt.Errorf("reclaim the seal after a failed takeover: %w; %s", err, staysClosed))
 		return false
 	}
@@ -101,15 +101,15 @@ func (h *handover) offer(ctx context.Context, successor *takeover.Successor) err
 	return successor.Offer(ctx, h.lineage.Next(), udp, tcp)
 }
 
-// exitTime is longer than a process takes to exit that did not take over. It first answers the
-// queries that it has read, which takes up to 32 seconds with the longest timeout of a group.
-const exitTime = 40 * time.Second
+// exitMargin is how much longer than its slowest query a process that did not take over may take to
+// exit: it first answers the queries that it has read.
+const exitMargin = 4 * time.Second
 
 // reclaim opens the instance again when the process that did not take over has exited,
 // however long that takes. Until then this process answers queries. open is
-// [intercept.Instance.Reclaim].
-func (h *handover) reclaim(ctx context.Context, open func() error) error {
-	hangs := time.Now().Add(exitTime)
+// [intercept.Instance.Reclaim], and slowest how long a query takes at most.
+func (h *handover) reclaim(ctx context.Context, slowest time.Duration, open func() error) error {
+	hangs := time.Now().Add(slowest + exitMargin)
 	for logged := false; ctx.Err() == nil; {
 		err := open()
 		if err == nil {
