@@ -14,7 +14,7 @@ import (
 )
 
 // claimInstance sets the name and prefixes of the instance, and makes the calling process its
-// owner. It also clears dead instances that sealed commands. earlier is what dead
+// owner. It also clears dead instances that sealed commands. earlier lists what dead
 // processes with the same instance name may have left.
 func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, earlier []leftover, err error) {
 	reg, err := openRegistry(cfg.RunDir)

@@ -44,7 +44,7 @@ type Instance struct {
 	resolvers *local.Resolvers
 	owners    *spaces.Owners
 
-	// earlier is what earlier processes with the same instance name may have left, unless this one
+	// earlier lists what earlier processes with the same instance name may have left, unless this one
 	// has adopted it. Attach clears it.
 	earlier []leftover
 

@@ -31,12 +31,12 @@ type record struct {
 	Cgroups   []cgroup.Group `json:"cgroups"`
 	BPFFS     string         `json:"bpffs"`
 
-	// Earlier is what earlier processes of the instance may have left, until this one has attached
+	// Earlier lists what earlier processes of the instance may have left, until this one has attached
 	// its hooks: a start that fails must not forget it.
 	Earlier []leftover `json:"earlier,omitempty"`
 }
 
-// leftover is what is needed to find the sockets and routes of a dead process.
+// leftover has what is needed to find the sockets and routes of a dead process.
 type leftover struct {
 	Prefix4 netip.Prefix   `json:"prefix4"`
 	Prefix6 netip.Prefix   `json:"prefix6"`
