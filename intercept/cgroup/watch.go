@@ -50,7 +50,7 @@ func watch(ctx context.Context, root string, dirs []string, interval time.Durati
 }
 
 // watcher watches all directories above dirs. A removed cgroup may end without an event of its
-// own (before Linux 7.1 kernfs sends neither IN_DELETE_SELF nor IN_IGNORED), so that only the watch
+// own (kernfs of Linux 6.18 sends neither IN_DELETE_SELF nor IN_IGNORED), so that only the watch
 // of the directory above shows it, and its watch has to be removed here.
 type watcher struct {
 	*fsnotify.Watcher

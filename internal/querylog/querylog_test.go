@@ -22,6 +22,7 @@ import (
 
 	"sotto/forwarder"
 	"sotto/forwarder/wire"
+	"sotto/internal/netlab/labtest"
 )
 
 func event(t testing.TB, name string) forwarder.Event {
@@ -222,18 +223,22 @@ func TestReopenFails(t *testing.T) {
 	}
 }
 
-// TestStuckReader: a reader of a pipe that does not read delays nothing. What does not fit is
-// counted, and reported in the log when it reads again.
-func TestStuckReader(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "pipe")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
+// openPipe makes a named pipe, and opens it for reading until the test ends.
+func openPipe(t *testing.T) (path string, reader *os.File) {
+	t.Helper()
+	path = labtest.FIFO(t)
 	reader, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reader.Close()
+	t.Cleanup(func() { _ = reader.Close() })
+	return path, reader
+}
+
+// TestStuckReader: a reader of a pipe that does not read delays nothing. What does not fit is
+// counted, and reported in the log when it reads again.
+func TestStuckReader(t *testing.T) {
+	path, reader := openPipe(t)
 	l, stop := open(t, Config{Path: path})
 	const all = 3 * queueLen
 	for range all { // the pipe and the queue have room for less
@@ -263,15 +268,7 @@ func TestStuckReader(t *testing.T) {
 
 // TestStopsWhileStuck: Run returns although the reader of a pipe does not read.
 func TestStopsWhileStuck(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "pipe")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	reader, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
+	path, _ := openPipe(t)
 	l, stop := open(t, Config{Path: path})
 	sent := uint64(0)
 	for ; l.Stats().Lost == 0; sent++ {
