@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/wire"
 )
@@ -54,7 +55,7 @@ func TestTrickle(t *testing.T) {
 // another one, and none stays in flight.
 func TestStopsReadingElsewhere(t *testing.T) {
 	s := servertest.ServeConns(t, servertest.SmallBuffers(t), func(*tls.Conn) { <-t.Context().Done() })
-	cfg := patient(Failover, s, servertest.Serve(t, servertest.Zone(t), nil)) // the machine may be busy
+	cfg := patient(order.Failover, s, servertest.Serve(t, servertest.Zone(t), nil)) // the machine may be busy
 	cfg.SilentTimeout = 2 * time.Second
 	cfg.Control = func(network, address string, c syscall.RawConn) error {
 		if address != s.Addr().String() {

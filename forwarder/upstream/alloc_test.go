@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/health"
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/upstream/transport"
 	"sotto/internal/dnstest"
@@ -37,14 +39,14 @@ func (*instant) Stats() transport.Stats                    { return transport.St
 // detector, whose own allocations would count.
 func TestChoosingAllocates(t *testing.T) {
 	q := servertest.Query("www.example.", dnstest.TypeA)
-	for _, p := range []Policy{Failover, Fastest, Random, Hedged} {
+	for _, p := range []order.Policy{order.Failover, order.Fastest, order.Random, order.Hedged} {
 		cfg := hasty(servertest.Serve(t, servertest.Zone(t), nil), servertest.Serve(t, servertest.Zone(t), nil))
 		cfg.Policy = p
 		g := groupOf(t, cfg)
 		for _, e := range g.endpoints {
 			e.transport = &instant{done: make(chan struct{}, 1), reply: servertest.Zone(t).Answer(&dnstest.Request{Query: q, Transport: dnstest.TLS}).Msg}
-			for range minReplies {
-				e.meter.replied(0, int64(time.Millisecond))
+			for range health.MinReplies {
+				e.meter.Replied(0, int64(time.Millisecond))
 			}
 			e.measuring.Store(true) // measurements are rare, and may allocate
 		}
@@ -62,14 +64,14 @@ func TestChoosingAllocates(t *testing.T) {
 // BenchmarkChoosing measures server selection without failures.
 func BenchmarkChoosing(b *testing.B) {
 	q := servertest.Query("www.example.", dnstest.TypeA)
-	for _, p := range []Policy{Failover, Hedged} {
+	for _, p := range []order.Policy{order.Failover, order.Hedged} {
 		b.Run(string(p), func(b *testing.B) {
 			cfg := hasty(servertest.Serve(b, servertest.Zone(b), nil), servertest.Serve(b, servertest.Zone(b), nil))
 			cfg.Policy = p
 			g := groupOf(b, cfg)
 			for _, e := range g.endpoints {
 				e.transport = &instant{done: make(chan struct{}, 1), reply: servertest.Zone(b).Answer(&dnstest.Request{Query: q, Transport: dnstest.TLS}).Msg}
-				e.meter.replied(0, int64(time.Millisecond))
+				e.meter.Replied(0, int64(time.Millisecond))
 				e.measuring.Store(true)
 			}
 			ctx, until := b.Context(), servertest.Deadline()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sotto/forwarder/tap"
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/proxy"
 	"sotto/forwarder/upstream/transport"
 )
@@ -68,12 +69,12 @@ type Config struct {
 	// certificates are checked like those of Servers; ClientCert is not sent to them.
 	Bootstrap []Server
 
-	// Policy determines how servers are selected; "" means [Failover].
-	Policy Policy
+	// Policy determines how servers are selected; "" means [order.Failover].
+	Policy order.Policy
 	// Split, unless nil, distributes domains over the services of the group. Policy has to be
-	// [Failover] then.
+	// [order.Failover] then.
 	Split *Split
-	// HedgeShare limits the queries that [Hedged] adds, as a share of all queries: more
+	// HedgeShare limits the queries that [order.Hedged] adds, as a share of all queries: more
 	// than 0 and at most 1.
 	HedgeShare float64
 
@@ -156,11 +157,11 @@ func (cfg Config) validated() (Config, error) {
 		return cfg, fmt.Errorf("create an upstream group: %d connections with %d queries each: want 0 (the default) or more, and at most %d queries",
 			cfg.MaxConns, cfg.MaxInflight, maxInflight)
 	}
-	setDefault(&cfg.Policy, Failover)
-	if _, err := ParsePolicy(string(cfg.Policy)); err != nil {
+	setDefault(&cfg.Policy, order.Failover)
+	if _, err := order.ParsePolicy(string(cfg.Policy)); err != nil {
 		return cfg, fmt.Errorf("create an upstream group: %w", err)
 	}
-	if cfg.Split != nil && cfg.Policy != Failover {
+	if cfg.Split != nil && cfg.Policy != order.Failover {
 		return cfg, fmt.Errorf("create an upstream group: the policy %s has no effect, because the domain selects the server: remove it", cfg.Policy)
 	}
 	setDefault(&cfg.HedgeShare, DefaultHedgeShare)

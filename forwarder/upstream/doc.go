@@ -7,7 +7,7 @@
 // through others; their identity, in statistics and in [Stats], is their name. A server that cannot be authenticated gets no query,
 // unless the configuration names the profile [Opportunistic].
 //
-// A [Group] is a list of servers that are asked in the order of its [Policy]. What it
+// A [Group] is a list of servers that are asked in the order of its policy ([order.Policy]). What it
 // promises a caller of [Group.Exchange]:
 //
 //   - The reply has the question of the query, and came from a server that was
@@ -29,9 +29,9 @@
 //   - A failure is an [*Error], whose EDE describes the cause.
 //
 // The package does not depend on clients, caches or rules, and is called by
-// sotto/forwarder alone. Decisions are pure: the order of servers (picker.go), when a reply
-// is late and a server silent (meter.go, histogram.go), the budget for hedging (budget.go)
-// and backing off (health.go). A query goes through the servers in its caller's goroutine
+// sotto/forwarder alone. Decisions are pure, and in packages of their own: the order of servers
+// (order), when a reply is late, a server silent, and how long it is backed off (health). The
+// budget for hedging is in budget.go. A query goes through the servers in its caller's goroutine
 // (request.go); only a second server asked at the same time needs another goroutine
 // (parallel.go).
 //

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"sotto/forwarder/upstream/bootstrap"
+	"sotto/forwarder/upstream/health"
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/transport"
 )
 
@@ -27,9 +29,9 @@ type endpoint struct {
 	service   uint64          // hash of the service, for [Config.Split]
 	resolved  *bootstrap.Name // what resolves the server's name; nil if its address is known
 	count     endpointCounters
-	meter     meter
+	meter     health.Meter
 
-	// backoffUntil is health.until for the picker, in ticks, so that setting the system
+	// backoffUntil is backoff.Until for the picker, in ticks, so that setting the system
 	// clock does not change it; 0 if healthy.
 	backoffUntil atomic.Int64
 	lastUse      atomic.Int64 // the latest query, in Unix nanoseconds
@@ -38,7 +40,7 @@ type endpoint struct {
 	probing      atomic.Bool  // a probe is in flight
 
 	mu        sync.Mutex
-	health    health
+	backoff   health.Backoff
 	lastError string
 	logged    [2]bool      // by kind: the latest log message is that it fails
 	loggedAt  [2]time.Time // by kind: when that was last logged
@@ -67,8 +69,8 @@ func newEndpoint(g *Group, cfg transport.Config) (*endpoint, error) {
 }
 
 // candidate returns the state that the policy decides by.
-func (e *endpoint) candidate() candidate {
-	return candidate{backoffUntil: e.backoffUntil.Load(), suspect: e.meter.isSuspect(), usual: time.Duration(e.meter.usual.Load()), service: e.service}
+func (e *endpoint) candidate() order.Candidate {
+	return order.Candidate{BackoffUntil: e.backoffUntil.Load(), Suspect: e.meter.IsSuspect(), Usual: e.meter.Usual(), Service: e.service}
 }
 
 // ask sends a query to this server and returns the reply, by the deadline.
@@ -115,7 +117,7 @@ func isName(err error) bool {
 // answers at once, distinguishes a slow name from a dead path, and records a failure if the
 // server stays silent.
 func (e *endpoint) suspect(ctx context.Context, now int64) {
-	if e.backoffUntil.Load() == 0 && e.meter.suspect(now) {
+	if e.backoffUntil.Load() == 0 && e.meter.Suspect(now) {
 		e.count.suspicions.Add(1)
 		e.probe(ctx)
 	}
@@ -123,9 +125,9 @@ func (e *endpoint) suspect(ctx context.Context, now int64) {
 
 // probeIfDue probes a server that is not healthy, if it is time to. It is called for
 // queries that are sent elsewhere: without queries the server's state does not matter.
-func (e *endpoint) probeIfDue(ctx context.Context, now time.Time, c *candidate) {
+func (e *endpoint) probeIfDue(ctx context.Context, now time.Time, c *order.Candidate) {
 	switch {
-	case c.backoffUntil == 0 && c.suspect, c.backoffUntil != 0 && c.backoffUntil <= transport.Ticks(now) && e.claimTrial(now):
+	case c.BackoffUntil == 0 && c.Suspect, c.BackoffUntil != 0 && c.BackoffUntil <= transport.Ticks(now) && e.claimTrial(now):
 		e.probe(ctx)
 	}
 }
@@ -135,10 +137,10 @@ func (e *endpoint) probeIfDue(ctx context.Context, now time.Time, c *candidate) 
 func (e *endpoint) claimTrial(now time.Time) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.health.claimTrial(now, e.g.cfg.AttemptTimeout) {
+	if !e.backoff.ClaimTrial(now, e.g.cfg.AttemptTimeout) {
 		return false
 	}
-	e.backoffUntil.Store(transport.Ticks(e.health.until))
+	e.backoffUntil.Store(transport.Ticks(e.backoff.Until))
 	return true
 }
 
@@ -170,10 +172,10 @@ func (e *endpoint) failed(started time.Time, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
-	if !e.health.failed(started, now, rand.Float64()) {
+	if !e.backoff.Failed(started, now, rand.Float64()) {
 		return
 	}
-	e.backoffUntil.Store(transport.Ticks(e.health.until))
+	e.backoffUntil.Store(transport.Ticks(e.backoff.Until))
 	e.lastError = transport.Reason(e.server, now.Sub(started), err)
 	var untrusted *transport.TrustError
 	kind := kindFailed
@@ -191,7 +193,7 @@ func (e *endpoint) succeeded() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.backoffUntil.Store(0)
-	if logged := e.logged != [2]bool{}; e.health.succeeded() && logged {
+	if logged := e.logged != [2]bool{}; e.backoff.Succeeded() && logged {
 		e.logged = [2]bool{}
 		e.g.log.Info("upstream recovered", "server", e.server.String())
 	}
@@ -204,7 +206,7 @@ func (e *endpoint) restarting(now time.Time) bool {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.health.failures == 0 || now.Sub(e.health.first) < restartTime
+	return e.backoff.Failures == 0 || now.Sub(e.backoff.First) < restartTime
 }
 
 // maintain maintains the connections. Queries are expected while the server is not backed
@@ -215,7 +217,7 @@ func (e *endpoint) maintain(ctx context.Context, now time.Time) {
 	}
 	used := time.Unix(0, e.lastUse.Load())
 	e.mu.Lock()
-	backedOff := now.Before(e.health.until)
+	backedOff := now.Before(e.backoff.Until)
 	e.mu.Unlock()
 	e.transport.Maintain(ctx, now, !backedOff && now.Sub(used) <= e.g.cfg.WarmTime)
 }
@@ -223,10 +225,10 @@ func (e *endpoint) maintain(ctx context.Context, now time.Time) {
 // reset forgets failures and closes all connections, because the network changed.
 func (e *endpoint) reset() {
 	e.mu.Lock()
-	e.health = health{}
+	e.backoff = health.Backoff{}
 	e.backoffUntil.Store(0)
 	e.mu.Unlock()
-	e.meter.reset()
+	e.meter.Reset()
 	e.noEDNSUntil.Store(0)
 	if e.resolved != nil {
 		e.resolved.NetworkChanged()
@@ -235,12 +237,12 @@ func (e *endpoint) reset() {
 }
 
 // BytesRead implements [transport.Observer].
-func (e *endpoint) BytesRead(now int64) { e.meter.lastRead.Store(now) }
+func (e *endpoint) BytesRead(now int64) { e.meter.BytesRead(now) }
 
 // Replied implements [transport.Observer].
 func (e *endpoint) Replied(sent, received int64) {
 	e.count.roundTrips.Add(time.Duration(received - sent))
-	e.meter.replied(sent, received)
+	e.meter.Replied(sent, received)
 }
 
 // DialFailed implements [transport.Observer].

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/health"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
@@ -230,11 +231,11 @@ func TestBackoffDoesNotDelay(t *testing.T) {
 			for range 20 {
 				e.failed(time.Now(), syscall.ENETUNREACH)
 			}
-			if backoff := e.stats(time.Now()).Backoff; backoff < backoffMax/2 {
+			if backoff := e.stats(time.Now()).Backoff; backoff < health.BackoffMax/2 {
 				t.Fatalf("it is backed off for %v", backoff)
 			}
 			// The picker's time is independent of the system clock.
-			if backoff := time.Duration(e.backoffUntil.Load() - transport.Ticks(time.Now())); backoff < backoffMax/2 || backoff > 2*backoffMax {
+			if backoff := time.Duration(e.backoffUntil.Load() - transport.Ticks(time.Now())); backoff < health.BackoffMax/2 || backoff > 2*health.BackoffMax {
 				t.Errorf("for the picker it is backed off for %v", backoff)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/health"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
@@ -126,7 +127,7 @@ func TestRefused(t *testing.T) {
 		t.Errorf("100 queries dialled %d times", n)
 	}
 	// The failure of one dial counts once, not for each of 100 queries.
-	if most := backoffBase << st.Dials; st.Backoff > most {
+	if most := health.BackoffBase << st.Dials; st.Backoff > most {
 		t.Errorf("it is backed off for %v after %d dials, want at most %v", st.Backoff, st.Dials, most)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sotto/forwarder/served"
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
 )
@@ -32,7 +33,7 @@ type Group struct {
 	endpoints   []*endpoint
 	bootstrap   []*endpoint // those of Config.Bootstrap
 	resolvers   []*endpoint // those that resolve the names of the others
-	pick        picker
+	pick        order.Func
 	hedges      *budget
 	maintenance chan struct{}  // connections need maintenance
 	wg          sync.WaitGroup // goroutines of spawn
@@ -48,9 +49,9 @@ func New(cfg Config) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{cfg: cfg, log: cfg.Log, pick: cfg.Policy.picker(), hedges: newBudget(cfg.HedgeShare), maintenance: make(chan struct{}, 1)}
+	g := &Group{cfg: cfg, log: cfg.Log, pick: cfg.Policy.Func(), hedges: newBudget(cfg.HedgeShare), maintenance: make(chan struct{}, 1)}
 	if cfg.Split != nil {
-		g.pick = cfg.Split.picker()
+		g.pick = order.ByDomain(cfg.Split.Strict)
 	}
 	if err := g.addEndpoints(); err != nil {
 		return nil, fmt.Errorf("create an upstream group: %w", err)
@@ -74,7 +75,7 @@ func (g *Group) Exchange(ctx context.Context, query []byte, until time.Time) ([]
 	if until.Before(deadline) {
 		deadline = until
 	}
-	if g.cfg.Policy == Hedged {
+	if g.cfg.Policy == order.Hedged {
 		g.hedges.earn()
 	}
 	r := requests.Get().(*request)
@@ -96,7 +97,7 @@ func (g *Group) Timeout() time.Duration { return g.cfg.Timeout }
 // the cost of a handshake whenever a server has closed the connection.
 func (g *Group) Run(ctx context.Context) error {
 	for i, e := range g.endpoints {
-		if i == 0 || g.cfg.Policy != Failover || g.cfg.Split != nil {
+		if i == 0 || g.cfg.Policy != order.Failover || g.cfg.Split != nil {
 			e.lastUse.CompareAndSwap(0, time.Now().UnixNano())
 		}
 	}

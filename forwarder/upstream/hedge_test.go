@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/health"
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
@@ -66,8 +68,8 @@ func load(t *testing.T, g *Group, n int) (slow int) {
 func TestHedgingShortensTail(t *testing.T) {
 	t.Parallel()
 	const n = 2000
-	tail := make(map[Policy]int)
-	for i, p := range []Policy{Failover, Hedged} {
+	tail := make(map[order.Policy]int)
+	for i, p := range []order.Policy{order.Failover, order.Hedged} {
 		s1, s2 := servertest.Serve(t, sometimesSlow(t, uint64(2*i+1)), nil), servertest.Serve(t, sometimesSlow(t, uint64(2*i+2)), nil)
 		g := groupOf(t, patient(p, s1, s2))
 		tail[p] = load(t, g, n)
@@ -75,20 +77,20 @@ func TestHedgingShortensTail(t *testing.T) {
 		if asked := s1.Stats().Queries() + s2.Stats().Queries(); asked > n*110/100 {
 			t.Errorf("%s: %d queries reached the servers, want at most a tenth over %d", p, asked, n)
 		}
-		if hedges := st[0].Hedges + st[1].Hedges; (hedges > 0) != (p == Hedged) {
+		if hedges := st[0].Hedges + st[1].Hedges; (hedges > 0) != (p == order.Hedged) {
 			t.Errorf("%s: %d hedges", p, hedges)
 		}
-		if p == Hedged && st[0].HedgesWon+st[1].HedgesWon == 0 {
+		if p == order.Hedged && st[0].HedgesWon+st[1].HedgesWon == 0 {
 			t.Error("no hedge won")
 		}
 	}
 	t.Logf("delayed replies: %v", tail)
-	if tail[Failover] < n*3/100 {
-		t.Errorf("failover: %d of %d are slow, want about one in twenty", tail[Failover], n)
+	if tail[order.Failover] < n*3/100 {
+		t.Errorf("failover: %d of %d are slow, want about one in twenty", tail[order.Failover], n)
 	}
 	// It is a third on an idle machine; on a busy one hedges are late as well.
-	if tail[Hedged]*5 > tail[Failover]*4 {
-		t.Errorf("%d replies are slow with hedging, %d without", tail[Hedged], tail[Failover])
+	if tail[order.Hedged]*5 > tail[order.Failover]*4 {
+		t.Errorf("%d replies are slow with hedging, %d without", tail[order.Hedged], tail[order.Failover])
 	}
 }
 
@@ -99,7 +101,7 @@ func TestHedgesAreLimited(t *testing.T) {
 	z := servertest.Zone(t)
 	sw1, sw2 := dnstest.NewSwitch(dnstest.Delay(5*time.Millisecond, z)), dnstest.NewSwitch(dnstest.Delay(5*time.Millisecond, z))
 	cfg := hasty(servertest.Serve(t, sw1, nil), servertest.Serve(t, sw2, nil))
-	cfg.Policy, cfg.HedgeShare = Hedged, 0.05
+	cfg.Policy, cfg.HedgeShare = order.Hedged, 0.05
 	g := groupOf(t, cfg)
 	load(t, g, n)
 	sw1.Set(dnstest.Delay(150*time.Millisecond, z))
@@ -118,7 +120,7 @@ func TestFastestFollows(t *testing.T) {
 	t.Parallel()
 	sw1, sw2 := dnstest.NewSwitch(dnstest.Delay(40*time.Millisecond, addressed(t, 1))), dnstest.NewSwitch(addressed(t, 2))
 	cfg := hasty(servertest.Serve(t, sw1, nil), servertest.Serve(t, sw2, nil))
-	cfg.Policy = Fastest
+	cfg.Policy = order.Fastest
 	g := groupOf(t, cfg)
 	want := func(server byte) {
 		t.Helper()
@@ -144,7 +146,7 @@ func TestFastestFollows(t *testing.T) {
 func TestRandomSpreads(t *testing.T) {
 	s1, s2 := servertest.Serve(t, addressed(t, 1), nil), servertest.Serve(t, addressed(t, 2), nil)
 	cfg := hasty(s1, s2)
-	cfg.Policy = Random
+	cfg.Policy = order.Random
 	g := groupOf(t, cfg)
 	for range 200 {
 		servertest.MustAsk(t, g, "www.example.")
@@ -159,14 +161,14 @@ func TestRandomSpreads(t *testing.T) {
 func hedging(t *testing.T, servers ...*dnstest.Server) *Group {
 	t.Helper()
 	cfg := hasty(servers...)
-	cfg.Policy, cfg.HedgeShare = Hedged, 1
+	cfg.Policy, cfg.HedgeShare = order.Hedged, 1
 	g := groupOf(t, cfg)
 	for i, e := range g.endpoints {
 		e.measuring.Store(true) // no random measurement spends the budget
 		e.transport.Maintain(t.Context(), time.Now(), true)
 		servertest.Eventually(t, "it is connected", func() bool { return g.Stats().Servers[i].Conns == 1 })
-		for range minReplies {
-			e.meter.replied(0, int64(time.Duration(1+i)*time.Millisecond))
+		for range health.MinReplies {
+			e.meter.Replied(0, int64(time.Duration(1+i)*time.Millisecond))
 		}
 	}
 	return g

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
@@ -134,7 +135,7 @@ func TestRunWarms(t *testing.T) {
 // TestRunWarmsAll: if any server may be asked first, connections to all are kept open.
 func TestRunWarmsAll(t *testing.T) {
 	cfg := hasty(servertest.Serve(t, servertest.Zone(t), nil), servertest.Serve(t, servertest.Zone(t), nil))
-	cfg.Policy = Random
+	cfg.Policy = order.Random
 	g := groupOf(t, cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/internal/dnstest"
 )
@@ -15,7 +16,7 @@ import (
 // measurements and is backed off, although the others answer every query. Other servers are
 // measured meanwhile.
 func TestMeasureSilentServer(t *testing.T) {
-	for _, p := range []Policy{Fastest, Hedged} {
+	for _, p := range []order.Policy{order.Fastest, order.Hedged} {
 		t.Run(string(p), func(t *testing.T) {
 			t.Parallel()
 			cfg := hasty(servertest.Serve(t, addressed(t, 1), nil), servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, addressed(t, 3), nil))
@@ -50,7 +51,7 @@ func TestMeasureSlowName(t *testing.T) {
 		return addressed(t, 2).Answer(r)
 	})
 	cfg := hasty(servertest.Serve(t, addressed(t, 1), nil), servertest.Serve(t, slow, nil))
-	cfg.Policy, cfg.Timeout, cfg.AttemptTimeout, cfg.SilentTimeout = Fastest, 4*time.Second, 9*time.Second, 9*time.Second
+	cfg.Policy, cfg.Timeout, cfg.AttemptTimeout, cfg.SilentTimeout = order.Fastest, 4*time.Second, 9*time.Second, 9*time.Second
 	g := groupOf(t, cfg)
 	servertest.MustAsk(t, g, "www.example.")
 	servertest.Eventually(t, "the measurement has failed", func() bool { return g.Stats().Servers[1].Failed > 0 })
@@ -62,7 +63,7 @@ func TestMeasureSlowName(t *testing.T) {
 // TestCloseDuringMeasurement: Close does not wait for the reply to a measurement.
 func TestCloseDuringMeasurement(t *testing.T) {
 	t.Parallel()
-	cfg := patient(Fastest, servertest.Serve(t, addressed(t, 1), nil), servertest.Serve(t, dnstest.Silent(), nil))
+	cfg := patient(order.Fastest, servertest.Serve(t, addressed(t, 1), nil), servertest.Serve(t, dnstest.Silent(), nil))
 	cfg.Timeout = time.Hour
 	g := groupOf(t, cfg)
 	servertest.MustAsk(t, g, "www.example.")

@@ -80,7 +80,7 @@ func (g *Group) askResolvers(ctx context.Context, query []byte) ([]byte, error) 
 func (g *Group) orderedResolvers() []*endpoint {
 	var healthy, others []*endpoint
 	for _, e := range g.resolvers {
-		if c := e.candidate(); c.healthy() {
+		if c := e.candidate(); c.Healthy() {
 			healthy = append(healthy, e)
 		} else {
 			others = append(others, e)

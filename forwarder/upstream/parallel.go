@@ -6,10 +6,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/transport"
 )
 
@@ -26,6 +28,9 @@ const (
 	// get that long to be read.
 	schedulingDelay = 20 * time.Millisecond
 )
+
+// never is a time in ticks that is not reached.
+const never = math.MaxInt64
 
 // parallel is the part of a request that concerns more than one server at a time.
 type parallel struct {
@@ -113,8 +118,8 @@ func (r *request) watch(n int, now time.Time) {
 	if len(r.order) > 0 {
 		r.overdueAt = transport.Ticks(now.Add(r.timeShare(r.deadline.Sub(now), len(r.order)+1)))
 	}
-	if r.g.cfg.Policy == Hedged && !r.hedged {
-		if late := e.meter.late.Load(); late != 0 {
+	if r.g.cfg.Policy == order.Hedged && !r.hedged {
+		if late := e.meter.Late(); late != 0 {
 			r.hedgeAt = transport.Ticks(now) + max(late, int64(minLate))
 		}
 	}
@@ -166,7 +171,7 @@ func (r *request) checkSilence(ctx context.Context, now, silentSince int64) int6
 	if len(r.g.endpoints) == 1 || len(r.order) == 0 && r.alarmedAt != 0 {
 		return never
 	}
-	limit := r.current.meter.silenceLimit()
+	limit := r.current.meter.SilenceLimit()
 	if now-silentSince >= limit {
 		silentSince = now
 		r.handleSilence(ctx, now)
@@ -181,7 +186,7 @@ func (r *request) checkSilence(ctx context.Context, now, silentSince int64) int6
 		// Open a connection to the next server, unless it has one, so that it need not be
 		// dialled when it has to be asked.
 		r.prepared = true
-		if n := r.order[0]; r.servers[n].healthy() {
+		if n := r.order[0]; r.servers[n].Healthy() {
 			r.g.endpoints[n].transport.Maintain(ctx, time.Now(), true)
 		}
 		return silentSince + limit
@@ -193,7 +198,7 @@ func (r *request) checkSilence(ctx context.Context, now, silentSince int64) int6
 func (r *request) handleSilence(ctx context.Context, now int64) {
 	r.alarmedAt = now
 	r.current.suspect(ctx, now)
-	if e := r.latest; e != nil && r.running > 0 && now-r.latestStart >= e.meter.silenceLimit() && e.meter.lastRead.Load() < r.latestStart {
+	if e := r.latest; e != nil && r.running > 0 && now-r.latestStart >= e.meter.SilenceLimit() && e.meter.LastRead() < r.latestStart {
 		e.suspect(ctx, now)
 	}
 	r.startNext(ctx)
@@ -208,7 +213,7 @@ func (r *request) startNext(ctx context.Context) {
 
 // hedge asks a second server, if a healthy one is left and the budget allows it.
 func (r *request) hedge(ctx context.Context) {
-	if len(r.order) == 0 || !r.servers[r.order[0]].healthy() || !r.g.hedges.spend() {
+	if len(r.order) == 0 || !r.servers[r.order[0]].Healthy() || !r.g.hedges.spend() {
 		return
 	}
 	if n, ok := r.next(); ok {
@@ -223,7 +228,7 @@ func (r *request) hedge(ctx context.Context) {
 // answered: if it were canceled then, a silent server would remain unknown, and be measured by
 // every query.
 func (r *request) measure(ctx context.Context, chance uint64) {
-	n := measureTarget(r.order, r.servers, chance)
+	n := order.MeasureTarget(r.order, r.servers, chance)
 	if n < 0 || r.rounds > 0 {
 		return
 	}
@@ -231,7 +236,7 @@ func (r *request) measure(ctx context.Context, chance uint64) {
 	if !e.measuring.CompareAndSwap(false, true) {
 		return
 	}
-	if r.g.cfg.Policy == Hedged && !r.g.hedges.spend() {
+	if r.g.cfg.Policy == order.Hedged && !r.g.hedges.spend() {
 		e.measuring.Store(false)
 		return
 	}
@@ -285,7 +290,7 @@ type measurement struct {
 
 // Wait implements [transport.Waiter].
 func (m *measurement) Wait(ctx context.Context, done <-chan struct{}, now, until time.Time, lastRead *atomic.Int64) error {
-	limit := now.Add(time.Duration(m.e.meter.silenceLimit()))
+	limit := now.Add(time.Duration(m.e.meter.SilenceLimit()))
 	if !limit.Before(until) {
 		return m.Timer.Wait(ctx, done, now, until, lastRead)
 	}
@@ -293,7 +298,7 @@ func (m *measurement) Wait(ctx context.Context, done <-chan struct{}, now, until
 		return err
 	}
 	later := time.Now()
-	if m.e.meter.lastRead.Load() < transport.Ticks(now) {
+	if m.e.meter.LastRead() < transport.Ticks(now) {
 		m.e.suspect(ctx, transport.Ticks(later))
 	}
 	return m.Timer.Wait(ctx, done, later, until, lastRead)

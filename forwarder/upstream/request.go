@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/transport"
 	"sotto/forwarder/wire"
 )
@@ -42,9 +43,9 @@ type request struct {
 	deadline time.Time
 	timer    *time.Timer
 
-	servers []candidate // as they were when the round started
-	order   []int       // the servers of this round that were not asked yet, best first
-	asked   int         // number of servers asked in this round
+	servers []order.Candidate // as they were when the round started
+	order   []int             // the servers of this round that were not asked yet, best first
+	asked   int               // number of servers asked in this round
 
 	reply      []byte    // the good reply
 	from       *endpoint // that sent the good reply, or errorReply
@@ -58,7 +59,7 @@ type request struct {
 
 	parallel
 
-	serverArray [8]candidate
+	serverArray [8]order.Candidate
 	orderArray  [8]int
 }
 
@@ -129,24 +130,24 @@ func (r *request) startRound(ctx context.Context, now time.Time) {
 	unhealthy := false
 	for _, e := range g.endpoints {
 		c := e.candidate()
-		unhealthy = unhealthy || !c.healthy()
+		unhealthy = unhealthy || !c.Healthy()
 		r.servers = append(r.servers, c)
 	}
 	var chance uint64
 	switch {
 	case g.cfg.Split != nil:
 		chance = g.cfg.Split.domain(r.query)
-	case g.cfg.Policy != Failover:
+	case g.cfg.Policy != order.Failover:
 		chance = rand.Uint64()
 	}
 	r.order = g.pick(r.orderArray[:0], r.servers, chance)
-	if unhealthy && r.servers[r.order[0]].healthy() {
+	if unhealthy && r.servers[r.order[0]].Healthy() {
 		// If no server is healthy, the query itself tries all of them.
 		for i, e := range g.endpoints {
 			e.probeIfDue(ctx, now, &r.servers[i])
 		}
 	}
-	if g.cfg.Policy.measures() {
+	if g.cfg.Policy.Measures() {
 		r.measure(ctx, chance)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"sotto/forwarder/upstream/health"
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/servertest"
 	"sotto/forwarder/wire"
 	"sotto/internal/dnstest"
@@ -19,7 +21,7 @@ import (
 
 // patient returns a configuration in which a silent server delays a query by four and a
 // half seconds, unless its silence is noticed.
-func patient(p Policy, servers ...*dnstest.Server) Config {
+func patient(p order.Policy, servers ...*dnstest.Server) Config {
 	cfg := hasty(servers...)
 	cfg.Policy = p
 	cfg.Timeout, cfg.AttemptTimeout, cfg.SilentTimeout = 9*time.Second, 9*time.Second, 9*time.Second
@@ -33,7 +35,7 @@ const maxWait = 3 * time.Second
 // TestSilence: under each policy, when one of two servers falls silent on connections that
 // stay open, no client waits long or gets an error, and queries soon go to the other one.
 func TestSilence(t *testing.T) {
-	for _, p := range []Policy{Failover, Fastest, Random, Hedged} {
+	for _, p := range []order.Policy{order.Failover, order.Fastest, order.Random, order.Hedged} {
 		t.Run(string(p), func(t *testing.T) {
 			t.Parallel()
 			first := dnstest.NewSwitch(addressed(t, 1))
@@ -113,7 +115,7 @@ func TestSilenceEnds(t *testing.T) {
 	release := make(chan struct{})
 	first := dnstest.NewSwitch(addressed(t, 1))
 	s1, s2 := servertest.Serve(t, first, nil), servertest.Serve(t, addressed(t, 2), nil)
-	g := groupOf(t, patient(Failover, s1, s2))
+	g := groupOf(t, patient(order.Failover, s1, s2))
 	servertest.MustAsk(t, g, "www.example.")
 	first.Set(dnstest.Hold(release, addressed(t, 1)))
 	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 2 {
@@ -155,7 +157,7 @@ func TestSilentChain(t *testing.T) {
 		servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, dnstest.Silent(), nil),
 		servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), servertest.Serve(t, addressed(t, 4), nil),
 	}
-	g := groupOf(t, patient(Failover, servers...))
+	g := groupOf(t, patient(order.Failover, servers...))
 	started := time.Now()
 	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 4 {
 		t.Errorf("server %d answered, want 4", got)
@@ -172,9 +174,12 @@ func TestSilentChain(t *testing.T) {
 // the next one is asked at once.
 func TestFailureDuringSilence(t *testing.T) {
 	t.Parallel()
-	g := groupOf(t, patient(Failover,
+	g := groupOf(t, patient(order.Failover,
 		servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, dnstest.Rcode(dnstest.RcodeServFail), nil), servertest.Serve(t, addressed(t, 3), nil)))
-	g.endpoints[0].meter.silence.Store(int64(time.Second))
+	m := &g.endpoints[0].meter
+	m.Suspect(2) // while a reply was pending that took a second: it may be silent for that long
+	m.Replied(1, int64(time.Second))
+	m.BytesRead(int64(time.Second))
 	started := time.Now()
 	if got := serverOf(servertest.MustAsk(t, g, "www.example.")); got != 3 {
 		t.Errorf("server %d answered, want 3", got)
@@ -219,7 +224,7 @@ func blackHole(t *testing.T) netip.AddrPort {
 func TestDialSilence(t *testing.T) {
 	t.Parallel()
 	hole := blackHole(t)
-	cfg := patient(Failover, servertest.Serve(t, addressed(t, 2), nil))
+	cfg := patient(order.Failover, servertest.Serve(t, addressed(t, 2), nil))
 	cfg.Servers = append([]Server{{Addr: hole, Name: servertest.Name}}, cfg.Servers...)
 	g := groupOf(t, cfg)
 	for range 5 {
@@ -242,7 +247,7 @@ func TestDialSilence(t *testing.T) {
 func TestNextServerIsPrepared(t *testing.T) {
 	t.Parallel()
 	s2 := servertest.Serve(t, addressed(t, 2), nil)
-	g := groupOf(t, patient(Failover, servertest.Serve(t, dnstest.Delay(minSilence*3/4, addressed(t, 1)), nil), s2))
+	g := groupOf(t, patient(order.Failover, servertest.Serve(t, dnstest.Delay(health.MinSilence*3/4, addressed(t, 1)), nil), s2))
 	servertest.MustAsk(t, g, "www.example.")
 	servertest.Eventually(t, "it is dialled", func() bool { return s2.Stats().Handshakes >= 1 })
 }
@@ -267,7 +272,7 @@ func TestProbe(t *testing.T) {
 	servertest.Eventually(t, "back to the first", func() bool { return serverOf(servertest.MustAsk(t, g, "www.example.")) == 1 })
 	// The first failure and each failed probe double the time. The last probe may have failed
 	// before this look at it.
-	if limit := backoffBase << st.Probes * 5 / 4; st.Backoff > limit {
+	if limit := health.BackoffBase << st.Probes * 5 / 4; st.Backoff > limit {
 		t.Errorf("the backoff is %v after %d probes: want at most %v", st.Backoff, st.Probes, limit)
 	}
 	clients := 0
@@ -289,7 +294,7 @@ func TestProbe(t *testing.T) {
 func TestCancelRace(t *testing.T) {
 	t.Parallel()
 	s1, s2 := servertest.Serve(t, dnstest.Silent(), nil), servertest.Serve(t, dnstest.Silent(), nil)
-	g := groupOf(t, patient(Failover, s1, s2))
+	g := groupOf(t, patient(order.Failover, s1, s2))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {

@@ -71,8 +71,8 @@ func (e *endpoint) stats(now time.Time) ServerStats {
 		Queries: e.count.queries.Load(), Replies: e.count.replies.Load(),
 		Failed: e.count.failed.Load(), Abandoned: e.count.abandoned.Load(),
 		Hedges: e.count.hedges.Load(), HedgesWon: e.count.hedgesWon.Load(),
-		Suspicions: e.count.suspicions.Load(), Probes: e.count.probes.Load(), Suspect: e.meter.isSuspect(),
-		EWMA: time.Duration(e.meter.usual.Load()), P95: e.meter.quantile95(),
+		Suspicions: e.count.suspicions.Load(), Probes: e.count.probes.Load(), Suspect: e.meter.IsSuspect(),
+		EWMA: e.meter.Usual(), P95: e.meter.P95(),
 		RoundTrips: e.count.roundTrips.Counts(), Failures: map[string]uint64{},
 	}
 	if e.resolved != nil {
@@ -87,8 +87,8 @@ func (e *endpoint) stats(now time.Time) ServerStats {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s.Backoff = max(0, e.health.until.Sub(now))
-	if e.health.failures > 0 {
+	s.Backoff = max(0, e.backoff.Until.Sub(now))
+	if e.backoff.Failures > 0 {
 		s.LastError = e.lastError
 	}
 	return s

@@ -14,6 +14,7 @@ import (
 
 	"sotto/forwarder/upstream"
 	"sotto/forwarder/upstream/address"
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/proxy"
 )
 
@@ -107,7 +108,7 @@ func (s *Settings) setDefaults(path string, to, def reflect.Value) {
 
 // planGroup reads the group with that name. The paths of its settings start with prefix.
 func (s *Settings) planGroup(o Options, prefix, name string, g GroupSettings) (p Group, err error) {
-	if p.Config.Policy, err = upstream.ParsePolicy(g.Policy); err != nil {
+	if p.Config.Policy, err = order.ParsePolicy(g.Policy); err != nil {
 		return p, s.invalid(prefix+"policy", err)
 	}
 	if g.isOriginal() {

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"sotto/forwarder/upstream"
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/original"
 )
 
@@ -50,7 +51,7 @@ func (s *Settings) planOriginal(o Options, prefix, name string, g GroupSettings,
 		return s.invalidf(prefix+"client-cert", `with "original" any nameserver could request it, and see who you are: remove it`)
 	case g.Split != SplitOff && g.Split != "":
 		return s.invalidf(prefix+"split", `it has no effect with "original": remove it`)
-	case p.Config.Policy != upstream.Failover:
+	case p.Config.Policy != order.Failover:
 		return s.invalidf(prefix+"policy", `it has no effect with "original": remove it`)
 	}
 	discovery, ok := discoveries[g.Discovery]

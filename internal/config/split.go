@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"sotto/forwarder/upstream"
+	"sotto/forwarder/upstream/order"
 	"sotto/forwarder/upstream/split"
 )
 
@@ -31,7 +32,7 @@ func (s *Settings) planSplit(o Options, prefix string, g GroupSettings, p *Group
 	default:
 		return s.invalidf(prefix+"split", "%q: want %q, %q or %q", g.Split, SplitOff, SplitByName, SplitStrict)
 	}
-	if p.Config.Policy != upstream.Failover {
+	if p.Config.Policy != order.Failover {
 		return s.invalidf(prefix+"policy", "%s has no effect with split, because the domain selects the server: remove it", p.Config.Policy)
 	}
 	key, err := splitKey(o)

@@ -13,6 +13,7 @@ import (
 	"sotto/forwarder"
 	"sotto/forwarder/shared"
 	"sotto/forwarder/upstream"
+	"sotto/forwarder/upstream/order"
 	"sotto/intercept"
 	"sotto/internal/config"
 	"sotto/internal/observe"
@@ -154,7 +155,7 @@ func policyName(g config.Group) string {
 	case g.Config.Split != nil:
 		return config.SplitByName
 	case g.Config.Policy == "":
-		return string(upstream.Failover)
+		return string(order.Failover)
 	}
 	return string(g.Config.Policy)
 }

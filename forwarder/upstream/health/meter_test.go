@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package upstream
+package health
 
 import (
 	"math"
@@ -134,7 +134,7 @@ func TestLateWithTail(t *testing.T) {
 		}
 		ts.add(d, false, false)
 		switch {
-		case i+1 < minReplies:
+		case i+1 < MinReplies:
 			if ts.late != 2*ts.usual {
 				t.Fatalf("after %d replies late is %v, want twice %v", i+1, ts.late, ts.usual)
 			}
@@ -153,59 +153,59 @@ func TestLateWithTail(t *testing.T) {
 // TestSilenceLimit: a slow server is soon no longer mistaken for a silent one, until it is
 // fast again.
 func TestSilenceLimit(t *testing.T) {
-	m := &meter{}
-	if m.silenceLimit() != int64(minSilence) {
-		t.Errorf("it starts with %v", time.Duration(m.silenceLimit()))
+	m := &Meter{}
+	if m.SilenceLimit() != int64(MinSilence) {
+		t.Errorf("it starts with %v", time.Duration(m.SilenceLimit()))
 	}
 	const slow = 300 * time.Millisecond
 	now, alarms := int64(time.Hour), 0
 	for range 100 {
-		if sent := now; m.silenceLimit() < int64(slow) {
+		if sent := now; m.SilenceLimit() < int64(slow) {
 			alarms++
-			if !m.suspect(sent+m.silenceLimit()) || !m.isSuspect() {
+			if !m.Suspect(sent+m.SilenceLimit()) || !m.IsSuspect() {
 				t.Error("it is not suspect")
 			}
 		}
 		now += int64(slow)
 		m.lastRead.Store(now)
-		if m.isSuspect() {
+		if m.IsSuspect() {
 			t.Error("it is suspect after a byte")
 		}
-		m.replied(now-int64(slow), now)
+		m.Replied(now-int64(slow), now)
 	}
 	if alarms != 1 {
 		t.Errorf("%d alarms, want only the first", alarms)
 	}
 	for range 100 {
 		now += int64(time.Millisecond)
-		m.replied(now-int64(time.Millisecond), now)
+		m.Replied(now-int64(time.Millisecond), now)
 	}
-	if w := time.Duration(m.silenceLimit()); w > minSilence*21/20 {
+	if w := time.Duration(m.SilenceLimit()); w > MinSilence*21/20 {
 		t.Errorf("with fast replies it is still %v", w)
 	}
 	// A path that was dead for a long time does not extend the limit.
-	m.suspect(now + 1)
-	m.replied(now, now+int64(5*time.Second))
-	if w := time.Duration(m.silenceLimit()); w > minSilence*3/2 {
+	m.Suspect(now + 1)
+	m.Replied(now, now+int64(5*time.Second))
+	if w := time.Duration(m.SilenceLimit()); w > MinSilence*3/2 {
 		t.Errorf("after a long silence it is %v", w)
 	}
-	m.replied(now, now+int64(9*time.Second))
+	m.Replied(now, now+int64(9*time.Second))
 	before := time.Duration(m.usual.Load())
-	m.replied(now+int64(9*time.Second), now+int64(11*time.Second)) // two seconds after the previous one
+	m.Replied(now+int64(9*time.Second), now+int64(11*time.Second)) // two seconds after the previous one
 	if step := time.Duration(m.usual.Load()) - before; step < before {
 		t.Errorf("a reply after a long time changes %v by %v, want half of the difference", before, step)
 	}
-	m.reset()
-	if m.isSuspect() || m.usual.Load() != 0 || m.silenceLimit() != int64(minSilence) {
+	m.Reset()
+	if m.IsSuspect() || m.usual.Load() != 0 || m.SilenceLimit() != int64(MinSilence) {
 		t.Error("something is left after reset")
 	}
 }
 
 func BenchmarkReplied(b *testing.B) {
-	m := &meter{}
+	m := &Meter{}
 	rng := rand.New(rand.NewPCG(9, 10))
 	b.ReportAllocs()
 	for b.Loop() {
-		m.replied(0, rng.Int64N(int64(300*time.Millisecond)))
+		m.Replied(0, rng.Int64N(int64(300*time.Millisecond)))
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package upstream
+package health
 
 import (
 	"sync"
@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// minSilence is how long a server with pending replies may send nothing before its
+	// MinSilence is how long a server with pending replies may send nothing before its
 	// queries are also sent elsewhere. With the round trip to another server that is less
 	// than 300 ms; names that take a recursive resolver so long are rare.
-	minSilence = 225 * time.Millisecond
+	MinSilence = 225 * time.Millisecond
 
 	// maxSilence limits that time for a server that proves to be slow rather than silent.
 	maxSilence = time.Second
@@ -20,8 +20,8 @@ const (
 	// staleAfter is how long a reply time is current.
 	staleAfter = time.Second
 
-	// minReplies is the number of reply times for which p95 is meaningful.
-	minReplies = 16
+	// MinReplies is the number of reply times for which p95 is meaningful.
+	MinReplies = 16
 )
 
 // times estimates how long a server's replies take. It is pure: it uses no clock and no
@@ -40,7 +40,7 @@ type times struct {
 	// alternates between the time of a usual and of a slow reply. Before there are enough
 	// values for either, it is twice the average.
 	late time.Duration
-	// silence is minSilence, or more for a server that was considered silent and was only
+	// silence is MinSilence, or more for a server that was considered silent and was only
 	// slow.
 	silence time.Duration
 }
@@ -61,20 +61,20 @@ func (t *times) add(d time.Duration, suspected, stale bool) {
 	switch {
 	case suspected && d < maxSilence:
 		t.silence = max(t.silence, min(d*3/2, maxSilence))
-	case t.silence > minSilence:
-		t.silence += (min(max(minSilence, d*3/2), maxSilence) - t.silence) / 16
+	case t.silence > MinSilence:
+		t.silence += (min(max(MinSilence, d*3/2), maxSilence) - t.silence) / 16
 	}
 	t.n++
-	if t.n < minReplies {
+	if t.n < MinReplies {
 		t.late = 2 * t.usual
 	}
-	if t.n%minReplies == 0 {
+	if t.n%MinReplies == 0 {
 		t.late = min(t.hist.quantile(0.95), t.hist.quantile(0.90)*5/4)
 	}
 }
 
-// meter holds the times of one server for concurrent use.
-type meter struct {
+// Meter holds the times of one server for concurrent use.
+type Meter struct {
 	mu sync.Mutex
 	times
 	last int64 // the latest reply, in ticks
@@ -85,8 +85,8 @@ type meter struct {
 	suspected atomic.Int64 // when it was last considered silent, in ticks
 }
 
-// replied records a reply to a query that was sent at that time. Times are in ticks.
-func (m *meter) replied(sent, now int64) {
+// Replied records a reply to a query that was sent at that time. Times are in ticks.
+func (m *Meter) Replied(sent, now int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.add(time.Duration(now-sent), m.suspected.Load() > sent, now-m.last > int64(staleAfter))
@@ -95,14 +95,14 @@ func (m *meter) replied(sent, now int64) {
 }
 
 // publish updates the copies that are read without the lock. m.mu is held.
-func (m *meter) publish() {
+func (m *Meter) publish() {
 	m.usual.Store(int64(m.times.usual))
 	m.late.Store(int64(m.times.late))
 	m.silence.Store(int64(m.times.silence))
 }
 
-// reset forgets all times, because the network changed.
-func (m *meter) reset() {
+// Reset forgets all times, because the network changed.
+func (m *Meter) Reset() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.times = times{}
@@ -110,23 +110,35 @@ func (m *meter) reset() {
 	m.suspected.Store(0)
 }
 
-// silenceLimit returns how long the server may be silent, in ticks.
-func (m *meter) silenceLimit() int64 { return max(m.silence.Load(), int64(minSilence)) }
+// Usual returns how long replies take, 0 if unknown: the EWMA.
+func (m *Meter) Usual() time.Duration { return time.Duration(m.usual.Load()) }
 
-// isSuspect reports whether the server is considered silent.
-func (m *meter) isSuspect() bool {
+// Late returns the time after which a reply is late, in ticks; 0 if unknown.
+func (m *Meter) Late() int64 { return m.late.Load() }
+
+// BytesRead records that a byte of the server arrived. Times are in ticks.
+func (m *Meter) BytesRead(now int64) { m.lastRead.Store(now) }
+
+// LastRead returns when the latest byte of the server arrived, in ticks; 0 if none has.
+func (m *Meter) LastRead() int64 { return m.lastRead.Load() }
+
+// SilenceLimit returns how long the server may be silent, in ticks.
+func (m *Meter) SilenceLimit() int64 { return max(m.silence.Load(), int64(MinSilence)) }
+
+// IsSuspect reports whether the server is considered silent.
+func (m *Meter) IsSuspect() bool {
 	since := m.suspected.Load()
 	return since != 0 && since > m.lastRead.Load()
 }
 
-// suspect marks the server as silent, and reports whether it was not marked before.
-func (m *meter) suspect(now int64) bool {
+// Suspect marks the server as silent, and reports whether it was not marked before.
+func (m *Meter) Suspect(now int64) bool {
 	old := m.suspected.Load()
 	return (old == 0 || old <= m.lastRead.Load()) && m.suspected.CompareAndSwap(old, now)
 }
 
-// quantile95 returns the current p95.
-func (m *meter) quantile95() time.Duration {
+// P95 returns the current p95.
+func (m *Meter) P95() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.hist.quantile(0.95)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package upstream
+package order
 
 import "fmt"
 
@@ -30,8 +30,8 @@ func ParsePolicy(s string) (Policy, error) {
 	return "", fmt.Errorf("read the policy %q: want one of failover, fastest, random, hedged", s)
 }
 
-// picker returns the pure function that implements the policy.
-func (p Policy) picker() picker {
+// Func returns the pure function that implements the policy.
+func (p Policy) Func() Func {
 	switch p {
 	case Fastest, Hedged:
 		return fastest
@@ -41,6 +41,6 @@ func (p Policy) picker() picker {
 	return failover
 }
 
-// measures reports whether the order depends on the speed of servers, so that the servers
+// Measures reports whether the order depends on the speed of servers, so that the servers
 // that get no queries have to be measured now and then.
-func (p Policy) measures() bool { return p == Fastest || p == Hedged }
+func (p Policy) Measures() bool { return p == Fastest || p == Hedged }

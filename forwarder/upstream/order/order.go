@@ -1,45 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package upstream
+package order
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
-// candidate is the state of a server when servers are selected.
-type candidate struct {
-	// backoffUntil is the time in ticks until which the server is backed off after
+// Candidate is the state of a server when servers are selected.
+type Candidate struct {
+	// BackoffUntil is the time in ticks until which the server is backed off after
 	// failures; 0 if it is healthy. Also after that time it is ordered behind the others
 	// until a probe succeeds, so that no client's query is the trial.
-	backoffUntil int64
-	// suspect means that replies are pending and the server is silent.
-	suspect bool
-	// usual is how long its replies take; 0 if unknown.
-	usual time.Duration
-	// service is the hash of the service that the server belongs to; 0 without [Config.Split].
-	service uint64
+	BackoffUntil int64
+	// Suspect means that replies are pending and the server is silent.
+	Suspect bool
+	// Usual is how long its replies take; 0 if unknown.
+	Usual time.Duration
+	// Service is the hash of the service that the server belongs to; 0 unless domains are split.
+	Service uint64
 }
 
-// healthy reports whether the server is neither backed off nor suspect.
-func (c *candidate) healthy() bool { return c.backoffUntil == 0 && !c.suspect }
+// Healthy reports whether the server is neither backed off nor suspect.
+func (c *Candidate) Healthy() bool { return c.BackoffUntil == 0 && !c.Suspect }
 
 // before reports whether the server's state orders it before another one: healthy servers
 // are first, then suspect ones, then those that are backed off, the shortest time first.
-func (c *candidate) before(d *candidate) bool {
-	if c.backoffUntil != d.backoffUntil {
-		return c.backoffUntil < d.backoffUntil // 0 before any other
+func (c *Candidate) before(d *Candidate) bool {
+	if c.BackoffUntil != d.BackoffUntil {
+		return c.BackoffUntil < d.BackoffUntil // 0 before any other
 	}
-	return !c.suspect && d.suspect
+	return !c.Suspect && d.Suspect
 }
 
-// picker determines the order in which servers are asked for one query. It appends the
+// Func determines the order in which servers are asked for one query. It appends the
 // indices of all servers to dst: before a query fails, even those that are backed off are
-// asked. It is pure, and called concurrently; chance is a random number.
-type picker func(dst []int, servers []candidate, chance uint64) []int
+// asked. (A strict [ByDomain] is the exception.) It is pure, and called concurrently; chance is a
+// random number.
+type Func func(dst []int, servers []Candidate, chance uint64) []int
 
 // failover is the configured order.
-func failover(dst []int, servers []candidate, _ uint64) []int {
+func failover(dst []int, servers []Candidate, _ uint64) []int {
 	start := len(dst)
 	dst = appendAll(dst, servers)
 	insertionSort(dst[start:], func(i, j int) bool { return servers[i].before(&servers[j]) })
@@ -47,9 +45,9 @@ func failover(dst []int, servers []candidate, _ uint64) []int {
 }
 
 // fastest orders servers by the time their replies take. Servers that were never asked are
-// last: they are measured by additional queries (see measureTarget), not at a client's
+// last: they are measured by additional queries (see MeasureTarget), not at a client's
 // expense.
-func fastest(dst []int, servers []candidate, _ uint64) []int {
+func fastest(dst []int, servers []Candidate, _ uint64) []int {
 	start := len(dst)
 	dst = appendAll(dst, servers)
 	insertionSort(dst[start:], func(i, j int) bool {
@@ -57,13 +55,13 @@ func fastest(dst []int, servers []candidate, _ uint64) []int {
 		if a.before(b) || b.before(a) {
 			return a.before(b)
 		}
-		return a.usual != 0 && (b.usual == 0 || a.usual < b.usual)
+		return a.Usual != 0 && (b.Usual == 0 || a.Usual < b.Usual)
 	})
 	return dst
 }
 
 // random puts the healthy servers in random order.
-func random(dst []int, servers []candidate, chance uint64) []int {
+func random(dst []int, servers []Candidate, chance uint64) []int {
 	start := len(dst)
 	dst = appendAll(dst, servers)
 	// A Fisher-Yates shuffle, whose random numbers are all derived from chance.
@@ -77,7 +75,7 @@ func random(dst []int, servers []candidate, chance uint64) []int {
 }
 
 // appendAll appends the index of every server.
-func appendAll(dst []int, servers []candidate) []int {
+func appendAll(dst []int, servers []Candidate) []int {
 	for i := range servers {
 		dst = append(dst, i)
 	}
@@ -96,21 +94,21 @@ func insertionSort(order []int, less func(i, j int) bool) {
 
 // measureEvery is the number of queries of which one is also sent to another server, so
 // that a server that became faster is noticed. The client does not wait for it. The cost is
-// one and a half additional queries in a hundred, which leaves most of [DefaultHedgeShare]
+// one and a half additional queries in a hundred, which leaves most of the default hedge share
 // for hedges. At ten queries per second a server that became faster is noticed in about a
 // minute.
 const measureEvery = 64
 
-// measureTarget returns the server to be measured in addition to the first one in order: one of
+// MeasureTarget returns the server to be measured in addition to the first one in order: one of
 // those of which no reply time is known, or now and then any; -1 if there is none. It is pure.
-func measureTarget(order []int, servers []candidate, chance uint64) int {
+func MeasureTarget(order []int, servers []Candidate, chance uint64) int {
 	healthy, unknown := 0, 0
 	for _, n := range order[min(1, len(order)):] {
-		if !servers[n].healthy() {
+		if !servers[n].Healthy() {
 			break
 		}
 		healthy++
-		if servers[n].usual == 0 {
+		if servers[n].Usual == 0 {
 			unknown++
 		}
 	}
@@ -123,7 +121,7 @@ func measureTarget(order []int, servers []candidate, chance uint64) int {
 	}
 	skip := int(chance / measureEvery % uint64(unknown))
 	for _, n := range others {
-		if servers[n].usual == 0 {
+		if servers[n].Usual == 0 {
 			if skip == 0 {
 				return n
 			}
@@ -132,6 +130,3 @@ func measureTarget(order []int, servers []candidate, chance uint64) int {
 	}
 	return -1
 }
-
-// never is a time in ticks that is not reached.
-const never = math.MaxInt64
