@@ -10,28 +10,29 @@ import (
 
 	"sotto/intercept/cgroup"
 	"sotto/intercept/network"
+	"sotto/intercept/registry"
 	"sotto/internal/netns"
 )
 
 // claimInstance sets the name and prefixes of the instance, and makes the calling process its
 // owner. It also clears dead instances that sealed commands. earlier lists what dead
 // processes with the same instance name may have left.
-func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, earlier []leftover, err error) {
-	reg, err := openRegistry(cfg.RunDir)
+func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, earlier []registry.Leftover, err error) {
+	reg, err := registry.Open(cfg.RunDir)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() { err = errors.Join(err, reg.release()) }()
-	all, err := reg.list()
+	defer func() { err = errors.Join(err, reg.Release()) }()
+	all, err := reg.List()
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, f := range all {
-		if f.alive || !f.Ephemeral {
+		if f.Alive || !f.Ephemeral {
 			continue
 		}
 		// Leftovers do not prevent this start.
-		if err := clearInstance(reg, f.record, cfg.BPFFS); err != nil {
+		if err := clearInstance(reg, f.Record, cfg.BPFFS); err != nil {
 			cfg.Log.Warn("cannot clear a dead instance", "instance", f.Name, "err", err)
 			continue
 		}
@@ -43,22 +44,22 @@ func claimInstance(cfg *Config, groups []cgroup.Group) (_ *os.File, earlier []le
 	}
 	for _, f := range all {
 		if f.Name == cfg.Name {
-			earlier = f.leftovers()
+			earlier = f.Leftovers()
 		}
 	}
 	rec := newRecord(cfg, groups)
 	for _, l := range earlier {
-		if l.Prefix4.IsValid() && !slices.ContainsFunc(rec.leftovers(), l.equal) { // not of an incomplete record
+		if l.Prefix4.IsValid() && !slices.ContainsFunc(rec.Leftovers(), l.Equal) { // not of an incomplete record
 			rec.Earlier = append(rec.Earlier, l)
 		}
 	}
-	file, err := reg.claim(rec)
+	file, err := reg.Claim(rec)
 	return file, rec.Earlier, err
 }
 
 // newRecord returns the record of the calling process.
-func newRecord(cfg *Config, groups []cgroup.Group) record {
-	return record{
+func newRecord(cfg *Config, groups []cgroup.Group) registry.Record {
+	return registry.Record{
 		Pid: os.Getpid(), Name: cfg.Name, Ephemeral: cfg.Ephemeral, BPFFS: cfg.BPFFS,
 		Prefix4: cfg.Prefix4, Prefix6: cfg.Prefix6, Cgroups: groups,
 	}
@@ -66,7 +67,7 @@ func newRecord(cfg *Config, groups []cgroup.Group) record {
 
 // nameInstance picks a name and prefixes where cfg has none. It returns an error if the name
 // or a prefix is in use.
-func nameInstance(cfg *Config, all []found) error {
+func nameInstance(cfg *Config, all []registry.Found) error {
 	if cfg.Name == "" || !cfg.Prefix4.IsValid() || !cfg.Prefix6.IsValid() {
 		// A namespace without a record belongs to an instance with another RunDir, or is a
 		// leftover that Down removes.
@@ -93,8 +94,8 @@ func nameInstance(cfg *Config, all []found) error {
 		}
 	}
 	for _, f := range all {
-		if f.alive && f.Name == cfg.Name {
-			return runningError{f}
+		if f.Alive && f.Name == cfg.Name {
+			return registry.RunningError{Found: f}
 		}
 	}
 	for _, f := range all {

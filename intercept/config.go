@@ -8,13 +8,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"sotto/intercept/guard"
 	"sotto/intercept/network"
+	"sotto/intercept/registry"
 )
 
 // The default directories of an instance's state. [Down] clears them.
@@ -144,10 +143,6 @@ type Config struct {
 	RunDir, BPFFS string
 }
 
-// validName keeps the names of interfaces, which are derived from it, within IFNAMSIZ, and
-// lets Down recognise leftovers.
-var validName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sotto(-[a-z0-9]{1,8})?$`) })
-
 // linkBase returns the base of an instance's interface names.
 func linkBase(name string) string { return strings.ReplaceAll(name, "-", "") }
 
@@ -185,7 +180,7 @@ func (c *Config) validate() error {
 
 func (c *Config) checkNames() error {
 	var errs []error
-	if c.Name != "" && !validName().MatchString(c.Name) {
+	if c.Name != "" && !registry.ValidName(c.Name) {
 		errs = append(errs, fmt.Errorf("name %q: write sotto, or sotto- with up to eight of a-z and 0-9", c.Name))
 	}
 	if len(c.Cgroups) == 0 {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sotto/intercept/network"
+	"sotto/intercept/registry"
 )
 
 func TestConfigDefaults(t *testing.T) {
@@ -84,10 +85,10 @@ func TestNameOfLink(t *testing.T) {
 }
 
 func TestRecordPrefixes(t *testing.T) {
-	if got := (record{Name: "sotto"}).prefixes(); got[0] != network.DefaultPrefix4 || got[1] != network.DefaultPrefix6 {
+	if got := recordedPrefixes(registry.Record{Name: "sotto"}); got[0] != network.DefaultPrefix4 || got[1] != network.DefaultPrefix6 {
 		t.Errorf("record without prefixes of sotto: %v", got)
 	}
-	if got := (record{Name: "sotto-5"}).prefixes(); got[0] != network.NthAssignment(5).Prefix4 || got[1] != network.NthAssignment(5).Prefix6 {
+	if got := recordedPrefixes(registry.Record{Name: "sotto-5"}); got[0] != network.NthAssignment(5).Prefix4 || got[1] != network.NthAssignment(5).Prefix6 {
 		t.Errorf("record without prefixes of sotto-5: %v", got)
 	}
 	for _, name := range []string{"", "sotto-64", "sotto-x", "sottolab-1"} {
@@ -95,7 +96,7 @@ func TestRecordPrefixes(t *testing.T) {
 			t.Errorf("%q is treated as a name that Sotto picks", name)
 		}
 	}
-	if got := (record{Name: "sotto-x"}).prefixes(); got != nil {
+	if got := recordedPrefixes(registry.Record{Name: "sotto-x"}); got != nil {
 		t.Errorf("record without prefixes of sotto-x: %v", got)
 	}
 }

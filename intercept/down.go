@@ -19,6 +19,7 @@ import (
 	"sotto/intercept/nat"
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
+	"sotto/intercept/registry"
 	"sotto/internal/netns"
 )
 
@@ -33,16 +34,16 @@ func Down(ctx context.Context, log *slog.Logger) error {
 }
 
 func down(ctx context.Context, log *slog.Logger, runDir, bpffs string) (err error) {
-	reg, err := openRegistry(runDir)
+	reg, err := registry.Open(runDir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reg.release()) }()
-	all, err := reg.list()
+	defer func() { err = errors.Join(err, reg.Release()) }()
+	all, err := reg.List()
 	if err != nil {
 		return err
 	}
-	known := make(map[string]found)
+	known := make(map[string]registry.Found)
 	for _, f := range all {
 		known[f.Name] = f
 	}
@@ -52,7 +53,7 @@ func down(ctx context.Context, log *slog.Logger, runDir, bpffs string) (err erro
 	}
 	for _, name := range names {
 		if _, ok := known[name]; !ok {
-			known[name] = found{record: record{Name: name}}
+			known[name] = registry.Found{Record: registry.Record{Name: name}}
 		}
 	}
 	var errs []error
@@ -60,11 +61,11 @@ func down(ctx context.Context, log *slog.Logger, runDir, bpffs string) (err erro
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		if f.alive {
-			errs = append(errs, runningError{f})
+		if f.Alive {
+			errs = append(errs, registry.RunningError{Found: f})
 			continue
 		}
-		if err := clearInstance(reg, f.record, bpffs); err != nil {
+		if err := clearInstance(reg, f.Record, bpffs); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -85,12 +86,12 @@ func ClearStray(ctx context.Context, log *slog.Logger) error {
 }
 
 func clearStray(ctx context.Context, log *slog.Logger, runDir, bpffs string) (err error) {
-	reg, err := openRegistry(runDir) // under its lock a starting instance writes its record first
+	reg, err := registry.Open(runDir) // under its lock a starting instance writes its record first
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reg.release()) }()
-	all, err := reg.list()
+	defer func() { err = errors.Join(err, reg.Release()) }()
+	all, err := reg.List()
 	if err != nil {
 		return err
 	}
@@ -100,12 +101,12 @@ func clearStray(ctx context.Context, log *slog.Logger, runDir, bpffs string) (er
 	}
 	slices.Sort(names) // an instance may be listed for its namespace and for its interface
 	for _, name := range slices.Compact(names) {
-		recorded := slices.ContainsFunc(all, func(f found) bool { return f.Name == name })
+		recorded := slices.ContainsFunc(all, func(f registry.Found) bool { return f.Name == name })
 		_, err := os.Lstat(pins.Dir(bpffs, name))
 		if recorded || !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
 			continue
 		}
-		if err := clearInstance(reg, record{Name: name}, bpffs); err != nil {
+		if err := clearInstance(reg, registry.Record{Name: name}, bpffs); err != nil {
 			return err
 		}
 		log.Info("removed the leftovers of an instance", "instance", name)
@@ -117,7 +118,7 @@ func clearStray(ctx context.Context, log *slog.Logger, runDir, bpffs string) (er
 // keeps the seal closed: the processes of a command are killed before its hooks are
 // detached, and the unreachable routes are removed last. bpffs is used if the record has
 // none.
-func clearInstance(reg *registry, rec record, bpffs string) error {
+func clearInstance(reg *registry.Registry, rec registry.Record, bpffs string) error {
 	if rec.BPFFS != "" {
 		bpffs = rec.BPFFS
 	}
@@ -131,8 +132,8 @@ func clearInstance(reg *registry, rec record, bpffs string) error {
 			}
 		}
 	}
-	prefixes := prefixesIn(rec.Earlier)
-	for _, p := range rec.prefixes() {
+	prefixes := registry.Prefixes(rec.Earlier)
+	for _, p := range recordedPrefixes(rec) {
 		if p.IsValid() {
 			prefixes = append(prefixes, p)
 		}
@@ -154,12 +155,12 @@ func clearInstance(reg *registry, rec record, bpffs string) error {
 	if err := nat.Remove(rec.Name); err != nil {
 		return fmt.Errorf("clear instance %s: %w", rec.Name, err)
 	}
-	return reg.remove(rec.Name)
+	return reg.Remove(rec.Name)
 }
 
-// prefixes returns the recorded prefixes, or if the record has none, the default ones of an
+// recordedPrefixes returns the recorded prefixes, or if the record has none, the default ones of an
 // instance with that name.
-func (r record) prefixes() []netip.Prefix {
+func recordedPrefixes(r registry.Record) []netip.Prefix {
 	if r.Prefix4.IsValid() || r.Prefix6.IsValid() {
 		return []netip.Prefix{r.Prefix4, r.Prefix6}
 	}
@@ -184,7 +185,7 @@ func strayNames(bpffs string) ([]string, error) {
 		return nil, fmt.Errorf("find leftovers: %w", err)
 	}
 	for _, e := range entries {
-		if validName().MatchString(e.Name()) {
+		if registry.ValidName(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
@@ -219,7 +220,7 @@ func strayNames(bpffs string) ([]string, error) {
 }
 
 // isDefaultName reports whether Sotto picks the name for an instance by default.
-func isDefaultName(name string) bool { return len(record{Name: name}.prefixes()) > 0 }
+func isDefaultName(name string) bool { return len(recordedPrefixes(registry.Record{Name: name})) > 0 }
 
 // nameOfLink is the inverse of linkBase for names that Sotto picks. It returns "" for other
 // interfaces.

@@ -10,6 +10,7 @@ import (
 
 	"sotto/intercept/cgroup"
 	"sotto/intercept/pins"
+	"sotto/intercept/registry"
 )
 
 // exclusion is the set of cgroups whose queries an instance lets through. Other processes
@@ -112,12 +113,12 @@ func (e *exclusion) setLevels(levels cgroup.Levels) error {
 // resetExclusions excludes exactly the configured cgroups, and those of commands that other
 // instances seal.
 func (i *Instance) resetExclusions() (err error) {
-	reg, err := openRegistry(i.cfg.RunDir)
+	reg, err := registry.Open(i.cfg.RunDir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reg.release()) }()
-	others, err := reg.others(i.cfg.Name)
+	defer func() { err = errors.Join(err, reg.Release()) }()
+	others, err := reg.Others(i.cfg.Name)
 	if err != nil {
 		return err
 	}
@@ -158,12 +159,12 @@ func (i *Instance) exclusion() *exclusion { return &exclusion{i.kernel.Exclude, 
 // instances, or removes them. It is not an error if an instance is just starting or
 // stopping.
 func (i *Instance) excludeFromOthers(excluded bool) (err error) {
-	reg, err := openRegistry(i.cfg.RunDir)
+	reg, err := registry.Open(i.cfg.RunDir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reg.release()) }()
-	others, err := reg.others(i.cfg.Name)
+	defer func() { err = errors.Join(err, reg.Release()) }()
+	others, err := reg.Others(i.cfg.Name)
 	if err != nil {
 		return err
 	}
@@ -200,11 +201,11 @@ func (i *Instance) pruneExclusions() (err error) {
 	if len(all) == 0 {
 		return nil
 	}
-	reg, err := openRegistry(i.cfg.RunDir)
+	reg, err := registry.Open(i.cfg.RunDir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reg.release()) }()
+	defer func() { err = errors.Join(err, reg.Release()) }()
 	var errs []error
 	for id := range all {
 		errs = append(errs, i.exclusion().remove(id))

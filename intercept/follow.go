@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"sotto/intercept/cgroup"
+	"sotto/intercept/registry"
 )
 
 // systemd removes the cgroup of a unit when the unit stops, and container engines that of a
@@ -126,11 +127,11 @@ func (i *Instance) excludeAgain() (err error) {
 	if len(want) == 0 {
 		return nil
 	}
-	reg, err := openRegistry(i.cfg.RunDir)
+	reg, err := registry.Open(i.cfg.RunDir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reg.release()) }()
+	defer func() { err = errors.Join(err, reg.Release()) }()
 	if err := i.exclusion().addAll(i.paths.Root(), want); err != nil {
 		return err
 	}
@@ -142,14 +143,14 @@ func (i *Instance) excludeAgain() (err error) {
 
 // rewriteRecord records the IDs of the cgroups as they are now. i.mu is held.
 func (i *Instance) rewriteRecord() (err error) {
-	reg, err := openRegistry(i.cfg.RunDir)
+	reg, err := registry.Open(i.cfg.RunDir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reg.release()) }()
+	defer func() { err = errors.Join(err, reg.Release()) }()
 	rec := newRecord(&i.cfg, i.groups)
 	rec.Earlier = i.earlier
-	if err := writeRecord(i.file, rec); err != nil {
+	if err := registry.Write(i.file, rec); err != nil {
 		return fmt.Errorf("record instance %s: %w", i.cfg.Name, err)
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 	"sotto/intercept/nat"
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
+	"sotto/intercept/registry"
 	"sotto/intercept/spaces"
 )
 
@@ -46,7 +47,7 @@ type Instance struct {
 
 	// earlier lists what earlier processes with the same instance name may have left, unless this one
 	// has adopted it. Attach clears it.
-	earlier []leftover
+	earlier []registry.Leftover
 
 	mu sync.Mutex
 	// hadHooks: an earlier process left hooks. This process must not remove them before
@@ -130,7 +131,7 @@ func Open(ctx context.Context, cfg Config) (_ *Instance, err error) {
 func (i *Instance) openNetwork() (err error) {
 	i.network, err = network.New(network.Config{
 		Name: i.cfg.Name, Link: linkBase(i.cfg.Name),
-		Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6, Old: prefixesIn(i.earlier),
+		Prefix4: i.cfg.Prefix4, Prefix6: i.cfg.Prefix6, Old: registry.Prefixes(i.earlier),
 		Log: i.cfg.Log, OnChange: i.cfg.OnNetworkChange, OnReconcile: func() { i.guard.Reconcile(); i.updateLocals() },
 	})
 	if err != nil {
@@ -366,9 +367,9 @@ func (i *Instance) remove() (left bool, err error) {
 	if err := errors.Join(errs...); err != nil {
 		return false, err
 	}
-	reg, err := openRegistry(i.cfg.RunDir)
+	reg, err := registry.Open(i.cfg.RunDir)
 	if err != nil {
 		return false, err
 	}
-	return false, errors.Join(reg.remove(i.cfg.Name), reg.release())
+	return false, errors.Join(reg.Remove(i.cfg.Name), reg.Release())
 }

@@ -20,6 +20,7 @@ import (
 	"sotto/intercept/nat"
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
+	"sotto/intercept/registry"
 	"sotto/internal/netlab"
 	"sotto/internal/netlab/labtest"
 	"sotto/internal/netns"
@@ -54,17 +55,17 @@ func downAt(at *netlab.Host, cfg Config) error {
 }
 
 func downRecorded(cfg Config) error {
-	reg, err := openRegistry(cfg.RunDir)
+	reg, err := registry.Open(cfg.RunDir)
 	if err != nil {
 		return err
 	}
-	defer reg.release()
-	all, err := reg.list()
+	defer reg.Release()
+	all, err := reg.List()
 	for _, f := range all {
-		if f.alive {
-			err = errors.Join(err, runningError{f})
+		if f.Alive {
+			err = errors.Join(err, registry.RunningError{Found: f})
 		} else {
-			err = errors.Join(err, clearInstance(reg, f.record, cfg.BPFFS))
+			err = errors.Join(err, clearInstance(reg, f.Record, cfg.BPFFS))
 		}
 	}
 	return err
@@ -76,7 +77,7 @@ func nothingLeft(t *testing.T, at *netlab.Host, cfg Config) {
 	if _, err := os.Stat(pins.Dir(cfg.BPFFS, cfg.Name)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("pins are left: %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(cfg.RunDir, cfg.Name+recordSuffix)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(cfg.RunDir, cfg.Name+registry.Suffix)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the record is left: %v", err)
 	}
 	if ns, err := netns.Open(cfg.Name); err == nil {

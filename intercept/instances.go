@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"sotto/intercept/cgroup"
+	"sotto/intercept/registry"
 )
 
 // State is an instance on this machine.
@@ -27,18 +28,18 @@ func Instances() (out []State, err error) {
 	if _, err := os.Stat(defaultRunDir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	reg, err := openRegistry(defaultRunDir)
+	reg, err := registry.Open(defaultRunDir)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, reg.release()) }()
-	all, err := reg.list()
+	defer func() { err = errors.Join(err, reg.Release()) }()
+	all, err := reg.List()
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range all {
 		out = append(out, State{
-			Name: f.Name, PID: f.Pid, Running: f.alive, Ephemeral: f.Ephemeral,
+			Name: f.Name, PID: f.Pid, Running: f.Alive, Ephemeral: f.Ephemeral,
 			Cgroups: cgroup.Dirs(f.Cgroups), Prefix4: f.Prefix4, Prefix6: f.Prefix6,
 		})
 	}

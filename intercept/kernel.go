@@ -24,6 +24,7 @@ import (
 	"sotto/intercept/network"
 	"sotto/intercept/pins"
 	"sotto/intercept/references"
+	"sotto/intercept/registry"
 	"sotto/intercept/spaces"
 )
 
@@ -59,7 +60,7 @@ func loadKernel(cfg *Config, read objectReader, wanted []cgroup.Group, paths *cg
 			err = errors.Join(err, k.refs.Close())
 		}
 	}()
-	if err := errors.Join(makePrivate(filepath.Dir(k.dir)), makePrivate(k.dir)); err != nil {
+	if err := errors.Join(registry.MakePrivate(filepath.Dir(k.dir)), registry.MakePrivate(k.dir)); err != nil {
 		return nil, fmt.Errorf("make pin directory: %w", err)
 	}
 	if err := k.loadCounter(cfg); err != nil {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sotto/intercept/registry"
 )
 
 // reclaimTimeout is how long Reclaim waits for the successor's exit. The kernel may still be
@@ -16,7 +18,7 @@ const reclaimTimeout = 10 * time.Second
 
 // ErrOwned is returned if another process owns the instance. The error of [Open] names that
 // process.
-var ErrOwned = errors.New("another process has the instance")
+var ErrOwned = registry.ErrOwned
 
 // Release lets another process, the successor, open the instance. Run must have returned.
 // Origin, Workload and Control still work, and everything in the kernel stays, but nothing
@@ -79,12 +81,12 @@ func (i *Instance) Reclaim() (err error) {
 }
 
 func (i *Instance) reclaimRecord() error {
-	reg, err := openRegistry(i.cfg.RunDir)
+	reg, err := registry.Open(i.cfg.RunDir)
 	if err != nil {
 		return err
 	}
-	f, err := reg.claim(newRecord(&i.cfg, i.groups))
-	if err = errors.Join(err, reg.release()); err != nil {
+	f, err := reg.Claim(newRecord(&i.cfg, i.groups))
+	if err = errors.Join(err, reg.Release()); err != nil {
 		return err
 	}
 	i.file = f

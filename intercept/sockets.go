@@ -12,6 +12,7 @@ import (
 
 	"sotto/intercept/cgroup"
 	"sotto/intercept/references"
+	"sotto/intercept/registry"
 	"sotto/intercept/sockets"
 )
 
@@ -96,8 +97,8 @@ func (i *Instance) destroyStale() bool {
 	if i.kernel.adopted || i.cfg.Ephemeral {
 		return true
 	}
-	prefixes := append(prefixesIn(i.earlier), i.cfg.Prefix4, i.cfg.Prefix6)
-	destroyed, err := destroyVirtual(i.paths, nil, append(cgroup.Dirs(i.groups), dirsOf(i.earlier)...), prefixes...)
+	prefixes := append(registry.Prefixes(i.earlier), i.cfg.Prefix4, i.cfg.Prefix6)
+	destroyed, err := destroyVirtual(i.paths, nil, append(cgroup.Dirs(i.groups), registry.Dirs(i.earlier)...), prefixes...)
 	if err != nil {
 		i.cfg.Log.Warn("cannot destroy every socket that an earlier process redirected; its packets are stopped until its program connects again", "err", err)
 	}
@@ -175,7 +176,7 @@ func (i *Instance) destroyLate() {
 
 // destroyLeft destroys the sockets that a dead instance left connected to its virtual
 // addresses.
-func destroyLeft(rec record, prefixes []netip.Prefix) error {
+func destroyLeft(rec registry.Record, prefixes []netip.Prefix) error {
 	root, err := cgroup.Root()
 	if err != nil {
 		return nil // without cgroup2 nothing was sealed
@@ -184,7 +185,7 @@ func destroyLeft(rec record, prefixes []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	_, err = destroyVirtual(paths, nil, dirsOf(rec.leftovers()), prefixes...)
+	_, err = destroyVirtual(paths, nil, registry.Dirs(rec.Leftovers()), prefixes...)
 	if err = errors.Join(err, paths.Close()); err != nil {
 		return fmt.Errorf("%w; stop the programs that have these sockets, and run 'sotto down' again", err)
 	}

@@ -128,6 +128,8 @@ func TestDependencies(t *testing.T) {
 		only("sotto/intercept/network", "sotto/internal/netns"),
 		only("sotto/intercept/others", "sotto/intercept/attached"),
 		only("sotto/intercept/pins", "sotto/internal/netns"),
+		only("sotto/intercept/registry", "sotto/intercept/cgroup"),
+		usedBy("sotto/intercept/registry", "sotto/intercept"),
 		only("sotto/intercept/hits", "sotto/intercept/pins", "sotto/intercept/references"),
 		usedBy("sotto/intercept/hits", "sotto/intercept", "sotto/internal/daemon"),
 		only("sotto/intercept/references", "sotto/intercept/feature"),

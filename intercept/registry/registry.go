@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package intercept
+package registry
 
 import (
 	"encoding/json"
@@ -11,18 +11,20 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"sotto/intercept/cgroup"
 )
 
-// record describes an instance to later processes, in RUNDIR/NAME.lock. The process of the
+// Record describes an instance to later processes, in RUNDIR/NAME.lock. The process of the
 // instance holds a lock on the file while it runs: a record that is not locked belongs to a
 // dead instance.
-type record struct {
+type Record struct {
 	Pid       int            `json:"pid"`
 	Name      string         `json:"name"`
 	Ephemeral bool           `json:"ephemeral"`
@@ -33,35 +35,36 @@ type record struct {
 
 	// Earlier lists what earlier processes of the instance may have left, until this one has attached
 	// its hooks: a start that fails must not forget it.
-	Earlier []leftover `json:"earlier,omitempty"`
+	Earlier []Leftover `json:"earlier,omitempty"`
 }
 
-// leftover has what is needed to find the sockets and routes of a dead process.
-type leftover struct {
+// Leftover has what is needed to find the sockets and routes of a dead process.
+type Leftover struct {
 	Prefix4 netip.Prefix   `json:"prefix4"`
 	Prefix6 netip.Prefix   `json:"prefix6"`
 	Cgroups []cgroup.Group `json:"cgroups"`
 }
 
-func (l leftover) equal(o leftover) bool {
+// Equal reports whether both describe the same.
+func (l Leftover) Equal(o Leftover) bool {
 	return l.Prefix4 == o.Prefix4 && l.Prefix6 == o.Prefix6 && slices.Equal(l.Cgroups, o.Cgroups)
 }
 
-// leftovers returns what the process of the record leaves if it dies, and what others left before.
-func (r record) leftovers() []leftover {
-	return append([]leftover{{r.Prefix4, r.Prefix6, r.Cgroups}}, r.Earlier...)
+// Leftovers returns what the process of the record leaves if it dies, and what others left before.
+func (r Record) Leftovers() []Leftover {
+	return append([]Leftover{{r.Prefix4, r.Prefix6, r.Cgroups}}, r.Earlier...)
 }
 
-// dirsOf returns the directories of the cgroups of leftovers.
-func dirsOf(all []leftover) (dirs []string) {
+// Dirs returns the directories of the cgroups of leftovers.
+func Dirs(all []Leftover) (dirs []string) {
 	for _, l := range all {
 		dirs = append(dirs, cgroup.Dirs(l.Cgroups)...)
 	}
 	return dirs
 }
 
-// prefixesIn returns the valid prefixes of leftovers.
-func prefixesIn(all []leftover) (prefixes []netip.Prefix) {
+// Prefixes returns the valid prefixes of leftovers.
+func Prefixes(all []Leftover) (prefixes []netip.Prefix) {
 	for _, l := range all {
 		for _, p := range []netip.Prefix{l.Prefix4, l.Prefix6} {
 			if p.IsValid() && !slices.Contains(prefixes, p) {
@@ -72,17 +75,25 @@ func prefixesIn(all []leftover) (prefixes []netip.Prefix) {
 	return prefixes
 }
 
-const recordSuffix = ".lock"
+var validName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sotto(-[a-z0-9]{1,8})?$`) })
 
-// registry is the locked directory of records. Until release no other process opens, claims
-// or clears an instance.
-type registry struct {
+// ValidName reports whether an instance can have this name: sotto, or sotto- with up to eight of a-z
+// and 0-9. That keeps the names of interfaces, which are derived from it, within IFNAMSIZ, and lets
+// leftovers be recognised.
+func ValidName(name string) bool { return validName().MatchString(name) }
+
+// Suffix is the end of the name of a record's file.
+const Suffix = ".lock"
+
+// Registry is the locked directory of records. Until [Registry.Release] no other process opens,
+// claims or clears an instance.
+type Registry struct {
 	dir  string
 	lock *os.File
 }
 
-// openRegistry waits for the lock on dir, which is never held for long.
-func openRegistry(dir string) (*registry, error) {
+// Open waits for the lock on dir, which is never held for long.
+func Open(dir string) (*Registry, error) {
 	if err := makeRunDir(dir); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
 	}
@@ -93,7 +104,7 @@ func openRegistry(dir string) (*registry, error) {
 	if err := flock(f, unix.LOCK_EX); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock run directory %s: %w", dir, err), f.Close())
 	}
-	return &registry{dir: dir, lock: f}, nil
+	return &Registry{dir: dir, lock: f}, nil
 }
 
 // traversable is the mode of a directory with a control socket for a group (package control). Other
@@ -106,20 +117,20 @@ func makeRunDir(dir string) error {
 	if info, err := os.Stat(dir); err == nil && info.Mode() == traversable {
 		return nil
 	}
-	return makePrivate(dir)
+	return MakePrivate(dir)
 }
 
-// makePrivate makes a directory that only its owner can access, or changes an existing one.
-func makePrivate(dir string) error {
+// MakePrivate makes a directory that only its owner can access, or changes an existing one.
+func MakePrivate(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	return os.Chmod(dir, 0o700)
 }
 
-func (r *registry) release() error { return r.lock.Close() }
+func (r *Registry) Release() error { return r.lock.Close() }
 
-func (r *registry) path(name string) string { return filepath.Join(r.dir, name+recordSuffix) }
+func (r *Registry) path(name string) string { return filepath.Join(r.dir, name+Suffix) }
 
 // flock locks an open file. Closing the file unlocks it.
 func flock(f *os.File, how int) error {
@@ -131,22 +142,22 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// found is a record, with the state of its instance.
-type found struct {
-	record
-	alive bool // its process is running
+// Found is a record, with the state of its instance.
+type Found struct {
+	Record
+	Alive bool // its process is running
 }
 
-// list returns the records of all instances, running and dead.
-func (r *registry) list() ([]found, error) {
+// List returns the records of all instances, running and dead.
+func (r *Registry) List() ([]Found, error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list instances: %w", err)
 	}
-	var out []found
+	var out []Found
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), recordSuffix)
-		if !ok || !validName().MatchString(name) {
+		name, ok := strings.CutSuffix(e.Name(), Suffix)
+		if !ok || !ValidName(name) {
 			continue
 		}
 		f, err := r.read(name)
@@ -159,32 +170,32 @@ func (r *registry) list() ([]found, error) {
 }
 
 // read reads one record and finds out whether its instance is running.
-func (r *registry) read(name string) (found, error) {
+func (r *Registry) read(name string) (Found, error) {
 	f, err := os.Open(r.path(name))
 	if err != nil {
-		return found{}, fmt.Errorf("read the record of instance %s: %w", name, err)
+		return Found{}, fmt.Errorf("read the record of instance %s: %w", name, err)
 	}
 	defer f.Close()
-	out := found{record: record{Name: name}}
+	out := Found{Record: Record{Name: name}}
 	err = flock(f, unix.LOCK_SH|unix.LOCK_NB)
 	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
-		return found{}, fmt.Errorf("read the record of instance %s: %w", name, err)
+		return Found{}, fmt.Errorf("read the record of instance %s: %w", name, err)
 	}
-	out.alive = err != nil
+	out.Alive = err != nil
 	data, err := io.ReadAll(f)
 	if err != nil {
-		return found{}, fmt.Errorf("read the record of instance %s: %w", name, err)
+		return Found{}, fmt.Errorf("read the record of instance %s: %w", name, err)
 	}
 	// Of a record that is incomplete because of a crash, only the name is known.
-	if json.Unmarshal(data, &out.record) != nil || out.record.Name != name {
-		out.record = record{Name: name}
+	if json.Unmarshal(data, &out.Record) != nil || out.Record.Name != name {
+		out.Record = Record{Name: name}
 	}
 	return out, nil
 }
 
-// claim makes the calling process the owner of a new or dead instance, until the file is
+// Claim makes the calling process the owner of a new or dead instance, until the file is
 // closed.
-func (r *registry) claim(rec record) (*os.File, error) {
+func (r *Registry) Claim(rec Record) (*os.File, error) {
 	f, err := os.OpenFile(r.path(rec.Name), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("claim instance %s: %w", rec.Name, err)
@@ -194,7 +205,7 @@ func (r *registry) claim(rec record) (*os.File, error) {
 	}
 	err = f.Chmod(0o600) // an older file may have another mode
 	if err == nil {
-		err = writeRecord(f, rec)
+		err = Write(f, rec)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("record instance %s: %w", rec.Name, err), f.Close())
@@ -202,8 +213,8 @@ func (r *registry) claim(rec record) (*os.File, error) {
 	return f, nil
 }
 
-// writeRecord replaces the content of a record. The registry is locked.
-func writeRecord(f *os.File, rec record) error {
+// Write replaces the content of a record. The registry is locked.
+func Write(f *os.File, rec Record) error {
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return err
@@ -215,28 +226,31 @@ func writeRecord(f *os.File, rec record) error {
 	return err
 }
 
-// remove removes an instance's record.
-func (r *registry) remove(name string) error {
+// Remove removes an instance's record.
+func (r *Registry) Remove(name string) error {
 	if err := os.Remove(r.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the record of instance %s: %w", name, err)
 	}
 	return nil
 }
 
-// runningError is an [ErrOwned] that names the owning process.
-type runningError struct{ found }
+// ErrOwned is returned if another process owns an instance.
+var ErrOwned = errors.New("another process has the instance")
 
-func (e runningError) Error() string {
+// RunningError is an [ErrOwned] that names the owning process.
+type RunningError struct{ Found }
+
+func (e RunningError) Error() string {
 	return fmt.Sprintf("instance %s is running (process %d): stop it first", e.Name, e.Pid)
 }
 
-func (e runningError) Is(target error) bool { return target == ErrOwned }
+func (e RunningError) Is(target error) bool { return target == ErrOwned }
 
-// others returns all running instances except the one called name.
-func (r *registry) others(name string) ([]found, error) {
-	all, err := r.list()
+// Others returns all running instances except the one called name.
+func (r *Registry) Others(name string) ([]Found, error) {
+	all, err := r.List()
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(all, func(f found) bool { return !f.alive || f.Name == name }), nil
+	return slices.DeleteFunc(all, func(f Found) bool { return !f.Alive || f.Name == name }), nil
 }

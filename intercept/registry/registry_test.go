@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package intercept
+package registry
 
 import (
 	"errors"
@@ -19,13 +19,13 @@ func TestRunDirMode(t *testing.T) {
 		if err := os.Chmod(dir, tc.mode); err != nil {
 			t.Fatal(err)
 		}
-		reg, err := openRegistry(dir)
+		reg, err := Open(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(dir)
 		lock, lerr := os.Stat(dir + "/lock")
-		if err := errors.Join(err, lerr, reg.release()); err != nil {
+		if err := errors.Join(err, lerr, reg.Release()); err != nil {
 			t.Fatal(err)
 		}
 		if info.Mode() != fs.ModeDir|tc.want || lock.Mode() != 0o600 {
