@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Runs as root under systemd in a guest with the Debian package and the LAN of lib-guest.sh, and tests the units: start,
-# crash, watchdog, reload, control-group, restart and package upgrade under load, failed restarts, filters of units, sotto-serve, stop and
-# purge. Called by vagrant-test.sh (a virtual machine, whole host sealed) and systemd-test.sh (a container).
+# crash, watchdog, reload, control-group, restart and package upgrade under load, failed restarts, the seal of one unit, filters of units,
+# sotto-serve, stop and purge. Called by vagrant-test.sh (a virtual machine, whole host sealed) and systemd-test.sh (a container).
 #
 #   systemd-guest.sh DEB LOAD [CGROUP]
 #
@@ -226,6 +226,54 @@ test_filters() {
 	sealed "after the filters"
 }
 
+# in_unit UNIT COMMAND…: runs a command in the cgroup of a unit.
+in_unit() {
+	local procs=/sys/fs/cgroup$top/system.slice/$1/cgroup.procs
+	shift
+	(echo "$BASHPID" >"$procs" && exec "$@")
+}
+
+# unit_sealed WHAT: a name is answered in the cgroup of the unit sotto-one, and does not reach the LAN.
+unit_sealed() {
+	local answer
+	answer=$(in_unit sotto-one.service dig +short +time=5 +tries=1 "@$LAN_DNS" "u$RANDOM.example" A)
+	check "$1: not answered: $answer" grep -q '^192\.0\.2\.' <<<"$answer"
+	check "$1: plain DNS has left the machine" test "$(lan_plain)" = "$plain_before"
+}
+
+# unit_again SINCE: reports whether the log names the unit's cgroup as sealed again.
+unit_again() { sealed_log "$1" | grep 'sealed a cgroup that was created again' | grep -q sotto-one.service; }
+
+test_unit() {
+	local since
+	say "a seal of one unit, which is restarted, stopped and started"
+	filtered sotto-one # no filters
+	systemctl stop sotto
+	sed -i '/^cgroups/d' /etc/sotto/sotto.toml
+	sed -i "1i cgroups = [\"$top/system.slice/sotto-one.service\"]" /etc/sotto/sotto.toml
+	check "start failed" systemctl start sotto
+	plain_before=$(lan_plain)
+	unit_sealed "start"
+	since=$(date +%s)
+	check "the restart of the unit failed" systemctl restart sotto-one
+	wait_for 60 "a seal of the unit's new cgroup" unit_again "$since"
+	unit_sealed "restart of the unit"
+	systemctl stop sotto-one
+	wait_for 60 "the status of a unit without a cgroup" bash -c "sotto status | grep 'sotto-one.service' | grep -q 'does not exist now'"
+	sleep 1 # so that the log of the restart is before the time
+	since=$(date +%s)
+	systemctl start sotto-one
+	wait_for 60 "a seal of the unit that was started" unit_again "$since"
+	unit_sealed "start of the unit"
+	check "restart failed" systemctl restart sotto
+	unit_sealed "restart of sotto"
+	cp /run/sotto.toml.good /etc/sotto/sotto.toml
+	systemctl stop sotto sotto-one
+	systemctl start sotto
+	plain_before=$(lan_plain)
+	sealed "after the seal of one unit"
+}
+
 # forwarded NAME SERVER: sotto-serve answers. The query is not one of system.slice, whose seal would redirect it.
 forwarded() { [[ $(dig +short +time=10 +tries=1 "@$2" "$1.example" A) == 192.0.2.* ]]; }
 
@@ -291,7 +339,7 @@ fi
 systemctl disable --quiet --now sotto-lan-ask
 systemctl stop sotto
 cp /etc/sotto/sotto.toml /run/sotto.toml.good
-for step in ${SOTTO_STEPS:-start crash watchdog reload control_group restart failed_restart filters serve stop purge}; do
+for step in ${SOTTO_STEPS:-start crash watchdog reload control_group restart failed_restart unit filters serve stop purge}; do
 	"test_$step"
 done
 say "systemd: all steps passed in $SECONDS s"

@@ -6,7 +6,7 @@
 # scripts/test.sh. vagrant-test.sh runs the same steps in a virtual machine, with a seal of the whole host.
 #
 #   sudo ./scripts/systemd-test.sh [STEP…]     default: all of start crash watchdog reload control_group restart
-#                                              failed_restart filters serve stop purge; start has to be the first
+#                                              failed_restart unit filters serve stop purge; start has to be the first
 #
 #   SOTTO_SUITE=trixie     another suite of Debian (default bookworm)
 #   SOTTO_CACHE=DIR        where Debian is kept between runs (default /var/cache/sotto-test); delete it to build it again
