@@ -102,6 +102,7 @@ static __always_inline void drop_store(struct __sk_buff *skb, enum counter reaso
 	struct drop_packet *d;
 	__u32 at = framed ? frame_len(skb) : 0;
 	__u32 len = skb->len - at;
+	bool behind = false; /* a link header of unknown length */
 
 	if (skb->len <= at)
 		return;
@@ -116,15 +117,17 @@ static __always_inline void drop_store(struct __sk_buff *skb, enum counter reaso
 	d->head.reason = reason;
 	d->head.flags = flags;
 	packet_caller(skb, &d->head.caller);
-	if (!framed && has_link_header(skb))
+	if (!framed && has_link_header(skb)) {
+		behind = true;
 		len = ip_len(skb);
+	}
 	if (len > DROP_BYTES)
 		len = DROP_BYTES;
 	d->head.len = len;
 	asm volatile("" : "+r"(len)); /* keep the mask, which the verifier needs */
 	len = ((len - 1) & (DROP_BYTES - 1)) + 1;
-	if (framed ? bpf_skb_load_bytes(skb, at, d->data, len)
-		   : bpf_skb_load_bytes_relative(skb, 0, d->data, len, BPF_HDR_START_NET))
+	if (behind ? bpf_skb_load_bytes_relative(skb, 0, d->data, len, BPF_HDR_START_NET)
+		   : bpf_skb_load_bytes(skb, at, d->data, len))
 		d->head.len = 0;
 	bpf_ringbuf_submit(d, 0);
 }

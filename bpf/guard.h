@@ -262,6 +262,8 @@ static __always_inline int guard_out(struct __sk_buff *skb, bool framed)
 {
 	struct packet p = {.bare = !framed};
 
+	if (!framed)
+		pull_headers(skb);
 	if (!(framed ? read_frame(skb, &p) : read_ip(skb, &p)))
 		return framed ? answer_arp(skb) : TC_ACT_UNSPEC;
 	if (in_prefix(p.dst)) {
@@ -295,6 +297,8 @@ static __always_inline int guard_in(struct __sk_buff *skb, bool framed)
 		bpf_skb_change_type(skb, PACKET_HOST); /* the frame is for the veth pair */
 		return TC_ACT_UNSPEC;
 	}
+	if (!framed)
+		pull_headers(skb);
 	if (!(framed ? read_frame(skb, &p) : read_ip(skb, &p)))
 		return TC_ACT_UNSPEC;
 	if (in_prefix(p.src) || (in_prefix(p.dst) && is_external(skb->ifindex))) {

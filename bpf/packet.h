@@ -56,6 +56,42 @@ static __always_inline long load(struct __sk_buff *skb, const struct packet *p, 
 	return bpf_skb_load_bytes(skb, at, to, len);
 }
 
+/* Reports whether a packet has a whole TCP header directly behind that of IP, in its linear part.
+ */
+static __always_inline bool has_tcp_header(struct __sk_buff *skb)
+{
+	__u8 ip[10], tcp[20]; /* of both versions, up to the protocol */
+	__u32 at;
+
+	if (bpf_skb_load_bytes_relative(skb, 0, ip, sizeof(ip), BPF_HDR_START_NET))
+		return false;
+	if (ip[0] == 0x45 && ip[9] == PROTO_TCP)
+		at = sizeof(struct iphdr);
+	else if (ip[0] >> 4 == 6 && ip[6] == PROTO_TCP)
+		at = sizeof(struct ipv6hdr);
+	else
+		return false;
+	return !bpf_skb_load_bytes_relative(skb, at, tcp, sizeof(tcp), BPF_HDR_START_NET);
+}
+
+/* Headers that are further behind are not read: the packet is opaque, or too short for IP. */
+#define MAX_HEADERS 2048
+
+/* Moves the headers of a packet without Ethernet header to its linear part, where alone the kernel
+ * reads relative to the IP header. A program may send them in fragments, for example from a ring
+ * (PACKET_TX_RING). The payload of a TCP segment may be in fragments: it is not read.
+ */
+static __always_inline void pull_headers(struct __sk_buff *skb)
+{
+	__u32 len = skb->len;
+	__u8 last;
+
+	if (!bpf_skb_load_bytes_relative(skb, len - 1, &last, 1, BPF_HDR_START_NET) ||
+	    has_tcp_header(skb))
+		return;
+	bpf_skb_pull_data(skb, len < MAX_HEADERS ? len : MAX_HEADERS);
+}
+
 /* Reports whether a packet that was read without its link header has one. The first 8 bytes of
  * an IP header contain the length of the packet, so that no other one has the same before it.
  */

@@ -68,8 +68,17 @@ GLOBAL int share_first_level(void)
 {
 	__u64 id = bpf_get_current_ancestor_cgroup_id(share_level);
 
-	/* A sealed cgroup that is created again has another ID. */
-	return id == share_base || bpf_map_lookup_elem(&sealed, &id) ? share_level + 1 : 1;
+	if (id == share_base)
+		return share_level + 1;
+	/* A sealed cgroup that is created again has another ID, and so has one above several. */
+	for (__u32 i = 0; i < MAX_LEVELS; i++) {
+		id = bpf_get_current_ancestor_cgroup_id(share_level + i);
+		if (!id)
+			break;
+		if (bpf_map_lookup_elem(&sealed, &id))
+			return share_level + 1;
+	}
+	return 1;
 }
 
 /* Reports whether one more slot is within a limit. held is part of parent, the slots of the
