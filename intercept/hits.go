@@ -237,6 +237,9 @@ func (i *Instance) classify(slot uint32) {
 	s := &i.hits
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.slots == nil {
+		return // asked of an earlier process; the slot asks again after startHits
+	}
 	// Replies until now were for the workload of before: a slot without a valid class gets none.
 	i.countSlot(slot, s.slots[slot])
 	n.counted = s.table.Replies(slot)
