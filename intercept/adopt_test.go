@@ -78,7 +78,7 @@ func becomeEarlier(t *testing.T, i *Instance) *ebpf.Collection {
 			t.Fatal(err)
 		}
 	}
-	for _, h := range k.hooks() {
+	for _, h := range k.hooks(false) {
 		h.prog = c.Programs["sotto_"+h.name]
 		for _, g := range i.groups {
 			if err := attachHook(h, g, pins.Hook(k.dir, h.name, g.ID)); err != nil {

@@ -34,9 +34,10 @@ type hook struct {
 
 // hooks returns the hooks in the order in which they are attached: hooks that restore come
 // before those that redirect, so that every reply to a client is restored. They are detached
-// in reverse order.
-func (k *kernel) hooks() []hook {
-	return []hook{
+// in reverse order. guarded adds the guard's program on the sealed cgroups, which is attached last and
+// detached first, so that it never stops a query that no hook could redirect.
+func (k *kernel) hooks(guarded bool) []hook {
+	all := []hook{
 		{"sock_release", ebpf.AttachCgroupInetSockRelease, k.SottoSockRelease},
 		{"recvmsg4", ebpf.AttachCGroupUDP4Recvmsg, k.SottoRecvmsg4},
 		{"recvmsg6", ebpf.AttachCGroupUDP6Recvmsg, k.SottoRecvmsg6},
@@ -47,12 +48,10 @@ func (k *kernel) hooks() []hook {
 		{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg, k.SottoSendmsg4},
 		{"sendmsg6", ebpf.AttachCGroupUDP6Sendmsg, k.SottoSendmsg6},
 	}
-}
-
-// guardHook is the guard's program on the sealed cgroups. It is attached last and detached
-// first, so that it never stops a query that no hook could redirect.
-func (k *kernel) guardHook() hook {
-	return hook{"guard", ebpf.AttachCGroupInetEgress, k.SottoGuardSocket}
+	if guarded {
+		all = append(all, hook{"guard", ebpf.AttachCGroupInetEgress, k.SottoGuardSocket})
+	}
+	return all
 }
 
 // hasOtherGroups reports whether hooks are pinned on an existing cgroup that is not in
@@ -75,8 +74,8 @@ func (k *kernel) withoutHooks(groups []cgroup.Group) []cgroup.Group {
 
 // attach attaches the hooks to the cgroups and pins them. It replaces the programs in the
 // hooks of an earlier process atomically, and detaches that process's hooks on other
-// cgroups. If it fails it detaches the new hooks.
-func (k *kernel) attach(groups []cgroup.Group, guarded bool) (err error) {
+// cgroups, unless they are in use (see inUse). If it fails it detaches the new hooks.
+func (k *kernel) attach(groups []cgroup.Group, paths *cgroup.Paths, guarded bool) (err error) {
 	var added []string
 	defer func() {
 		if err != nil {
@@ -84,15 +83,9 @@ func (k *kernel) attach(groups []cgroup.Group, guarded bool) (err error) {
 			err = errors.Join(err, pins.Detach(added))
 		}
 	}()
-	wanted := make(map[string]bool)
-	hooks := k.hooks()
-	if guarded {
-		hooks = append(hooks, k.guardHook())
-	}
-	for _, h := range hooks {
+	for _, h := range k.hooks(guarded) {
 		for _, g := range groups {
 			pin := pins.Hook(k.dir, h.name, g.ID)
-			wanted[pin] = true
 			if pins.Replace(pin, h.prog) == nil {
 				continue
 			}
@@ -102,11 +95,29 @@ func (k *kernel) attach(groups []cgroup.Group, guarded bool) (err error) {
 			added = append(added, pin)
 		}
 	}
+	return k.detachOthers(groups, paths, guarded)
+}
+
+// detachOthers detaches the hooks on other cgroups than groups, unless they are in use.
+func (k *kernel) detachOthers(groups []cgroup.Group, paths *cgroup.Paths, guarded bool) error {
 	all, err := pins.Hooks(k.dir)
 	if err != nil {
 		return err
 	}
-	return pins.Detach(slices.DeleteFunc(all, func(pin string) bool { return wanted[pin] }))
+	hooks := k.hooks(guarded)
+	return pins.Detach(slices.DeleteFunc(all, func(pin string) bool {
+		id, _ := pins.CgroupOf(pin)
+		n := slices.IndexFunc(hooks, func(h hook) bool { return pin == pins.Hook(k.dir, h.name, id) })
+		return n >= 0 && (slices.ContainsFunc(groups, func(g cgroup.Group) bool { return g.ID == id }) || inUse(pin, id, hooks[n], paths))
+	}))
+}
+
+// inUse reports whether a hook is pinned on a removed cgroup that still has sockets: programs that
+// have left the cgroup may send with them, and only this hook seals them. The kernel detaches it some
+// time after the last socket is closed (cgroup_bpf_release in kernel/bpf/cgroup.c). Its program is
+// replaced by that of h.
+func inUse(pin string, id uint64, h hook, paths *cgroup.Paths) bool {
+	return paths.Removed(id) && pins.Replace(pin, h.prog) == nil
 }
 
 func attachHook(h hook, g cgroup.Group, pin string) error {

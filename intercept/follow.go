@@ -54,20 +54,23 @@ func (i *Instance) presentGroups() []cgroup.Group {
 	return slices.DeleteFunc(slices.Clone(i.groups), func(g cgroup.Group) bool { return !g.Exists() })
 }
 
+// isInForce reports whether this process seals the cgroups. i.mu is held.
+func (i *Instance) isInForce() bool { return i.attached && !i.detached && !i.released && !i.closed }
+
 // syncGroups compares the cgroups with their paths, and seals and excludes those that are new.
 func (i *Instance) syncGroups() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.attached || i.detached || i.released || i.closed {
+	if !i.isInForce() {
 		return nil
 	}
 	return errors.Join(i.sealAgain(), i.excludeAgain())
 }
 
-// sealAgain seals the cgroups that were created again, and logs those that were removed.
-func (i *Instance) sealAgain() error {
+// updateGroups sets the IDs of the sealed cgroups to those at their paths. It returns the cgroups
+// that were created again, and logs those that were removed. i.mu is held.
+func (i *Instance) updateGroups() (again []cgroup.Group) {
 	groups := slices.Clone(i.groups)
-	var again []cgroup.Group
 	for n, g := range groups {
 		id, err := cgroup.ID(g.Path)
 		if gone := err != nil; gone != i.missing[g.Path] {
@@ -78,21 +81,44 @@ func (i *Instance) sealAgain() error {
 			again = append(again, groups[n])
 		}
 	}
+	i.groups = groups
+	return again
+}
+
+// sealPresent attaches the hooks to the sealed cgroups that exist. i.mu is held.
+func (i *Instance) sealPresent() error {
+	present := i.presentGroups()
+	added := i.kernel.withoutHooks(present)
+	if err := i.kernel.attach(present, i.paths, i.cfg.Guard != GuardOff); err != nil {
+		return err
+	}
+	if i.cfg.Guard == GuardDrop && len(added) > 0 {
+		i.destroyPlain(added)
+	}
+	return nil
+}
+
+// pruneHooks removes the hooks of removed cgroups whose last socket was closed.
+func (i *Instance) pruneHooks() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.isInForce() {
+		return nil
+	}
+	return i.kernel.detachOthers(i.groups, i.paths, i.cfg.Guard != GuardOff)
+}
+
+// sealAgain seals the cgroups that were created again.
+func (i *Instance) sealAgain() error {
+	old := i.groups
+	again := i.updateGroups()
 	if len(again) == 0 {
 		return nil
 	}
 	// The same order as in Attach.
-	if err := i.guard.Seal(groups, i.paths.Root()); err != nil {
-		return err
-	}
-	old := i.groups
-	i.groups = groups
-	if err := i.kernel.attach(i.presentGroups(), i.cfg.Guard != GuardOff); err != nil {
+	if err := errors.Join(i.guard.Seal(i.groups, i.paths.Root()), i.sealPresent()); err != nil {
 		i.groups = old // the next call tries again
 		return err
-	}
-	if i.cfg.Guard == GuardDrop {
-		i.destroyPlain(again)
 	}
 	for _, g := range again {
 		i.cfg.Log.Info("sealed a cgroup that was created again", "cgroup", g.Path)

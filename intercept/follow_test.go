@@ -158,3 +158,92 @@ func TestCgroupCreatedAgain(t *testing.T) {
 	}
 	ask(service)
 }
+
+// start opens an instance, seals its cgroups and runs it until the test ends.
+func (s *testSeal) start(t *testing.T, cfg Config) {
+	t.Helper()
+	s.Instance = openAt(t, s.host, cfg)
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// hasHooks reports whether the hooks of a cgroup are pinned.
+func (s *testSeal) hasHooks(g *netlab.Cgroup) bool {
+	_, err := os.Stat(pins.Hook(s.kernel.dir, "guard", g.ID))
+	return err == nil
+}
+
+// A socket of a removed cgroup, which a program has taken elsewhere, stays sealed when the cgroup is
+// created again. When it is closed, the hooks of that cgroup are removed.
+func TestRemovedCgroupStaysSealed(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = labtest.LAN(t)
+	top := s.unsealed(t, "top")
+	first, outside := s.create(t, top, "app.service"), s.create(t, top, "outside")
+	s.group = first
+	cfg := sealTestConfig(t, first)
+	cfg.Linger = 100 * time.Millisecond // between two checks of what removed cgroups have left
+	s.start(t, cfg)
+	c := clienttest.Start(t, s.host, first)
+	const ask = "sendto a 8.8.8.8:53 => ok\nrecv a => *"
+	c.Want("socket a udp4 => ok\n" + ask + "\nmoveself " + outside.Path + " => ok")
+	var second *netlab.Cgroup
+	if n := s.crossed(t, func() {
+		remove(t, first)
+		c.Want(ask)
+		second = s.create(t, top, "app.service")
+		eventually(t, "the new cgroup is sealed", func() bool { return s.hasHooks(second) && s.sealedGroups()[0].ID == second.ID })
+		c.Want(ask)
+	}); n != 0 {
+		t.Errorf("%d packets of a socket of the removed cgroup left", n)
+	}
+	c.Want("close a => ok")
+	c.Stop()
+	remove(t, second)
+	third := s.create(t, top, "app.service")
+	eventually(t, "the third cgroup is sealed, and the hooks of the others removed", func() bool {
+		return s.hasHooks(third) && !s.hasHooks(first) && !s.hasHooks(second)
+	})
+}
+
+// The cgroup above several sealed ones, whose shares are counted from there, may be created again as
+// well.
+func TestSharesOfCgroupsCreatedAgain(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = labtest.LAN(t)
+	top := s.unsealed(t, "top")
+	var slice, one, other *netlab.Cgroup
+	make := func() {
+		slice = s.create(t, top, "app.slice")
+		one, other = s.create(t, slice, "one.service"), s.create(t, slice, "other.service")
+	}
+	make()
+	s.group = one
+	cfg := sealTestConfig(t, one)
+	cfg.Cgroups = append(cfg.Cgroups, other.Path)
+	s.start(t, cfg)
+	remove(t, one, other, slice)
+	make()
+	eventually(t, "the new cgroups are sealed", func() bool {
+		all := s.sealedGroups()
+		return s.hasHooks(one) && s.hasHooks(other) && all[0].ID == one.ID && all[1].ID == other.ID
+	})
+	c := clienttest.Start(t, s.host, one)
+	held := 0
+	_, _ = fmt.Sscan(c.Do("hold g %d", usable), &held)
+	if held < 500 || held > 512 {
+		t.Errorf("held %d slots, want half of all: about 512", held)
+	}
+	c.Stop()
+}

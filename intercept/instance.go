@@ -202,7 +202,7 @@ func (i *Instance) Attach() error {
 	}
 	isClean := i.hadHooks || i.destroyStale()
 	added := i.kernel.withoutHooks(i.groups)
-	if err := i.kernel.attach(i.groups, i.cfg.Guard != GuardOff); err != nil {
+	if err := i.kernel.attach(i.groups, i.paths, i.cfg.Guard != GuardOff); err != nil {
 		if i.hadHooks { // the guard is that of an earlier process, which may still be running
 			return feature.Explain(err)
 		}

@@ -13,8 +13,8 @@ import (
 func TestCommandVerifies(t *testing.T) {
 	s := openSeal(t, func(c *Config) { c.Ephemeral = true })
 	k := s.kernel
-	programs := []*ebpf.Program{k.SottoCollect, k.SottoGuardOutIp, k.SottoGuardOutFrame, k.SottoGuardInIp, k.SottoGuardInFrame, k.SottoGuardBack, k.guardHook().prog}
-	for _, h := range k.hooks() {
+	programs := []*ebpf.Program{k.SottoCollect, k.SottoGuardOutIp, k.SottoGuardOutFrame, k.SottoGuardInIp, k.SottoGuardInFrame, k.SottoGuardBack}
+	for _, h := range k.hooks(true) {
 		programs = append(programs, h.prog)
 	}
 	total := uint32(0)

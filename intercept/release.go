@@ -66,18 +66,20 @@ func (i *Instance) Reclaim() (err error) {
 		return err
 	}
 	i.released = false
+	i.updateGroups() // the successor may have sealed cgroups that were created meanwhile
 	i.ensureNAT()
 	if err := errors.Join(i.network.Ensure(), i.kernel.pinMaps(nil), i.pinHits(), i.resetExclusions()); err != nil {
 		return err
 	}
-	if err := i.guard.Reattach(); err != nil {
+	// The successor has written its own cgroups into the guard's map.
+	if err := errors.Join(i.guard.Seal(i.groups, i.paths.Root()), i.guard.Reattach()); err != nil {
 		return err
 	}
-	if err := i.kernel.attach(i.presentGroups(), i.cfg.Guard != GuardOff); err != nil {
+	if err := i.sealPresent(); err != nil {
 		return err
 	}
 	i.startHits()
-	return nil
+	return i.rewriteRecord()
 }
 
 func (i *Instance) reclaimRecord() error {
@@ -85,7 +87,9 @@ func (i *Instance) reclaimRecord() error {
 	if err != nil {
 		return err
 	}
-	f, err := reg.Claim(newRecord(&i.cfg, i.groups))
+	rec := newRecord(&i.cfg, i.groups)
+	rec.Earlier = i.earlier
+	f, err := reg.Claim(rec)
 	if err = errors.Join(err, reg.Release()); err != nil {
 		return err
 	}

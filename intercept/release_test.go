@@ -9,6 +9,7 @@ import (
 
 	"sotto/intercept/clienttest"
 	"sotto/intercept/pins"
+	"sotto/internal/netlab/labtest"
 )
 
 // After a successor has attached its own programs, also to another cgroup, and exited, Reclaim
@@ -70,6 +71,60 @@ func TestReclaim(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, s.host, cfg)
+}
+
+// A sealed cgroup may be created again during a takeover. When the successor fails, Reclaim seals it:
+// nothing follows the cgroups until Run is called again.
+func TestReclaimFollows(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = labtest.LAN(t)
+	top := s.unsealed(t, "top")
+	service := s.create(t, top, "app.service")
+	s.group = service
+	cfg := sealTestConfig(t, service)
+	s.Instance = openAt(t, s.host, cfg)
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	for _, sealed := range []bool{true, false} { // by the successor
+		if err := s.Release(); err != nil {
+			t.Fatal(err)
+		}
+		remove(t, service)
+		if sealed {
+			service = s.create(t, top, "app.service")
+			next := openAt(t, s.host, cfg)
+			if err := next.Attach(); err != nil {
+				t.Fatal(err)
+			}
+			if err := next.Abandon(); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			service = s.create(t, top, "app.service")
+		}
+		var c *clienttest.Client
+		if !sealed { // its socket is connected in the clear before Reclaim
+			c = clienttest.Start(t, s.host, service)
+			c.Want("socket b udp4 => ok\nconnect b 8.8.8.8:53 => ok")
+		}
+		if err := s.Reclaim(); err != nil {
+			t.Fatal(err)
+		}
+		if sealed {
+			c = clienttest.Start(t, s.host, service)
+		}
+		if n := s.crossed(t, func() {
+			c.Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nframe eth0 8.8.8.8:53 => ENOBUFS")
+			if !sealed {
+				c.Want("send b => EDESTADDRREQ")
+			}
+		}); n != 0 {
+			t.Errorf("sealed by the successor: %t: %d packets left", sealed, n)
+		}
+		c.Stop()
+	}
 }
 
 // If Attach fails it does not detach the hooks and the guard of an earlier process, which may

@@ -88,17 +88,37 @@ func destroyVirtual(paths *cgroup.Paths, match func(sockets.Socket) bool, dirs [
 	return destroyed, errors.Join(err, err2, spaces.Close())
 }
 
-// destroyStale destroys the sockets that are connected to virtual addresses of an earlier
-// process whose maps were not adopted. The guard stops those that cannot be destroyed,
-// because they hold no slot. The earlier process may have had other prefixes.
+// earlierPrefixes returns the prefixes of earlier processes that are not those of this one: no map
+// of this process describes the sockets that are connected to their virtual addresses.
+func (i *Instance) earlierPrefixes() []netip.Prefix {
+	return slices.DeleteFunc(append(registry.Prefixes(i.earlier), i.network.Old()...), func(p netip.Prefix) bool {
+		return p == i.cfg.Prefix4 || p == i.cfg.Prefix6
+	})
+}
+
+// destroyOld destroys the sockets of this and of earlier processes' workloads that are connected to
+// virtual addresses in prefixes.
+func (i *Instance) destroyOld(prefixes []netip.Prefix) (destroyed int, err error) {
+	return destroyVirtual(i.paths, nil, append(cgroup.Dirs(i.groups), registry.Dirs(i.earlier)...), prefixes...)
+}
+
+// destroyStale destroys the sockets that are connected to virtual addresses of earlier processes:
+// those in other prefixes, and those in the prefixes of this one unless their maps were adopted. The
+// guard stops those that cannot be destroyed, because they hold no slot.
 //
 // It reports false if sockets may be left.
 func (i *Instance) destroyStale() bool {
-	if i.kernel.adopted || i.cfg.Ephemeral {
+	if i.cfg.Ephemeral {
 		return true
 	}
-	prefixes := append(registry.Prefixes(i.earlier), i.cfg.Prefix4, i.cfg.Prefix6)
-	destroyed, err := destroyVirtual(i.paths, nil, append(cgroup.Dirs(i.groups), registry.Dirs(i.earlier)...), prefixes...)
+	prefixes := i.earlierPrefixes()
+	if !i.kernel.adopted {
+		prefixes = append(prefixes, i.cfg.Prefix4, i.cfg.Prefix6)
+	}
+	if len(prefixes) == 0 {
+		return true
+	}
+	destroyed, err := i.destroyOld(prefixes)
 	if err != nil {
 		i.cfg.Log.Warn("cannot destroy every socket that an earlier process redirected; its packets are stopped until its program connects again", "err", err)
 	}
@@ -127,6 +147,13 @@ func (i *Instance) forgetEarlier() {
 // queries the kernel retransmits until they are acknowledged. It reports whether sockets
 // are left; then all packets to virtual addresses are dropped before they leave their cgroup.
 func (i *Instance) destroyConnected() (left bool, err error) {
+	if prefixes := i.earlierPrefixes(); len(prefixes) > 0 { // destroyStale has failed
+		if _, err := i.destroyOld(prefixes); err != nil {
+			i.cfg.Log.Warn("cannot destroy sockets that an earlier process redirected; the routes that keep their queries on this machine stay: "+
+				"stop the programs that have them and run 'sotto down', or start Sotto again", "err", err)
+			return true, i.guard.StopVirtual()
+		}
+	}
 	if used, err := i.kernel.everUsed(); err == nil && !used {
 		return false, nil
 	}

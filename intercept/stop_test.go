@@ -337,3 +337,37 @@ func TestTakeoverEndsPlainSockets(t *testing.T) {
 	plain.Want("recv a => ECONNABORTED\nrecv b => ECONNABORTED\npeer a => ENOTCONN")
 	c.Want("send a => ok\nrecv a => " + about)
 }
+
+// What an earlier process left is not forgotten when a start fails between Open and Attach, although
+// the next one adopts the maps of the failed start: the sockets of the earlier process are destroyed
+// before the routes that keep their packets on this machine are removed.
+func TestEarlierPrefixAfterFailedStart(t *testing.T) {
+	s := openSeal(t, func(cfg *Config) { cfg.Guard = GuardOff }) // which would stop them as well
+	s.virtual(t)
+	c := s.client(t)
+	c.Want("socket a udp4 => ok\nconnect a 9.9.9.9:53 => ok")
+	s.stopListening()
+	if err := s.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	cfg, other := s.cfg, network.NthAssignment(60)
+	cfg.Prefix4, cfg.Prefix6 = other.Prefix4, other.Prefix6
+	failed := openAt(t, s.host, cfg)
+	if err := failed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next := openAt(t, s.host, cfg)
+	if !next.kernel.adopted || len(next.earlier) == 0 {
+		t.Fatalf("adopted: %t; earlier processes: %v", next.kernel.adopted, next.earlier)
+	}
+	listen(t, next)
+	if err := next.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	if len(next.earlier) != 0 {
+		t.Errorf("the record still names %v", next.earlier)
+	}
+	if n := s.crossed(t, func() { c.Want("send a => EDESTADDRREQ") }); n != 0 {
+		t.Errorf("%d packets left", n)
+	}
+}

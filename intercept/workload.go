@@ -118,7 +118,7 @@ func (i *Instance) forgetRemoved() error {
 	}
 	i.paths.Prune(i.kernel.holdsSlots)
 	i.owners.Prune()
-	return errors.Join(append(errs, i.pruneExclusions(), i.pruneSubtrees())...)
+	return errors.Join(append(errs, i.pruneExclusions(), i.pruneSubtrees(), i.pruneHooks())...)
 }
 
 // holdsSlots reports whether a cgroup, or one below it, holds a slot.

@@ -76,6 +76,13 @@ func (n *Network) addOld(prefixes []netip.Prefix) {
 	}
 }
 
+// Old returns the prefixes whose routes RemoveOld removes.
+func (n *Network) Old() []netip.Prefix {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.old)
+}
+
 // RemoveOld removes the routes that an earlier process left for other prefixes. Until the hooks of
 // that process are replaced and its sockets destroyed, these routes keep its packets on this
 // machine.
