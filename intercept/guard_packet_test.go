@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"sotto/intercept/drops"
 	"sotto/intercept/network"
 	"sotto/internal/netlab"
+	"sotto/internal/netlab/labtest"
 )
 
 // The guard's program on cgroups recognises queries in the clear, and lets other packets
@@ -183,11 +185,9 @@ func TestGuardReadsFrames(t *testing.T) {
 	}
 }
 
-// During a trace the programs report each packet that they drop, with its start from the IP header,
-// and without a trace none.
-func TestDropEvents(t *testing.T) {
-	s := openSeal(t, nil)
-	var got []string
+// dropEvents returns the events that the programs have reported.
+func (s *testSeal) dropEvents(t *testing.T) (got []string) {
+	t.Helper()
 	reader := drops.Reader{
 		Events: s.kernel.Drops,
 		Lost:   func() (uint64, error) { return s.kernel.counter(sottoCounterCOUNT_EVENT_LOST) },
@@ -199,6 +199,19 @@ func TestDropEvents(t *testing.T) {
 			}
 		},
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := reader.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	return got
+}
+
+// During a trace the programs report each packet that they drop, with its start from the IP header,
+// and without a trace none.
+func TestDropEvents(t *testing.T) {
+	s := openSeal(t, nil)
+	var got []string
 	slot4 := network.NthAddr(s.cfg.Prefix4, 9)
 	socket, out, in := s.kernel.SottoGuardSocket, s.kernel.SottoGuardOutFrame, s.kernel.SottoGuardInFrame
 	long := append(clienttest.UDP(53), make([]byte, 1000)...) // its length field is not read
@@ -219,7 +232,6 @@ func TestDropEvents(t *testing.T) {
 		{in, append(frameFor([]byte{0x45}), clienttest.Packet4(17, 0, slot4, clienttest.UDP(53))...), "outside 10.77.0.2:40000 " + slot4.String() + ":53 10 false"},
 	} {
 		for _, traced := range []bool{false, true} {
-			got = nil
 			stop := func() {}
 			if traced {
 				var err error
@@ -235,11 +247,7 @@ func TestDropEvents(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			if err := reader.Run(ctx); err != nil {
-				t.Error(err)
-			}
-			cancel()
+			got = s.dropEvents(t)
 			want := []string{test.want}
 			if !traced || test.want == "" {
 				want = nil
@@ -248,6 +256,35 @@ func TestDropEvents(t *testing.T) {
 				t.Errorf("%s, traced %t: %q, want %q", test.want, traced, got, want)
 			}
 		}
+	}
+}
+
+// The payload of a segment is in fragments. An event has the addresses and the message nevertheless.
+func TestDropEventOfSegment(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = labtest.LAN(t)
+	s.group = s.unsealed(t, "work")
+	server := clienttest.Start(t, s.lan, s.unsealed(t, "outside"))
+	server.Want("socket l tcp4 => ok\nlocal l 10.77.0.1:53 => ok\nlisten l => ok")
+	client := clienttest.Start(t, s.host, s.group)
+	client.Want("socket c tcp4 => ok\nconnect c 10.77.0.1:53 => ok\npeer c => 10.77.0.1:53")
+	cfg := sealTestConfig(t, s.group)
+	cfg.Guard = GuardCount // which leaves the connection open
+	s.Instance = openAt(t, s.host, cfg)
+	listen(t, s.Instance)
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	stop, err := s.StartTrace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Want("send c => ok")
+	server.Want("accept a l => ok\nrecv a => " + clienttest.Question)
+	stop()
+	want := regexp.MustCompile(fmt.Sprintf(`^stopped_socket 10\.77\.0\.2:\d+ 10\.77\.0\.1:53 %d true$`, len(clienttest.Question)-2)) // behind its length
+	if got := s.dropEvents(t); len(got) == 0 || !want.MatchString(got[0]) {
+		t.Errorf("%q, want %s", got, want)
 	}
 }
 
