@@ -88,6 +88,14 @@ for suite in "${wanted[@]}"; do
 	[[ " ${suites[*]%% *} " == *" $suite "* ]] || die "unknown suite $suite; available: ${suites[*]%% *}"
 done
 [[ -z $record || -z ${SOTTO_VM_TESTS:-} ]] || die "--record needs whole parts: use SOTTO_VM_PARTS instead of SOTTO_VM_TESTS"
+# tested_commit: the commit of the tree, with -dirty if more is changed than what --record writes.
+tested_commit() {
+	local id dirty=""
+	id=$(git rev-parse --short HEAD 2>/dev/null) || { echo unknown && return; }
+	git diff --quiet HEAD -- . ':(exclude)README.md' ':(exclude)docs/kernels.json' || dirty=-dirty
+	echo "$id$dirty"
+}
+
 need_root
 accel=${SOTTO_VM_ACCEL:-tcg}
 limit=${SOTTO_VM_SECONDS:-7200}
@@ -210,7 +218,7 @@ record_results() {
 	for part in "${excluded[@]}"; do args+=(-excluded "$part"); done
 	for part in "${@:2}"; do args+=("$part=$work/$suite-$part.log"); done
 	go run ./internal/kernels/update -into "$results" -suite "$suite" -arch "$arch" -release "$release" -config "$config" \
-		-date "$(date +%F)" -commit "$(git describe --always --dirty 2>/dev/null || echo unknown)" \
+		-date "$(date +%F)" -commit "$(tested_commit)" \
 		-emulator "$($qemu --version | sed -n '1s/.*version \([0-9.]*\).*/QEMU \1/p'), $accel" -order "${names[*]}" "${args[@]}"
 	[[ -z $record ]] || go run ./internal/kernels/update -into "$results" -readme README.md
 }
