@@ -38,7 +38,8 @@ func RootOwned(dir string) (string, error) {
 }
 
 // Leavable returns why a user other than root may be able to move processes out of the
-// cgroup dir or into it, or "" if only root can.
+// cgroup dir or into it, or "" if only root can. The cgroup need not exist: only root can
+// create it then, unless another user can manage one of those above it that exist.
 func Leavable(dir string) (why string, err error) {
 	root, err := Root()
 	if err != nil || filepath.Clean(dir) == root {
@@ -46,6 +47,9 @@ func Leavable(dir string) (why string, err error) {
 	}
 	// The nearest common ancestor with any cgroup outside is the parent, or above it.
 	_, why, err = rootOwned(root, filepath.Dir(filepath.Clean(dir)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
 	return why, err
 }
 

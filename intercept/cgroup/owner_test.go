@@ -80,6 +80,22 @@ func TestRootOwned(t *testing.T) {
 	}
 }
 
+// A cgroup that does not exist, below parents that do not, is judged by those above it that exist.
+func TestLeavableMissing(t *testing.T) {
+	labtest.NeedRoot(t)
+	top := labtest.NewCgroup(t).Path
+	missing := filepath.Join(top, "missing", "slice", "service")
+	if why, err := Leavable(missing); err != nil || why != "" {
+		t.Errorf("below cgroups of root: %q, %v", why, err)
+	}
+	if err := os.Chown(top, 65534, 0); err != nil {
+		t.Fatal(err)
+	}
+	if why, err := Leavable(missing); err != nil || !strings.Contains(why, "belongs to user 65534") {
+		t.Errorf("below the cgroup of a user: %q, %v", why, err)
+	}
+}
+
 // If a name is in use, the cgroup gets another one.
 func TestCreateForCommand(t *testing.T) {
 	labtest.NeedRoot(t)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"sotto/forwarder/upstream"
 	"sotto/forwarder/upstream/address"
 	"sotto/intercept"
+	"sotto/intercept/cgroup"
 	"sotto/intercept/filters"
 	"sotto/intercept/others"
 	"sotto/internal/capture"
@@ -82,6 +84,18 @@ func TestLackingCapabilities(t *testing.T) {
 		if _, err := lackingCapabilities(text); err == nil {
 			t.Errorf("%q: no error", text)
 		}
+	}
+}
+
+// An excluded cgroup need not exist, nor its parents: its service may not have started yet.
+func TestCgroup2MissingExclude(t *testing.T) {
+	root, err := cgroup.Root()
+	if err != nil {
+		t.Skip(err)
+	}
+	m := &machine{seal: intercept.Config{Exclude: []string{filepath.Join(root, "sotto-missing.slice", "a.service")}}}
+	if escapes, unknown := leavable(m); len(escapes) > 0 || unknown != nil {
+		t.Errorf("%q, %v", escapes, unknown)
 	}
 }
 

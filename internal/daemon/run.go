@@ -191,7 +191,6 @@ func warnEscapes(cfg intercept.Config, log *slog.Logger) {
 		for _, dir := range dirs {
 			why, err := cgroup.Leavable(dir)
 			switch {
-			case errors.Is(err, fs.ErrNotExist): // excluded, and not created yet
 			case err != nil:
 				log.Warn("cannot check who may move processes "+what, "cgroup", dir, "err", err)
 			case why != "":
