@@ -24,6 +24,7 @@ import (
 	"sotto/internal/capture"
 	"sotto/internal/config"
 	"sotto/internal/daemon"
+	"sotto/internal/status"
 )
 
 // is compares the state of a result, and looks for parts of its texts.
@@ -159,6 +160,12 @@ func TestJudgeInstances(t *testing.T) {
 	is(t, "a command", judgeInstances("x", []intercept.State{{Name: "sotto-1", Running: true}}), OK, "none", "")
 	is(t, "running", judgeInstances("x", []intercept.State{{Name: daemon.InstanceName, PID: 7, Running: true}}), Warning, "process 7", "kill 7")
 	is(t, "killed", judgeInstances("x", []intercept.State{{Name: daemon.InstanceName, PID: 7, Cgroups: []string{"/a"}}}), Failed, "queries of /a fail", "sotto down")
+}
+
+func TestDescribeRunning(t *testing.T) {
+	is(t, "starting", describeRunning("x", &status.Status{Version: "v1", PID: 7}), Warning, "v1, process 7, does not answer queries yet", "wait")
+	is(t, "stopping", describeRunning("x", &status.Status{Version: "v1", PID: 7, Stopping: true}), Warning, "v1, process 7, was stopped", "check again")
+	is(t, "ready", describeRunning("x", &status.Status{Version: "v1", PID: 7, Ready: true}), OK, "v1, process 7, forwards", "")
 }
 
 func TestJudgeClock(t *testing.T) {

@@ -104,7 +104,10 @@ func (m *machine) useSeal(s *status.Seal) {
 }
 
 func describeRunning(name string, s *status.Status) Result {
-	if !s.Ready {
+	switch {
+	case s.Stopping:
+		return warning(name, "check again when another process has started", "%s, process %d, was stopped and answers for the time of the setting drain", s.Version, s.PID)
+	case !s.Ready:
 		return warning(name, "wait, and check again; the log of the process shows what it waits for", "%s, process %d, does not answer queries yet", s.Version, s.PID)
 	}
 	what := "forwards"

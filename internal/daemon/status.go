@@ -33,7 +33,7 @@ func (d *daemon) ready() bool {
 func (d *daemon) status() status.Status {
 	p := d.current()
 	s := status.Status{
-		Version: d.Version, Started: d.started, PID: os.Getpid(), Ready: d.ready(),
+		Version: d.Version, Started: d.started, PID: os.Getpid(), Ready: d.ready(), Stopping: d.draining.Load(),
 		Rules: len(p.Rules.Uses), Groups: d.groupStatuses(p), Messages: d.recent.Messages(),
 	}
 	if d.handover != nil {

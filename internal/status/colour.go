@@ -31,7 +31,7 @@ func (s Style) state(text string) string {
 	switch text {
 	case "up", "ready", "encrypted":
 		return s.mark(green, text)
-	case "silent", "starting", "fallback":
+	case "silent", "starting", "stopping", "fallback":
 		return s.mark(yellow, text)
 	case "down":
 		return s.mark(red, text)

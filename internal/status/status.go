@@ -19,6 +19,8 @@ type Status struct {
 	PID     int       `json:"pid"`
 	// Ready is set when queries are answered and, under `sotto run`, redirected.
 	Ready bool `json:"ready"`
+	// Stopping is set while a process that was stopped answers for the time of the setting drain.
+	Stopping bool `json:"stopping,omitempty"`
 
 	Seal   *Seal   `json:"seal,omitempty"` // only of `sotto run`
 	Rules  int     `json:"rules"`
@@ -32,6 +34,17 @@ type Status struct {
 	Workloads   []observe.WorkloadCounts `json:"workloads"`         // those with the most queries first
 	// Messages are the latest warnings and errors of the log, the latest first.
 	Messages []observe.Message `json:"messages"`
+}
+
+// State returns the state of the process in a word: ready, starting or stopping.
+func (s *Status) State() string {
+	switch {
+	case s.Ready:
+		return "ready"
+	case s.Stopping:
+		return "stopping"
+	}
+	return "starting"
 }
 
 // IsGuard reports whether a counter of the kernel counts packets that the guard stopped, or with

@@ -11,6 +11,16 @@ import (
 	"sotto/internal/observe"
 )
 
+// TestState: a process that was stopped is not starting.
+func TestState(t *testing.T) {
+	for want, s := range map[string]Status{"ready": {Ready: true}, "starting": {}, "stopping": {Stopping: true}} {
+		var b strings.Builder
+		if err := s.Text(&b, time.Now(), Style{}); err != nil || !strings.Contains(b.String(), ", "+want+", ") {
+			t.Errorf("%s: %s, %v", want, b.String(), err)
+		}
+	}
+}
+
 // TestText compares the whole form for people.
 func TestText(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

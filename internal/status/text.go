@@ -25,11 +25,7 @@ const (
 // as names permit.
 func (s *Status) Text(out io.Writer, now time.Time, style Style) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	state := "ready"
-	if !s.Ready {
-		state = "starting"
-	}
-	fmt.Fprintf(w, "Sotto\t%s, %s, up %s, PID %d\n", s.Version, style.state(state), duration(now.Sub(s.Started)), s.PID)
+	fmt.Fprintf(w, "Sotto\t%s, %s, up %s, PID %d\n", s.Version, style.state(s.State()), duration(now.Sub(s.Started)), s.PID)
 	if s.Seal != nil {
 		s.Seal.text(w)
 	}

@@ -85,11 +85,7 @@ func (m *Model) empty() string {
 // summary is the first line: the process, and the plot of all queries.
 func (m *Model) summary() string {
 	s := m.shown().status
-	ready := "ready"
-	if !s.Ready {
-		ready = "starting"
-	}
-	text := fmt.Sprintf("Sotto %s, %s, PID %d", status.Printable(s.Version), ready, s.PID)
+	text := fmt.Sprintf("Sotto %s, %s, PID %d", status.Printable(s.Version), s.State(), s.PID)
 	if at := m.shown().at; !at.IsZero() {
 		text += ", up " + upFor(at.Sub(s.Started))
 	}

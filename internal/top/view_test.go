@@ -93,6 +93,14 @@ func TestConnectionLost(t *testing.T) {
 	s.contains("no trace, names are not counted: refused")
 }
 
+// TestStopping: a process that was stopped is not shown as starting.
+func TestStopping(t *testing.T) {
+	s := newScreen(t, 80, 24)
+	s.status.Ready, s.status.Stopping = false, true
+	s.run(1)
+	s.contains("Sotto v1.2.3, stopping, PID 42")
+}
+
 // TestControlCharacters: names cannot control the terminal.
 func TestControlCharacters(t *testing.T) {
 	s := newScreen(t, 140, 40)

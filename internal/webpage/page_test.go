@@ -126,6 +126,15 @@ func TestEmptyPage(t *testing.T) {
 	}
 }
 
+// TestStopping: during the time of the setting drain the process is not shown as starting.
+func TestStopping(t *testing.T) {
+	s := status.Status{Stopping: true}
+	var b strings.Builder
+	if err := header(&view{Status: s}).Render(&b); err != nil || !strings.Contains(b.String(), "stopping") {
+		t.Errorf("%s, %v", b.String(), err)
+	}
+}
+
 // TestManyWorkloads: the page has a bounded number of rows.
 func TestManyWorkloads(t *testing.T) {
 	var f fake

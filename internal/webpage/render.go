@@ -43,11 +43,11 @@ func document(v *view) g.Node {
 }
 
 func header(v *view) g.Node {
-	state := badge("bad", "starting")
+	class := "bad"
 	if v.Ready {
-		state = badge("good", "ready")
+		class = "good"
 	}
-	return h.Header(h.H1(g.Text("Sotto")), h.P(state, g.Textf(" version %s, up %s, PID %d", v.Version, v.Up, v.PID)))
+	return h.Header(h.H1(g.Text("Sotto")), h.P(badge(class, v.State()), g.Textf(" version %s, up %s, PID %d", v.Version, v.Up, v.PID)))
 }
 
 func badge(class, text string) g.Node { return h.Span(h.Class("badge "+class), g.Text(text)) }
