@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -49,6 +50,26 @@ func TestHelpStartsWithExample(t *testing.T) {
 	})
 	if n < 14 {
 		t.Errorf("%d commands: want more", n)
+	}
+}
+
+// TestExecExitStatus: the manual page and the help of exec describe the statuses of a command.
+func TestExecExitStatus(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "man8")
+	if _, errs, status := call(t, "man", dir); status != 0 {
+		t.Fatal(errs)
+	}
+	page, err := os.ReadFile(filepath.Join(dir, "sotto-exec.8"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	help, _, _ := call(t, "exec", "--help")
+	_, inPage, _ := strings.Cut(string(page), ".SH EXIT STATUS\n")
+	_, inHelp, _ := strings.Cut(help, "\nExit status:\n")
+	for _, status := range []string{"that of CMD", "128 + N", strconv.Itoa(exitNotFound), strconv.Itoa(exitCannotRun)} {
+		if !strings.Contains(inPage, "  "+status+"  ") || !strings.Contains(inHelp, "  "+status+"  ") {
+			t.Errorf("no exit status %s in the page:\n%s\nor in the help:\n%s", status, page, help)
+		}
 	}
 }
 

@@ -56,7 +56,15 @@ SHELL are those of USER, and PATH, which is also used to find CMD, is
 ` + userPath + `.
 Use env(1) for other variables: sotto exec --user USER -- env NAME=VALUE CMD. Only the
 standard files stay open, and if USER may not enter the working directory, CMD starts in /.
-Without --user, CMD has the environment and the open files of the caller.`,
+Without --user, CMD has the environment and the open files of the caller.
+
+Exit status:
+  that of CMD  CMD exited
+  128 + N      signal N ended CMD, or arrived before CMD started
+  127          CMD was not found
+  126          CMD could not be run
+  1            Sotto failed
+  2            the command line of Sotto is wrong`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return config.Usagef("no command: use sotto exec -- CMD ARG…")

@@ -38,7 +38,7 @@ func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath
 // page returns the page of one command.
 func page(c *cobra.Command, version string) string {
 	var out strings.Builder
-	examples, description := split(c.Long)
+	examples, description, status := split(c.Long)
 	fmt.Fprintf(&out, ".TH %s %d \"\" %s %s\n", quote(strings.ToUpper(pageName(c))), section, quote(c.Root().Name()+" "+version), quote("System Administration"))
 	out.WriteString(".nh\n.ad l\n") // names of options are not hyphenated
 	fmt.Fprintf(&out, ".SH NAME\n%s \\- %s\n", escape(pageName(c)), escape(c.Short))
@@ -54,18 +54,23 @@ func page(c *cobra.Command, version string) string {
 		out.WriteString(".SH EXAMPLES\n")
 		paragraphs(&out, examples)
 	}
-	out.WriteString(".SH EXIT STATUS\n0 on success, 1 on failure, 2 for a wrong command line.\n")
+	out.WriteString(".SH EXIT STATUS\n")
+	if status == "" {
+		status = "0 on success, 1 on failure, 2 for a wrong command line."
+	}
+	paragraphs(&out, status)
 	seeAlso(&out, c)
 	return out.String()
 }
 
-// split separates the examples at the start of a help text from the description.
-func split(long string) (examples, description string) {
-	if !strings.HasPrefix(long, "  ") {
-		return "", long
+// split separates the examples at the start of a help text, and the exit status at its end, from
+// the description.
+func split(long string) (examples, description, status string) {
+	description, status, _ = strings.Cut(long, "\n\nExit status:\n")
+	if strings.HasPrefix(description, "  ") {
+		examples, description, _ = strings.Cut(description, "\n\n")
 	}
-	examples, description, _ = strings.Cut(long, "\n\n")
-	return examples, description
+	return examples, description, status
 }
 
 // synopsis returns the line after the command's name.

@@ -61,12 +61,17 @@ file to write
   tool sub\-do \(aqx\(aq
 .fi
 .SH EXIT STATUS
+.PP
 0 on success, 1 on failure, 2 for a wrong command line.
 .SH SEE ALSO
 .BR tool (8)
 `
 	if got := pages["tool-sub-do.8"]; got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+	sub.Long += "\n\nExit status:\n  3  it did"
+	if got := Pages(root, "v1")["tool-sub-do.8"]; !strings.Contains(got, ".fi\n.SH OPTIONS\n") || !strings.Contains(got, "\n.SH EXIT STATUS\n.PP\n.nf\n  3  it did\n.fi\n.SH SEE ALSO\n") {
+		t.Errorf("with an exit status of its own:\n%s", got)
 	}
 	if top := pages["tool.8"]; !strings.Contains(top, ".SH DESCRIPTION\n.PP\nDo things.\n") || !strings.Contains(top, ".BR tool\\-sub\\-do (8)\nDo one thing\n") || strings.Contains(top, "secret") {
 		t.Errorf("the program's page:\n%s", top)
