@@ -154,6 +154,18 @@ func TestInstructions(t *testing.T) {
 	}
 }
 
+// TestForwarderWithoutIPv6 checks that the sockets of the forwarder can be bound on a host that has
+// disabled IPv6. If one cannot, systemd binds none.
+func TestForwarderWithoutIPv6(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root(t), "deploy/systemd/sotto-serve.socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "=[::1]:") && setting(string(text), "FreeBind") != "yes" {
+		t.Error("sotto-serve.socket needs FreeBind=yes for ::1")
+	}
+}
+
 // TestUnits checks that systemd accepts all settings of the units.
 func TestUnits(t *testing.T) {
 	if out := systemdAnalyze(t, append([]string{"verify", "--man=no"}, installedUnits(t)...)...); out != "" {
