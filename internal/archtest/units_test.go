@@ -147,6 +147,15 @@ func TestInstructions(t *testing.T) {
 		t.Fatal(err)
 	}
 	removal := strings.Join(commands(t, "Removal"), " ") + " "
+	// In a command of its own: systemctl does nothing if one of the units does not exist.
+	if !strings.Contains(removal, "disable --now sotto-serve.socket sotto-serve.service ") {
+		t.Error("the removal leaves the forwarder running")
+	}
+	for _, file := range installedUnits(t) {
+		if name := filepath.Base(file); !strings.Contains(removal, "/etc/systemd/system/"+name+" ") {
+			t.Errorf("the removal leaves %s", name)
+		}
+	}
 	for directory, parent := range map[string]string{"RuntimeDirectory": "/run/", "StateDirectory": "/var/lib/", "LogsDirectory": "/var/log/"} {
 		if path := parent + setting(string(text), directory); !strings.Contains(removal, " "+path+" ") {
 			t.Errorf("the removal leaves %s", path)
