@@ -227,6 +227,15 @@ install_files() {
 	! has_systemd || systemctl daemon-reload
 }
 
+# next: prints what to do, for the service manager whose file was installed.
+next() {
+	if ! has_systemd && [ -x /sbin/openrc-run ]; then
+		say "next: sotto check, then: rc-update add sotto && rc-service sotto start (an upgrade: see \"Upgrade\" in OPERATING.md)"
+	else
+		say "next: sotto check, then: systemctl enable --now sotto (an upgrade: systemctl restart sotto)"
+	fi
+}
+
 if [ -n "$uninstall" ]; then
 	remove
 	exit
@@ -239,4 +248,4 @@ trap 'exit 143' TERM HUP
 find_tree
 install_files
 say "installed $("$tree/sotto" version) below $root$prefix; nothing was enabled or started"
-[ -n "$root" ] || say "next: sotto check, then: systemctl enable --now sotto (an upgrade: systemctl restart sotto)"
+[ -n "$root" ] || next

@@ -126,9 +126,12 @@ test_install_script() {
 	grep -q '^# changed' "$root/etc/sotto/sotto.toml" || die "install.sh replaced a changed configuration"
 	chroot "$root" sh /pkg/install.sh --uninstall --purge >"$work/install.log" 2>&1 || { cat "$work/install.log" >&2 && die "install.sh --uninstall failed"; }
 	! grep -q '^sotto:' "$root/etc/group" || die "install.sh --uninstall --purge left the group that it had created"
-	# A group of the administrator stays.
+	# A group of the administrator stays. With OpenRC, the script installs its service and prints its commands.
 	chroot "$root" groupadd --system sotto
+	install -m 755 /dev/null "$root/sbin/openrc-run"
 	chroot "$root" sh /pkg/install.sh --from $dir >"$work/install.log" 2>&1 || { cat "$work/install.log" >&2 && die "install.sh --from a folder failed with a group"; }
+	rm "$root/sbin/openrc-run"
+	{ [[ -x $root/etc/init.d/sotto ]] && grep -q 'rc-service sotto start' "$work/install.log"; } || die "install.sh ignored OpenRC"
 	chroot "$root" sh /pkg/install.sh --uninstall --purge >"$work/install.log" 2>&1 || { cat "$work/install.log" >&2 && die "install.sh --uninstall failed"; }
 	grep -q '^sotto:' "$root/etc/group" || die "install.sh --uninstall --purge removed a group that it had not created"
 	chroot "$root" groupdel sotto
