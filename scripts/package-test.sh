@@ -50,6 +50,7 @@ check_rpm() {
 	grep -q 'neither enabled nor started' "$work/rpm.log" || die "rpm -i $1 printed no message"
 	rpm "${options[@]}" -V --nodeps sotto || die "rpm -V sotto: files differ after the installation"
 	rpm "${options[@]}" -qc sotto | grep -cx -e /etc/sotto/sotto.toml -e /etc/sotto/serve.toml | grep -qx 2 || die "the rpm does not mark its configuration"
+	[[ -r $root/usr/share/doc/sotto/sotto.toml ]] || die "the rpm lacks the reference of the settings"
 	rpm "${options[@]}" -U --nodeps --force "$1"
 	rpm "${options[@]}" -e --nodeps sotto
 	[[ -z $(find "$root" -name '*sotto*') ]] || { find "$root" -name '*sotto*' >&2 && die "rpm -e left files"; }
@@ -75,7 +76,7 @@ check_apk() {
 		        subprocess.run(["sh", "-n"], input=t.extractfile(name).read(), check=True)
 		assert {".post-install", ".post-upgrade", ".pre-deinstall"} <= set(t.getnames()), t.getnames()
 		files = tarfile.open(fileobj=io.BytesIO(data[1])).getnames()
-		assert "usr/bin/sotto" in files and "etc/init.d/sotto" in files, files
+		assert "usr/bin/sotto" in files and "etc/init.d/sotto" in files and "usr/share/doc/sotto/sotto.toml" in files, files
 	END
 	note "apk: ${1##*/}: parts, data digest, scripts (not installed: Debian has no apk-tools)"
 }

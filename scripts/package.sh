@@ -46,7 +46,7 @@ stage() {
 	gzip -9nc CHANGELOG.md >"$dir/doc/changelog.gz"
 	gzip -9nc docs/OPERATING.md >"$dir/doc/OPERATING.md.gz"
 	gzip -9nc docs/SECURITY.md >"$dir/doc/SECURITY.md.gz"
-	cp $PACKAGING/copyright "$dir/doc/copyright"
+	cp $PACKAGING/copyright docs/sotto.toml "$dir/doc/"
 	debian_changelog | gzip -9n >"$dir/changelog.Debian.gz"
 }
 

@@ -175,7 +175,8 @@ check_deb() {
 	deb=$(scripts/package.sh --out "$work/debs")
 	files=$(dpkg-deb --fsys-tarfile "$deb" | tar -t)
 	for file in usr/bin/sotto etc/sotto/sotto.toml usr/lib/systemd/system/sotto.service usr/lib/sysusers.d/sotto.conf \
-		usr/share/man/man8/sotto-run.8.gz usr/share/bash-completion/completions/sotto usr/share/doc/sotto/copyright; do
+		usr/share/man/man8/sotto-run.8.gz usr/share/bash-completion/completions/sotto usr/share/doc/sotto/copyright \
+		usr/share/doc/sotto/sotto.toml; do
 		grep -qxF "./$file" <<<"$files" || { echo "$deb lacks $file" >&2 && return 1; }
 	done
 	dpkg-deb --fsys-tarfile "$deb" | tar -xO ./usr/lib/systemd/system/sotto.service | grep -q '^ExecStart=/usr/bin/sotto ' ||

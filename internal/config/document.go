@@ -295,7 +295,7 @@ func (d *document) setting(table reflect.Type, key *unstable.Node) (reflect.Type
 			return f.Type, nil
 		}
 	}
-	return nil, d.errorf(key, "unknown setting %q: see docs/sotto.toml for all settings", key.Data)
+	return nil, d.errorf(key, "unknown setting %q: see docs/sotto.toml (packages: /usr/share/doc/sotto/sotto.toml) for all settings", key.Data)
 }
 
 // put records the position of a path.

@@ -26,7 +26,7 @@ func TestInvalidSettings(t *testing.T) {
 		{"x", "1:1", "toml.io"},
 		{"\xff", "1:1", "toml.io"},
 		// Names and types of settings.
-		{"upstreams = [\"quad9\"]", "1:1", `unknown setting "upstreams"`},
+		{"upstreams = [\"quad9\"]", "1:1", `unknown setting "upstreams": see docs/sotto.toml (packages: /usr/share/doc/sotto/sotto.toml) for all settings`},
 		{"[[group]]\nnam = \"a\"", "2:1", `unknown setting "nam"`},
 		{"[[groups]]\nname = \"a\"", "1:3", `unknown setting "groups"`},
 		{"group = [{name = \"a\", upstreams = []}]", "1:23", `unknown setting "upstreams"`},

@@ -134,7 +134,8 @@ func options(out *strings.Builder, c *cobra.Command) {
 // seeAlso names the page of the program, or the pages of its commands.
 func seeAlso(out *strings.Builder, c *cobra.Command) {
 	if !c.HasParent() {
-		out.WriteString(".SH FILES\n.TP\n.I /etc/sotto/sotto.toml\nconfiguration; docs/sotto.toml describes each setting\n" +
+		out.WriteString(".SH FILES\n.TP\n.I /etc/sotto/sotto.toml\nconfiguration\n" +
+			".TP\n.I /usr/share/doc/sotto/sotto.toml\ndescription of each setting, if a package was installed; else docs/sotto.toml of the sources\n" +
 			".TP\n.I /run/sotto/control.sock\ncontrol socket\n")
 		return
 	}
