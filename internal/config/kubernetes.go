@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"strings"
 
 	"sotto/forwarder/rules"
@@ -47,6 +48,9 @@ type KubernetesPlan struct {
 	Source    string // of Cluster, for logs
 	Elsewhere cluster.Elsewhere
 	Pods      pods.Settings
+
+	// Pending is set if the kubelet may know more later: see [Plan.WithKubelet].
+	Pending bool
 
 	warnings []string
 }
@@ -148,6 +152,7 @@ func (s *Settings) findCluster(k Kubernetes, p *KubernetesPlan) error {
 		return nil
 	}
 	found, err := k.Kubelet(s.Kubernetes.KubeletConfig)
+	p.Pending = found.Pending || err != nil
 	if err == nil && p.Pods.CgroupRoot == "" { // also if the domain is invalid
 		p.Pods.CgroupRoot = found.CgroupRoot
 	}
@@ -183,12 +188,16 @@ func (s *Settings) findCgroupRoot(k Kubernetes, p *KubernetesPlan) {
 		return
 	}
 	found, err := k.Kubelet(s.Kubernetes.KubeletConfig)
+	p.Pending = found.Pending || err != nil
 	if err != nil {
 		p.warnings = append(p.warnings, fmt.Sprintf("the kubelet's cgroupRoot is not known: %v; set cgroup-root in [kubernetes]", err))
 		return
 	}
 	p.Pods.CgroupRoot = found.CgroupRoot
 }
+
+const pendingText = "no running kubelet with a configuration was found, so names of the cluster are not resolved until there is one: " +
+	"set kubelet-config (the kubelet's file) in [kubernetes], or cluster = \"off\" if this machine is not a node"
 
 // checkCluster completes the cluster, and reports what is missing.
 func (s *Settings) checkCluster(k Kubernetes, p *KubernetesPlan) error {
@@ -198,6 +207,8 @@ func (s *Settings) checkCluster(k Kubernetes, p *KubernetesPlan) error {
 		switch {
 		case s.Kubernetes.Cluster == ClusterOn:
 			return s.invalidf("kubernetes.cluster", "the kubelet's configuration was not found, or has no clusterDomain and clusterDNS: %s", fix)
+		case p.Pending && len(p.warnings) == 0:
+			p.warnings = append(p.warnings, pendingText)
 		case p.Source != "" || k.Service != "" || len(c.Domains)+len(c.DNS) > 0:
 			p.warnings = append(p.warnings, "the cluster's domain or resolver is not known, so its names are not resolved: "+fix)
 		}
@@ -225,8 +236,53 @@ func (s *Settings) checkCluster(k Kubernetes, p *KubernetesPlan) error {
 	return nil
 }
 
-// report logs what the cluster is, and what is missing.
-func (k *KubernetesPlan) report(log *slog.Logger) {
+// planPods reads what depends on the kubelet: the cluster, the rules, and where pods are. kept has
+// files that were read before.
+func (s *Settings) planPods(o Options, p *Plan, kept map[string][]byte) (err error) {
+	if p.Kubernetes, err = s.planKubernetes(o); err != nil {
+		return err
+	}
+	src := s.newSources(o, p.Groups, p.Kubernetes)
+	if kept != nil {
+		src.files = kept
+	}
+	if p.Rules, err = s.planRules(src); err != nil {
+		return err
+	}
+	k := &p.Kubernetes
+	if k.Pods.Enabled = p.Rules.Set.UsesPods(); !p.Rules.Set.UsesLabels() {
+		k.Pods.File = ""
+	}
+	s.findCgroupRoot(o.Kubernetes, k)
+	needsCluster := s.Kubernetes.Cluster != ClusterOff && (len(s.Kubernetes.ClusterDomain) == 0 || len(s.Kubernetes.ClusterDNS) == 0)
+	k.Pending = k.Pending && (needsCluster || k.Pods.Enabled && s.Kubernetes.CgroupRoot == "")
+	if !k.Pending && !s.hasLists() {
+		src.files = nil
+	}
+	return nil
+}
+
+// WithKubelet returns the plan with the configuration of the kubelet, if Kubernetes.Pending is set and
+// it is known now. Everything else is as in p, also if files have changed since. It reports
+// whether anything that matters for queries has changed.
+func (p Plan) WithKubelet() (now Plan, changed bool, err error) {
+	src := p.Rules.sources
+	if !p.Kubernetes.Pending {
+		return p, false, nil
+	}
+	if found, err := src.options.Kubernetes.Kubelet(src.settings.Kubernetes.KubeletConfig); err != nil || found.Pending {
+		return p, false, err
+	}
+	now = p
+	if err := src.settings.planPods(src.options, &now, src.files); err != nil {
+		return p, false, err
+	}
+	a, b := p.Kubernetes, now.Kubernetes
+	return now, !reflect.DeepEqual(a.Cluster, b.Cluster) || a.Pods != b.Pods, nil
+}
+
+// Report logs what the cluster is, and what is missing.
+func (k *KubernetesPlan) Report(log *slog.Logger) {
 	for _, text := range k.warnings {
 		log.Warn("configuration: " + text)
 	}

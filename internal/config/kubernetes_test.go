@@ -182,6 +182,70 @@ func TestInvalidKubernetes(t *testing.T) {
 	}
 }
 
+// TestWithKubelet: a kubelet that does not run yet is a warning on a node, and what it knows later
+// changes nothing else.
+func TestWithKubelet(t *testing.T) {
+	const web, text = "web.one.svc.cluster.local.", "[[rule]]\nnames-file = 'blocked'\nuse = 'refuse'\n"
+	found, failure := kubelet.Found{Pending: true}, error(nil)
+	f := files{"blocked": "ads.example"}
+	o := Options{Read: f.read, Kubernetes: Kubernetes{Kubelet: func(string) (kubelet.Found, error) { return found, failure }}}
+	_, p, err := planText(text, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	if p.Warn(slog.New(slog.NewTextHandler(&log, nil))); !strings.Contains(log.String(), "no running kubelet") || !strings.Contains(log.String(), "kubelet-config") {
+		t.Errorf("%s: want a warning", &log)
+	}
+	f["blocked"] = "other.example"
+	failure = errors.New("broken")
+	if _, changed, err := p.WithKubelet(); changed || !errors.Is(err, failure) {
+		t.Errorf("with an error: %v, %v", changed, err)
+	}
+	failure = nil
+	if again, changed, err := p.WithKubelet(); changed || err != nil || !again.Kubernetes.Pending {
+		t.Errorf("without a kubelet: %+v, %v, %v", again.Kubernetes, changed, err)
+	}
+	found, _ = onNode("").Kubernetes.Kubelet("")
+	now, changed, err := p.WithKubelet()
+	if err != nil || !changed || now.Kubernetes.Pending || now.Kubernetes.Source != kubelet.DefaultFile {
+		t.Errorf("with a kubelet: %+v, %v, %v", now.Kubernetes, changed, err)
+	}
+	for name, want := range map[string]string{web: "plain cluster names", "ads.example.": "refuse", "other.example.": "-1"} {
+		if got := chosen(t, now, name, "10.96.0.10", nil); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if _, changed, err := now.WithKubelet(); changed || err != nil {
+		t.Errorf("again: %v, %v", changed, err)
+	}
+	if len(p.Rules.sources.files) != 1 || now.Rules.sources.files != nil {
+		t.Errorf("kept files: %v, then %v", p.Rules.sources.files, now.Rules.sources.files)
+	}
+}
+
+// TestPendingKubelet: the kubelet is not looked for again if the settings have what it knows.
+func TestPendingKubelet(t *testing.T) {
+	const known = "[kubernetes]\ncluster-domain = ['a.local']\ncluster-dns = ['10.96.0.10']\n"
+	for text, want := range map[string]bool{
+		"":                              true,
+		"[kubernetes]\ncluster = 'off'": false,
+		known:                           false,
+		known + "opt-out = 'pods'":      true,
+		known + "opt-out = 'pods'\ncgroup-root = '/x'":       false,
+		"[kubernetes]\ncluster = 'off'\nopt-out = 'pods'":    true,
+		"[kubernetes]\ncluster-dns = ['169.254.20.10']":      true,
+		"[kubernetes]\nkubelet-config = '/etc/kubelet.yaml'": true,
+	} {
+		_, p, err := planText(text, Options{Kubernetes: Kubernetes{Kubelet: func(string) (kubelet.Found, error) {
+			return kubelet.Found{Pending: true}, nil
+		}}})
+		if err != nil || p.Kubernetes.Pending != want {
+			t.Errorf("%s: pending %v, %v: want %v", text, p.Kubernetes.Pending, err, want)
+		}
+	}
+}
+
 // TestBrokenKubelet: a configuration that cannot be read is a warning, unless the settings need it.
 func TestBrokenKubelet(t *testing.T) {
 	broken := Options{Kubernetes: Kubernetes{Kubelet: func(string) (kubelet.Found, error) {

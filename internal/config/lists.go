@@ -31,28 +31,34 @@ type sources struct {
 	groups   map[string]Group
 	cluster  KubernetesPlan
 	store    lists.Store
+	files    map[string][]byte // those that were read; nil if they are not kept
 }
 
-// newSources prepares to read what the rules name. If there are lists, it keeps the files that
-// are read, because a change of a list must not put a file in force that was edited since, or
-// read a pipe again.
+// newSources prepares to read what the rules name. If the rules are read again later, because of
+// lists or of the kubelet, it keeps the files that are read: that must not put a file in force
+// that was edited since, or read a pipe again.
 func (s *Settings) newSources(o Options, groups map[string]Group, cluster KubernetesPlan) *sources {
 	src := &sources{settings: *s, options: o, groups: groups, cluster: cluster, store: lists.Store{Dir: s.listDir(o)}}
-	if !slices.ContainsFunc(s.Rules, func(r RuleBlock) bool { return r.Lists != nil }) {
-		return src
-	}
-	files := map[string][]byte{}
-	src.options.Read = func(file string) ([]byte, error) {
-		if text, ok := files[file]; ok {
-			return text, nil
-		}
-		text, err := o.Read(file)
-		if err == nil {
-			files[file] = text
-		}
-		return text, err
+	if s.hasLists() || cluster.Pending {
+		src.files = map[string][]byte{}
 	}
 	return src
+}
+
+func (s *Settings) hasLists() bool {
+	return slices.ContainsFunc(s.Rules, func(r RuleBlock) bool { return r.Lists != nil })
+}
+
+// read reads a file, or returns it as it was read before if files are kept.
+func (src *sources) read(file string) ([]byte, error) {
+	if text, ok := src.files[file]; ok {
+		return text, nil
+	}
+	text, err := src.options.Read(file)
+	if err == nil && src.files != nil {
+		src.files[file] = text
+	}
+	return text, err
 }
 
 // WithLists returns the plan with the lists that are stored now. Everything else is as in p,
@@ -81,7 +87,7 @@ func (p *Plan) FindEntry(rule int, query []byte) (entry, source string, err erro
 	}
 	var errs []error
 	for _, file := range texts(r.NamesFile) {
-		text, err := src.options.Read(file)
+		text, err := src.read(file)
 		if err == nil {
 			entry, err = rules.FindName(bytes.NewReader(text), query)
 		}

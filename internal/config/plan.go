@@ -98,16 +98,9 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 	if err = s.planLists(o, &p); err != nil {
 		return p, err
 	}
-	if p.Kubernetes, err = s.planKubernetes(o); err != nil {
+	if err = s.planPods(o, &p, nil); err != nil {
 		return p, err
 	}
-	if p.Rules, err = s.planRules(s.newSources(o, p.Groups, p.Kubernetes)); err != nil {
-		return p, err
-	}
-	if p.Kubernetes.Pods.Enabled = p.Rules.Set.UsesPods(); !p.Rules.Set.UsesLabels() {
-		p.Kubernetes.Pods.File = ""
-	}
-	s.findCgroupRoot(o.Kubernetes, &p.Kubernetes)
 	if p.Cache, err = s.planCache(); err != nil {
 		return p, err
 	}
@@ -140,7 +133,7 @@ func (p *Plan) Warn(log *slog.Logger) {
 		}
 	}
 	p.warnLogs(log)
-	p.Kubernetes.report(log)
+	p.Kubernetes.Report(log)
 	for _, text := range p.Rules.warnings {
 		log.Warn("configuration: " + text)
 	}

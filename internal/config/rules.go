@@ -42,6 +42,7 @@ type Rules struct {
 func (s *Settings) planRules(from *sources) (p Rules, err error) {
 	p.sources = from
 	o := from.options
+	o.Read = from.read
 	list := make([]rules.Rule, len(s.Rules))
 	for i, r := range s.Rules {
 		path := fmt.Sprintf("rule[%d]", i)

@@ -183,6 +183,12 @@ func (d *daemon) run(ctx context.Context, hup <-chan os.Signal) error {
 			d.forgetWorkloads(ctx)
 			return nil
 		})
+		g.Go(func() error {
+			tick := time.NewTicker(kubeletInterval)
+			defer tick.Stop()
+			d.watchKubelet(ctx, tick.C)
+			return nil
+		})
 	}
 	if d.metrics != nil {
 		g.Go(func() error { return d.serveMetrics(ctx) })

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -37,27 +38,40 @@ type Options struct {
 
 	// InPod is set if this process runs in a pod, where [DefaultFile] may not be visible.
 	InPod bool
+
+	seen command // of the kubelet that ran before, for its flags
 }
 
 // Found is a configuration and where it was found.
 type Found struct {
 	Config
 	Source string // for logs; "" if there is no kubelet
+
+	// Pending is set on a node if no running kubelet was found, or its file does not exist yet:
+	// Config may be another one later.
+	Pending bool
+
+	command command // of the process
 }
 
 // Find returns the configuration of the kubelet on this node. It returns the zero value if there
-// is none. An error names the file that cannot be used.
+// is none, except for Pending. An error names the file that cannot be used.
 func Find(o Options) (f Found, err error) {
 	if o.Root == "" {
 		o.Root = "/"
 	}
 	var pid string
 	var cmd command
-	if o.InPod || o.File != "" || exists(filepath.Join(o.Root, stateDir)) {
+	node := o.InPod || exists(filepath.Join(o.Root, stateDir))
+	if node || o.File != "" {
 		pid, cmd = o.process()
 	}
+	f.command, f.Pending = cmd, node && pid == ""
 	if o.File != "" {
 		f.Source = o.File
+		if pid == "" {
+			cmd = o.seen
+		}
 		if err := f.read(filepath.Join(o.Root, o.File)); err != nil {
 			return f, fmt.Errorf("read the kubelet's configuration: %s: %w", o.File, err)
 		}
@@ -75,34 +89,47 @@ func Find(o Options) (f Found, err error) {
 	}
 	if f.Source == "" && pid != "" {
 		f.Source = "the command line of kubelet, process " + pid
+		f.Pending = cmd.file != ""
 	}
 	return f, nil
 }
 
-// Finder finds the configuration again for each reload. Once Sotto has dropped its privileges it
-// may not be able to look into the kubelet's mount namespace any more: then the configuration
-// stays as it was at the start.
+// Finder finds the configuration again for each reload. What was found stays in force while the
+// kubelet is being restarted, and if Sotto, which has dropped its privileges, may not look into
+// the kubelet's mount namespace any more. Its method is safe for concurrent use.
 type Finder struct {
 	Options Options
 
+	mu   sync.Mutex
+	seen command          // of the last kubelet that ran
 	last map[string]Found // by file
 }
 
 // Find is the function [Find] with the file that a setting names, or "".
 func (f *Finder) Find(file string) (Found, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	o := f.Options
-	o.File = file
+	o.File, o.seen = file, f.seen
 	found, err := Find(o)
-	if old, ok := f.last[file]; ok && errors.Is(err, fs.ErrPermission) {
+	if found.command.isKubelet {
+		f.seen = found.command
+	}
+	old, ok := f.last[file]
+	switch {
+	case ok && errors.Is(err, fs.ErrPermission):
+		return old, nil
+	case err != nil:
+		return found, err
+	case ok && file == "" && found.Pending && !old.Pending:
+		old.Pending = true
 		return old, nil
 	}
-	if err == nil {
-		if f.last == nil {
-			f.last = make(map[string]Found)
-		}
-		f.last[file] = found
+	if f.last == nil {
+		f.last = make(map[string]Found)
 	}
-	return found, err
+	f.last[file] = found
+	return found, nil
 }
 
 // files reads the configuration file and its drop-in files as the process pid sees them, or as

@@ -133,6 +133,73 @@ func TestFinder(t *testing.T) {
 	}
 }
 
+// TestFinderWithoutProcess: what was found stays while the kubelet does not run, and what is found
+// afterwards counts again.
+func TestFinderWithoutProcess(t *testing.T) {
+	n := newNode(t)
+	n.write(DefaultFile, "clusterDomain: default.example")
+	n.write("etc/k.yaml", "clusterDomain: a.example")
+	f := Finder{Options: Options{Root: n.root}}
+	check := func(when, file, want string) {
+		t.Helper()
+		got, err := f.Find(file)
+		if text := fmt.Sprintf("%s %v pending %t", got.ClusterDomain, got.ClusterDNS, got.Pending); err != nil || text != want {
+			t.Errorf("%s: %s, %v: want %s", when, text, err, want)
+		}
+	}
+	restart := func(pid int, args ...string) {
+		if err := os.RemoveAll(filepath.Join(n.root, "proc")); err != nil {
+			t.Fatal(err)
+		}
+		if n.write("proc/uptime", ""); pid != 0 {
+			n.process(pid, 0, unit, ".", args...)
+		}
+	}
+	check("before its start", "", "default.example [] pending true")
+	restart(7, "kubelet", "--config=/etc/k.yaml", "--cluster-dns=10.0.0.2")
+	check("while it runs", "", "a.example [10.0.0.2] pending false")
+	restart(0)
+	check("after its exit", "", "a.example [10.0.0.2] pending true")
+	n.write("etc/k.yaml", "clusterDomain: b.example")
+	check("named, after its exit", "/etc/k.yaml", "b.example [10.0.0.2] pending true")
+	restart(8, "kubelet", "--config=/etc/none.yaml")
+	check("before its file exists", "", "a.example [10.0.0.2] pending true")
+	restart(9, "kubelet", "--config=/etc/k.yaml")
+	check("after a restart", "", "b.example [] pending false")
+	if err := os.RemoveAll(filepath.Join(n.root, stateDir)); err != nil {
+		t.Fatal(err)
+	}
+	check("after its removal", "", " [] pending false")
+}
+
+// TestPending: on a node, the configuration of a kubelet that does not run may become another one.
+func TestPending(t *testing.T) {
+	for name, c := range map[string]struct {
+		node bool
+		o    Options
+		args []string
+		want bool
+	}{
+		"no node":                {},
+		"a node":                 {node: true, want: true},
+		"a pod":                  {o: Options{InPod: true}, want: true},
+		"a file that is missing": {node: true, args: []string{"kubelet", "--config=/none.yaml"}, want: true},
+		"flags only":             {node: true, args: []string{"kubelet", "--cluster-domain=a.example"}},
+	} {
+		n := newNode(t)
+		if c.node {
+			n.write("var/lib/kubelet/x", "")
+		}
+		if c.args != nil {
+			n.process(7, 0, unit, ".", c.args...)
+		}
+		c.o.Root = n.root
+		if got, err := Find(c.o); err != nil || got.Pending != c.want {
+			t.Errorf("%s: %+v, %v: want pending %t", name, got, err, c.want)
+		}
+	}
+}
+
 func TestFind(t *testing.T) {
 	t.Run("nothing", func(t *testing.T) {
 		n := newNode(t)
