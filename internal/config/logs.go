@@ -5,7 +5,6 @@ package config
 import (
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 )
 
@@ -37,9 +36,9 @@ const (
 // Dnstap describes the recording of messages.
 type Dnstap struct {
 	File, Socket      string // "": none
-	Identity          string
-	Client, Forwarder bool // which messages
-	TLSAsTCP          bool // record those over TLS as TCP
+	Identity          string // "": the host name at the start
+	Client, Forwarder bool   // which messages
+	TLSAsTCP          bool   // record those over TLS as TCP
 }
 
 // On reports whether anything is recorded.
@@ -80,9 +79,6 @@ func (s *Settings) planLogs(p *Plan) error {
 	}
 	if p.Dnstap.On() && len(s.DnstapMessages) == 0 {
 		return s.invalidf("dnstap-messages", "it is empty: want client, forwarder or both")
-	}
-	if p.Dnstap.Identity == "" {
-		p.Dnstap.Identity, _ = os.Hostname() // an empty identity is valid
 	}
 	return nil
 }

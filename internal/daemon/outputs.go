@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 
 	"golang.org/x/sync/errgroup"
 
@@ -42,7 +43,7 @@ func openOutputs(p config.Plan, version string, stderr io.Writer, hub *observe.H
 	if t := p.Dnstap; t.On() {
 		o.tap, err = dnstap.Open(dnstap.Config{
 			File: t.File, Socket: t.Socket, Client: t.Client, Forwarder: t.Forwarder, TLSAsTCP: t.TLSAsTCP,
-			Identity: t.Identity, Version: "sotto " + version, WorkloadName: hub.WorkloadName, Log: log,
+			Identity: tapIdentity(t), Version: "sotto " + version, WorkloadName: hub.WorkloadName, Log: log,
 		})
 		if err != nil {
 			return nil, errors.Join(err, o.close())
@@ -50,6 +51,15 @@ func openOutputs(p config.Plan, version string, stderr io.Writer, hub *observe.H
 		hub.Tap = o.tap.Message
 	}
 	return o, nil
+}
+
+// tapIdentity returns the name of this machine in dnstap. An empty one is valid.
+func tapIdentity(t config.Dnstap) string {
+	if t.Identity == "" {
+		name, _ := os.Hostname()
+		return name
+	}
+	return t.Identity
 }
 
 // run writes until ctx is canceled.
