@@ -37,6 +37,7 @@ type Shared struct {
 	Username, Password string
 	Database           int
 	TLS                *tls.Config // nil: no TLS
+	CASum              string      // hash of the contents of shared-cache-ca-file; "" without it or without TLS
 	Secret             []byte      // nil: values are not encrypted
 	Timeout            time.Duration
 	Prefix             string
@@ -111,10 +112,11 @@ func (s *Settings) planSharedServer(o Options, p *Shared) error {
 		return s.invalidf("shared-cache", "%q is not an IP address: want one under a seal, because resolving a name needs DNS", host)
 	}
 	if u.Scheme == "rediss" {
-		_, pool, _, err := certPools(o, s.SharedCAFile)
+		_, pool, sum, err := certPools(o, s.SharedCAFile)
 		if err != nil {
 			return s.At("shared-cache-ca-file", err)
 		}
+		p.CASum = sum
 		p.TLS = &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
 		if pool != nil {
 			p.TLS.RootCAs = pool()

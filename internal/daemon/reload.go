@@ -19,24 +19,37 @@ type setting struct {
 
 // fixedSettings returns the settings of both `run` and `serve` that a reload cannot change.
 func fixedSettings(p config.Plan) []setting {
-	return []setting{
+	fixed := []setting{
 		{"control", p.Control}, {"control-group", p.ControlGroup}, {"metrics", p.Metrics}, {"log-queries", p.LogQueries},
 		{"query-log", p.QueryLog.File}, {"query-log-sample", p.QueryLog.Sample}, {"query-log-hash-names", p.QueryLog.HashNames},
 		{"dnstap-file", p.Dnstap.File}, {"dnstap-socket", p.Dnstap.Socket}, {"dnstap-identity", p.Dnstap.Identity},
 		{"dnstap-messages", []bool{p.Dnstap.Client, p.Dnstap.Forwarder}}, {"dnstap-tls", p.Dnstap.TLSAsTCP},
 		{"max-queries", p.MaxQueries}, {"max-waiting", p.MaxWaiting}, {"max-relays", p.MaxRelays}, {"max-tcp", p.MaxTCP},
-		{"cache-mib", p.Cache.MaxBytes == 0}, {"shared-cache", sharedSettings(p.Shared)}, {"drain", p.Drain},
+		{"cache-mib", p.Cache.MaxBytes == 0}, {"drain", p.Drain},
+	}
+	return append(fixed, sharedSettings(p.Shared)...)
+}
+
+// sharedSettings returns the settings of the shared cache. Without one the others do not matter.
+func sharedSettings(p *config.Shared) []setting {
+	if p == nil {
+		p = &config.Shared{}
+	}
+	return []setting{
+		{"shared-cache", []any{p.Address, p.Username, p.Database, p.TLS != nil}},
+		{"shared-cache-password-file", p.Password}, {"shared-cache-secret-file", p.Secret}, {"shared-cache-ca-file", p.CASum},
+		{"shared-cache-timeout", p.Timeout}, {"shared-cache-prefix", p.Prefix}, {"shared-cache-max-answer", p.MaxAnswer},
 	}
 }
 
-// sharedSettings returns the settings of the shared cache as a comparable value.
-func sharedSettings(p *config.Shared) any {
-	if p == nil {
-		return nil
+// changedSetting returns the key of the first setting that differs, or "".
+func changedSetting(old, now []setting) string {
+	for i := range now {
+		if fmt.Sprint(now[i].value) != fmt.Sprint(old[i].value) {
+			return now[i].key
+		}
 	}
-	v := *p
-	v.TLS = nil
-	return []any{v, p.TLS != nil}
+	return ""
 }
 
 // reload puts the configuration in force as it is now. After an error the old one stays in
@@ -68,10 +81,8 @@ func (d *daemon) tryReload(ctx context.Context) (config.Plan, error) {
 		return p, err
 	}
 	old, now := append(fixedSettings(d.plan), d.fixed(d.plan)...), append(fixedSettings(p), d.fixed(p)...)
-	for i := range now {
-		if fmt.Sprint(now[i].value) != fmt.Sprint(old[i].value) {
-			return p, s.At(now[i].key, errors.New("it changed, and a reload cannot change it: restart Sotto, or restore the old value"))
-		}
+	if key := changedSetting(old, now); key != "" {
+		return p, s.At(key, errors.New("it changed, and a reload cannot change it: restart Sotto, or restore the old value"))
 	}
 	return p, d.resolver.change(ctx, p)
 }
