@@ -17,9 +17,6 @@ const (
 	DnstapForwarder = "forwarder"
 )
 
-// maxSocketPath is the longest path of a Unix socket (sockaddr_un).
-const maxSocketPath = 107
-
 // QueryLog describes the query log.
 type QueryLog struct {
 	File      string // "": there is none; or [QueryLogStderr]
@@ -54,18 +51,16 @@ func (s *Settings) planLogs(p *Plan) error {
 	if s.DnstapTLS != DnstapDOT && s.DnstapTLS != DnstapTCP {
 		return s.invalidf("dnstap-tls", "unknown protocol %q: want dot or tcp", s.DnstapTLS)
 	}
-	for _, f := range []struct{ key, path string }{
-		{"query-log", s.QueryLog}, {"dnstap-file", s.DnstapFile}, {"dnstap-socket", s.DnstapSocket},
-	} {
-		if f.path != "" && f.path != QueryLogStderr && !filepath.IsAbs(f.path) {
+	for _, f := range []struct{ key, path string }{{"query-log", s.QueryLog}, {"dnstap-file", s.DnstapFile}} {
+		if f.path != "" && !filepath.IsAbs(f.path) && (f.key != "query-log" || f.path != QueryLogStderr) {
 			return s.invalidf(f.key, "%q is not an absolute path: write it as /var/log/sotto/NAME", f.path)
 		}
 	}
 	if p.QueryLog.File != "" && p.QueryLog.File == p.Dnstap.File {
 		return s.invalidf("dnstap-file", "it is also the file of query-log: name another one")
 	}
-	if len(p.Dnstap.Socket) > maxSocketPath {
-		return s.invalidf("dnstap-socket", "the path of a Unix socket has at most %d bytes", maxSocketPath)
+	if err := s.checkSocket("dnstap-socket", p.Dnstap.Socket); err != nil {
+		return err
 	}
 	for i, name := range s.DnstapMessages {
 		switch name {

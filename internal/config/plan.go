@@ -86,6 +86,12 @@ func (s *Settings) Plan(o Options) (p Plan, err error) {
 	if o.Serve {
 		p.Control = s.ControlPath("")
 	}
+	if err = s.checkSocket("control", p.Control); err != nil {
+		return p, err
+	}
+	if err = s.checkSocket("probe-socket", p.ProbeSocket); err != nil {
+		return p, err
+	}
 	if p.Level, err = s.level(); err != nil {
 		return p, err
 	}

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"slices"
@@ -147,6 +148,8 @@ func TestInvalidSettings(t *testing.T) {
 		{"shared-cache = \"192.0.2.6:6379\"", "1:16", "want redis://HOST:PORT"},
 		{"shared-cache = \"redis://u:pass@127.0.0.1\"", "1:16", "shared-cache-password-file"},
 		{"shared-cache = \"redis://127.0.0.1/x\"", "1:16", "number of a database"},
+		{"shared-cache = \"redis://127.0.0.1:99999\"", "1:16", "want 1 to 65535"},
+		{"shared-cache = \"redis://127.0.0.1:0\"", "1:16", "want 1 to 65535"},
 		{"shared-cache = \"redis://192.0.2.6\"", "1:16", "plain text"},
 		{"shared-cache = \"rediss://redis.example\"", "1:16", "not an IP address"},
 		{"shared-cache = \"redis://127.0.0.1\"\ncache-mib = 0", "1:16", "set cache-mib"},
@@ -165,6 +168,13 @@ func TestInvalidSettings(t *testing.T) {
 		{"dnstap-file = \"taps\"", "1:15", "not an absolute path"},
 		{"query-log = \"/a\"\ndnstap-file = \"/a\"", "2:15", "also the file of query-log"},
 		{"dnstap-socket = \"/" + strings.Repeat("x", 107) + "\"", "1:17", "at most 107 bytes"},
+		{"dnstap-socket = \"tap.sock\"", "1:17", "not an absolute path"},
+		{"dnstap-socket = \"stderr\"", "1:17", "not an absolute path"},
+		{"dnstap-file = \"stderr\"", "1:15", "not an absolute path"},
+		{"control = \"control.sock\"", "1:11", "not an absolute path"},
+		{"control = \"/" + strings.Repeat("x", 107) + "\"", "1:11", "at most 107 bytes"},
+		{"probe-socket = \"probe.sock\"", "1:16", "not an absolute path"},
+		{"probe-socket = \"/" + strings.Repeat("x", 107) + "\"", "1:16", "at most 107 bytes"},
 		{"dnstap-messages = [\"client\", \"resolver\"]", "1:30", "want client or forwarder"},
 		{"dnstap-file = \"/a\"\ndnstap-messages = []", "2:1", "it is empty"},
 		{"proxy = \"socks5://proxy.example:1080\"", "1:9", "not an IP address and a port"},
@@ -192,6 +202,18 @@ func TestLargestSeal(t *testing.T) {
 	_, p, err := planText("prefix4 = \"198.19.0.0/24\"\nprefix6 = \"fd73:6f74:746f::/112\"\nports = [1"+strings.Repeat(", 53", 15)+"]", Options{Read: files{}.read})
 	if err != nil || p.Prefix4.Bits() != 24 || p.Prefix6.Bits() != 112 || len(p.Ports) != 16 {
 		t.Errorf("%s, %s, %d ports, %v", p.Prefix4, p.Prefix6, len(p.Ports), err)
+	}
+}
+
+// TestLogTargets: only the query log can be written to stderr, and the longest path of a socket is valid.
+func TestLogTargets(t *testing.T) {
+	longest := "/" + strings.Repeat("x", 106)
+	_, p, err := planText(fmt.Sprintf("query-log = \"stderr\"\ncontrol = %q\nprobe-socket = %q\ndnstap-socket = %q", longest, longest, longest), Options{Read: files{}.read})
+	if err != nil || p.QueryLog.File != QueryLogStderr || p.Control != longest {
+		t.Errorf("%q, %q, %v", p.QueryLog.File, p.Control, err)
+	}
+	if _, p, err := planText(`control = "off"`, Options{Read: files{}.read}); err != nil || p.Control != "" {
+		t.Errorf("%q, %v", p.Control, err)
 	}
 }
 

@@ -101,6 +101,9 @@ func (s *Settings) planSharedServer(o Options, p *Shared) error {
 	if port == "" {
 		port = redisPort
 	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return s.invalidf("shared-cache", "%q is not the number of a port: want 1 to 65535", port)
+	}
 	p.Username, p.Address = u.User.Username(), net.JoinHostPort(host, port)
 	if path := strings.Trim(u.Path, "/"); path != "" {
 		if p.Database, err = strconv.Atoi(path); err != nil || p.Database < 0 || p.Database >= maxDatabase {
