@@ -76,6 +76,10 @@ func (d *daemon) handleTrace(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if err := f.Normalize(); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	name := "" // of the workload
 	if f.Workload != "" && f.Workload[0] != '/' {
 		name, f.Workload = f.Workload, ""

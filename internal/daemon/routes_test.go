@@ -3,12 +3,17 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"sotto/internal/observe"
 )
 
 // TestRoutesAreDocumented compares the requests of the control socket with their description.
@@ -34,5 +39,30 @@ func TestRoutesAreDocumented(t *testing.T) {
 	slices.Sort(routes)
 	if !slices.Equal(routes, documented) {
 		t.Errorf("requests %q, documented %q", routes, documented)
+	}
+}
+
+// TestTraceParameters: a parameter that selects no query is refused.
+func TestTraceParameters(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // the client disconnects at once
+	for query, want := range map[string]int{
+		"":                           http.StatusOK,
+		"type=aaaa&rcode=none":       http.StatusOK,
+		"name=example&source=kernel": http.StatusOK,
+		"name=a..example":            http.StatusBadRequest,
+		"type=AAAAA":                 http.StatusBadRequest,
+		"rcode=SERVFAL":              http.StatusBadRequest,
+		"source=upstreams":           http.StatusBadRequest,
+		"min=1":                      http.StatusBadRequest,
+	} {
+		d, w := &daemon{hub: &observe.Hub{}}, httptest.NewRecorder()
+		d.handleTrace(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/trace?"+query, nil))
+		if w.Code != want {
+			t.Errorf("%q: %d %s: want %d", query, w.Code, w.Body, want)
+		}
+		if d.hub.Tracing() {
+			t.Errorf("%q: the trace continues", query)
+		}
 	}
 }
