@@ -3,6 +3,7 @@
 package dns64
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
@@ -328,6 +329,63 @@ func TestDiscovery(t *testing.T) {
 	}
 	if _, got := exchange(t, x, q); got != negative || count() != 2 {
 		t.Errorf("that there is no prefix is not remembered: %s, %d queries", got, count())
+	}
+}
+
+// heldLookups is a zone that answers queries for the prefix when the test lets it.
+type heldLookups struct {
+	*zone
+	asked   chan chan string // an item per query, which takes the prefix's record
+	stopped <-chan struct{}
+}
+
+func (h *heldLookups) Exchange(ctx context.Context, query []byte, until time.Time) ([]byte, error) {
+	if name, _, _ := wire.QuestionOf(query); !bytes.Equal(name, ipv4Only) {
+		return h.zone.Exchange(ctx, query, until)
+	}
+	answer := make(chan string, 1)
+	select {
+	case h.asked <- answer:
+	case <-h.stopped:
+		return nil, context.Canceled
+	}
+	select {
+	case record := <-answer:
+		return (&zone{records: []string{record}}).Exchange(ctx, query, until)
+	case <-h.stopped:
+		return nil, context.Canceled
+	}
+}
+
+// TestNetworkChangesDuringLookup: a query that waits for the prefix gets that of the network to which
+// the machine changed meanwhile, also if the look-up in the previous one is never answered.
+func TestNetworkChangesDuringLookup(t *testing.T) {
+	q := query(t, "short.example.", dns.TypeAAAA, false, false)
+	for _, late := range []bool{false, true} {
+		ctx, stop := context.WithCancel(t.Context())
+		h := &heldLookups{zone: newZone(), asked: make(chan chan string), stopped: ctx.Done()}
+		x := New(h, netip.Prefix{})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			msg, err := x.Exchange(ctx, q, time.Now().Add(time.Minute))
+			var m dns.Msg
+			if err != nil || m.Unpack(msg) != nil || len(m.Answer) != 1 || m.Answer[0].(*dns.AAAA).AAAA.String() != "2001:db8:2::909:909" {
+				t.Errorf("late answer %t: %v, %v", late, err, m.Answer)
+			}
+		}()
+		first := <-h.asked
+		x.NetworkChanged()
+		if late {
+			first <- "ipv4only.arpa. 3600 AAAA 2001:db8:1::c000:aa"
+		}
+		select {
+		case second := <-h.asked:
+			second <- "ipv4only.arpa. 3600 AAAA 2001:db8:2::c000:aa"
+			<-done
+		case <-done:
+		}
+		stop()
 	}
 }
 

@@ -46,45 +46,57 @@ type finder struct {
 	up Upstream
 
 	mu      sync.Mutex
-	known   bool         // prefix was found
-	prefix  netip.Prefix // zero: there is none
-	err     error        // of the last look-up
-	until   time.Time    // when the result expires; zero: there was no look-up
-	pending chan struct{}
-	epoch   int // number of changes of the network
+	known   bool          // prefix was found
+	prefix  netip.Prefix  // zero: there is none
+	err     error         // of the last look-up
+	until   time.Time     // when the result expires; zero: there was no look-up
+	pending chan struct{} // of the look-up in flight; closed when it ends or is forgotten
+	epoch   int           // number of changes of the network
 }
 
 // find returns the prefix, or the zero prefix if there is none. Queries that arrive while it is
-// looked for wait for the same result, at most until their own time. An expired prefix is used
-// until its successor is known, and that there is none if the look-up fails. In other cases of
-// failure find returns an error.
+// looked for wait for the same result, at most until their own time. After a change of the network
+// they wait for the prefix of the new one. An expired prefix is used until its successor is known,
+// and that there is none if the look-up fails. In other cases of failure find returns an error.
 func (f *finder) find(ctx context.Context, until time.Time) (netip.Prefix, error) {
-	f.mu.Lock()
-	if time.Now().Before(f.until) {
-		defer f.mu.Unlock()
-		return f.result()
+	for {
+		f.mu.Lock()
+		if time.Now().Before(f.until) {
+			defer f.mu.Unlock()
+			return f.result()
+		}
+		old, epoch := f.prefix, f.epoch
+		done := f.pending
+		if done == nil {
+			done = make(chan struct{})
+			f.pending = done
+			go f.ask(context.WithoutCancel(ctx), until, done)
+		}
+		f.mu.Unlock()
+		if old.IsValid() {
+			return old, nil
+		}
+		inTime := wait(ctx, until, done)
+		f.mu.Lock()
+		if !inTime || epoch == f.epoch {
+			defer f.mu.Unlock()
+			return f.result()
+		}
+		f.mu.Unlock()
 	}
-	old := f.prefix
-	done := f.pending
-	if done == nil {
-		done = make(chan struct{})
-		f.pending = done
-		go f.ask(context.WithoutCancel(ctx), until, done, f.epoch)
-	}
-	f.mu.Unlock()
-	if old.IsValid() {
-		return old, nil
-	}
+}
+
+// wait reports whether done is closed before the time until, and before ctx ends.
+func wait(ctx context.Context, until time.Time, done <-chan struct{}) bool {
 	t := time.NewTimer(time.Until(until))
 	defer t.Stop()
 	select {
 	case <-done:
+		return ctx.Err() == nil && time.Now().Before(until)
 	case <-t.C:
 	case <-ctx.Done():
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.result()
+	return false
 }
 
 // result returns what is known. The caller has locked f.
@@ -98,28 +110,31 @@ func (f *finder) result() (netip.Prefix, error) {
 	return netip.Prefix{}, fmt.Errorf("%w: %w", errNotFound, context.DeadlineExceeded)
 }
 
-// ask asks the upstream, and closes done. It ends by the time until.
-func (f *finder) ask(ctx context.Context, until time.Time, done chan struct{}, epoch int) {
+// ask asks the upstream, and closes done, unless the network has changed meanwhile. It ends by the
+// time until.
+func (f *finder) ask(ctx context.Context, until time.Time, done chan struct{}) {
 	prefix, lifetime, err := discover(ctx, f.up, until)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.pending == done {
-		f.pending = nil
+	if f.pending != done { // of another network
+		return
 	}
+	f.pending = nil
 	close(done)
-	switch {
-	case epoch != f.epoch: // of another network
-	case err != nil:
+	if err != nil {
 		f.err, f.until = err, time.Now().Add(retryTime)
-	default:
-		f.known, f.prefix, f.err, f.until = true, prefix, nil, time.Now().Add(lifetime)
+		return
 	}
+	f.known, f.prefix, f.err, f.until = true, prefix, nil, time.Now().Add(lifetime)
 }
 
-// forget forgets what was found.
+// forget forgets what was found, and the look-up in flight.
 func (f *finder) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.pending != nil {
+		close(f.pending)
+	}
 	f.known, f.prefix, f.err, f.until, f.pending = false, netip.Prefix{}, nil, time.Time{}, nil
 	f.epoch++
 }
