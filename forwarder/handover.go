@@ -100,8 +100,9 @@ func descriptor(c syscall.Conn) (fd int, err error) {
 	return fd, raw.Control(func(n uintptr) { fd = int(n) })
 }
 
-// Adopt returns Sockets for files of sockets that another process opened with
-// [Listen]. It closes the files, also on an error.
+// Adopt returns Sockets for files of sockets that another process opened, usually with
+// [Listen]. It sets their buffer sizes: another version may have set others, and a service manager
+// sets the same for UDP and TCP. It closes the files, also on an error.
 func Adopt(udp, tcp []*os.File) (_ *Sockets, err error) {
 	s := &Sockets{}
 	defer func() {
@@ -122,6 +123,9 @@ func Adopt(udp, tcp []*os.File) (_ *Sockets, err error) {
 			return nil, errors.Join(fmt.Errorf("%s is not a UDP socket", c.LocalAddr()), c.Close())
 		}
 		s.udp = append(s.udp, u)
+		if err := adoptBuffers("udp", u); err != nil {
+			return nil, err
+		}
 	}
 	for _, f := range tcp {
 		c, err := net.FileListener(f)
@@ -133,11 +137,25 @@ func Adopt(udp, tcp []*os.File) (_ *Sockets, err error) {
 			return nil, errors.Join(fmt.Errorf("%s is not a TCP listener", c.Addr()), c.Close())
 		}
 		s.tcp = append(s.tcp, l)
+		if err := adoptBuffers("tcp", l); err != nil {
+			return nil, err
+		}
 	}
 	if len(s.udp) == 0 {
 		return nil, errors.New("no UDP socket was passed")
 	}
 	return s, nil
+}
+
+func adoptBuffers(network string, c syscall.Conn) error {
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = setBuffers(network, raw)
+	}
+	if err != nil {
+		return fmt.Errorf("set the sizes of buffers: %w", err)
+	}
+	return nil
 }
 
 // Inherit returns Sockets for files of sockets that a service manager opened: UDP sockets and

@@ -160,7 +160,7 @@ func sharePort(c syscall.RawConn) error {
 }
 
 // setBuffers sets the buffer sizes. For UDP they exceed the system's limits if the process has
-// the privilege for that. Accepted TCP connections inherit the sizes of
+// the privilege for that, and larger ones remain. Accepted TCP connections inherit the sizes of
 // their listener.
 func setBuffers(network string, c syscall.RawConn) error {
 	var serr error
@@ -171,15 +171,40 @@ func setBuffers(network string, c syscall.RawConn) error {
 			}
 			return
 		}
-		for _, b := range []struct{ force, limited, size int }{
-			{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, udpReceiveBuffer}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, udpSendBuffer},
-		} {
-			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, b.force, b.size) != nil {
-				serr = errors.Join(serr, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, b.limited, b.size))
-			}
-		}
+		serr = errors.Join(raiseBuffer(int(fd), unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, udpReceiveBuffer),
+			raiseBuffer(int(fd), unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, udpSendBuffer))
 	})
 	return errors.Join(err, serr)
+}
+
+// raiseBuffer sets the size of a buffer, which force sets beyond the system's limit, unless the
+// buffer is larger.
+func raiseBuffer(fd, buffer, force, size int) error {
+	has, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, buffer)
+	if err != nil || has >= 2*size { // the kernel has doubled it
+		return err
+	}
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) == nil {
+		return nil
+	}
+	if limited, err := limitedBuffer(buffer, size); err != nil || has >= limited {
+		return err
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, buffer, size)
+}
+
+// limitedBuffer returns the size of a buffer that a process without privileges gets, as the kernel
+// reports it. The limits in /proc are not visible in every network namespace.
+func limitedBuffer(buffer, size int) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open a socket to find the limit of buffers: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, buffer, size); err != nil {
+		return 0, err
+	}
+	return unix.GetsockoptInt(fd, unix.SOL_SOCKET, buffer)
 }
 
 // enablePacketInfo makes the kernel pass the destination address with each query: the

@@ -81,6 +81,20 @@ func TestControlGroupOfUnits(t *testing.T) {
 	}
 }
 
+// TestBuffersOfUnits checks that systemd gives the sockets of sotto-serve the sizes of package forwarder,
+// which may not have the privilege for them.
+func TestBuffersOfUnits(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root(t), "deploy/systemd/sotto-serve.socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ReceiveBuffer", "SendBuffer"} {
+		if got := setting(string(text), name); got != "4M" {
+			t.Errorf("%s=%s, want 4M as in forwarder/sockets.go", name, got)
+		}
+	}
+}
+
 // TestUnitDirectories checks that each service can write lists and logs, all of which it finds below its
 // own name.
 func TestUnitDirectories(t *testing.T) {
