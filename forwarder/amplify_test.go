@@ -159,7 +159,7 @@ func TestOwnErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, err := range []error{admission.ErrOverloaded, admission.ErrOverShare, errClosed, errStaleEvicted, context.DeadlineExceeded, fmt.Errorf("%s", strings.Repeat("long ", 100))} {
+	for _, err := range []error{admission.ErrOverloaded, admission.ErrOverShare, errClosed, context.DeadlineExceeded, fmt.Errorf("%s", strings.Repeat("long ", 100))} {
 		if reply := wire.AppendError(nil, &q, wire.RcodeServFail, edeOf(err)); len(reply) > factor*len(short) {
 			t.Errorf("%v: %d bytes to a query of %d", err, len(reply), len(short))
 		}

@@ -22,13 +22,8 @@ import (
 // that listeners on several cores seldom contend for a lock.
 const flightShards = 32
 
-var (
-	// errStaleEvicted: the stale answer was evicted before the upstream answered.
-	errStaleEvicted = errors.New("no upstream answered in time, and the stale answer was evicted")
-
-	// errClosed is for queries that arrive while the forwarder is closed.
-	errClosed = errors.New("the forwarder is shutting down")
-)
+// errClosed is for queries that arrive while the forwarder is closed.
+var errClosed = errors.New("the forwarder is shutting down")
 
 // usualQuery is the length of a header and a question of usual length.
 const usualQuery = 96

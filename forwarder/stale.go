@@ -138,15 +138,20 @@ func staleEDE(r *wire.Reply) wire.EDE {
 // appendStale appends the stale answer that was found when r arrived. It reports
 // false if there was none, or if it has been evicted since.
 func (f *Forwarder) appendStale(dst []byte, r *request) ([]byte, bool) {
-	if !r.stale {
-		return dst, false
-	}
-	var room [wire.MaxKeyLen + maxScope]byte
 	var a cache.Answer
-	if f.cfg.Cache.Peek(r.appendKey(room[:0]), time.Now(), &a) == cache.Miss {
+	if !f.peekStale(r, &a) {
 		return dst, false
 	}
 	return f.appendCached(dst, r, &a), true
+}
+
+// peekStale sets a to the stale answer of [Forwarder.appendStale].
+func (f *Forwarder) peekStale(r *request, a *cache.Answer) bool {
+	if !r.stale {
+		return false
+	}
+	var room [wire.MaxKeyLen + maxScope]byte
+	return f.cfg.Cache.Peek(r.appendKey(room[:0]), time.Now(), a) != cache.Miss
 }
 
 // startTimer starts the timer of serveAllStale for a query that arrived at that time, unless it
@@ -159,15 +164,20 @@ func (fl *flight) startTimer(arrived time.Time) {
 
 // serveAllStale answers all pending queries of the flight that have a stale answer,
 // because the upstream did not answer within [Config.StaleAfter]. The flight
-// continues, and its reply is for the other queries and later ones.
+// continues, and its reply is for the other queries and later ones, and for all if the stale
+// answer was evicted.
 func (fl *flight) serveAllStale() {
-	fs := fl.fs
-	fs.cfg.Cache.Failed(fl.key, time.Now()) // later queries do not wait
+	fs, now := fl.fs, time.Now()
+	var a cache.Answer
+	state := fs.cfg.Cache.Peek(fl.key, now, &a)
+	if state == cache.Stale {
+		fs.cfg.Cache.Failed(fl.key, now) // later queries do not wait
+	}
 	shard := fs.shard(fl.key)
 	shard.Lock()
 	fl.timer = nil // a query may still join that has read the cache before
 	var stale []*pendingQuery
-	if shard.m[string(fl.key)] == fl {
+	if state != cache.Miss && shard.m[string(fl.key)] == fl {
 		fl.markStale(fl.pending)
 		fl.pending = slices.DeleteFunc(fl.pending, func(p *pendingQuery) bool {
 			if p.stale {
@@ -178,21 +188,26 @@ func (fl *flight) serveAllStale() {
 	}
 	shard.Unlock()
 	for _, p := range stale {
-		if !fs.serveStale(p) {
-			fs.fail(p, errStaleEvicted)
-		}
+		fs.replyStale(p, &a)
 	}
 }
 
 // serveStale answers p with a stale answer. It reports false if there is none.
 func (fs *flights) serveStale(p *pendingQuery) bool {
+	var a cache.Answer
+	if !p.f.peekStale(&p.request, &a) {
+		return false
+	}
+	fs.replyStale(p, &a)
+	return true
+}
+
+// replyStale answers p with a, and releases p.
+func (fs *flights) replyStale(p *pendingQuery, a *cache.Answer) {
 	buf := getBuffer()
 	defer putBuffer(buf)
-	var ok bool
-	if *buf, ok = p.f.appendStale((*buf)[:framePrefix], &p.request); ok {
-		fs.waiting.Release(p.src)
-		fs.cfg.tapReply(&p.request, (*buf)[framePrefix:])
-		p.writer.send(p, *buf)
-	}
-	return ok
+	*buf = p.f.appendCached((*buf)[:framePrefix], &p.request, a)
+	fs.waiting.Release(p.src)
+	fs.cfg.tapReply(&p.request, (*buf)[framePrefix:])
+	p.writer.send(p, *buf)
 }
