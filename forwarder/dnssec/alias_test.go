@@ -68,6 +68,48 @@ func TestInsecureAlias(t *testing.T) {
 	}
 }
 
+// TestForeignRecords: the answer section of an insecure reply has only what the question leads to, with
+// its signatures. The other sections stay.
+func TestForeignRecords(t *testing.T) {
+	foreign := func(name string) dns.RR {
+		return &dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 9}, A: []byte{192, 0, 2, 66}}
+	}
+	for _, tc := range []struct {
+		name string
+		typ  uint16
+		do   bool
+		want string
+	}{
+		{"www.plain.test.", dns.TypeA, false, "NOERROR insecure 2"},
+		{"www.plain.test.", dns.TypeANY, false, "NOERROR insecure 2"},
+		{"alias.plain.test.", dns.TypeCNAME, false, "NOERROR insecure 1"},
+		{"alias.dn.plain.test.", dns.TypeCNAME, false, "NOERROR insecure 3"},
+		{"nx.plain.test.", dns.TypeA, false, "NXDOMAIN insecure 0"},
+		{"www.plain.test.", dns.TypeAAAA, false, "NOERROR insecure 0"},
+		{"cross.plain.test.", dns.TypeA, false, "NOERROR insecure 3"},
+		{"cross.plain.test.", dns.TypeA, true, "NOERROR insecure 4"},
+		{"www.dn.plain.test.", dns.TypeA, true, "NOERROR insecure 5"},
+		{"www.island.test.", dns.TypeA, true, "NOERROR insecure 3"},
+	} {
+		w, v := newWorld(t)
+		w.change = changed(tc.typ, func(r *dns.Msg) {
+			if tc.typ == dns.TypeANY {
+				r.Answer, r.Ns = rename(w.zones["plain.test."].records["www.plain.test."][dns.TypeA], "www.plain.test."), nil
+			}
+			r.Answer = append([]dns.RR{foreign("bank.a13.test.")}, append(r.Answer, foreign("bank.plain.test."))...)
+			r.Ns = append(r.Ns, &dns.NS{Hdr: dns.RR_Header{Name: "plain.test.", Rrtype: dns.TypeNS, Class: dns.ClassINET, Ttl: 9}, Ns: "ns.plain.test."})
+			r.Extra = append(r.Extra, foreign("ns.plain.test."))
+		})
+		r, err := ask(v, tc.name, tc.typ, tc.do)
+		if got := result(r, err); got != tc.want {
+			t.Errorf("%s %s: %s: want %s (%v)", tc.name, dns.TypeToString[tc.typ], got, tc.want, err)
+		}
+		if err == nil && (len(r.Ns) == 0 || len(r.Extra) != 2) {
+			t.Errorf("%s %s: the other sections have changed: %v", tc.name, dns.TypeToString[tc.typ], r)
+		}
+	}
+}
+
 // dnameAlone leaves of an answer only the DNAME, its signature, and the CNAME that follows from it.
 func dnameAlone(r *dns.Msg) { r.Answer, r.Ns, r.Rcode = r.Answer[:3], nil, dns.RcodeSuccess }
 

@@ -140,7 +140,7 @@ func (a *answer) alias(name record.Name) (target record.Name, secure bool, err e
 			return "", false, bogus(wire.EDEBogus, set.Owner, wire.TypeDNAME, "the answer does not follow from it")
 		}
 		if cname != nil {
-			cname.Keep = true
+			cname.Reached, cname.Keep = true, true
 			a.limit(cname, set.TTL)
 		}
 		secure, err = a.positive(set)
@@ -178,6 +178,7 @@ func substitute(name record.Name, dname *record.Set) (record.Name, bool) {
 
 // positive verifies an RRset of the answer, and returns whether it is secure.
 func (a *answer) positive(s *record.Set) (secure bool, err error) {
+	s.Reached = true
 	zone, sig, err := a.set(s)
 	if err != nil || zone == nil {
 		return false, err

@@ -11,7 +11,8 @@
 //     are removed.
 //   - insecure: the zone of a part of the answer is not signed, as a signed proof says, or its
 //     algorithms are not supported, or no trust anchor is above it, or a negative one is. All other
-//     parts are secure. The reply is passed on, with AD clear.
+//     parts are secure. The reply is passed on, with AD clear, without records of the answer section
+//     that the question does not lead to by its name or by aliases.
 //   - bogus: anything else, in any part. The result is an [*Error], whose EDE gives the reason (RFC 8914).
 //   - indeterminate: the upstream did not answer a query for the chain. The error is the
 //     upstream's.

@@ -9,9 +9,29 @@ import (
 	"sotto/forwarder/wire"
 )
 
-// finish returns the reply with all RRsets, or with those of the answer alone. Signatures and denial
-// records are removed for a client that did not set DO, unless it asked for them (RFC 4035 §3.2.1).
-func (v *Validator) finish(m *record.Message, answerOnly, do bool) []byte {
+// part is the part of a reply that is passed on.
+type part int
+
+const (
+	unfiltered part = iota // not validated
+	reached                // insecure: without RRsets of the answer section that the question does not lead to
+	verified               // secure: the RRsets that were verified
+)
+
+// has reports whether a record belongs to the part.
+func (p part) has(rr *record.RR) bool {
+	switch p {
+	case reached:
+		return rr.Section != record.Answer || rr.Set != nil && rr.Set.Reached
+	case verified:
+		return rr.Set != nil && rr.Set.Keep
+	}
+	return true
+}
+
+// finish returns the reply with a part of its records. Signatures and denial records are removed for
+// a client that did not set DO, unless it asked for them (RFC 4035 §3.2.1).
+func (v *Validator) finish(m *record.Message, p part, do bool) []byte {
 	kept := func(rr *record.RR) bool {
 		if rr.Type == wire.TypeOPT {
 			return true
@@ -19,7 +39,7 @@ func (v *Validator) finish(m *record.Message, answerOnly, do bool) []byte {
 		if !do && isSignature(rr.Type) && rr.Type != m.Type && m.Type != wire.TypeANY {
 			return false
 		}
-		return !answerOnly || rr.Set != nil && rr.Set.Keep
+		return p.has(rr)
 	}
 	first := 0 // the first record that is removed
 	for first < len(m.Records) && kept(&m.Records[first]) {

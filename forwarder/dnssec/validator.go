@@ -128,7 +128,7 @@ func (v *Validator) check(ctx context.Context, raw []byte, do bool, until time.T
 	wire.SetAD(raw, false)
 	if m.Class != wire.ClassIN || m.Type == wire.TypeRRSIG || m.Rcode != wire.RcodeSuccess && m.Rcode != wire.RcodeNXDomain {
 		v.count.unvalidated.Add(1)
-		return v.finish(m, false, do), nil
+		return v.finish(m, unfiltered, do), nil
 	}
 	if wire.IsTruncated(raw) {
 		v.count.failed.Add(1)
@@ -141,11 +141,11 @@ func (v *Validator) check(ctx context.Context, raw []byte, do bool, until time.T
 		return nil, err
 	}
 	if !secure {
-		return v.finish(m, false, do), nil
+		return v.finish(m, reached, do), nil
 	}
 	wire.SetAD(raw, true)
 	v.denials.learn(a)
-	return v.finish(m, true, do), nil
+	return v.finish(m, verified, do), nil
 }
 
 // newProof returns an empty proof for a zone.

@@ -52,7 +52,8 @@ type Set struct {
 	Data    [][]byte // RDATA in canonical form and order, without duplicates; empty if only signatures are there
 	Sigs    []RRSIG
 
-	Keep bool // for the caller: the RRset is part of the answer
+	Reached bool // for the caller: the question leads to the RRset
+	Keep    bool // for the caller: the RRset is part of the answer, and verified
 }
 
 // ErrMalformed is returned for a message that cannot be parsed.
