@@ -110,6 +110,36 @@ func TestForeignRecords(t *testing.T) {
 	}
 }
 
+// TestLongChain: as many aliases as maxAliases are followed, and no more.
+func TestLongChain(t *testing.T) {
+	for _, zone := range []string{"plain.test.", "a13.test."} {
+		w, v := newWorld(t)
+		w.change = changed(dns.TypeA, func(r *dns.Msg) {
+			z := w.zones[zone]
+			last := dns.CanonicalName(r.Question[0].Name)
+			var n int
+			if _, err := fmt.Sscanf(last, "c%d.", &n); err != nil {
+				return
+			}
+			r.Rcode, r.Answer, r.Ns = dns.RcodeSuccess, nil, nil
+			for i := range n {
+				next := fmt.Sprintf("n%d.%s", i, zone)
+				cname := &dns.CNAME{Hdr: dns.RR_Header{Name: last, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: 300}, Target: next}
+				r.Answer = append(r.Answer, z.sign([]dns.RR{cname}, last)...)
+				last = next
+			}
+			a := &dns.A{Hdr: dns.RR_Header{Name: last, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 300}, A: []byte{192, 0, 2, 1}}
+			r.Answer = append(r.Answer, z.sign([]dns.RR{a}, last)...)
+		})
+		for n := range maxAliases + 3 {
+			r, err := ask(v, fmt.Sprintf("c%d.%s", n, zone), dns.TypeA, false)
+			if followed := err == nil && len(r.Answer) == n+1; followed != (n <= maxAliases) || !followed && result(r, err) != fmt.Sprint("bogus ", wire.EDEBogus) {
+				t.Errorf("%s, %d aliases: %s (%v)", zone, n, result(r, err), err)
+			}
+		}
+	}
+}
+
 // dnameAlone leaves of an answer only the DNAME, its signature, and the CNAME that follows from it.
 func dnameAlone(r *dns.Msg) { r.Answer, r.Ns, r.Rcode = r.Answer[:3], nil, dns.RcodeSuccess }
 

@@ -50,7 +50,7 @@ type zoneProof struct {
 func (a *answer) validate() (secure bool, err error) {
 	secure = true
 	name := a.m.Name
-	for range maxAliases {
+	for range maxAliases + 1 { // the last step is for the name that is no alias
 		target, ok, err := a.step(name)
 		if err != nil {
 			return false, err
