@@ -26,11 +26,11 @@ const (
 
 // node is a step of the chain of trust. It is not modified after it was made.
 type node struct {
-	kind    kind
-	name    record.Name
-	keys    []signature.Key // of a signedZone
-	expires time.Time
-	err     error // of a broken one: an *Error, or the upstream's
+	learned
+	kind kind
+	name record.Name
+	keys []signature.Key // of a signedZone
+	err  error           // of a broken one: an *Error, or the upstream's
 }
 
 const (
@@ -121,7 +121,7 @@ func (v *Validator) known(name record.Name) *node {
 	if !ok {
 		n, ok = v.cuts.Get(name)
 	}
-	if !ok || !v.cfg.Now().Before(n.expires) {
+	if !ok || n.left(v.cfg.Now()) <= 0 {
 		return nil
 	}
 	return n
@@ -160,7 +160,7 @@ func (v *Validator) fetch(ctx context.Context, name record.Name, parent *node, s
 	case n.kind == broken:
 		f.ttl = brokenTTL
 	}
-	n.name, n.expires = name, f.now.Add(time.Duration(f.ttl)*time.Second)
+	n.name, n.learned = name, learned{f.now, time.Duration(f.ttl) * time.Second}
 	v.store(n)
 	return n, nil
 }

@@ -45,15 +45,18 @@ type deniedZone struct {
 
 // stored is an RRset with its signatures, as it is written into answers.
 type stored struct {
+	learned
 	set     *record.Set // owner, type and data
 	hash    []byte      // of the owner, for NSEC3
 	records []byte      // uncompressed
 	sigs    []byte
 	counts  [2]uint16 // of both
 	ttls    [2][]int  // offsets in both
-	fresh   time.Time // when it is no longer used: before it expires, so that it is renewed in time
-	expires time.Time
 }
+
+// fresh reports whether it is used at now. The last tenth of its TTL is left out, so that it is
+// renewed in time.
+func (e *stored) fresh(now time.Time) bool { return e.left(now) > e.ttl/10 }
 
 func newDenials() *denials {
 	return &denials{zones: bounded.New[record.Name, *deniedZone](denialZones)}
@@ -122,7 +125,10 @@ func insert(list []*stored, e *stored, compare func(x, y *stored) int) []*stored
 
 // store copies an RRset from an answer.
 func store(a *answer, s *record.Set, ttl uint32) *stored {
-	e := &stored{set: &record.Set{Owner: s.Owner, Type: s.Type, Class: s.Class}}
+	e := &stored{
+		learned: learned{a.now, time.Duration(ttl) * time.Second},
+		set:     &record.Set{Owner: s.Owner, Type: s.Type, Class: s.Class},
+	}
 	for _, data := range s.Data {
 		e.set.Data = append(e.set.Data, bytes.Clone(data))
 	}
@@ -140,8 +146,6 @@ func store(a *answer, s *record.Set, ttl uint32) *stored {
 		e.ttls[n] = append(e.ttls[n], at)
 		e.counts[n]++
 	}
-	e.expires = a.now.Add(time.Duration(ttl) * time.Second)
-	e.fresh = a.now.Add(time.Duration(ttl) * time.Second * 9 / 10)
 	return e
 }
 
@@ -197,11 +201,11 @@ func denialType(typ uint16) bool {
 func (z *deniedZone) answer(q *wire.Query, name, zone record.Name, now time.Time) []byte {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	if z.soa == nil || !now.Before(z.soa.fresh) {
+	if z.soa == nil || !z.soa.fresh(now) {
 		return nil
 	}
 	for _, used := range [2][]*stored{z.candidates(name), z.candidates3(name, zone)} {
-		if len(used) == 0 || slices.ContainsFunc(used, func(e *stored) bool { return !now.Before(e.fresh) }) {
+		if len(used) == 0 || slices.ContainsFunc(used, func(e *stored) bool { return !e.fresh(now) }) {
 			continue
 		}
 		p := newProof(zone)
@@ -222,13 +226,11 @@ func (z *deniedZone) answer(q *wire.Query, name, zone record.Name, now time.Time
 
 // write writes the answer.
 func (z *deniedZone) write(q *wire.Query, used []*stored, rcode uint16, now time.Time) []byte {
-	expires := z.soa.expires
+	left := z.soa.left(now)
 	for _, e := range used {
-		if e.expires.Before(expires) {
-			expires = e.expires
-		}
+		left = min(left, e.left(now))
 	}
-	ttl := uint32(max(expires.Sub(now)/time.Second, 1))
+	ttl := uint32(max(left/time.Second, 1))
 	count := uint16(0)
 	out := wire.AppendValidated(nil, q, rcode)
 	out = z.soa.append(out, ttl, q.DO, &count)

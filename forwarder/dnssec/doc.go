@@ -25,8 +25,9 @@
 // Validation is on the path of a miss, never of a hit. Zones, unsigned delegations and verified
 // signatures are kept in bounded maps, so that an answer from a known zone needs no further query,
 // and records that many answers share are verified once. Concurrent queries for the same step of a
-// chain share one. Denials are used again for other names (RFC 8198). What a hostile zone can
-// cause is limited (CVE-2023-50387, CVE-2023-50868): see [maxVerifications] and
+// chain share one. Denials are used again for other names (RFC 8198). Steps of a chain and denials
+// are not used after the clock was set back behind the time when they were learned. What a hostile
+// zone can cause is limited (CVE-2023-50387, CVE-2023-50868): see [maxVerifications] and
 // [denial.DefaultLimits].
 //
 // # Packages
