@@ -175,13 +175,14 @@ func (c *Cache) Get(key []byte) (a Answer, ok bool) {
 	if !c.await(l) || l.value == nil {
 		return a, false
 	}
-	a, err := c.codec.decode(l.value, key, time.Now())
+	now := time.Now()
+	a, err := c.codec.decode(l.value, key, now)
 	if err != nil {
 		c.count.invalid.Add(1)
 		c.cfg.Log.Debug("an answer of the shared cache is not used", "err", err)
 		return Answer{}, false
 	}
-	if a.Stored.UnixNano() < c.flushed.Load() {
+	if c.isFlushed(a.Stored, now) {
 		c.count.misses.Add(1)
 		return Answer{}, false
 	}
@@ -344,3 +345,14 @@ func receive[T any](ctx context.Context, ch <-chan T, batch []T) []T {
 // Flush makes this instance ignore answers that were stored before now. Upstreams are asked
 // again, and their answers replace those in the store.
 func (c *Cache) Flush(now time.Time) { c.flushed.Store(now.UnixNano()) }
+
+// isFlushed reports whether an answer was stored before the last flush. If the clock was set back
+// behind the flush, it reports that of all that were stored until now: what is stored from now on
+// is newer than the flush.
+func (c *Cache) isFlushed(stored, now time.Time) bool {
+	flushed := c.flushed.Load()
+	if n := now.UnixNano(); n < flushed-int64(clockSlack) && c.flushed.CompareAndSwap(flushed, n) {
+		flushed = n
+	}
+	return stored.UnixNano() < flushed
+}

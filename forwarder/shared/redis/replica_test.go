@@ -222,16 +222,19 @@ func TestFlush(t *testing.T) {
 	m := query("www.example", dns.TypeA, false, false)
 	first.ask(t, m)
 	until(t, "it is stored", func() bool { return len(s.keys()) == 1 })
-	first.cache.Flush()
-	first.shared.Flush(time.Now())
-	first.ask(t, m)
-	if n := up.asked.Load(); n != 2 {
-		t.Errorf("the upstream received %d queries", n)
-	}
-	until(t, "it is stored again", func() bool { return first.shared.Stats().Written == 2 })
-	first.cache.Flush()
-	first.ask(t, m)
-	if n := up.asked.Load(); n != 2 {
-		t.Errorf("the answer after the flush is not shared: %d queries", n)
+	for i, ahead := range []time.Duration{0, 8 * time.Hour} { // of the clock at the flush
+		want := int64(i + 2)
+		first.cache.Flush()
+		first.shared.Flush(time.Now().Add(ahead))
+		first.ask(t, m)
+		if n := up.asked.Load(); n != want {
+			t.Errorf("%s ahead: the upstream received %d queries", ahead, n)
+		}
+		until(t, "it is stored again", func() bool { return first.shared.Stats().Written == uint64(want) })
+		first.cache.Flush()
+		first.ask(t, m)
+		if n := up.asked.Load(); n != want {
+			t.Errorf("%s ahead: the answer after the flush is not shared: %d queries", ahead, n)
+		}
 	}
 }
