@@ -17,10 +17,11 @@ const Interval = time.Minute
 type Limiter struct{ last atomic.Int64 } // Unix nanoseconds; 0: none yet
 
 // Allow reports whether a warning may be logged at now. If several goroutines
-// ask at the same time, one of them gets true.
+// ask at the same time, one of them gets true. After the clock was set back by more
+// than an interval, the next one is allowed.
 func (l *Limiter) Allow(now time.Time) bool {
 	n, last := now.UnixNano(), l.last.Load()
-	if last != 0 && n-last < int64(Interval) {
+	if last != 0 && n-last < int64(Interval) && last-n < int64(Interval) {
 		return false
 	}
 	return l.last.CompareAndSwap(last, n)

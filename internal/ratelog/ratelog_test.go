@@ -17,7 +17,8 @@ func TestLimiter(t *testing.T) {
 	for _, tc := range []struct {
 		after time.Duration
 		want  bool
-	}{{0, true}, {0, false}, {Interval - 1, false}, {Interval, true}, {Interval + time.Second, false}, {3 * Interval, true}} {
+	}{{0, true}, {0, false}, {Interval - 1, false}, {Interval, true}, {Interval + time.Second, false}, {1, false}, {3 * Interval, true},
+		{-2 * Interval, true}, {-2*Interval + 1, false}, {-Interval, true}} {
 		if got := l.Allow(now.Add(tc.after)); got != tc.want {
 			t.Errorf("after %v: allowed %v", tc.after, got)
 		}
