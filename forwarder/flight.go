@@ -297,25 +297,10 @@ func (fs *flights) resolve(fl *flight, until time.Time) (wire.Reply, error) {
 		return reply, err
 	}
 	reply, _ = reply.Compressed()
-	// Without OPT an upstream sends no signatures. Such a reply is not stored for clients
-	// that want them, since the upstream may send them again soon.
-	unsigned := !reply.EDNS && wire.WantsDNSSEC(fl.query)
-	if fs.cfg.Cache != nil && !unsigned {
+	if fs.cfg.Cache != nil {
 		fl.keep(&reply)
 	}
 	return reply, nil
-}
-
-// keep stores an upstream's answer, unless the network or the router has changed since the query: it
-// may be of the old network, whose answers the caller of [Forwarder.NetworkChanged] flushes afterwards.
-func (fl *flight) keep(r *wire.Reply) {
-	fs, now := fl.fs, time.Now()
-	fs.cfg.Cache.Put(fl.key, r, now)
-	if fl.generation != fs.failures.Generation() {
-		fs.cfg.Cache.Remove(fl.key)
-		return
-	}
-	fl.share(r, now)
 }
 
 // shard returns the part of the table that key belongs to.

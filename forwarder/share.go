@@ -20,9 +20,9 @@ type Identified interface {
 // it. There another instance's answer is no better.
 const prefetchShare = 10
 
-// shareable returns the shared cache and the flight's key there, or nil if its upstream's answers
-// are not shared.
-func (fl *flight) shareable(room []byte) (*shared.Cache, []byte) {
+// shareable returns the shared cache and what key is there, or nil if the answers of the flight's
+// upstream are not shared.
+func (fl *flight) shareable(room, key []byte) (*shared.Cache, []byte) {
 	c := fl.fs.cfg.Shared
 	if c == nil {
 		return nil, nil
@@ -35,7 +35,7 @@ func (fl *flight) shareable(room []byte) (*shared.Cache, []byte) {
 	if id == "" {
 		return nil, nil
 	}
-	return c, append(append(room, fl.key...), id...)
+	return c, append(append(room, key...), id...)
 }
 
 // fromShared looks for an answer that another instance has stored, and puts it into this one's
@@ -43,7 +43,7 @@ func (fl *flight) shareable(room []byte) (*shared.Cache, []byte) {
 // that the upstream fails.
 func (fl *flight) fromShared() (r wire.Reply, age uint32, ok bool) {
 	var room [2 * usualQuery]byte
-	c, key := fl.shareable(room[:0])
+	c, key := fl.shareable(room[:0], fl.key)
 	if c == nil {
 		return r, 0, false
 	}
@@ -74,17 +74,6 @@ func (fl *flight) useShared(a *shared.Answer) {
 		fl.fs.cfg.Cache.Put(fl.key, &a.Reply, a.Stored)
 		fl.shared = true
 		fl.startTimer(fl.start)
-	}
-}
-
-// share stores an upstream's answer for other instances.
-func (fl *flight) share(r *wire.Reply, now time.Time) {
-	var room [2 * usualQuery]byte
-	if c, key := fl.shareable(room[:0]); c != nil {
-		fresh, stale := fl.fs.cfg.Cache.Lifetime(r)
-		if fresh > 0 {
-			c.Put(key, r, now, fresh+stale)
-		}
 	}
 }
 

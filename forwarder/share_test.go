@@ -30,7 +30,7 @@ func TestNotShared(t *testing.T) {
 		{identified{}, false},
 		{exchangeFunc(nil), false},
 	} {
-		if c, _ := (&flight{fs: fs, upstream: tc.up}).shareable(nil); (c != nil) != tc.shared {
+		if c, _ := (&flight{fs: fs, upstream: tc.up}).shareable(nil, nil); (c != nil) != tc.shared {
 			t.Errorf("%T: shared %t", tc.up, c != nil)
 		}
 	}

@@ -129,13 +129,15 @@ func (c *Cache) Peek(key []byte, now time.Time, a *Answer) State {
 // Put stores a copy of r under key, for as long as r and the configuration allow. key is
 // the result of [wire.AppendKey] for r's question, optionally with a suffix of the caller;
 // a reply to another question is not stored. A reply that may not be cached (an error, a
-// truncated reply, TTL 0) is ignored.
+// truncated reply, TTL 0) is ignored. One that is too long removes the answer under key,
+// which it supersedes.
 func (c *Cache) Put(key []byte, r *wire.Reply, now time.Time) {
 	cfg := c.cfg.Load()
-	if !keyFits(key, r) || !cfg.fits(key, r) {
-		return
-	}
-	if cacheable(r) {
+	switch {
+	case !keyFits(key, r) || !cacheable(r):
+	case !cfg.fits(key, r):
+		c.Remove(key)
+	default:
 		c.data.Set(maphash.Bytes(c.seed, key), cfg.newEntry(key, r, now))
 	}
 }

@@ -262,10 +262,9 @@ func TestBigEntryIsNotCached(t *testing.T) {
 	if c.Put(key, &r, t0); c.Get(key, t0, &a) != Fresh {
 		t.Error("an entry of the maximum size was not cached")
 	}
-	c.Flush()
 	r.Msg = append(r.Msg, 0)
 	if c.Put(key, &r, t0); c.Get(key, t0, &a) != Miss {
-		t.Error("an entry above the maximum size was cached")
+		t.Error("an entry above the maximum size was cached, or the one before it was kept")
 	}
 }
 

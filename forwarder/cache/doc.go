@@ -25,5 +25,6 @@
 // If the wall clock is set back, answers stored after the new time are misses.
 //
 // Expired entries remain until they are replaced or evicted, for serve-stale (RFC 8767).
-// The memory limit includes them.
+// The memory limit includes them. The caller removes those that an answer supersedes which
+// may not be cached.
 package cache

@@ -35,6 +35,9 @@ const (
 	// maxBatch limits the entries in one request.
 	maxBatch = 64
 
+	// removal is how long the store keeps an empty value: it is only to remove the one before.
+	removal = time.Millisecond
+
 	// writeTimeout limits a request that stores answers. No query waits for it.
 	writeTimeout = time.Second
 )
@@ -51,7 +54,7 @@ var (
 	errOpen = errors.New("it has failed")
 )
 
-// Entry is one value to be stored.
+// Entry is one value to be stored. An empty one replaces an answer that is to be removed.
 type Entry struct {
 	Name  string
 	Value []byte
@@ -65,8 +68,8 @@ var ErrRefused = errors.New("the server did not store it")
 // Store is a key-value store on another machine. Its methods are called concurrently. They
 // return at the deadline of their context, which it has, at the latest.
 type Store interface {
-	// Get returns the values of the names, and nil for those that do not exist. Of each
-	// value it returns at most the first limit bytes.
+	// Get returns the values of the names, and nil for those that do not exist or are empty.
+	// Of each value it returns at most the first limit bytes.
 	Get(ctx context.Context, names []string, limit int) ([][]byte, error)
 	// Set stores values. It returns [ErrRefused] if the store works and did not store some.
 	Set(ctx context.Context, entries []Entry) error
@@ -266,13 +269,17 @@ func (c *Cache) request(ctx context.Context, names []string) ([][]byte, error) {
 }
 
 // Put stores r, which an upstream has just sent, under key for the duration keep. It does not
-// wait: if the store fails or too many answers wait, the answer is not shared.
+// wait: if the store fails or too many answers wait, the answer is not shared. If r is too long,
+// it removes the answer under key, which r supersedes.
 func (c *Cache) Put(key []byte, r *wire.Reply, now time.Time, keep time.Duration) {
-	if keep < time.Second || len(key) > maxKey || len(r.Msg) > c.cfg.MaxAnswer {
+	if keep < time.Second || len(key) > maxKey {
 		return
 	}
-	if !c.breaker.closed.Load() || len(c.writes) == cap(c.writes) {
-		c.count.dropped.Add(1)
+	if len(r.Msg) > c.cfg.MaxAnswer {
+		c.Remove(key)
+		return
+	}
+	if !c.writable() {
 		return
 	}
 	value, err := c.codec.encode(key, r, now)
@@ -280,8 +287,30 @@ func (c *Cache) Put(key []byte, r *wire.Reply, now time.Time, keep time.Duration
 		c.count.dropped.Add(1)
 		return
 	}
+	c.enqueue(Entry{c.codec.name(key), value, keep})
+}
+
+// Remove removes the answer under key from the store. It does not wait: if the store fails or too
+// many answers wait, the answer stays.
+func (c *Cache) Remove(key []byte) {
+	if len(key) <= maxKey && c.writable() {
+		c.enqueue(Entry{Name: c.codec.name(key), Keep: removal})
+	}
+}
+
+// writable reports whether an entry may be enqueued, and counts it if not.
+func (c *Cache) writable() bool {
+	if !c.breaker.closed.Load() || len(c.writes) == cap(c.writes) {
+		c.count.dropped.Add(1)
+		return false
+	}
+	return true
+}
+
+// enqueue has an entry written, unless too many wait.
+func (c *Cache) enqueue(e Entry) {
 	select {
-	case c.writes <- Entry{c.codec.name(key), value, keep}:
+	case c.writes <- e:
 	default:
 		c.count.dropped.Add(1)
 	}
@@ -307,7 +336,11 @@ func (c *Cache) write(ctx context.Context) {
 			c.writeFailed(ctx, err)
 			continue
 		}
-		c.count.written.Add(uint64(len(batch)))
+		for _, e := range batch {
+			if len(e.Value) > 0 {
+				c.count.written.Add(1)
+			}
+		}
 	}
 }
 

@@ -152,6 +152,41 @@ func TestStale(t *testing.T) {
 	}
 }
 
+// TestSuperseded: an answer that may not be cached removes the shared one, for both values of DO.
+func TestSuperseded(t *testing.T) {
+	s := startServer(t)
+	o := options{store: Config{Address: s.at}, timeout: time.Second, maxStale: time.Hour}
+	up := newUpstream(t, "group")
+	first := startReplica(t, up, o)
+	first.waitUp(t)
+	m, signed := query("www.example", dns.TypeA, false, false), query("www.example", dns.TypeA, true, false)
+	first.ask(t, m)
+	first.cache.Flush()
+	first.ask(t, signed)
+	until(t, "both are stored", func() bool { return len(s.keys()) == 2 })
+	first.cache.Flush()
+	first.shared.Flush(time.Now())
+	up.noTTL.Store(true)
+	if r := first.ask(t, m); len(r.Answer) != 1 || r.Answer[0].Header().Ttl != 0 {
+		t.Fatalf("want an answer that may not be cached, got %v", r)
+	}
+	until(t, "both are removed", func() bool { return len(s.keys()) == 0 })
+	if n := first.shared.Stats().Written; n != 2 {
+		t.Errorf("%d answers written: want 2", n)
+	}
+	second := startReplica(t, up, o)
+	second.waitUp(t)
+	up.fails.Store(true)
+	for _, m := range []*dns.Msg{m, signed} {
+		if r := second.ask(t, m); r.Rcode != dns.RcodeServerFailure {
+			t.Errorf("the answer before it is served: %v", r)
+		}
+	}
+	if st := second.shared.Stats(); st.Invalid != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // TestOtherGroup: an answer of an upstream with other settings is never used.
 func TestOtherGroup(t *testing.T) {
 	s := startServer(t)

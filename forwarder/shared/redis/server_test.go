@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+	"github.com/miekg/dns"
 
 	"sotto/forwarder"
 	"sotto/forwarder/cache"
@@ -121,6 +122,7 @@ type upstream struct {
 	identity string
 	asked    atomic.Int64
 	fails    atomic.Bool
+	noTTL    atomic.Bool // its answers may not be cached
 	delay    time.Duration
 }
 
@@ -141,7 +143,18 @@ func (u *upstream) Exchange(_ context.Context, query []byte, _ time.Time) ([]byt
 	if u.fails.Load() {
 		return nil, fmt.Errorf("the upstream fails")
 	}
-	return u.zone.Answer(&dnstest.Request{Query: query, Transport: dnstest.TLS}).Msg, nil
+	msg := u.zone.Answer(&dnstest.Request{Query: query, Transport: dnstest.TLS}).Msg
+	if !u.noTTL.Load() {
+		return msg, nil
+	}
+	m := new(dns.Msg)
+	if err := m.Unpack(msg); err != nil {
+		return nil, err
+	}
+	for _, rr := range m.Answer {
+		rr.Header().Ttl = 0
+	}
+	return m.Pack()
 }
 
 // replica is one instance that shares its answers.
