@@ -43,8 +43,26 @@ type State struct {
 	Next  time.Time // when it is fetched again; zero: at once
 	Error string    // of the last fetch; "" if it succeeded
 
+	set      time.Time // when Next was set
 	failures int
 	last     string // error that was logged
+}
+
+// schedule sets Next to the time after a pause, by the wall clock: the monotonic one stops while
+// the machine is suspended.
+func (s *State) schedule(now time.Time, pause time.Duration) {
+	s.set = now.Round(0)
+	s.Next = s.set.Add(pause)
+}
+
+// wait returns the time until the list is due. It is due at once if the clock was set back since
+// Next was set: how much of the pause has passed is then unknown.
+func (s *State) wait(now time.Time) time.Duration {
+	now = now.Round(0)
+	if now.Before(s.set) {
+		return 0
+	}
+	return max(0, s.Next.Sub(now))
 }
 
 // Updater fetches lists on a schedule. Its methods are safe for concurrent use.
@@ -122,43 +140,51 @@ func (u *Updater) States() []State {
 	cfg := u.config()
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	now := time.Now()
 	var out []State
 	for _, l := range cfg.Lists {
-		out = append(out, *u.state(cfg, l))
+		out = append(out, *u.state(cfg, l, now))
 	}
 	return out
 }
 
 // state returns the state of a list. A list that was not fetched by this process is due when
-// the stored one is old. If the rules do not have the stored one, it is damaged or new.
-func (u *Updater) state(cfg Config, inForce Info) *State {
+// the stored one is old. If that was stored after now, the clock was ahead, and its age counts from
+// now. If the rules do not have the stored one, it is damaged or new.
+func (u *Updater) state(cfg Config, inForce Info, now time.Time) *State {
 	url := inForce.URL
 	file := cfg.Store.Path(url)
 	s := u.states[url]
 	if s == nil || s.File != file {
 		s = &State{Info: inForce, File: file}
 		if inForce.Hash != "" {
-			s.Next = nextAfter(inForce.Checked, cfg.Interval)
+			s.schedule(earlier(inForce.Checked, now), pause(cfg.Interval))
 		}
 		u.states[url] = s
 	}
 	return s
 }
 
-// nextAfter returns the time of the next fetch.
-func nextAfter(t time.Time, interval time.Duration) time.Time {
-	return t.Add(interval - rand.N(interval/spread+1))
+// earlier returns the earlier one of two times.
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
+
+// pause returns the time from one fetch to the next.
+func pause(interval time.Duration) time.Duration { return interval - rand.N(interval/spread+1) }
 
 // round fetches the lists that are due, or all, and puts changes in force. It returns the
 // time until the next round.
 func (u *Updater) round(ctx context.Context, all bool) (time.Duration, error) {
 	cfg := u.config()
-	now := time.Now()
 	var due []Info
 	u.mu.Lock()
+	now := time.Now()
 	for _, l := range cfg.Lists {
-		if s := u.state(cfg, l); all || !s.Next.After(now) {
+		if s := u.state(cfg, l, now); all || s.wait(now) == 0 {
 			due = append(due, l)
 		}
 	}
@@ -190,18 +216,20 @@ func (u *Updater) fetch(ctx context.Context, f *Fetcher, cfg Config, inForce Inf
 	stored, storeErr := f.Store.Info(url)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	s := u.state(cfg, inForce)
+	now := time.Now()
+	s := u.state(cfg, inForce, now)
 	if storeErr == nil {
 		s.Info = stored
 	}
 	if err != nil {
 		s.Error = err.Error()
-		s.Next = time.Now().Add(min(minRetry<<min(s.failures, 16), maxRetry, cfg.Interval))
+		s.schedule(now, min(minRetry<<min(s.failures, 16), maxRetry, cfg.Interval))
 		s.failures++
 		u.logFailure(s)
 		return
 	}
-	s.Next, s.Error, s.failures, s.last = nextAfter(time.Now(), cfg.Interval), "", 0, ""
+	s.schedule(now, pause(cfg.Interval))
+	s.Error, s.failures, s.last = "", 0, ""
 	u.log.Info("list checked", "url", url, "changed", changed, "names", s.Names, "skipped", s.Skipped)
 }
 
@@ -235,8 +263,9 @@ func (u *Updater) applyChanges(ctx context.Context, cfg Config) (wait time.Durat
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	now := time.Now()
 	for _, l := range cfg.Lists {
-		wait = min(wait, time.Until(u.state(cfg, l).Next))
+		wait = min(wait, u.state(cfg, l, now).wait(now))
 	}
-	return max(wait, 0), err
+	return wait, err
 }
