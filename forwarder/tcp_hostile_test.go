@@ -248,8 +248,8 @@ func TestKernelBuffers(t *testing.T) {
 	}()
 	go func() { // reads for a while, so that the kernel would increase the buffers
 		_, _ = io.CopyN(io.Discard, c, 20<<20)
+		_ = c.SetWriteDeadline(time.Now().Add(3 * time.Second))
 	}()
-	_ = c.SetWriteDeadline(time.Now().Add(3 * time.Second))
 	for {
 		if _, err := c.Write(long); err != nil {
 			break // no more is accepted
