@@ -56,22 +56,52 @@ static __always_inline long load(struct __sk_buff *skb, const struct packet *p, 
 	return bpf_skb_load_bytes(skb, at, to, len);
 }
 
-/* Reports whether a packet has a whole TCP header directly behind that of IP, in its linear part.
- */
-static __always_inline bool has_tcp_header(struct __sk_buff *skb)
+static __always_inline bool is_extension(__u8 protocol)
 {
-	__u8 ip[10], tcp[20]; /* of both versions, up to the protocol */
-	__u32 at;
+	switch (protocol) {
+	case NEXT_HOP:
+	case NEXT_ROUTING:
+	case NEXT_FRAGMENT:
+	case NEXT_AUTH:
+	case NEXT_DEST:
+		return true;
+	default:
+		return false;
+	}
+}
 
-	if (bpf_skb_load_bytes_relative(skb, 0, ip, sizeof(ip), BPF_HDR_START_NET))
+/* Of a packet whose headers may be in fragments. */
+struct layout {
+	__u32 ip; /* length of the IP header; 0: it is not linear */
+	__u8 protocol;
+};
+
+static __always_inline void read_layout(struct __sk_buff *skb, struct layout *l)
+{
+	__u8 h[20];
+
+	if (bpf_skb_load_bytes_relative(skb, 0, h, sizeof(h), BPF_HDR_START_NET))
+		return;
+	l->ip = h[0] >> 4 == 6 ? sizeof(struct ipv6hdr) : (h[0] & 15) * 4;
+	l->protocol = h[0] >> 4 == 6 ? h[6] : h[9];
+}
+
+/* Reports whether the linear part has all that is read of a packet: its headers, and of a datagram
+ * the ID and flags of a query, unless it was merged of several (see pull_headers).
+ */
+static __always_inline bool is_readable(struct __sk_buff *skb, const struct layout *l)
+{
+	__u8 h[20];
+
+	if (!l->ip || is_extension(l->protocol))
 		return false;
-	if (ip[0] == 0x45 && ip[9] == PROTO_TCP)
-		at = sizeof(struct iphdr);
-	else if (ip[0] >> 4 == 6 && ip[6] == PROTO_TCP)
-		at = sizeof(struct ipv6hdr);
-	else
-		return false;
-	return !bpf_skb_load_bytes_relative(skb, at, tcp, sizeof(tcp), BPF_HDR_START_NET);
+	if (l->protocol == PROTO_TCP)
+		return !bpf_skb_load_bytes_relative(skb, l->ip, h, 20, BPF_HDR_START_NET);
+	if (l->protocol != PROTO_UDP && l->protocol != PROTO_UDPLITE)
+		return !bpf_skb_load_bytes_relative(skb, l->ip - 1, h, 1, BPF_HDR_START_NET);
+	if (skb->gso_size)
+		return !bpf_skb_load_bytes_relative(skb, l->ip, h, 8, BPF_HDR_START_NET);
+	return !bpf_skb_load_bytes_relative(skb, l->ip, h, 12, BPF_HDR_START_NET);
 }
 
 /* Headers that are further behind are not read: the packet is opaque, or too short for IP. */
@@ -79,17 +109,27 @@ static __always_inline bool has_tcp_header(struct __sk_buff *skb)
 
 /* Moves the headers of a packet without Ethernet header to its linear part, where alone the kernel
  * reads relative to the IP header. A program may send them in fragments, for example from a ring
- * (PACKET_TX_RING). The payload of a TCP segment may be in fragments: it is not read.
+ * (PACKET_TX_RING).
+ *
+ * A packet that the kernel merged of several (GRO) may have a list of their buffers, which must not
+ * change: segmentation relies on it (skb_segment in net/core/skbuff.c). The first buffer has the
+ * headers and gso_size bytes of payload, so that no more than that is moved.
  */
 static __always_inline void pull_headers(struct __sk_buff *skb)
 {
-	__u32 len = skb->len;
+	__u32 len = skb->len, size = skb->gso_size, most = MAX_HEADERS;
+	struct layout l = {};
 	__u8 last;
 
-	if (!bpf_skb_load_bytes_relative(skb, len - 1, &last, 1, BPF_HDR_START_NET) ||
-	    has_tcp_header(skb))
+	if (!bpf_skb_load_bytes_relative(skb, len - 1, &last, 1, BPF_HDR_START_NET))
+		return; /* it is linear */
+	read_layout(skb, &l);
+	if (is_readable(skb, &l))
 		return;
-	bpf_skb_pull_data(skb, len < MAX_HEADERS ? len : MAX_HEADERS);
+	if (l.ip && size)
+		most = l.ip + (l.protocol == PROTO_TCP ? sizeof(struct tcphdr) : 8) +
+		       (size < 64 ? size : 64);
+	bpf_skb_pull_data(skb, len < most ? len : most);
 }
 
 /* Reports whether a packet that was read without its link header has one. The first 8 bytes of
@@ -130,20 +170,6 @@ static __always_inline bool read_ip4(struct __sk_buff *skb, struct packet *p)
 	p->more_frags = h.frag_off & bpf_htons(0x2000);
 	p->pos += h.ihl * 4;
 	return true;
-}
-
-static __always_inline bool is_extension(__u8 protocol)
-{
-	switch (protocol) {
-	case NEXT_HOP:
-	case NEXT_ROUTING:
-	case NEXT_FRAGMENT:
-	case NEXT_AUTH:
-	case NEXT_DEST:
-		return true;
-	default:
-		return false;
-	}
 }
 
 /* The first four bytes of an IPv6 extension header. */

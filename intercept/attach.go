@@ -86,7 +86,7 @@ func (k *kernel) attach(groups []cgroup.Group, paths *cgroup.Paths, guarded bool
 	for _, h := range k.hooks(guarded) {
 		for _, g := range groups {
 			pin := pins.Hook(k.dir, h.name, g.ID)
-			if pins.Replace(pin, h.prog) == nil {
+			if pins.ReplaceOn(pin, g.ID, h.prog) == nil {
 				continue
 			}
 			if err := attachHook(h, g, pin); err != nil {
@@ -117,7 +117,7 @@ func (k *kernel) detachOthers(groups []cgroup.Group, paths *cgroup.Paths, guarde
 // time after the last socket is closed (cgroup_bpf_release in kernel/bpf/cgroup.c). Its program is
 // replaced by that of h.
 func inUse(pin string, id uint64, h hook, paths *cgroup.Paths) bool {
-	return paths.Removed(id) && pins.Replace(pin, h.prog) == nil
+	return paths.Removed(id) && pins.ReplaceOn(pin, id, h.prog) == nil
 }
 
 func attachHook(h hook, g cgroup.Group, pin string) error {
@@ -126,6 +126,13 @@ func attachHook(h hook, g cgroup.Group, pin string) error {
 		return err
 	}
 	defer dir.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Ino != g.ID { // its hooks would have the name of another one's
+		return errors.New("the cgroup was created again at this moment: try again")
+	}
 	// A pin that could not be updated is that of a removed cgroup.
 	if err := os.Remove(pin); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

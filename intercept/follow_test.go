@@ -184,6 +184,36 @@ func (s *testSeal) hasHooks(g *netlab.Cgroup) bool {
 	return err == nil
 }
 
+// A cgroup may be created again between Open and Attach. It has one set of hooks: with two, the second
+// would see the addresses that the first has written.
+func TestCgroupCreatedAgainBeforeAttach(t *testing.T) {
+	s := &testSeal{}
+	s.lab, s.host, s.lan = labtest.LAN(t)
+	top := s.unsealed(t, "top")
+	first := s.create(t, top, "app.service")
+	s.Instance = openAt(t, s.host, sealTestConfig(t, first))
+	listen(t, s.Instance)
+	remove(t, first)
+	s.group = s.create(t, top, "app.service")
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.syncGroups(); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := pins.Hooks(s.kernel.dir); err != nil || len(all) != len(s.kernel.hooks(true)) || !s.hasHooks(s.group) {
+		t.Errorf("hooks %v, %v", all, err)
+	}
+	c := s.client(t)
+	c.Want("socket a udp4 => ok\nsendto a 8.8.8.8:53 => ok\nrecv a => 8.8.8.8:53 by " + strings.TrimPrefix(s.group.Path, s.paths.Root()) + " from 8.8.8.8:53\nframe eth0 8.8.8.8:53 => ENOBUFS")
+	// Nothing is attached to a cgroup under the name of another.
+	k := s.kernel
+	err := attachHook(k.hooks(false)[0], cgroup.Group{Path: s.group.Path, ID: first.ID}, pins.Hook(k.dir, "sock_release", first.ID))
+	if err == nil || !strings.Contains(err.Error(), "was created again") {
+		t.Errorf("attach to another cgroup: %v", err)
+	}
+}
+
 // A socket of a removed cgroup, which a program has taken elsewhere, stays sealed when the cgroup is
 // created again. When it is closed, the hooks of that cgroup are removed.
 func TestRemovedCgroupStaysSealed(t *testing.T) {

@@ -195,6 +195,12 @@ func (i *Instance) Attach() error {
 	if i.closed {
 		return errors.New("attach: the instance is closed")
 	}
+	again := i.updateGroups() // since Open
+	if len(again) > 0 {
+		if err := i.guard.Seal(i.groups, i.paths.Root()); err != nil {
+			return err
+		}
+	}
 	// The guard comes first: packets that the hooks redirect must not leave by another
 	// interface.
 	if err := i.guard.Attach(); err != nil {
@@ -209,6 +215,11 @@ func (i *Instance) Attach() error {
 		return errors.Join(feature.Explain(err), i.guard.Detach())
 	}
 	i.attached = true
+	if len(again) > 0 {
+		if err := i.rewriteRecord(); err != nil {
+			i.cfg.Log.Warn("cannot record a sealed cgroup that was created again", "err", err)
+		}
+	}
 	i.startHits()
 	if i.cfg.Guard == GuardDrop && len(added) > 0 {
 		i.destroyPlain(added)

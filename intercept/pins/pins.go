@@ -79,6 +79,24 @@ func Replace(pin string, prog *ebpf.Program) error {
 	return errors.Join(l.Update(prog), l.Close())
 }
 
+// ReplaceOn is [Replace] for a hook on the cgroup with the ID. It returns an error if the hook is on
+// another cgroup, or was detached.
+func ReplaceOn(pin string, cgroupID uint64, prog *ebpf.Program) error {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if err != nil {
+		return err
+	}
+	info, err := l.Info()
+	switch c := info.Cgroup(); {
+	case err != nil:
+	case c == nil || c.CgroupId != cgroupID:
+		err = fmt.Errorf("hook %s: not on cgroup %d", pin, cgroupID)
+	default:
+		err = l.Update(prog)
+	}
+	return errors.Join(err, l.Close())
+}
+
 // Detach detaches pinned links at once, also if another process has them open, and removes
 // their pins.
 func Detach(pins []string) error {
