@@ -257,7 +257,7 @@ func (s *Settings) planPods(o Options, p *Plan, kept map[string][]byte) (err err
 	needsCluster := s.Kubernetes.Cluster != ClusterOff && (len(s.Kubernetes.ClusterDomain) == 0 || len(s.Kubernetes.ClusterDNS) == 0)
 	k.Pending = k.Pending && (needsCluster || k.Pods.Enabled && s.Kubernetes.CgroupRoot == "")
 	if !k.Pending && !s.hasLists() {
-		src.files = nil
+		src.files = nil // nothing reads the rules again
 	}
 	return nil
 }
@@ -278,7 +278,10 @@ func (p Plan) WithKubelet() (now Plan, changed bool, err error) {
 		return p, false, err
 	}
 	a, b := p.Kubernetes, now.Kubernetes
-	return now, !reflect.DeepEqual(a.Cluster, b.Cluster) || a.Pods != b.Pods, nil
+	if changed = !reflect.DeepEqual(a.Cluster, b.Cluster) || a.Pods != b.Pods; !changed {
+		now.Rules = p.Rules // which are in force: a list may have been stored since
+	}
+	return now, changed, nil
 }
 
 // Report logs what the cluster is, and what is missing.

@@ -224,6 +224,31 @@ func TestWithKubelet(t *testing.T) {
 	}
 }
 
+// TestFilesBeforeKubelet: what is known of the kubelet later does not put a file in force that was edited
+// since, also if only cgroupRoot is needed.
+func TestFilesBeforeKubelet(t *testing.T) {
+	const text = "[kubernetes]\ncluster = 'off'\nopt-out = 'pods'\n[[rule]]\nnames-file = 'blocked'\nuse = 'refuse'\n"
+	for _, root := range []string{"", "/pods"} {
+		found := kubelet.Found{Pending: true}
+		f := files{"blocked": "ads.example"}
+		_, p, err := planText(text, Options{Read: f.read, Kubernetes: Kubernetes{Kubelet: func(string) (kubelet.Found, error) { return found, nil }}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f["blocked"] = "other.example"
+		found = kubelet.Found{Config: kubelet.Config{CgroupRoot: root}}
+		now, changed, err := p.WithKubelet()
+		if err != nil || changed != (root != "") || now.Kubernetes.Pending || now.Kubernetes.Pods.CgroupRoot != root {
+			t.Errorf("cgroupRoot %q: %+v, %v, %v", root, now.Kubernetes, changed, err)
+		}
+		for name, want := range map[string]string{"ads.example.": "refuse", "other.example.": "-1"} {
+			if got := chosen(t, now, name, "10.96.0.10", nil); got != want {
+				t.Errorf("cgroupRoot %q: %s: %q, want %q", root, name, got, want)
+			}
+		}
+	}
+}
+
 // TestPendingKubelet: the kubelet is not looked for again if the settings have what it knows.
 func TestPendingKubelet(t *testing.T) {
 	const known = "[kubernetes]\ncluster-domain = ['a.local']\ncluster-dns = ['10.96.0.10']\n"

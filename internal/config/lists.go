@@ -34,15 +34,13 @@ type sources struct {
 	files    map[string][]byte // those that were read; nil if they are not kept
 }
 
-// newSources prepares to read what the rules name. If the rules are read again later, because of
-// lists or of the kubelet, it keeps the files that are read: that must not put a file in force
-// that was edited since, or read a pipe again.
+// newSources prepares to read what the rules name. The files that are read are kept, because the
+// rules may be read again, for a list or for the kubelet: that must not put a file in force that was
+// edited since, or read a pipe again.
 func (s *Settings) newSources(o Options, groups map[string]Group, cluster KubernetesPlan) *sources {
-	src := &sources{settings: *s, options: o, groups: groups, cluster: cluster, store: lists.Store{Dir: s.listDir(o)}}
-	if s.hasLists() || cluster.Pending {
-		src.files = map[string][]byte{}
+	return &sources{
+		settings: *s, options: o, groups: groups, cluster: cluster, store: lists.Store{Dir: s.listDir(o)}, files: map[string][]byte{},
 	}
-	return src
 }
 
 func (s *Settings) hasLists() bool {

@@ -47,6 +47,8 @@ func (d *daemon) findKubelet(ctx context.Context) error {
 			return err
 		}
 		d.log.Info("the kubelet runs now: its configuration is in force")
+	}
+	if d.plan.Kubernetes.Pending && !p.Kubernetes.Pending && (changed || !p.Kubernetes.Cluster.Known()) {
 		p.Kubernetes.Report(d.log)
 	}
 	d.plan = p

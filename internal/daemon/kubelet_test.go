@@ -72,3 +72,27 @@ func TestWatchKubelet(t *testing.T) {
 		}
 	}
 }
+
+// TestIncompleteKubelet: the kubelet runs, but does not say what the cluster's domain is.
+func TestIncompleteKubelet(t *testing.T) {
+	s, err := config.Parse("sotto.toml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := kubelet.Found{Pending: true}
+	p, err := s.Plan(config.Options{Kubernetes: config.Kubernetes{Kubelet: func(string) (kubelet.Found, error) { return found, nil }}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	d := &daemon{log: slog.New(slog.NewTextHandler(&log, nil)), plan: p}
+	found = kubelet.Found{Source: "/etc/kubelet.yaml"}
+	for range 2 {
+		if err := d.findKubelet(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := strings.Count(log.String(), "domain or resolver is not known"); n != 1 || d.current().Kubernetes.Pending {
+		t.Errorf("warned %d times, want once; %+v\n%s", n, d.current().Kubernetes, &log)
+	}
+}
