@@ -148,37 +148,6 @@ func TestStaleJoinsPrefetch(t *testing.T) {
 	}
 }
 
-// TestStaleRemoved: if the stale answer is removed while the upstream is slow, the query waits for the
-// upstream's answer.
-func TestStaleRemoved(t *testing.T) {
-	release := make(chan struct{})
-	var asked atomic.Int64
-	c := staleCache(t)
-	f, at := startForwarder(t, Config{Upstream: delayedUpstream(t, release, &asked), Cache: c, StaleAfter: time.Hour, Timeout: time.Minute}, "127.0.0.1:0")
-	m := withEDNS("www.example.com", dns.TypeA)
-	put(t, c, m, 30*time.Minute)
-	reply := make(chan *dns.Msg, 1)
-	go func() {
-		r, _, err := (&dns.Client{Net: "tcp", Timeout: time.Minute}).Exchange(m, at.String())
-		if err != nil {
-			r = new(dns.Msg)
-		}
-		reply <- r
-	}()
-	waitFor(t, "the query", func() bool { return asked.Load() == 1 })
-	c.Flush()
-	key := wire.AppendKey(nil, queryOf(t, "www.example.com"))
-	shard := f.flights.shard(key)
-	shard.Lock()
-	fl := shard.m[string(key)]
-	shard.Unlock()
-	fl.serveAllStale() // as the timer does
-	close(release)
-	if r := <-reply; len(r.Answer) != 1 || ede(r) != nil {
-		t.Errorf("want the upstream's answer, got %v", r)
-	}
-}
-
 // TestStaleOnFailure: on a failure of any kind the stale answer is used if there is one.
 func TestStaleOnFailure(t *testing.T) {
 	withRcode := func(rcode int) exchangeFunc {

@@ -62,16 +62,7 @@ func bridgeTap(t *testing.T, host *netlab.Host) *os.File {
 // The frames of a virtual machine on a bridge belong to the socket of its tap device, which no
 // program on a cgroup has seen. They are those of another machine, which the host forwards.
 func TestGuardVirtualMachine(t *testing.T) {
-	s := &testSeal{}
-	s.lab, s.host, s.lan = labtest.LAN(t)
-	s.group = s.unsealed(t, "work")
-	cfg := sealTestConfig(t, s.group)
-	cfg.GuardHost = true
-	s.Instance = openAt(t, s.host, cfg)
-	listen(t, s.Instance)
-	if err := s.Attach(); err != nil {
-		t.Fatal(err)
-	}
+	s := openSeal(t, func(cfg *Config) { cfg.GuardHost = true })
 	machine := bridgeTap(t, s.host)
 	s.guard.Reconcile()
 	send := func(packet []byte) {

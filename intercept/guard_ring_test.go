@@ -5,9 +5,7 @@ package intercept
 import (
 	"encoding/binary"
 	"errors"
-	"io/fs"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 	"unsafe"
@@ -17,45 +15,7 @@ import (
 
 	"sotto/intercept/clienttest"
 	"sotto/intercept/network"
-	"sotto/internal/netlab"
-	"sotto/internal/netlab/labtest"
 )
-
-// addTun adds an interface without Ethernet frames, and returns the descriptor from which its
-// packets are read.
-func addTun(t *testing.T, host *netlab.Host, name string) *os.File {
-	t.Helper()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	tun := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true, Queues: 1, Flags: netlink.TUNTAP_NO_PI}
-	err := host.Do(func() error { return netlink.LinkAdd(tun) })
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		labtest.Skip(t, "needs /dev/net/tun")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = tun.Fds[0].Close() })
-	h, err := host.NS.Netlink()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	err = host.Sysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1") // it sends nothing itself
-	if err == nil {
-		var link netlink.Link
-		if link, err = h.LinkByName(name); err == nil {
-			err = h.LinkSetUp(link)
-		}
-	}
-	if err == nil {
-		err = unix.SetNonblock(int(tun.Fds[0].Fd()), true)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tun.Fds[0]
-}
 
 // sendRing sends a packet by an interface from a ring of frames that the kernel maps: the packet is in
 // fragments then, also its headers.
@@ -98,17 +58,14 @@ func sendRing(name string, packet []byte) error {
 // A program that bypasses the IP stack may send packets whose headers are in fragments. On an
 // interface without Ethernet frames the guard sees them as well.
 func TestGuardPacketRing(t *testing.T) {
-	s := &testSeal{}
-	s.lab, s.host, s.lan = labtest.LAN(t)
-	s.group = s.unsealed(t, "work")
-	cfg := sealTestConfig(t, s.group)
-	cfg.GuardHost = true
-	s.Instance = openAt(t, s.host, cfg)
-	listen(t, s.Instance)
-	if err := s.Attach(); err != nil {
+	s := openSeal(t, func(cfg *Config) { cfg.GuardHost = true })
+	if err := s.host.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil { // the interface sends nothing itself
 		t.Fatal(err)
 	}
-	tun := addTun(t, s.host, "ring")
+	tun := addTunnel(t, s.host, "ring")
+	if err := unix.SetNonblock(int(tun.Fd()), true); err != nil {
+		t.Fatal(err)
+	}
 	s.guard.Reconcile()
 	slot4, slot6 := network.NthAddr(s.cfg.Prefix4, 9), network.NthAddr(s.cfg.Prefix6, 9)
 	send := func(packet []byte) {

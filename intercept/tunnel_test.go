@@ -5,6 +5,7 @@ package intercept
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -13,9 +14,9 @@ import (
 	"sotto/internal/netlab/labtest"
 )
 
-// addTunnel adds a TUN interface to a host, which is up until the test ends and drops all packets.
-// It skips the test if the machine has no /dev/net/tun.
-func addTunnel(t testing.TB, host *netlab.Host, name string) {
+// addTunnel adds a TUN interface to a host, which is up until the test ends. It returns the descriptor
+// from which its packets can be read. It skips the test if the machine has no /dev/net/tun.
+func addTunnel(t testing.TB, host *netlab.Host, name string) *os.File {
 	t.Helper()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
@@ -27,11 +28,7 @@ func addTunnel(t testing.TB, host *netlab.Host, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		for _, f := range tun.Fds {
-			_ = f.Close()
-		}
-	})
+	t.Cleanup(func() { _ = tun.Fds[0].Close() })
 	h, err := host.NS.Netlink()
 	if err != nil {
 		t.Fatal(err)
@@ -44,4 +41,5 @@ func addTunnel(t testing.TB, host *netlab.Host, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tun.Fds[0]
 }
