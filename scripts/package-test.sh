@@ -150,7 +150,7 @@ test_install_script() {
 }
 
 # install_deb DEB: installs or upgrades, as an administrator does.
-install_deb() { as_unit dpkg -i "/pkg/${1##*/}" >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log" >&2 && die "dpkg -i ${1##*/} failed"; }; }
+install_deb() { as_unit dpkg --force-confold -i "/pkg/${1##*/}" >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log" >&2 && die "dpkg -i ${1##*/} failed"; }; }
 
 # load NAME COMMAND…: runs a client in the sealed slice until stop_load.
 load() {
@@ -231,7 +231,7 @@ test_upgrade() {
 	start_capture
 	start_load "$root"
 	sleep 2
-	as_unit dpkg -i "/pkg/${next##*/}" >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log" >&2 && die "dpkg -i ${next##*/} failed"; }
+	as_unit dpkg --force-confold -i "/pkg/${next##*/}" >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log" >&2 && die "dpkg -i ${next##*/} failed"; }
 	[[ $(running_version) == "$next_version" ]] || die "the running version is $(running_version) after the second upgrade, want $next_version"
 	sleep 2
 	stop_load "$root"

@@ -4,7 +4,9 @@ package cgroup
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -82,13 +84,24 @@ func (p *Paths) Prune(inUse func(id uint64) bool) {
 	}
 }
 
-// Removed reports whether the cgroup was removed.
+// Removed reports whether the cgroup was removed. It may still have sockets: older kernels, such as
+// 5.10, open it until the last one is closed.
 func (p *Paths) Removed(id uint64) bool {
 	fd, err := p.open(id)
-	if err == nil {
-		_ = unix.Close(fd)
+	if err != nil {
+		return err == unix.ESTALE
 	}
-	return err == unix.ESTALE
+	defer unix.Close(fd)
+	dir, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return false
+	}
+	dir, deleted := strings.CutSuffix(dir, " (deleted)")
+	if deleted || dir != p.root && !strings.HasPrefix(dir, p.root+"/") {
+		return deleted
+	}
+	now, err := ID(dir)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && now != id
 }
 
 // open opens a cgroup by its ID.
