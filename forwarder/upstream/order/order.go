@@ -48,6 +48,13 @@ func failover(dst []int, servers []Candidate, _ uint64) []int {
 // last: they are measured by additional queries (see MeasureTarget), not at a client's
 // expense.
 func fastest(dst []int, servers []Candidate, _ uint64) []int {
+	return byState(dst, servers, func(a, b *Candidate) bool {
+		return a.Usual != 0 && (b.Usual == 0 || a.Usual < b.Usual)
+	})
+}
+
+// byState orders the servers by their state, and those of the same state by less.
+func byState(dst []int, servers []Candidate, less func(a, b *Candidate) bool) []int {
 	start := len(dst)
 	dst = appendAll(dst, servers)
 	insertionSort(dst[start:], func(i, j int) bool {
@@ -55,7 +62,7 @@ func fastest(dst []int, servers []Candidate, _ uint64) []int {
 		if a.before(b) || b.before(a) {
 			return a.before(b)
 		}
-		return a.Usual != 0 && (b.Usual == 0 || a.Usual < b.Usual)
+		return less(a, b)
 	})
 	return dst
 }

@@ -16,16 +16,9 @@ func ByDomain(strict bool) Func {
 
 // byName orders the servers by their scores, and those of one service as they are configured.
 func byName(dst []int, servers []Candidate, domain uint64) []int {
-	start := len(dst)
-	dst = appendAll(dst, servers)
-	insertionSort(dst[start:], func(i, j int) bool {
-		a, b := &servers[i], &servers[j]
-		if a.before(b) || b.before(a) {
-			return a.before(b)
-		}
+	return byState(dst, servers, func(a, b *Candidate) bool {
 		return split.Score(domain, a.Service) > split.Score(domain, b.Service)
 	})
-	return dst
 }
 
 // byNameStrict is byName with the servers of the first service alone, whatever their state.
